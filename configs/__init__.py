@@ -1,0 +1,1 @@
+"""Describe a run: RunConfig, and how it is read from YAML and flags."""

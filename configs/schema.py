@@ -1,0 +1,41 @@
+"""RunConfig: everything a search needs to know, composed of the option types of the packages below."""
+
+from dataclasses import dataclass, field
+
+from runners.base import DataConfig, RunnerConfig, TrainConfig
+from spaces.space import SpaceConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One search.
+
+    Attributes:
+        budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"); see `spaces.budget`.
+        model: a zoo name (see `spaces.zoo`) or "package.module:factory".
+        weights: "DEFAULT" for torchvision's, a file, or empty to train the dense net once and cache it.
+        method: comma-separated methods that the search chooses among; the uniform control arm always runs.
+        set: fixed method settings, "METHOD.SETTING=VALUE".
+        trials: how many candidates are trained.
+        sampler: "tpe", "nsga2", "gp" or "random".
+        seed: determines the split, the sampler and, with the candidate, each trial.
+        out: run folder; empty takes a fresh one under ./runs.
+        storage: Optuna storage URL; empty takes SQLite in the run folder.
+        tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
+    """
+
+    budget: tuple[str, ...] = ()
+    model: str = "cifar_resnet18"
+    weights: str = ""
+    method: str = "di"
+    set: tuple[str, ...] = ()
+    trials: int = 12
+    sampler: str = "tpe"
+    seed: int = 0
+    out: str = ""
+    storage: str = ""
+    tracking_uri: str = ""
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    runner: RunnerConfig = field(default_factory=RunnerConfig)

@@ -1,0 +1,1 @@
+"""Make a narrow net from a wide one; know nothing of trials."""

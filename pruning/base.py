@@ -1,0 +1,167 @@
+"""What a pruning method is, and what it may ask of the code that runs it.
+
+A method is a frozen dataclass whose fields are its settings: `setting(...)` gives a field its default and the
+bounds between which a search may move it, so defaults, search space and documentation have one place.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from spaces.budget import Budget
+from spaces.errors import SlimfrontError
+from spaces.registry import Registry
+from spaces.space import SearchSpace
+from spaces.widths import Widths
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+METHODS = Registry(
+    "method",
+    {
+        "di": "pruning.methods.di:DiscriminantInformation",
+        "l2": "pruning.methods.score_and_slice:UniformL2",
+        "random": "pruning.methods.score_and_slice:RandomChannels",
+    },
+)
+CRITERIA = Registry(
+    "criterion",
+    {
+        "l1": "pruning.criteria.l1:L1",
+        "l2": "pruning.criteria.l2:L2",
+        "random": "pruning.criteria.random:Random",
+        "discriminant": "pruning.criteria.discriminant:Discriminant",
+    },
+)
+
+
+class PruningError(SlimfrontError):
+    """A pruning method that cannot do what is asked of it on this network."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One hyper-parameter of a method: its default and the bounds a search stays within.
+
+    Numbers have `low` and `high` (both included), names have `choices`. A setting with neither is not searched.
+    """
+
+    name: str
+    default: float | int | str | bool
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[str | bool, ...] = ()
+    help: str = ""
+
+    @property
+    def searchable(self) -> bool:
+        """Whether a search may vary it."""
+        return bool(self.choices) or (self.low is not None and self.high is not None)
+
+
+def setting(default: Any, **bounds: Any) -> Any:
+    """Declare a dataclass field as a method's setting; see `Setting` for the bounds."""
+    return field(default=default, metadata={"setting": bounds})
+
+
+def declared_settings(method: Any) -> tuple[Setting, ...]:
+    """List the settings of a method (its class or an instance), in the order of its fields."""
+    return tuple(
+        Setting(name=each.name, default=each.default, **each.metadata["setting"])
+        for each in dataclasses.fields(method)
+        if "setting" in each.metadata
+    )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a method must reach: widths that the search chose, or budgets within which the method chooses them."""
+
+    widths: Widths | None = None
+    budgets: tuple[Budget, ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
+
+    `note` holds plain numbers and words the method wants reported (never tensors).
+    """
+
+    net: "nn.Module"
+    widths: Widths
+    epoch: int
+    note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+class Context(Protocol):
+    """What whoever runs a method lends it: data, training, evaluation. Test and validation images stay out of reach."""
+
+    seed: int
+    epochs: int
+    device: "torch.device"
+    statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
+
+    def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
+        """Yield up to `images` training images without augmentation, always the same ones, class-mixed.
+
+        Batches are (images of shape (B, C, H, W), labels of shape (B,)) on `device`.
+        """
+        ...
+
+    def heldout_accuracy(self, net: "nn.Module", images: int) -> float:
+        """Return top-1 accuracy in [0, 1] on up to `images` training images (never validation or test)."""
+        ...
+
+    def reestimate_batchnorm(self, net: "nn.Module") -> None:
+        """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
+        ...
+
+    def fit(self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None) -> Iterator[int]:
+        """Train `net` in place; yield the number of finished epochs after each one."""
+        ...
+
+
+# Called after the gradients are final (unscaled, clipped, reduced) and before the optimiser's step.
+StepHook = Callable[["nn.Module", int], None]
+
+
+class Method(Protocol):
+    """A way from a wide network to narrow ones. Implementations are frozen dataclasses of their settings."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    finds_widths: ClassVar[bool]  # whether it can work from budgets alone
+
+    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:
+        """Compute, once per search, what every trial of this method can share; picklable, or None."""
+        ...
+
+    def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
+        """Yield narrow networks; `net` itself is never changed. At least one snapshot, the last one is the result."""
+        ...
+
+
+class Criterion(Protocol):
+    """Scores the channels of every group; higher is kept."""
+
+    def scores(self, net: "nn.Module", space: SearchSpace, context: Context) -> "Mapping[str, Tensor]":
+        """Return group name -> scores of shape (group.width,), float, finite."""
+        ...
+
+
+def parse_methods(text: str) -> Sequence[str]:
+    """Split "di,l2" into known method names.
+
+    Raises:
+        UnknownNameError: a name that is in no table.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in METHODS:
+            METHODS[name]
+    return names

@@ -1,0 +1,1 @@
+"""Execute trials; know nothing of how candidates are chosen."""

@@ -1,0 +1,1 @@
+"""What may vary in a network, and what it costs."""

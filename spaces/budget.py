@@ -1,0 +1,102 @@
+"""Budgets as users write them: `0.5gflops`, `500mflops`, `1.2mparams`, `50%`, `8ms`."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spaces.cost import Cost
+from spaces.errors import BudgetError
+
+# A multiply-add is one FLOP here, as in fvcore, so gmacs and gflops are the same count.
+_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_QUANTITIES = {"flops": "flops", "flop": "flops", "macs": "flops", "mac": "flops", "params": "params", "param": "params"}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)")
+_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 50% (of the dense FLOPs) or 8ms"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A hard upper limit on one quantity.
+
+    Attributes:
+        quantity: "flops", "params" or "latency".
+        limit: FLOPs or parameters as a whole number, latency in seconds.
+        relative: the limit is a share of the dense network's quantity until `resolve` makes it absolute.
+    """
+
+    quantity: str
+    limit: float
+    relative: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read a budget.
+
+        Raises:
+            BudgetError: text that is no budget, or a limit that is not a positive finite number.
+        """
+        match = _FORM.fullmatch(text.strip().lower())
+        if match is None:
+            raise BudgetError(f"budget {text!r} is not a number with a unit; write {_EXAMPLES}")
+        value, unit = float(match[1]), match[2]
+        if not (math.isfinite(value) and value > 0):
+            raise BudgetError(f"budget {text!r} must be a positive finite number; write {_EXAMPLES}")
+        if unit == "%":
+            if value > 100:
+                raise BudgetError(f"budget {text!r} is above the dense network; give at most 100%")
+            return cls("flops", value / 100, relative=True)
+        if unit in _SECONDS:
+            return cls("latency", value * _SECONDS[unit])
+        quantity, scale = _QUANTITIES.get(unit), 1.0
+        if quantity is None and unit:
+            quantity, scale = _QUANTITIES.get(unit[1:]), _SCALES.get(unit[0], 0.0)
+        if quantity is None or not scale:
+            raise BudgetError(f"budget {text!r} has no known unit; write {_EXAMPLES}")
+        limit = math.floor(value * scale + 1e-6)  # 0.3 * 1e9 falls short of 300,000,000 by rounding alone
+        if limit < 1:
+            raise BudgetError(f"budget {text!r} is less than one of {quantity}; write {_EXAMPLES}")
+        return cls(quantity, limit)
+
+    def resolve(self, dense: Cost) -> "Budget":
+        """Return the absolute budget, given the dense network's cost."""
+        if not self.relative:
+            return self
+        return Budget(self.quantity, math.floor(self.limit * getattr(dense, self.quantity) + 1e-6))
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether a cost is inside an absolute flops or params budget.
+
+        Raises:
+            BudgetError: a relative budget, or one on latency, which no Cost can answer.
+        """
+        if self.relative or self.quantity == "latency":
+            raise BudgetError(f"budget {self} cannot be compared with a count of FLOPs and parameters")
+        return bool(getattr(cost, self.quantity) <= self.limit)
+
+    def __str__(self) -> str:
+        """Write the budget so that `parse` reads the same one."""
+        if self.relative:
+            return f"{self.limit * 100:.15g}%"
+        if self.quantity == "latency":
+            return f"{self.limit * 1e3:.15g}ms"
+        scale = next(s for s in ("g", "m", "k", "") if self.limit >= _SCALES[s])
+        return f"{self.limit / _SCALES[scale]:.15g}{scale}{self.quantity}"
+
+
+def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
+    """Read several budgets, all of which must hold.
+
+    Raises:
+        BudgetError: none at all, or two for one quantity.
+    """
+    budgets = tuple(Budget.parse(text) for text in texts)
+    if not budgets:
+        raise BudgetError(f"no budget given; write --budget with {_EXAMPLES}")
+    quantities = [budget.quantity for budget in budgets]
+    for quantity in set(quantities):
+        if quantities.count(quantity) > 1:
+            named = " and ".join(str(b) for b in budgets if b.quantity == quantity)
+            raise BudgetError(f"budgets {named} both limit {quantity}; keep the one that must hold")
+    return budgets

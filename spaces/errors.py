@@ -1,0 +1,25 @@
+"""The base of every error a user can cause.
+
+The command line turns a `SlimfrontError` into one line on standard error and exit code 2, so its message must
+name the value that came, the rule it broke and the way out. Subclasses live beside the code that raises them.
+"""
+
+
+class SlimfrontError(Exception):
+    """Base of the errors raised on purpose by this project."""
+
+
+class BudgetError(SlimfrontError):
+    """A budget that cannot be read, or that no network of the space can meet."""
+
+
+class SpaceError(SlimfrontError):
+    """Widths or settings that are not legal in a search space."""
+
+
+class TraceError(SlimfrontError):
+    """A network whose channels cannot be traced; the message names the layer."""
+
+
+class UnknownNameError(SlimfrontError):
+    """A name that is in no registry; the message gives the nearest names."""

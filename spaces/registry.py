@@ -1,0 +1,51 @@
+"""Tables of plugins: a name and where its object lives, imported on first use."""
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from spaces.errors import UnknownNameError
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
+    """Build the error for a name that is not known: the nearest names first, else all of them."""
+    near = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}")
+
+
+class Registry(Mapping[str, Any]):
+    """Name -> object, where the object is imported when it is first asked for.
+
+    Args:
+        kind: what the names stand for, in the singular; used in error messages.
+        table: name -> "module:attribute".
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._table = dict(table)
+
+    def __getitem__(self, name: str) -> Any:
+        """Import and return the object registered under `name`.
+
+        Raises:
+            UnknownNameError: no such name; the message lists the nearest.
+        """
+        if name not in self._table:
+            raise unknown_name(self.kind, name, sorted(self._table))
+        module, _, attribute = self._table[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether the name is known, without importing anything."""
+        return name in self._table
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        """Count the names."""
+        return len(self._table)

@@ -1,0 +1,374 @@
+"""SearchSpace: which channels may vary, within which bounds, and what every choice costs."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil, lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spaces.budget import Budget
+from spaces.cost import Cost, CostModel
+from spaces.errors import BudgetError, SpaceError
+from spaces.widths import Widths
+
+WIDE = 128  # from this width up the default divisor is 8: vector units work on multiples of 8 channels
+WIDE_DIVISOR = 8
+USED_AT_LEAST = 0.97  # share of the tightest budget below which `fit` tries exchanges between groups
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build a network at full width again: a zoo name or "package.module:factory", and its arguments."""
+
+    name: str
+    num_classes: int
+    input_shape: tuple[int, int, int]  # channels, height, width of one image
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """How the space is bounded.
+
+    Attributes:
+        divisor: widths are multiples of it; 0 takes 1 for groups under 128 channels and 8 from there up.
+        floor: no group falls under this share of its dense width, rounded up to the divisor.
+        skip: name patterns of layers that keep their dense width, e.g. "layer4.*".
+        only: when given, only layers that match one of these patterns vary.
+        bound: "PATTERN=LOW:HIGH", shares of the dense width between which matching layers stay.
+    """
+
+    divisor: int = 0
+    floor: float = 0.1
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that must be cut together, because additions, products or depthwise layers tie them.
+
+    Attributes:
+        name: the first layer that writes these channels.
+        width: number of channels of the dense network.
+        floor, ceiling: smallest and largest width allowed.
+        divisor: allowed widths are its multiples, and the ceiling.
+        blocks: grouped convolutions split the channels into this many equal runs, which stay equally wide.
+        producers: layers whose output channels these are; consumers: layers that read them.
+        start: id of its channel 0 in the axis maps of the space.
+        fixed: why its width cannot vary; empty when it can.
+    """
+
+    name: str
+    width: int
+    floor: int
+    ceiling: int
+    divisor: int = 1
+    blocks: int = 1
+    producers: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+    start: int = 0
+    fixed: str = ""
+
+    @property
+    def lowest(self) -> int:
+        """The smallest legal width."""
+        return min(ceil(self.floor / self.divisor) * self.divisor, self.ceiling)
+
+    @property
+    def steps(self) -> int:
+        """How many divisor steps lead from the smallest to the largest legal width."""
+        return ceil((self.ceiling - self.lowest) / self.divisor)
+
+    def legal(self, width: int) -> bool:
+        """Whether the group may have this width."""
+        inside = self.lowest <= width <= self.ceiling
+        return inside and (width % self.divisor == 0 or width == self.ceiling)
+
+
+@dataclass(frozen=True)
+class FixedLayer:
+    """A layer whose output channels cannot vary, and why."""
+
+    name: str
+    width: int
+    reason: str
+
+
+# Tensor name -> dimension -> channel id of every index along it (-1: never cut). See ChannelGroup.start.
+AxisMaps = Mapping[str, Mapping[int, NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The widths a network may take and what they cost.
+
+    Attributes:
+        groups: every group found, the fixed ones too (`variable` lists the others).
+        layers_fixed: layers that belong to no group, with the reason.
+        cost_model: over the variable groups, in their order.
+        axes: where each group's channels lie in each parameter and buffer.
+        spec: how to rebuild the dense network; None when it came as a live module.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    layers_fixed: tuple[FixedLayer, ...]
+    cost_model: CostModel
+    axes: AxisMaps
+    input_shape: tuple[int, int, int]
+    spec: ModelSpec | None = None
+    grouped: Mapping[str, int] = field(default_factory=dict)  # weight name -> groups of that (non-depthwise) convolution
+
+    @cached_property
+    def variable(self) -> tuple[ChannelGroup, ...]:
+        """The groups whose width may vary; the order of every point and width vector."""
+        return tuple(group for group in self.groups if not group.fixed)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, ChannelGroup]:
+        """Group name -> group."""
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def full(self) -> Widths:
+        """The dense widths."""
+        return Widths({group.name: group.width for group in self.variable})
+
+    @cached_property
+    def largest(self) -> Widths:
+        """The largest legal widths: the dense ones, unless bounds say otherwise."""
+        return Widths({group.name: group.ceiling for group in self.variable})
+
+    @cached_property
+    def smallest(self) -> Widths:
+        """The smallest legal widths."""
+        return Widths({group.name: group.lowest for group in self.variable})
+
+    @cached_property
+    def dense_cost(self) -> Cost:
+        """Cost of the dense network."""
+        return self.cost_model(self.full)
+
+    @cached_property
+    def smallest_cost(self) -> Cost:
+        """Cost of the smallest legal network: no budget under it can be met."""
+        return self.cost_model(self.smallest)
+
+    def cost(self, widths: Mapping[str, int]) -> Cost:
+        """Exact cost of a candidate: what fvcore counts on the sliced network, and its parameters."""
+        return self.cost_model(widths)
+
+    def check(self, widths: Mapping[str, int]) -> None:
+        """Raise unless every width is legal.
+
+        Raises:
+            SpaceError: a name that is no variable group, or a width that its group may not have.
+        """
+        names = {group.name for group in self.variable}
+        for name, width in widths.items():
+            if name not in names:
+                raise SpaceError(f"{name!r} is no variable group of this network; known: {', '.join(sorted(names))}")
+            group = self.by_name[name]
+            if not group.legal(width):
+                raise SpaceError(
+                    f"width {width} of {name!r} is not legal; multiples of {group.divisor} from {group.lowest} "
+                    f"to {group.ceiling} are"
+                )
+
+    def fit(self, point: Sequence[float], budgets: Sequence[Budget]) -> Widths:
+        """Project a point into the budgets.
+
+        The widths are the largest multiple of `point * dense widths` that meets every analytic budget (flops,
+        params; latency is not analytic and is left out), filled up one divisor step at a time, so that at least
+        97% of the tightest budget is used whenever the granularity of the space allows it.
+
+        Args:
+            point: a number in [0, 1] per variable group; only the proportions matter.
+            budgets: absolute (see `Budget.resolve`).
+
+        Raises:
+            BudgetError: the smallest network of the space does not meet a budget; the message gives its cost.
+        """
+        return self._projection.fit(np.asarray(point, dtype=np.float64), budgets)
+
+    @cached_property
+    def _projection(self) -> "_Projection":
+        return _Projection(self)
+
+    def restrict(self, config: SpaceConfig) -> "SearchSpace":
+        """Return the space with divisors, floors, fixed and bounded groups as the config says.
+
+        Raises:
+            SpaceError: a setting out of range, or a pattern that matches no layer.
+        """
+        _check_config(config, self.groups)
+        groups = tuple(_restrict_group(group, config) for group in self.groups)
+        newly_fixed = {
+            new.name: new.width for old, new in zip(self.groups, groups, strict=True) if new.fixed and not old.fixed
+        }
+        return dataclasses.replace(self, groups=groups, cost_model=self.cost_model.fix(newly_fixed))
+
+
+def _matches(group: ChannelGroup, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in group.producers)
+
+
+def _parse_bound(text: str) -> tuple[str, float, float]:
+    pattern, _, span = text.rpartition("=")
+    low, _, high = span.partition(":")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        bounds = (0.0, 0.0)
+    if not pattern or not 0 < bounds[0] <= bounds[1] <= 1:
+        raise SpaceError(f"bound {text!r} is not PATTERN=LOW:HIGH with 0 < LOW <= HIGH <= 1, as in 'layer3.*=0.25:0.75'")
+    return pattern, *bounds
+
+
+def _check_config(config: SpaceConfig, groups: Sequence[ChannelGroup]) -> None:
+    if config.divisor < 0:
+        raise SpaceError(f"divisor {config.divisor} is negative; give a whole number from 1, or 0 for the default")
+    if not 0 < config.floor <= 1:
+        raise SpaceError(f"floor {config.floor} is not a share of the dense width in (0, 1]")
+    for pattern in [*config.skip, *config.only, *[_parse_bound(text)[0] for text in config.bound]]:
+        if not any(_matches(group, [pattern]) for group in groups):
+            names = ", ".join(group.name for group in groups[:8])
+            raise SpaceError(f"pattern {pattern!r} matches no layer; layers are named like {names}")
+
+
+def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
+    if group.fixed:
+        return group
+    if _matches(group, config.skip):
+        return dataclasses.replace(group, fixed="kept by --skip")
+    if config.only and not _matches(group, config.only):
+        return dataclasses.replace(group, fixed="not named by --only")
+    divisor = config.divisor or (WIDE_DIVISOR if group.width >= WIDE else 1)
+    divisor = min(lcm(divisor, group.blocks), group.width)
+    low, high = config.floor, 1.0
+    for text in config.bound:
+        pattern, least, most = _parse_bound(text)
+        if _matches(group, [pattern]):
+            low, high = least, most
+    ceiling = group.width if high == 1.0 else max(divisor, int(high * group.width) // divisor * divisor)
+    floor = min(max(1, ceil(low * group.width)), ceiling)
+    new = dataclasses.replace(group, divisor=divisor, floor=floor, ceiling=ceiling)
+    if new.lowest == group.width:
+        return dataclasses.replace(group, fixed=f"no narrower multiple of {divisor} between floor and dense width")
+    return new
+
+
+class _Projection:
+    """`SearchSpace.fit`: levels (divisor steps above the smallest width) as integer vectors."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        groups = space.variable
+        self._dense = np.array([group.width for group in groups], dtype=np.float64)
+        self._lowest = np.array([group.lowest for group in groups], dtype=np.int64)
+        self._ceiling = np.array([group.ceiling for group in groups], dtype=np.int64)
+        self._divisor = np.array([group.divisor for group in groups], dtype=np.int64)
+        self._steps = np.array([group.steps for group in groups], dtype=np.int64)
+
+    def fit(self, point: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
+        if point.shape != self._dense.shape or not ((point >= 0) & (point <= 1)).all():
+            raise SpaceError(f"point {point.tolist()} is not {len(self._dense)} numbers in [0, 1]")
+        limits = self._limits(budgets)
+        if self._usage(self._steps[None], limits)[0] <= 1:
+            return self._widths(self._steps)
+        low, high = 0.0, 1.0 / max(float(point[point > 0].min(initial=1.0)), 1e-6)
+        while high - low > 1e-6 * high:
+            middle = (low + high) / 2
+            fits = self._usage(self._levels(middle * point)[None], limits)[0] <= 1
+            low, high = (middle, high) if fits else (low, middle)
+        levels = self._fill(self._levels(low * point), point, limits)
+        for _ in range(8):
+            if self._usage(levels[None], limits)[0] >= USED_AT_LEAST:
+                break
+            better = self._exchange(levels, limits)
+            if better is None:
+                break
+            levels = self._fill(better, point, limits)
+        return self._widths(levels)
+
+    def _limits(self, budgets: Sequence[Budget]) -> tuple[float, float]:
+        limits = {"flops": float("inf"), "params": float("inf")}
+        smallest = self._space.smallest_cost
+        for budget in budgets:
+            if budget.quantity not in limits:
+                continue
+            least = getattr(smallest, budget.quantity)
+            if budget.limit < least:
+                raise BudgetError(
+                    f"budget {budget} is under the smallest network of this space, which has {least:,} "
+                    f"{budget.quantity}; raise the budget, or lower --floor or --divisor"
+                )
+            limits[budget.quantity] = min(limits[budget.quantity], budget.limit)
+        return limits["flops"], limits["params"]
+
+    def _levels(self, target: NDArray[np.float64]) -> NDArray[np.int64]:
+        levels = np.rint((target * self._dense - self._lowest) / self._divisor)
+        return np.clip(levels, 0, self._steps).astype(np.int64)
+
+    def _vector(self, levels: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.minimum(self._lowest + levels * self._divisor, self._ceiling)
+
+    def _usage(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.float64]:
+        """Share of the tightest budget that each row of levels uses; at most 1 when all budgets hold."""
+        flops, params = self._space.cost_model.batch(self._vector(levels))
+        return np.maximum(flops / limits[0], params / limits[1])
+
+    def _fill(
+        self, levels: NDArray[np.int64], point: NDArray[np.float64], limits: tuple[float, float]
+    ) -> NDArray[np.int64]:
+        """Add one step at a time, next to the group that further scaling would widen first, while one fits."""
+        steps = np.eye(len(levels), dtype=np.int64)
+        while True:
+            open_groups = np.flatnonzero(levels < self._steps)
+            raised = levels + steps[open_groups]
+            fitting = self._usage(raised, limits) <= 1 if len(open_groups) else np.zeros(0, dtype=bool)
+            if not fitting.any():
+                return levels
+            next_width = self._vector(levels) + self._divisor / 2
+            reached_at = next_width / (np.maximum(point, 1e-9) * self._dense)
+            chosen = open_groups[fitting][np.argmin(reached_at[open_groups[fitting]])]
+            levels = levels + steps[chosen]
+
+    def _exchange(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64] | None:
+        """Take one step from a group and give one or more to another, if that uses more of the budget."""
+        groups = len(levels)
+        lower, upper = np.flatnonzero(levels > 0), np.flatnonzero(levels < self._steps)
+        pairs = np.array([(i, j) for i in lower for j in upper if i != j], dtype=np.int64).reshape(-1, 2)
+        moves = [
+            np.eye(groups, dtype=np.int64)[pairs[:, 1]] * given - np.eye(groups, dtype=np.int64)[pairs[:, 0]]
+            for given in (1, 2, 3)
+        ]
+        candidates = np.minimum(levels + np.concatenate(moves), self._steps)
+        if not len(candidates):
+            return None
+        usage = self._usage(candidates, limits)
+        usage[usage > 1] = -1.0
+        best = int(np.argmax(usage))
+        return candidates[best] if usage[best] > self._usage(levels[None], limits)[0] else None
+
+    def _widths(self, levels: NDArray[np.int64]) -> Widths:
+        names = [group.name for group in self._space.variable]
+        return Widths(dict(zip(names, (int(width) for width in self._vector(levels)), strict=True)))
+
+
+def uniform_point(space: SearchSpace) -> list[float]:
+    """Return the point of equal shares: `fit` then keeps the same fraction of every group."""
+    return [1.0] * len(space.variable)
+
+
+def describe(groups: Sequence[ChannelGroup]) -> list[dict[str, Any]]:
+    """Return the groups as plain rows for reports."""
+    return [
+        {"group": g.name, "width": g.width, "lowest": g.lowest, "divisor": g.divisor, "layers": list(g.producers)}
+        for g in groups
+    ]

@@ -1,0 +1,71 @@
+"""Widths: how many channels each group keeps. The candidate of the search."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+
+from spaces.errors import SpaceError
+
+
+class Widths(Mapping[str, int]):
+    """A frozen mapping from group name to its number of channels.
+
+    Equal and hashable by content, whatever the order of insertion; `to_json` is canonical, so it can serve as a
+    cache key.
+    """
+
+    __slots__ = ("_hash", "_items")
+
+    def __init__(self, items: Mapping[str, int]) -> None:
+        for name, width in items.items():
+            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+                raise SpaceError(f"width of {name!r} is {width!r}; a whole number of at least 1 is needed")
+        self._items = dict(items)
+        self._hash = hash(frozenset(self._items.items()))
+
+    def __getitem__(self, name: str) -> int:
+        """Return the width of one group."""
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the group names."""
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        """Count the groups."""
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        """Hash by content."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by content with any mapping."""
+        if isinstance(other, Widths):
+            return self._items == other._items
+        return NotImplemented
+
+    def __or__(self, changes: Mapping[str, int]) -> "Widths":
+        """Return new Widths with some groups changed."""
+        return Widths({**self._items, **changes})
+
+    def __repr__(self) -> str:
+        """Show the widths as a dict."""
+        return f"Widths({self._items!r})"
+
+    def __reduce__(self) -> tuple[type["Widths"], tuple[dict[str, int]]]:
+        """Pickle by content: string hashes differ between processes."""
+        return Widths, (self._items,)
+
+    def to_json(self) -> str:
+        """Serialise canonically: keys sorted, no spaces."""
+        return json.dumps(self._items, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Widths":
+        """Read back what `to_json` wrote."""
+        return cls(json.loads(text))
+
+    def digest(self) -> str:
+        """Return a short content hash that is the same in every process."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
