@@ -23,3 +23,7 @@ class TraceError(SlimfrontError):
 
 class UnknownNameError(SlimfrontError):
     """A name that is in no registry; the message gives the nearest names."""
+
+
+class WeightsError(SlimfrontError):
+    """Weights that are missing, corrupt, of another format or of the wrong shapes; the message names the file."""
