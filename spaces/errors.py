@@ -27,3 +27,7 @@ class UnknownNameError(SlimfrontError):
 
 class WeightsError(SlimfrontError):
     """Weights that are missing, corrupt, of another format or of the wrong shapes; the message names the file."""
+
+
+class ModelError(SlimfrontError):
+    """A network that cannot be built as asked: arguments it does not take, or a factory that gives no network."""

@@ -1,0 +1,191 @@
+"""Networks at full width: torchvision's CNNs by their names, nets for small images, and the user's own.
+
+Nothing heavy is imported until a network is built or torchvision's names are needed.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from spaces.errors import ModelError, WeightsError
+from spaces.registry import unknown_name
+from spaces.space import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor, nn
+
+CIFAR_NAMES = ("cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5", "resnet20", "resnet56", "resnet110")
+_NO_CNN = ("vit_", "swin_", "maxvit_")
+# Their auxiliary heads run in training only, so a trace in eval mode would miss them; the original initialisation
+# draws truncated normals, and BatchNorm makes the default one as good.
+_WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
+_EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _WITHOUT_HEADS, "inception_v3": _WITHOUT_HEADS}
+
+
+def model_names() -> list[str]:
+    """List every name that `build` knows, sorted; factories come on top. Imports torchvision."""
+    return sorted([*CIFAR_NAMES, *_torchvision_names()])
+
+
+def default_input_shape(name: str) -> tuple[int, int, int]:
+    """Return the natural (channels, height, width) of one image for a net.
+
+    A factory's is the default of its argument `input_shape` where it has one, else 3x32x32.
+
+    Raises:
+        UnknownNameError: a name that is not known, with the nearest ones.
+    """
+    if ":" in name:
+        default = _parameters(_factory(name)).get("input_shape")
+        shape = default.default if default is not None else None
+        return (shape[0], shape[1], shape[2]) if isinstance(shape, tuple) and len(shape) == 3 else (3, 32, 32)
+    if name in CIFAR_NAMES:
+        return (1, 28, 28) if name == "lenet5" else (3, 32, 32)
+    _check_name(name)
+    from torchvision.models import get_model_weights
+
+    weights = getattr(get_model_weights(name), "DEFAULT", None)
+    side = 224 if weights is None else weights.transforms.keywords["crop_size"]
+    return (3, side, side)
+
+
+def build(spec: ModelSpec) -> "nn.Module":
+    """Build a network at full width with fresh weights, in training mode.
+
+    A torchvision net for images of other than 3 channels gets a fresh first convolution.
+
+    Raises:
+        UnknownNameError: a name that is not known, with the nearest ones.
+        ModelError: arguments the net does not take, or a factory that cannot be imported or gives no network.
+    """
+    _check_arguments(spec)
+    if ":" in spec.name:
+        return _call_factory(spec)
+    if spec.name in CIFAR_NAMES:
+        from spaces.cifar import build_cifar
+
+        return build_cifar(spec.name, spec.num_classes, spec.input_shape)
+    _check_name(spec.name)
+    from torchvision.models import get_model
+
+    net: nn.Module = get_model(
+        spec.name, weights=None, num_classes=spec.num_classes, **_EXTRA_ARGUMENTS.get(spec.name, {})
+    )
+    if spec.input_shape[0] != 3:
+        _widen_stem(net, spec.input_shape[0])
+    return net
+
+
+def pretrained(spec: ModelSpec) -> "nn.Module":
+    """Build a torchvision network with its best published weights.
+
+    With other than 1000 classes the classifier is a fresh one; with other than 3 input channels the first
+    convolution sees the mean of its colour filters in every channel. The weights come from torchvision's cache
+    (TORCH_HOME) or are downloaded into it.
+
+    Raises:
+        UnknownNameError, ModelError: as in `build`.
+        WeightsError: the net has no published weights, or they are not cached and cannot be downloaded.
+    """
+    if ":" in spec.name or spec.name in CIFAR_NAMES:
+        raise WeightsError(f"{spec.name!r} has no published weights; give a file, or none to train it here")
+    net = build(spec)
+    state = net.state_dict()
+    for name, tensor in _published_state(spec.name).items():
+        if name in state:
+            fitted = _average_colours(tensor, state[name].shape)
+            state[name] = fitted if fitted.shape == state[name].shape else state[name]
+    net.load_state_dict(state)
+    return net
+
+
+def _published_state(name: str) -> dict[str, Any]:
+    from torchvision.models import get_model, get_model_weights
+
+    weights = getattr(get_model_weights(name), "DEFAULT", None)
+    if weights is None:
+        raise WeightsError(f"torchvision has no weights for {name!r}; give a file, or none to train it here")
+    try:
+        return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(
+            f"weights of {name!r} cannot be fetched from {weights.url} ({reason}); "
+            "put the file into TORCH_HOME/hub/checkpoints, or give a file of your own"
+        ) from error
+
+
+def _average_colours(tensor: "Tensor", shape: "Size") -> "Tensor":
+    """Fit a first convolution over 3 colours to the channels of `shape`; anything else comes back as it is."""
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[0] != shape[0]:
+        return tensor
+    return tensor if shape[1] == 3 else tensor.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision.models
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if not name.startswith(_NO_CNN)]
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(_NO_CNN):
+        raise ModelError(f"{name!r} is a transformer, no CNN; choose a CNN such as convnext_tiny or resnet50")
+    if name not in _torchvision_names():
+        raise unknown_name("model", name, model_names())
+
+
+def _check_arguments(spec: ModelSpec) -> None:
+    if spec.num_classes < 1:
+        raise ModelError(f"{spec.num_classes} classes for {spec.name!r}; give at least 1")
+    if len(spec.input_shape) != 3 or min(spec.input_shape) < 1:
+        raise ModelError(f"input shape {spec.input_shape} is not (channels, height, width) of at least 1 each")
+
+
+def _widen_stem(net: "nn.Module", channels: int) -> None:
+    from torch import nn
+
+    name, stem = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    parent, _, attribute = name.rpartition(".")
+    new = nn.Conv2d(
+        channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=stem.bias is not None
+    )
+    setattr(net.get_submodule(parent), attribute, new)
+
+
+def _factory(text: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _, attribute = text.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ModelError(f"model {text!r}: {error}; write package.module:factory, importable from here") from error
+    except (AttributeError, ValueError) as error:
+        raise ModelError(f"model {text!r}: {error}; write package.module:factory, importable from here") from error
+    if not callable(factory):
+        raise ModelError(f"model {text!r} is a {type(factory).__name__}; a function that returns a network is needed")
+    return factory
+
+
+def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # some builtins tell no signature
+        return {}
+
+
+def _call_factory(spec: ModelSpec) -> "nn.Module":
+    from torch import nn
+
+    factory = _factory(spec.name)
+    parameters = _parameters(factory)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments = {"num_classes": spec.num_classes, "input_shape": spec.input_shape}
+    net = factory(**{key: value for key, value in arguments.items() if takes_any or key in parameters})
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"model {spec.name!r} returned a {type(net).__name__}; a torch.nn.Module is needed")
+    return net
