@@ -1,0 +1,19 @@
+"""Filter L1 norm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pruning.base import Context
+from pruning.criteria.weights import norm_scores
+from spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class L1:
+    """Keep the channels whose filters have the largest L1 norm. Li et al., Pruning Filters, arXiv 1608.08710."""
+
+    def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
+        """Return the norms, relative to the mean of their layer and summed over coupled layers."""
+        return norm_scores(net, space, order=1)
