@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 
 from runners.base import DataConfig, RunnerConfig, TrainConfig
+from spaces.errors import SlimfrontError
 from spaces.space import SpaceConfig
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+
+
+class ConfigError(SlimfrontError):
+    """A setting that cannot be read, is not known, or is out of its range."""
 
 
 @dataclass(frozen=True)
@@ -11,8 +18,9 @@ class RunConfig:
     """One search.
 
     Attributes:
-        budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"); see `spaces.budget`.
-        model: a zoo name (see `spaces.zoo`) or "package.module:factory".
+        budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
+            or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
+        model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" for torchvision's, a file, or empty to train the dense net once and cache it.
         method: comma-separated methods that the search chooses among; the uniform control arm always runs.
         set: fixed method settings, "METHOD.SETTING=VALUE".

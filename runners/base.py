@@ -44,8 +44,12 @@ class TrainConfig:
     Attributes:
         epochs: fine-tuning epochs of a trial, spent by its method as it sees fit.
         dense_epochs: epochs of the dense net when no weights are given.
+        batch_size: images per step.
         learning_rate: peak rate of the fine-tuning schedule, per step, for `batch_size` images.
         dense_learning_rate: peak rate for the dense net.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: L2 penalty of SGD.
+        label_smoothing: share of the target spread over all classes.
         schedule: "one_cycle" or "cosine".
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
         distill_temperature: softens both logits of that term.
@@ -74,6 +78,8 @@ class RunnerConfig:
 
     Attributes:
         runner: "auto" (ray when more than one worker fits, else local), "ray" or "local".
+        cpus_per_trial: CPU cores, and so threads, of one trial.
+        gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one.
         ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
     """
 

@@ -1,0 +1,248 @@
+"""YAML and command-line flags to RunConfig, and back.
+
+Flags are flat (`--batch-size`), files have sections (`train: {batch_size: 64}`) or are flat too, since field names are
+unique over all sections. Precedence: defaults, then the file of --config, then flags. jsonargparse knows the types.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from configs.schema import ConfigError, RunConfig
+from runners.base import DataConfig, RunnerConfig, TrainConfig
+from spaces.space import SpaceConfig
+
+PRESETS = Path(__file__).parent / "presets"
+SECTIONS: dict[str, Any] = {"space": SpaceConfig, "data": DataConfig, "train": TrainConfig, "runner": RunnerConfig}
+_TITLES = {"": "search", "space": "widths", "data": "images", "train": "training", "runner": "where trials run"}
+_ALIASES = {"learning_rate": ("--lr",), "dense_learning_rate": ("--dense-lr",)}
+_KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+_EXAMPLES = """examples:
+  python -m search --budget 0.5gflops
+  python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
+  python -m search --config quick --budget 1.2mparams --skip 'layer4.*'"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What the command line asks for.
+
+    Attributes:
+        config: the effective configuration, not validated yet.
+        print_config: print it instead of searching.
+        debug: show tracebacks and the log.
+    """
+
+    config: RunConfig
+    print_config: bool = False
+    debug: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Option:
+    section: str
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+    @property
+    def repeated(self) -> bool:
+        return typing.get_origin(self.kind) is tuple
+
+
+@cache
+def _options() -> Mapping[str, _Option]:
+    """Every setting of a run by its name, in the order of the help; the dataclasses are the one source."""
+    return {option.name: option for section in _TITLES for option in _section_options(section)}
+
+
+def _section_options(section: str) -> Iterator[_Option]:
+    cls = SECTIONS[section] if section else RunConfig
+    documented = {p.arg_name: p.description or "" for p in parse_docstring(cls.__doc__ or "").params}
+    hints = typing.get_type_hints(cls)
+    for each in dataclasses.fields(cls):
+        if section or each.name not in SECTIONS:
+            text = " ".join(documented.get(each.name, "").replace("`", "").split())
+            yield _Option(section, each.name, hints[each.name], each.default, text)
+
+
+def parse_flags(argv: Sequence[str]) -> Flags:
+    """Read the command line; `--help` prints and raises SystemExit(0).
+
+    Raises:
+        ConfigError: an unknown flag or key, a value of the wrong type, a file that cannot be read.
+    """
+    given = vars(_parse(_parser(files=False), argv))
+    path, printing, debug = (given.pop(name, None) for name in ("config", "print_config", "debug"))
+    values = (read_config(path) if path else {}) | {k: v for k, v in given.items() if v is not None}
+    return Flags(_compose(values), bool(printing), bool(debug))
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read the settings of a YAML file or preset as a flat mapping, types checked.
+
+    Raises:
+        ConfigError: no such file or preset, no YAML, an unknown key (the message names the nearest) or a wrong type.
+    """
+    text, where = _find(path)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {where} is not YAML: {' '.join(str(error).split())}; correct that line") from error
+    if not isinstance(content, Mapping | None):
+        raise ConfigError(f"config {where} holds {type(content).__name__} and must hold `key: value` lines")
+    flat = _flatten(content or {}, where)
+    try:
+        values: dict[str, Any] = vars(_parser(files=True).parse_object(flat, defaults=False))
+        return values
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"config {where}: {_one_line(str(error), '')}") from error
+
+
+def load(path: str) -> RunConfig:
+    """Read a YAML file or preset into a RunConfig; raises as `read_config` does."""
+    return _compose(read_config(path))
+
+
+def effective_yaml(config: RunConfig) -> str:
+    """Write the whole configuration as YAML that `load` reads back to an equal RunConfig."""
+    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _find(path: str) -> tuple[str, str]:
+    preset = PRESETS / f"{path}.yaml"
+    is_preset = Path(path).name == path and not Path(path).is_file() and preset.is_file()
+    try:
+        return (preset if is_preset else Path(path)).read_text(encoding="utf-8"), repr(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml")))
+        raise ConfigError(
+            f"config {path!r} cannot be read ({reason}); give a YAML file or a preset: {known}"
+        ) from error
+
+
+def _flatten(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        section = key if key in SECTIONS and isinstance(value, Mapping) else ""
+        for name, inner in value.items() if section else ((key, value),):
+            option = _options().get(str(name).replace("-", "_"))
+            if option is None and name in SECTIONS:
+                raise ConfigError(f"config {where} has {inner!r} under {name}: and must have `key: value` lines there")
+            if option is None or (section and option.section != section):
+                raise _unknown_key(str(name), section, where)
+            if option.name in flat:
+                raise ConfigError(f"config {where} gives {option.name!r} twice; keep one")
+            if inner is not None:  # an empty value keeps the default
+                flat[option.name] = _texts(inner) if option.repeated else inner
+    return flat
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _unknown_key(name: str, section: str, where: str) -> ConfigError:
+    known = [each.name for each in _options().values() if not section or each.section == section]
+    near = difflib.get_close_matches(name, known + ([] if section else list(SECTIONS)), n=1, cutoff=0.4)
+    elsewhere = _options().get(name)
+    if elsewhere is not None:
+        hint = f"it belongs under {elsewhere.section}:" if elsewhere.section else "it belongs at the top level"
+    else:
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return ConfigError(f"config {where} has an unknown key {name!r}{f' under {section}:' if section else ''}; {hint}")
+
+
+def _compose(values: Mapping[str, Any]) -> RunConfig:
+    parts: dict[str, dict[str, Any]] = {section: {} for section in _TITLES}
+    for name, value in values.items():
+        option = _options()[name]
+        parts[option.section][name] = tuple(value) if option.repeated else value
+    if "budget" in parts[""]:
+        split = (text.strip() for joined in parts[""]["budget"] for text in joined.split(","))
+        parts[""]["budget"] = tuple(text for text in split if text)
+    return RunConfig(**parts[""], **{section: cls(**parts[section]) for section, cls in SECTIONS.items()})
+
+
+def _parser(files: bool) -> ArgumentParser:
+    """Build the parser of flags, or of the flat content of a file: there repeated settings are one list."""
+    parser = ArgumentParser(
+        prog="python -m search",
+        usage="%(prog)s --budget LIMIT [options]",
+        description="Search narrower versions of a CNN that meet hard budgets; report their Pareto front.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    for section, title in _TITLES.items():
+        group = parser.add_argument_group(title)
+        for option in (each for each in _options().values() if each.section == section):
+            _add(group, option, files)
+    if not files:
+        group = parser.add_argument_group("configuration")
+        group.add_argument("--config", metavar="FILE", help=f"YAML file or preset ({_presets()}); flags go on top")
+        group.add_argument("--print-config", action="store_true", help="print the effective YAML and exit")
+        group.add_argument("--debug", action="store_true", help="show tracebacks and the log")
+    return parser
+
+
+def _add(group: Any, option: _Option, files: bool) -> None:
+    flag = "--" + option.name.replace("_", "-")
+    shown = "" if option.default in ("", ()) else f" (default: {option.default})"
+    metavar = {int: "N", float: "X"}.get(option.kind, option.name.rpartition("_")[2].upper())
+    kind: Any = (list[str] if files else str) if option.repeated else option.kind
+    help_text = option.help + (" (repeatable)" if option.repeated else "") + shown
+    extra = {"action": "append"} if option.repeated and not files else {}
+    group.add_argument(
+        flag, *_ALIASES.get(option.name, ()), type=kind, metavar=metavar, help=help_text.replace("%", "%%"), **extra
+    )
+
+
+def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+    joined: list[str] = []
+    for argument in argv:
+        # argparse takes "-1gflops" for a flag; the user deserves the error about a negative value instead.
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    try:
+        return parser.parse_args(joined, defaults=False)
+    except argparse.ArgumentError as error:
+        raise ConfigError(_one_line(str(error), "--")) from error
+
+
+def _one_line(message: str, prefix: str) -> str:
+    """Say in one line, with the user's own names, what jsonargparse says in several."""
+    message = " ".join(message.split())
+    wrong = re.search(r"Parser key \"(\w+)\":.*?Expected a <class '(\w+)'>\. Got value: (.*)", message)
+    if wrong:
+        name = prefix + (wrong[1].replace("_", "-") if prefix else wrong[1])
+        return f"{name} is {wrong[3]!r} and must be {_KINDS.get(wrong[2], wrong[2])}"
+    unknown = re.match(r"unrecognized arguments: (\S+)", message)
+    if unknown:
+        flag = unknown[1].partition("=")[0]
+        known = ["--" + name.replace("_", "-") for name in [*_options(), "config", "print-config", "debug", "help"]]
+        near = difflib.get_close_matches(flag, known, n=2, cutoff=0.5)
+        return f"unknown argument {unknown[1]!r}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
+    return message

@@ -1,0 +1,107 @@
+"""The rules a RunConfig keeps, checked before any heavy library is loaded.
+
+What only the data, the network or the device can answer is checked by the packages that own them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from configs.schema import SAMPLERS, ConfigError, RunConfig
+from pruning.base import METHODS, parse_methods
+from runners.base import RUNNERS
+from spaces.budget import Budget, parse_budgets
+from spaces.errors import BudgetError
+from spaces.registry import unknown_name
+
+SCHEDULES = ("one_cycle", "cosine")
+PRECISIONS = ("auto", "float32")
+
+_Rule = tuple[str, Callable[[Any], bool], str]  # field, what holds, the rule in words
+_RULES: dict[str, tuple[_Rule, ...]] = {
+    "": (
+        ("trials", lambda v: v >= 1, "at least 1"),
+        ("seed", lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+        ("model", bool, "a model name or package.module:factory"),
+    ),
+    "space": (
+        ("divisor", lambda v: v >= 0, "a whole number from 1, or 0 for the default"),
+        ("floor", lambda v: 0 < v <= 1, "a share of the dense width in (0, 1]"),
+    ),
+    "data": (
+        ("data", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
+        ("image_size", lambda v: v >= 0, "a side in pixels, or 0 for what is natural for the set"),
+        ("val_share", lambda v: 0 < v < 1, "a share strictly between 0 and 1"),
+    ),
+    "train": (
+        ("epochs", lambda v: v >= 0, "0 or more"),
+        ("dense_epochs", lambda v: v >= 0, "0 or more"),
+        ("batch_size", lambda v: v >= 1, "at least 1"),
+        ("learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("dense_learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
+        ("weight_decay", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
+        ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
+        ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("schedule", lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
+        ("precision", lambda v: v in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
+    ),
+    "runner": (
+        ("cpus_per_trial", lambda v: v >= 1, "at least 1"),
+        ("gpus_per_trial", lambda v: 0 <= v < float("inf"), "0 or more"),
+    ),
+}
+
+
+def validate(config: RunConfig) -> tuple[Budget, ...]:
+    """Check every rule that needs neither data nor network; return the budgets, relative ones unresolved.
+
+    Raises:
+        SlimfrontError: the first rule that does not hold.
+    """
+    budgets = _budgets(config.budget)
+    for section, rules in _RULES.items():
+        values = getattr(config, section) if section else config
+        for name, holds, rule in rules:
+            value = getattr(values, name)
+            if not holds(value):
+                raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+    if config.sampler not in SAMPLERS:
+        raise unknown_name("sampler", config.sampler, list(SAMPLERS))
+    if config.runner.runner not in ("auto", *RUNNERS):
+        raise unknown_name("runner", config.runner.runner, ["auto", *RUNNERS])
+    methods = parse_methods(config.method)
+    if not methods:
+        raise ConfigError(f"--method {config.method!r} names no method; known: {', '.join(sorted(METHODS))}")
+    for text in config.set:
+        split_setting(text, methods)
+    return budgets
+
+
+def split_setting(text: str, methods: Sequence[str]) -> tuple[str, str, str]:
+    """Split "METHOD.SETTING=VALUE" into its three parts.
+
+    Raises:
+        ConfigError: another form, or a method that this run does not use.
+    """
+    left, equals, value = text.partition("=")
+    method, dot, name = left.strip().partition(".")
+    if not (equals and dot and method and name and value.strip()):
+        raise ConfigError(f"--set {text!r} is not METHOD.SETTING=VALUE, as in {methods[0]}.SETTING=VALUE")
+    if method not in (*methods, "l2"):
+        parse_methods(method)
+        raise ConfigError(f"--set {text!r} is for method {method!r}, which this run does not use; add it to --method")
+    return method, name, value.strip()
+
+
+def _budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
+    if isinstance(texts, str):
+        raise ConfigError(f"budget {texts!r} is one text and must be a sequence of them, as in budget=({texts!r},)")
+    budgets = parse_budgets(texts)
+    for budget in budgets:
+        if budget.quantity == "latency":
+            raise BudgetError(
+                f"budget {budget} limits latency, which comes with the latency runner and is not available yet; "
+                "give flops, params or a share such as 50%"
+            )
+    return budgets

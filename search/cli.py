@@ -1,0 +1,86 @@
+"""The command line: flags and YAML to a RunConfig, a run, and an exit code.
+
+Exit codes: 0 done; 2 something the user can put right, said in one line on standard error; 130 stopped by Ctrl-C.
+Whatever else escapes is a fault of this project and shows its traceback.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from configs.loading import Flags, effective_yaml, parse_flags
+from configs.validation import validate
+from spaces.errors import SlimfrontError
+
+OURS = ("search", "configs", "runners", "pruning", "spaces")
+INTERRUPTED = 130
+WRONG_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("SLIMFRONT_DEBUG", "") not in ("", "0")
+    try:
+        return _run(arguments, debug)
+    except SystemExit as exit_:  # --help
+        return int(exit_.code or 0)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; a second complaint when Python flushes at exit would help nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (SlimfrontError, OSError) as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return WRONG_INPUT
+
+
+def _run(arguments: Sequence[str], debug: bool) -> int:
+    flags: Flags = parse_flags(arguments)
+    if flags.print_config:
+        print(effective_yaml(flags.config), end="")
+        return 0
+    validate(flags.config)
+    _configure_logging(debug)
+    from search.live import make_display
+    from search.orchestrator import run
+
+    with make_display(sys.stdout) as display:
+        result = run(flags.config, display)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f" {error.filename!r}" if error.filename else ""
+        text = f"cannot use{place}: {error.strerror}; choose another place with --out or make room there"
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to whatever standard error is at the moment, so that the live display can keep its lines apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _configure_logging(debug: bool) -> None:
+    """Show our own warnings; everything from everyone when debugging."""
+    handler = _StandardError()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
+    if not debug and not sys.warnoptions:
+        # Deprecations inside libraries are for their authors, not for who runs a search.
+        warnings.simplefilter("ignore")
