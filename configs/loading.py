@@ -134,10 +134,12 @@ def _find(path: str) -> tuple[str, str]:
         return (preset if is_preset else Path(path)).read_text(encoding="utf-8"), repr(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml")))
-        raise ConfigError(
-            f"config {path!r} cannot be read ({reason}); give a YAML file or a preset: {known}"
-        ) from error
+        known = f"give a YAML file or a preset: {_presets()}"
+        raise ConfigError(f"config {path!r} cannot be read ({reason}); {known}") from error
+
+
+def _presets() -> str:
+    return ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml")))
 
 
 def _flatten(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
