@@ -74,7 +74,7 @@ def build(spec: ModelSpec) -> "nn.Module":
         spec.name, weights=None, num_classes=spec.num_classes, **_EXTRA_ARGUMENTS.get(spec.name, {})
     )
     if spec.input_shape[0] != 3:
-        _widen_stem(net, spec.input_shape[0])
+        _refit_stem(net, spec.input_shape[0])
     return net
 
 
@@ -145,15 +145,13 @@ def _check_arguments(spec: ModelSpec) -> None:
         raise ModelError(f"input shape {spec.input_shape} is not (channels, height, width) of at least 1 each")
 
 
-def _widen_stem(net: "nn.Module", channels: int) -> None:
+def _refit_stem(net: "nn.Module", channels: int) -> None:
     from torch import nn
 
-    name, stem = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
-    parent, _, attribute = name.rpartition(".")
-    new = nn.Conv2d(
-        channels, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=stem.bias is not None
-    )
-    setattr(net.get_submodule(parent), attribute, new)
+    stem = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    stem.in_channels = channels
+    stem.weight = nn.Parameter(stem.weight.new_empty(len(stem.weight), channels, *stem.weight.shape[2:]))
+    stem.reset_parameters()
 
 
 def _factory(text: str) -> Any:

@@ -1,0 +1,180 @@
+"""Narrow networks as safetensors: the weights, the widths, and how to build the dense network they were cut from.
+
+No code is stored and no pickle is read. A checkpoint whose spec is "package.module:factory" makes `load` import and
+call that factory; for a file from somebody else pass `model=`.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pruning.layers import fit_attributes
+from spaces import zoo
+from spaces.errors import SpaceError, WeightsError
+from spaces.space import ModelSpec
+from spaces.widths import Widths
+
+FORMAT = "slimfront-checkpoint-1"
+_KEY = "slimfront"  # of our JSON in the metadata of the safetensors file
+_WAY_OUT = "give a model.safetensors that a search wrote"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says about its network; `spec` is None when the dense net came as a live module."""
+
+    spec: ModelSpec | None
+    widths: Widths
+    aliases: Mapping[str, str]  # tensors that are the same object as another one (tied weights) -> that one
+
+
+def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> bytes:
+    """Serialise a narrow network; without the spec of its dense one, `from_bytes` and `load` need `model`."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    names: dict[int, str] = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise WeightsError(f"state {name!r} is a {type(tensor).__name__}; only tensors can be stored")
+        if id(tensor) in names:
+            aliases[name] = names[id(tensor)]
+            continue
+        names[id(tensor)] = name
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape)]
+    header = {"format": FORMAT, "spec": stored_spec, "widths": dict(widths), "aliases": aliases}
+    return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header)})
+
+
+def from_bytes(data: bytes, model: nn.Module | None = None) -> nn.Module:
+    """Rebuild a network from what `to_bytes` gave; see `load`."""
+    return _rebuild(data, model, "the checkpoint")
+
+
+def save(path: Path | str, net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> None:
+    """Write a checkpoint; a file already there is replaced as a whole or not at all.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    write(path, to_bytes(net, spec, widths))
+
+
+def write(path: Path | str, data: bytes) -> None:
+    """Write what `to_bytes` gave as `save` does.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            unfinished.write_bytes(data)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from error
+
+
+def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
+    """Read a checkpoint as a narrow network on the CPU, in training mode.
+
+    The dense network it was cut from is built by the stored spec, or copied from `model`, which stays untouched.
+
+    Raises:
+        WeightsError: a file that is missing, corrupt, no checkpoint, or not of this network.
+    """
+    return _rebuild(_read(path), model, str(path))
+
+
+def read_header(path: Path | str) -> Header:
+    """Read what a checkpoint says about its network, without building it.
+
+    Raises:
+        WeightsError: a file that is missing, corrupt or no checkpoint.
+    """
+    return _header(_read(path), str(path))
+
+
+def _read(path: Path | str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); {_WAY_OUT}") from error
+
+
+def _header(data: bytes, source: str) -> Header:
+    try:
+        length = int.from_bytes(data[:8], "little")
+        metadata: dict[str, Any] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{source} is corrupt or no safetensors file; {_WAY_OUT}") from error
+    if _KEY not in metadata:
+        raise WeightsError(f"{source} holds weights but not the widths of a narrow network; {_WAY_OUT}")
+    try:
+        header = json.loads(metadata[_KEY])
+        if header["format"] != FORMAT:
+            raise WeightsError(f"{source} has format {header['format']!r}, this version reads {FORMAT!r}")
+        spec = header["spec"]
+        built = None if spec is None else ModelSpec(spec[0], spec[1], (spec[2][0], spec[2][1], spec[2][2]))
+        return Header(built, Widths(header["widths"]), header["aliases"])
+    except (ValueError, KeyError, IndexError, TypeError, SpaceError) as error:
+        raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error
+
+
+def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
+    header = _header(data, source)
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise WeightsError(f"{source} is corrupt ({error}); {_WAY_OUT}") from error
+    if model is None and header.spec is None:
+        raise WeightsError(f"{source} was cut from a live module; pass that dense network as `model`")
+    net = _dense(header.spec) if model is None and header.spec is not None else copy.deepcopy(model)
+    assert net is not None
+    _check_names(net, tensors, header, source)
+    _assign(net, tensors, header.aliases)
+    fit_attributes(net)
+    return net
+
+
+def _dense(spec: ModelSpec) -> nn.Module:
+    if ":" not in spec.name:
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced anyway
+            return zoo.build(spec)
+    with torch.random.fork_rng(devices=[]):  # a factory may compute with its tensors, which the meta device cannot
+        return zoo.build(spec)
+
+
+def _check_names(net: nn.Module, tensors: Mapping[str, Tensor], header: Header, source: str) -> None:
+    expected = {name: tensor.ndim for name, tensor in net.state_dict(keep_vars=True).items()}
+    found = {name: tensor.ndim for name, tensor in tensors.items()}
+    found |= {name: found[first] for name, first in header.aliases.items() if first in found}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise WeightsError(
+            f"{source} does not belong to this network: {len(wrong)} tensors differ, the first is {wrong[0]!r}; "
+            "build the network it was cut from"
+        )
+
+
+def _assign(net: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
+    placed: dict[str, Tensor] = {}
+    for name, old in net.state_dict(keep_vars=True).items():
+        first = aliases.get(name, name)
+        if first not in placed:
+            new = tensors[first]
+            placed[first] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        parent, _, attribute = name.rpartition(".")
+        setattr(net.get_submodule(parent), attribute, placed[first])

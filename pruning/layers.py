@@ -1,0 +1,50 @@
+"""Layers whose tensors were replaced by narrower ones: their size attributes follow the tensors."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+
+def fit_attributes(net: nn.Module) -> None:
+    """Set, in place, every layer's size attributes (channels, features, groups) to what its tensors say.
+
+    It needs to know how a convolution was grouped before the cut: one with as many groups as input channels is
+    depthwise and gets a group per remaining channel, any other keeps its number of groups. Calling it again
+    changes nothing.
+    """
+    for module in net.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, _ConvNd):
+            _fit_convolution(module)
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, _NormBase):
+            _fit_norm(module)
+        elif isinstance(module, nn.LayerNorm) and weight is not None:
+            module.normalized_shape = tuple(weight.shape)
+        elif isinstance(module, nn.GroupNorm) and weight is not None:
+            module.num_channels = len(weight)
+        elif isinstance(module, nn.PReLU):
+            module.num_parameters = module.weight.numel()
+
+
+def _fit_convolution(layer: _ConvNd) -> None:
+    first, second = layer.weight.shape[:2]
+    depthwise = 1 < layer.groups == layer.in_channels
+    if layer.transposed:  # weight of shape (in, out / groups, ...)
+        layer.groups = first if depthwise else layer.groups
+        layer.in_channels, layer.out_channels = first, second * layer.groups
+        return
+    if depthwise:
+        multiplier = layer.out_channels // layer.in_channels
+        layer.groups = first // multiplier
+    layer.in_channels, layer.out_channels = second * layer.groups, first
+
+
+def _fit_norm(layer: _NormBase) -> None:
+    # Without `affine` there is no weight, without running statistics no buffer; with neither there is nothing to set.
+    sized: Any = layer.weight if layer.weight is not None else layer.running_mean
+    if sized is not None:
+        layer.num_features = len(sized)
