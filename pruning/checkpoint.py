@@ -139,10 +139,12 @@ def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
         raise WeightsError(f"{source} is corrupt ({error}); {_WAY_OUT}") from error
-    if model is None and header.spec is None:
+    if model is not None:
+        net = copy.deepcopy(model)
+    elif header.spec is not None:
+        net = _dense(header.spec)
+    else:
         raise WeightsError(f"{source} was cut from a live module; pass that dense network as `model`")
-    net = _dense(header.spec) if model is None and header.spec is not None else copy.deepcopy(model)
-    assert net is not None
     _check_names(net, tensors, header, source)
     _assign(net, tensors, header.aliases)
     fit_attributes(net)

@@ -24,6 +24,10 @@ _WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
 _EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _WITHOUT_HEADS, "inception_v3": _WITHOUT_HEADS}
 
 
+# These two were trained on images with mean 0.5 and deviation 0.5 in every colour; the layer that sees them first.
+_STEMS = {"googlenet": "conv1", "inception_v3": "Conv2d_1a_3x3"}
+
+
 def model_names() -> list[str]:
     """List every name that `build` knows, sorted; factories come on top. Imports torchvision."""
     return sorted([*CIFAR_NAMES, *_torchvision_names()])
@@ -82,8 +86,9 @@ def pretrained(spec: ModelSpec) -> "nn.Module":
     """Build a torchvision network with its best published weights.
 
     With other than 1000 classes the classifier is a fresh one; with other than 3 input channels the first
-    convolution sees the mean of its colour filters in every channel. The weights come from torchvision's cache
-    (TORCH_HOME) or are downloaded into it.
+    convolution sees the mean of its colour filters in every channel. All take images normalised with ImageNet's
+    mean and deviation (in googlenet, the outermost pixels see a slightly different padding). The weights come from
+    torchvision's cache (TORCH_HOME) or are downloaded into it.
 
     Raises:
         UnknownNameError, ModelError: as in `build`.
@@ -97,6 +102,8 @@ def pretrained(spec: ModelSpec) -> "nn.Module":
         if name in state:
             fitted = _average_colours(tensor, state[name].shape)
             state[name] = fitted if fitted.shape == state[name].shape else state[name]
+    if spec.name in _STEMS and spec.input_shape[0] == 3:
+        _fold_input_transform(state, _STEMS[spec.name])
     net.load_state_dict(state)
     return net
 
@@ -122,6 +129,16 @@ def _average_colours(tensor: "Tensor", shape: "Size") -> "Tensor":
     if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[0] != shape[0]:
         return tensor
     return tensor if shape[1] == 3 else tensor.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
+
+
+def _fold_input_transform(state: dict[str, Any], stem: str) -> None:
+    """Make the stem take ImageNet-normalised images: torchvision converts them in `forward`, with `transform_input`."""
+    weight = state[f"{stem}.conv.weight"]
+    scale = weight.new_tensor([0.229, 0.224, 0.225]) / 0.5
+    offset = (weight.new_tensor([0.485, 0.456, 0.406]) - 0.5) / 0.5
+    shift = (weight.sum((2, 3)) * offset).sum(1)
+    state[f"{stem}.conv.weight"] = weight * scale[:, None, None]
+    state[f"{stem}.bn.running_mean"] = state[f"{stem}.bn.running_mean"] - shift
 
 
 def _torchvision_names() -> list[str]:

@@ -218,6 +218,14 @@ def test_pretrained_nets_see_grey_images_as_their_three_equal_colours(published)
     torch.testing.assert_close(net(image), donor(image.expand(-1, 3, -1, -1)))
 
 
+def test_pretrained_inception_converts_images_as_torchvision_does(published):
+    donor = published("inception_v3")
+    net = zoo.pretrained(ModelSpec("inception_v3", 1000, (3, 80, 80))).eval()
+    donor.transform_input = True
+    image = torch.randn(1, 3, 80, 80)
+    torch.testing.assert_close(net(image), donor(image), rtol=1e-4, atol=1e-5)
+
+
 def test_importing_the_zoo_is_light():
     code = "import sys, spaces.zoo; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,185 @@
+import os
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from pruning import checkpoint
+from spaces import zoo
+from spaces.cifar import DenseNet, ResNet
+from spaces.errors import WeightsError
+from spaces.space import ModelSpec
+from spaces.widths import Widths
+
+RESNET = ModelSpec("resnet20", 10, (3, 32, 32))
+WIDTHS = Widths({"conv1": 5, "layers.stage2.0.conv1": 9})
+
+
+def narrow_resnet():
+    """A ResNet-20 with the tensors' names of the zoo's and fewer channels, after a training step's worth of change."""
+    net = ResNet(((5, 3), (9, 3), (11, 3)), 10, 3)
+    net(torch.randn(4, 3, 32, 32))  # moves the running statistics
+    return net
+
+
+def assert_equal_nets(first, second, image):
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(first.eval()(image), second.eval()(image))
+
+
+def test_a_narrow_net_comes_back_bit_equal(tmp_path):
+    net = narrow_resnet()
+    checkpoint.save(tmp_path / "net.safetensors", net, RESNET, WIDTHS)
+    assert_equal_nets(checkpoint.load(tmp_path / "net.safetensors"), net, torch.randn(2, 3, 32, 32))
+
+
+def test_layers_know_their_new_sizes_and_can_be_trained():
+    net = checkpoint.from_bytes(checkpoint.to_bytes(narrow_resnet(), RESNET, WIDTHS))
+    assert (net.conv1.out_channels, net.bn1.num_features, net.fc.in_features) == (5, 5, 11)
+    assert net.training
+    net(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "narrow"),
+    [
+        ("mobilenet_v2", lambda: torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.5)),
+        ("mnasnet1_0", lambda: torchvision.models.mnasnet0_5(num_classes=10)),
+        ("densenet40", lambda: DenseNet(7, 12, 10, 3)),
+        ("googlenet", lambda: zoo.build(ModelSpec("googlenet", 10, (3, 64, 64)))),
+        ("convnext_tiny", lambda: zoo.build(ModelSpec("convnext_tiny", 10, (3, 64, 64)))),
+    ],
+)
+def test_nets_with_depthwise_layers_concatenation_and_layer_norm_come_back(name, narrow):
+    net = narrow()
+    back = checkpoint.from_bytes(checkpoint.to_bytes(net, ModelSpec(name, 10, (3, 64, 64)), {}))
+    assert_equal_nets(back, net, torch.randn(1, 3, 64, 64))
+
+
+def test_loading_draws_no_random_numbers_and_no_memory_for_dense_weights():
+    data = checkpoint.to_bytes(narrow_resnet(), RESNET, WIDTHS)
+    torch.manual_seed(0)
+    checkpoint.from_bytes(data)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_the_header_is_read_without_building():
+    path_free = checkpoint.to_bytes(narrow_resnet(), RESNET, WIDTHS)
+    assert checkpoint._header(path_free, "bytes").spec == RESNET
+    assert checkpoint._header(path_free, "bytes").widths == WIDTHS
+
+
+def test_read_header_of_a_file(tmp_path):
+    checkpoint.save(tmp_path / "net", narrow_resnet(), None, WIDTHS)
+    header = checkpoint.read_header(tmp_path / "net")
+    assert (header.spec, header.widths) == (None, WIDTHS)
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder shares the encoder's weight."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.encoder = nn.Linear(width, width, bias=False)
+        self.decoder = nn.Linear(width, width, bias=False)
+        self.decoder.weight = self.encoder.weight
+        self.scale = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x)) * self.scale
+
+
+def test_tied_weights_stay_tied():
+    back = checkpoint.from_bytes(checkpoint.to_bytes(Tied(3), None, {}), model=Tied(6))
+    assert back.encoder.weight is back.decoder.weight
+    assert back(torch.zeros(1, 3)).shape == (1, 3)
+    assert not back.scale.requires_grad
+
+
+def test_a_live_module_is_the_dense_net_and_stays_untouched(tmp_path):
+    checkpoint.save(tmp_path / "net", Tied(3), None, {})
+    dense = Tied(6)
+    assert checkpoint.load(tmp_path / "net", model=dense).encoder.in_features == 3
+    assert dense.encoder.weight.shape == (6, 6)
+    assert dense.encoder.in_features == 6
+
+
+def test_without_spec_and_model_the_error_says_what_to_pass(tmp_path):
+    checkpoint.save(tmp_path / "net", Tied(3), None, {})
+    with pytest.raises(WeightsError, match="as `model`"):
+        checkpoint.load(tmp_path / "net")
+
+
+def test_a_factory_net_comes_back(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint_nets.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "def net(num_classes):\n    width = int(torch.ones(4).sum().item())\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 1), nn.Flatten(), nn.Linear(width * 4, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = ModelSpec("checkpoint_nets:net", 5, (3, 2, 2))
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 5))
+    back = checkpoint.from_bytes(checkpoint.to_bytes(net, spec, {}))
+    assert_equal_nets(back, net, torch.randn(1, 3, 2, 2))
+    sys.modules.pop("checkpoint_nets")
+
+
+def test_saving_replaces_the_whole_file_and_leaves_no_other(tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_text("old")
+    checkpoint.save(path, Tied(3), None, {})
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    assert checkpoint.read_header(path).spec is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(WeightsError, match="missing.*cannot be written"):
+        checkpoint.save(tmp_path / "missing" / "net", Tied(3), None, {})
+
+
+def written(tmp_path, data):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(data)
+    return path
+
+
+def test_files_that_are_no_checkpoint_are_named_with_the_way_out(tmp_path):
+    good = checkpoint.to_bytes(narrow_resnet(), RESNET, WIDTHS)
+    foreign = safetensors.torch.save({"weight": torch.zeros(2)})
+    damaged = safetensors.torch.save({"weight": torch.zeros(2)}, metadata={"slimfront": "{}"})
+    other = safetensors.torch.save({"weight": torch.zeros(2)}, metadata={"slimfront": '{"format": "from-the-future"}'})
+    cases = {b"": "corrupt", b"not safetensors at all": "corrupt", b"\x02" + b"\0" * 7 + b"[]": "corrupt"}
+    cases |= {good[:-10]: "corrupt", good[:100]: "corrupt", foreign: "not the widths", damaged: "damaged header"}
+    cases |= {other: "from-the-future"}
+    for data, message in cases.items():
+        path = written(tmp_path, data)
+        with pytest.raises(WeightsError, match=message) as caught:
+            checkpoint.load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path):
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(WeightsError, match="cannot be read"):
+            checkpoint.load(path)
+
+
+def test_weights_of_another_network_are_refused_with_the_first_difference():
+    data = checkpoint.to_bytes(Tied(3), ModelSpec("resnet20", 10, (3, 32, 32)), {})
+    with pytest.raises(WeightsError, match="tensors differ, the first is 'bn1.bias'"):
+        checkpoint.from_bytes(data)
+
+
+def test_a_pickle_is_never_read(tmp_path):
+    path = tmp_path / "pickle.pt"
+    torch.save(Tied(3), path)
+    with pytest.raises(WeightsError):
+        checkpoint.load(path)
