@@ -81,6 +81,7 @@ class Recorder(TorchFunctionMode):
         self.counted: list[CountedWeight | CountedActivation] = []
         self.grouped: list[GroupedLayer] = []
         self.producers: list[str] = []  # weights of convolutions and linear layers, in order of execution
+        self.lost: list[str] = []  # operations whose channels could not be followed, with their layer
         self.layer = ""
         self._flows: dict[int, Flow] = {}
         self._alive: list[Tensor] = []  # keeps activations alive, so that id() stays unique
@@ -142,10 +143,12 @@ class Recorder(TorchFunctionMode):
 
     def _lose(self, name: str, args: Any) -> None:
         """Fix every channel that enters an operation which cannot be followed."""
+        reason = f"{name} in {self.layer or 'the network'} cannot be followed"
         for each in tree_leaves(args):
             flow = self._flow(each)
             if flow is not None:
-                self.labels.fix(flow.ids, f"{name} in {self.layer or 'the network'} cannot be followed")
+                self.lost.append(reason)
+                self.labels.fix(flow.ids, reason)
 
     def _consume(self, value: Tensor, axis: int, ids: Ids) -> None:
         """Relate the channels of an activation to an axis of a weight."""

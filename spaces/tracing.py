@@ -9,7 +9,7 @@ import copy
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ def trace(
     labels = ChannelLabels()
     with torch.no_grad(), _explained("forward pass of one image"):
         recorder = record(twin, image, labels)
-    with _explained("torch-pruning's dependency graph"):
+    with _explained("torch-pruning's dependency graph", recorder.lost):
         _unite_dependencies(twin, image, recorder)
     channels = _Channels(recorder, labels)
     groups = channels.groups()
@@ -97,14 +97,17 @@ def _meta_twin(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _explained(step: str) -> Iterator[None]:
+def _explained(step: str, lost: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except TraceError:
         raise
     except Exception as error:  # whatever a foreign network raises must become a message that names the place
         text = " ".join(str(error).split())[:300]
-        raise TraceError(f"the network cannot be traced: {step} failed with {type(error).__name__}: {text}") from error
+        where = f"{lost[0]}; " if lost else ""
+        raise TraceError(
+            f"the network cannot be traced: {where}{step} failed with {type(error).__name__}: {text}"
+        ) from error
 
 
 def _unite_dependencies(twin: nn.Module, image: Tensor, recorder: Recorder) -> None:
@@ -245,10 +248,11 @@ class _Channels:
     def axes(self, groups: list[ChannelGroup]) -> dict[str, dict[int, Ids]]:
         """Return tensor name -> dimension -> channel id at every index, for the dimensions that hold channels."""
         maps: dict[str, dict[int, Ids]] = defaultdict(dict)
+        shared: dict[bytes, Ids] = {}  # equal maps are one array, so that surgery works each out once
         for (name, dim), channels in self._axes.items():
             ids = self._id_of[channels]
             if (ids >= 0).any():
-                maps[name][dim] = ids
+                maps[name][dim] = shared.setdefault(ids.tobytes(), ids)
         return dict(maps)
 
     def _form(self, channels: Ids, groups: list[ChannelGroup]) -> Form:
