@@ -1,0 +1,193 @@
+"""What a user sees while a search runs: a live bar on a terminal, plain lines anywhere else."""
+
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from runners.trial import TrialResult
+from search.pareto import ParetoFront, measured
+from search.report import Plan, duration, percent, plan_table, scaled
+
+PLAIN_WIDTH = 120  # a file or pipe has no width of its own
+
+
+class Display(Protocol):
+    """Shows a search; a context manager, so that an exception leaves the terminal as it was."""
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing; never swallows the exception."""
+        ...
+
+    def plan(self, plan: Plan) -> None:
+        """Show what is about to be done."""
+        ...
+
+    def phase(self, text: str) -> None:
+        """Say what is going on now, e.g. "training the dense net, epoch 1/2"."""
+        ...
+
+    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+        """Show a finished trial; `front` includes it already. `done` of `total` trials are finished."""
+        ...
+
+    def finish(self, parts: Sequence[RenderableType]) -> None:
+        """Show the outcome; nothing moves any more. Texts are printed as they are, unwrapped, to be copied."""
+        ...
+
+
+class _TimeLeft:
+    """Estimates the rest from the mean wall time per trial so far, whatever the number of workers."""
+
+    def __init__(self) -> None:
+        self._phase_began = time.monotonic()
+        self._trials_began: float | None = None
+
+    def phase(self) -> None:
+        self._phase_began = time.monotonic()
+
+    def after(self, done: int, total: int) -> float:
+        """Return the seconds left. Trials are taken to have begun with the phase in which the first one ended."""
+        if self._trials_began is None:
+            self._trials_began = self._phase_began
+        return (time.monotonic() - self._trials_began) / max(done, 1) * max(total - done, 0)
+
+
+class PlainDisplay:
+    """One line per phase and finished trial, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
+        self._console = Console(file=stream, width=width, highlight=False, emoji=False)
+        self._began = time.monotonic()
+        self._left = _TimeLeft()
+        self._reference_flops = 0
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing."""
+
+    def plan(self, plan: Plan) -> None:
+        """Print the plan."""
+        self._reference_flops = plan.space.dense_cost.flops
+        self._console.print(plan_table(plan))
+
+    def phase(self, text: str) -> None:
+        """Print the phase."""
+        self._left.phase()
+        self._line(text)
+
+    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+        """Print one line about the trial and how the search stands."""
+        left = duration(self._left.after(done, total))
+        self._line(f"{done}/{total} {trial_text(result)}; {front_text(front, self._reference_flops)}, {left} left")
+
+    def finish(self, parts: Sequence[RenderableType]) -> None:
+        """Print the outcome."""
+        print_parts(self._console, parts)
+
+    def _line(self, text: str) -> None:
+        seconds = time.monotonic() - self._began
+        self._console.print(f"[{seconds:6.1f} s] {text}", markup=False, soft_wrap=True)
+        self._console.file.flush()
+
+
+class LiveDisplay:
+    """A progress bar that stays at the bottom of the terminal, with the current phase beside it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False, emoji=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[standing]}", markup=False),
+            console=self._console,
+            refresh_per_second=8,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None, standing="")
+        self._left = _TimeLeft()
+        self._reference_flops = 0
+
+    def __enter__(self) -> Self:
+        """Start the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away and show the cursor again."""
+        self._progress.stop()
+
+    def plan(self, plan: Plan) -> None:
+        """Print the plan above the bar."""
+        self._reference_flops = plan.space.dense_cost.flops
+        self._console.print(plan_table(plan))
+
+    def phase(self, text: str) -> None:
+        """Write the phase beside the bar."""
+        self._left.phase()
+        self._progress.update(self._task, description=text)
+
+    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+        """Move the bar; a failed trial also leaves a line above it."""
+        standing = f"{front_text(front, self._reference_flops)}, {duration(self._left.after(done, total))} left"
+        self._progress.update(self._task, completed=done, total=total, standing=standing)
+        if not measured(result):
+            self._console.print(trial_text(result), style="red", markup=False, soft_wrap=True)
+
+    def finish(self, parts: Sequence[RenderableType]) -> None:
+        """Take the bar away and print the outcome."""
+        self._progress.stop()
+        print_parts(self._console, parts)
+
+
+def make_display(stream: TextIO) -> Display:
+    """Return the live display on a terminal that can move its cursor, the plain one elsewhere."""
+    console = Console(file=stream)
+    live = console.is_interactive and not console.is_dumb_terminal
+    return LiveDisplay(stream) if live else PlainDisplay(stream)
+
+
+def trial_text(result: TrialResult) -> str:
+    """Say in a few words what a trial gave."""
+    name = f"trial {result.trial.number} {result.trial.method}"
+    if result.trial.arm:
+        name += f" ({result.trial.arm})"
+    if not measured(result) or result.cost is None:
+        return f"{name} {result.state}: {' '.join(result.error.split()) or 'no reason given'}"
+    return f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
+
+
+def front_text(front: ParetoFront, reference_flops: int) -> str:
+    """Say how the search stands: best accuracy inside the budget, size of the front, and its hypervolume."""
+    best = front.best()
+    text = f"best {percent(None if best is None else best.accuracy)}, front {len(front)}"
+    return f"{text}, hypervolume {front.hypervolume(reference_flops):.3f}" if reference_flops else text
+
+
+def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
+    """Print tables fitted to the width, and texts as they are."""
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, markup=False, soft_wrap=True)
+        else:
+            console.print(part)

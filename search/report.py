@@ -1,0 +1,266 @@
+"""What a user reads: the plan before any work, and the outcome at the end.
+
+Tables are rich renderables. Lines that someone may copy (paths, commands) are `str`: the display prints them unwrapped.
+"""
+
+import csv
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from configs.schema import RunConfig
+from runners.trial import TrialResult, TrialState
+from search.result import SearchResult
+from spaces.budget import Budget
+from spaces.cost import Cost
+from spaces.space import SearchSpace
+
+ROWS_SHOWN = 24  # of a table that grows with the network; a DenseNet has over a hundred groups
+_UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is about to do.
+
+    Attributes:
+        budgets: absolute.
+        images: split -> number of images.
+        workers: trials that run at once; threads: of each.
+        seconds: estimated wall time; None when nothing is known.
+        folder: where everything will be written.
+    """
+
+    config: RunConfig
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    images: Mapping[str, int]
+    workers: int
+    threads: int
+    folder: Path
+    seconds: float | None = None
+
+
+def scaled(count: float, unit: str = "") -> str:
+    """Write a count with its unit and four digits, e.g. 557,892,000 FLOPs as "557.9 MFLOPs"."""
+    factor, prefix = next(((f, p) for f, p in _UNITS if count >= f), (1, ""))
+    value = count / factor
+    digits = 0 if factor == 1 else max(0, 3 - len(str(int(value))) + 1)
+    return f"{value:.{digits}f} {prefix}{unit}".rstrip()
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Write a share in [0, 1] as a percentage, and nothing known as a dash."""
+    return "-" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: "42 s", "3 min 05 s", "2 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Show the plan: costs, budgets, what may vary and what may not, trials, workers, time, folder."""
+    return Group(_plan_facts(plan), "", _variable_table(plan.space), *_fixed_lines(plan.space), "")
+
+
+def _plan_facts(plan: Plan) -> Table:
+    config, space = plan.config, plan.space
+    dense, least = space.dense_cost, space.smallest_cost
+    settings = f", fixed: {', '.join(config.set)}" if config.set else ""
+    rows = {
+        "model": f"{config.model}, {_weights_source(config)}",
+        "images": f"{config.data.data}, {'x'.join(str(side) for side in space.input_shape)}: "
+        + ", ".join(f"{number:,} {split}" for split, number in plan.images.items()),
+        "dense cost": _cost(dense),
+        "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
+        "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
+        "methods": f"{config.method}, and the uniform control arm{settings}",
+        "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each",
+        "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
+        "time": "unknown" if plan.seconds is None else f"about {duration(plan.seconds)}",
+        "folder": str(plan.folder),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    return table
+
+
+def _weights_source(config: RunConfig) -> str:
+    if config.weights:
+        return f"weights {config.weights}"
+    return f"trained here for {_plural(config.train.dense_epochs, 'epoch')} unless cached"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _cost(cost: Cost) -> str:
+    return f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}"
+
+
+def _budget(budget: Budget, dense: Cost) -> str:
+    name = "FLOPs" if budget.quantity == "flops" else budget.quantity
+    share = budget.limit / getattr(dense, budget.quantity)
+    return f"at most {scaled(budget.limit, name)} ({percent(share, 1)} of dense)"
+
+
+def _variable_table(space: SearchSpace) -> Table:
+    groups = space.variable
+    layers = sum(len(group.producers) for group in groups)
+    title = f"{_plural(len(groups), 'group')} of channels may vary ({_plural(layers, 'layer')})"
+    table = _table(title, "group", ">layers", ">width", ">from", ">to", ">in steps of")
+    for group in groups[:ROWS_SHOWN]:
+        numbers = (len(group.producers), group.width, group.lowest, group.ceiling, group.divisor)
+        table.add_row(escape(group.name), *map(str, numbers))
+    if len(groups) > ROWS_SHOWN:
+        table.add_row(f"... and {len(groups) - ROWS_SHOWN} more")
+    return table
+
+
+def _fixed_lines(space: SearchSpace) -> Iterator[str]:
+    """Yield one line per reason why layers keep their width."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for layer in space.layers_fixed:
+        by_reason[layer.reason].append(layer.name)
+    for group in space.groups:
+        if group.fixed:
+            by_reason[group.fixed].extend(group.producers)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        yield escape(f"keeps its width: {', '.join(names[:6])}{more} ({reason})")
+
+
+def summary(result: SearchResult, folder: Path, tracking_uri: str) -> list[RenderableType]:
+    """Show the outcome: the front, the chosen net, the honest comparison, failures, and where everything is."""
+    parts: list[RenderableType] = [""]
+    if result.interrupted:
+        done = _plural(len(result.results), "finished trial")
+        parts += [f"Stopped early: {done}, the front and the report are kept.", ""]
+    parts.append(front_table(result))
+    chosen = result.chosen
+    if chosen is not None and chosen.widths is not None:
+        parts += ["", widths_table(result, chosen)]
+    parts += ["", result.uniform_comparison.statement, *failure_lines(result.results), ""]
+    parts += [*paths_lines(result.paths, folder), *mlflow_lines(tracking_uri)]
+    parts.append(f"Done in {duration(result.seconds)}.")
+    return parts
+
+
+def front_table(result: SearchResult) -> Table:
+    """Tabulate the dense network and the front, most accurate first; the chosen network is marked."""
+    dense = result.dense
+    title = f"Pareto front: {_plural(len(result.front), 'network')}"
+    columns = (">FLOPs", ">% of dense", ">params", ">val acc.", ">test acc.", "method", "arm", ">trial", "")
+    table = _table(title, *columns)
+    accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
+    table.add_row(scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params), *accuracies, "dense", "", "", "")
+    table.add_section()
+    for member in reversed(result.front.members):
+        if member.cost is None:
+            continue
+        cost, trial = member.cost, member.trial
+        is_chosen = result.chosen is not None and trial.number == result.chosen.trial.number
+        table.add_row(
+            scaled(cost.flops),
+            percent(cost.flops / dense.cost.flops, 1),
+            scaled(cost.params),
+            percent(member.accuracy),
+            percent(member.test_accuracy),
+            trial.method,
+            trial.arm or "search",
+            str(trial.number),
+            "chosen" if is_chosen else "",
+            style="bold green" if is_chosen else None,
+        )
+    return table
+
+
+def dense_widths(result: SearchResult) -> dict[str, int]:
+    """Return group -> dense width from the result's summary of the space."""
+    return {row["group"]: row["width"] for row in result.space.get("groups", [])}
+
+
+def widths_table(result: SearchResult, member: TrialResult) -> Table:
+    """Tabulate the widths of a network, layer group by layer group, before and after."""
+    title = f"Widths of trial {member.trial.number}"
+    table = _table(title, "group", ">layers", ">before", ">after", ">kept", "")
+    layers = {row["group"]: len(row.get("layers", ())) for row in result.space.get("groups", [])}
+    dense: Mapping[str, int] = dense_widths(result)
+    widths: Mapping[str, int] = member.widths or {}
+    for name in list(widths)[:ROWS_SHOWN]:
+        before, after = dense.get(name, widths[name]), widths[name]
+        bar = "#" * max(1, round(20 * after / before))
+        numbers = (str(layers.get(name, "")), str(before), str(after), percent(after / before, 0))
+        table.add_row(escape(name), *numbers, bar)
+    if len(widths) > ROWS_SHOWN:
+        table.add_row(f"... and {len(widths) - ROWS_SHOWN} more")
+    return table
+
+
+def failure_lines(results: Iterable[TrialResult]) -> list[str]:
+    """Say which trials failed and why, one line per trial."""
+    failed = [result for result in results if result.state is TrialState.FAILED]
+    lines = [f"{_plural(len(failed), 'trial')} failed:"] if failed else []
+    return lines + [f"  trial {r.trial.number} ({r.trial.method}): {' '.join(r.error.split())}" for r in failed]
+
+
+def paths_lines(paths: Mapping[str, str], folder: Path) -> list[str]:
+    """List what was written and where."""
+    width = max((len(name) for name in paths), default=0)
+    return [f"Written to {folder}:", *[f"  {name:<{width}}  {folder / path}" for name, path in paths.items()]]
+
+
+def mlflow_lines(tracking_uri: str) -> list[str]:
+    """Give the exact command, or address, that opens MLflow on this run."""
+    if not tracking_uri:
+        return []
+    if tracking_uri.startswith(("http://", "https://")):
+        return [f"MLflow: {tracking_uri}"]
+    return [f"MLflow: mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"]
+
+
+def write_csv(result: SearchResult, path: Path) -> None:
+    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON."""
+    dense = result.dense.cost.flops
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy seconds path settings widths"
+        writer.writerow(names.split())
+        for member in result.front:
+            writer.writerow(_csv_row(member, dense))
+
+
+def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:
+    trial, cost = member.trial, member.cost
+    counts = (cost.flops, f"{cost.flops / dense_flops:.6f}", cost.params) if cost else ("", "", "")
+    accuracies = (member.accuracy, "" if member.test_accuracy is None else member.test_accuracy)
+    widths = member.widths.to_json() if member.widths else ""
+    end = (f"{member.seconds:.3f}", member.path, json.dumps(dict(trial.settings), sort_keys=True), widths)
+    return (trial.number, trial.method, trial.arm, *counts, *accuracies, *end)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Make an empty table; a column name that starts with ">" is aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
