@@ -1,0 +1,285 @@
+"""What a candidate is made of: the parameters a sampler chooses, and the network they ask for.
+
+Parameters, by name:
+    budget_fraction: share of the scaled budget (flops when there is one, else params), log scale, so that fronts
+        spread evenly in log cost.
+    method: when there are several.
+    METHOD.SETTING: the searchable settings of that method that are not fixed.
+    allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
+        methods that can.
+    width.GROUP: in [0, 1], the group's share of its dense width relative to the other groups. 0.5 is the middle, and
+        all groups at 0.5 are uniform widths; see `SPREAD`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pruning.base import METHODS, Goal, Setting, declared_settings
+from search.result import UNIFORM_ARM
+from spaces.budget import Budget
+from spaces.errors import BudgetError, SlimfrontError
+from spaces.registry import unknown_name
+from spaces.space import SearchSpace, uniform_point
+
+CONTROL_METHOD = "l2"
+MAX_ARMS = 6
+FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
+NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
+
+# A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
+# gets under 0.16 times the share of another, and, flat around the middle, drawn at random stays near uniform widths.
+SPREAD = 2.5
+MIDDLE = 0.5
+
+
+class SettingError(SlimfrontError):
+    """A method setting that does not exist, or a value it cannot take."""
+
+
+class Suggest(Protocol):
+    """What chooses the parameters (an Optuna trial)."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Choose a number between both bounds, included."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Choose a whole number between both bounds, included."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Choose one of the choices."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is to be tried: the part of a Trial that its parameters determine."""
+
+    method: str
+    goal: Goal
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A candidate tried before the sampler's: its parameters, its method and the arm it belongs to."""
+
+    parameters: Mapping[str, Any]
+    method: str
+    arm: str = ""
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How candidates are chosen.
+
+    Attributes:
+        methods: names the search chooses among.
+        fixed: method -> setting -> value (or its text); the other settings are searched.
+        trials: how many candidates are tried, control arms included, repeats not counted.
+        sampler: a name of `search.study.SAMPLERS`.
+        seed: of the run.
+        storage: Optuna storage URL; empty keeps the study in memory.
+        lowest_fraction: the least share of the budget that is proposed, unless the smallest network needs more.
+        name: of the study in its storage.
+    """
+
+    methods: tuple[str, ...] = ("di",)
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trials: int = 12
+    sampler: str = "tpe"
+    seed: int = 0
+    storage: str = ""
+    lowest_fraction: float = 0.1
+    name: str = "slimfront"
+
+
+class CandidateSpace:
+    """Turns parameters into candidates, all of them inside the budgets.
+
+    Args:
+        space: of the network.
+        budgets: absolute; at least one on flops or params.
+
+    Attributes:
+        lowest_fraction: the least share of the scaled budget that is proposed.
+
+    Raises:
+        BudgetError: no budget on flops or params, or one under the smallest network.
+        SettingError: a fixed setting that does not exist or cannot take its value.
+        UnknownNameError: a method that is in no table.
+    """
+
+    def __init__(self, settings: StudySettings, space: SearchSpace, budgets: Sequence[Budget]) -> None:
+        self.methods = settings.methods
+        self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
+        self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
+        self._fixed = {name: _parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
+        self._space = space
+        self._budgets = tuple(budgets)
+        space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
+        self._scaled = _scaled_quantity(budgets)
+        largest, smallest = space.cost(space.largest), space.smallest_cost
+        limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
+        self._base = min(*limits, getattr(largest, self._scaled), math.inf)
+        needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
+        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction))
+        self._flat = settings.sampler in FLAT_SAMPLERS
+
+    def control_arms(self, trials: int) -> list[Planned]:
+        """Uniform widths with the control method: at least one, at most a third of the trials."""
+        return [
+            Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
+            for fraction in self._fractions(trials)
+        ]
+
+    def warm_starts(self, trials: int) -> list[Planned]:
+        """Uniform proportions with each of the methods, at the fractions of the control arms.
+
+        So a method and the control differ in the kept channels alone. About a sixth of the trials, and where there
+        is room each way of working (method, allocation) once.
+        """
+        ways = [(name, allocation) for name in self.methods for allocation in self._allocations(name)]
+        fractions = self._fractions(trials)
+        count = min(max(trials // 6, len(ways)), trials // 3)
+        planned = []
+        for index in range(count):
+            name, allocation = ways[index % len(ways)]
+            parameters = self._uniform(name, fractions[index % len(fractions)])
+            if len(self._allocations(name)) > 1:
+                parameters["allocation"] = allocation
+            planned.append(Planned(parameters, name))
+        return planned
+
+    def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
+        """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
+
+        Args:
+            planned: its method is taken without asking when it is none of `methods` (the control arm).
+        """
+        fraction = suggest.suggest_float("budget_fraction", self.lowest_fraction, 1.0, log=True)
+        method = planned.method if planned else self.methods[0]
+        foreign = method not in self.methods
+        if len(self.methods) > 1 and not foreign:
+            method = suggest.suggest_categorical("method", self.methods)
+        chosen = {name: self._draw_settings(suggest, name) for name in (self.methods if self._flat else [method])}
+        allocation = self._draw_allocation(suggest, method, foreign)
+        budgets = tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+        settings = chosen.get(method) or dict(self._fixed.get(method, {}))
+        if allocation == "method" and not self._flat:
+            return Candidate(method, Goal(None, budgets), settings)
+        shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
+        if allocation == "method":
+            return Candidate(method, Goal(None, budgets), settings)
+        widths = self._space.fit([share / max(shares) for share in shares], budgets)
+        return Candidate(method, Goal(widths, budgets), settings)
+
+    def _allocations(self, method: str) -> tuple[str, ...]:
+        return ("search", "method") if self._classes[method].finds_widths else ("search",)
+
+    def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
+        able = any(len(self._allocations(name)) > 1 for name in self.methods)
+        asked = able and not foreign if self._flat else len(self._allocations(method)) > 1 and not foreign
+        allocation = suggest.suggest_categorical("allocation", ("search", "method")) if asked else "search"
+        return allocation if allocation in self._allocations(method) else "search"
+
+    def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
+        chosen = dict(self._fixed.get(method, {}))
+        if method not in self.methods:
+            return chosen
+        for each in self._settings[method]:
+            if each.searchable and each.name not in chosen:
+                chosen[each.name] = _suggest_setting(suggest, f"{method}.{each.name}", each)
+        return chosen
+
+    def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"budget_fraction": fraction}
+        parameters |= {f"width.{group.name}": MIDDLE for group in self._space.variable}
+        if method in self.methods and len(self.methods) > 1:
+            parameters["method"] = method
+        if method in self.methods and len(self._allocations(method)) > 1:
+            parameters["allocation"] = "search"
+        if method in self.methods:
+            parameters |= {f"{method}.{each.name}": each.default for each in self._settings[method] if each.searchable}
+        return parameters
+
+    def _fractions(self, trials: int) -> list[float]:
+        """Spread the control arms' budget fractions evenly in log cost, the whole budget first."""
+        count = max(1, min(MAX_ARMS, trials // 3))
+        return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
+
+    def _at_fraction(self, budget: Budget, fraction: float) -> Budget:
+        if budget.quantity != self._scaled:
+            return budget
+        return dataclasses.replace(budget, limit=math.floor(fraction * self._base))
+
+
+def parse_setting(method: str, each: Setting, value: Any) -> float | int | str | bool:
+    """Bring a value (or its text) to the type of the setting's default, and check its bounds.
+
+    Raises:
+        SettingError: not of that type, out of bounds or none of the choices.
+    """
+    kind = type(each.default)
+    words = {"true": True, "false": False}
+    try:
+        parsed = words[str(value).strip().lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError, TypeError):
+        raise SettingError(f"{method}.{each.name}={value} is no {kind.__name__}; {_rule(each)}") from None
+    inside = parsed in each.choices if each.choices else True
+    if isinstance(parsed, (int, float)) and kind is not bool:
+        low = -math.inf if each.low is None else each.low
+        high = math.inf if each.high is None else each.high
+        inside = low <= parsed <= high
+    if not inside:
+        raise SettingError(f"{method}.{each.name}={value} is out of bounds; {_rule(each)}")
+    return parsed
+
+
+def _rule(each: Setting) -> str:
+    if each.choices:
+        return f"give one of {', '.join(str(choice) for choice in each.choices)}"
+    if each.low is not None or each.high is not None:
+        return f"give a number from {each.low} to {each.high}, the default is {each.default}"
+    return f"give something like its default, {each.default}"
+
+
+def _parse_settings(
+    method: str, values: Mapping[str, Any], known: Mapping[str, Sequence[Setting]]
+) -> dict[str, float | int | str | bool]:
+    if method not in known:
+        METHODS[method]  # raises for a name that is in no table
+        raise SettingError(
+            f"settings of {method!r} are given, but the search runs {', '.join(known)}; add it to --method"
+        )
+    by_name = {each.name: each for each in known[method]}
+    for name in values:
+        if name not in by_name:
+            raise unknown_name(f"setting of {method}", name, sorted(by_name))
+    return {name: parse_setting(method, by_name[name], value) for name, value in values.items()}
+
+
+def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
+    if each.choices:
+        return suggest.suggest_categorical(name, each.choices)
+    low, high = each.low or 0, each.high or 0
+    if isinstance(each.default, int):
+        return suggest.suggest_int(name, int(low), int(high), log=each.log)
+    return suggest.suggest_float(name, float(low), float(high), log=each.log)
+
+
+def _proportion(x: float) -> float:
+    t = 2 * x - 1
+    return float(SPREAD ** (t * abs(t)))
+
+
+def _scaled_quantity(budgets: Sequence[Budget]) -> str:
+    for quantity in ("flops", "params"):
+        if any(budget.quantity == quantity for budget in budgets):
+            return quantity
+    named = ", ".join(str(budget) for budget in budgets)
+    raise BudgetError(f"budget {named or 'none'} limits neither flops nor params; add one such as 0.5gflops")

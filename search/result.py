@@ -1,0 +1,256 @@
+"""SearchResult: what a search found, as plain data that survives a round trip through JSON. No weights in it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pruning.base import Goal
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.pareto import ParetoFront, dominates, measured, point
+from spaces.budget import Budget
+from spaces.cost import Cost
+from spaces.errors import SlimfrontError
+from spaces.widths import Widths
+
+SCHEMA_VERSION = 1
+UNIFORM_ARM = "uniform"
+
+
+class ResultError(SlimfrontError):
+    """A search result that cannot be read."""
+
+
+@dataclass(frozen=True)
+class DenseResult:
+    """How the dense network does; accuracies in [0, 1]."""
+
+    val_accuracy: float
+    test_accuracy: float
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class UniformComparison:
+    """Whether the search did better than narrowing every layer by the same factor (the uniform control arm).
+
+    Attributes:
+        rival: trial number of the most accurate control-arm network inside the budgets; None when there is none.
+        won: the chosen network is no control arm, and more accurate on validation than the rival (or equally
+            accurate and cheaper).
+        beaten: how many control-arm networks another network dominates (no fewer correct, no more FLOPs).
+        arms: how many control-arm networks were measured.
+        statement: the same in one plain sentence, with the test accuracies where both are known.
+    """
+
+    rival: int | None
+    won: bool
+    beaten: int
+    arms: int
+    statement: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished (or interrupted) search.
+
+    Attributes:
+        config: the effective configuration as plain data.
+        budgets: absolute limits, all of which hold for `chosen`.
+        space: summary of the search space for reports, plain data.
+        results: every candidate tried, in the order of their numbers.
+        seconds: wall time of the whole search.
+        paths: what was written -> where, relative to the run folder.
+    """
+
+    config: Mapping[str, Any]
+    budgets: tuple[Budget, ...]
+    dense: DenseResult
+    results: tuple[TrialResult, ...]
+    space: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    schema: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Bring the free-form fields to what JSON gives back, so that a round trip is exact."""
+        for name in ("config", "space", "versions", "paths"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+
+    @cached_property
+    def front(self) -> ParetoFront:
+        """The non-dominated networks, cheapest first."""
+        return ParetoFront(self.results)
+
+    @cached_property
+    def chosen(self) -> TrialResult | None:
+        """The most accurate network on validation inside all budgets; of equals the cheaper. None when all failed."""
+        return _best(self._inside)
+
+    @cached_property
+    def uniform_comparison(self) -> UniformComparison:
+        """How the chosen network compares with the uniform control arm."""
+        arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM]
+        others = [r for r in self.results if measured(r) and r.trial.arm != UNIFORM_ARM]
+        beaten = sum(any(dominates(other, arm) for other in others) for arm in arms)
+        rival, chosen = _best([r for r in self._inside if r.trial.arm == UNIFORM_ARM]), self.chosen
+        if rival is None or chosen is None:
+            return UniformComparison(None, False, beaten, len(arms), "No uniform control arm finished: no comparison.")
+        won = chosen.trial.arm != UNIFORM_ARM
+        tail = f" Of {len(arms)} uniform networks, searched ones dominate {beaten}."
+        return UniformComparison(rival.trial.number, won, beaten, len(arms), _statement(chosen, rival, won) + tail)
+
+    @property
+    def _inside(self) -> list[TrialResult]:
+        return [
+            r
+            for r in self.results
+            if measured(r) and r.cost is not None and all(budget.allows(r.cost) for budget in self.budgets)
+        ]
+
+    def with_results(self, changed: Iterable[TrialResult]) -> "SearchResult":
+        """Return the search with these results in place of those of the same trials, e.g. confirmed on test."""
+        by_number = {result.trial.number: result for result in changed}
+        results = tuple(by_number.get(result.trial.number, result) for result in self.results)
+        return dataclasses.replace(self, results=results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; front, chosen and comparison are added for readers and derived again on the way back."""
+        return {
+            "schema": self.schema,
+            "config": self.config,
+            "budgets": [dataclasses.asdict(budget) for budget in self.budgets],
+            "dense": dataclasses.asdict(self.dense),
+            "space": self.space,
+            "front": [result.trial.number for result in self.front],
+            "chosen": None if self.chosen is None else self.chosen.trial.number,
+            "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
+            "results": [trial_result_to_dict(result) for result in self.results],
+            "seconds": self.seconds,
+            "versions": self.versions,
+            "paths": self.paths,
+            "interrupted": self.interrupted,
+        }
+
+    def to_json(self) -> str:
+        """Write the result as JSON without weights."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SearchResult":
+        """Read back what `to_json` wrote.
+
+        Raises:
+            ResultError: text that is no result, or one of another schema version.
+        """
+        try:
+            data = json.loads(text)
+            schema = data["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
+        if schema != SCHEMA_VERSION:
+            raise ResultError(
+                f"search result has schema {schema!r}, this version reads {SCHEMA_VERSION}; "
+                "read it with the version that wrote it (see its `versions`)"
+            )
+        dense = data["dense"]
+        return cls(
+            budgets=tuple(Budget(**budget) for budget in data["budgets"]),
+            dense=DenseResult(dense["val_accuracy"], dense["test_accuracy"], Cost(**dense["cost"])),
+            results=tuple(trial_result_from_dict(result) for result in data["results"]),
+            **{name: data[name] for name in ("config", "space", "seconds", "versions", "paths", "interrupted")},
+        )
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON gives back: dicts, lists, strings, finite numbers, None for the others."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return str(value)
+
+
+def trial_to_dict(trial: Trial) -> dict[str, Any]:
+    """Return a trial as plain data."""
+    return {
+        "number": trial.number,
+        "method": trial.method,
+        "settings": plain(trial.settings),
+        "widths": None if trial.goal.widths is None else dict(trial.goal.widths),
+        "budgets": [dataclasses.asdict(budget) for budget in trial.goal.budgets],
+        "seed": trial.seed,
+        "arm": trial.arm,
+    }
+
+
+def trial_from_dict(data: Mapping[str, Any]) -> Trial:
+    """Read back what `trial_to_dict` wrote."""
+    widths = None if data["widths"] is None else Widths(data["widths"])
+    goal = Goal(widths, tuple(Budget(**budget) for budget in data["budgets"]))
+    return Trial(data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"])
+
+
+def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:
+    """Return a trial's result as plain data without its weights; an accuracy that is not finite becomes None."""
+    return {
+        "trial": trial_to_dict(result.trial),
+        "state": str(result.state),
+        "accuracy": plain(result.accuracy),
+        "cost": None if result.cost is None else dataclasses.asdict(result.cost),
+        "widths": None if result.widths is None else dict(result.widths),
+        "curve": [[report.epoch, plain(report.accuracy), report.seconds] for report in result.curve],
+        "seconds": result.seconds,
+        "train_seconds": result.train_seconds,
+        "error": result.error,
+        "note": plain(result.note),
+        "test_accuracy": result.test_accuracy,
+        "path": result.path,
+    }
+
+
+def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
+    """Read back what `trial_result_to_dict` wrote."""
+    trial = trial_from_dict(data["trial"])
+    curve = tuple(
+        EpochReport(trial.number, epoch, math.nan if accuracy is None else accuracy, seconds)
+        for epoch, accuracy, seconds in data["curve"]
+    )
+    same = ("accuracy", "seconds", "train_seconds", "error", "note", "test_accuracy", "path")
+    return TrialResult(
+        trial=trial,
+        state=TrialState(data["state"]),
+        cost=None if data["cost"] is None else Cost(**data["cost"]),
+        widths=None if data["widths"] is None else Widths(data["widths"]),
+        curve=curve,
+        **{name: data[name] for name in same},
+    )
+
+
+def _best(results: Iterable[TrialResult]) -> TrialResult | None:
+    """Return the most accurate; of equals the cheaper, then the earlier."""
+    return min(results, key=lambda r: (-point(r)[1], point(r)[0], r.trial.number), default=None)
+
+
+def _statement(chosen: TrialResult, rival: TrialResult, won: bool) -> str:
+    if not won:
+        flops, accuracy = point(chosen)
+        return f"The search did not beat uniform widths: the best network is uniform ({accuracy:.2%}, {flops:,} FLOPs)."
+    (flops, accuracy), (rival_flops, rival_accuracy) = point(chosen), point(rival)
+    text = (
+        f"The chosen network beats the best uniform one on validation: {accuracy:.2%} at {flops:,} FLOPs against "
+        f"{rival_accuracy:.2%} at {rival_flops:,}"
+    )
+    if chosen.test_accuracy is None or rival.test_accuracy is None:
+        return text + "."
+    verdict = "confirms it" if chosen.test_accuracy > rival.test_accuracy else "does not confirm it"
+    return text + f"; test {verdict} ({chosen.test_accuracy:.2%} against {rival.test_accuracy:.2%})."

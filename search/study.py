@@ -1,0 +1,274 @@
+"""Study: ask and tell over an Optuna study with two objectives, validation accuracy up and FLOPs down.
+
+The Optuna study is the record of a search: every told result is stored with its trial, as JSON without weights, and
+a study opened on an existing storage goes on from there. Only finished trials are results; one that was running when
+the process ended is marked failed and its candidate may come again.
+"""
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy.exc import SQLAlchemyError
+
+from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
+from search.candidates import CandidateSpace, Planned, StudySettings
+from search.pareto import ParetoFront, measured, point
+from search.result import trial_result_from_dict, trial_result_to_dict
+from spaces.budget import Budget
+from spaces.errors import SlimfrontError
+from spaces.registry import unknown_name
+from spaces.space import SearchSpace
+
+__all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
+
+REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
+_logger = logging.getLogger(__name__)
+
+Listener = Callable[[TrialResult, "Study"], None]
+
+
+class StudyError(SlimfrontError):
+    """A study that cannot be opened, or that is told something it did not ask for."""
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """What a sampler is built from.
+
+    Attributes:
+        startup: trials before the sampler's model is used.
+        trials: of the whole search.
+    """
+
+    seed: int
+    startup: int
+    trials: int
+
+
+# TPE models the parameters of each method apart (group) and spreads the proposals of parallel workers (constant liar).
+# GP and NSGA-II model only parameters that every trial has; see candidates.FLAT_SAMPLERS.
+SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
+    "tpe": lambda options: TPESampler(
+        multivariate=True, group=True, constant_liar=True, n_startup_trials=options.startup, seed=options.seed
+    ),
+    "nsga2": lambda options: NSGAIISampler(population_size=max(4, min(50, options.trials // 4)), seed=options.seed),
+    "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
+    "random": lambda options: RandomSampler(seed=options.seed),
+}
+
+
+def check_sampler(name: str) -> None:
+    """Raise UnknownNameError, with the nearest names, unless there is such a sampler."""
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, sorted(SAMPLERS))
+
+
+class Study:
+    """Where trials come from and where results go (implements `runners.AskTell`).
+
+    Args:
+        space: of the network.
+        budgets: that every candidate must meet; relative ones are taken of the dense network.
+        listeners: called with (result, study) after each finished trial.
+        archive: called with each result before it is recorded; returns it with its weights on disk.
+
+    Raises:
+        UnknownNameError: sampler or method.
+        StudyError: trials below one, or a storage that cannot be used or holds another search.
+    """
+
+    def __init__(
+        self,
+        settings: StudySettings,
+        space: SearchSpace,
+        budgets: Sequence[Budget],
+        listeners: Sequence[Listener] = (),
+        archive: Callable[[TrialResult], TrialResult] = lambda result: result,
+    ) -> None:
+        check_sampler(settings.sampler)
+        if settings.trials < 1:
+            raise StudyError(f"trials {settings.trials} leaves nothing to do; give at least 1")
+        self.settings, self.budgets = settings, tuple(budget.resolve(space.dense_cost) for budget in budgets)
+        self.listeners, self._archive = list(listeners), archive
+        self._candidates = CandidateSpace(settings, space, self.budgets)
+        self._planned = self._candidates.control_arms(settings.trials) + self._candidates.warm_starts(settings.trials)
+        limits = {budget.quantity: budget.limit for budget in self.budgets}
+        identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
+        self._study = _open(settings, identity)
+        self._results: dict[int, TrialResult] = {}
+        self._by_key: dict[str, TrialResult] = {}
+        self._running: dict[int, tuple[optuna.Trial, Trial]] = {}
+        self._front = ParetoFront()
+        self._read_back()
+        seed = derive_seed(settings.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
+        options = SamplerOptions(seed, len(self._planned), settings.trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
+            self._study.sampler = SAMPLERS[settings.sampler](options)
+        self._random = RandomSampler(seed=seed)
+
+    @property
+    def results(self) -> tuple[TrialResult, ...]:
+        """Every finished trial, failed ones too, in the order of their numbers."""
+        return tuple(self._results[number] for number in sorted(self._results))
+
+    @property
+    def front(self) -> ParetoFront:
+        """The non-dominated results so far."""
+        return self._front
+
+    def ask(self) -> Trial | None:
+        """Return the next candidate not tried yet; None when all trials are given out or the space is exhausted."""
+        if len(self._results) + len(self._running) >= self.settings.trials:
+            return None
+        while self._planned:
+            trial = self._propose(self._planned.pop(0))
+            if trial is not None:
+                return trial
+        for _ in range(REPEATS):
+            if (trial := self._propose()) is not None:
+                return trial
+        with self._sampling_at_random():
+            for _ in range(REPEATS):
+                if (trial := self._propose()) is not None:
+                    return trial
+        _logger.warning(
+            "no candidate left that was not tried: %d trials instead of %d", len(self._results), self.settings.trials
+        )
+        return None
+
+    def report(self, report: EpochReport) -> bool:
+        """Take an intermediate report; a trial whose accuracy is no number any more need not go on."""
+        return math.isfinite(report.accuracy)
+
+    def tell(self, result: TrialResult) -> None:
+        """Record a finished trial.
+
+        A result without a finite accuracy, or over a budget, is recorded as failed with that reason.
+
+        Raises:
+            StudyError: the trial is not running in this study.
+        """
+        number = result.trial.number
+        if number not in self._running:
+            raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
+        result = self._archive(self._checked(result))
+        handle, _ = self._running.pop(number)
+        handle.set_user_attr("result", trial_result_to_dict(result))
+        self._close(handle, result)
+        self._keep(result)
+        for listener in self.listeners:
+            listener(result, self)
+
+    def close(self) -> None:
+        """Mark the trials that were asked for and not told as failed; they are no results."""
+        for handle, _ in self._running.values():
+            handle.set_user_attr("reason", "interrupted")
+            self._study.tell(handle, state=OptunaState.FAIL)
+        self._running.clear()
+
+    def _propose(self, planned: Planned | None = None) -> Trial | None:
+        """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler)."""
+        if planned is not None:
+            self._study.enqueue_trial(dict(planned.parameters))
+        handle = self._study.ask()
+        candidate = self._candidates.draw(handle, planned)
+        number = max([-1, *self._results, *self._running]) + 1
+        arm = planned.arm if planned else ""
+        trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
+        key = trial.key()
+        trial = replace(trial, seed=derive_seed(self.settings.seed, key))
+        if key in self._by_key:
+            handle.set_user_attr("duplicate_of", self._by_key[key].trial.number)
+            self._close(handle, self._by_key[key])
+            return None
+        for running in self._running.values():
+            if running[1].key() == key:
+                handle.set_user_attr("duplicate_of", running[1].number)
+                self._study.tell(handle, state=OptunaState.FAIL)
+                return None
+        self._running[number] = (handle, trial)
+        return trial
+
+    def _close(self, handle: optuna.Trial, result: TrialResult) -> None:
+        """Tell Optuna the values of a result; it never sees a number that is not finite."""
+        if measured(result):
+            flops, accuracy = point(result)
+            self._study.tell(handle, [accuracy, float(flops)])
+        else:
+            handle.set_user_attr("reason", result.error)
+            self._study.tell(handle, state=OptunaState.FAIL)
+
+    def _checked(self, result: TrialResult) -> TrialResult:
+        if result.state is TrialState.FAILED:
+            return result if result.error else replace(result, error="failed without a reason")
+        if not measured(result) or result.cost is None:
+            error = f"accuracy {result.accuracy} is not finite" if result.cost else "no cost was measured"
+            return replace(result, state=TrialState.FAILED, accuracy=None, error=error)
+        for budget in self.budgets:
+            if budget.quantity != "latency" and not budget.allows(result.cost):
+                cost = getattr(result.cost, budget.quantity)
+                error = f"the network has {cost:,} {budget.quantity}, over the budget of {budget}"
+                return replace(result, state=TrialState.FAILED, error=error)
+        return result
+
+    def _keep(self, result: TrialResult) -> None:
+        self._results[result.trial.number] = result
+        self._by_key[result.trial.key()] = result
+        self._front = self._front.with_result(result)
+
+    def _read_back(self) -> None:
+        stored = self._study.get_trials(deepcopy=False)
+        for _ in [frozen for frozen in stored if frozen.state is OptunaState.WAITING]:
+            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
+        for frozen in stored:
+            if frozen.state is OptunaState.RUNNING:
+                self._study.tell(frozen.number, state=OptunaState.FAIL)
+            elif (data := _stored_result(frozen)) is not None:
+                self._keep(trial_result_from_dict(data))
+
+    @contextlib.contextmanager
+    def _sampling_at_random(self) -> Iterator[None]:
+        sampler, self._study.sampler = self._study.sampler, self._random
+        try:
+            yield
+        finally:
+            self._study.sampler = sampler
+
+
+def _stored_result(frozen: FrozenTrial) -> dict[str, Any] | None:
+    return frozen.user_attrs.get("result")
+
+
+def _open(settings: StudySettings, identity: dict[str, Any]) -> optuna.Study:
+    """Open or create the study; `identity` is what a stored one must agree in."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
+    where = f"storage {settings.storage!r}"
+    try:
+        study = optuna.create_study(
+            study_name=settings.name,
+            storage=settings.storage or None,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        stored = study.user_attrs.get("identity")
+        if stored is None:
+            study.set_user_attr("identity", identity)
+    except (OptunaError, SQLAlchemyError, ImportError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(f"{where} cannot hold the study ({reason}); give a writable place or another URL") from error
+    if stored not in (None, identity):
+        raise StudyError(
+            f"{where} holds a search of another network, other methods or budgets; give a fresh one, or those"
+        )
+    return study
