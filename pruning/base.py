@@ -7,7 +7,7 @@ bounds between which a search may move it, so defaults, search space and documen
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
@@ -71,7 +71,7 @@ def setting(default: Any, **bounds: Any) -> Any:
 def declared_settings(method: Any) -> tuple[Setting, ...]:
     """List the settings of a method (its class or an instance), in the order of its fields."""
     return tuple(
-        Setting(name=each.name, default=each.default, **each.metadata["setting"])
+        Setting(name=each.name, default=cast(Any, each.default), **each.metadata["setting"])
         for each in dataclasses.fields(method)
         if "setting" in each.metadata
     )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pruning.base import PruningError
-from spaces.space import ChannelGroup, SearchSpace
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace
 
 Selection = Mapping[str, Tensor]  # group name -> kept channel indices, ascending, int64; a missing group keeps all
 

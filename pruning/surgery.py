@@ -85,7 +85,8 @@ class _Kept:
         index = self.index.to(tensor.device)
         if self.run == 1:
             return tensor.index_select(dim, index)
-        return tensor.unflatten(dim, (-1, self.run)).index_select(dim, index).flatten(dim, dim + 1)
+        runs = tensor.reshape(*tensor.shape[:dim], -1, self.run, *tensor.shape[dim + 1 :])
+        return runs.index_select(dim, index).flatten(dim, dim + 1)
 
 
 def _select_both(weight: Tensor, rows: _Kept, columns: _Kept) -> Tensor:
@@ -144,7 +145,8 @@ class _Cut:
         every_column = np.full(weight.shape[1] * groups, -1, dtype=np.int64)
         rows = np.flatnonzero(self._keep[axes.get(0, every_row)])
         columns = np.flatnonzero(self._keep[axes.get(1, every_column)]).reshape(groups, -1) % weight.shape[1]
-        kept = weight[torch.from_numpy(rows).to(weight.device)].unflatten(0, (groups, -1))
+        kept = weight[torch.from_numpy(rows).to(weight.device)]
+        kept = kept.reshape(groups, -1, *kept.shape[1:])
         index = torch.from_numpy(columns).to(weight.device).view(groups, 1, -1, *[1] * (weight.ndim - 2))
         index = index.expand(-1, kept.shape[1], -1, *kept.shape[3:])
         return kept.gather(2, index).flatten(0, 1).contiguous()

@@ -10,7 +10,14 @@ from spaces.errors import BudgetError
 
 # A multiply-add is one FLOP here, as in fvcore, so gmacs and gflops are the same count.
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_QUANTITIES = {"flops": "flops", "flop": "flops", "macs": "flops", "mac": "flops", "params": "params", "param": "params"}
+_QUANTITIES = {
+    "flops": "flops",
+    "flop": "flops",
+    "macs": "flops",
+    "mac": "flops",
+    "params": "params",
+    "param": "params",
+}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)")
 _EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 50% (of the dense FLOPs) or 8ms"

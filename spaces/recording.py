@@ -299,8 +299,10 @@ class Recorder(TorchFunctionMode):
         # The same permutation of a tensor whose sizes are the axis numbers tells where the axis went.
         probe = torch.empty(tuple(range(1, args[0].ndim + 1)), device="meta")
         with torch._C.DisableTorchFunction():
-            moved = getattr(torch, name)(probe, *args[1:], **kwargs) if name != "permute" else probe.permute(
-                *args[1:], **kwargs
+            moved = (
+                getattr(torch, name)(probe, *args[1:], **kwargs)
+                if name != "permute"
+                else probe.permute(*args[1:], **kwargs)
             )
         self._set(out, Flow(list(moved.shape).index(flow.axis + 1), flow.ids))
 

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from spaces.budget import Budget
 from spaces.cost import Cost, CostModel
-from spaces.errors import BudgetError, SpaceError
+from spaces.errors import SpaceError
+from spaces.groups import ChannelGroup
+from spaces.projection import Projection
 from spaces.widths import Widths
 
 WIDE = 128  # from this width up the default divisor is 8: vector units work on multiples of 8 channels
 WIDE_DIVISOR = 8
-USED_AT_LEAST = 0.97  # share of the tightest budget below which `fit` tries exchanges between groups
 
 
 @dataclass(frozen=True)
@@ -50,48 +51,6 @@ class SpaceConfig:
 
 
 @dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that must be cut together, because additions, products or depthwise layers tie them.
-
-    Attributes:
-        name: the first layer that writes these channels.
-        width: number of channels of the dense network.
-        floor, ceiling: smallest and largest width allowed.
-        divisor: allowed widths are its multiples, and the ceiling.
-        blocks: grouped convolutions split the channels into this many equal runs, which stay equally wide.
-        producers: layers whose output channels these are; consumers: layers that read them.
-        start: id of its channel 0 in the axis maps of the space.
-        fixed: why its width cannot vary; empty when it can.
-    """
-
-    name: str
-    width: int
-    floor: int
-    ceiling: int
-    divisor: int = 1
-    blocks: int = 1
-    producers: tuple[str, ...] = ()
-    consumers: tuple[str, ...] = ()
-    start: int = 0
-    fixed: str = ""
-
-    @property
-    def lowest(self) -> int:
-        """The smallest legal width."""
-        return min(ceil(self.floor / self.divisor) * self.divisor, self.ceiling)
-
-    @property
-    def steps(self) -> int:
-        """How many divisor steps lead from the smallest to the largest legal width."""
-        return ceil((self.ceiling - self.lowest) / self.divisor)
-
-    def legal(self, width: int) -> bool:
-        """Whether the group may have this width."""
-        inside = self.lowest <= width <= self.ceiling
-        return inside and (width % self.divisor == 0 or width == self.ceiling)
-
-
-@dataclass(frozen=True)
 class FixedLayer:
     """A layer whose output channels cannot vary, and why."""
 
@@ -114,6 +73,7 @@ class SearchSpace:
         cost_model: over the variable groups, in their order.
         axes: where each group's channels lie in each parameter and buffer.
         spec: how to rebuild the dense network; None when it came as a live module.
+        grouped: weight name -> groups of that convolution, for those that are neither plain nor depthwise.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -122,7 +82,9 @@ class SearchSpace:
     axes: AxisMaps
     input_shape: tuple[int, int, int]
     spec: ModelSpec | None = None
-    grouped: Mapping[str, int] = field(default_factory=dict)  # weight name -> groups of that (non-depthwise) convolution
+    grouped: Mapping[str, int] = field(
+        default_factory=dict
+    )  # weight name -> groups of that (non-depthwise) convolution
 
     @cached_property
     def variable(self) -> tuple[ChannelGroup, ...]:
@@ -197,8 +159,8 @@ class SearchSpace:
         return self._projection.fit(np.asarray(point, dtype=np.float64), budgets)
 
     @cached_property
-    def _projection(self) -> "_Projection":
-        return _Projection(self)
+    def _projection(self) -> Projection:
+        return Projection(self.variable, self.cost_model)
 
     def restrict(self, config: SpaceConfig) -> "SearchSpace":
         """Return the space with divisors, floors, fixed and bounded groups as the config says.
@@ -226,7 +188,9 @@ def _parse_bound(text: str) -> tuple[str, float, float]:
     except ValueError:
         bounds = (0.0, 0.0)
     if not pattern or not 0 < bounds[0] <= bounds[1] <= 1:
-        raise SpaceError(f"bound {text!r} is not PATTERN=LOW:HIGH with 0 < LOW <= HIGH <= 1, as in 'layer3.*=0.25:0.75'")
+        raise SpaceError(
+            f"bound {text!r} is not PATTERN=LOW:HIGH with 0 < LOW <= HIGH <= 1, as in 'layer3.*=0.25:0.75'"
+        )
     return pattern, *bounds
 
 
@@ -261,104 +225,6 @@ def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
     if new.lowest == group.width:
         return dataclasses.replace(group, fixed=f"no narrower multiple of {divisor} between floor and dense width")
     return new
-
-
-class _Projection:
-    """`SearchSpace.fit`: levels (divisor steps above the smallest width) as integer vectors."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        groups = space.variable
-        self._dense = np.array([group.width for group in groups], dtype=np.float64)
-        self._lowest = np.array([group.lowest for group in groups], dtype=np.int64)
-        self._ceiling = np.array([group.ceiling for group in groups], dtype=np.int64)
-        self._divisor = np.array([group.divisor for group in groups], dtype=np.int64)
-        self._steps = np.array([group.steps for group in groups], dtype=np.int64)
-
-    def fit(self, point: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
-        if point.shape != self._dense.shape or not ((point >= 0) & (point <= 1)).all():
-            raise SpaceError(f"point {point.tolist()} is not {len(self._dense)} numbers in [0, 1]")
-        limits = self._limits(budgets)
-        if self._usage(self._steps[None], limits)[0] <= 1:
-            return self._widths(self._steps)
-        low, high = 0.0, 1.0 / max(float(point[point > 0].min(initial=1.0)), 1e-6)
-        while high - low > 1e-6 * high:
-            middle = (low + high) / 2
-            fits = self._usage(self._levels(middle * point)[None], limits)[0] <= 1
-            low, high = (middle, high) if fits else (low, middle)
-        levels = self._fill(self._levels(low * point), point, limits)
-        for _ in range(8):
-            if self._usage(levels[None], limits)[0] >= USED_AT_LEAST:
-                break
-            better = self._exchange(levels, limits)
-            if better is None:
-                break
-            levels = self._fill(better, point, limits)
-        return self._widths(levels)
-
-    def _limits(self, budgets: Sequence[Budget]) -> tuple[float, float]:
-        limits = {"flops": float("inf"), "params": float("inf")}
-        smallest = self._space.smallest_cost
-        for budget in budgets:
-            if budget.quantity not in limits:
-                continue
-            least = getattr(smallest, budget.quantity)
-            if budget.limit < least:
-                raise BudgetError(
-                    f"budget {budget} is under the smallest network of this space, which has {least:,} "
-                    f"{budget.quantity}; raise the budget, or lower --floor or --divisor"
-                )
-            limits[budget.quantity] = min(limits[budget.quantity], budget.limit)
-        return limits["flops"], limits["params"]
-
-    def _levels(self, target: NDArray[np.float64]) -> NDArray[np.int64]:
-        levels = np.rint((target * self._dense - self._lowest) / self._divisor)
-        return np.clip(levels, 0, self._steps).astype(np.int64)
-
-    def _vector(self, levels: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.minimum(self._lowest + levels * self._divisor, self._ceiling)
-
-    def _usage(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.float64]:
-        """Share of the tightest budget that each row of levels uses; at most 1 when all budgets hold."""
-        flops, params = self._space.cost_model.batch(self._vector(levels))
-        return np.maximum(flops / limits[0], params / limits[1])
-
-    def _fill(
-        self, levels: NDArray[np.int64], point: NDArray[np.float64], limits: tuple[float, float]
-    ) -> NDArray[np.int64]:
-        """Add one step at a time, next to the group that further scaling would widen first, while one fits."""
-        steps = np.eye(len(levels), dtype=np.int64)
-        while True:
-            open_groups = np.flatnonzero(levels < self._steps)
-            raised = levels + steps[open_groups]
-            fitting = self._usage(raised, limits) <= 1 if len(open_groups) else np.zeros(0, dtype=bool)
-            if not fitting.any():
-                return levels
-            next_width = self._vector(levels) + self._divisor / 2
-            reached_at = next_width / (np.maximum(point, 1e-9) * self._dense)
-            chosen = open_groups[fitting][np.argmin(reached_at[open_groups[fitting]])]
-            levels = levels + steps[chosen]
-
-    def _exchange(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64] | None:
-        """Take one step from a group and give one or more to another, if that uses more of the budget."""
-        groups = len(levels)
-        lower, upper = np.flatnonzero(levels > 0), np.flatnonzero(levels < self._steps)
-        pairs = np.array([(i, j) for i in lower for j in upper if i != j], dtype=np.int64).reshape(-1, 2)
-        moves = [
-            np.eye(groups, dtype=np.int64)[pairs[:, 1]] * given - np.eye(groups, dtype=np.int64)[pairs[:, 0]]
-            for given in (1, 2, 3)
-        ]
-        candidates = np.minimum(levels + np.concatenate(moves), self._steps)
-        if not len(candidates):
-            return None
-        usage = self._usage(candidates, limits)
-        usage[usage > 1] = -1.0
-        best = int(np.argmax(usage))
-        return candidates[best] if usage[best] > self._usage(levels[None], limits)[0] else None
-
-    def _widths(self, levels: NDArray[np.int64]) -> Widths:
-        names = [group.name for group in self._space.variable]
-        return Widths(dict(zip(names, (int(width) for width in self._vector(levels)), strict=True)))
 
 
 def uniform_point(space: SearchSpace) -> list[float]:

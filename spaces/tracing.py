@@ -6,25 +6,24 @@ operation that fvcore counts. Both feed one set of channel labels. The result is
 """
 
 import copy
-import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch_pruning
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from spaces.cost import CostModel, Form, Polynomial, PolynomialBuilder
+from spaces.cost import CostModel, Form, PolynomialBuilder
+from spaces.counting import count_cost
 from spaces.errors import TraceError
+from spaces.groups import ChannelGroup
 from spaces.labels import ChannelLabels, Ids, signatures
 from spaces.recording import CountedWeight, Recorder, record
-from spaces.space import ChannelGroup, FixedLayer, ModelSpec, SearchSpace, SpaceConfig
+from spaces.space import FixedLayer, ModelSpec, SearchSpace, SpaceConfig
 
 
 def trace(
@@ -67,23 +66,6 @@ def trace(
     )
     _check_count(model, space)
     return space.restrict(config or SpaceConfig())
-
-
-def count_flops(model: nn.Module, image: Tensor) -> int:
-    """Count FLOPs as fvcore does, in eval mode, silently; the training flag is restored."""
-    training = model.training
-    logger = logging.getLogger("fvcore.nn.jit_analysis")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the jit tracer warns of every Python branch on a shape
-            analysis = FlopCountAnalysis(model.eval(), image)
-            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-            return int(analysis.total())
-    finally:
-        logger.setLevel(level)
-        model.train(training)
 
 
 def _meta_twin(model: nn.Module) -> nn.Module:
@@ -147,14 +129,6 @@ def _axis(
     return axes[1] if reads and len(axes) > 1 else axes[0]
 
 
-@dataclass(frozen=True)
-class _Class:
-    """Channels with one signature, in the order of their first producer."""
-
-    channels: Ids
-    reason: str
-
-
 class _Channels:
     """Turns labels into groups, axis maps and a cost model."""
 
@@ -162,7 +136,7 @@ class _Channels:
         self._recorder = recorder
         self._components = labels.components()
         self._reasons = labels.fixed_reasons(self._components)
-        self._fix_unequal_runs()
+        self._blocks = self._runs()
         self._axes = {
             (name, dim): self._components[ids] for name, dims in recorder.axes.items() for dim, ids in dims.items()
         }
@@ -171,13 +145,14 @@ class _Channels:
         ]
         self._id_of = np.full(int(self._components.max(initial=-1)) + 1, -1, dtype=np.int64)
 
-    def _fix_unequal_runs(self) -> None:
-        """Fix channels that a grouped layer splits into runs which differ in more than position."""
-        self._blocks: dict[int, int] = {}
+    def _runs(self) -> dict[int, int]:
+        """Return channel -> into how many equal runs grouped layers split the axes it lies on."""
+        blocks: dict[int, int] = {}
         for each in self._recorder.grouped:
             for ids in (self._components[each.inputs], self._components[each.outputs]):
                 for channel in np.unique(ids).tolist():
-                    self._blocks[channel] = int(np.lcm(self._blocks.get(channel, 1), each.groups))
+                    blocks[channel] = int(np.lcm(blocks.get(channel, 1), each.groups))
+        return blocks
 
     def groups(self) -> list[ChannelGroup]:
         """Return the groups in the order of the layers that write them."""
@@ -277,8 +252,7 @@ class _Channels:
             if len(varying) > 4:
                 raise TraceError(f"parameter {name!r} varies along more than two dimensions")
             sizes[name] = (constant, varying[0], varying[1], grouped.get(name, 1))
-        parameters = self._recorder.parameters
-        for name in parameters:
+        for name in self._recorder.parameters:
             params.add(*sizes[name])
         activation = iter(self._activations)
         for each in self._recorder.counted:
@@ -287,7 +261,8 @@ class _Channels:
                 flops.add(constant * each.times, left, right, divisor)
             else:
                 flops.add(each.times, self._form(next(activation), groups))
-        return _assemble(groups, flops.build(), params.build())
+        names, full = [group.name for group in groups], [group.width for group in groups]
+        return CostModel(names, full, flops.build(), params.build())
 
     def fixed_layers(self, groups: list[ChannelGroup]) -> list[FixedLayer]:
         """List the layers none of whose output channels can vary, with the reason."""
@@ -300,19 +275,12 @@ class _Channels:
         ]
 
 
-def _assemble(groups: list[ChannelGroup], flops: Polynomial, params: Polynomial) -> CostModel:
-    return CostModel([group.name for group in groups], [group.width for group in groups], flops, params)
-
-
 def _check_count(model: nn.Module, space: SearchSpace) -> None:
     """Compare the dense cost with fvcore's count of the same network."""
-    dense = space.dense_cost
-    device = next(model.parameters()).device
     with _explained("fvcore's count"):
-        counted = count_flops(model, torch.zeros((1, *space.input_shape), device=device))
-    params = sum(parameter.numel() for parameter in model.parameters())
-    if (dense.flops, dense.params) != (counted, params):
+        counted = count_cost(model, space.input_shape)
+    if space.dense_cost != counted:
         raise TraceError(
-            f"the cost model gives {dense.flops:,} FLOPs and {dense.params:,} parameters where fvcore counts "
-            f"{counted:,} and {params:,}: an operation of this network is not modelled, so no budget could be kept"
+            f"the cost model gives {space.dense_cost} where fvcore counts {counted}: an operation of this network is "
+            "not modelled, so no budget could be kept"
         )
