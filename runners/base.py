@@ -1,10 +1,14 @@
 """What a runner needs from above, and what runs trials."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import os
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from runners.trial import EpochReport, Trial, TrialResult
+from spaces.errors import SlimfrontError
 from spaces.registry import Registry
 
 if TYPE_CHECKING:
@@ -18,6 +22,10 @@ RUNNERS = Registry(
         "simulated": "runners.simulated:SimulatedRunner",
     },
 )
+
+
+class RunnerError(SlimfrontError):
+    """Workers that cannot be had: settings out of range, no such cluster, no room for a single trial."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ class RunnerConfig:
 
     Attributes:
         runner: "auto" (ray when more than one worker fits, else local), "ray" or "local".
+        cpus_per_trial: processor cores, and so threads, of a worker.
+        gpus_per_trial: share of an accelerator; 0 takes a whole one where training uses CUDA.
         cpus_per_trial: CPU cores, and so threads, of one trial.
         gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one.
         ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
@@ -89,11 +99,26 @@ class RunnerConfig:
     ray_address: str = ""
 
 
+# A running trial: yields a report per epoch, is sent False to end there, returns its result.
+Evaluation = Generator[EpochReport, bool | None, TrialResult]
+Evaluator = Callable[[Trial, "Workbench"], Evaluation]
+
+
+def default_evaluator() -> Evaluator:
+    """Return `runners.evaluate.evaluate`; it loads torch, which the command line's help must not wait for."""
+    from runners.evaluate import evaluate
+
+    return evaluate
+
+
 class AskTell(Protocol):
     """Where trials come from and where results go; implemented above (search.Study)."""
 
     def ask(self) -> Trial | None:
-        """Return the next trial, or None when there are no more."""
+        """Return the next trial, or None when there are no more.
+
+        While trials run, None may mean none yet: a runner asks again after it has told one.
+        """
         ...
 
     def report(self, report: EpochReport) -> bool:
@@ -105,14 +130,71 @@ class AskTell(Protocol):
         ...
 
 
-# A running trial: yields a report per epoch, returns its result (generators are how both runners step it).
-Evaluation = Iterator[EpochReport]
-WorkbenchFactory = Callable[[], "Workbench"]
-
-
 class Runner(Protocol):
     """Takes trials from an AskTell until it has no more, evaluates them, and tells the results."""
 
     def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
         """Return when every trial is told. A KeyboardInterrupt passes through after workers are stopped."""
         ...
+
+
+def pick_runner(config: RunnerConfig, device: str = "auto") -> str:
+    """Return the runner's name: "auto" becomes "ray" for a cluster or where more than one worker fits, else "local".
+
+    Args:
+        device: as in `TrainConfig`; workers that train on CUDA share its devices.
+
+    Raises:
+        RunnerError: settings out of range.
+    """
+    if config.cpus_per_trial < 1 or config.gpus_per_trial < 0:
+        raise RunnerError(
+            f"a trial cannot have {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs; give "
+            "--cpus-per-trial of at least 1 and --gpus-per-trial of at least 0"
+        )
+    if config.runner != "auto":
+        return config.runner
+    return "ray" if config.ray_address or fitting_workers(config, device) > 1 else "local"
+
+
+def workers(config: RunnerConfig, device: str = "auto") -> int:
+    """Return how many trials run at once; for a cluster this connects to it."""
+    if pick_runner(config, device) != "ray":
+        return 1
+    if config.ray_address:
+        # The only file that may import ray, and only when there is a cluster to ask.
+        from runners.ray_tune import cluster_workers
+
+        return cluster_workers(dataclasses.replace(config, gpus_per_trial=needed_gpus(config, device)))
+    return max(1, fitting_workers(config, device))
+
+
+def fitting_workers(config: RunnerConfig, device: str = "cpu") -> int:
+    """Return how many trials this machine has cores, and where they need them GPUs, for."""
+    count = available_cpus() // config.cpus_per_trial
+    gpus = needed_gpus(config, device)
+    if gpus:
+        import torch
+
+        count = min(count, int(torch.cuda.device_count() / gpus + 1e-9))
+    return count
+
+
+def needed_gpus(config: RunnerConfig, device: str) -> float:
+    """Return the GPUs that a trial reserves: a worker for which none is reserved would not see any."""
+    if config.gpus_per_trial or device == "cpu":
+        return config.gpus_per_trial
+    import torch
+
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return 1.0 if cuda else 0.0
+
+
+def available_cpus() -> int:
+    """Return how many cores this process may use: affinity and the quota of its container, not what the host has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or "max": no quota
+        return cores

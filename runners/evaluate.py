@@ -1,0 +1,256 @@
+"""Evaluate a trial: method -> snapshots -> validation accuracy, and the cost re-counted on the real narrow net.
+
+Any exception of a trial becomes a FAILED result with its reason, so one bad candidate never ends a search.
+"""
+
+import contextlib
+import copy
+import logging
+import math
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.base import METHODS, Snapshot, StepHook
+from pruning.checkpoint import to_bytes
+from runners.base import TrainConfig
+from runners.data import ImageData
+from runners.train import Fast, accuracy, evaluating, fit, pick_device, reestimate_batchnorm
+from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
+from spaces.cost import Cost
+from spaces.errors import SlimfrontError
+from spaces.space import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationError(SlimfrontError):
+    """A trial whose outcome cannot be trusted: no snapshot, an accuracy that is no number, a wrong or too high cost."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What every trial of a search shares. Picklable; built once and sent once to each worker.
+
+    Attributes:
+        net: the dense network, on the CPU, in eval mode; trials work on copies.
+        statistics: method name -> what its `prepare` returned for the dense network.
+        threads: torch threads of a trial; 0 leaves the setting of the process alone.
+        fast: what `runners.train.measure_fast` found for the dense network, so that every worker computes alike;
+            None lets each process measure for itself.
+    """
+
+    net: nn.Module
+    space: SearchSpace
+    data: ImageData
+    train: TrainConfig
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 0
+    fast: Fast | None = None
+
+
+class TrialContext:
+    """What a method may use (`pruning.base.Context`): training images and the training loop, nothing else.
+
+    Args:
+        statistics: what this method's `prepare` returned; None while it is preparing.
+        teacher: the dense network on `device`; distilled from when the training options say so.
+        fast: see `Workbench`.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        train: TrainConfig,
+        seed: int,
+        *,
+        statistics: Any = None,
+        teacher: nn.Module | None = None,
+        fast: Fast | None = None,
+    ) -> None:
+        self.seed = seed
+        self.epochs = train.epochs
+        self.device = pick_device(train.device)
+        self.statistics = statistics
+        # The splits a method may see, taken out one by one so that validation and test images stay out of reach.
+        self._train, self._heldout, self._calibration = data.train, data.heldout, data.calibration
+        self._config = train
+        self._teacher = teacher if train.distill_weight > 0 else None
+        self._fast = fast
+        self._fits = 0
+
+    def calibration_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield up to `images` training images without augmentation, always the same ones, class-mixed."""
+        yield from self._calibration.batches(min(256, images), device=self.device, limit=images)
+
+    def heldout_accuracy(self, net: nn.Module, images: int) -> float:
+        """Return top-1 accuracy in [0, 1] on up to `images` training images."""
+        return accuracy(net, self._heldout, device=self.device, limit=images)
+
+    def reestimate_batchnorm(self, net: nn.Module) -> None:
+        """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
+        reestimate_batchnorm(net, self._calibration, device=self.device)
+
+    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
+        """Train `net` in place over one learning-rate schedule; yield the number of finished epochs after each."""
+        self._fits += 1
+        yield from fit(
+            net,
+            self._train,
+            self._config,
+            epochs=epochs,
+            learning_rate=self._config.learning_rate,
+            seed=derive_seed(self.seed, f"fit {self._fits}"),
+            device=self.device,
+            teacher=self._teacher,
+            hook=hook,
+            fast=self._fast,
+        )
+
+
+def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | None, TrialResult]:
+    """Run a trial; yield a report per snapshot and return the result.
+
+    Sending False in answer to a report ends the trial there: the result is STOPPED and holds that snapshot.
+    Exceptions do not leave this generator, they return a FAILED result; KeyboardInterrupt passes through.
+    """
+    clock = _Clock(trial)
+    with _torch_threads(bench.threads):
+        try:
+            return (yield from _measure(trial, bench, clock))
+        except Exception as error:
+            logger.debug("trial %d failed", trial.number, exc_info=True)
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what an out-of-memory trial held must not starve the next one in this process
+    return TrialResult(
+        trial,
+        TrialState.FAILED,
+        curve=tuple(clock.curve),
+        seconds=clock.seconds(),
+        train_seconds=clock.active_seconds,
+        error=reason,
+    )
+
+
+def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[EpochReport, bool | None, TrialResult]:
+    torch.manual_seed(trial.seed)
+    device = pick_device(bench.train.device)
+    dense = copy.deepcopy(bench.net).to(device).eval()
+    statistics = bench.statistics.get(trial.method)
+    context = TrialContext(bench.data, bench.train, trial.seed, statistics=statistics, teacher=dense, fast=bench.fast)
+    method = METHODS[trial.method](**trial.settings)
+    snapshots: Iterator[Snapshot] = method.run(dense, bench.space, trial.goal, context)
+    last: Snapshot | None = None
+    state = TrialState.COMPLETE
+    while True:
+        with clock.active():
+            snapshot = next(snapshots, None)
+            if snapshot is None:
+                break
+            reached = accuracy(snapshot.net, bench.data.val, device=device)
+            _check_finite(snapshot, reached)
+        last = snapshot
+        if (yield clock.report(snapshot.epoch, reached)) is False:
+            state = TrialState.STOPPED
+            break
+    if last is None:
+        raise EvaluationError(f"method {trial.method!r} ended without a snapshot; it must yield at least one")
+    cost = _checked_cost(trial, last, bench.space)
+    return TrialResult(
+        trial,
+        state,
+        accuracy=clock.curve[-1].accuracy,
+        cost=cost,
+        widths=last.widths,
+        curve=tuple(clock.curve),
+        seconds=clock.seconds(),
+        train_seconds=clock.active_seconds,
+        note=dict(last.note),
+        checkpoint=to_bytes(last.net, bench.space.spec, last.widths),
+    )
+
+
+def _check_finite(snapshot: Snapshot, reached: float) -> None:
+    """Raise for an accuracy that is no number, or that a net reached whose weights are none (it then is chance)."""
+    wrong = [name for name, each in snapshot.net.state_dict().items() if not torch.isfinite(each).all()]
+    if wrong or not math.isfinite(reached):
+        what = f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {reached} is one"
+        raise EvaluationError(f"after epoch {snapshot.epoch} {what} that are not finite; lower the learning rate")
+
+
+def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
+    """Count what the narrow net costs; a count that its widths or the budgets contradict is an error."""
+    counted, promised = count_cost(snapshot.net, space.input_shape), space.cost(snapshot.widths)
+    if counted != promised:
+        raise EvaluationError(
+            f"the narrow net has {counted.flops:,} flops and {counted.params:,} params, its widths promise "
+            f"{promised.flops:,} and {promised.params:,}; method {trial.method!r} must slice to the widths it reports"
+        )
+    for budget in trial.goal.budgets:
+        absolute = budget.resolve(space.dense_cost)
+        if absolute.quantity != "latency" and not absolute.allows(counted):
+            raise EvaluationError(
+                f"the narrow net has {getattr(counted, absolute.quantity):,} {absolute.quantity} and must stay within "
+                f"{absolute}; method {trial.method!r} must meet every budget of its goal"
+            )
+    return counted
+
+
+def count_cost(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
+    """Count FLOPs for one image with fvcore, in eval mode, and parameters; independent of the cost model."""
+    # fvcore builds on torch.jit and takes a noticeable time to import; only a finished trial needs it.
+    from fvcore.nn import FlopCountAnalysis
+
+    parameters = list(net.parameters())
+    image = torch.zeros(1, *input_shape, device=parameters[0].device if parameters else None)
+    with torch.no_grad(), evaluating(net), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns about shape-dependent Python code in some networks
+        analysis = FlopCountAnalysis(net, image)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        flops = int(analysis.total())
+    return Cost(flops, sum(parameter.numel() for parameter in parameters))
+
+
+class _Clock:
+    """The learning curve of a trial and where its time went."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._began = time.perf_counter()
+        self.active_seconds = 0.0
+        self.curve: list[EpochReport] = []
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Count the time of this block as method, training or evaluation."""
+        entered = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.active_seconds += time.perf_counter() - entered
+
+    def report(self, epoch: int, reached: float) -> EpochReport:
+        report = EpochReport(self._trial.number, epoch, reached, self.seconds())
+        self.curve.append(report)
+        return report
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads:
+            torch.set_num_threads(before)
