@@ -1,6 +1,5 @@
-"""The picture of a search: accuracy over FLOPs, as PNG and as one interactive HTML file that needs no network."""
+"""The picture of a search: accuracy over FLOPs. What is drawn is decided here; drawn as PNG here, as HTML in `page`."""
 
-import html
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult
 from search.pareto import measured, point
-from search.report import dense_widths, percent, scaled
+from search.report import scaled
 from search.result import UNIFORM_ARM, SearchResult
 
 if TYPE_CHECKING:
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black and grey are kept for dense and control arm.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-GREY, FRONT, DENSE = "#8a8f98", "#1b1f24", "#000000"
-WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
+GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
 _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 
 
@@ -47,8 +45,8 @@ def flops_axis(result: SearchResult) -> Axis:
     """Choose unit, range and round ticks for the logarithmic FLOPs axis."""
     counts = [point(r)[0] for r in result.results if measured(r)] + [result.dense.cost.flops]
     factor, prefix = next(((f, p) for f, p in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if max(counts) >= f), (1, ""))
-    spread = max(max(counts) / min(counts), 1.2)
-    low, high = min(counts) / factor / spread**0.08, max(counts) / factor * spread**0.08
+    margin = max((max(counts) / min(counts)) ** 0.08, 1.1)
+    low, high = min(counts) / factor / margin, max(counts) / factor * margin
     return Axis(factor, f"{prefix}FLOPs", _ticks(low, high), low, high)
 
 
@@ -87,7 +85,7 @@ def series(result: SearchResult) -> Iterator[Series]:
 
 
 def front_steps(result: SearchResult, axis: Axis) -> tuple[list[float], list[float]]:
-    """Return the corners of the best accuracy that fits, over FLOPs in the axis' unit, up to the budget or dense net."""
+    """Return the corners of the best accuracy that fits, over FLOPs in the axis' unit, up to the budget."""
     xs, ys = [], []
     for member in result.front:
         flops, accuracy = point(member)
@@ -120,7 +118,7 @@ def write_png(result: SearchResult, path: Path) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     axis, (low, high) = flops_axis(result), accuracy_range(result)
-    figure: Any = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")  # type: ignore[no-untyped-call]
+    figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_xscale("log")
@@ -157,140 +155,4 @@ def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
     place = (dense.cost.flops / axis.factor, 100 * dense.val_accuracy)
     axes.scatter(*place, s=150, marker="*", color=DENSE, label="dense network", zorder=5)
     for position, label in flops_limits(result, axis):
-        axes.axvline(position, color="#b42318", linestyle="--", linewidth=1.2, label=label, zorder=1)
-
-
-def write_html(result: SearchResult, path: Path) -> None:
-    """Write the interactive picture and the front's table as one file; plotly.js is inside it."""
-    chart = _chart(result).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
-    text = _PAGE.format(
-        title=html.escape(heading(result)),
-        statement=html.escape(result.uniform_comparison.statement),
-        chart=chart,
-        rows="\n".join(_html_rows(result)),
-    )
-    path.write_text(text, encoding="utf-8")
-
-
-def _chart(result: SearchResult) -> Any:
-    from plotly import graph_objects
-
-    axis = flops_axis(result)
-    figure = graph_objects.Figure()
-    xs, ys = front_steps(result, axis)
-    if ys:
-        line = {"shape": "hv", "color": FRONT, "width": 2}
-        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip")
-    for each in series(result):
-        figure.add_scatter(
-            x=[point(r)[0] / axis.factor for r in each.results],
-            y=[100 * point(r)[1] for r in each.results],
-            mode="markers",
-            name=each.name,
-            marker={"size": 10, "color": each.colour, "symbol": "square-open" if each.hollow else "circle"},
-            text=[hover_text(result, r) for r in each.results],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    dense = result.dense
-    figure.add_scatter(
-        x=[dense.cost.flops / axis.factor],
-        y=[100 * dense.val_accuracy],
-        mode="markers",
-        name="dense network",
-        marker={"size": 15, "color": DENSE, "symbol": "star"},
-        text=[f"<b>dense network</b><br>{_figures(dense.cost, dense.val_accuracy, dense.test_accuracy)}"],
-        hovertemplate="%{text}<extra></extra>",
-    )
-    for position, label in flops_limits(result, axis):
-        figure.add_vline(x=position, line={"color": "#b42318", "dash": "dash"}, annotation_text=label)
-    _lay_out(figure, axis, accuracy_range(result))
-    return figure
-
-
-def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:
-    ticks = list(axis.ticks)
-    figure.update_xaxes(
-        type="log",
-        title=f"cost of one image ({axis.unit}, log scale)",
-        tickvals=ticks,
-        ticktext=[f"{tick:g}" for tick in ticks],
-        range=[math.log10(axis.low), math.log10(axis.high)],
-    )
-    figure.update_yaxes(title="validation accuracy (%)", range=list(accuracies))
-    figure.update_layout(
-        template="plotly_white",
-        height=560,
-        margin={"l": 70, "r": 30, "t": 30, "b": 60},
-        legend={"orientation": "h", "y": -0.16, "x": 0},
-        hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 12}},
-    )
-
-
-def hover_text(result: SearchResult, member: TrialResult) -> str:
-    """Describe a trial for the hover box: what it is, its figures, and its widths before and after."""
-    trial = member.trial
-    head = f"<b>trial {trial.number}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
-    lines = [head, _figures(member.cost, member.accuracy, member.test_accuracy)]
-    before = dense_widths(result)
-    widths = list((member.widths or {}).items())
-    cells = [f"{html.escape(name)} {before.get(name, '?')}→{width}" for name, width in widths[:WIDTHS_SHOWN]]
-    lines += [", ".join(cells[i : i + 3]) for i in range(0, len(cells), 3)]
-    if len(widths) > WIDTHS_SHOWN:
-        lines.append(f"and {len(widths) - WIDTHS_SHOWN} more groups")
-    return "<br>".join(lines)
-
-
-def _figures(cost: Any, accuracy: float | None, test: float | None) -> str:
-    counts = f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}" if cost else "cost unknown"
-    tested = "" if test is None else f", test {percent(test)}"
-    return f"{counts}<br>validation {percent(accuracy)}{tested}"
-
-
-def _html_rows(result: SearchResult) -> Iterator[str]:
-    """Yield the table's rows: the dense network, then the front, most accurate first."""
-    dense, before = result.dense, dense_widths(result)
-    accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    yield _row("", "dense", f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}", *accuracies, "")
-    for member in reversed(result.front.members):
-        if member.cost is None:
-            continue
-        cost, trial = member.cost, member.trial
-        widths = ", ".join(f"{name} {before.get(name, '?')}→{width}" for name, width in (member.widths or {}).items())
-        yield _row(
-            "chosen" if result.chosen is not None and trial.number == result.chosen.trial.number else "",
-            f"trial {trial.number}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
-            f"{cost.flops:,}",
-            percent(cost.flops / dense.cost.flops, 1),
-            f"{cost.params:,}",
-            percent(member.accuracy),
-            percent(member.test_accuracy),
-            widths,
-        )
-
-
-def _row(css: str, *cells: str) -> str:
-    shown = [f"<td>{html.escape(cell)}</td>" for cell in cells[:-1]]
-    widths = f"<details><summary>show</summary>{html.escape(cells[-1])}</details>" if cells[-1] else ""
-    return f'<tr class="{css}">{"".join(shown)}<td>{widths}</td></tr>'
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.35rem; margin: 0 0 .25rem; }}
-p {{ margin: 0 0 1rem; color: #57606a; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e5e7eb; vertical-align: top; }}
-th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left; }}
-td:last-child {{ max-width: 26rem; }}
-summary {{ cursor: pointer; color: #0072b2; }}
-tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
-</style></head><body>
-<h1>{title}</h1><p>{statement}</p>
-{chart}
-<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th><th>validation</th><th>test</th>
-<th>widths</th></tr></thead><tbody>
-{rows}
-</tbody></table></body></html>
-"""
+        axes.axvline(position, color=LIMIT, linestyle="--", linewidth=1.2, label=label, zorder=1)

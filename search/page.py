@@ -1,0 +1,167 @@
+"""The interactive page of a search: one HTML file with the picture and the front, plotly.js inside, no network needed."""
+
+import html
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runners.trial import TrialResult
+from search.figures import (
+    DENSE,
+    FRONT,
+    LIMIT,
+    Axis,
+    accuracy_range,
+    flops_axis,
+    flops_limits,
+    front_steps,
+    heading,
+    series,
+)
+from search.pareto import point
+from search.report import dense_widths, percent, scaled
+from search.result import SearchResult
+from spaces.cost import Cost
+
+WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
+
+
+def write_html(result: SearchResult, path: Path) -> None:
+    """Write the interactive picture and the front's table as one file; plotly.js is inside it."""
+    chart = _chart(result).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    text = _PAGE.format(
+        title=html.escape(heading(result)),
+        statement=html.escape(result.uniform_comparison.statement),
+        chart=chart,
+        rows="\n".join(_html_rows(result)),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _chart(result: SearchResult) -> Any:
+    from plotly import graph_objects
+
+    axis = flops_axis(result)
+    accuracies = accuracy_range(result)
+    figure = graph_objects.Figure()  # type: ignore[no-untyped-call]
+    for position, label in flops_limits(result, axis):
+        line = {"color": LIMIT, "dash": "dash", "width": 1.5}
+        figure.add_scatter(x=[position] * 2, y=accuracies, mode="lines", line=line, name=label, hoverinfo="skip")
+    xs, ys = front_steps(result, axis)
+    if ys:
+        line = {"shape": "hv", "color": FRONT, "width": 2}
+        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip")
+        ring = {"size": 17, "color": FRONT, "symbol": "circle-open", "line": {"width": 1.5}}
+        figure.add_scatter(x=xs[:-1], y=ys[:-1], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
+    for each in series(result):
+        figure.add_scatter(
+            x=[point(r)[0] / axis.factor for r in each.results],
+            y=[100 * point(r)[1] for r in each.results],
+            mode="markers",
+            name=each.name,
+            marker={"size": 10, "color": each.colour, "symbol": "square-open" if each.hollow else "circle"},
+            text=[hover_text(result, r) for r in each.results],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    dense = result.dense
+    figure.add_scatter(
+        x=[dense.cost.flops / axis.factor],
+        y=[100 * dense.val_accuracy],
+        mode="markers",
+        name="dense network",
+        marker={"size": 15, "color": DENSE, "symbol": "star"},
+        text=[f"<b>dense network</b><br>{_figures(dense.cost, dense.val_accuracy, dense.test_accuracy)}"],
+        hovertemplate="%{text}<extra></extra>",
+    )
+    _lay_out(figure, axis, accuracies)
+    return figure
+
+
+def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:
+    ticks = list(axis.ticks)
+    figure.update_xaxes(
+        type="log",
+        title=f"cost of one image ({axis.unit}, log scale)",
+        tickvals=ticks,
+        ticktext=[f"{tick:g}" for tick in ticks],
+        range=[math.log10(axis.low), math.log10(axis.high)],
+    )
+    figure.update_yaxes(title="validation accuracy (%)", range=list(accuracies))
+    figure.update_layout(
+        template="plotly_white",
+        height=560,
+        margin={"l": 70, "r": 30, "t": 30, "b": 60},
+        legend={"orientation": "h", "y": -0.16, "x": 0},
+        hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 12}},
+    )
+
+
+def hover_text(result: SearchResult, member: TrialResult) -> str:
+    """Describe a trial for the hover box: what it is, its figures, and its widths before and after."""
+    trial = member.trial
+    head = f"<b>trial {trial.number}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
+    lines = [head, _figures(member.cost, member.accuracy, member.test_accuracy)]
+    before = dense_widths(result)
+    widths = list((member.widths or {}).items())
+    cells = [f"{html.escape(name)} {before.get(name, '?')}→{width}" for name, width in widths[:WIDTHS_SHOWN]]
+    lines += [", ".join(cells[i : i + 3]) for i in range(0, len(cells), 3)]
+    if len(widths) > WIDTHS_SHOWN:
+        lines.append(f"and {len(widths) - WIDTHS_SHOWN} more groups")
+    return "<br>".join(lines)
+
+
+def _figures(cost: Cost | None, accuracy: float | None, test: float | None) -> str:
+    counts = f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}" if cost else "cost unknown"
+    tested = "" if test is None else f", test {percent(test)}"
+    return f"{counts}<br>validation {percent(accuracy)}{tested}"
+
+
+def _html_rows(result: SearchResult) -> Iterator[str]:
+    """Yield the table's rows: the dense network, then the front, most accurate first."""
+    dense, before = result.dense, dense_widths(result)
+    accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
+    yield _row("", "dense", f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}", *accuracies, "")
+    for member in reversed(result.front.members):
+        if member.cost is None:
+            continue
+        cost, trial = member.cost, member.trial
+        widths = ", ".join(f"{name} {before.get(name, '?')}→{width}" for name, width in (member.widths or {}).items())
+        yield _row(
+            "chosen" if result.chosen is not None and trial.number == result.chosen.trial.number else "",
+            f"trial {trial.number}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
+            f"{cost.flops:,}",
+            percent(cost.flops / dense.cost.flops, 1),
+            f"{cost.params:,}",
+            percent(member.accuracy),
+            percent(member.test_accuracy),
+            widths,
+        )
+
+
+def _row(css: str, *cells: str) -> str:
+    shown = [f"<td>{html.escape(cell)}</td>" for cell in cells[:-1]]
+    widths = f"<details><summary>show</summary>{html.escape(cells[-1])}</details>" if cells[-1] else ""
+    return f'<tr class="{css}">{"".join(shown)}<td>{widths}</td></tr>'
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.35rem; margin: 0 0 .25rem; }}
+p {{ margin: 0 0 1rem; color: #57606a; }}
+table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e5e7eb; vertical-align: top; }}
+th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left; }}
+td:last-child {{ max-width: 26rem; }}
+summary {{ cursor: pointer; color: #0072b2; }}
+tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
+</style></head><body>
+<h1>{title}</h1><p>{statement}</p>
+{chart}
+<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th><th>validation</th><th>test</th>
+<th>widths</th></tr></thead><tbody>
+{rows}
+</tbody></table></body></html>
+"""
