@@ -1,0 +1,117 @@
+"""Hard images made from handwritten digits: each shows one whole digit, somewhere, among pieces of others.
+
+Position, size, slant and colours are random, strokes of other digits lie below and above it, and noise covers all.
+So a network needs width to do well, which plain digits do not ask for.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SIDE = 32
+
+
+@dataclass(frozen=True)
+class Clutter:
+    """How hard the images are.
+
+    Attributes:
+        smallest, largest: side of the digit in pixels.
+        slant: largest rotation in degrees, both ways.
+        below, above: pieces of other digits under and over the digit.
+        contrast: least distance of the digit's colour from the background's, in [0, 1] per channel on average.
+        noise: standard deviation of the noise, of values in [0, 1].
+    """
+
+    smallest: float = 15.0
+    largest: float = 26.0
+    slant: float = 30.0
+    below: int = 4
+    above: int = 1
+    contrast: float = 0.3
+    noise: float = 0.08
+
+
+def clutter(
+    images: Tensor, labels: Tensor, count: int, seed: int, settings: Clutter | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make `count` images out of digits, the same ones for the same seed.
+
+    Args:
+        images: (N, 1, 8, 8), float in [0, 1].
+        labels: (N,), int64.
+        count: how many images to make.
+        seed: determines them.
+        settings: how hard they are.
+
+    Returns:
+        Images (count, 3, 32, 32) uint8, and the class of the whole digit in each, (count,) int64.
+    """
+    settings = settings or Clutter()
+    random = torch.Generator().manual_seed(seed)
+    # Every digit in turn, so that the classes stay as even as they are.
+    chosen = torch.randperm(count, generator=random) % len(images)
+    ground = torch.rand(count, 3, 1, 1, generator=random)
+    canvas = (ground + _slope(count, random)).clamp(0, 1)
+    for _ in range(settings.below):
+        canvas = _painted(
+            canvas, _pieces(images, count, settings, random), torch.rand(count, 3, 1, 1, generator=random)
+        )
+    strokes = _placed(images[chosen], settings, random)
+    canvas = _painted(canvas, strokes, _contrasting(ground, settings.contrast, random))
+    for _ in range(settings.above):
+        canvas = _painted(
+            canvas, _pieces(images, count, settings, random), torch.rand(count, 3, 1, 1, generator=random)
+        )
+    canvas = canvas + settings.noise * torch.randn(canvas.shape, generator=random)
+    return (canvas.clamp(0, 1) * 255).round().to(torch.uint8), labels[chosen]
+
+
+def _painted(canvas: Tensor, strokes: Tensor, colour: Tensor) -> Tensor:
+    return canvas * (1 - strokes) + colour * strokes
+
+
+def _slope(count: int, random: torch.Generator) -> Tensor:
+    """Return a gentle change of brightness across each image, (count, 3, 32, 32)."""
+    ramp = torch.linspace(-0.5, 0.5, SIDE)
+    down, right = 0.4 * torch.rand(2, count, 3, 1, 1, generator=random) - 0.2
+    return down * ramp[:, None] + right * ramp[None, :]
+
+
+def _contrasting(ground: Tensor, least: float, random: torch.Generator) -> Tensor:
+    """Draw a colour per image that differs from the background by at least `least` in the mean over channels."""
+    colour = torch.rand(ground.shape, generator=random)
+    near = (colour - ground).abs().mean(1, keepdim=True) < least
+    opposite = torch.where(ground < 0.5, ground + 0.5, ground - 0.5)
+    return torch.where(near, opposite, colour)
+
+
+def _pieces(images: Tensor, count: int, settings: Clutter, random: torch.Generator) -> Tensor:
+    """Cut a random corner-to-corner part out of random digits and place it, (count, 1, 32, 32)."""
+    chosen = images[torch.randint(len(images), (count,), generator=random)]
+    top, left = torch.randint(0, 5, (2, count, 1), generator=random)
+    index = torch.arange(8)
+    rows = (index >= top) & (index < top + 4)
+    columns = (index >= left) & (index < left + 4)
+    return _placed(chosen * (rows[:, None, :, None] & columns[:, None, None, :]), settings, random)
+
+
+def _placed(strokes: Tensor, settings: Clutter, random: torch.Generator) -> Tensor:
+    """Scale, turn and move (count, 1, 8, 8) strokes to where all of their square stays inside, (count, 1, 32, 32)."""
+    count = len(strokes)
+    size, turn, down, right = torch.rand(4, count, generator=random)
+    side = settings.smallest + (settings.largest - settings.smallest) * size
+    angle = (2 * turn - 1) * math.radians(settings.slant)
+    room = 1 - side / SIDE  # in units in which the image reaches from -1 to 1
+    x, y = (2 * right - 1) * room, (2 * down - 1) * room
+    zoom = SIDE / side
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    rows = [
+        torch.stack([cosine, sine, -cosine * x - sine * y], 1),
+        torch.stack([-sine, cosine, sine * x - cosine * y], 1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, 1), [count, 1, SIDE, SIDE], align_corners=False)
+    return functional.grid_sample(strokes, grid, align_corners=False).clamp(0, 1)

@@ -1,0 +1,293 @@
+"""Splits: labelled images that any process can read as batches of normalised float32.
+
+Two kinds: `TensorSplit` holds small images in memory, mostly as uint8, and works on whole batches; `LazySplit`
+reads from a map-style dataset, such as a folder of files. Both give the same batches for the same seed, whatever
+the device and the number of reading threads.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spaces.errors import SlimfrontError
+
+READING_THREADS = 8  # at most; decoding and scaling release Python's lock
+BATCHES_AHEAD = 3
+CROP_FROM = 128  # from this side up, images are cut out of the middle of a larger one (256 for 224), as is usual
+
+
+class DataError(SlimfrontError):
+    """Images that are missing, unreadable, or cannot be split as asked."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images.
+
+    Attributes:
+        shift: largest move in pixels, in both directions; what enters at the border is mirrored.
+        flip: left and right are exchanged with probability 1/2.
+        crop: a random part of 35 to 100% of the area is scaled to full size; only where images are read from files.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    crop: bool = False
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images of the same shape (B, C, H, W), each moved and flipped on its own."""
+        if self.shift:
+            images = _shifted(images, self.shift, generator)
+        if self.flip:
+            flipped = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+            images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        return images
+
+
+class Split(Protocol):
+    """Labelled images. Implementations pickle."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every image, int64, of shape (len(self),)."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (B, C, H, W) normalised float32, labels (B,) int64) on `device`; the last may be smaller.
+
+        Args:
+            batch_size: images per batch.
+            device: where the batches go.
+            shuffle_seed: determines order and augmentation; None keeps the stored order, which mixes the classes.
+            augment: change the images at random.
+            limit: stop after that many images.
+        """
+        ...
+
+    def subset(self, indices: Tensor) -> "Split":
+        """Return the images at `indices`, in that order."""
+        ...
+
+    def digest(self) -> str:
+        """Return a hash of the content: equal for equal images, labels and preparation."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """Images in memory.
+
+    Attributes:
+        images: (N, C, H, W), uint8 or float in [0, 1].
+        labels: (N,), int64.
+        mean, std: per channel, of values in [0, 1].
+        size: height and width that batches are scaled to.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    augmentation: Augmentation = Augmentation()
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised batches; see `Split.batches`."""
+        generator = torch.Generator().manual_seed(shuffle_seed or 0)
+        order = _order(len(self), shuffle_seed, generator)[:limit].to(device)
+        images, labels = self.images.to(device), self.labels.to(device)
+        for chosen in order.split(batch_size):
+            batch = images[chosen]
+            if augment:
+                batch = self.augmentation(batch, generator)
+            yield _normalised(batch, self.mean, self.std, self.size), labels[chosen]
+
+    def subset(self, indices: Tensor) -> "TensorSplit":
+        """Return the images at `indices`, copied."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def digest(self) -> str:
+        """Return a hash of images, labels and preparation."""
+        digest = hashlib.sha256(repr((self.mean, self.std, self.size, self.augmentation)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+class ImageSource(Protocol):
+    """What `LazySplit` reads from: a map-style dataset of (PIL image or tensor, class), as torchvision's are."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return image and class; an image is a PIL image, or a tensor (C, H, W) of uint8 or of float used as is."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LazySplit:
+    """Images read when they are needed.
+
+    Attributes:
+        source: where images come from; picklable.
+        indices: which of them, int64 of shape (N,).
+        labels: (N,), int64.
+        name: what identifies the content of `source`, part of the digest.
+    """
+
+    source: ImageSource
+    indices: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    augmentation: Augmentation = Augmentation()
+    name: str = ""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.indices)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised batches; see `Split.batches`.
+
+        Raises:
+            DataError: an image cannot be read; the message names it.
+        """
+        order = _order(len(self), shuffle_seed, torch.Generator().manual_seed(shuffle_seed or 0))[:limit]
+        read = partial(self._read, augment_seed=(shuffle_seed or 0) if augment else None)
+        # Several threads pay where the network leaves the processor free; on the processor they would fight it.
+        threads = 1 if device.type == "cpu" else min(READING_THREADS, max(1, (os.cpu_count() or 2) - 1))
+        for positions, images in _read_ahead(read, order.split(batch_size), threads):
+            batch = _normalised(images.to(device), self.mean, self.std, self.size)
+            yield batch, self.labels[positions].to(device)
+
+    def _read(self, position: int, augment_seed: int | None) -> Tensor:
+        """Return the image of the final size; seeded by position, so that reading order does not change it."""
+        image, _ = self.source[int(self.indices[position])]
+        if isinstance(image, Tensor):
+            return image
+        from torchvision.transforms import functional as transforms
+
+        height, width = self.size
+        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        if augment_seed is None or not self.augmentation.crop:
+            larger = max(height, width) * 8 // 7 if max(height, width) >= CROP_FROM else max(height, width)
+            if min(image.size) != larger:
+                image = transforms.resize(image, larger, antialias=True)
+            return cast(Tensor, transforms.pil_to_tensor(transforms.center_crop(image, [height, width])))
+        generator = torch.Generator().manual_seed((augment_seed * 1_000_003 + position) % 2**63)
+        box = _random_box(image.size[1], image.size[0], generator)
+        image = transforms.resized_crop(image, *box, [height, width], antialias=True)
+        if self.augmentation.flip and torch.rand((), generator=generator) < 0.5:
+            image = transforms.hflip(image)
+        return cast(Tensor, transforms.pil_to_tensor(image))
+
+    def subset(self, indices: Tensor) -> "LazySplit":
+        """Return the images at `indices`; nothing is read."""
+        return replace(self, indices=self.indices[indices], labels=self.labels[indices])
+
+    def digest(self) -> str:
+        """Return a hash of the source's name, the chosen indices, labels and preparation; no image is read."""
+        parts = (self.name, self.mean, self.std, self.size, self.augmentation)
+        digest = hashlib.sha256(repr(parts).encode())
+        digest.update(self.indices.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def _read_ahead(
+    read: Callable[[int], Tensor], batches: Sequence[Tensor], threads: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (positions, stacked images) in order, while the next batches are being read."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
+    upcoming = iter(batches)
+    try:
+        while True:
+            for positions in islice(upcoming, BATCHES_AHEAD - len(waiting)):
+                waiting.append((positions, [pool.submit(read, position) for position in positions.tolist()]))
+            if not waiting:
+                return
+            positions, futures = waiting.popleft()
+            yield positions, torch.stack([future.result() for future in futures])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _order(count: int, shuffle_seed: int | None, generator: torch.Generator) -> Tensor:
+    return torch.arange(count) if shuffle_seed is None else torch.randperm(count, generator=generator)
+
+
+def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, int]) -> Tensor:
+    unit = 255.0 if images.dtype == torch.uint8 else 1.0
+    images = images.to(torch.float32)
+    if tuple(images.shape[-2:]) != size:
+        images = functional.interpolate(images, size=size, mode="bilinear", antialias=True)
+    offset = torch.tensor(mean, device=images.device)[:, None, None] * unit
+    scale = 1 / (torch.tensor(std, device=images.device)[:, None, None] * unit)
+    return (images - offset) * scale
+
+
+def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    moves = torch.randint(-most, most + 1, (2, len(images), 1), generator=generator).to(images.device)
+    rows, columns = (
+        _mirrored(torch.arange(side, device=images.device) + move, side)
+        for side, move in zip(images.shape[-2:], moves, strict=True)
+    )
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _mirrored(index: Tensor, side: int) -> Tensor:
+    return (side - 1) - ((side - 1) - index.abs()).abs()
+
+
+def _random_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Draw (top, left, height, width) of 35 to 100% of the area, sides in a proportion of 3:4 to 4:3."""
+    area, stretch, down, right = torch.rand(4, generator=generator).tolist()
+    share = 0.35 + 0.65 * area
+    ratio = (3 / 4) * (16 / 9) ** stretch
+    box_height = min(height, max(1, round((height * width * share / ratio) ** 0.5)))
+    box_width = min(width, max(1, round((height * width * share * ratio) ** 0.5)))
+    return int(down * (height - box_height + 1)), int(right * (width - box_width + 1)), box_height, box_width
