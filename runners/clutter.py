@@ -114,4 +114,5 @@ def _placed(strokes: Tensor, settings: Clutter, random: torch.Generator) -> Tens
         torch.stack([-sine, cosine, sine * x - cosine * y], 1),
     ]
     grid = functional.affine_grid(torch.stack(rows, 1), [count, 1, SIDE, SIDE], align_corners=False)
-    return functional.grid_sample(strokes, grid, align_corners=False).clamp(0, 1)
+    placed: Tensor = functional.grid_sample(strokes, grid, align_corners=False).clamp(0, 1)
+    return placed

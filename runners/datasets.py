@@ -39,7 +39,7 @@ def digits(config: DataConfig, input_shape: Shape | None) -> Source:
     return _source(
         (scaled[order[aside:]], labels[order[aside:]]),
         (scaled[order[:aside]], labels[order[:aside]]),
-        _shape(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
+        shape_for(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
         Augmentation(shift=2),
     )
 
@@ -52,7 +52,7 @@ def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
     return _source(
         clutter(images[order[aside:]], labels[order[aside:]], CLUTTER_TRAIN_IMAGES, seed=1),
         clutter(images[order[:aside]], labels[order[:aside]], CLUTTER_TEST_IMAGES, seed=2),
-        _shape(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
+        shape_for(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
         Augmentation(shift=2),
     )
 
@@ -80,7 +80,8 @@ def _scanned_digits() -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(bunch.target).to(torch.int64)
 
 
-def _shape(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
+def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
+    """Return what batches look like: the size asked for, else what the network expects, else what is natural."""
     channels, height, width = wanted or natural
     if config.image_size:
         height = width = config.image_size
@@ -139,7 +140,7 @@ def _fetched(kind: str, folder: str, config: DataConfig, input_shape: Shape | No
     natural = (3, *train[0].shape[2:])
     # Mirrored digits are no digits.
     augmentation = Augmentation(shift=2) if kind == "MNIST" else Augmentation(shift=4, flip=True)
-    return _source(train, test, _shape(config, input_shape, natural), augmentation)
+    return _source(train, test, shape_for(config, input_shape, natural), augmentation)
 
 
 def _channels_first(images: Any) -> Tensor:

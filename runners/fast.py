@@ -87,7 +87,7 @@ def step_seconds(net: nn.Module, images: Tensor, fast: Fast, steps: int = TIMED_
         begin = clock()
         with fast.precision(images.device):
             logits = trial(images)
-        functional.cross_entropy(logits.float(), labels).backward()
+        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         trial.zero_grad()
         _wait(images.device)
         seconds.append(clock() - begin)

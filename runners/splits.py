@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -130,7 +130,7 @@ class TensorSplit:
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
         order = _order(len(self), shuffle_seed, generator)[:limit].to(device)
         images, labels = self.images.to(device), self.labels.to(device)
-        for chosen in order.split(batch_size):
+        for chosen in torch.split(order, batch_size):
             batch = images[chosen]
             if augment:
                 batch = self.augmentation(batch, generator)
@@ -198,7 +198,7 @@ class LazySplit:
         read = partial(self._read, augment_seed=(shuffle_seed or 0) if augment else None)
         # Several threads pay where the network leaves the processor free; on the processor they would fight it.
         threads = 1 if device.type == "cpu" else min(READING_THREADS, max(1, (os.cpu_count() or 2) - 1))
-        for positions, images in _read_ahead(read, order.split(batch_size), threads):
+        for positions, images in _read_ahead(read, torch.split(order, batch_size), threads):
             batch = _normalised(images.to(device), self.mean, self.std, self.size)
             yield batch, self.labels[positions].to(device)
 
@@ -214,14 +214,14 @@ class LazySplit:
         if augment_seed is None or not self.augmentation.crop:
             larger = max(height, width) * 8 // 7 if max(height, width) >= CROP_FROM else max(height, width)
             if min(image.size) != larger:
-                image = transforms.resize(image, larger, antialias=True)
-            return cast(Tensor, transforms.pil_to_tensor(transforms.center_crop(image, [height, width])))
+                image = transforms.resize(image, [larger], antialias=True)
+            return transforms.pil_to_tensor(transforms.center_crop(image, [height, width]))
         generator = torch.Generator().manual_seed((augment_seed * 1_000_003 + position) % 2**63)
         box = _random_box(image.size[1], image.size[0], generator)
         image = transforms.resized_crop(image, *box, [height, width], antialias=True)
         if self.augmentation.flip and torch.rand((), generator=generator) < 0.5:
             image = transforms.hflip(image)
-        return cast(Tensor, transforms.pil_to_tensor(image))
+        return transforms.pil_to_tensor(image)
 
     def subset(self, indices: Tensor) -> "LazySplit":
         """Return the images at `indices`; nothing is read."""

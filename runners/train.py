@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.base import StepHook
 from runners.base import TrainConfig
@@ -109,7 +110,7 @@ def fit(
                     loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
                 losses.append(loss.detach())
                 optimiser.zero_grad()
-                scaler.scale(loss).backward()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.unscale_(optimiser)
                 nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
                 if hook is not None:
@@ -160,7 +161,7 @@ def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, 
 
     After a cut the old statistics describe sums over channels that are gone. Nothing else of the net changes.
     """
-    layers = [layer for layer in net.modules() if _keeps_statistics(layer)]
+    layers = [each for each in net.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
     if not layers:
         return
     net.to(device)
@@ -231,10 +232,6 @@ def check_settings(config: TrainConfig, learning_rate: float) -> None:
     for name, value, holds, rule in rules:
         if not holds:
             raise TrainingError(f"{name} is {value!r}; it must be {rule}")
-
-
-def _keeps_statistics(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
 
 
 def _weight_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -1,0 +1,187 @@
+"""The dense network: given weights, or trained once and cached by everything that determines it."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runners.base import TrainConfig
+from runners.cache import cache_root, write_atomically
+from runners.data import ImageData
+from runners.train import accuracy, fit, pick_device
+from spaces.errors import WeightsError
+from spaces.space import ModelSpec
+
+__all__ = ["WeightsError", "cache_root", "dense_net", "load_weights", "weights_digest"]
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("state_dict", "model")  # under which training scripts keep the weights in their checkpoints
+PREFIX = "module."  # put before every name by DataParallel
+# Fields of TrainConfig that say how narrow nets are trained, or where, not what the dense net becomes.
+NOT_DENSE = ("epochs", "learning_rate", "distill_weight", "distill_temperature", "device")
+
+
+def dense_net(
+    spec: ModelSpec,
+    weights: str,
+    data: ImageData,
+    config: TrainConfig,
+    seed: int,
+    *,
+    cache_dir: Path,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> tuple[nn.Module, str]:
+    """Return the dense network, in evaluation mode on the processor, and a hash of its weights.
+
+    Args:
+        spec: which network.
+        weights: "DEFAULT" for torchvision's, a safetensors or state_dict file, or empty to train (once: the result
+            is cached).
+        data: what it is trained on.
+        config: `dense_epochs` and `dense_learning_rate`, and the settings both kinds of training share.
+        seed: determines its initial weights and its training.
+        cache_dir: where trained networks are kept.
+        on_epoch: called with the number of finished epochs and the validation accuracy, when it is trained.
+
+    Raises:
+        WeightsError: the weights cannot be had, or are not of this network.
+    """
+    from spaces import zoo
+
+    if weights == "DEFAULT":
+        net = zoo.pretrained(spec)
+    elif weights:
+        net = zoo.build(spec)
+        load_weights(net, Path(weights).expanduser())
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = zoo.build(spec)
+        net = _trained(net, spec, data, config, seed, cache_dir, on_epoch)
+    return net.eval(), weights_digest(net)
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Copy the weights of a file into `net`: safetensors, or what torch.save wrote of a state_dict.
+
+    {"state_dict": ...} and {"model": ...} around it and "module." before every name are taken off. No code in the
+    file is run.
+
+    Raises:
+        WeightsError: no such file, damaged, or tensors missing, left over or of other shapes; names the first.
+    """
+    found = _named_tensors(path)
+    wanted = net.state_dict()
+    # Counted batches matter to BatchNorm without momentum only, and older files lack them.
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in found if name not in wanted]
+    way_out = "take the file of this network and number of classes, or leave the weights out to train it"
+    for name, tensor in found.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, the network needs {tuple(wanted[name].shape)}; "
+                f"{way_out}"
+            )
+    if missing:
+        raise WeightsError(
+            f"{path}: {missing[0]} of shape {tuple(wanted[missing[0]].shape)} is missing "
+            f"({len(missing)} of {len(wanted)} tensors are); {way_out}"
+        )
+    if surplus:
+        raise WeightsError(
+            f"{path}: {surplus[0]} of shape {tuple(found[surplus[0]].shape)} belongs to no layer of the network; "
+            f"{way_out}"
+        )
+    net.load_state_dict(dict(found), strict=False)
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Return a hash of every weight and buffer: equal for bit-equal networks."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _trained(
+    net: nn.Module,
+    spec: ModelSpec,
+    data: ImageData,
+    config: TrainConfig,
+    seed: int,
+    cache_dir: Path,
+    on_epoch: Callable[[int, float], None] | None,
+) -> nn.Module:
+    """Load `net` from the cache, or train it and put it there."""
+    from safetensors.torch import save
+
+    file = cache_dir / "dense" / f"{_cache_key(spec, data, config, seed)}.safetensors"
+    if file.exists():
+        try:
+            load_weights(net, file)
+            logger.info("dense %s from %s", spec.name, file)
+            return net
+        except WeightsError as error:
+            logger.warning("%s; training anew", error)
+    device = pick_device(config.device)
+    epochs = fit(
+        net,
+        data.train,
+        config,
+        epochs=config.dense_epochs,
+        learning_rate=config.dense_learning_rate,
+        seed=seed,
+        device=device,
+    )
+    for epoch in epochs:
+        if on_epoch is not None:
+            on_epoch(epoch, accuracy(net, data.val, device=device))
+    net.cpu()
+    write_atomically(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
+    return net
+
+
+def _cache_key(spec: ModelSpec, data: ImageData, config: TrainConfig, seed: int) -> str:
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_DENSE}
+    described = [asdict(spec), data.fingerprint, settings, seed, torch.__version__]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _named_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Read name -> tensor out of a file, without running anything in it."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file; give a safetensors or state_dict file, or DEFAULT")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in whatever part of the reader meets it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path} cannot be read as weights ({reason}); save them with "
+            "torch.save(net.state_dict(), file) or as safetensors"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(each, Tensor) for each in content.values())
+    ):
+        raise WeightsError(f"{path} holds no state_dict; save it with torch.save(net.state_dict(), file)")
+    if all(name.startswith(PREFIX) for name in content):
+        return {name.removeprefix(PREFIX): tensor for name, tensor in content.items()}
+    return dict(content)
