@@ -63,15 +63,8 @@ class _TimeLeft:
         return (time.monotonic() - self._trials_began) / max(done, 1) * max(total - done, 0)
 
 
-class PlainDisplay:
-    """One line per phase and finished trial, for logs and pipes."""
-
-    def __init__(self, stream: TextIO) -> None:
-        width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
-        self._console = Console(file=stream, width=width, highlight=False, emoji=False)
-        self._began = time.monotonic()
-        self._left = _TimeLeft()
-        self._reference_flops = 0
+class SilentDisplay:
+    """Shows nothing, for searches run as a library."""
 
     def __enter__(self) -> Self:
         """Start showing."""
@@ -81,6 +74,29 @@ class PlainDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop showing."""
+
+    def plan(self, plan: Plan) -> None:
+        """Show nothing."""
+
+    def phase(self, text: str) -> None:
+        """Show nothing."""
+
+    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def finish(self, parts: Sequence[RenderableType]) -> None:
+        """Show nothing."""
+
+
+class PlainDisplay(SilentDisplay):
+    """One line per phase and finished trial, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
+        self._console = Console(file=stream, width=width, highlight=False, emoji=False)
+        self._began = time.monotonic()
+        self._left = _TimeLeft()
+        self._reference_flops = 0
 
     def plan(self, plan: Plan) -> None:
         """Print the plan."""
@@ -107,7 +123,7 @@ class PlainDisplay:
         self._console.file.flush()
 
 
-class LiveDisplay:
+class LiveDisplay(SilentDisplay):
     """A progress bar that stays at the bottom of the terminal, with the current phase beside it."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -191,3 +207,28 @@ def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
             console.print(part, markup=False, soft_wrap=True)
         else:
             console.print(part)
+
+
+class SilentDisplay:
+    """Shows nothing: for use as a library."""
+
+    def __enter__(self) -> Self:
+        """Start showing nothing."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop showing nothing."""
+
+    def plan(self, plan: Plan) -> None:
+        """Ignore the plan."""
+
+    def phase(self, text: str) -> None:
+        """Ignore the phase."""
+
+    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+        """Ignore the trial."""
+
+    def finish(self, parts: Sequence[RenderableType]) -> None:
+        """Ignore the outcome."""

@@ -1,4 +1,4 @@
-"""The interactive page of a search: one HTML file with the picture and the front, plotly.js inside, no network needed."""
+"""The interactive page of a search: one HTML file with picture and table. plotly.js is inside: no network is needed."""
 
 import html
 import math

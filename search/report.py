@@ -5,7 +5,6 @@ Tables are rich renderables. Lines that someone may copy (paths, commands) are `
 
 import csv
 import json
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,8 +148,12 @@ def _fixed_lines(space: SearchSpace) -> Iterator[str]:
         yield escape(f"keeps its width: {', '.join(names[:6])}{more} ({reason})")
 
 
-def summary(result: SearchResult, folder: Path, tracking_uri: str) -> list[RenderableType]:
-    """Show the outcome: the front, the chosen net, the honest comparison, failures, and where everything is."""
+def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableType]:
+    """Show the outcome: the front, the chosen net, the honest comparison, failures, and where everything is.
+
+    Args:
+        mlflow: the command or address that opens MLflow on this run; empty leaves the line out.
+    """
     parts: list[RenderableType] = [""]
     if result.interrupted:
         done = _plural(len(result.results), "finished trial")
@@ -160,7 +163,9 @@ def summary(result: SearchResult, folder: Path, tracking_uri: str) -> list[Rende
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += ["", result.uniform_comparison.statement, *failure_lines(result.results), ""]
-    parts += [*paths_lines(result.paths, folder), *mlflow_lines(tracking_uri)]
+    parts += paths_lines(result.paths, folder)
+    if mlflow:
+        parts.append(f"MLflow: {mlflow}")
     parts.append(f"Done in {duration(result.seconds)}.")
     return parts
 
@@ -227,15 +232,6 @@ def paths_lines(paths: Mapping[str, str], folder: Path) -> list[str]:
     """List what was written and where."""
     width = max((len(name) for name in paths), default=0)
     return [f"Written to {folder}:", *[f"  {name:<{width}}  {folder / path}" for name, path in paths.items()]]
-
-
-def mlflow_lines(tracking_uri: str) -> list[str]:
-    """Give the exact command, or address, that opens MLflow on this run."""
-    if not tracking_uri:
-        return []
-    if tracking_uri.startswith(("http://", "https://")):
-        return [f"MLflow: {tracking_uri}"]
-    return [f"MLflow: mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}"]
 
 
 def write_csv(result: SearchResult, path: Path) -> None:

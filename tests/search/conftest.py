@@ -1,0 +1,56 @@
+"""A made-up search on a small chain of layers, for whatever shows results."""
+
+import dataclasses
+
+import pytest
+
+from configs.schema import RunConfig
+from pruning.base import Goal
+from runners.trial import Trial, TrialResult, TrialState
+from search.result import DenseResult, SearchResult
+from spaces.budget import Budget
+from spaces.cost import CostModel, Form, PolynomialBuilder
+from spaces.groups import ChannelGroup
+from spaces.space import FixedLayer, SearchSpace
+from spaces.widths import Widths
+
+NAMES, FULL = ("conv1", "layer1.conv1", "layer2.conv1"), (16, 32, 64)
+
+
+@pytest.fixture
+def chain_space() -> SearchSpace:
+    """Three layers in a row: params = 16 * 32 + 32 * 64 = 2,560 dense, flops = 1,000 times as many."""
+    flops, params = PolynomialBuilder(3), PolynomialBuilder(3)
+    for i in range(2):
+        params.add(1, Form(0, ((i, 1),)), Form(0, ((i + 1, 1),)))
+        flops.add(1000, Form(0, ((i, 1),)), Form(0, ((i + 1, 1),)))
+    groups = tuple(ChannelGroup(n, w, 1, w, producers=(n, f"{n}.twin")) for n, w in zip(NAMES, FULL, strict=True))
+    model = CostModel(NAMES, FULL, flops.build(), params.build())
+    return SearchSpace(groups, (FixedLayer("fc", 10, "its outputs are the classes"),), model, {}, (3, 32, 32))
+
+
+@pytest.fixture
+def finished_search(chain_space: SearchSpace) -> SearchResult:
+    """Two searched nets and a uniform one on the front, a dominated one, and a failure."""
+    rows = (  # method, arm, widths, accuracy, test accuracy
+        ("l2", "uniform", (8, 16, 32), 0.90, 0.89),
+        ("di", "", (12, 24, 48), 0.96, 0.95),
+        ("di", "", (16, 16, 16), 0.80, None),
+        ("di", "", (4, 8, 16), 0.85, 0.84),
+    )
+    results = []
+    for number, (method, arm, channels, accuracy, test) in enumerate(rows):
+        widths = Widths(dict(zip(NAMES, channels, strict=True)))
+        trial = Trial(number, method, Goal(widths), {"ridge": 0.1} if method == "di" else {}, arm=arm)
+        cost = chain_space.cost(widths)
+        results.append(TrialResult(trial, TrialState.COMPLETE, accuracy, cost, widths, seconds=3.0, test_accuracy=test))
+    results.append(TrialResult(Trial(4, "di", Goal()), TrialState.FAILED, error="RuntimeError: out of\nmemory [gpu]"))
+    return SearchResult(
+        config=dataclasses.asdict(RunConfig(budget=("60%",))),
+        budgets=(Budget("flops", 1_536_000),),
+        dense=DenseResult(0.97, 0.965, chain_space.dense_cost),
+        results=tuple(results),
+        space={"groups": [{"group": n, "width": w, "layers": [n]} for n, w in zip(NAMES, FULL, strict=True)]},
+        seconds=125.0,
+        paths={"front": "front.csv"},
+    )
