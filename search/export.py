@@ -60,8 +60,12 @@ def export_member(
     widths: Mapping[str, int],
     input_shape: tuple[int, int, int],
     folder: Path | str,
+    program: bool = True,
 ) -> Exported:
     """Write a narrow network into a folder, which is made if need be; `net` stays as it is.
+
+    Args:
+        program: whether to write the program that runs without this project too, which takes some seconds.
 
     Raises:
         ExportError: the folder cannot be written.
@@ -71,10 +75,12 @@ def export_member(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WIDTHS).write_text(Widths(widths).to_json() + "\n")
         checkpoint.save(folder / CHECKPOINT, net, spec, widths)
-        program, difference = _write_program(copy.deepcopy(net).cpu().eval(), input_shape, folder)
+        written, difference = None, 0.0
+        if program:
+            written, difference = _write_program(copy.deepcopy(net).cpu().eval(), input_shape, folder)
     except OSError as error:
         raise ExportError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
-    return Exported(folder, folder / CHECKPOINT, folder / WIDTHS, program, difference)
+    return Exported(folder, folder / CHECKPOINT, folder / WIDTHS, written, difference)
 
 
 def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
@@ -133,8 +139,8 @@ def _write_archive(net: nn.Module, images: Tensor, path: Path) -> _Program:
 
 
 def _write_torchscript(net: nn.Module, images: Tensor, path: Path) -> _Program:
-    torch.jit.trace(net, images).save(os.fspath(path))
-    loaded: _Program = torch.jit.load(os.fspath(path))
+    torch.jit.trace(net, images).save(os.fspath(path))  # type: ignore[no-untyped-call]
+    loaded: _Program = torch.jit.load(os.fspath(path))  # type: ignore[no-untyped-call]
     return loaded
 
 
