@@ -1,8 +1,11 @@
 """Study: ask and tell over an Optuna study with two objectives, validation accuracy up and FLOPs down.
 
-The Optuna study is the record of a search: every told result is stored with its trial, as JSON without weights, and
-a study opened on an existing storage goes on from there. Only finished trials are results; one that was running when
-the process ended is marked failed and its candidate may come again.
+The stored Optuna study is the record of a search: every told result is written with its trial, as JSON without
+weights, and a study opened on an existing storage goes on from there.
+
+The sampler works on a copy of the record in memory, and a trial enters the record once, whole, when it has ended:
+stored parameter by parameter, a candidate with 20 groups takes 25 commits, up to a second on a busy disk, and a
+killed process would leave trials that run for ever.
 """
 
 import contextlib
@@ -16,6 +19,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,6 +35,7 @@ from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
+DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, FLOPs
 REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
 _logger = logging.getLogger(__name__)
 
@@ -104,10 +109,12 @@ class Study:
         self._planned = self._candidates.control_arms(settings.trials) + self._candidates.warm_starts(settings.trials)
         limits = {budget.quantity: budget.limit for budget in self.budgets}
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
-        self._study = _open(settings, identity)
+        self._record = _open(settings, identity) if settings.storage else None
+        self._study = optuna.create_study(directions=DIRECTIONS)
         self._results: dict[int, TrialResult] = {}
         self._by_key: dict[str, TrialResult] = {}
         self._running: dict[int, tuple[optuna.Trial, Trial]] = {}
+        self._repeats = 0
         self._front = ParetoFront()
         self._read_back()
         seed = derive_seed(settings.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
@@ -126,6 +133,11 @@ class Study:
     def front(self) -> ParetoFront:
         """The non-dominated results so far."""
         return self._front
+
+    @property
+    def repeats(self) -> int:
+        """How many proposals repeated an earlier candidate and were answered from its result."""
+        return self._repeats
 
     def ask(self) -> Trial | None:
         """Return the next candidate not tried yet; None when all trials are given out or the space is exhausted."""
@@ -165,7 +177,9 @@ class Study:
         result = self._archive(self._checked(result))
         handle, _ = self._running.pop(number)
         handle.set_user_attr("result", trial_result_to_dict(result))
-        self._close(handle, result)
+        if result.error:
+            handle.set_user_attr("reason", result.error)
+        self._write(self._end(handle, result))
         self._keep(result)
         for listener in self.listeners:
             listener(result, self)
@@ -174,7 +188,7 @@ class Study:
         """Mark the trials that were asked for and not told as failed; they are no results."""
         for handle, _ in self._running.values():
             handle.set_user_attr("reason", "interrupted")
-            self._study.tell(handle, state=OptunaState.FAIL)
+            self._write(self._end(handle, None))
         self._running.clear()
 
     def _propose(self, planned: Planned | None = None) -> Trial | None:
@@ -188,26 +202,30 @@ class Study:
         trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
         key = trial.key()
         trial = replace(trial, seed=derive_seed(self.settings.seed, key))
-        if key in self._by_key:
-            handle.set_user_attr("duplicate_of", self._by_key[key].trial.number)
-            self._close(handle, self._by_key[key])
+        if (known := self._by_key.get(key)) is not None:
+            handle.set_user_attr("duplicate_of", known.trial.number)
+            self._end(handle, known)
+            self._repeats += 1
             return None
-        for running in self._running.values():
-            if running[1].key() == key:
-                handle.set_user_attr("duplicate_of", running[1].number)
-                self._study.tell(handle, state=OptunaState.FAIL)
+        for _, running in self._running.values():
+            if running.key() == key:
+                handle.set_user_attr("duplicate_of", running.number)
+                self._end(handle, None)
+                self._repeats += 1
                 return None
         self._running[number] = (handle, trial)
         return trial
 
-    def _close(self, handle: optuna.Trial, result: TrialResult) -> None:
-        """Tell Optuna the values of a result; it never sees a number that is not finite."""
-        if measured(result):
-            flops, accuracy = point(result)
-            self._study.tell(handle, [accuracy, float(flops)])
-        else:
-            handle.set_user_attr("reason", result.error)
-            self._study.tell(handle, state=OptunaState.FAIL)
+    def _end(self, handle: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
+        """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""
+        if result is None or not measured(result):
+            return self._study.tell(handle, state=OptunaState.FAIL)
+        flops, accuracy = point(result)
+        return self._study.tell(handle, [accuracy, float(flops)])
+
+    def _write(self, trial: FrozenTrial) -> None:
+        if self._record is not None:
+            self._record.add_trial(trial)
 
     def _checked(self, result: TrialResult) -> TrialResult:
         if result.state is TrialState.FAILED:
@@ -228,13 +246,11 @@ class Study:
         self._front = self._front.with_result(result)
 
     def _read_back(self) -> None:
-        stored = self._study.get_trials(deepcopy=False)
-        for _ in [frozen for frozen in stored if frozen.state is OptunaState.WAITING]:
-            self._study.tell(self._study.ask(), state=OptunaState.FAIL)
+        stored = self._record.get_trials(deepcopy=False) if self._record is not None else []
         for frozen in stored:
-            if frozen.state is OptunaState.RUNNING:
-                self._study.tell(frozen.number, state=OptunaState.FAIL)
-            elif (data := _stored_result(frozen)) is not None:
+            if frozen.state.is_finished():
+                self._study.add_trial(frozen)
+            if (data := frozen.user_attrs.get("result")) is not None:
                 self._keep(trial_result_from_dict(data))
 
     @contextlib.contextmanager
@@ -246,10 +262,6 @@ class Study:
             self._study.sampler = sampler
 
 
-def _stored_result(frozen: FrozenTrial) -> dict[str, Any] | None:
-    return frozen.user_attrs.get("result")
-
-
 def _open(settings: StudySettings, identity: dict[str, Any]) -> optuna.Study:
     """Open or create the study; `identity` is what a stored one must agree in."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
@@ -257,8 +269,8 @@ def _open(settings: StudySettings, identity: dict[str, Any]) -> optuna.Study:
     try:
         study = optuna.create_study(
             study_name=settings.name,
-            storage=settings.storage or None,
-            directions=["maximize", "minimize"],
+            storage=settings.storage,
+            directions=DIRECTIONS,
             load_if_exists=True,
         )
         stored = study.user_attrs.get("identity")
