@@ -8,7 +8,6 @@ import copy
 import logging
 import math
 import time
-import warnings
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +19,15 @@ from pruning.base import METHODS, Snapshot, StepHook
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
-from runners.train import Fast, accuracy, evaluating, fit, pick_device, reestimate_batchnorm
+from runners.fast import Fast
+from runners.train import accuracy, fit, pick_device, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
+from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace
+
+__all__ = ["EvaluationError", "TrialContext", "Workbench", "count_cost", "evaluate"]
 
 logger = logging.getLogger(__name__)
 
@@ -200,21 +203,6 @@ def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
                 f"{absolute}; method {trial.method!r} must meet every budget of its goal"
             )
     return counted
-
-
-def count_cost(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
-    """Count FLOPs for one image with fvcore, in eval mode, and parameters; independent of the cost model."""
-    # fvcore builds on torch.jit and takes a noticeable time to import; only a finished trial needs it.
-    from fvcore.nn import FlopCountAnalysis
-
-    parameters = list(net.parameters())
-    image = torch.zeros(1, *input_shape, device=parameters[0].device if parameters else None)
-    with torch.no_grad(), evaluating(net), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns about shape-dependent Python code in some networks
-        analysis = FlopCountAnalysis(net, image)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        flops = int(analysis.total())
-    return Cost(flops, sum(parameter.numel() for parameter in parameters))
 
 
 class _Clock:

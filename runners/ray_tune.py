@@ -7,11 +7,13 @@ away at the end, and never hold a network.
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -82,10 +84,14 @@ class RayRunner:
                     trial_dirname_creator=_trial_name,
                     verbose=0,
                 )
-            except _Abort as abort:
-                raise abort.error from None
-            finally:
+            except BaseException as error:
                 relay.kill_workers()
+                # The frames hold Tune's controller, which gives its reservations back when it goes.
+                traceback.clear_frames(error.__traceback__)
+                gc.collect()
+                if isinstance(error, _Abort):
+                    raise error.error from None
+                raise
 
 
 def cluster_workers(config: RunnerConfig) -> int:
@@ -197,11 +203,11 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             self.running[trial_id] = trial
         return trial
 
-    def on_trial_start(self, *, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, *_: Any, trial: Any = None, **info: Any) -> None:
         self._actors[trial.trial_id] = trial.temporary_state.ray_actor
         self._started[trial.trial_id] = time.perf_counter()
 
-    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(self, *_: Any, trial: Any = None, result: Any = None, **info: Any) -> None:
         report, outcome, checkpoint = (result.pop(name, None) for name in ("report", "outcome", "checkpoint"))
         if report is not None:
             with _unhandled():
@@ -217,7 +223,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
                 return
             self._tell(trial.trial_id, dataclasses.replace(outcome, checkpoint=weights))
 
-    def on_trial_error(self, *, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, *_: Any, trial: Any = None, **info: Any) -> None:
         if trial.trial_id in self.running:
             # Tune hands the error to nobody, but has just written it down in the folder of this run.
             self._fail(trial.trial_id, ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()))

@@ -3,8 +3,12 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from runners.evaluate import Workbench
 
 # Two threads in each of two processes on two cores are many times slower than one in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,3 +19,43 @@ def _cache_of_its_own() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMFRONT_CACHE", folder)
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bench() -> "Workbench":
+    """A workbench of a net with two free groups of 8 channels and 96 images of 4 classes; made of library types
+    only, so that any worker process can unpickle it. A trial of one epoch takes some milliseconds."""
+    import torch
+    from torch import nn
+
+    from runners.base import TrainConfig
+    from runners.data import ImageData
+    from runners.evaluate import Workbench
+    from runners.fast import PLAIN
+    from runners.splits import TensorSplit
+    from spaces.tracing import trace
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % 4
+    images = torch.randint(0, 128, (96, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    for label in range(4):  # a bright quarter tells the class
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        images[labels == label, :, row : row + 4, column : column + 4] += 100
+    split = TensorSplit(images, labels, (0.4,), (0.2,), (8, 8))
+    train, val = split.subset(torch.arange(64)), split.subset(torch.arange(64, 96))
+    data = ImageData("quarters", train, val, val, train, train, 4, (1, 8, 8), "quarters")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    ).eval()
+    space = trace(net, torch.zeros(1, 1, 8, 8))
+    config = TrainConfig(epochs=1, batch_size=16, device="cpu", precision="float32")
+    return Workbench(net, space, data, config, threads=1, fast=PLAIN)

@@ -1,0 +1,213 @@
+"""A trial gives a checked result or a reason; its method sees training images only."""
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.base import Goal, Snapshot
+from pruning.checkpoint import from_bytes
+from runners.evaluate import TrialContext, Workbench, evaluate
+from runners.train import accuracy
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from spaces.budget import Budget
+from spaces.counting import count_cost
+from spaces.widths import Widths
+
+NARROW = Widths({"0": 4, "3": 6})
+Run = Callable[..., Iterator[Snapshot]]
+
+
+def trial(method: str = "l2", goal: Goal | None = None, seed: int = 1) -> Trial:
+    return Trial(7, method, goal or Goal(NARROW), seed=seed)
+
+
+def finish(
+    bench: Workbench, a_trial: Trial | None = None, answer: bool | None = None
+) -> tuple[list[EpochReport], TrialResult]:
+    evaluation = evaluate(a_trial or trial(), bench)
+    reports = []
+    try:
+        reports.append(next(evaluation))
+        while True:
+            reports.append(evaluation.send(answer))
+    except StopIteration as ended:
+        return reports, ended.value
+
+
+@pytest.fixture
+def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], Trial]:
+    """Register a method that runs the given function; return a trial of it."""
+
+    def register(run: Run) -> Trial:
+        class Custom:
+            def run(self, *arguments: Any) -> Iterator[Snapshot]:
+                return run(*arguments)
+
+        monkeypatch.setattr("runners.evaluate.METHODS", {"custom": Custom})
+        return trial("custom")
+
+    return register
+
+
+def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_bench: Workbench) -> None:
+    reports, result = finish(tiny_bench)
+    assert result.state is TrialState.COMPLETE, result.error
+    assert [report.epoch for report in reports] == [0, 1]
+    assert result.curve == tuple(reports)
+    assert result.accuracy == reports[-1].accuracy
+    assert result.widths == NARROW
+    assert result.note == {"criterion": "l2"}
+    assert 0 < result.train_seconds <= result.seconds
+    assert result.checkpoint is not None
+    narrow = from_bytes(result.checkpoint, tiny_bench.net)
+    assert count_cost(narrow, (1, 8, 8)) == result.cost == tiny_bench.space.cost(NARROW)
+    assert accuracy(narrow, tiny_bench.data.val, device=torch.device("cpu")) == result.accuracy
+
+
+def test_the_same_seed_gives_the_same_net(tiny_bench: Workbench) -> None:
+    first, again, other = (finish(tiny_bench, trial(seed=seed))[1] for seed in (1, 1, 2))
+    assert first.checkpoint == again.checkpoint
+    assert first.checkpoint != other.checkpoint
+
+
+def test_the_dense_net_and_the_torch_threads_stay_as_they_were(tiny_bench: Workbench) -> None:
+    before = copy.deepcopy(tiny_bench.net.state_dict())
+    threads = torch.get_num_threads()
+    finish(dataclasses.replace(tiny_bench, threads=threads + 1))
+    assert torch.get_num_threads() == threads
+    assert all(torch.equal(before[name], each) for name, each in tiny_bench.net.state_dict().items())
+
+
+def test_closing_a_trial_restores_the_threads_and_closes_the_method(
+    tiny_bench: Workbench, method: Callable[[Run], Trial]
+) -> None:
+    closed = []
+
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        try:
+            yield Snapshot(net, tiny_bench.space.full, 0)
+        finally:
+            closed.append(True)
+
+    threads = torch.get_num_threads()
+    evaluation = evaluate(method(run), dataclasses.replace(tiny_bench, threads=threads + 1))
+    next(evaluation)
+    evaluation.close()
+    assert closed == [True]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_stopped_trial_is_told_with_its_last_snapshot(tiny_bench: Workbench) -> None:
+    reports, result = finish(tiny_bench, answer=False)
+    assert result.state is TrialState.STOPPED
+    assert [report.epoch for report in reports] == [0]
+    assert result.accuracy == reports[0].accuracy
+    assert result.cost == tiny_bench.space.cost(NARROW)
+    assert result.checkpoint is not None
+
+
+def test_budgets_hold_on_the_real_net(tiny_bench: Workbench) -> None:
+    budget = Budget.parse("40%")
+    _, result = finish(tiny_bench, trial(goal=Goal(budgets=(budget,))))
+    assert result.cost is not None
+    assert budget.resolve(tiny_bench.space.dense_cost).allows(result.cost)
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_any_exception_becomes_a_failed_trial_with_its_reason(
+    tiny_bench: Workbench, method: Callable[[Run], Trial], error: Exception
+) -> None:
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        yield Snapshot(net, tiny_bench.space.full, 0)
+        raise error
+
+    reports, result = finish(tiny_bench, method(run))
+    assert result.state is TrialState.FAILED
+    assert result.error == f"{type(error).__name__}: {error}".rstrip(": ")
+    assert result.accuracy is None
+    assert result.curve == tuple(reports)
+
+
+def test_an_interrupt_passes_through(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+    def run(*_: Any) -> Iterator[Snapshot]:
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(tiny_bench, method(run))
+
+
+def test_weights_that_are_not_finite_fail_the_trial(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        ruined = copy.deepcopy(net)
+        with torch.no_grad():
+            next(ruined.parameters())[0] = float("nan")
+        yield Snapshot(ruined, tiny_bench.space.full, 2)
+
+    _, result = finish(tiny_bench, method(run))
+    assert result.error == (
+        "EvaluationError: after epoch 2 '0.weight' of the narrow net holds values that are not finite; "
+        "lower the learning rate"
+    )
+
+
+def test_a_net_that_costs_other_than_its_widths_promise_fails(
+    tiny_bench: Workbench, method: Callable[[Run], Trial]
+) -> None:
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        yield Snapshot(net, NARROW, 0)
+
+    _, result = finish(tiny_bench, method(run))
+    assert result.state is TrialState.FAILED
+    assert f"{tiny_bench.space.cost(NARROW).flops:,}" in result.error
+
+
+def test_a_net_over_the_budget_fails(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        yield Snapshot(net, tiny_bench.space.full, 0)
+
+    over = dataclasses.replace(method(run), goal=Goal(budgets=(Budget("params", 10),)))
+    _, result = finish(tiny_bench, over)
+    assert "params and must stay within 10params" in result.error
+
+
+def test_a_method_without_a_snapshot_fails(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+    _, result = finish(tiny_bench, method(lambda *_: iter(())))
+    assert "ended without a snapshot" in result.error
+
+
+def test_an_unknown_method_fails_with_its_name(tiny_bench: Workbench) -> None:
+    _, result = finish(tiny_bench, trial("l3"))
+    assert result.error.startswith("UnknownNameError: unknown method 'l3'")
+
+
+def test_methods_reach_neither_validation_nor_test_images(tiny_bench: Workbench) -> None:
+    secret = tiny_bench.data.train.subset(torch.arange(3))
+    data = dataclasses.replace(tiny_bench.data, val=secret, test=secret)
+    context = TrialContext(data, tiny_bench.train, seed=0)
+    assert all(each is not secret and each is not data for each in vars(context).values())
+
+
+def test_the_context_gives_the_same_calibration_images_every_time(tiny_bench: Workbench) -> None:
+    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=0)
+    first, again = (list(context.calibration_batches(20)) for _ in range(2))
+    assert sum(len(labels) for _, labels in first) == 20
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
+
+
+def test_distillation_uses_the_dense_net(tiny_bench: Workbench) -> None:
+    train = dataclasses.replace(tiny_bench.train, distill_weight=0.9)
+    plain, distilled = finish(tiny_bench)[1], finish(dataclasses.replace(tiny_bench, train=train))[1]
+    assert distilled.state is TrialState.COMPLETE
+    assert plain.checkpoint != distilled.checkpoint
+
+
+def test_a_workbench_pickles(tiny_bench: Workbench) -> None:
+    copied = pickle.loads(pickle.dumps(tiny_bench))
+    assert finish(copied)[1].checkpoint == finish(tiny_bench)[1].checkpoint
