@@ -59,8 +59,8 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        place = f" {error.filename!r}" if error.filename else ""
-        text = f"cannot use{place}: {error.strerror}; choose another place with --out or make room there"
+        place = repr(error.filename) if error.filename else "the disk"
+        text = f"cannot use {place}: {error.strerror}; choose another place with --out or make room there"
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__

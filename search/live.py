@@ -207,28 +207,3 @@ def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:
             console.print(part, markup=False, soft_wrap=True)
         else:
             console.print(part)
-
-
-class SilentDisplay:
-    """Shows nothing: for use as a library."""
-
-    def __enter__(self) -> Self:
-        """Start showing nothing."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop showing nothing."""
-
-    def plan(self, plan: Plan) -> None:
-        """Ignore the plan."""
-
-    def phase(self, text: str) -> None:
-        """Ignore the phase."""
-
-    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
-        """Ignore the trial."""
-
-    def finish(self, parts: Sequence[RenderableType]) -> None:
-        """Ignore the outcome."""

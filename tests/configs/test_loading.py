@@ -1,0 +1,246 @@
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.loading import PRESETS, SECTIONS, effective_yaml, load, parse_flags, read_config
+from configs.schema import ConfigError, RunConfig
+from configs.validation import validate
+from runners.base import DataConfig, RunnerConfig, TrainConfig
+from spaces.space import SpaceConfig
+
+# Every setting, at a value that is not its default.
+OTHER: dict[str, Any] = {
+    "budget": ("30%", "1mparams"),
+    "model": "resnet20",
+    "weights": "a file.pt",
+    "method": "di,l2",
+    "set": ("di.ridge=0.1", "di.way=closed"),
+    "trials": 7,
+    "sampler": "nsga2",
+    "seed": 3,
+    "out": "some where",
+    "storage": "sqlite:///x.db",
+    "tracking_uri": "http://host:5000",
+    "divisor": 4,
+    "floor": 0.25,
+    "skip": ("layer4.*", "layer[1,2].*"),
+    "only": ("features.*",),
+    "bound": ("conv1=0.5:1",),
+    "data": "imagefolder:/data: set",
+    "data_dir": "/data",
+    "image_size": 64,
+    "val_share": 0.1,
+    "epochs": 3,
+    "dense_epochs": 0,
+    "batch_size": 32,
+    "learning_rate": 0.001,
+    "dense_learning_rate": 0.2,
+    "momentum": 0.8,
+    "weight_decay": 0.0,
+    "label_smoothing": 0.05,
+    "schedule": "cosine",
+    "distill_weight": 0.5,
+    "distill_temperature": 4.0,
+    "precision": "float32",
+    "device": "cpu",
+    "runner": "local",
+    "cpus_per_trial": 2,
+    "gpus_per_trial": 0.5,
+    "ray_address": "auto",
+}
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    for section in SECTIONS:
+        part = values.pop(section)
+        values |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    return values
+
+
+def flags_of(values: dict[str, Any]) -> list[str]:
+    argv = []
+    for name, value in values.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            argv += ["--" + name.replace("_", "-"), str(each)]
+    return argv
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "run.yaml").write_text(text, encoding="utf-8")
+    return str(folder / "run.yaml")
+
+
+def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_defaults() -> None:
+    defaults = flat(RunConfig())
+    assert OTHER.keys() == defaults.keys()
+    assert not [name for name, value in OTHER.items() if value == defaults[name]]
+
+
+def test_every_flag_reaches_the_config() -> None:
+    assert flat(parse_flags(flags_of(OTHER)).config) == OTHER
+
+
+def test_no_flags_give_the_defaults() -> None:
+    assert parse_flags([]).config == RunConfig()
+
+
+def test_field_names_are_unique_over_all_sections() -> None:
+    names = [f.name for c in (SpaceConfig, DataConfig, TrainConfig, RunnerConfig) for f in dataclasses.fields(c)]
+    names += [f.name for f in dataclasses.fields(RunConfig) if f.name not in SECTIONS]
+    assert len(names) == len(set(names))
+
+
+def test_printed_yaml_reads_back_to_the_same_config(tmp_path: Path) -> None:
+    config = parse_flags(flags_of(OTHER)).config
+    path = write(tmp_path, effective_yaml(config))
+    assert load(path) == config
+    assert parse_flags(["--config", path]).config == config
+
+
+@pytest.mark.parametrize("text", ["null", "1e-3", "0123", "yes", "", "[a]", "a: b", "#x", "ü"])
+def test_texts_that_yaml_could_take_for_something_else_survive(tmp_path: Path, text: str) -> None:
+    config = dataclasses.replace(RunConfig(), weights=text, set=(text,) if text else ())
+    assert load(write(tmp_path, effective_yaml(config))) == config
+    if text:
+        assert parse_flags(["--weights", text, "--set", text]).config == config
+
+
+def test_budgets_may_be_repeated_or_separated_by_commas() -> None:
+    expected = ("0.5gflops", "1.2mparams", "3mparams")
+    argv = ["--budget", "0.5gflops, 1.2mparams", "--budget=3mparams"]
+    assert parse_flags(argv).config.budget == expected
+
+
+def test_short_names_of_learning_rates() -> None:
+    train = parse_flags(["--lr", "1e-3", "--dense-lr", "1"]).config.train
+    assert (train.learning_rate, train.dense_learning_rate) == (0.001, 1.0)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_flags_go_on_top_of_the_file_wherever_they_stand(tmp_path: Path, order: tuple[int, int]) -> None:
+    path = write(tmp_path, "budget: 0.5gflops\ntrials: 5\ntrain: {epochs: 4, batch_size: 8}")
+    parts = (["--config", path], ["--budget", "30%", "--epochs", "2"])
+    config = parse_flags([*parts[order[0]], *parts[order[1]]]).config
+    assert (config.budget, config.trials, config.train.epochs, config.train.batch_size) == (("30%",), 5, 2, 8)
+
+
+def test_files_may_be_flat_sectioned_or_written_with_dashes(tmp_path: Path) -> None:
+    text = "data: mnist\nbatch-size: 8\ntrain: {epochs: 2}\nruner: x".replace("runer: x", "runner: local")
+    config = load(write(tmp_path, text))
+    assert (config.data.data, config.train.batch_size, config.train.epochs) == ("mnist", 8, 2)
+    assert config.runner.runner == "local"
+
+
+def test_an_empty_value_or_file_keeps_the_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "trials:\nweights:\n")) == RunConfig()
+    assert load(write(tmp_path, "")) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trails: 3", "unknown key 'trails'; did you mean 'trials'?"),
+        ("train: {epoch: 3}", "unknown key 'epoch' under train:; did you mean 'epochs'?"),
+        ("train: {trials: 3}", "unknown key 'trials' under train:; it belongs at the top level"),
+        ("train: {skip: a}", "unknown key 'skip' under train:; it belongs under space:"),
+        ("5: 3", "unknown key '5'; known: budget, model"),
+        ("train: 4", "has 4 under train: and must have `key: value` lines there"),
+        ("trials: x", "trials is 'x' and must be a whole number"),
+        ("trials: 1.5", "trials is '1.5' and must be a whole number"),
+        ("trials: true", "trials is 'True' and must be a whole number"),
+        ("model: [a]", "and must be a text"),
+        ("a: [", "is not YAML"),
+        ("- 1", "holds list and must hold `key: value` lines"),
+        ("batch_size: 5\ntrain: {batch_size: 4}", "gives 'batch_size' twice; keep one"),
+        ("model: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    message = str(caught.value)
+    assert words in message
+    assert message.startswith(f"config {path!r}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--trials", "x"], "--trials is 'x' and must be a whole number"),
+        (["--floor", "wide"], "--floor is 'wide' and must be a number"),
+        (["--trial", "4"], "unknown argument '--trial'; did you mean --trials"),
+        (["--bugdet=3"], "unknown argument '--bugdet=3'; did you mean --budget"),
+        (["@@@@"], "unknown argument '@@@@'; see --help"),
+        (["--trials"], "argument --trials: expected one argument"),
+        (["--config", "quik"], "config 'quik' cannot be read (No such file or directory)"),
+        (["--config", "."], "cannot be read (Is a directory)"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_line(argv: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_flags(argv)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_binary_file_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"\x80\x02\xff")
+    with pytest.raises(ConfigError, match="not a text file"):
+        read_config(str(tmp_path / "net.pt"))
+
+
+def test_a_negative_value_is_a_value_and_not_a_flag() -> None:
+    assert parse_flags(["--budget", "-1gflops"]).config.budget == ("-1gflops",)
+    assert parse_flags(["--seed", "-3"]).config.seed == -3
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_valid(path: Path) -> None:
+    assert validate(load(path.stem))
+
+
+def test_the_quick_preset_is_the_quick_start() -> None:
+    assert load("quick") == RunConfig(budget=("0.5gflops",))
+
+
+def test_a_file_of_that_name_comes_before_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quick").write_text("trials: 99")
+    assert load("quick").trials == 99
+
+
+def test_help_lists_every_flag_with_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_flags(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for name in OTHER:
+        assert f"--{name.replace('_', '-')} " in text
+    assert "One multiply-add is one FLOP." in " ".join(text.split())
+    assert "(default: 12)" in text
+
+
+def test_every_setting_is_documented() -> None:
+    from configs.loading import _options
+
+    assert not [option.name for option in _options().values() if not option.help]
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    heavy = ("torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "plotly", "fvcore", "sklearn")
+    code = (
+        "import sys\nfrom search.cli import main\nassert main(['--help']) == 0\n"
+        f"sys.exit(','.join(name for name in {heavy} if name in sys.modules))"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr.strip() == ""
+    assert time.monotonic() - began < 5  # 0.2 s alone; generous for a machine that is busy

@@ -1,0 +1,85 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from configs.loading import SECTIONS
+from configs.schema import SAMPLERS, ConfigError, RunConfig
+from configs.validation import split_setting, validate
+from spaces.budget import Budget
+from spaces.errors import SlimfrontError
+
+
+def config_with(**changes: Any) -> RunConfig:
+    config = RunConfig(budget=("50%",))
+    for name, value in changes.items():
+        section = next((s for s, cls in SECTIONS.items() if name in {f.name for f in dataclasses.fields(cls)}), "")
+        if section:
+            part = dataclasses.replace(getattr(config, section), **{name: value})
+            config = dataclasses.replace(config, **{section: part})
+        else:
+            config = dataclasses.replace(config, **{name: value})
+    return config
+
+
+def test_a_good_config_gives_its_budgets() -> None:
+    config = RunConfig(budget=("0.5gflops", "1mparams"))
+    assert validate(config) == (Budget("flops", 500_000_000), Budget("params", 1_000_000))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_is_known(sampler: str) -> None:
+    validate(config_with(sampler=sampler))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budget": ()}, "no budget given; write --budget with"),
+        ({"budget": ("banana",)}, "'banana' is not a number with a unit"),
+        ({"budget": ("0gflops",)}, "must be a positive finite number"),
+        ({"budget": ("nan",)}, "must be a positive finite number"),
+        ({"budget": ("8ms",)}, "budget 8ms limits latency, which comes with the latency runner"),
+        ({"budget": "50%"}, "as in budget=('50%',)"),
+        ({"trials": 0}, "--trials is 0 and must be at least 1"),
+        ({"seed": -1}, "--seed is -1 and must be a whole number from 0"),
+        ({"model": ""}, "--model is ''"),
+        ({"divisor": -8}, "--divisor is -8"),
+        ({"floor": 0.0}, "--floor is 0.0"),
+        ({"floor": float("nan")}, "--floor is nan"),
+        ({"image_size": -1}, "--image-size is -1"),
+        ({"val_share": 1.0}, "--val-share is 1.0 and must be a share strictly between 0 and 1"),
+        ({"epochs": -1}, "--epochs is -1 and must be 0 or more"),
+        ({"dense_epochs": -1}, "--dense-epochs is -1"),
+        ({"batch_size": 0}, "--batch-size is 0 and must be at least 1"),
+        ({"learning_rate": float("inf")}, "--learning-rate is inf and must be a positive number"),
+        ({"distill_weight": 1.5}, "--distill-weight is 1.5"),
+        ({"schedule": "step"}, "--schedule is 'step' and must be one of one_cycle, cosine"),
+        ({"cpus_per_trial": 0}, "--cpus-per-trial is 0"),
+        ({"sampler": "tpee"}, "unknown sampler 'tpee'; did you mean tpe?"),
+        ({"runner": "rey"}, "unknown runner 'rey'; did you mean ray"),
+        ({"method": "l3"}, "unknown method 'l3'; did you mean l2"),
+        ({"method": " , "}, "names no method; known: "),
+        ({"set": ("ridge=3",)}, "--set 'ridge=3' is not METHOD.SETTING=VALUE"),
+        ({"set": ("di.ridge",)}, "is not METHOD.SETTING=VALUE"),
+        ({"set": ("dj.ridge=3",)}, "unknown method 'dj'"),
+        ({"set": ("random.ridge=3",)}, "which this run does not use; add it to --method"),
+    ],
+)
+def test_a_rule_that_does_not_hold_is_told_with_value_and_way_out(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SlimfrontError) as caught:
+        validate(config_with(**changes))
+    assert words in str(caught.value)
+
+
+def test_a_setting_splits_into_method_name_and_value() -> None:
+    assert split_setting("di.way=a=b", ("di",)) == ("di", "way", "a=b")
+
+
+def test_the_control_arm_may_be_set_too() -> None:
+    assert split_setting("l2.images=8", ("di",)) == ("l2", "images", "8")
+
+
+def test_a_setting_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        split_setting("di.way= ", ("di",))

@@ -1,0 +1,140 @@
+import dataclasses
+import logging
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.loading import load
+from configs.schema import RunConfig
+from search.cli import main
+from search.result import SearchResult
+from spaces.errors import SlimfrontError
+
+Calls = list[RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def _global_settings_restored() -> Iterator[None]:
+    """The command line configures logging and warnings of its process, which here is the one of the tests."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with warnings.catch_warnings():
+        yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, finished_search: SearchResult) -> Callable[..., Calls]:
+    """Replace the search by one that notes its config and returns or raises what it is told to."""
+
+    def install(outcome: Any = finished_search) -> Calls:
+        calls: Calls = []
+
+        def run(config: RunConfig, display: Any) -> Any:
+            calls.append(config)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        fake = types.ModuleType("search.orchestrator")
+        fake.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "search.orchestrator", fake)
+        return calls
+
+    return install
+
+
+def test_flags_reach_the_search_and_success_is_zero(runs: Callable[..., Calls]) -> None:
+    calls = runs()
+    assert main(["--budget", "30%", "--trials", "3"]) == 0
+    assert calls == [RunConfig(budget=("30%",), trials=3)]
+
+
+def test_an_interrupted_search_ends_with_130(runs: Callable[..., Calls], finished_search: SearchResult) -> None:
+    runs(dataclasses.replace(finished_search, interrupted=True))
+    assert main(["--budget", "30%"]) == 130
+
+
+def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
+    runs(KeyboardInterrupt())
+    assert main(["--budget", "30%"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "no budget given"),
+        (["--budget", "banana"], "'banana'"),
+        (["--budget", "-1gflops"], "'-1gflops'"),
+        (["--budget", "8ms"], "not available yet"),
+        (["--budget", "50%", "--trials", "0"], "--trials is 0"),
+        (["--budget", "50%", "--method", "dii"], "did you mean di?"),
+        (["--budgett", "50%"], "did you mean --budget"),
+        (["--config", "missing.yaml"], "preset: quick"),
+    ],
+)
+def test_wrong_input_is_one_line_on_standard_error_and_code_2(
+    runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+) -> None:
+    calls = runs()
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (SlimfrontError("a\nb"), "error: a b\n"),
+        (
+            PermissionError(13, "Permission denied", "/runs/x"),
+            "error: cannot use '/runs/x': Permission denied; choose another place with --out or make room there\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            "error: cannot use the disk: No space left on device; choose another place with --out or make room there\n",
+        ),
+    ],
+)
+def test_errors_of_the_search_are_one_line(
+    runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    runs(error)
+    assert main(["--budget", "50%"]) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_debugging_shows_the_traceback(runs: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch) -> None:
+    runs(SlimfrontError("a"))
+    with pytest.raises(SlimfrontError):
+        main(["--budget", "50%", "--debug"])
+    monkeypatch.setenv("SLIMFRONT_DEBUG", "1")
+    with pytest.raises(SlimfrontError):
+        main(["--budget", "50%"])
+
+
+def test_a_fault_of_ours_is_not_hidden(runs: Callable[..., Calls]) -> None:
+    runs(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["--budget", "50%"])
+
+
+def test_the_printed_config_is_the_effective_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--config", "quick", "--trials", "3", "--print-config"]) == 0
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    assert load(str(tmp_path / "run.yaml")) == RunConfig(budget=("0.5gflops",), trials=3)
+
+
+def test_help_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "python -m search --budget 0.5gflops" in capsys.readouterr().out

@@ -1,0 +1,112 @@
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from configs.schema import RunConfig
+from search import live
+from search.live import Display, LiveDisplay, PlainDisplay, SilentDisplay, front_text, make_display, trial_text
+from search.pareto import ParetoFront
+from search.report import Plan
+from search.result import SearchResult
+from spaces.space import SearchSpace
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def plan(chain_space: SearchSpace, finished_search: SearchResult) -> Plan:
+    return Plan(RunConfig(), chain_space, finished_search.budgets, {"train": 10}, 1, 1, Path("runs/one"))
+
+
+def play(display: Display, plan: Plan, search: SearchResult) -> None:
+    with display:
+        display.plan(plan)
+        display.phase("training the dense net, epoch 1/2")
+        for done, result in enumerate(search.results, start=1):
+            display.trial_done(result, ParetoFront(search.results[:done]), done, len(search.results))
+        table = Table("head")
+        table.add_row("cell")
+        display.finish([table, f"chosen: [red]/{'long/' * 60}net.pt"])
+
+
+def test_plain_output_is_one_line_per_phase_and_trial(plan: Plan, finished_search: SearchResult) -> None:
+    stream = io.StringIO()
+    play(PlainDisplay(stream), plan, finished_search)
+    lines = [re.sub(r"^\[ *[\d.]+ s\] ", "", line) for line in stream.getvalue().splitlines() if line.startswith("[ ")]
+    assert lines == [
+        "training the dense net, epoch 1/2",
+        "1/5 trial 0 l2 (uniform): 90.00% at 640.0 kFLOPs in 3 s; best 90.00%, front 1, hypervolume 0.675, 0 s left",
+        "2/5 trial 1 di: 96.00% at 1.440 MFLOPs in 3 s; best 96.00%, front 2, hypervolume 0.701, 0 s left",
+        "3/5 trial 2 di: 80.00% at 512.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.741, 0 s left",
+        "4/5 trial 3 di: 85.00% at 160.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.861, 0 s left",
+        "5/5 trial 4 di failed: RuntimeError: out of memory [gpu]; best 96.00%, front 3, hypervolume 0.861, 0 s left",
+    ]
+
+
+def test_plain_output_has_no_control_codes_and_paths_are_not_broken(plan: Plan, finished_search: SearchResult) -> None:
+    stream = io.StringIO()
+    play(PlainDisplay(stream), plan, finished_search)
+    assert "\x1b" not in stream.getvalue()
+    assert f"chosen: [red]/{'long/' * 60}net.pt\n" in stream.getvalue()
+
+
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
+    plan: Plan, finished_search: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    stream = Terminal()
+    display = make_display(stream)
+    assert isinstance(display, LiveDisplay)
+    play(display, plan, finished_search)
+    text = stream.getvalue()
+    assert "5/5" in re.sub(r"\x1b\[[\d;?]*\w", "", text)
+    assert "trial 4 di failed: RuntimeError: out of memory [gpu]" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_an_exception_leaves_the_cursor_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+
+    def stopped() -> None:
+        with make_display(stream) as display:
+            display.phase("searching")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "dumb terminal"])
+def test_pipes_and_dumb_terminals_get_plain_lines(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(make_display(stream), PlainDisplay)
+
+
+def test_the_silent_display_takes_everything(plan: Plan, finished_search: SearchResult) -> None:
+    play(SilentDisplay(), plan, finished_search)
+
+
+def test_time_left_comes_from_the_mean_time_per_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 100.0, 110.0, 130.0])
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(now))
+    left = live._TimeLeft()  # at 0
+    left.phase()  # the search begins at 100
+    assert left.after(1, 4) == 30.0  # 10 s a trial, 3 to go
+    assert left.after(2, 4) == 30.0  # 15 s a trial, 2 to go
+
+
+def test_an_empty_front_has_no_best_accuracy() -> None:
+    assert front_text(ParetoFront(), 0) == "best -, front 0"
+
+
+def test_a_failed_trial_says_why_in_one_line(finished_search: SearchResult) -> None:
+    assert trial_text(finished_search.results[4]) == "trial 4 di failed: RuntimeError: out of memory [gpu]"
