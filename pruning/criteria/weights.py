@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from spaces.space import ChannelGroup, SearchSpace
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace
 
 
 def producer_filters(net: nn.Module, space: SearchSpace, group: ChannelGroup) -> Iterator[tuple[Tensor, Tensor]]:

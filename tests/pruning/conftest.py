@@ -1,0 +1,89 @@
+"""Tiny nets and a stand-in for what a runner lends a method."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.base import StepHook
+
+
+class TinyResidual(nn.Module):
+    """A stem, one residual block and a linear head, on 3x8x8 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(12)
+        self.conv2 = nn.Conv2d(12, 8, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.stem(x)))
+        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+        return self.head(functional.relu(x + y).mean(dim=(2, 3)))
+
+
+@dataclass
+class TinyContext:
+    """Training images in memory; counts what it is asked for."""
+
+    seed: int = 0
+    epochs: int = 1
+    statistics: Any = None
+    classes: int = 3
+    shape: tuple[int, int, int] = (3, 8, 8)
+    calibrations: int = 0
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.labels = torch.arange(48) % self.classes
+        centres = torch.randn(self.classes, *self.shape, generator=generator)
+        self.images = centres[self.labels] + torch.randn(48, *self.shape, generator=generator)
+
+    def calibration_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+        self.calibrations += 1
+        if images:
+            yield from zip(self.images[:images].split(16), self.labels[:images].split(16), strict=True)
+
+    @torch.no_grad()
+    def heldout_accuracy(self, net: nn.Module, images: int) -> float:
+        return float((net.eval()(self.images[:images]).argmax(dim=1) == self.labels[:images]).double().mean())
+
+    @torch.no_grad()
+    def reestimate_batchnorm(self, net: nn.Module) -> None:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+        net.train()(self.images)
+        net.eval()
+
+    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+        for epoch in range(epochs):
+            net.train()
+            optimiser.zero_grad()
+            functional.cross_entropy(net(self.images), self.labels).backward()
+            if hook is not None:
+                hook(net, epoch)
+            optimiser.step()
+            yield epoch + 1
+
+
+@pytest.fixture
+def tiny_residual() -> nn.Module:
+    torch.manual_seed(0)
+    return TinyResidual().eval()
+
+
+@pytest.fixture
+def tiny_context() -> Callable[..., TinyContext]:
+    return TinyContext

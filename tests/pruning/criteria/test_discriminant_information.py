@@ -1,0 +1,219 @@
+"""Invariants of Discriminant Information; each closed form is compared with the definition."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pruning.base import PruningError
+from pruning.criteria.information import (
+    MomentAccumulator,
+    Moments,
+    RidgeInformation,
+    flattened_scores,
+    label_codes,
+    ridge_for,
+)
+
+SAMPLES, CHANNELS, CLASSES = 60, 7, 4
+
+
+def _data(seed: int = 0, channels: int = CHANNELS, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(samples) % CLASSES
+    centres = torch.randn(CLASSES, channels, generator=generator, dtype=torch.float64)
+    noise = torch.randn(samples, channels, generator=generator, dtype=torch.float64)
+    return centres[labels] + noise + 3.0, labels
+
+
+def _moments(features: Tensor, labels: Tensor) -> Moments:
+    accumulator = MomentAccumulator(CLASSES)
+    accumulator.add(features, labels)
+    return accumulator.finish()
+
+
+def _discriminant(moments: Moments, ridge: float, unit: bool = True) -> RidgeInformation:
+    return RidgeInformation(moments.scatter, moments.between(unit), ridge)
+
+
+def _information(features: Tensor, labels: Tensor, ridge: float, unit: bool = True) -> float:
+    """By the definition, from the samples."""
+    centred = features - features.mean(dim=0)
+    targets = centred.T @ label_codes(labels, CLASSES, unit)
+    system = centred.T @ centred + ridge * torch.eye(features.shape[1], dtype=torch.float64)
+    return float(torch.trace(torch.linalg.inv(system) @ targets @ targets.T))
+
+
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("ridge", [1e-3, 1.0, 100.0])
+def test_primal_dual_and_ridge_loss_are_one_number(unit: bool, ridge: float) -> None:
+    features, labels = _data()
+    moments, codes = _moments(features, labels), label_codes(labels, CLASSES, unit)
+    centred = features - features.mean(dim=0)
+    weights = torch.linalg.solve(
+        centred.T @ centred + ridge * torch.eye(CHANNELS, dtype=torch.float64), centred.T @ codes
+    )
+    loss = (codes - centred @ weights).square().sum() + ridge * weights.square().sum()
+    expected = _information(features, labels, ridge, unit)
+    gram = centred @ centred.T
+    dual = (codes * (gram @ torch.linalg.solve(gram + ridge * torch.eye(SAMPLES, dtype=torch.float64), codes))).sum()
+    assert _discriminant(moments, ridge, unit).information == pytest.approx(expected, rel=1e-10)
+    assert float(dual) == pytest.approx(expected, rel=1e-10)
+    assert float(codes.square().sum() - loss) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0, 1e4])
+def test_information_never_falls_when_a_feature_is_added(ridge: float) -> None:
+    features, labels = _data()
+    order = torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(1))
+    values = [_information(features[:, order[:count]], labels, ridge) for count in range(1, CHANNELS + 1)]
+    assert all(later >= earlier - 1e-12 for earlier, later in zip(values, values[1:], strict=False))
+
+
+def test_information_stays_within_its_bounds() -> None:
+    features, labels = _data(channels=40)
+    uneven = labels.clone()
+    uneven[:25] = 0
+    counts = torch.bincount(uneven, minlength=CLASSES).double()
+    assert 0 <= _information(features, uneven, 1e-6) <= CLASSES - 1
+    bound = SAMPLES - float(counts.square().sum()) / SAMPLES
+    assert 0 <= _information(features, uneven, 1e-6, unit=False) <= bound
+
+
+def test_leave_one_out_drop_equals_recomputing_without_the_channel() -> None:
+    features, labels = _data()
+    moments = _moments(features, labels)
+    drops = _discriminant(moments, 0.5).drops()
+    for channel in range(CHANNELS):
+        rest = [c for c in range(CHANNELS) if c != channel]
+        expected = _information(features, labels, 0.5) - _information(features[:, rest], labels, 0.5)
+        assert float(drops[channel]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_leave_set_out_drop_equals_recomputing_without_the_set() -> None:
+    features, labels = _data()
+    moments = _moments(features, labels)
+    drop = _discriminant(moments, 0.5).drop_of(torch.tensor([1, 4, 5]))
+    expected = _information(features, labels, 0.5) - _information(features[:, [0, 2, 3, 6]], labels, 0.5)
+    assert drop == pytest.approx(expected, rel=1e-10)
+
+
+def test_differential_score_equals_autograd_through_masks() -> None:
+    features, labels = _data()
+    moments, codes = _moments(features, labels), label_codes(labels, CLASSES)
+    mask = torch.ones(CHANNELS, dtype=torch.float64, requires_grad=True)
+    masked = (features - features.mean(dim=0)) * mask
+    system = masked.T @ masked + 0.3 * torch.eye(CHANNELS, dtype=torch.float64)
+    targets = masked.T @ codes
+    (gradient,) = torch.autograd.grad((torch.linalg.solve(system, targets) * targets).sum(), mask)
+    torch.testing.assert_close(_discriminant(moments, 0.3).differential(), gradient)
+
+
+def test_flattened_score_equals_autograd_through_masks_on_the_maps() -> None:
+    generator = torch.Generator().manual_seed(2)
+    maps = torch.randn(12, 5, 9, generator=generator, dtype=torch.float64)
+    codes = label_codes(torch.arange(12) % CLASSES, CLASSES)
+    mask = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    flat = ((maps - maps.mean(dim=0)) * mask[None, :, None]).reshape(12, -1)
+    rho = 0.7 * float((flat @ flat.T).diagonal().mean().detach())
+    solved = torch.linalg.solve(flat @ flat.T + rho * torch.eye(12, dtype=torch.float64), codes)
+    (gradient,) = torch.autograd.grad((codes * solved).sum(), mask)
+    torch.testing.assert_close(flattened_scores(maps, codes, 0.7), -rho * gradient)
+
+
+def test_elimination_with_downdates_equals_greedy_from_scratch() -> None:
+    features, labels = _data(channels=24, samples=120)
+    moments = _moments(features, labels)
+    elimination = _discriminant(moments, 0.2)
+    alive = list(range(24))
+    for _ in range(23):
+        by_channel = {c: _information(features[:, [a for a in alive if a != c]], labels, 0.2) for c in alive}
+        expected = max(by_channel, key=by_channel.__getitem__)
+        chosen = int(elimination.drops().argmin())
+        assert chosen == expected
+        elimination.remove(chosen)
+        assert elimination.information == pytest.approx(by_channel[chosen], rel=1e-10)
+        alive.remove(chosen)
+
+
+def test_a_twin_becomes_precious_once_the_other_is_gone() -> None:
+    features, labels = _data()
+    features = torch.cat([features, features[:, :1]], dim=1)
+    moments = _moments(features, labels)
+    elimination = _discriminant(moments, 1e-6)
+    before = float(elimination.drops()[0])
+    elimination.remove(CHANNELS)
+    assert before < 1e-3 * float(elimination.drops()[0])
+
+
+def test_a_constant_channel_is_worth_nothing() -> None:
+    features, labels = _data()
+    features[:, 2] = 5.0
+    moments = _moments(features, labels).standardised()
+    assert torch.isfinite(moments.scatter).all()
+    assert float(_discriminant(moments, 0.1).drops()[2]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_features_that_are_all_constant_give_zeros_and_no_nan() -> None:
+    moments = _moments(torch.ones(8, 3), torch.arange(8) % CLASSES)
+    for each in (moments, moments.standardised()):
+        drops = _discriminant(each, ridge_for(each.scatter, 1e-3)).drops()
+        assert drops.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_batches_order_and_shift_do_not_matter() -> None:
+    features, labels = _data()
+    whole = _moments(features, labels)
+    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
+    accumulator = MomentAccumulator(CLASSES)
+    for part in order.split(17):
+        accumulator.add(features[part] + 100.0, labels[part])
+    parts = accumulator.finish()
+    torch.testing.assert_close(parts.scatter, whole.scatter)
+    torch.testing.assert_close(parts.cross, whole.cross)
+    torch.testing.assert_close(parts.mean, whole.mean + 100.0)
+
+
+def test_single_precision_samples_far_from_zero_keep_their_digits() -> None:
+    features, labels = _data(samples=2000)
+    exact = _information(features + 200.0, labels, 1.0)
+    accumulator = MomentAccumulator(CLASSES)
+    for part in range(0, 2000, 100):
+        accumulator.add((features[part : part + 100] + 200.0).float(), labels[part : part + 100])
+    moments = accumulator.finish()
+    assert _discriminant(moments, 1.0).information == pytest.approx(exact, rel=1e-5)
+
+
+def test_rotating_or_scaling_features_keeps_the_information() -> None:
+    features, labels = _data()
+    rotation, _ = torch.linalg.qr(_data(seed=5, samples=CHANNELS)[0])
+    assert _information(features @ rotation, labels, 0.4) == pytest.approx(_information(features, labels, 0.4))
+    assert _information(3 * features, labels, 9 * 0.4) == pytest.approx(_information(features, labels, 0.4))
+
+
+def test_shuffled_labels_carry_much_less_information() -> None:
+    features, labels = _data(samples=800)
+    shuffled = labels[torch.randperm(800, generator=torch.Generator().manual_seed(4))]
+    assert _information(features, shuffled, 1.0) < 0.1 * _information(features, labels, 1.0)
+
+
+def test_the_drop_ignores_a_channels_scale_and_the_differential_score_does_not() -> None:
+    features, labels = _data()
+    scaled = features * torch.tensor([10.0] + [1.0] * (CHANNELS - 1), dtype=torch.float64)
+    plain, changed = _moments(features, labels), _moments(scaled, labels)
+    drops = [_discriminant(m, 1e-9).drops()[0] for m in (plain, changed)]
+    differential = [_discriminant(m, 1e-9).differential()[0] for m in (plain, changed)]
+    assert float(drops[1]) == pytest.approx(float(drops[0]), rel=1e-6)
+    assert float(differential[1]) == pytest.approx(float(differential[0]) / 100, rel=1e-6)
+
+
+def test_a_missing_class_gives_a_zero_column() -> None:
+    codes = label_codes(torch.tensor([0, 1, 0, 1]), 3)
+    assert codes[:, 2].tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert torch.isfinite(codes).all()
+
+
+def test_moments_need_two_classes() -> None:
+    accumulator = MomentAccumulator(CLASSES)
+    accumulator.add(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(PruningError, match="fewer than two classes"):
+        accumulator.finish()
