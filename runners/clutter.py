@@ -71,14 +71,16 @@ def clutter(
 
 
 def _painted(canvas: Tensor, strokes: Tensor, colour: Tensor) -> Tensor:
-    return canvas * (1 - strokes) + colour * strokes
+    painted: Tensor = canvas * (1 - strokes) + colour * strokes
+    return painted
 
 
 def _slope(count: int, random: torch.Generator) -> Tensor:
     """Return a gentle change of brightness across each image, (count, 3, 32, 32)."""
     ramp = torch.linspace(-0.5, 0.5, SIDE)
     down, right = 0.4 * torch.rand(2, count, 3, 1, 1, generator=random) - 0.2
-    return down * ramp[:, None] + right * ramp[None, :]
+    slope: Tensor = down * ramp[:, None] + right * ramp[None, :]
+    return slope
 
 
 def _contrasting(ground: Tensor, least: float, random: torch.Generator) -> Tensor:
@@ -114,5 +116,4 @@ def _placed(strokes: Tensor, settings: Clutter, random: torch.Generator) -> Tens
         torch.stack([-sine, cosine, sine * x - cosine * y], 1),
     ]
     grid = functional.affine_grid(torch.stack(rows, 1), [count, 1, SIDE, SIDE], align_corners=False)
-    placed: Tensor = functional.grid_sample(strokes, grid, align_corners=False).clamp(0, 1)
-    return placed
+    return functional.grid_sample(strokes, grid, align_corners=False).clamp(0, 1)

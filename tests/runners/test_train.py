@@ -1,0 +1,249 @@
+"""The training loop and what goes with it."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from runners.base import TrainConfig
+from runners.fast import PLAIN, Fast, measure_fast
+from runners.splits import Augmentation, TensorSplit
+from runners.train import (
+    TrainingError,
+    accuracy,
+    divergence,
+    evaluating,
+    fit,
+    pick_device,
+    reestimate_batchnorm,
+    schedule_factor,
+)
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(batch_size=8, precision="float32")
+
+
+def tiny_net(seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        )
+
+
+def two_colours(count: int = 48) -> TensorSplit:
+    """Reddish images are class 0, greenish ones class 1."""
+    labels = torch.arange(count) % 2
+    images = torch.randint(0, 60, (count, 3, 6, 6), generator=torch.Generator().manual_seed(0))
+    images[torch.arange(count), labels] += 150
+    return TensorSplit(images.to(torch.uint8), labels, (0.3,) * 3, (0.3,) * 3, (6, 6), Augmentation(shift=1))
+
+
+def train(net: nn.Module, *, config: TrainConfig = CONFIG, epochs: int = 1, rate: float = 0.1, **settings) -> nn.Module:
+    settings = {"seed": 3, "device": CPU} | settings
+    for _ in fit(net, two_colours(), config, epochs=epochs, learning_rate=rate, **settings):
+        pass
+    return net
+
+
+def weights(net: nn.Module) -> torch.Tensor:
+    return torch.cat([each.flatten().double() for each in net.state_dict().values()])
+
+
+def test_training_learns_and_counts_its_epochs():
+    net = tiny_net()
+    epochs = fit(net, two_colours(), CONFIG, epochs=6, learning_rate=0.2, seed=0, device=CPU)
+    assert list(epochs) == [1, 2, 3, 4, 5, 6]
+    assert accuracy(net, two_colours(), device=CPU) == 1.0
+
+
+@pytest.mark.parametrize("fast", [PLAIN, Fast(torch.bfloat16, True)])
+def test_the_same_seed_gives_bit_equal_weights(fast):
+    first = weights(train(tiny_net(), epochs=2, fast=fast))
+    torch.rand(7)  # what else draws from the global generator does not matter
+    assert torch.equal(first, weights(train(tiny_net(), epochs=2, fast=fast)))
+    assert not torch.equal(first, weights(train(tiny_net(), epochs=2, fast=fast, seed=4)))
+
+
+def test_training_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    train(tiny_net())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_weights_are_in_ordinary_memory_format_whenever_an_epoch_is_yielded():
+    net = tiny_net()
+    for _ in fit(
+        net, two_colours(), CONFIG, epochs=2, learning_rate=0.1, seed=0, device=CPU, fast=Fast(channels_last=True)
+    ):
+        assert net[0].weight.is_contiguous()
+        assert net.training
+
+
+def test_the_hook_sees_final_gradients_before_each_step():
+    net, seen = tiny_net(), []
+
+    def hook(trained: nn.Module, step: int) -> None:
+        norm = torch.stack([each.grad.norm() for each in trained.parameters()]).norm()
+        seen.append((step, math.isfinite(norm)))
+        for parameter in trained.parameters():
+            parameter.grad.zero_()
+
+    before = [each.clone() for each in net.parameters()]
+    train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.0), epochs=2, hook=hook)
+    assert seen == [(step, True) for step in range(12)]
+    assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
+
+
+def test_an_incomplete_last_batch_is_left_out_and_a_small_set_is_one_batch():
+    steps = []
+
+    def hook(net: nn.Module, step: int) -> None:
+        steps.append(step)
+
+    train(tiny_net(), config=TrainConfig(batch_size=32, precision="float32"), hook=hook)
+    train(tiny_net(), config=TrainConfig(batch_size=100, precision="float32"), hook=hook)
+    assert steps == [0, 0]
+
+
+def test_biases_and_batchnorm_are_not_decayed():
+    net = tiny_net()
+
+    def stop(trained: nn.Module, step: int) -> None:
+        for parameter in trained.parameters():
+            parameter.grad.zero_()
+
+    before = copy.deepcopy(net)
+    train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.1), hook=stop)
+    assert torch.equal(net[1].weight, before[1].weight)
+    assert torch.equal(net[0].bias, before[0].bias)
+    assert net[0].weight.norm() < before[0].weight.norm()
+
+
+def test_distillation_pulls_towards_the_teacher_and_leaves_it_untouched():
+    teacher = train(tiny_net(1), epochs=3).eval()
+    before = weights(teacher)
+    config = TrainConfig(batch_size=8, precision="float32", distill_weight=1.0)
+    images, _ = next(two_colours().batches(48, device=CPU))
+
+    def distance(net: nn.Module) -> float:
+        with torch.no_grad(), evaluating(net):
+            return float(divergence(net(images), teacher(images), 2.0))
+
+    net = tiny_net(2)
+    start = distance(net)
+    assert distance(train(net, config=config, epochs=4, teacher=teacher)) < start / 2
+    assert torch.equal(before, weights(teacher))
+    assert not teacher.training
+
+
+def test_divergence_equals_the_closed_form_for_two_classes():
+    logits, target = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3.0), 0.0]])
+    expected = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
+    assert float(divergence(logits, target, 2.0)) == pytest.approx(expected, rel=1e-5)  # float32
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():
+    net = tiny_net()
+
+    def spoil(trained: nn.Module, step: int) -> None:
+        if step == 7:
+            trained[6].weight.grad.fill_(math.nan)
+
+    with pytest.raises(TrainingError, match=r"epoch 2, step 8 \(learning rate 0\.\d+\); lower the learning rate"):
+        train(net, epochs=2, hook=spoil)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("cosine", {0.0: 1.0, 0.5: 0.5}), ("one_cycle", {0.0: 0.02, 0.25: 1.0, 0.625: 0.51})],
+)
+def test_schedules_pass_their_known_points(schedule, expected):
+    for progress, factor in expected.items():
+        assert schedule_factor(schedule, progress) == pytest.approx(factor, abs=1e-12)  # rounding of cos
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"schedule": "step"},
+        {"precision": "int8"},
+        {"distill_weight": 1.5},
+        {"label_smoothing": 1.0},
+        {"momentum": 1.0},
+        {"weight_decay": math.nan},
+    ],
+)
+def test_settings_out_of_range_are_named(wrong):
+    (name, value), *_ = wrong.items()
+    with pytest.raises(TrainingError, match=f"{name} is {value!r}"):
+        train(tiny_net(), config=TrainConfig(**wrong))
+
+
+def test_a_learning_rate_of_zero_is_refused():
+    with pytest.raises(TrainingError, match="learning_rate is 0"):
+        train(tiny_net(), rate=0)
+
+
+def test_accuracy_counts_and_restores_every_modules_mode():
+    net = tiny_net().train()
+    net[1].eval()
+    with torch.no_grad():
+        net[6].weight.zero_()
+        net[6].bias.copy_(torch.tensor([1.0, 0.0]))
+    assert accuracy(net, two_colours(), device=CPU, batch_size=7) == 0.5
+    assert accuracy(net, two_colours(), device=CPU, limit=3) == 2 / 3
+    assert [module.training for module in net] == [True, False, True, True, True, True, True]
+
+
+def test_reestimated_statistics_are_those_of_the_images_and_nothing_else_changes():
+    net = tiny_net().eval()
+    before = copy.deepcopy(net.state_dict())
+    net[1].running_mean.fill_(100.0)
+    reestimate_batchnorm(net, two_colours(), device=CPU)
+    images, _ = next(two_colours().batches(48, device=CPU))
+    with torch.no_grad():
+        expected = net[0](images).mean((0, 2, 3))
+    assert torch.allclose(net[1].running_mean, expected, atol=1e-5)  # one batch: its own mean, in float32
+    assert net[1].momentum == 0.1
+    assert not any(module.training for module in net.modules())
+    untouched = [name for name in before if "running" not in name and "tracked" not in name]
+    assert all(torch.equal(before[name], net.state_dict()[name]) for name in untouched)
+
+
+def test_reestimation_without_batchnorm_reads_no_image():
+    reestimate_batchnorm(nn.Linear(2, 2), None, device=CPU)  # type: ignore[arg-type]
+
+
+def test_devices_are_picked_by_name_and_unknown_ones_refused():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("tpu", "cuda:99", ""):
+        with pytest.raises(TrainingError, match=f"device '{name}' is not available here"):
+            pick_device(name)
+
+
+def test_measuring_leaves_the_net_alone_and_answers_for_narrower_nets_from_memory(monkeypatch):
+    net = tiny_net()
+    before = weights(net)
+    fast = measure_fast(net, (3, 6, 6), 8, CPU)
+    assert fast.autocast in (None, torch.bfloat16)
+    assert torch.equal(before, weights(net))
+    assert net[0].weight.is_contiguous()
+    monkeypatch.setattr("runners.fast._fastest", lambda *_: pytest.fail("measured again"))
+    assert measure_fast(copy.deepcopy(net), (3, 6, 6), 8, CPU) is fast
+
+
+def test_measuring_takes_the_fastest_that_wins_clearly(monkeypatch):
+    seconds = {PLAIN: 1.0, Fast(torch.bfloat16, True): 0.95, Fast(None, True): 0.5, Fast(torch.bfloat16, False): 0.48}
+    monkeypatch.setattr("runners.fast.step_seconds", lambda net, images, fast: seconds[fast])
+    assert measure_fast(tiny_net(), (3, 7, 7), 8, CPU) == Fast(None, True)
