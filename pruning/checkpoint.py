@@ -152,10 +152,13 @@ def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
 
 
 def _dense(spec: ModelSpec) -> nn.Module:
-    if ":" not in spec.name:
-        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced anyway
-            return zoo.build(spec)
-    with torch.random.fork_rng(devices=[]):  # a factory may compute with its tensors, which the meta device cannot
+    if ":" not in spec.name:  # a user's factory may keep tensors of its own, which would stay without memory
+        try:
+            with torch.device("meta"):  # no memory and no random numbers for weights that are replaced anyway
+                return zoo.build(spec)
+        except NotImplementedError:  # torchvision's RegNets compute their widths with tensors
+            pass
+    with torch.random.fork_rng(devices=[]):
         return zoo.build(spec)
 
 

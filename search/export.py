@@ -42,7 +42,8 @@ class Exported:
 
     Attributes:
         program: loads without this project, with `torch.export.load(...).module()` or `torch.jit.load(...)` by its
-            name; takes any number of images. None when the network can be neither exported nor traced.
+            name; takes any number of images. None when the network can be neither exported nor traced, or it was not
+            asked for.
         max_difference: largest difference between the logits of the program and of the network, over the largest
             logit; at most `TOLERANCE`, and 0 without a program.
     """
@@ -75,6 +76,8 @@ def export_member(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WIDTHS).write_text(Widths(widths).to_json() + "\n")
         checkpoint.save(folder / CHECKPOINT, net, spec, widths)
+        for name in (ARCHIVE, TORCHSCRIPT):
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
         written, difference = None, 0.0
         if program:
             written, difference = _write_program(copy.deepcopy(net).cpu().eval(), input_shape, folder)

@@ -106,6 +106,14 @@ def test_a_program_that_differs_is_not_left_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "widths.json"]
 
 
+def test_without_a_program_the_one_of_an_earlier_run_goes(lenet, tmp_path):
+    (tmp_path / "model.pt2").write_text("stale")
+    written = export.export_member(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path, program=False)
+    assert written.program is None
+    assert not (tmp_path / "model.pt2").exists()
+    assert search.load(tmp_path).conv1.out_channels == 20
+
+
 def test_a_folder_that_cannot_be_made_is_named(lenet, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(export.ExportError, match="file.*cannot be written"):
