@@ -1,0 +1,95 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spaces.budget import Budget, parse_budgets
+from spaces.cost import Cost
+from spaces.errors import BudgetError
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "limit"),
+    [
+        ("0.5gflops", "flops", 500_000_000),
+        ("500mflops", "flops", 500_000_000),
+        ("0.5gmacs", "flops", 500_000_000),
+        ("0.5 GFLOPs", "flops", 500_000_000),
+        ("0.3gflops", "flops", 300_000_000),
+        ("1.2mparams", "params", 1_200_000),
+        ("12345flops", "flops", 12_345),
+        ("1e3kparams", "params", 1_000_000),
+    ],
+)
+def test_counts_parse_to_whole_numbers(text: str, quantity: str, limit: int) -> None:
+    budget = Budget.parse(text)
+    assert (budget.quantity, budget.limit, budget.relative) == (quantity, limit, False)
+
+
+def test_latency_parses_to_seconds() -> None:
+    assert Budget.parse("8ms") == Budget("latency", 0.008)
+
+
+def test_percent_is_a_share_of_the_dense_flops() -> None:
+    assert Budget.parse("50%").resolve(Cost(1001, 7)) == Budget("flops", 500)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "banana",
+        "",
+        "0gflops",
+        "-1gflops",
+        "nan",
+        "nangflops",
+        "infgflops",
+        "5",
+        "0.5xflops",
+        "101%",
+        "gflops",
+        "0.1flops",
+    ],
+)
+def test_what_is_no_budget_is_refused_with_the_text_and_examples(text: str) -> None:
+    with pytest.raises(BudgetError) as error:
+        Budget.parse(text)
+    assert repr(text) in str(error.value)
+    assert "%" in str(error.value)
+
+
+@given(st.integers(1, 10**15), st.sampled_from(["flops", "params"]))
+def test_text_of_a_budget_parses_to_the_same_budget(limit: int, quantity: str) -> None:
+    budget = Budget(quantity, limit)
+    assert Budget.parse(str(budget)) == budget
+
+
+@given(st.integers(1, 100), st.integers(100, 10**13))
+def test_a_percentage_never_resolves_above_its_share(percent: int, flops: int) -> None:
+    limit = Budget.parse(f"{percent}%").resolve(Cost(flops, 1)).limit
+    assert limit <= flops * percent / 100 + 1e-6
+    assert limit >= math.floor(flops * percent / 100 - 1e-3)
+
+
+def test_allows_compares_the_right_quantity() -> None:
+    assert Budget("flops", 10).allows(Cost(10, 99))
+    assert not Budget("flops", 10).allows(Cost(11, 1))
+    assert not Budget("params", 10).allows(Cost(1, 11))
+
+
+@pytest.mark.parametrize("budget", [Budget("latency", 0.01), Budget("flops", 0.5, relative=True)])
+def test_budgets_that_no_count_can_answer_say_so(budget: Budget) -> None:
+    with pytest.raises(BudgetError, match="cannot be compared"):
+        budget.allows(Cost(1, 1))
+
+
+def test_two_budgets_on_one_quantity_are_refused() -> None:
+    with pytest.raises(BudgetError, match="both limit flops"):
+        parse_budgets(["50%", "0.5gflops"])
+    assert len(parse_budgets(["50%", "1mparams"])) == 2
+
+
+def test_no_budget_at_all_is_refused() -> None:
+    with pytest.raises(BudgetError, match="no budget"):
+        parse_budgets([])
