@@ -26,10 +26,10 @@ class ResultError(SlimfrontError):
 
 @dataclass(frozen=True)
 class DenseResult:
-    """How the dense network does; accuracies in [0, 1]."""
+    """How the dense network does; accuracies in [0, 1], that on test None when the search ended before."""
 
     val_accuracy: float
-    test_accuracy: float
+    test_accuracy: float | None
     cost: Cost
 
 

@@ -1,0 +1,299 @@
+"""MLflow's record of a search: one parent run, one child run per trial, written by the controller alone.
+
+One background thread imports MLflow, opens the store (a fresh SQLite store takes about ten seconds of migrations)
+and does every write, so neither the start nor a slow server holds a trial up. Runs are addressed by their ids, never
+by MLflow's global state, so an MLFLOW_RUN_ID in the environment changes nothing.
+"""
+
+import dataclasses
+import logging
+import math
+import os
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runners.trial import Trial, TrialResult, TrialState
+from search.result import SearchResult, plain
+from spaces.budget import Budget
+from spaces.cost import Cost
+from spaces.errors import SlimfrontError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "slimfront"
+MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have waited for a dead server
+STOP_SECONDS = 6.0  # that a user who has stopped the search waits for the last records at most
+FLUSH_SECONDS = 120.0  # that a finished search waits for them at most
+_log = logging.getLogger(__name__)
+
+# Read by MLflow when it is imported or used; the user's own values stay. It must not call home, nor wait for minutes
+# for a server that is down, nor print on standard output.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class TrackingError(SlimfrontError):
+    """An MLflow store that cannot be opened."""
+
+
+class MlflowTracker:
+    """Writes a search to MLflow.
+
+    Args:
+        folder: run folder; without a server the store is `mlflow.db` in it, the artifacts lie in `mlartifacts`.
+        tracking_uri: of an MLflow server; empty takes MLFLOW_TRACKING_URI, and without that the run folder.
+        config: the run's configuration (a dataclass or a mapping), logged as parameters.
+    """
+
+    def __init__(self, folder: Path, tracking_uri: str, config: Any) -> None:
+        self._folder = folder.resolve()
+        self._local = not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
+        local = f"sqlite:///{self._folder / 'mlflow.db'}"
+        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local
+        self._config = config
+        self._budgets: tuple[Budget, ...] = ()
+        self._done = 0
+        self._failures = 0
+        self._queue: queue.Queue[Callable[[_Records], None] | None] = queue.Queue()
+        self._opened = threading.Event()
+        self._error: BaseException | None = None
+        self._records: _Records | None = None
+        # A daemon, so that a server that hangs cannot keep a stopped search from ending.
+        self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
+
+    def start(self) -> None:
+        """Begin to open the store; returns at once."""
+        self._writer.start()
+
+    def dense(self, accuracy: float, cost: Cost, budgets: Sequence[Budget]) -> None:
+        """Log the dense network and the budgets; waits until the store is open.
+
+        Raises:
+            TrackingError: the store cannot be opened.
+        """
+        self._opened.wait()
+        if self._error is not None:
+            reason = (str(self._error).splitlines() or [type(self._error).__name__])[0]
+            raise TrackingError(
+                f"MLflow cannot record to {self.uri!r} ({reason}); give a running server with --tracking-uri, or none"
+            ) from self._error
+        self._budgets = tuple(budgets)
+        limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in budgets}
+        metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
+        self._queue.put(lambda records: records.log(records.parent, metrics, limits))
+
+    def trial(self, result: TrialResult, hypervolume: float, best_accuracy: float | None, front_size: int) -> None:
+        """Log a finished trial, and how the search stands after it."""
+        self._done += 1
+        step = self._done
+        standing = {"hypervolume": hypervolume, "front_size": front_size}
+        if best_accuracy is not None:
+            standing["best_accuracy"] = best_accuracy
+        budgets, ended = self._budgets, time.time()
+
+        def write(records: "_Records") -> None:
+            records.trial(result, budgets, ended)
+            records.log(records.parent, standing, step=step)
+
+        self._queue.put(write)
+
+    def finish(self, result: SearchResult) -> None:
+        """Log the front, the files of the report and the chosen network, and end the parent run."""
+        self._queue.put(lambda records: records.result(result, self._folder))
+        self._end("KILLED" if result.interrupted else "FINISHED", STOP_SECONDS if result.interrupted else FLUSH_SECONDS)
+
+    def abort(self) -> None:
+        """End the parent run of a search that gave no result."""
+        self._end("FAILED", STOP_SECONDS)
+
+    def command(self) -> str:
+        """Return the command line that opens MLflow on this search, or on a server the address of the run."""
+        if self.uri.startswith(("http://", "https://")):
+            return self.uri if self._records is None else self._records.address(self.uri)
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+
+    def _end(self, status: str, seconds: float) -> None:
+        if not self._writer.is_alive():
+            return
+        self._queue.put(lambda records: records.end(records.parent, status))
+        self._queue.put(None)
+        self._writer.join(seconds)
+        if self._writer.is_alive():
+            _log.warning("MLflow at %s has not taken all records within %.0f s", self.uri, seconds)
+
+    def _write(self) -> None:
+        try:
+            self._records = _Records.open(self.uri, self._folder if self._local else None, self._config)
+        except BaseException as error:  # whatever it is, the thread that waits must hear of it
+            self._error = error
+            return
+        finally:
+            self._opened.set()
+        while (write := self._queue.get()) is not None:
+            if self._failures >= MAX_FAILURES:
+                continue
+            try:
+                write(self._records)
+                self._failures = 0
+            except Exception as error:  # a store that fails must not lose the search, whatever its library raises
+                self._failures += 1
+                if self._failures == 1:
+                    _log.warning("MLflow at %s did not take a record (%s); the search goes on", self.uri, error)
+
+
+class _Records:
+    """The runs of one search in an open store; used by the writer thread alone."""
+
+    def __init__(self, client: "MlflowClient", experiment: str, config: Any) -> None:
+        self._client = client
+        self._experiment = experiment
+        self._children: dict[int, str] = {}
+        self.parent = client.create_run(experiment, run_name="search").info.run_id
+        self.log(self.parent, params=flatten(config))
+
+    @classmethod
+    def open(cls, uri: str, folder: Path | None, config: Any) -> "_Records":
+        """Open the store and begin the parent run; `folder` is the run folder of an embedded store."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow.tracking import MlflowClient
+
+        # Its lines about migrations would tear the progress bar.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        client = MlflowClient(tracking_uri=uri)
+        known = client.get_experiment_by_name(EXPERIMENT)
+        if known is not None:
+            return cls(client, known.experiment_id, config)
+        place = None if folder is None else (folder / "mlartifacts").as_uri()
+        return cls(client, client.create_experiment(EXPERIMENT, artifact_location=place), config)
+
+    def address(self, uri: str) -> str:
+        """Return the parent run's page on a server."""
+        return f"{uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.parent}"
+
+    def log(
+        self,
+        run: str,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, str] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Log finite metrics and parameters in one request."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
+        self._client.log_batch(
+            run,
+            metrics=[Metric(name, value, now, step) for name, value in finite.items()],
+            params=[Param(name, value) for name, value in (params or {}).items()],
+        )
+
+    def trial(self, result: TrialResult, budgets: Sequence[Budget], ended: float) -> None:
+        """Write a trial as a child run."""
+        from mlflow.entities import Metric
+
+        trial = result.trial
+        tags = {"mlflow.parentRunId": self.parent, "state": str(result.state), "method": trial.method}
+        if result.error:
+            tags["failure_reason"] = result.error
+        start, end = int((ended - result.seconds) * 1000), int(ended * 1000)
+        name = f"trial {trial.number:04d}"
+        run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
+        self._children[trial.number] = run
+        metrics = {"seconds": result.seconds}
+        if result.accuracy is not None:
+            metrics["accuracy"] = result.accuracy
+        if result.cost is not None:
+            metrics |= dataclasses.asdict(result.cost)
+        self.log(run, metrics, _trial_params(trial, budgets))
+        curve = [
+            Metric("val_accuracy", report.accuracy, start + int(report.seconds * 1000), report.epoch)
+            for report in result.curve
+            if math.isfinite(report.accuracy)
+        ]
+        if curve:
+            self._client.log_batch(run, metrics=curve)
+        if (widths := result.widths or trial.goal.widths) is not None:
+            self._client.log_dict(run, dict(widths), "widths.json")
+        self.end(run, "FAILED" if result.state is TrialState.FAILED else "FINISHED", end)
+
+    def result(self, result: SearchResult, folder: Path) -> None:
+        """Write the front as a table, the report's files, and the chosen network's folder."""
+        if len(result.front):
+            self._client.log_table(self.parent, front_table(result), "front.json")
+        self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
+        for member in result.front:
+            child = self._children.get(member.trial.number)
+            if child is not None:
+                self._client.set_tag(child, "front", "true")
+                self.log(child, {} if member.test_accuracy is None else {"test_accuracy": member.test_accuracy})
+        for name, path in result.paths.items():
+            written = folder / path
+            if written.is_file():
+                self._client.log_artifact(self.parent, str(written))
+            elif written.is_dir() and name == "chosen":  # the other networks of the front stay in the run folder
+                self._client.log_artifacts(self.parent, str(written), "chosen")
+        if (config := folder / "config.yaml").is_file():
+            self._client.log_artifact(self.parent, str(config))
+
+    def end(self, run: str, status: str, milliseconds: int | None = None) -> None:
+        """End a run."""
+        self._client.set_terminated(run, status, milliseconds)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, str]:
+    """Return a nested configuration as "group.option" -> text."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = dataclasses.asdict(config)
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            flat[prefix + name] = ", ".join(str(item) for item in value)
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+def front_table(result: SearchResult) -> dict[str, list[Any]]:
+    """Return the front as columns."""
+    dense = result.dense.cost
+    rows = [
+        {
+            "trial": member.trial.number,
+            "flops": member.cost.flops,
+            "percent_of_dense": round(100 * member.cost.flops / dense.flops, 2),
+            "params": member.cost.params,
+            "val_accuracy": member.accuracy,
+            "test_accuracy": member.test_accuracy,
+            "method": member.trial.method,
+            "arm": member.trial.arm,
+            "chosen": member == result.chosen,
+        }
+        for member in result.front
+        if member.cost is not None
+    ]
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+
+
+def _trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
+    limits = {budget.quantity: budget.limit for budget in budgets}
+    shares = [b.limit / limits[b.quantity] for b in trial.goal.budgets if b.quantity in limits]
+    params = {"method": trial.method, "arm": trial.arm or "searched", "seed": str(trial.seed)}
+    params["allocation"] = "method" if trial.goal.widths is None else "search"
+    if shares:
+        params["budget_fraction"] = f"{min(shares):.6g}"
+    return params | {f"{trial.method}.{name}": str(plain(value)) for name, value in trial.settings.items()}
