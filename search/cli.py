@@ -50,9 +50,11 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     validate(flags.config)
     _configure_logging(debug)
     from search.live import make_display
-    from search.orchestrator import run
 
     with make_display(sys.stdout) as display:
+        display.phase("loading")  # the libraries take seconds: something should be seen before them
+        from search.orchestrator import run
+
         result = run(flags.config, display)
     return INTERRUPTED if result.interrupted else 0
 

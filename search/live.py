@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from runners.trial import TrialResult
 from search.pareto import ParetoFront, measured
@@ -62,6 +62,11 @@ class _TimeLeft:
             self._trials_began = self._phase_began
         return (time.monotonic() - self._trials_began) / max(done, 1) * max(total - done, 0)
 
+    def text(self, done: int, total: int) -> str:
+        """Return what to add to a line: nothing once all is done."""
+        seconds = self.after(done, total)
+        return f", {duration(seconds)} left" if done < total else ""
+
 
 class SilentDisplay:
     """Shows nothing, for searches run as a library."""
@@ -110,8 +115,8 @@ class PlainDisplay(SilentDisplay):
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
         """Print one line about the trial and how the search stands."""
-        left = duration(self._left.after(done, total))
-        self._line(f"{done}/{total} {trial_text(result)}; {front_text(front, self._reference_flops)}, {left} left")
+        standing = front_text(front, self._reference_flops) + self._left.text(done, total)
+        self._line(f"{done}/{total} {trial_text(result)}; {standing}")
 
     def finish(self, parts: Sequence[RenderableType]) -> None:
         """Print the outcome."""
@@ -132,7 +137,7 @@ class LiveDisplay(SilentDisplay):
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[standing]}", markup=False),
             console=self._console,
             refresh_per_second=8,
@@ -165,7 +170,7 @@ class LiveDisplay(SilentDisplay):
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
         """Move the bar; a failed trial also leaves a line above it."""
-        standing = f"{front_text(front, self._reference_flops)}, {duration(self._left.after(done, total))} left"
+        standing = f"trials {done}/{total}, {front_text(front, self._reference_flops)}{self._left.text(done, total)}"
         self._progress.update(self._task, completed=done, total=total, standing=standing)
         if not measured(result):
             self._console.print(trial_text(result), style="red", markup=False, soft_wrap=True)

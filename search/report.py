@@ -143,7 +143,8 @@ def _fixed_lines(space: SearchSpace) -> Iterator[str]:
     for group in space.groups:
         if group.fixed:
             by_reason[group.fixed].extend(group.producers)
-    for reason, names in by_reason.items():
+    for reason, layers in by_reason.items():
+        names = list(dict.fromkeys(layers))  # a layer may be known both by itself and as a group
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""
         yield escape(f"keeps its width: {', '.join(names[:6])}{more} ({reason})")
 
