@@ -7,7 +7,7 @@ call that factory; for a file from somebody else pass `model=`.
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,15 @@ def _header(data: bytes, source: str) -> Header:
         if header["format"] != FORMAT:
             raise WeightsError(f"{source} has format {header['format']!r}, this version reads {FORMAT!r}")
         spec = header["spec"]
-        built = None if spec is None else ModelSpec(spec[0], spec[1], (spec[2][0], spec[2][1], spec[2][2]))
+        built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]))
         return Header(built, Widths(header["widths"]), header["aliases"])
     except (ValueError, KeyError, IndexError, TypeError, SpaceError) as error:
         raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error
+
+
+def _shape(sizes: Sequence[int]) -> tuple[int, int, int]:
+    channels, height, width = sizes
+    return int(channels), int(height), int(width)
 
 
 def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:

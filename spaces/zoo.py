@@ -177,10 +177,10 @@ def _factory(text: str) -> Any:
     module, _, attribute = text.partition(":")
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ModelError(f"model {text!r}: {error}; write package.module:factory, importable from here") from error
-    except (AttributeError, ValueError) as error:
-        raise ModelError(f"model {text!r}: {error}; write package.module:factory, importable from here") from error
+    except Exception as error:  # the user's module may fail in any way while it is imported
+        raise ModelError(f"model {text!r}: its module raised {error!r} on import; mend it") from error
     if not callable(factory):
         raise ModelError(f"model {text!r} is a {type(factory).__name__}; a function that returns a network is needed")
     return factory
@@ -200,7 +200,11 @@ def _call_factory(spec: ModelSpec) -> "nn.Module":
     parameters = _parameters(factory)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     arguments = {"num_classes": spec.num_classes, "input_shape": spec.input_shape}
-    net = factory(**{key: value for key, value in arguments.items() if takes_any or key in parameters})
+    given = {key: value for key, value in arguments.items() if takes_any or key in parameters}
+    try:
+        net = factory(**given)
+    except Exception as error:  # the user's own code, which may fail in any way
+        raise ModelError(f"model {spec.name!r} raised {error!r} when called with {given}; mend the factory") from error
     if not isinstance(net, nn.Module):
         raise ModelError(f"model {spec.name!r} returned a {type(net).__name__}; a torch.nn.Module is needed")
     return net

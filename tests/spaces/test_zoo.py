@@ -132,10 +132,14 @@ def own_module(tmp_path, monkeypatch):
             def no_net():
                 return 3
 
+            def demanding(width):
+                return nn.Linear(width, width)
+
             number = 3
             """
         )
     )
+    (tmp_path / "own_broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     yield "own_nets"
@@ -160,6 +164,8 @@ def test_a_factory_says_its_natural_input_shape(own_module):
         ("own_nets:missing", "has no attribute 'missing'"),
         ("own_nets:number", "int"),
         ("own_nets:no_net", "returned a int"),
+        ("own_nets:demanding", "missing 1 required positional argument.*mend"),
+        ("own_broken:net", "ZeroDivisionError"),
         (":net", "package.module:factory"),
         ("own_nets:", "package.module:factory"),
     ],
