@@ -1,0 +1,133 @@
+"""The last act of a search: confirm the front, export it, and write the report."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from torch import nn
+
+from pruning import checkpoint
+from runners.cache import write_atomically
+from runners.train import accuracy
+from runners.trial import TrialResult
+from search import figures, page, report
+from search.export import export_member
+from search.live import Display
+from search.result import DenseResult, SearchResult
+from search.setup import Setup
+from spaces.counting import count_cost
+from spaces.errors import SlimfrontError
+from spaces.space import describe
+
+_log = logging.getLogger(__name__)
+_PACKAGES = ("slimfront", "torch", "torchvision", "optuna", "ray", "mlflow", "fvcore", "torch-pruning")
+
+
+class ConfirmationError(SlimfrontError):
+    """A stored network that is not what its trial reported."""
+
+
+class Finish:
+    """Confirms, exports and reports.
+
+    Args:
+        dense: the trained dense network.
+        interrupted: the user is waiting for the prompt: what takes long is left out and said so.
+    """
+
+    def __init__(
+        self, setup: Setup, dense: nn.Module, dense_accuracy: float, interrupted: bool, display: Display
+    ) -> None:
+        self._setup = setup
+        self._dense, self._dense_accuracy = dense, dense_accuracy
+        self._interrupted = interrupted
+        self._display = display
+
+    def __call__(self, results: Sequence[TrialResult], seconds: float) -> SearchResult:
+        """Return the result with its front confirmed on test, after writing it to the run folder.
+
+        Args:
+            seconds: wall time of the search up to here.
+        """
+        setup = self._setup
+        test = accuracy(self._dense, setup.data.test, device=setup.device) if not self._interrupted else None
+        result = SearchResult(
+            config=dataclasses.asdict(setup.config),
+            budgets=setup.budgets,
+            dense=DenseResult(self._dense_accuracy, test, setup.space.dense_cost),
+            results=tuple(results),
+            space={"groups": describe(setup.space.variable), "input_shape": list(setup.data.input_shape)},
+            seconds=seconds,
+            versions=_versions(),
+            interrupted=self._interrupted,
+        )
+        if not self._interrupted:
+            self._display.phase(f"confirming the front on {len(setup.data.test)} test images")
+            result = result.with_results([self._confirmed(member) for member in result.front])
+        self._display.phase("writing the front and the report")
+        return self._written(result)
+
+    def summary(self, result: SearchResult, tracking_uri: str) -> list[RenderableType]:
+        """Return what the user is shown at the end."""
+        return report.summary(result, self._setup.folder, tracking_uri)
+
+    def _confirmed(self, member: TrialResult) -> TrialResult:
+        """Reload a member from disk, count it again, and read its test accuracy, once."""
+        setup = self._setup
+        net = checkpoint.load(setup.folder / member.path)
+        counted = count_cost(net, setup.data.input_shape)
+        if counted != member.cost:
+            raise ConfirmationError(
+                f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
+            )
+        return dataclasses.replace(member, test_accuracy=accuracy(net, setup.data.test, device=setup.device))
+
+    def _written(self, result: SearchResult) -> SearchResult:
+        folder = self._setup.folder
+        paths = {"result": "result.json", "front table": "front.csv", "picture": "front.png", "report": "report.html"}
+        for member in result.front:
+            self._export(member, folder / "front" / f"trial-{member.trial.number:04d}", result)
+        if len(result.front):
+            paths["networks"] = "front"
+        if result.chosen is not None:
+            paths["chosen"] = f"front/trial-{result.chosen.trial.number:04d}"
+        result = dataclasses.replace(result, paths=paths)
+        report.write_csv(result, folder / paths["front table"])
+        figures.write_png(result, folder / paths["picture"])
+        page.write_html(result, folder / paths["report"])
+        write_atomically(folder / paths["result"], result.to_json().encode())
+        return result
+
+    def _export(self, member: TrialResult, folder: Path, result: SearchResult) -> None:
+        setup = self._setup
+        net = checkpoint.load(setup.folder / member.path)
+        widths = member.widths or setup.space.full
+        exported = export_member(net, setup.spec, widths, setup.data.input_shape, folder, program=not self._interrupted)
+        figures_of_member = {
+            "trial": member.trial.number,
+            "method": member.trial.method,
+            "settings": dict(member.trial.settings),
+            "flops": member.cost.flops if member.cost else None,
+            "params": member.cost.params if member.cost else None,
+            "val_accuracy": member.accuracy,
+            "test_accuracy": member.test_accuracy,
+            "program_difference": exported.max_difference if exported.program else None,
+            "chosen": result.chosen is not None and result.chosen.trial.number == member.trial.number,
+        }
+        (folder / "metrics.json").write_text(json.dumps(figures_of_member, indent=1) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,164 @@
+"""Everything a search stands on, made from its config before any work: data, space, budgets, run folder.
+
+Nothing is written here, so that a mistake in the config leaves nothing behind.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.schema import RunConfig
+from configs.validation import split_setting, validate
+from pruning.base import parse_methods
+from runners.base import fitting_workers, pick_runner
+from runners.data import ImageData, load_data
+from runners.dense import dense_net
+from runners.fast import Fast, measure_fast, step_seconds
+from runners.train import pick_device
+from search.candidates import StudySettings
+from search.report import Plan
+from spaces.budget import Budget
+from spaces.errors import SlimfrontError
+from spaces.space import ModelSpec, SearchSpace, uniform_point
+from spaces.tracing import trace
+from spaces.zoo import build, default_input_shape
+
+STEP_IMAGES = 16  # of the training step whose time forecasts the search's
+MEAN_SHARE = 0.39  # of the budget, over trials spread evenly in log cost over the decade below it
+SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
+
+
+class RunFolderError(SlimfrontError):
+    """A run folder that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known before any work.
+
+    Attributes:
+        net: at full width; its weights are the user's when `weighted`, else fresh.
+        budgets: absolute.
+        workers: trials that run at once.
+    """
+
+    config: RunConfig
+    data: ImageData
+    spec: ModelSpec
+    net: nn.Module
+    weighted: bool
+    space: SearchSpace
+    budgets: tuple[Budget, ...]
+    folder: Path
+    device: torch.device
+    runner: str
+    workers: int
+    fast: Fast
+
+
+def prepare(config: RunConfig, cache: Path) -> Setup:
+    """Read the config and build what it names.
+
+    Args:
+        cache: folder of cached dense networks.
+
+    Raises:
+        SlimfrontError: anything in the config that cannot be met; the message names it.
+    """
+    texts = validate(config)
+    device = pick_device(config.train.device)
+    wanted = default_input_shape(config.model)
+    data = load_data(config.data, config.seed, wanted)
+    spec = ModelSpec(config.model, data.num_classes, data.input_shape)
+    folder = _folder(config)
+    net, weighted = build(spec).eval(), False
+    space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
+    budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
+    space.fit(uniform_point(space), budgets)
+    if config.weights:
+        net, weighted = dense_net(spec, config.weights, data, config.train, config.seed, cache_dir=cache)[0], True
+    runner = pick_runner(config.runner, config.train.device)
+    workers = 1 if runner == "local" else max(1, fitting_workers(config.runner, config.train.device))
+    fast = Fast()
+    if config.train.precision == "auto":
+        fast = measure_fast(net, data.input_shape, config.train.batch_size, device)
+    return Setup(config, data, spec, net, weighted, space, budgets, folder, device, runner, workers, fast)
+
+
+def plan(setup: Setup) -> Plan:
+    """Describe the search, with a forecast of its time."""
+    data = setup.data
+    return Plan(
+        config=setup.config,
+        space=setup.space,
+        budgets=setup.budgets,
+        images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        workers=setup.workers,
+        threads=setup.config.runner.cpus_per_trial if setup.runner == "ray" else torch.get_num_threads(),
+        folder=setup.folder,
+        seconds=_forecast(setup),
+    )
+
+
+def study_settings(setup: Setup) -> StudySettings:
+    """Return what the study needs of the config."""
+    config = setup.config
+    methods = tuple(parse_methods(config.method))
+    return StudySettings(
+        methods=methods,
+        fixed=fixed_settings(config, methods),
+        trials=config.trials,
+        sampler=config.sampler,
+        seed=config.seed,
+        storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
+        name="slimfront" if not config.storage else setup.folder.name,
+    )
+
+
+def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
+    """Return method -> setting -> value text, of every `--set METHOD.SETTING=VALUE`."""
+    fixed: dict[str, dict[str, Any]] = {}
+    for text in config.set:
+        method, name, value = split_setting(text, methods)
+        fixed.setdefault(method, {})[name] = value
+    return fixed
+
+
+def _folder(config: RunConfig) -> Path:
+    """Choose the run folder without making it.
+
+    Raises:
+        RunFolderError: the folder exists and is not empty, or is no folder.
+    """
+    if config.out:
+        folder = Path(config.out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"run folder {config.out!r} exists and is not empty; give a fresh one with --out")
+        return folder
+    stem = f"{config.model}-{config.data.data}".replace("/", "_").replace(":", "_")
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _forecast(setup: Setup) -> float:
+    """Estimate the wall time: a timed training step of the dense net, scaled by images, epochs and mean FLOPs."""
+    train, data = setup.config.train, setup.data
+    images = torch.rand(STEP_IMAGES, *data.input_shape, device=setup.device)
+    per_image: float = step_seconds(setup.net, images, setup.fast) / STEP_IMAGES
+    dense = 0 if setup.weighted else train.dense_epochs * len(data.train)
+    limit = min(
+        [b.limit / getattr(setup.space.dense_cost, b.quantity) for b in setup.budgets if b.quantity != "latency"]
+    )
+    # Trials are spread evenly in log cost over a decade below the budget: their mean is 0.39 of it.
+    trials = setup.config.trials * 0.39 * min(1.0, limit) * (train.epochs * len(data.train) + len(data.val) / 3)
+    # Each worker has its share of the cores that the timed step had to itself.
+    return SECONDS_AROUND + per_image * (dense + trials)
