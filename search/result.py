@@ -167,6 +167,27 @@ class SearchResult:
         )
 
 
+def front_table(result: SearchResult) -> dict[str, list[Any]]:
+    """Return the front as columns."""
+    dense = result.dense.cost
+    rows = [
+        {
+            "trial": member.trial.number,
+            "flops": member.cost.flops,
+            "percent_of_dense": round(100 * member.cost.flops / dense.flops, 2),
+            "params": member.cost.params,
+            "val_accuracy": member.accuracy,
+            "test_accuracy": member.test_accuracy,
+            "method": member.trial.method,
+            "arm": member.trial.arm,
+            "chosen": member == result.chosen,
+        }
+        for member in result.front
+        if member.cost is not None
+    ]
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+
+
 def plain(value: Any) -> Any:
     """Turn a value into what JSON gives back: dicts, lists, strings, finite numbers, None for the others."""
     if isinstance(value, Mapping):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import Trial, TrialResult, TrialState
-from search.result import SearchResult, plain
+from search.result import SearchResult, front_table, plain
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -83,9 +83,9 @@ class MlflowTracker:
         """
         self._opened.wait()
         if self._error is not None:
-            reason = (str(self._error).splitlines() or [type(self._error).__name__])[0]
             raise TrackingError(
-                f"MLflow cannot record to {self.uri!r} ({reason}); give a running server with --tracking-uri, or none"
+                f"MLflow cannot record to {self.uri!r} ({_first_line(self._error)}); "
+                "give a running server with --tracking-uri, or none"
             ) from self._error
         self._budgets = tuple(budgets)
         limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in budgets}
@@ -109,7 +109,8 @@ class MlflowTracker:
 
     def finish(self, result: SearchResult) -> None:
         """Log the front, the files of the report and the chosen network, and end the parent run."""
-        self._queue.put(lambda records: records.result(result, self._folder))
+        self._queue.put(lambda records: records.front(result))
+        self._queue.put(lambda records: records.files(result, self._folder))
         self._end("KILLED" if result.interrupted else "FINISHED", STOP_SECONDS if result.interrupted else FLUSH_SECONDS)
 
     def abort(self) -> None:
@@ -148,7 +149,9 @@ class MlflowTracker:
             except Exception as error:  # a store that fails must not lose the search, whatever its library raises
                 self._failures += 1
                 if self._failures == 1:
-                    _log.warning("MLflow at %s did not take a record (%s); the search goes on", self.uri, error)
+                    _log.warning(
+                        "MLflow at %s did not take a record (%s); the search goes on", self.uri, _first_line(error)
+                    )
 
 
 class _Records:
@@ -229,8 +232,8 @@ class _Records:
             self._client.log_dict(run, dict(widths), "widths.json")
         self.end(run, "FAILED" if result.state is TrialState.FAILED else "FINISHED", end)
 
-    def result(self, result: SearchResult, folder: Path) -> None:
-        """Write the front as a table, the report's files, and the chosen network's folder."""
+    def front(self, result: SearchResult) -> None:
+        """Write the front as a table, and mark its members."""
         if len(result.front):
             self._client.log_table(self.parent, front_table(result), "front.json")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
@@ -239,6 +242,9 @@ class _Records:
             if child is not None:
                 self._client.set_tag(child, "front", "true")
                 self.log(child, {} if member.test_accuracy is None else {"test_accuracy": member.test_accuracy})
+
+    def files(self, result: SearchResult, folder: Path) -> None:
+        """Write the report's files and the chosen network's folder as artifacts."""
         for name, path in result.paths.items():
             written = folder / path
             if written.is_file():
@@ -268,25 +274,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def front_table(result: SearchResult) -> dict[str, list[Any]]:
-    """Return the front as columns."""
-    dense = result.dense.cost
-    rows = [
-        {
-            "trial": member.trial.number,
-            "flops": member.cost.flops,
-            "percent_of_dense": round(100 * member.cost.flops / dense.flops, 2),
-            "params": member.cost.params,
-            "val_accuracy": member.accuracy,
-            "test_accuracy": member.test_accuracy,
-            "method": member.trial.method,
-            "arm": member.trial.arm,
-            "chosen": member == result.chosen,
-        }
-        for member in result.front
-        if member.cost is not None
-    ]
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
