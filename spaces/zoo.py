@@ -6,6 +6,7 @@ Nothing heavy is imported until a network is built or torchvision's names are ne
 import importlib
 import inspect
 import os
+import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def pretrained(spec: ModelSpec) -> "nn.Module":
 
 
 def _published_state(name: str) -> dict[str, Any]:
+    import torch
     from torchvision.models import get_model, get_model_weights
 
     weights = getattr(get_model_weights(name), "DEFAULT", None)
@@ -116,11 +118,11 @@ def _published_state(name: str) -> dict[str, Any]:
         raise WeightsError(f"torchvision has no weights for {name!r}; give a file, or none to train it here")
     try:
         return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # the last three: a damaged file
         reason = getattr(error, "reason", error)
         raise WeightsError(
-            f"weights of {name!r} cannot be fetched from {weights.url} ({reason}); "
-            "put the file into TORCH_HOME/hub/checkpoints, or give a file of your own"
+            f"weights of {name!r} cannot be had from {weights.url} ({reason}); "
+            f"put a sound file into {torch.hub.get_dir()}/checkpoints, or give one of your own"
         ) from error
 
 

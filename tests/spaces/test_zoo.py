@@ -187,8 +187,18 @@ def test_weights_that_cannot_be_fetched_say_where_they_are_expected(monkeypatch,
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(WeightsError, match="squeezenet1_1.*no route to host.*TORCH_HOME"):
+    with pytest.raises(WeightsError, match="squeezenet1_1.*no route to host") as caught:
         zoo.pretrained(ModelSpec("squeezenet1_1", 1000, (3, 224, 224)))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_damaged_file_in_torchvisions_cache_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    for content in (b"", b"no weights"):
+        (tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match="sound file"):
+            zoo.pretrained(ModelSpec("squeezenet1_1", 1000, (3, 224, 224)))
 
 
 @pytest.fixture
