@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult
 from search.pareto import measured, point
-from search.report import scaled
 from search.result import UNIFORM_ARM, SearchResult
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def front_steps(result: SearchResult, axis: Axis) -> tuple[list[float], list[flo
 def flops_limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
     """Return (position, label) of every budget that the FLOPs axis can show."""
     limits = [budget.limit for budget in result.budgets if budget.quantity == "flops"]
-    return [(limit / axis.factor, f"budget {scaled(limit, 'FLOPs')}") for limit in limits]
+    return [(limit / axis.factor, f"budget {limit / axis.factor:.4g} {axis.unit}") for limit in limits]
 
 
 def heading(result: SearchResult) -> str:
