@@ -61,7 +61,9 @@ class SamplerOptions:
 
 
 # TPE models the parameters of each method apart (group) and spreads the proposals of parallel workers (constant liar).
-# GP and NSGA-II model only parameters that every trial has; see candidates.FLAT_SAMPLERS.
+# GP and NSGA-II model only parameters that every trial has; see candidates.FLAT_SAMPLERS. With several methods, the
+# method is none of them (a control arm has none to choose) and they draw it at random. A GP takes about 0.4 s a
+# proposal over 20 groups, TPE 0.01 s.
 SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
     "tpe": lambda options: TPESampler(
         multivariate=True, group=True, constant_liar=True, n_startup_trials=options.startup, seed=options.seed
@@ -107,6 +109,7 @@ class Study:
         self.listeners, self._archive = list(listeners), archive
         self._candidates = CandidateSpace(settings, space, self.budgets)
         self._planned = self._candidates.control_arms(settings.trials) + self._candidates.warm_starts(settings.trials)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
         limits = {budget.quantity: budget.limit for budget in self.budgets}
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
         self._record = _open(settings, identity) if settings.storage else None
@@ -264,7 +267,6 @@ class Study:
 
 def _open(settings: StudySettings, identity: dict[str, Any]) -> optuna.Study:
     """Open or create the study; `identity` is what a stored one must agree in."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
     where = f"storage {settings.storage!r}"
     try:
         study = optuna.create_study(

@@ -11,6 +11,7 @@ import math
 import os
 import queue
 import shlex
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -275,7 +276,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder="...")
 
 
 def _trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:

@@ -85,13 +85,13 @@ def url(tmp_path: Path) -> str:
 def test_every_candidate_is_inside_the_budgets_and_new(sampler: str) -> None:
     space = chain()
     budgets = (FLOPS, Budget("params", 2_000))
-    study = Study(StudySettings(("plain", "tuned"), trials=12, sampler=sampler), space, budgets)
+    study = Study(StudySettings(("plain", "tuned"), trials=9, sampler=sampler), space, budgets)
 
     trials = drain(study, space)
 
-    assert len(trials) == len(study.results) == 12
-    assert len({trial.key() for trial in trials}) == 12
-    assert [trial.number for trial in trials] == list(range(12))
+    assert len(trials) == len(study.results) == 9
+    assert len({trial.key() for trial in trials}) == 9
+    assert [trial.number for trial in trials] == list(range(9))
     for trial in trials:
         if trial.goal.widths is not None:
             assert all(budget.allows(space.cost(trial.goal.widths)) for budget in (*budgets, *trial.goal.budgets))
@@ -193,6 +193,13 @@ def test_a_wrong_setting_is_an_error_that_names_value_and_rule(fixed: Mapping[st
 def test_an_unknown_sampler_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="unknown sampler 'tpee'; did you mean tpe"):
         Study(StudySettings(("plain",), sampler="tpee"), chain(), (FLOPS,))
+
+
+def test_optuna_writes_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    space = chain()
+    drain(Study(StudySettings(("plain",), trials=5), space, (FLOPS,)), space)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_trials_is_an_error() -> None:
