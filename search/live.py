@@ -46,26 +46,22 @@ class Display(Protocol):
         ...
 
 
-class _TimeLeft:
-    """Estimates the rest from the mean wall time per trial so far, whatever the number of workers."""
+class _Standing:
+    """What is known of the running search: enough to say how it stands and how long it will take."""
 
     def __init__(self) -> None:
-        self._phase_began = time.monotonic()
-        self._trials_began: float | None = None
+        self._dense_flops = 0
+        self._workers = 1
+        self._seconds: list[float] = []
 
-    def phase(self) -> None:
-        self._phase_began = time.monotonic()
+    def plan(self, plan: Plan) -> None:
+        self._dense_flops, self._workers = plan.space.dense_cost.flops, plan.workers
 
-    def after(self, done: int, total: int) -> float:
-        """Return the seconds left. Trials are taken to have begun with the phase in which the first one ended."""
-        if self._trials_began is None:
-            self._trials_began = self._phase_began
-        return (time.monotonic() - self._trials_began) / max(done, 1) * max(total - done, 0)
-
-    def text(self, done: int, total: int) -> str:
-        """Return what to add to a line: nothing once all is done."""
-        seconds = self.after(done, total)
-        return f", {duration(seconds)} left" if done < total else ""
+    def after(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> str:
+        """Say how the search stands after a trial; the time left comes from the mean time of a trial."""
+        self._seconds.append(result.seconds)
+        left = sum(self._seconds) / len(self._seconds) * (total - done) / self._workers
+        return front_text(front, self._dense_flops) + (f", {duration(left)} left" if done < total else "")
 
 
 class SilentDisplay:
@@ -100,23 +96,20 @@ class PlainDisplay(SilentDisplay):
         width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
         self._console = Console(file=stream, width=width, highlight=False, emoji=False)
         self._began = time.monotonic()
-        self._left = _TimeLeft()
-        self._reference_flops = 0
+        self._standing = _Standing()
 
     def plan(self, plan: Plan) -> None:
         """Print the plan."""
-        self._reference_flops = plan.space.dense_cost.flops
+        self._standing.plan(plan)
         self._console.print(plan_table(plan))
 
     def phase(self, text: str) -> None:
         """Print the phase."""
-        self._left.phase()
         self._line(text)
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
         """Print one line about the trial and how the search stands."""
-        standing = front_text(front, self._reference_flops) + self._left.text(done, total)
-        self._line(f"{done}/{total} {trial_text(result)}; {standing}")
+        self._line(f"{done}/{total} {trial_text(result)}; {self._standing.after(result, front, done, total)}")
 
     def finish(self, parts: Sequence[RenderableType]) -> None:
         """Print the outcome."""
@@ -144,8 +137,7 @@ class LiveDisplay(SilentDisplay):
             transient=True,
         )
         self._task = self._progress.add_task("starting", total=None, standing="")
-        self._left = _TimeLeft()
-        self._reference_flops = 0
+        self._standing = _Standing()
 
     def __enter__(self) -> Self:
         """Start the bar."""
@@ -160,17 +152,16 @@ class LiveDisplay(SilentDisplay):
 
     def plan(self, plan: Plan) -> None:
         """Print the plan above the bar."""
-        self._reference_flops = plan.space.dense_cost.flops
+        self._standing.plan(plan)
         self._console.print(plan_table(plan))
 
     def phase(self, text: str) -> None:
         """Write the phase beside the bar."""
-        self._left.phase()
         self._progress.update(self._task, description=text)
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
         """Move the bar; a failed trial also leaves a line above it."""
-        standing = f"trials {done}/{total}, {front_text(front, self._reference_flops)}{self._left.text(done, total)}"
+        standing = f"trials {done}/{total}, {self._standing.after(result, front, done, total)}"
         self._progress.update(self._task, completed=done, total=total, standing=standing)
         if not measured(result):
             self._console.print(trial_text(result), style="red", markup=False, soft_wrap=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -41,10 +42,10 @@ def test_plain_output_is_one_line_per_phase_and_trial(plan: Plan, finished_searc
     lines = [re.sub(r"^\[ *[\d.]+ s\] ", "", line) for line in stream.getvalue().splitlines() if line.startswith("[ ")]
     assert lines == [
         "training the dense net, epoch 1/2",
-        "1/5 trial 0 l2 (uniform): 90.00% at 640.0 kFLOPs in 3 s; best 90.00%, front 1, hypervolume 0.675, 0 s left",
-        "2/5 trial 1 di: 96.00% at 1.440 MFLOPs in 3 s; best 96.00%, front 2, hypervolume 0.701, 0 s left",
-        "3/5 trial 2 di: 80.00% at 512.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.741, 0 s left",
-        "4/5 trial 3 di: 85.00% at 160.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.861, 0 s left",
+        "1/5 trial 0 l2 (uniform): 90.00% at 640.0 kFLOPs in 3 s; best 90.00%, front 1, hypervolume 0.675, 12 s left",
+        "2/5 trial 1 di: 96.00% at 1.440 MFLOPs in 3 s; best 96.00%, front 2, hypervolume 0.701, 9 s left",
+        "3/5 trial 2 di: 80.00% at 512.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.741, 6 s left",
+        "4/5 trial 3 di: 85.00% at 160.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.861, 3 s left",
         "5/5 trial 4 di failed: RuntimeError: out of memory [gpu]; best 96.00%, front 3, hypervolume 0.861",
     ]
 
@@ -95,13 +96,14 @@ def test_the_silent_display_takes_everything(plan: Plan, finished_search: Search
     play(SilentDisplay(), plan, finished_search)
 
 
-def test_time_left_comes_from_the_mean_time_per_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 100.0, 110.0, 130.0])
-    monkeypatch.setattr(live.time, "monotonic", lambda: next(now))
-    left = live._TimeLeft()  # at 0
-    left.phase()  # the search begins at 100
-    assert left.after(1, 4) == 30.0  # 10 s a trial, 3 to go
-    assert left.after(2, 4) == 30.0  # 15 s a trial, 2 to go
+def test_time_left_comes_from_the_mean_time_per_trial_and_the_workers(
+    plan: Plan, finished_search: SearchResult
+) -> None:
+    standing = live._Standing()
+    standing.plan(dataclasses.replace(plan, workers=2))
+    first, second = (dataclasses.replace(finished_search.results[0], seconds=seconds) for seconds in (10.0, 30.0))
+    assert standing.after(first, ParetoFront(), 1, 5).endswith(", 20 s left")  # 10 s each, 4 to go, 2 at once
+    assert standing.after(second, ParetoFront(), 2, 5).endswith(", 30 s left")  # 20 s each, 3 to go, 2 at once
 
 
 def test_an_empty_front_has_no_best_accuracy() -> None:
