@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from runners.trial import TrialResult
 from search.pareto import ParetoFront, measured
@@ -121,17 +122,27 @@ class PlainDisplay(SilentDisplay):
         self._console.file.flush()
 
 
+class _Bar(Progress):
+    """A progress bar with a line of its own, below it, for how the search stands: both then fit 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bar and, once there is something to say, the line."""
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["standing"]:
+                yield Text(f"  {task.fields['standing']}")
+
+
 class LiveDisplay(SilentDisplay):
-    """A progress bar that stays at the bottom of the terminal, with the current phase beside it."""
+    """A progress bar that stays at the bottom of the terminal, with the current phase before it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False, emoji=False)
-        self._progress = Progress(
+        self._progress = _Bar(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[standing]}", markup=False),
             console=self._console,
             refresh_per_second=8,
             transient=True,
@@ -156,7 +167,7 @@ class LiveDisplay(SilentDisplay):
         self._console.print(plan_table(plan))
 
     def phase(self, text: str) -> None:
-        """Write the phase beside the bar."""
+        """Write the phase before the bar."""
         self._progress.update(self._task, description=text)
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:

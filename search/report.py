@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -175,10 +175,10 @@ def front_table(result: SearchResult) -> Table:
     """Tabulate the dense network and the front, most accurate first; the chosen network is marked."""
     dense = result.dense
     title = f"Pareto front: {_plural(len(result.front), 'network')}"
-    columns = (">FLOPs", ">% of dense", ">params", ">val acc.", ">test acc.", "method", "arm", ">trial", "")
+    columns = (">FLOPs", ">of dense", ">params", ">val acc.", ">test acc.", "method", ">trial", "")
     table = _table(title, *columns)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    table.add_row(scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params), *accuracies, "dense", "", "", "")
+    table.add_row(scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params), *accuracies, "dense", "", "")
     table.add_section()
     for member in reversed(result.front.members):
         if member.cost is None:
@@ -191,8 +191,7 @@ def front_table(result: SearchResult) -> Table:
             scaled(cost.params),
             percent(member.accuracy),
             percent(member.test_accuracy),
-            trial.method,
-            trial.arm or "search",
+            trial.method + (f" ({trial.arm})" if trial.arm else ""),
             str(trial.number),
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
@@ -258,6 +257,9 @@ def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:
 def _table(title: str, *columns: str) -> Table:
     """Make an empty table; a column name that starts with ">" is aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
     for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+        is_number = name.startswith(">")
+        justify: Literal["right", "left"] = "right" if is_number else "left"
+        table.add_column(name.lstrip(">"), justify=justify, overflow="fold", no_wrap=is_number)
     return table

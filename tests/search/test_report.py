@@ -100,13 +100,18 @@ def test_long_lists_of_groups_are_cut_and_say_so(chain_space: SearchSpace, finis
 
 def test_the_front_starts_with_the_dense_net_and_marks_the_chosen_one(finished_search: SearchResult) -> None:
     text = text_of(front_table(finished_search))
-    rows = [" ".join(line.split()) for line in text.splitlines() if "%" in line][1:]
+    rows = [" ".join(line.split()) for line in text.splitlines() if "%" in line]
     assert rows == [
         "2.560 M 100.0% 2.560 k 97.00% 96.50% dense",
-        "1.440 M 56.2% 1.440 k 96.00% 95.00% di search 1 chosen",
-        "640.0 k 25.0% 640 90.00% 89.00% l2 uniform 0",
-        "160.0 k 6.2% 160 85.00% 84.00% di search 3",
+        "1.440 M 56.2% 1.440 k 96.00% 95.00% di 1 chosen",
+        "640.0 k 25.0% 640 90.00% 89.00% l2 (uniform) 0",
+        "160.0 k 6.2% 160 85.00% 84.00% di 3",
     ]
+
+
+def test_the_front_fits_a_terminal_of_80_columns(finished_search: SearchResult) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    assert console.measure(front_table(finished_search)).maximum <= 80
 
 
 def test_widths_are_shown_before_and_after(finished_search: SearchResult) -> None:
