@@ -72,9 +72,9 @@ class Finish:
         self._display.phase("writing the front and the report")
         return self._written(result)
 
-    def summary(self, result: SearchResult, tracking_uri: str) -> list[RenderableType]:
+    def summary(self, result: SearchResult, mlflow: str) -> list[RenderableType]:
         """Return what the user is shown at the end."""
-        return report.summary(result, self._setup.folder, tracking_uri)
+        return report.summary(result, self._setup.folder, mlflow)
 
     def _confirmed(self, member: TrialResult) -> TrialResult:
         """Reload a member from disk, count it again, and read its test accuracy, once."""

@@ -79,7 +79,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
     except BaseException:
         tracker.abort()
         raise
-    display.finish(finish.summary(result, tracker.uri))
+    display.finish(finish.summary(result, tracker.command()))
     return result
 
 

@@ -161,4 +161,4 @@ def _forecast(setup: Setup) -> float:
     # Trials are spread evenly in log cost over a decade below the budget: their mean is 0.39 of it.
     trials = setup.config.trials * 0.39 * min(1.0, limit) * (train.epochs * len(data.train) + len(data.val) / 3)
     # Each worker has its share of the cores that the timed step had to itself.
-    return SECONDS_AROUND + per_image * (dense + trials)
+    return SECONDS_AROUND + per_image * float(dense + trials)

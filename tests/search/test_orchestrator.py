@@ -1,0 +1,162 @@
+"""The main job, end to end, on a tiny network and real digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema import RunConfig
+from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.data import load_data
+from runners.train import accuracy
+from search import SearchResult, load, run
+from search.live import SilentDisplay
+from spaces.budget import Budget
+from spaces.counting import count_cost
+from spaces.errors import BudgetError, SlimfrontError
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def tiny_config(out: Path, **changes: object) -> RunConfig:
+    return RunConfig(
+        **{
+            "budget": ("50%",),
+            "model": "tiny_nets:residual",
+            "data": DataConfig(image_size=8),
+            "train": TrainConfig(batch_size=32, precision="float32", device="cpu"),
+            "runner": RunnerConfig(runner="local"),
+            "method": "l2,random",
+            "trials": 5,
+            "out": str(out),
+            **changes,
+        }  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return folder, run(tiny_config(folder))
+
+
+def test_every_front_member_reloads_recounts_and_reevaluates_to_its_figures(
+    finished: tuple[Path, SearchResult],
+) -> None:
+    folder, result = finished
+    data = load_data(DataConfig(image_size=8), 0, (3, 8, 8))
+    assert len(result.results) == 5
+    assert len(result.front) >= 1
+    for member in result.front:
+        net = load(folder / "front" / f"trial-{member.trial.number:04d}")
+        cost = count_cost(net, (3, 8, 8))
+        assert cost == member.cost
+        assert all(budget.allows(cost) for budget in result.budgets)
+        assert accuracy(net, data.val, device=CPU) == member.accuracy
+        assert accuracy(net, data.test, device=CPU) == member.test_accuracy
+
+
+def test_the_exported_program_runs_without_the_project(finished: tuple[Path, SearchResult]) -> None:
+    folder, result = finished
+    assert result.chosen is not None
+    chosen = folder / result.paths["chosen"]
+    program = torch.export.load(str(chosen / "model.pt2")).module()
+    images = torch.rand(4, 3, 8, 8)
+    torch.testing.assert_close(program(images), load(folder)(images), rtol=1e-5, atol=1e-5)
+
+
+def test_the_run_folder_holds_what_the_result_says(finished: tuple[Path, SearchResult]) -> None:
+    folder, result = finished
+    assert all((folder / path).exists() for path in result.paths.values())
+    assert SearchResult.from_json((folder / "result.json").read_text()).to_json() == result.to_json()
+    assert "budget" in (folder / "config.yaml").read_text()
+    metrics = json.loads((folder / result.paths["chosen"] / "metrics.json").read_text())
+    assert metrics["chosen"] is True
+    assert metrics["flops"] <= Budget.parse("50%").resolve(result.dense.cost).limit
+
+
+def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:
+    _, result = finished
+    assert any(each.trial.arm == "uniform" for each in result.results)
+    assert result.uniform_comparison.arms >= 1
+
+
+def test_the_same_seed_gives_the_same_search(finished: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    _, first = finished
+    again = run(tiny_config(tmp_path / "again"))
+    assert [(r.widths, r.accuracy) for r in again.results] == [(r.widths, r.accuracy) for r in first.results]
+
+
+def test_a_folder_of_another_run_is_refused_and_kept(finished: tuple[Path, SearchResult]) -> None:
+    folder, _ = finished
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(SlimfrontError, match="not empty"):
+        run(tiny_config(folder))
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_a_budget_under_the_minimum_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="smallest network"):
+        run(tiny_config(tmp_path / "out", budget=("100flops",)))
+    assert not (tmp_path / "out").exists()
+
+
+class _Interrupts(SilentDisplay):
+    def trial_done(self, result: object, front: object, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_keeps_finished_trials_front_and_report(tmp_path: Path) -> None:
+    result = run(tiny_config(tmp_path / "stopped"), _Interrupts())
+    assert result.interrupted
+    assert len(result.results) == 2
+    for name in ("result.json", "front.csv", "report.html", "front.png"):
+        assert (tmp_path / "stopped" / name).exists()
+    assert count_cost(load(tmp_path / "stopped"), (3, 8, 8)) == result.chosen.cost  # type: ignore[union-attr]
+
+
+def _command(folder: Path, *flags: str) -> list[str]:
+    base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
+    return [sys.executable, "-m", "search", *base.split(), "--out", str(folder), *flags]
+
+
+def _environment(cache: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return {**os.environ, "PYTHONPATH": path, "SLIMFRONT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_command_line_searches_with_ray(tmp_path: Path) -> None:
+    command = _command(tmp_path / "run", "--trials", "6", "--runner", "ray", "--method", "di,l2")
+    done = subprocess.run(command, env=_environment(tmp_path), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "6/6" in done.stdout
+    assert "Pareto front" in done.stdout
+    assert "mlflow ui --backend-store-uri" in done.stdout
+    result = SearchResult.from_json((tmp_path / "run" / "result.json").read_text())
+    assert {r.state for r in result.results} == {"complete"}
+
+
+def test_ctrl_c_ends_a_search_within_ten_seconds_and_keeps_its_trials(tmp_path: Path) -> None:
+    command = _command(tmp_path / "run", "--trials", "500", "--runner", "ray", "--method", "l2")
+    process = subprocess.Popen(
+        command, env=_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "3/500" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    rest, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130, errors
+    assert "are kept" in rest
+    assert len(SearchResult.from_json((tmp_path / "run" / "result.json").read_text()).results) >= 3
