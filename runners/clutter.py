@@ -22,16 +22,16 @@ class Clutter:
         smallest, largest: side of the digit in pixels.
         slant: largest rotation in degrees, both ways.
         below, above: pieces of other digits under and over the digit.
-        contrast: least distance of the digit's colour from the background's, in [0, 1] per channel on average.
+        darkest: of the digit's colour per channel, in [0, 1]; the background stays under 0.5, pieces are in between.
         noise: standard deviation of the noise, of values in [0, 1].
     """
 
-    smallest: float = 15.0
-    largest: float = 26.0
-    slant: float = 30.0
-    below: int = 4
-    above: int = 1
-    contrast: float = 0.3
+    smallest: float = 17.0
+    largest: float = 27.0
+    slant: float = 25.0
+    below: int = 3
+    above: int = 0
+    darkest: float = 0.45
     noise: float = 0.08
 
 
@@ -54,18 +54,12 @@ def clutter(
     random = torch.Generator().manual_seed(seed)
     # Every digit in turn, so that the classes stay as even as they are.
     chosen = torch.randperm(count, generator=random) % len(images)
-    ground = torch.rand(count, 3, 1, 1, generator=random)
-    canvas = (ground + _slope(count, random)).clamp(0, 1)
+    canvas = (_colour(count, 0.0, 0.5, random) + _slope(count, random)).clamp(0, 1)
     for _ in range(settings.below):
-        canvas = _painted(
-            canvas, _pieces(images, count, settings, random), torch.rand(count, 3, 1, 1, generator=random)
-        )
-    strokes = _placed(images[chosen], settings, random)
-    canvas = _painted(canvas, strokes, _contrasting(ground, settings.contrast, random))
+        canvas = _painted(canvas, _pieces(images, count, settings, random), _colour(count, 0.1, 0.9, random))
+    canvas = _painted(canvas, _placed(images[chosen], settings, random), _colour(count, settings.darkest, 1.0, random))
     for _ in range(settings.above):
-        canvas = _painted(
-            canvas, _pieces(images, count, settings, random), torch.rand(count, 3, 1, 1, generator=random)
-        )
+        canvas = _painted(canvas, _pieces(images, count, settings, random), _colour(count, 0.1, 0.9, random))
     canvas = canvas + settings.noise * torch.randn(canvas.shape, generator=random)
     return (canvas.clamp(0, 1) * 255).round().to(torch.uint8), labels[chosen]
 
@@ -83,12 +77,9 @@ def _slope(count: int, random: torch.Generator) -> Tensor:
     return slope
 
 
-def _contrasting(ground: Tensor, least: float, random: torch.Generator) -> Tensor:
-    """Draw a colour per image that differs from the background by at least `least` in the mean over channels."""
-    colour = torch.rand(ground.shape, generator=random)
-    near = (colour - ground).abs().mean(1, keepdim=True) < least
-    opposite = torch.where(ground < 0.5, ground + 0.5, ground - 0.5)
-    return torch.where(near, opposite, colour)
+def _colour(count: int, darkest: float, brightest: float, random: torch.Generator) -> Tensor:
+    """Draw a colour per image, every channel between the two, (count, 3, 1, 1)."""
+    return darkest + (brightest - darkest) * torch.rand(count, 3, 1, 1, generator=random)
 
 
 def _pieces(images: Tensor, count: int, settings: Clutter, random: torch.Generator) -> Tensor:

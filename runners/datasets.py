@@ -164,7 +164,7 @@ def _fetch(known: Callable[..., Any], root: Path, folder: str, name: str) -> Non
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DataError(
                 f"{name} is not in {root} and cannot be fetched ({reason}); put its folder {folder!r} there, or name "
-                "the folder that holds it with --data.data_dir"
+                "the folder that holds it with --data-dir"
             ) from error
         finally:
             socket.setdefaulttimeout(waited)
@@ -180,7 +180,7 @@ def _staging(root: Path, name: str) -> Iterator[Path]:
     except OSError as error:
         raise DataError(
             f"{name} is not in {root}, and nothing can be written there ({error.strerror or error}); name a folder "
-            "that can be written with --data.data_dir"
+            "that can be written with --data-dir"
         ) from error
     try:
         yield staging

@@ -56,7 +56,7 @@ def image_folder(path: str, config: DataConfig, input_shape: Shape | None) -> So
     """
     root = Path(path).expanduser()
     if not path or not root.is_dir():
-        raise DataError(f"{str(root)!r} is not a folder; imagefolder: needs {LAYOUT}")
+        raise DataError(f"{path!r} is not a folder; imagefolder: needs {LAYOUT}")
     if not (root / "train").is_dir():
         whole = _split(root, _classes(root), config, input_shape)
         order = class_mixed_order(whole.labels, TEST_SEED)

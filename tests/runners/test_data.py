@@ -245,7 +245,7 @@ def test_a_set_that_is_not_on_disk_and_cannot_be_fetched_says_where_it_looked(tm
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     root = tmp_path / "made" / "on the way"
     for name in ("cifar10", "cifar100", "mnist"):
-        with pytest.raises(DataError, match=rf"{name} is not in .*on the way and cannot be fetched .*data_dir"):
+        with pytest.raises(DataError, match=rf"{name} is not in .*on the way and cannot be fetched .*data-dir"):
             load_data(DataConfig(data=name, data_dir=str(root)), seed=0)
     assert list(tmp_path.iterdir()) == []
 
@@ -288,7 +288,7 @@ def test_damaged_cifar_files_are_refused_with_the_way_out(tmp_path, monkeypatch)
         load_data(DataConfig(data="cifar10", data_dir=str(tmp_path)), seed=0)
 
 
-FACTORIES = '''
+FACTORIES = """
 import torch
 def tensors(config, seed):
     return (torch.rand(20, 3, 8, 8), torch.arange(20) % 2), (torch.rand(6, 3, 8, 8), torch.arange(6) % 2)
@@ -306,7 +306,7 @@ def whole(config, seed):
 def wrong(config, seed):
     return 3
 value = 3
-'''
+"""
 
 
 @pytest.fixture
