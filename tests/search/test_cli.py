@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from configs.loading import load
-from configs.schema import RunConfig
+from configs.schema import SAMPLERS, RunConfig
 from search.cli import main
 from search.result import SearchResult
 from spaces.errors import SlimfrontError
@@ -138,3 +138,9 @@ def test_the_printed_config_is_the_effective_one(capsys: pytest.CaptureFixture[s
 def test_help_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "python -m search --budget 0.5gflops" in capsys.readouterr().out
+
+
+def test_the_names_of_samplers_are_those_that_the_study_has() -> None:
+    from search.study import SAMPLERS as of_study
+
+    assert set(SAMPLERS) == set(of_study)
