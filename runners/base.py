@@ -33,7 +33,7 @@ class DataConfig:
     """Which labelled images a search uses.
 
     Attributes:
-        data: a name of `runners.data.DATASETS`, "imagefolder:PATH" or "package.module:factory".
+        data: digits, cluttered_digits, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
         data_dir: where sets on disk are looked for; empty takes the user's cache folder.
         image_size: side of the square images; 0 takes what is natural for the set.
         val_share: share of the training images set apart for validation, cut by the run's seed.
