@@ -22,7 +22,7 @@ class RunConfig:
             or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" for torchvision's, a file, or empty to train the dense net once and cache it.
-        method: comma-separated methods (di, l2, random) that the search chooses among; the uniform control arm always runs.
+        method: comma-separated methods (di, l2, random) that the search chooses among; the uniform arm always runs.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         trials: how many candidates are trained.
         sampler: "tpe", "nsga2", "gp" or "random".
