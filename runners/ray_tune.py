@@ -7,13 +7,11 @@ away at the end, and never hold a network.
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,27 +20,17 @@ import ray
 import torch
 from ray import tune
 from ray.job_config import JobConfig
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from runners.base import AskTell, Evaluator, RunnerConfig, RunnerError, default_evaluator, fitting_workers, needed_gpus
 from runners.trial import Trial, TrialResult, TrialState
+from runners.tune_settings import quiet_tune
 
 if TYPE_CHECKING:
     from runners.evaluate import Workbench
 
 logger = logging.getLogger(__name__)
-
-# Read by Tune when it starts and by its workers; set while a search runs only.
-_ENVIRONMENT = {
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # its handler waits for running steps; Ctrl-C must not
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the study is the record, not Tune's experiment state
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data and weights keep their meaning
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 class RayRunner:
@@ -65,15 +53,16 @@ class RayRunner:
             RunnerError: no such cluster, or no room for a trial in it.
         """
         config = dataclasses.replace(self.config, gpus_per_trial=needed_gpus(self.config, workbench.train.device))
-        with _quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
+        with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
             workers = _room(config)
             evaluator = self._evaluator or default_evaluator()
             shared = ray.put((evaluator, dataclasses.replace(workbench, threads=config.cpus_per_trial)))
-            relay = _Relay(ask_tell)
+            relay, scheduler = _Relay(ask_tell), _FirstCome()
             try:
                 tune.run(
                     type("Worker", (_Worker,), {"shared": shared}),
                     search_alg=ConcurrencyLimiter(_AskTellSearcher(relay), max_concurrent=workers),
+                    scheduler=scheduler,
                     num_samples=-1,
                     resources_per_trial={"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial},
                     reuse_actors=True,
@@ -85,10 +74,7 @@ class RayRunner:
                     verbose=0,
                 )
             except BaseException as error:
-                relay.kill_workers()
-                # The frames hold Tune's controller, which gives its reservations back when it goes.
-                traceback.clear_frames(error.__traceback__)
-                gc.collect()
+                scheduler.give_back()
                 if isinstance(error, _Abort):
                     raise error.error from None
                 raise
@@ -141,24 +127,6 @@ def _room(config: RunnerConfig) -> int:
             f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or --gpus-per-trial"
         )
     return workers
-
-
-@contextlib.contextmanager
-def _quiet_tune() -> Iterator[None]:
-    """Set Tune's switches, which are environment variables and loggers, and put them back."""
-    loggers = {name: logging.getLogger(name).level for name in ("ray.tune", "ray.air", "ray.train")}
-    before = dict(os.environ)
-    os.environ.update(_ENVIRONMENT)
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial is reported by whoever is told, once
-    try:
-        yield
-    finally:
-        for name in _ENVIRONMENT:
-            os.environ.pop(name)
-        os.environ.update({name: before[name] for name in _ENVIRONMENT if name in before})
-        for name, level in loggers.items():
-            logging.getLogger(name).setLevel(level)
 
 
 class _Abort(BaseException):
@@ -228,12 +196,6 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             # Tune hands the error to nobody, but has just written it down in the folder of this run.
             self._fail(trial.trial_id, ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()))
 
-    def kill_workers(self) -> None:
-        """End the workers of trials that still run, without waiting for their current epoch."""
-        for trial_id in self.running:
-            if trial_id in self._actors:
-                ray.kill(self._actors[trial_id])
-
     def _tell(self, trial_id: str, result: TrialResult) -> None:
         del self.running[trial_id]
         self._actors.pop(trial_id, None)
@@ -244,6 +206,23 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         seconds = time.perf_counter() - self._started.get(trial_id, time.perf_counter())
         trial = self.running[trial_id]
         self._tell(trial_id, TrialResult(trial, TrialState.FAILED, seconds=seconds, error=_reason(error)))
+
+
+class _FirstCome(FIFOScheduler):  # type: ignore[misc]
+    """Runs trials as they come, and can end the run at once.
+
+    Tune itself cleans up after an Exception only, and then waits for running epochs.
+    """
+
+    _controller: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._controller = tune_controller
+
+    def give_back(self) -> None:
+        """Kill every worker and give back the places that are held or asked for."""
+        if self._controller is not None:
+            self._controller._actor_manager.cleanup()
 
 
 class _AskTellSearcher(Searcher):  # type: ignore[misc]

@@ -49,6 +49,7 @@ class SaturatingAccuracy:
         goal = trial.goal
         budgets = [budget.resolve(self.space.dense_cost) for budget in goal.budgets]
         widths = goal.widths if goal.widths is not None else self.space.fit(uniform_point(self.space), budgets)
+        self.space.check(widths)
         cost = self.space.cost(widths)
         return Outcome(self.accuracy(widths), cost, widths, self.seconds_per_gflop * cost.flops / 1e9)
 

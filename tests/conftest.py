@@ -59,3 +59,18 @@ def tiny_bench() -> "Workbench":
     space = trace(net, torch.zeros(1, 1, 8, 8))
     config = TrainConfig(epochs=1, batch_size=16, device="cpu", precision="float32")
     return Workbench(net, space, data, config, threads=1, fast=PLAIN)
+
+
+@pytest.fixture(scope="session")
+def ray_of_two() -> Iterator[None]:
+    """A Ray with two CPUs, started once for all tests, as `RayRunner` starts one for a search."""
+    import ray
+
+    from runners.base import RunnerConfig
+    from runners.ray_tune import connected
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runners.ray_tune.fitting_workers", lambda config: 2)
+        with connected(RunnerConfig()):
+            assert ray.cluster_resources()["CPU"] == 2
+            yield
