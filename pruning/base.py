@@ -46,7 +46,8 @@ class PruningError(SlimfrontError):
 class Setting:
     """One hyper-parameter of a method: its default and the bounds a search stays within.
 
-    Numbers have `low` and `high` (both included), names have `choices`. A setting with neither is not searched.
+    Numbers have `low` and `high` (both included), names have `choices`. A setting with neither is not searched, nor
+    is one with `searched=False`, whose bounds only say what it may be set to.
     """
 
     name: str
@@ -56,11 +57,12 @@ class Setting:
     log: bool = False
     choices: tuple[str | bool, ...] = ()
     help: str = ""
+    searched: bool = True
 
     @property
     def searchable(self) -> bool:
         """Whether a search may vary it."""
-        return bool(self.choices) or (self.low is not None and self.high is not None)
+        return self.searched and (bool(self.choices) or (self.low is not None and self.high is not None))
 
 
 def setting(default: Any, **bounds: Any) -> Any:

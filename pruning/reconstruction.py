@@ -13,11 +13,12 @@ from pruning.selection import Selection
 from pruning.statistics import Site, Statistics
 from spaces.space import SearchSpace
 
+RIDGE = 1e-3  # relative to the mean variance of the kept channels
 IdMask = NDArray[np.bool_]  # channel id -> whether it stays; the last entry answers for -1, which always stays
 
 
 def reconstruct(
-    narrow: nn.Module, net: nn.Module, space: SearchSpace, selection: Selection, statistics: Statistics, ridge: float
+    narrow: nn.Module, net: nn.Module, space: SearchSpace, selection: Selection, statistics: Statistics
 ) -> None:
     """Change, in place, the layers of a freshly cut net so that they read kept channels in place of missing ones.
 
@@ -30,8 +31,7 @@ def reconstruct(
         net: the dense network.
         space: of the dense network.
         selection: kept channels per group.
-        statistics: of the dense network's layer inputs, with moments.
-        ridge: relative to the mean variance of the kept channels.
+        statistics: of the dense network's layer inputs, with moments of spatial samples.
     """
     stays = _stays(space, selection)
     for site in statistics.sites:
@@ -44,7 +44,7 @@ def reconstruct(
         kept_rows = np.ones(len(dense), dtype=bool) if writes is None else stays[writes]
         layer = narrow.get_submodule(site.module)
         with torch.no_grad():
-            _replace(layer, _Blocks(dense, reads, kept_rows, space.grouped.get(weight, 1)), site, stays, ridge)
+            _replace(layer, _Blocks(dense, reads, kept_rows, space.grouped.get(weight, 1)), site, stays)
 
 
 def _stays(space: SearchSpace, selection: Selection) -> IdMask:
@@ -74,10 +74,10 @@ class _Blocks:
             yield each[torch.as_tensor(kept)], read
 
 
-def _replace(layer: nn.Module, dense: _Blocks, site: Site, stays: IdMask, ridge: float) -> None:
+def _replace(layer: nn.Module, dense: _Blocks, site: Site, stays: IdMask) -> None:
     feature_of = torch.full((len(stays),), -1)
     feature_of[site.ids] = torch.arange(len(site.ids))
-    folded = [_fold(filters, torch.as_tensor(ids), feature_of, site, stays, ridge) for filters, ids in dense]
+    folded = [_fold(filters, torch.as_tensor(ids), feature_of, site, stays) for filters, ids in dense]
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     weight.copy_(torch.cat([filters for filters, _ in folded]))
@@ -85,9 +85,7 @@ def _replace(layer: nn.Module, dense: _Blocks, site: Site, stays: IdMask, ridge:
         bias += torch.cat([constant for _, constant in folded]).to(bias)
 
 
-def _fold(
-    filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, stays: IdMask, ridge: float
-) -> tuple[Tensor, Tensor]:
+def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, stays: IdMask) -> tuple[Tensor, Tensor]:
     """Return the filters over the kept inputs only, and the constant that their outputs miss."""
     moments = site.moments
     assert moments is not None
@@ -98,7 +96,7 @@ def _fold(
     if not len(kept) or not len(cut):
         return narrow, torch.zeros(len(filters), dtype=torch.float64)
     system = moments.scatter[kept][:, kept]
-    system = system + ridge_for(system, ridge) * torch.eye(len(kept), dtype=torch.float64)
+    system = system + ridge_for(system, RIDGE) * torch.eye(len(kept), dtype=torch.float64)
     predict = torch.linalg.solve(system, moments.scatter[kept][:, cut]).T  # shape (cut, kept)
     # A flattened map shows each channel at several inputs, in runs; in front of them are the channels.
     missing = filters[:, ~keeps].reshape(len(filters), len(cut), -1)

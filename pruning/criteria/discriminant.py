@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,14 +22,25 @@ class Discriminant:
     Statistics are those of the dense net: found in the context when its recipe is the same, else gathered.
     """
 
-    features: str = setting("spatial", choices=("pooled", "spatial", "flatten"), help="how maps become samples")
-    where: str = setting("input", choices=("input", "output"), help="observe what is read, or what convolutions write")
-    target: str = setting("both", choices=("labels", "consumers", "both"), help="what the ridge rule predicts")
-    score: str = setting("greedy", choices=("greedy", "drop", "differential"), help="one by one, at once, or by masks")
-    labels: str = setting("unit", choices=("unit", "onehot"), help="scaling of the label codes")
-    standardise: bool = setting(False, choices=(True, False), help="scale channels to unit variance")
-    combine: str = setting("none", choices=("none", "consumers"), help="multiply by what consumers make of a channel")
-    ridge: float = setting(1e-3, low=1e-5, high=1.0, log=True, help="relative to the mean variance")
+    features: str = setting(
+        "spatial", choices=("pooled", "spatial", "flatten"), searched=False, help="how feature maps become samples"
+    )
+    where: str = setting(
+        "input", choices=("input", "output"), searched=False, help="observe what is read, or what convolutions write"
+    )
+    label_weight: float = setting(0.0, low=0.0, high=1.0, help="share of the labels in what the ridge rule predicts")
+    even_outputs: bool = setting(
+        False, choices=(True, False), searched=False, help="every output of a consumer counts the same"
+    )
+    score: str = setting(
+        "greedy", choices=("greedy", "drop", "differential"), searched=False, help="one by one, at once, or by masks"
+    )
+    labels: str = setting("unit", choices=("unit", "onehot"), searched=False, help="scaling of the label codes")
+    standardise: bool = setting(False, choices=(True, False), searched=False, help="scale channels to unit variance")
+    combine: str = setting(
+        "none", choices=("none", "consumers"), searched=False, help="multiply by what consumers make of a channel"
+    )
+    ridge: float = setting(0.1, low=1e-3, high=1.0, log=True, help="relative to the mean variance")
     images: int = setting(512, help="calibration images")
     positions: int = setting(64, help="positions of a map that become samples")
 
@@ -41,14 +53,16 @@ class Discriminant:
                 raise PruningError(f"setting {each.name}={value!r} of di is not known; choose one of {known}")
         if self.ridge <= 0:
             raise PruningError(f"setting ridge={self.ridge} of di must be above 0, as 0.001 is")
-        if self.where == "output" and (self.target != "labels" or self.combine != "none"):
+        if not 0 <= self.label_weight <= 1:
+            raise PruningError(f"setting label_weight={self.label_weight} of di must lie in [0, 1]; 1 is labels alone")
+        if self.where == "output" and (self.label_weight < 1 or self.combine != "none"):
             raise PruningError(
-                f"setting where='output' of di observes no consumer, which target={self.target!r} or "
-                f"combine={self.combine!r} needs; take where='input', or target='labels' and combine='none'"
+                f"setting where='output' of di observes no consumer, which label_weight={self.label_weight} or "
+                f"combine={self.combine!r} needs; take where='input', or label_weight=1 and combine='none'"
             )
-        if self.features == "flatten" and self.target != "labels":
+        if self.features == "flatten" and self.label_weight < 1:
             raise PruningError(
-                f"setting features='flatten' of di knows labels only, not target={self.target!r}; take target='labels'"
+                f"setting features='flatten' of di knows labels only, not label_weight={self.label_weight}; take 1"
             )
 
     def recipe(self) -> Recipe:
@@ -65,11 +79,11 @@ class Discriminant:
 
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
         """Return the rank of every channel; the first to go has 0."""
-        return {name: each.ranks for name, each in self.rankings(net, space, context).items()}
-
-    def rankings(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, "Ranking"]:
-        """Rank the channels of every variable group over all the sites that show them."""
         statistics = self.statistics(net, space, context)
+        return {name: each.ranks for name, each in self.rankings(net, space, statistics).items()}
+
+    def rankings(self, net: nn.Module, space: SearchSpace, statistics: Statistics) -> Mapping[str, "Ranking"]:
+        """Rank the channels of every variable group over all the sites that show them."""
         return {group.name: self._rank(net, space, group, statistics) for group in space.variable}
 
     def _rank(self, net: nn.Module, space: SearchSpace, group: ChannelGroup, statistics: Statistics) -> "Ranking":
@@ -95,15 +109,14 @@ class Discriminant:
             moments = standard
         ridge = ridge_for(moments.scatter, self.ridge)
         between = torch.zeros_like(moments.scatter)
-        if self.target == "labels":
-            return RidgeInformation(moments.scatter, moments.between(self.labels == "unit"), ridge)
-        if self.target == "both":
-            between += _relative(moments.scatter, moments.between(self.labels == "unit"), ridge)
-        if self.target in ("consumers", "both"):
-            reading = consumer_gram(net, site, space)[features][:, features]
+        if self.label_weight > 0:
+            labels = moments.between(self.labels == "unit")
+            between += self.label_weight * _relative(moments.scatter, labels, ridge)
+        if self.label_weight < 1:
+            reading = consumer_gram(net, site, space, self.even_outputs)[features][:, features]
             unscaled = site.moments.take(features).scatter
             outputs = unscaled @ reading @ unscaled * torch.outer(scale, scale)
-            between += _relative(moments.scatter, outputs, ridge)
+            between += (1 - self.label_weight) * _relative(moments.scatter, outputs, ridge)
         return RidgeInformation(moments.scatter, between, ridge)
 
 
@@ -112,29 +125,41 @@ def _relative(scatter: Tensor, between: Tensor, ridge: float) -> Tensor:
     return between / max(RidgeInformation(scatter, between, ridge).information, 1e-300)
 
 
-def consumer_gram(net: nn.Module, site: Site, space: SearchSpace) -> Tensor:
+def consumer_gram(net: nn.Module, site: Site, space: SearchSpace, even_outputs: bool = False) -> Tensor:
     """Return Q = sum over outputs and kernel positions of w w', so that x'Qx is the energy a consumer makes of x.
 
-    Shape (features, features) of the site; block diagonal where the consumer is a grouped convolution.
+    Args:
+        net: the dense network.
+        site: an input.
+        space: of the network.
+        even_outputs: divide the weights of each output by its standard deviation, as a BatchNorm after it does.
+
+    Returns:
+        Shape (features, features) of the site; block diagonal where the consumer is a grouped convolution.
     """
+    name = f"{site.module}.weight"
     weight = net.get_submodule(site.module).weight
     assert isinstance(weight, Tensor)
-    weight = weight.detach().double().cpu()
-    ids = torch.as_tensor(space.axes[f"{site.module}.weight"][1])
-    wanted = torch.zeros(int(ids.max()) + 2, dtype=torch.bool)
-    wanted[site.ids] = True
-    indices = torch.nonzero(wanted[ids]).flatten()  # id -1 falls on the last entry, which is False
-    blocks = space.grouped.get(f"{site.module}.weight", 1)
-    per_block = weight.shape[1]
-    gram = torch.zeros(len(ids), len(ids), dtype=torch.float64) if blocks > 1 else None
-    if gram is not None:
-        for block, part in enumerate(weight.chunk(blocks)):
-            rows = part.movedim(1, 0).reshape(per_block, -1)
-            at = slice(block * per_block, (block + 1) * per_block)
-            gram[at, at] = rows @ rows.T
-        return gram[indices][:, indices]
-    rows = weight.movedim(1, 0)[indices].reshape(len(site.ids), -1)
-    return rows @ rows.T
+    assert site.moments is not None
+    feature_of = {int(each): feature for feature, each in enumerate(site.ids)}
+    blocks = space.grouped.get(name, 1)
+    gram = torch.zeros(len(site.ids), len(site.ids), dtype=torch.float64)
+    for filters, ids in zip(
+        weight.detach().double().cpu().chunk(blocks), np.split(space.axes[name][1], blocks), strict=True
+    ):
+        observed = [index for index, each in enumerate(ids.tolist()) if each in feature_of]
+        features = torch.tensor(list(dict.fromkeys(feature_of[int(ids[index])] for index in observed)))
+        if not observed:
+            continue
+        # Rows are channels, columns are outputs x positions: a flattened map shows a channel at a run of inputs.
+        rows = filters[:, observed].reshape(len(filters), len(features), -1).movedim(1, 0)
+        if even_outputs:
+            scatter = site.moments.scatter[features][:, features]
+            seen = torch.einsum("cop,cd,dop->o", rows, scatter, rows)
+            rows = rows * torch.where(seen > 1e-9 * seen.max(), seen.clamp_min(1e-300).rsqrt(), 0.0)[None, :, None]
+        rows = rows.reshape(len(features), -1)
+        gram[features[:, None], features[None, :]] += rows @ rows.T
+    return gram
 
 
 def _consumer_factor(net: nn.Module, space: SearchSpace, group: ChannelGroup, statistics: Statistics) -> Tensor:

@@ -16,7 +16,7 @@ def _cut(net: nn.Module, context, width: int) -> tuple[nn.Module, nn.Module]:
     scores = {"0": -torch.arange(space.by_name["0"].width, dtype=torch.float64)}
     selection = select_channels(space, scores, {"0": width})
     narrow = [slice_channels(net, space, selection) for _ in range(2)]
-    reconstruct(narrow[1], net, space, selection, gather(net, space, RECIPE, context), 1e-9)
+    reconstruct(narrow[1], net, space, selection, gather(net, space, RECIPE, context))
     return narrow[0], narrow[1]
 
 

@@ -1,0 +1,140 @@
+"""What every pruning method must keep to; a new one is covered by its line in METHODS alone."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.base import METHODS, Goal
+from runners.evaluate import TrialContext, count_cost
+from spaces.budget import Budget
+from spaces.space import SearchSpace, uniform_point
+from spaces.tracing import trace
+from spaces.widths import Widths
+
+IMAGE = torch.zeros(1, 1, 8, 8)
+
+
+class Residual(nn.Module):
+    """Two writers of one stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv1, self.norm1 = nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.conv2, self.norm2 = nn.Conv2d(12, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.stem(x)))
+        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+        return self.head(functional.relu(x + y).mean(dim=(2, 3)))
+
+
+class Concatenating(nn.Module):
+    """Two groups side by side, then flattened maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(1, 10, 1)
+        self.norm = nn.BatchNorm2d(16)
+        self.last = nn.Conv2d(16, 8, 3, stride=2, padding=1)
+        self.head = nn.Linear(8 * 4 * 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(torch.cat([self.left(x), self.right(x)], dim=1)))
+        return self.head(functional.relu(self.last(x)).flatten(1))
+
+
+def _depthwise() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.Conv2d(8, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4),
+    )  # fmt: skip
+
+
+def _grouped() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=2), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.Conv2d(12, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4),
+    )  # fmt: skip
+
+
+NETS = {"residual": Residual, "concatenating": Concatenating, "depthwise": _depthwise, "grouped": _grouped}
+
+
+@pytest.fixture(params=sorted(NETS))
+def net(request) -> nn.Module:
+    torch.manual_seed(0)
+    return NETS[request.param]().eval()
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request):
+    return METHODS[request.param]()
+
+
+@pytest.fixture
+def context(tiny_bench):
+    """Build what the runners lend a method, over 64 small images of 4 classes."""
+
+    def build(seed: int = 0, epochs: int = 1) -> TrialContext:
+        return TrialContext(tiny_bench.data, dataclasses.replace(tiny_bench.train, epochs=epochs), seed)
+
+    return build
+
+
+def _fit(space: SearchSpace, share: float) -> Widths:
+    return space.fit(uniform_point(space), [Budget("flops", int(share * space.dense_cost.flops))])
+
+
+def _run(method, net: nn.Module, space: SearchSpace, goal: Goal, context) -> list:
+    context.statistics = method.prepare(net, space, context)
+    return list(method.run(net, space, goal, context))
+
+
+def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, method, context) -> None:
+    space = trace(net, IMAGE)
+    widths = _fit(space, 0.5)
+    for snapshot in _run(method, net, space, Goal(widths=widths), context()):
+        assert snapshot.widths == widths
+        assert count_cost(snapshot.net, space.input_shape) == space.cost(widths)  # by fvcore, by the cost model
+
+
+def test_the_lent_net_is_untouched_and_the_output_shape_kept(net, method, context) -> None:
+    space, before = trace(net, IMAGE), {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    last = _run(method, net, space, Goal(widths=_fit(space, 0.4)), context())[-1]
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert last.net.eval()(IMAGE).shape == net(IMAGE).shape
+    assert not any(module.training for module in net.modules())
+    shared = {parameter.data_ptr() for parameter in net.parameters()}
+    assert not any(parameter.data_ptr() in shared for parameter in last.net.parameters())
+
+
+def test_the_same_seed_gives_the_same_net(net, method, context) -> None:
+    space = trace(net, IMAGE)
+    goal = Goal(widths=_fit(space, 0.5))
+    first, second = (_run(method, net, space, goal, context(seed=3))[-1].net for _ in range(2))
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_budgets_alone_are_met(net, method, context) -> None:
+    if not method.finds_widths:
+        pytest.skip("takes widths from the search only")
+    space = trace(net, IMAGE)
+    budgets = (Budget.parse("60%"), Budget("params", int(0.7 * space.dense_cost.params)))
+    for snapshot in _run(method, net, space, Goal(budgets=budgets), context()):
+        counted = space.cost(snapshot.widths)
+        assert counted.flops <= 0.6 * space.dense_cost.flops
+        assert counted.params <= budgets[1].limit
+        space.check(snapshot.widths)
+
+
+def test_snapshots_follow_the_epochs(net, method, context) -> None:
+    space = trace(net, IMAGE)
+    snapshots = _run(method, net, space, Goal(widths=_fit(space, 0.5)), context(epochs=2))
+    epochs = [snapshot.epoch for snapshot in snapshots]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] == 2
