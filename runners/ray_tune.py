@@ -57,7 +57,7 @@ class RayRunner:
             workers = _room(config)
             evaluator = self._evaluator or default_evaluator()
             shared = ray.put((evaluator, dataclasses.replace(workbench, threads=config.cpus_per_trial)))
-            relay, scheduler = _Relay(ask_tell), _FirstCome()
+            relay, scheduler = _Relay(ask_tell), _FirstCome()  # type: ignore[no-untyped-call]
             try:
                 tune.run(
                     type("Worker", (_Worker,), {"shared": shared}),
