@@ -130,6 +130,9 @@ def ridge_for(scatter: Tensor, relative: float) -> float:
     return relative * float(scatter.diagonal().mean()) or 1.0
 
 
+COMPACT_BELOW = 0.75  # share of rows alive: copying at every removal would cost more than the updates
+
+
 class RidgeInformation:
     """The ridge solution for features with scatter S and between-target scatter S_B, and what channels are worth.
 
@@ -148,44 +151,50 @@ class RidgeInformation:
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(scatter + ridge * eye))
         self._outer = self._inverse @ between @ self._inverse
         self._ridge = ridge
-        self._live = torch.arange(len(scatter))
         self._channels = len(scatter)
+        self._rows = torch.arange(len(scatter))  # which channel each row is, ascending
+        self._alive = torch.ones(len(scatter), dtype=torch.bool)  # of the rows
         self.information = float((self._inverse * between).sum())
 
     def drops(self) -> Tensor:
         """Return what DI would lose without each channel, exactly; infinite for removed ones. Shape (C,)."""
-        drops = torch.full((self._channels,), torch.inf, dtype=torch.float64)
-        live = self._outer.diagonal().clamp_min(0) / self._inverse.diagonal()
-        drops[self._live] = live
-        return drops
+        return self._by_channel(self._outer.diagonal() / self._inverse.diagonal())
 
     def differential(self) -> Tensor:
         """Return dDI/dm_c = 2 rho ||W_c||^2 of a mask m = 1 on each channel; infinite for removed ones."""
-        scores = torch.full((self._channels,), torch.inf, dtype=torch.float64)
-        scores[self._live] = 2 * self._ridge * self._outer.diagonal().clamp_min(0)
-        return scores
+        return self._by_channel(2 * self._ridge * self._outer.diagonal())
 
     def drop_of(self, channels: Tensor) -> float:
         """Return what DI would lose without a set of channels (none removed before), exactly: tr(G_gg^-1 V_gg)."""
-        rows = torch.nonzero(torch.isin(self._live, channels)).flatten()
+        rows = torch.nonzero(torch.isin(self._rows, channels)).flatten()
         block = self._inverse[rows][:, rows]
         return float(torch.linalg.solve(block, self._outer[rows][:, rows]).diagonal().sum())
 
     def remove(self, channel: int) -> float:
         """Remove a channel and return what DI loses."""
-        row = int(torch.searchsorted(self._live, channel))
+        row = int(torch.searchsorted(self._rows, channel))
         inverse, outer = self._inverse, self._outer
-        pivot = float(inverse[row, row])
+        pivot, energy = float(inverse[row, row]), float(outer[row, row])
         step = inverse[row] / pivot
-        energy = float(outer[row, row])
         across = outer[row] - (energy / 2) * step
-        kept = torch.arange(len(self._live)) != row
         inverse.addr_(step, step, alpha=-pivot)
         outer.addr_(step, across, alpha=-1.0).addr_(across, step, alpha=-1.0)
-        self._inverse, self._outer = inverse[kept][:, kept], outer[kept][:, kept]
-        self._live = self._live[kept]
+        self._alive[row] = False
         self.information -= energy / pivot
+        if self._alive.sum() < COMPACT_BELOW * len(self._alive):
+            self._compact()
         return energy / pivot
+
+    def _compact(self) -> None:
+        """Forget the rows of removed channels; their entries are zero up to rounding."""
+        kept = torch.nonzero(self._alive).flatten()
+        self._inverse, self._outer = self._inverse[kept][:, kept], self._outer[kept][:, kept]
+        self._rows, self._alive = self._rows[kept], self._alive[kept]
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        spread = torch.full((self._channels,), torch.inf, dtype=torch.float64)
+        spread[self._rows] = values.clamp_min(0).where(self._alive, torch.inf)
+        return spread
 
 
 def flattened_scores(maps: Tensor, codes: Tensor, ridge: float) -> Tensor:
