@@ -6,7 +6,6 @@ call that factory; for a file from somebody else pass `model=`.
 
 import copy
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from pruning.layers import fit_attributes
 from spaces import zoo
 from spaces.errors import SpaceError, WeightsError
+from spaces.files import write_atomically
 from spaces.space import ModelSpec
 from spaces.widths import Widths
 
@@ -75,14 +75,8 @@ def write(path: Path | str, data: bytes) -> None:
     Raises:
         WeightsError: the file cannot be written.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            unfinished.write_bytes(data)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomically(Path(path), data)
     except OSError as error:
         raise WeightsError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from error
 

@@ -1,10 +1,10 @@
-"""Where files that can be made again are kept, and how they are written so that no reader sees half of one."""
+"""Where files that can be made again are kept."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from spaces.errors import SlimfrontError
+from spaces.files import write_atomically
 
 
 class CacheError(SlimfrontError):
@@ -20,22 +20,14 @@ def cache_root() -> Path:
     return Path.home() / ".cache" / "slimfront"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`; another process sees the old file, or the whole new one.
+def write_cached(path: Path, content: bytes) -> None:
+    """Write `content` to `path` in the cache, whole or not at all.
 
     Raises:
         CacheError: the folder cannot be made or written to; nothing is left behind.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, content)
     except OSError as error:
         raise CacheError(
             f"cannot write {path}: {error.strerror or error}; free or unlock the disk, "

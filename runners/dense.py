@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.base import TrainConfig
-from runners.cache import cache_root, write_atomically
+from runners.cache import cache_root, write_cached
 from runners.data import ImageData
 from runners.train import accuracy, fit, pick_device
 from spaces.errors import WeightsError
@@ -145,7 +145,7 @@ def _trained(
         if on_epoch is not None:
             on_epoch(epoch, accuracy(net, data.val, device=device))
     net.cpu()
-    write_atomically(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
+    write_cached(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
     return net
 
 
@@ -168,7 +168,8 @@ def _named_tensors(path: Path) -> Mapping[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in whatever part of the reader meets it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # torch's own message goes on to advise loading without weights_only, which would run what is in the file.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise WeightsError(
             f"{path} cannot be read as weights ({reason}); save them with "
             "torch.save(net.state_dict(), file) or as safetensors"

@@ -123,7 +123,7 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
     Exceptions do not leave this generator, they return a FAILED result; KeyboardInterrupt passes through.
     """
     clock = _Clock(trial)
-    with _torch_threads(bench.threads):
+    with using_threads(bench.threads):
         try:
             return (yield from _measure(trial, bench, clock))
         except Exception as error:
@@ -233,7 +233,8 @@ class _Clock:
 
 
 @contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def using_threads(threads: int) -> Iterator[None]:
+    """Have torch use this many threads inside the block; 0 leaves their number alone."""
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)

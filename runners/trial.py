@@ -60,7 +60,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial gave. `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is written to disk."""
+    """What a trial gave; `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is on disk."""
 
     trial: Trial
     state: TrialState

@@ -109,6 +109,7 @@ class CandidateSpace:
 
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
+        fixed: method -> setting -> value of the settings that are not searched.
 
     Raises:
         BudgetError: no budget on flops or params, or one under the smallest network.
@@ -120,7 +121,7 @@ class CandidateSpace:
         self.methods = settings.methods
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
-        self._fixed = {name: _parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
+        self.fixed = {name: _parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
         self._space = space
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
@@ -171,7 +172,7 @@ class CandidateSpace:
         chosen = {name: self._draw_settings(suggest, name) for name in (self.methods if self._flat else [method])}
         allocation = self._draw_allocation(suggest, method, foreign)
         budgets = tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
-        settings = chosen.get(method) or dict(self._fixed.get(method, {}))
+        settings = chosen.get(method) or dict(self.fixed.get(method, {}))
         if allocation == "method" and not self._flat:
             return Candidate(method, Goal(None, budgets), settings)
         shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
@@ -190,7 +191,7 @@ class CandidateSpace:
         return allocation if allocation in self._allocations(method) else "search"
 
     def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
-        chosen = dict(self._fixed.get(method, {}))
+        chosen = dict(self.fixed.get(method, {}))
         if method not in self.methods:
             return chosen
         for each in self._settings[method]:

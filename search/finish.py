@@ -12,7 +12,6 @@ from rich.console import RenderableType
 from torch import nn
 
 from pruning import checkpoint
-from runners.cache import write_atomically
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search import figures, page, report
@@ -22,6 +21,7 @@ from search.result import DenseResult, SearchResult
 from search.setup import Setup
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
+from spaces.files import write_atomically
 from spaces.space import describe
 
 _log = logging.getLogger(__name__)
@@ -37,25 +37,24 @@ class Finish:
 
     Args:
         dense: the trained dense network.
-        interrupted: the user is waiting for the prompt: what takes long is left out and said so.
+        dense_accuracy: on validation.
     """
 
-    def __init__(
-        self, setup: Setup, dense: nn.Module, dense_accuracy: float, interrupted: bool, display: Display
-    ) -> None:
+    def __init__(self, setup: Setup, dense: nn.Module, dense_accuracy: float, display: Display) -> None:
         self._setup = setup
         self._dense, self._dense_accuracy = dense, dense_accuracy
-        self._interrupted = interrupted
         self._display = display
 
-    def __call__(self, results: Sequence[TrialResult], seconds: float) -> SearchResult:
+    def __call__(self, results: Sequence[TrialResult], seconds: float, *, brief: bool) -> SearchResult:
         """Return the result with its front confirmed on test, after writing it to the run folder.
 
         Args:
             seconds: wall time of the search up to here.
+            brief: the user has stopped the search and waits: the test accuracies and the programs that run without
+                this project are left out.
         """
         setup = self._setup
-        test = accuracy(self._dense, setup.data.test, device=setup.device) if not self._interrupted else None
+        test = accuracy(self._dense, setup.data.test, device=setup.device) if not brief else None
         result = SearchResult(
             config=dataclasses.asdict(setup.config),
             budgets=setup.budgets,
@@ -64,11 +63,15 @@ class Finish:
             space={"groups": describe(setup.space.variable), "input_shape": list(setup.data.input_shape)},
             seconds=seconds,
             versions=_versions(),
-            interrupted=self._interrupted,
+            interrupted=brief,
         )
-        if not self._interrupted:
+        if not brief:
             self._display.phase(f"confirming the front on {len(setup.data.test)} test images")
-            result = result.with_results([self._confirmed(member) for member in result.front])
+            confirmed = {member.trial.number: member for member in result.front}
+            rival = result.uniform_comparison.rival
+            if rival is not None:  # the statement about the control arm must hold on test too
+                confirmed[rival] = next(each for each in results if each.trial.number == rival)
+            result = result.with_results([self._confirmed(member) for member in confirmed.values()])
         self._display.phase("writing the front and the report")
         return self._written(result)
 
@@ -107,7 +110,9 @@ class Finish:
         setup = self._setup
         net = checkpoint.load(setup.folder / member.path)
         widths = member.widths or setup.space.full
-        exported = export_member(net, setup.spec, widths, setup.data.input_shape, folder, program=not self._interrupted)
+        exported = export_member(
+            net, setup.spec, widths, setup.data.input_shape, folder, program=not result.interrupted
+        )
         figures_of_member = {
             "trial": member.trial.number,
             "method": member.trial.method,

@@ -7,6 +7,8 @@ runner work off the study's candidates; confirm the front on test and write ever
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -26,7 +28,6 @@ from search.result import SearchResult
 from search.setup import Setup, plan, prepare, study_settings
 from search.study import Study
 from search.tracking import MlflowTracker
-from spaces.errors import SlimfrontError
 
 _log = logging.getLogger(__name__)
 
@@ -50,37 +51,56 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
     display.phase("reading data and tracing the network")
     setup = prepare(config, cache_root())
     display.plan(plan(setup))
-    try:
-        study = _open_folder(setup)
-        tracker = MlflowTracker(setup.folder, config.tracking_uri, config)
-        tracker.start()
-    except (SlimfrontError, OSError):
-        shutil.rmtree(setup.folder, ignore_errors=True)
-        raise
-    interrupted = False
-    try:
+    with _run_folder(setup) as (study, tracker):
         net = _train_dense(setup, display)
         dense_accuracy = accuracy(net, setup.data.val, device=setup.device)
+        _warn_of_guessing(dense_accuracy, setup)
         tracker.dense(dense_accuracy, setup.space.dense_cost, setup.budgets)
         bench = _workbench(setup, study, net, display)
         _follow(study, setup.space.dense_cost.flops, tracker, display)
-        display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}")
+        interrupted = _work_off(setup, study, bench, display)
+        finish = Finish(setup, net, dense_accuracy, display)
         try:
-            RUNNERS[setup.runner](config.runner).run(study, bench)
+            result = finish(study.results, time.perf_counter() - began, brief=interrupted)
         except KeyboardInterrupt:
-            if not study.results:
-                raise
-            interrupted = True
-        finally:
-            study.close()
-        finish = Finish(setup, net, dense_accuracy, interrupted, display)
-        result = finish(study.results, time.perf_counter() - began)
+            result = finish(study.results, time.perf_counter() - began, brief=True)
         tracker.finish(result)
-    except BaseException:
-        tracker.abort()
-        raise
     display.finish(finish.summary(result, tracker.command()))
     return result
+
+
+@contextmanager
+def _run_folder(setup: Setup) -> Iterator[tuple[Study, MlflowTracker]]:
+    """Make the run folder with its study and tracker; without a finished trial an error takes it away again."""
+    study: Study | None = None
+    tracker: MlflowTracker | None = None
+    folder = setup.folder.absolute()
+    made = next((each for each in [*reversed(folder.parents), folder] if not each.exists()), folder)
+    try:
+        study = _open_folder(setup)
+        tracker = MlflowTracker(setup.folder, setup.config.tracking_uri, setup.config)
+        tracker.start()
+        yield study, tracker
+    except BaseException:
+        if tracker is not None:
+            tracker.abort()
+        if study is None or not study.results:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _work_off(setup: Setup, study: Study, bench: Workbench, display: Display) -> bool:
+    """Have the runner try the study's candidates; return whether the user stopped it."""
+    display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}")
+    try:
+        RUNNERS[setup.runner](setup.config.runner).run(study, bench)
+    except KeyboardInterrupt:
+        if not study.results:
+            raise
+        return True
+    finally:
+        study.close()
+    return False
 
 
 def _open_folder(setup: Setup) -> Study:
@@ -103,7 +123,7 @@ def _train_dense(setup: Setup, display: Display) -> nn.Module:
     if setup.weighted:
         return setup.net
     epochs = setup.config.train.dense_epochs
-    display.phase(f"training the dense network, {epochs} epochs")
+    display.phase(f"training the dense network, {epochs} epoch{'s' if epochs > 1 else ''}, unless it is cached")
 
     def on_epoch(epoch: int, val_accuracy: float) -> None:
         display.phase(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation")
@@ -114,11 +134,22 @@ def _train_dense(setup: Setup, display: Display) -> nn.Module:
     ]
 
 
+def _warn_of_guessing(dense_accuracy: float, setup: Setup) -> None:
+    """Say so when the dense network has learned next to nothing: no narrow one will look good then."""
+    if dense_accuracy < 2 / setup.data.num_classes:
+        _log.warning(
+            "the dense network has %.1f%% on validation, close to guessing among %d classes; raise --dense-epochs, "
+            "change --dense-learning-rate, or give trained --weights",
+            100 * dense_accuracy,
+            setup.data.num_classes,
+        )
+
+
 def _workbench(setup: Setup, study: Study, net: nn.Module, display: Display) -> Workbench:
     """Gather what all trials share: the dense network and each method's statistics of it."""
     display.phase("gathering statistics of the dense network")
     context = TrialContext(setup.data, setup.config.train, setup.config.seed)
-    methods = {name: METHODS[name]() for name in study.settings.methods}
+    methods = {name: METHODS[name](**setup.fixed.get(name, {})) for name in study.settings.methods}
     statistics = {name: each.prepare(net, setup.space, context) for name, each in methods.items()}
     return Workbench(net.cpu().eval(), setup.space, setup.data, setup.config.train, statistics, fast=setup.fast)
 

@@ -102,7 +102,7 @@ class SearchResult:
         if rival is None or chosen is None:
             return UniformComparison(None, False, beaten, len(arms), "No uniform control arm finished: no comparison.")
         won = chosen.trial.arm != UNIFORM_ARM
-        tail = f" Of {len(arms)} uniform networks, searched ones dominate {beaten}."
+        tail = f" Searched networks dominate {beaten} of the {len(arms)} uniform ones."
         return UniformComparison(rival.trial.number, won, beaten, len(arms), _statement(chosen, rival, won) + tail)
 
     @property

@@ -18,13 +18,14 @@ from pruning.base import parse_methods
 from runners.base import fitting_workers, pick_runner
 from runners.data import ImageData, load_data
 from runners.dense import dense_net
+from runners.evaluate import using_threads
 from runners.fast import Fast, measure_fast, step_seconds
 from runners.train import pick_device
-from search.candidates import StudySettings
+from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
-from spaces.space import ModelSpec, SearchSpace, uniform_point
+from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing import trace
 from spaces.zoo import build, default_input_shape
 
@@ -44,7 +45,9 @@ class Setup:
     Attributes:
         net: at full width; its weights are the user's when `weighted`, else fresh.
         budgets: absolute.
-        workers: trials that run at once.
+        workers: trials that run at once; threads: of each.
+        fast: how trials compute, measured with as many threads as they get.
+        fixed: method -> setting -> value, as `--set` gave them.
     """
 
     config: RunConfig
@@ -58,7 +61,9 @@ class Setup:
     device: torch.device
     runner: str
     workers: int
+    threads: int
     fast: Fast
+    fixed: Mapping[str, Mapping[str, Any]]
 
 
 def prepare(config: RunConfig, cache: Path) -> Setup:
@@ -79,15 +84,32 @@ def prepare(config: RunConfig, cache: Path) -> Setup:
     net, weighted = build(spec).eval(), False
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
-    space.fit(uniform_point(space), budgets)
+    methods = tuple(parse_methods(config.method))
+    candidates = CandidateSpace(StudySettings(methods, fixed_settings(config, methods)), space, budgets)
     if config.weights:
         net, weighted = dense_net(spec, config.weights, data, config.train, config.seed, cache_dir=cache)[0], True
     runner = pick_runner(config.runner, config.train.device)
     workers = 1 if runner == "local" else max(1, fitting_workers(config.runner, config.train.device))
-    fast = Fast()
-    if config.train.precision == "auto":
-        fast = measure_fast(net, data.input_shape, config.train.batch_size, device)
-    return Setup(config, data, spec, net, weighted, space, budgets, folder, device, runner, workers, fast)
+    threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
+    with using_threads(threads):
+        automatic = config.train.precision == "auto"
+        fast = measure_fast(net, data.input_shape, config.train.batch_size, device) if automatic else Fast()
+    return Setup(
+        config=config,
+        data=data,
+        spec=spec,
+        net=net,
+        weighted=weighted,
+        space=space,
+        budgets=budgets,
+        folder=folder,
+        device=device,
+        runner=runner,
+        workers=workers,
+        threads=threads,
+        fast=fast,
+        fixed=candidates.fixed,
+    )
 
 
 def plan(setup: Setup) -> Plan:
@@ -99,7 +121,7 @@ def plan(setup: Setup) -> Plan:
         budgets=setup.budgets,
         images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         workers=setup.workers,
-        threads=setup.config.runner.cpus_per_trial if setup.runner == "ray" else torch.get_num_threads(),
+        threads=setup.threads,
         folder=setup.folder,
         seconds=_forecast(setup),
     )
@@ -111,7 +133,7 @@ def study_settings(setup: Setup) -> StudySettings:
     methods = tuple(parse_methods(config.method))
     return StudySettings(
         methods=methods,
-        fixed=fixed_settings(config, methods),
+        fixed=setup.fixed,
         trials=config.trials,
         sampler=config.sampler,
         seed=config.seed,
@@ -153,7 +175,8 @@ def _forecast(setup: Setup) -> float:
     """Estimate the wall time: a timed training step of the dense net, scaled by images, epochs and mean FLOPs."""
     train, data = setup.config.train, setup.data
     images = torch.rand(STEP_IMAGES, *data.input_shape, device=setup.device)
-    per_image: float = step_seconds(setup.net, images, setup.fast) / STEP_IMAGES
+    with using_threads(setup.threads):
+        per_image: float = step_seconds(setup.net, images, setup.fast) / STEP_IMAGES
     dense = 0 if setup.weighted else train.dense_epochs * len(data.train)
     limit = min(
         [b.limit / getattr(setup.space.dense_cost, b.quantity) for b in setup.budgets if b.quantity != "latency"]
