@@ -1,0 +1,173 @@
+"""Which form of DI chooses the best channels, and which way the best widths: python tests/benchmarks/di_variants.py.
+
+ResNet-20 on cluttered_digits, the dense net trained once and cached. Every arm cuts to a share of the dense FLOPs and
+is fine-tuned; printed are test accuracies (mean, standard deviation over fine-tuning seeds) after BatchNorm
+re-estimation and after fine-tuning. `--quick` takes fewer arms, one seed and one epoch.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pruning.allocation import Curve
+from pruning.base import Context, Goal, Method, Snapshot
+from pruning.criteria.information import RidgeInformation, ridge_for
+from pruning.criteria.l2 import L2
+from pruning.methods.di import DiscriminantInformation, Prepared
+from pruning.methods.score_and_slice import RandomChannels, UniformL2, finetune, uniform_widths
+from pruning.reconstruction import reconstruct
+from pruning.selection import select_channels
+from pruning.statistics import Statistics, gather
+from pruning.surgery import slice_channels
+from runners.base import DataConfig, TrainConfig
+from runners.cache import cache_root
+from runners.data import ImageData, load_data
+from runners.dense import dense_net
+from runners.evaluate import TrialContext
+from runners.fast import PLAIN
+from runners.train import accuracy
+from spaces.budget import Budget
+from spaces.space import ModelSpec, SearchSpace
+from spaces.tracing import trace
+
+SHAPE = (3, 32, 32)
+CPU = torch.device("cpu")
+DI = DiscriminantInformation
+LABELS = {"label_weight": 1.0, "ridge": 1e-3, "refit": False}
+
+
+@dataclass(frozen=True)
+class RefitL2:
+    """L2 with the refit of di: what the refit alone is worth."""
+
+    def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
+        widths = uniform_widths(space, goal)
+        selection = select_channels(space, L2().scores(net, space, context), widths)
+        narrow = slice_channels(net, space, selection)
+        reconstruct(narrow, net, space, selection, gather(net, space, DI().recipe(), context))
+        yield from finetune(narrow, widths, context)
+
+
+@dataclass(frozen=True)
+class RawInformation(DI):
+    """Widths by raw DI per FLOP: pooled, standardised features, labels alone. What the default is to beat."""
+
+    def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
+        raw = DI(features="pooled", standardise=True, **LABELS)
+        statistics = raw.statistics(net, space, context)
+        rankings = raw.rankings(net, space, statistics)
+        return {g.name: rankings[g.name].lost.numpy() * _information(raw, statistics, g) for g in space.variable}
+
+
+def _information(raw: DI, statistics: Statistics, group) -> float:
+    """The mean over sites of the DI of all channels, which turns shares into DI."""
+    found = []
+    for site, features, _ in statistics.sites_of(group):
+        moments = site.moments.take(features).standardised()
+        ridge = ridge_for(moments.scatter, raw.ridge)
+        found.append(RidgeInformation(moments.scatter, moments.between(), ridge).information)
+    return sum(found) / len(found) ** 2  # the shares are added over sites
+
+
+SELECTION = {
+    "random": RandomChannels(),
+    "l2": UniformL2(),
+    "l2, refit": RefitL2(),
+    "labels: pooled, standardised, greedy": DI(features="pooled", standardise=True, **LABELS),
+    "labels: spatial, greedy": DI(**LABELS),
+    "labels: spatial, drop": DI(score="drop", **LABELS),
+    "labels: spatial, differential": DI(score="differential", **LABELS),
+    "labels: spatial x consumers' weights": DI(combine="consumers", **LABELS),
+    "labels: flattened pre-BN maps, differential": DI(features="flatten", where="output", **LABELS),
+    "consumers: spatial, greedy": DI(refit=False),
+    "labels, refit": DI(label_weight=1.0),
+    "consumers + 10% labels, refit": DI(label_weight=0.1),
+    "consumers, refit (default)": DI(),
+}
+QUICK_SELECTION = ("l2", "labels: pooled, standardised, greedy", "consumers, refit (default)")
+ALLOCATION = {
+    "raw DI per FLOP": RawInformation(),
+    "uniform": DI(allocation="uniform"),
+    "measured sensitivity": DI(compare="sensitivity"),
+    "authors' loop, divergence": DI(allocation="accuracy"),
+    "information lost at the consumers (default)": DI(),
+}
+QUICK_ALLOCATION = ("raw DI per FLOP", "uniform", "information lost at the consumers (default)")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The dense net and what it is compared on."""
+
+    net: nn.Module
+    space: SearchSpace
+    data: ImageData
+    train: TrainConfig
+    seeds: int
+
+    def context(self, seed: int, statistics: object = None) -> TrialContext:
+        return TrialContext(self.data, self.train, seed, statistics=statistics, fast=PLAIN)
+
+    def row(self, arm: Method, percent: float) -> list[str]:
+        """Share used, accuracy after the cut and after each epoch, as mean and deviation over the seeds."""
+        prepared = arm.prepare(self.net, self.space, self.context(0)) if isinstance(arm, DI) else None
+        curves = []
+        for seed in range(self.seeds):
+            torch.manual_seed(seed)
+            goal, curve = Goal(budgets=(Budget.parse(f"{percent}%"),)), []
+            for snapshot in arm.run(self.net, self.space, goal, self.context(seed, prepared)):
+                curve.append(100 * accuracy(snapshot.net, self.data.test, device=CPU))
+            curves.append(curve)
+        used = 100 * self.space.cost(snapshot.widths).flops / self.space.dense_cost.flops
+        table = torch.tensor(curves)
+        deviation = table.std(dim=0) if self.seeds > 1 else torch.zeros(table.shape[1])
+        return [f"{used:.2f}", *(f"{m:.1f} ± {d:.1f}" for m, d in zip(table.mean(dim=0), deviation, strict=True))]
+
+
+def build(epochs: int, dense_epochs: int, seeds: int) -> Setup:
+    data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
+    train = TrainConfig(epochs=epochs, dense_epochs=dense_epochs, device="cpu", precision="float32")
+    spec = ModelSpec("resnet20", data.num_classes, SHAPE)
+    net, _ = dense_net(
+        spec, "", data, train, 0, cache_dir=cache_root(), on_epoch=lambda e, a: print(f"dense epoch {e}: {a:.3f}")
+    )
+    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds)
+
+
+def table(setup: Setup, title: str, arms: Mapping[str, Method], shares: list[float]) -> None:
+    print(f"\n{title} (test accuracy in %, n = {setup.seeds})\n")
+    epochs = [f"epoch {number}" for number in range(1, setup.train.epochs + 1)]
+    print("| " + " | ".join(["FLOPs", "arm", "used %", "cut", *epochs]) + " |")
+    print("|" + "---|" * (4 + len(epochs)))
+    for percent in shares:
+        for name, arm in arms.items():
+            print("| " + " | ".join([f"{percent:g}%", name, *setup.row(arm, percent)]) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few arms, one seed, one epoch, 20%% of FLOPs")
+    parser.add_argument("--only", choices=("channels", "widths"), help="one of the two tables")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dense-epochs", type=int, default=10)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    setup = build(1 if chosen.quick else 2, chosen.dense_epochs, 1 if chosen.quick else chosen.seeds)
+    dense = accuracy(setup.net, setup.data.test, device=CPU)
+    print(f"dense: {100 * dense:.1f}%, {setup.space.dense_cost.flops:,} flops")
+    if chosen.only != "widths":
+        arms = {name: SELECTION[name] for name in (QUICK_SELECTION if chosen.quick else SELECTION)}
+        # At uniform widths, so that only the channels differ.
+        arms = {n: dataclasses.replace(a, allocation="uniform") if isinstance(a, DI) else a for n, a in arms.items()}
+        table(setup, "Channels at uniform widths", arms, [20] if chosen.quick else [8, 20])
+    if chosen.only != "channels":
+        arms = {name: ALLOCATION[name] for name in (QUICK_ALLOCATION if chosen.quick else ALLOCATION)}
+        table(setup, "Widths within a budget, channels as by default", arms, [20] if chosen.quick else [8, 20, 50])
+
+
+if __name__ == "__main__":
+    main()
