@@ -1,14 +1,14 @@
 """Run trials on Ray Tune, on this machine or on a cluster; the only file that imports ray.
 
 Tune places the workers and keeps them between trials. What to try next, what was found and when a trial stops stay
-with AskTell in the controlling process: a searcher asks, a callback reports and tells. Tune's own records are thrown
-away at the end, and never hold a network.
+with AskTell in this process: a searcher asks, a callback reports and tells. Tune's own records are thrown away.
 """
 
 import contextlib
 import dataclasses
 import logging
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -36,10 +36,8 @@ logger = logging.getLogger(__name__)
 class RayRunner:
     """Runs as many trials at once as the machine or the cluster has room for.
 
-    A Ray that the caller has initialised is used and left running; one that is started here is shut down.
-
-    Args:
-        evaluator: how a worker runs a trial; `runners.evaluate.evaluate` unless a test says otherwise.
+    A Ray that the caller has initialised is used and left running; one that is started here is shut down. Without an
+    `evaluator`, workers take `runners.evaluate.evaluate`.
     """
 
     def __init__(self, config: RunnerConfig | None = None, evaluator: Evaluator | None = None) -> None:
@@ -76,7 +74,7 @@ class RayRunner:
             except BaseException as error:
                 scheduler.give_back()
                 if isinstance(error, _Abort):
-                    raise error.error from None
+                    raise error.args[0] from None
                 raise
 
 
@@ -99,14 +97,22 @@ def connected(config: RunnerConfig) -> Iterator[None]:
         workers = max(1, fitting_workers(config))
         options |= {"address": "local", "include_dashboard": False, "num_cpus": workers * config.cpus_per_trial}
     try:
-        ray.init(**options)
-    except ConnectionError as error:
-        where = f"no Ray cluster answers at {config.ray_address!r} ({_reason(error)})"
-        raise RunnerError(f"{where}; start one with `ray start --head`, or leave the address empty") from error
-    try:
+        try:
+            _knock(config.ray_address)
+            ray.init(**options)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            what = f"no Ray cluster answers at {config.ray_address!r}" if config.ray_address else "Ray does not start"
+            raise RunnerError(f"{what} ({_reason(error)}); check --ray-address, or take --runner local") from error
         yield
     finally:
-        ray.shutdown()
+        ray.shutdown()  # also what an interrupted start has left
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError if nobody listens at "host:port": Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _job_config() -> JobConfig:
@@ -131,10 +137,6 @@ def _room(config: RunnerConfig) -> int:
 
 class _Abort(BaseException):
     """Carries an error of the AskTell through Tune, which would take an Exception for the trial's own."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @contextlib.contextmanager

@@ -110,3 +110,11 @@ def test_the_cluster_says_how_many_trials_it_has_room_for() -> None:
 def test_no_room_for_a_single_trial_is_a_clear_error(tiny_bench: Workbench) -> None:
     with pytest.raises(RunnerError, match="a trial needs 3 CPUs and 0 GPUs, this Ray has 2 and 0; lower"):
         RayRunner(RunnerConfig(cpus_per_trial=3), by_settings).run(Desk({}), tiny_bench)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:2"])
+def test_a_cluster_that_does_not_answer_is_a_clear_error_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(RunnerError, match=f"no Ray cluster answers at '{address}'"):
+        cluster_workers(RunnerConfig(ray_address=address))
