@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from runners.base import DataConfig, TrainConfig
-from runners.cache import CacheError, cache_root, write_atomically
+from runners.cache import CacheError, cache_root, write_cached
 from runners.data import ImageData, Source, cut
 from runners.dense import dense_net, load_weights, weights_digest
 from runners.splits import TensorSplit
@@ -156,8 +156,8 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CacheError, match=r"cannot write .*SLIMFRONT_CACHE"):
-        write_atomically(tmp_path / "file" / "below", b"content")
+        write_cached(tmp_path / "file" / "below", b"content")
     (tmp_path / "taken").mkdir()
     with pytest.raises(CacheError, match="cannot write"):
-        write_atomically(tmp_path / "taken", b"content")
+        write_cached(tmp_path / "taken", b"content")
     assert sorted(each.name for each in tmp_path.iterdir() if each.name != "own_net.py") == ["file", "taken"]
