@@ -13,6 +13,9 @@ from pruning.statistics import Recipe, Site, Statistics, gather
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
+EXACT_UP_TO = 1024  # channels
+REMOVED_AT_ONCE = 1 / 256  # of more channels than that
+
 
 @dataclass(frozen=True)
 class Discriminant:
@@ -211,20 +214,58 @@ def _remaining(losses: Tensor) -> Tensor:
 def eliminate(parts: list[tuple[RidgeInformation, Tensor]], factor: Tensor) -> Ranking:
     """Remove channels one by one, each time the one whose drop, added over all sites, is smallest.
 
+    While more than a thousand channels are left, some are removed per pass over the matrices: one by one among the
+    twice as many whose drops are smallest. As drops hardly ever fall when others go, that is the same order.
+
     Args:
         parts: per site its information and which channel of the group each of its features is.
         factor: multiplies the drops, shape (width,).
     """
-    ranks = torch.zeros(len(factor), dtype=torch.float64)
-    losses = torch.zeros(len(factor), dtype=torch.float64)
-    alive = torch.ones(len(factor), dtype=torch.bool)
+    left = torch.arange(len(factor))
+    gone: list[Tensor] = []
+    losses: list[Tensor] = []
+    while len(left):
+        count = 1 if len(left) <= EXACT_UP_TO else max(1, int(REMOVED_AT_ONCE * len(left)))
+        if count == 1:
+            order, lost = _one_by_one(parts, factor, left, len(left))
+        else:
+            pool = left[torch.argsort(_drops(parts, factor)[left], stable=True)[: 2 * count]].sort().values
+            small = [(each.among(_features(channels, pool)), channels) for each, channels in parts]
+            order, lost = _one_by_one(small, factor, pool, count)
+            for information, channels in parts:
+                information.remove_all(_features(channels, order))
+        gone.append(order)
+        losses.append(lost)
+        left = left[~torch.isin(left, order)]
+    ranks = torch.empty(len(factor), dtype=torch.float64)
+    ranks[torch.cat(gone)] = torch.arange(len(factor), dtype=torch.float64)
+    return Ranking(ranks, _remaining(torch.cat(losses)))
+
+
+def _drops(parts: list[tuple[RidgeInformation, Tensor]], factor: Tensor) -> Tensor:
+    return _added([(information.drops(), channels) for information, channels in parts], factor)
+
+
+def _features(channels: Tensor, wanted: Tensor) -> Tensor:
+    """Return at which features of a site the wanted channels of the group are."""
+    return torch.nonzero(torch.isin(channels, wanted)).flatten()
+
+
+def _one_by_one(
+    parts: list[tuple[RidgeInformation, Tensor]], factor: Tensor, candidates: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Remove `count` of the candidates; return them in that order, and what each cost."""
+    allowed = torch.zeros(len(factor), dtype=torch.bool)
+    allowed[candidates] = True
     feature_of = [dict(zip(channels.tolist(), range(len(channels)), strict=True)) for _, channels in parts]
-    for step in range(len(factor)):
-        drops = _added([(information.drops(), channels) for information, channels in parts], factor)
-        channel = int(drops.masked_fill(~alive, torch.inf).argmin())
-        ranks[channel], losses[step] = step, drops[channel]
-        alive[channel] = False
+    order = torch.empty(count, dtype=torch.int64)
+    losses = torch.empty(count, dtype=torch.float64)
+    for step in range(count):
+        drops = _drops(parts, factor)
+        channel = int(drops.masked_fill(~allowed, torch.inf).argmin())
+        order[step], losses[step] = channel, drops[channel]
+        allowed[channel] = False
         for (information, _), features in zip(parts, feature_of, strict=True):
             if channel in features:
                 information.remove(features[channel])
-    return Ranking(ranks, _remaining(losses))
+    return order, losses

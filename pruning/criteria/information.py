@@ -16,6 +16,7 @@ sorting; here channels may also be eliminated one by one with exact leave-one-ou
 columns, and the target may be anything linear in the features, such as what the next layer computes from them.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -184,6 +185,27 @@ class RidgeInformation:
         if self._alive.sum() < COMPACT_BELOW * len(self._alive):
             self._compact()
         return energy / pivot
+
+    def remove_all(self, channels: Tensor) -> None:
+        """Remove several channels at once: one pass over the matrices instead of one for each."""
+        rows = torch.searchsorted(self._rows, channels.sort().values)
+        inverse, outer = self._inverse[rows], self._outer[rows]
+        step = torch.linalg.solve(inverse[:, rows], inverse)
+        energies = outer[:, rows]
+        self.information -= float(torch.linalg.solve(inverse[:, rows], energies).diagonal().sum())
+        across = outer - (energies / 2) @ step
+        self._inverse.addmm_(inverse.T, step, alpha=-1.0)
+        self._outer.addmm_(step.T, across, alpha=-1.0).addmm_(across.T, step, alpha=-1.0)
+        self._alive[rows] = False
+        self._compact()
+
+    def among(self, channels: Tensor) -> "RidgeInformation":
+        """Return a small copy in which only these channels can be removed; their drops are those of the whole."""
+        rows = torch.searchsorted(self._rows, channels.sort().values)
+        small = copy.copy(self)
+        small._inverse, small._outer = self._inverse[rows][:, rows], self._outer[rows][:, rows]
+        small._rows, small._alive = self._rows[rows], self._alive[rows]
+        return small
 
     def _compact(self) -> None:
         """Forget the rows of removed channels; their entries are zero up to rounding."""

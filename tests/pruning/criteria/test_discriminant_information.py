@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pruning.base import PruningError
+from pruning.criteria import discriminant
 from pruning.criteria.information import (
     MomentAccumulator,
     Moments,
@@ -217,3 +218,24 @@ def test_moments_need_two_classes() -> None:
     accumulator.add(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(PruningError, match="fewer than two classes"):
         accumulator.finish()
+
+
+def test_removing_several_at_once_equals_removing_them_one_by_one() -> None:
+    features, labels = _data(channels=12)
+    one, several = (_discriminant(_moments(features, labels), 0.3) for _ in range(2))
+    for channel in (7, 2, 9):
+        one.remove(channel)
+    several.remove_all(torch.tensor([7, 2, 9]))
+    torch.testing.assert_close(several.drops(), one.drops())
+    assert several.information == pytest.approx(one.information, rel=1e-10)
+
+
+def test_wide_groups_go_in_the_same_order_in_fewer_passes(monkeypatch) -> None:
+    features, labels = _data(channels=40, samples=300)
+    whole = torch.arange(40), torch.ones(40, dtype=torch.float64)
+    exact = discriminant.eliminate([(_discriminant(_moments(features, labels), 0.3), whole[0])], whole[1])
+    monkeypatch.setattr(discriminant, "EXACT_UP_TO", 8)
+    monkeypatch.setattr(discriminant, "REMOVED_AT_ONCE", 1 / 10)
+    quick = discriminant.eliminate([(_discriminant(_moments(features, labels), 0.3), whole[0])], whole[1])
+    assert quick.ranks.tolist() == exact.ranks.tolist()
+    torch.testing.assert_close(quick.lost, exact.lost)
