@@ -180,10 +180,8 @@ class RidgeInformation:
         across = outer[row] - (energy / 2) * step
         inverse.addr_(step, step, alpha=-pivot)
         outer.addr_(step, across, alpha=-1.0).addr_(across, step, alpha=-1.0)
-        self._alive[row] = False
         self.information -= energy / pivot
-        if self._alive.sum() < COMPACT_BELOW * len(self._alive):
-            self._compact()
+        self._forget(torch.tensor([row]))
         return energy / pivot
 
     def remove_all(self, channels: Tensor) -> None:
@@ -196,8 +194,7 @@ class RidgeInformation:
         across = outer - (energies / 2) @ step
         self._inverse.addmm_(inverse.T, step, alpha=-1.0)
         self._outer.addmm_(step.T, across, alpha=-1.0).addmm_(across.T, step, alpha=-1.0)
-        self._alive[rows] = False
-        self._compact()
+        self._forget(rows)
 
     def among(self, channels: Tensor) -> "RidgeInformation":
         """Return a small copy in which only these channels can be removed; their drops are those of the whole."""
@@ -207,8 +204,11 @@ class RidgeInformation:
         small._rows, small._alive = self._rows[rows], self._alive[rows]
         return small
 
-    def _compact(self) -> None:
-        """Forget the rows of removed channels; their entries are zero up to rounding."""
+    def _forget(self, rows: Tensor) -> None:
+        """Mark rows as removed; drop them all from time to time. Their entries are zero up to rounding."""
+        self._alive[rows] = False
+        if int(self._alive.sum()) >= COMPACT_BELOW * len(self._alive):
+            return
         kept = torch.nonzero(self._alive).flatten()
         self._inverse, self._outer = self._inverse[kept][:, kept], self._outer[kept][:, kept]
         self._rows, self._alive = self._rows[kept], self._alive[kept]
