@@ -65,11 +65,11 @@ class TrainConfig:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
 
-    epochs: int = 1
+    epochs: int = 2
     dense_epochs: int = 2
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    dense_learning_rate: float = 0.1
+    batch_size: int = 32
+    learning_rate: float = 0.02
+    dense_learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1

@@ -4,21 +4,21 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from runners.base import TrainConfig
-from runners.cache import cache_root, write_cached
+from runners.cache import write_cached
 from runners.data import ImageData
+from runners.fast import Fast
 from runners.train import accuracy, fit, pick_device
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
-
-__all__ = ["WeightsError", "cache_root", "dense_net", "load_weights", "weights_digest"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,27 +28,32 @@ PREFIX = "module."  # put before every name by DataParallel
 NOT_DENSE = ("epochs", "learning_rate", "distill_weight", "distill_temperature", "device")
 
 
-def dense_net(
-    spec: ModelSpec,
-    weights: str,
-    data: ImageData,
-    config: TrainConfig,
-    seed: int,
-    *,
-    cache_dir: Path,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> tuple[nn.Module, str]:
-    """Return the dense network, in evaluation mode on the processor, and a hash of its weights.
+@dataclass(frozen=True)
+class DenseRecipe:
+    """Everything that determines a trained dense network.
+
+    Attributes:
+        train: `dense_epochs` and `dense_learning_rate`, and the settings both kinds of training share.
+        seed: of its initial weights and its training.
+    """
+
+    spec: ModelSpec
+    data: ImageData
+    train: TrainConfig
+    seed: int
+
+    def key(self) -> str:
+        """Return a hash of it, the same in every process."""
+        settings = {name: value for name, value in asdict(self.train).items() if name not in NOT_DENSE}
+        described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def given_net(spec: ModelSpec, weights: str) -> nn.Module:
+    """Return the dense network with weights that exist already, in evaluation mode on the processor.
 
     Args:
-        spec: which network.
-        weights: "DEFAULT" for torchvision's, a safetensors or state_dict file, or empty to train (once: the result
-            is cached).
-        data: what it is trained on.
-        config: `dense_epochs` and `dense_learning_rate`, and the settings both kinds of training share.
-        seed: determines its initial weights and its training.
-        cache_dir: where trained networks are kept.
-        on_epoch: called with the number of finished epochs and the validation accuracy, when it is trained.
+        weights: "DEFAULT" for torchvision's, or a safetensors or state_dict file.
 
     Raises:
         WeightsError: the weights cannot be had, or are not of this network.
@@ -56,16 +61,56 @@ def dense_net(
     from spaces import zoo
 
     if weights == "DEFAULT":
-        net = zoo.pretrained(spec)
-    elif weights:
-        net = zoo.build(spec)
-        load_weights(net, Path(weights).expanduser())
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = zoo.build(spec)
-        net = _trained(net, spec, data, config, seed, cache_dir, on_epoch)
-    return net.eval(), weights_digest(net)
+        return zoo.pretrained(spec).eval()
+    net = zoo.build(spec)
+    load_weights(net, Path(weights).expanduser())
+    return net.eval()
+
+
+def trained_net(
+    recipe: DenseRecipe,
+    cache_dir: Path,
+    *,
+    fast: Fast | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """Return the dense network, in evaluation mode on the processor: trained here, or loaded when it was before.
+
+    Args:
+        cache_dir: where trained networks are kept.
+        fast: how to compute; None measures.
+        on_epoch: called with the number of finished epochs and the validation accuracy, when it is trained.
+    """
+    from spaces import zoo
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = zoo.build(recipe.spec)
+    file = cache_dir / "dense" / f"{recipe.key()}.safetensors"
+    if file.exists():
+        try:
+            load_weights(net, file)
+            logger.info("dense %s from %s", recipe.spec.name, file)
+            return net.eval()
+        except WeightsError as error:
+            logger.warning("%s; training anew", error)
+    device = pick_device(recipe.train.device)
+    epochs = fit(
+        net,
+        recipe.data.train,
+        recipe.train,
+        epochs=recipe.train.dense_epochs,
+        learning_rate=recipe.train.dense_learning_rate,
+        seed=recipe.seed,
+        device=device,
+        fast=fast,
+    )
+    for epoch in epochs:
+        if on_epoch is not None:
+            on_epoch(epoch, accuracy(net, recipe.data.val, device=device))
+    net.cpu()
+    write_cached(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
+    return net.eval()
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -111,50 +156,6 @@ def weights_digest(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _trained(
-    net: nn.Module,
-    spec: ModelSpec,
-    data: ImageData,
-    config: TrainConfig,
-    seed: int,
-    cache_dir: Path,
-    on_epoch: Callable[[int, float], None] | None,
-) -> nn.Module:
-    """Load `net` from the cache, or train it and put it there."""
-    from safetensors.torch import save
-
-    file = cache_dir / "dense" / f"{_cache_key(spec, data, config, seed)}.safetensors"
-    if file.exists():
-        try:
-            load_weights(net, file)
-            logger.info("dense %s from %s", spec.name, file)
-            return net
-        except WeightsError as error:
-            logger.warning("%s; training anew", error)
-    device = pick_device(config.device)
-    epochs = fit(
-        net,
-        data.train,
-        config,
-        epochs=config.dense_epochs,
-        learning_rate=config.dense_learning_rate,
-        seed=seed,
-        device=device,
-    )
-    for epoch in epochs:
-        if on_epoch is not None:
-            on_epoch(epoch, accuracy(net, data.val, device=device))
-    net.cpu()
-    write_cached(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
-    return net
-
-
-def _cache_key(spec: ModelSpec, data: ImageData, config: TrainConfig, seed: int) -> str:
-    settings = {name: value for name, value in asdict(config).items() if name not in NOT_DENSE}
-    described = [asdict(spec), data.fingerprint, settings, seed, torch.__version__]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
 def _named_tensors(path: Path) -> Mapping[str, Tensor]:
     """Read name -> tensor out of a file, without running anything in it."""
     if not path.is_file():
@@ -162,8 +163,6 @@ def _named_tensors(path: Path) -> Mapping[str, Tensor]:
     content: Any
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)

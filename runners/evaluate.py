@@ -19,7 +19,7 @@ from pruning.base import METHODS, Snapshot, StepHook
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
-from runners.fast import Fast
+from runners.fast import Fast, using_threads
 from runners.train import accuracy, fit, pick_device, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
@@ -230,16 +230,3 @@ class _Clock:
         report = EpochReport(self._trial.number, epoch, reached, self.seconds())
         self.curve.append(report)
         return report
-
-
-@contextlib.contextmanager
-def using_threads(threads: int) -> Iterator[None]:
-    """Have torch use this many threads inside the block; 0 leaves their number alone."""
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        if threads:
-            torch.set_num_threads(before)

@@ -94,6 +94,36 @@ def step_seconds(net: nn.Module, images: Tensor, fast: Fast, steps: int = TIMED_
     return min(seconds[1:])
 
 
+def fastest_threads(net: nn.Module, images: Tensor, fast: Fast) -> int:
+    """Return how many torch threads train `net` fastest here, now: all of them, or one.
+
+    On a machine that others use too, threads that wait for each other can be many times slower than one alone.
+
+    Args:
+        images: shape (B, C, H, W), of the timed step.
+    """
+    every = torch.get_num_threads()
+    if every == 1 or images.device.type != "cpu":
+        return every
+    together = step_seconds(net, images, fast)
+    with using_threads(1):
+        alone = step_seconds(net, images, fast)
+    return every if together * MUST_WIN_BY < alone else 1
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """Have torch use this many threads inside the block; 0 leaves their number alone."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads:
+            torch.set_num_threads(before)
+
+
 def _fastest(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> Fast:
     count = min(batch_size, MEASURED_IMAGES.get(device.type, batch_size))
     images = torch.rand(max(2, count), *input_shape, generator=torch.Generator().manual_seed(0)).to(device)

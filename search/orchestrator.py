@@ -18,8 +18,9 @@ from pruning import checkpoint
 from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
-from runners.dense import dense_net
+from runners.dense import DenseRecipe, trained_net
 from runners.evaluate import TrialContext, Workbench
+from runners.fast import using_threads
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search.finish import Finish
@@ -49,9 +50,9 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
     began = time.perf_counter()
     display = display or SilentDisplay()
     display.phase("reading data and tracing the network")
-    setup = prepare(config, cache_root())
+    setup = prepare(config)
     display.plan(plan(setup))
-    with _run_folder(setup) as (study, tracker):
+    with _run_folder(setup) as (study, tracker), using_threads(setup.threads_alone):
         net = _train_dense(setup, display)
         dense_accuracy = accuracy(net, setup.data.val, device=setup.device)
         _warn_of_guessing(dense_accuracy, setup)
@@ -128,10 +129,8 @@ def _train_dense(setup: Setup, display: Display) -> nn.Module:
     def on_epoch(epoch: int, val_accuracy: float) -> None:
         display.phase(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation")
 
-    config = setup.config
-    return dense_net(setup.spec, "", setup.data, config.train, config.seed, cache_dir=cache_root(), on_epoch=on_epoch)[
-        0
-    ]
+    recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, setup.config.seed)
+    return trained_net(recipe, cache_root(), fast=setup.fast, on_epoch=on_epoch)
 
 
 def _warn_of_guessing(dense_accuracy: float, setup: Setup) -> None:

@@ -15,11 +15,10 @@ from torch import nn
 from configs.schema import RunConfig
 from configs.validation import split_setting, validate
 from pruning.base import parse_methods
-from runners.base import fitting_workers, pick_runner
+from runners.base import pick_runner, workers
 from runners.data import ImageData, load_data
-from runners.dense import dense_net
-from runners.evaluate import using_threads
-from runners.fast import Fast, measure_fast, step_seconds
+from runners.dense import given_net
+from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
@@ -45,7 +44,9 @@ class Setup:
     Attributes:
         net: at full width; its weights are the user's when `weighted`, else fresh.
         budgets: absolute.
-        workers: trials that run at once; threads: of each.
+        workers: trials that run at once.
+        threads: of each worker.
+        threads_alone: of this process while no trial runs.
         fast: how trials compute, measured with as many threads as they get.
         fixed: method -> setting -> value, as `--set` gave them.
     """
@@ -62,15 +63,13 @@ class Setup:
     runner: str
     workers: int
     threads: int
+    threads_alone: int
     fast: Fast
     fixed: Mapping[str, Mapping[str, Any]]
 
 
-def prepare(config: RunConfig, cache: Path) -> Setup:
+def prepare(config: RunConfig) -> Setup:
     """Read the config and build what it names.
-
-    Args:
-        cache: folder of cached dense networks.
 
     Raises:
         SlimfrontError: anything in the config that cannot be met; the message names it.
@@ -87,13 +86,13 @@ def prepare(config: RunConfig, cache: Path) -> Setup:
     methods = tuple(parse_methods(config.method))
     candidates = CandidateSpace(StudySettings(methods, fixed_settings(config, methods)), space, budgets)
     if config.weights:
-        net, weighted = dense_net(spec, config.weights, data, config.train, config.seed, cache_dir=cache)[0], True
+        net, weighted = given_net(spec, config.weights), True
     runner = pick_runner(config.runner, config.train.device)
-    workers = 1 if runner == "local" else max(1, fitting_workers(config.runner, config.train.device))
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
     with using_threads(threads):
         automatic = config.train.precision == "auto"
         fast = measure_fast(net, data.input_shape, config.train.batch_size, device) if automatic else Fast()
+    images = torch.rand(STEP_IMAGES, *data.input_shape, device=device)
     return Setup(
         config=config,
         data=data,
@@ -105,8 +104,9 @@ def prepare(config: RunConfig, cache: Path) -> Setup:
         folder=folder,
         device=device,
         runner=runner,
-        workers=workers,
+        workers=workers(config.runner, config.train.device),
         threads=threads,
+        threads_alone=fastest_threads(net, images, fast),
         fast=fast,
         fixed=candidates.fixed,
     )
@@ -172,16 +172,19 @@ def _folder(config: RunConfig) -> Path:
 
 
 def _forecast(setup: Setup) -> float:
-    """Estimate the wall time: a timed training step of the dense net, scaled by images, epochs and mean FLOPs."""
+    """Estimate the wall time from timed training steps of the dense net, by images, epochs and mean FLOPs."""
     train, data = setup.config.train, setup.data
-    images = torch.rand(STEP_IMAGES, *data.input_shape, device=setup.device)
-    with using_threads(setup.threads):
-        per_image: float = step_seconds(setup.net, images, setup.fast) / STEP_IMAGES
     dense = 0 if setup.weighted else train.dense_epochs * len(data.train)
-    limit = min(
-        [b.limit / getattr(setup.space.dense_cost, b.quantity) for b in setup.budgets if b.quantity != "latency"]
-    )
-    # Trials are spread evenly in log cost over a decade below the budget: their mean is 0.39 of it.
-    trials = setup.config.trials * 0.39 * min(1.0, limit) * (train.epochs * len(data.train) + len(data.val) / 3)
-    # Each worker has its share of the cores that the timed step had to itself.
-    return SECONDS_AROUND + per_image * float(dense + trials)
+    dense_cost = setup.space.dense_cost
+    shares = [b.limit / getattr(dense_cost, b.quantity) for b in setup.budgets if b.quantity != "latency"]
+    images_per_trial = train.epochs * len(data.train) + len(data.val) / 3  # a forward pass is a third of a step
+    trials = setup.config.trials * MEAN_SHARE * min(1.0, *shares) * images_per_trial / setup.workers
+    alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
+    return SECONDS_AROUND + dense * alone + trials * in_worker
+
+
+def _seconds_per_image(setup: Setup, threads: int) -> float:
+    images = torch.rand(STEP_IMAGES, *setup.data.input_shape, device=setup.device)
+    with using_threads(threads):
+        seconds: float = step_seconds(setup.net, images, setup.fast)
+    return seconds / STEP_IMAGES

@@ -10,7 +10,7 @@ from torch import nn
 from runners.base import DataConfig, TrainConfig
 from runners.cache import CacheError, cache_root, write_cached
 from runners.data import ImageData, Source, cut
-from runners.dense import dense_net, load_weights, weights_digest
+from runners.dense import DenseRecipe, given_net, load_weights, trained_net, weights_digest
 from runners.splits import TensorSplit
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
@@ -49,7 +49,9 @@ def trained(data, folder, *, config=CONFIG, seed=0, weights="", calls=None):
         if calls is not None:
             calls.append(epoch)
 
-    return dense_net(SPEC, weights, data, config, seed, cache_dir=folder, on_epoch=on_epoch)
+    recipe = DenseRecipe(SPEC, data, config, seed)
+    net = given_net(SPEC, weights) if weights else trained_net(recipe, folder, on_epoch=on_epoch)
+    return net, weights_digest(net)
 
 
 def test_the_second_call_loads_what_the_first_has_trained(data, tmp_path):
