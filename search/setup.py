@@ -178,7 +178,7 @@ def _forecast(setup: Setup) -> float:
     dense_cost = setup.space.dense_cost
     shares = [b.limit / getattr(dense_cost, b.quantity) for b in setup.budgets if b.quantity != "latency"]
     images_per_trial = train.epochs * len(data.train) + len(data.val) / 3  # a forward pass is a third of a step
-    trials = setup.config.trials * MEAN_SHARE * min(1.0, *shares) * images_per_trial / setup.workers
+    trials: float = setup.config.trials * MEAN_SHARE * min(1.0, *shares) * images_per_trial / setup.workers
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
     return SECONDS_AROUND + dense * alone + trials * in_worker
 
@@ -186,5 +186,4 @@ def _forecast(setup: Setup) -> float:
 def _seconds_per_image(setup: Setup, threads: int) -> float:
     images = torch.rand(STEP_IMAGES, *setup.data.input_shape, device=setup.device)
     with using_threads(threads):
-        seconds: float = step_seconds(setup.net, images, setup.fast)
-    return seconds / STEP_IMAGES
+        return step_seconds(setup.net, images, setup.fast) / STEP_IMAGES

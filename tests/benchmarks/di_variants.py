@@ -26,7 +26,7 @@ from pruning.surgery import slice_channels
 from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
 from runners.data import ImageData, load_data
-from runners.dense import dense_net
+from runners.dense import DenseRecipe, trained_net
 from runners.evaluate import TrialContext
 from runners.fast import PLAIN
 from runners.train import accuracy
@@ -132,9 +132,8 @@ def build(epochs: int, dense_epochs: int, seeds: int) -> Setup:
     data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
     train = TrainConfig(epochs=epochs, dense_epochs=dense_epochs, device="cpu", precision="float32")
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
-    net, _ = dense_net(
-        spec, "", data, train, 0, cache_dir=cache_root(), on_epoch=lambda e, a: print(f"dense epoch {e}: {a:.3f}")
-    )
+    recipe = DenseRecipe(spec, data, train, 0)
+    net = trained_net(recipe, cache_root(), on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"))
     return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds)
 
 
