@@ -37,7 +37,7 @@ class RunConfig:
     weights: str = ""
     method: str = "di"
     set: tuple[str, ...] = ()
-    trials: int = 12
+    trials: int = 16
     sampler: str = "tpe"
     seed: int = 0
     out: str = ""

@@ -65,8 +65,8 @@ class TrainConfig:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
 
-    epochs: int = 2
-    dense_epochs: int = 2
+    epochs: int = 1
+    dense_epochs: int = 3
     batch_size: int = 32
     learning_rate: float = 0.02
     dense_learning_rate: float = 0.05

@@ -92,7 +92,7 @@ class StudySettings:
 
     methods: tuple[str, ...] = ("di",)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    trials: int = 12
+    trials: int = 16
     sampler: str = "tpe"
     seed: int = 0
     storage: str = ""

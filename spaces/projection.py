@@ -12,6 +12,8 @@ from spaces.groups import ChannelGroup
 from spaces.widths import Widths
 
 USED_AT_LEAST = 0.97  # share of the tightest budget below which exchanges between groups are tried
+EXCHANGES = 8
+FEW = 50_000  # candidates of a space that is small enough to look through
 
 
 class Projection:
@@ -39,14 +41,7 @@ class Projection:
             fits = self._usage(self._levels(middle * point)[None], limits)[0] <= 1
             low, high = (middle, high) if fits else (low, middle)
         levels = self._fill(self._levels(low * point), point, limits)
-        for _ in range(8):
-            if self._usage(levels[None], limits)[0] >= USED_AT_LEAST:
-                break
-            better = self._exchange(levels, limits)
-            if better is None:
-                break
-            levels = self._fill(better, point, limits)
-        return self._widths(levels)
+        return self._widths(self._use_up(levels, point, limits))
 
     def _limits(self, budgets: Sequence[Budget]) -> tuple[float, float]:
         limits = {"flops": float("inf"), "params": float("inf")}
@@ -90,6 +85,31 @@ class Projection:
             reached_at = next_width / (np.maximum(point, 1e-9) * self._dense)
             chosen = open_groups[fitting][np.argmin(reached_at[open_groups[fitting]])]
             levels = levels + steps[chosen]
+
+    def _use_up(
+        self, levels: NDArray[np.int64], point: NDArray[np.float64], limits: tuple[float, float]
+    ) -> NDArray[np.int64]:
+        """Leave the point's proportions where no step fits and under 97% of the tightest budget are used."""
+        for _ in range(EXCHANGES):
+            if self._usage(levels[None], limits)[0] >= USED_AT_LEAST:
+                return levels
+            better = self._exchange(levels, limits)
+            if better is None:
+                break
+            levels = self._fill(better, point, limits)
+        if self._usage(levels[None], limits)[0] < USED_AT_LEAST and np.prod(self._steps + 1.0) <= FEW:
+            return self._nearest_use(levels, limits)
+        return levels
+
+    def _nearest_use(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64]:
+        """Look through all widths of a small space: the nearest that use 97%, or those that use most."""
+        every = np.stack(np.meshgrid(*[np.arange(n + 1) for n in self._steps], indexing="ij"), -1)
+        every = every.reshape(-1, len(levels))
+        usage = self._usage(every, limits)
+        usage[usage > 1] = -1.0
+        far = np.abs((every - levels) * self._divisor / self._dense).sum(axis=1)
+        enough = usage >= min(USED_AT_LEAST, float(usage.max()))
+        return np.asarray(every[np.argmin(np.where(enough, far, np.inf))], dtype=np.int64)
 
     def _exchange(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64] | None:
         """Take one step from a group and give one or more to another, if that uses more of the budget."""

@@ -1,8 +1,9 @@
 """Which form of DI chooses the best channels, and which way the best widths: python tests/benchmarks/di_variants.py.
 
 ResNet-20 on cluttered_digits, the dense net trained once and cached. Every arm cuts to a share of the dense FLOPs and
-is fine-tuned; printed are test accuracies (mean, standard deviation over fine-tuning seeds) after BatchNorm
-re-estimation and after fine-tuning. `--quick` takes fewer arms, one seed and one epoch.
+is fine-tuned; printed are mean and standard deviation over fine-tuning seeds: validation accuracy after BatchNorm
+re-estimation ("cut") and after fine-tuning, which chooses the defaults, and test accuracy, which only reports.
+`--quick` takes fewer arms, one seed and one epoch.
 """
 
 import argparse
@@ -28,11 +29,12 @@ from runners.cache import cache_root
 from runners.data import ImageData, load_data
 from runners.dense import DenseRecipe, trained_net
 from runners.evaluate import TrialContext
-from runners.fast import PLAIN
+from runners.fast import Fast, measure_fast
 from runners.train import accuracy
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing import trace
+from spaces.zoo import build
 
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
@@ -108,40 +110,51 @@ class Setup:
     data: ImageData
     train: TrainConfig
     seeds: int
+    fast: Fast
 
     def context(self, seed: int, statistics: object = None) -> TrialContext:
-        return TrialContext(self.data, self.train, seed, statistics=statistics, fast=PLAIN)
+        return TrialContext(self.data, self.train, seed, statistics=statistics, fast=self.fast)
 
     def row(self, arm: Method, percent: float) -> list[str]:
-        """Share used, accuracy after the cut and after each epoch, as mean and deviation over the seeds."""
+        """Share used; validation accuracy after the cut and after fine-tuning, and test accuracy, over the seeds."""
         prepared = arm.prepare(self.net, self.space, self.context(0)) if isinstance(arm, DI) else None
-        curves = []
+        rows = []
         for seed in range(self.seeds):
             torch.manual_seed(seed)
-            goal, curve = Goal(budgets=(Budget.parse(f"{percent}%"),)), []
+            goal = Goal(budgets=(Budget.parse(f"{percent}%"),))
+            cut = 0.0
             for snapshot in arm.run(self.net, self.space, goal, self.context(seed, prepared)):
-                curve.append(100 * accuracy(snapshot.net, self.data.test, device=CPU))
-            curves.append(curve)
+                if snapshot.epoch == 0:
+                    cut = accuracy(snapshot.net, self.data.val, device=CPU)
+            rows.append(
+                [cut, *(accuracy(snapshot.net, split, device=CPU) for split in (self.data.val, self.data.test))]
+            )
         used = 100 * self.space.cost(snapshot.widths).flops / self.space.dense_cost.flops
-        table = torch.tensor(curves)
+        table = 100 * torch.tensor(rows)
         deviation = table.std(dim=0) if self.seeds > 1 else torch.zeros(table.shape[1])
         return [f"{used:.2f}", *(f"{m:.1f} ± {d:.1f}" for m, d in zip(table.mean(dim=0), deviation, strict=True))]
 
 
-def build(epochs: int, dense_epochs: int, seeds: int) -> Setup:
+def set_up(epochs: int, dense_epochs: int, seeds: int) -> Setup:
     data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
-    train = TrainConfig(epochs=epochs, dense_epochs=dense_epochs, device="cpu", precision="float32")
+    train = TrainConfig(
+        epochs=epochs,
+        dense_epochs=dense_epochs,
+        batch_size=64,
+        learning_rate=0.05,
+        dense_learning_rate=0.1,
+        device="cpu",
+    )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
     recipe = DenseRecipe(spec, data, train, 0)
-    net = trained_net(recipe, cache_root(), on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"))
-    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds)
+    fast = measure_fast(build(spec), SHAPE, train.batch_size, CPU)
+    net = trained_net(recipe, cache_root(), fast=fast, on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"))
+    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds, fast)
 
 
 def table(setup: Setup, title: str, arms: Mapping[str, Method], shares: list[float]) -> None:
-    print(f"\n{title} (test accuracy in %, n = {setup.seeds})\n")
-    epochs = [f"epoch {number}" for number in range(1, setup.train.epochs + 1)]
-    print("| " + " | ".join(["FLOPs", "arm", "used %", "cut", *epochs]) + " |")
-    print("|" + "---|" * (4 + len(epochs)))
+    print(f"\n{title} (accuracy in %, n = {setup.seeds})\n")
+    print("| FLOPs | arm | used % | cut, val | tuned, val | tuned, test |\n|---|---|---|---|---|---|")
     for percent in shares:
         for name, arm in arms.items():
             print("| " + " | ".join([f"{percent:g}%", name, *setup.row(arm, percent)]) + " |", flush=True)
@@ -155,7 +168,7 @@ def main() -> None:
     parser.add_argument("--dense-epochs", type=int, default=10)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    setup = build(1 if chosen.quick else 2, chosen.dense_epochs, 1 if chosen.quick else chosen.seeds)
+    setup = set_up(1 if chosen.quick else 2, chosen.dense_epochs, 1 if chosen.quick else chosen.seeds)
     dense = accuracy(setup.net, setup.data.test, device=CPU)
     print(f"dense: {100 * dense:.1f}%, {setup.space.dense_cost.flops:,} flops")
     if chosen.only != "widths":

@@ -63,6 +63,17 @@ def test_uniform_points_use_at_least_97_percent(name: str, share: float) -> None
     assert 0.97 * budget.limit <= cost.flops <= budget.limit
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100), st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_a_small_space_is_used_as_far_as_its_granularity_allows(share: int, point: tuple[float, float]) -> None:
+    space = tiny()
+    least, dense = space.smallest_cost.flops, space.dense_cost.flops
+    budget = Budget("flops", least + share * (dense - least) // 100)
+    every = [space.cost({"stem": a, "inner": b}).flops for a in range(1, 9) for b in range(1, 7)]
+    best = max(flops for flops in every if flops <= budget.limit)
+    assert space.cost(space.fit(point, [budget])).flops >= min(0.97 * budget.limit, best)
+
+
 def test_uniform_widths_keep_one_fraction() -> None:
     space = space_of("resnet50")
     widths = space.fit(uniform_point(space), [Budget("flops", space.dense_cost.flops // 2)])
@@ -83,9 +94,10 @@ def test_a_budget_under_the_smallest_net_gives_the_minimum() -> None:
 
 
 def test_a_zero_in_the_point_is_filled_last() -> None:
-    space = tiny()
-    widths = space.fit([1.0, 0.0], [Budget("flops", space.dense_cost.flops // 3)])
-    assert widths["inner"] < widths["stem"]
+    space = space_of("resnet20")
+    point = [0.0, *uniform_point(space)[1:]]
+    widths = space.fit(point, [Budget("flops", space.dense_cost.flops // 3)])
+    assert widths[space.variable[0].name] == space.variable[0].lowest
 
 
 @pytest.mark.parametrize("point", [[0.5], [0.5, 1.5], [float("nan"), 0.5]])
