@@ -8,7 +8,6 @@ from typing import Any
 
 from configs.schema import SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
-from runners.base import RUNNERS
 from spaces.budget import Budget, parse_budgets
 from spaces.errors import BudgetError
 from spaces.registry import unknown_name
@@ -53,6 +52,9 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
 }
 
 
+TRAINING_RUNNERS = ("auto", "local", "ray")  # "simulated" trains nothing, so it yields no networks
+
+
 def validate(config: RunConfig) -> tuple[Budget, ...]:
     """Check every rule that needs neither data nor network; return the budgets, relative ones unresolved.
 
@@ -68,8 +70,8 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
     if config.sampler not in SAMPLERS:
         raise unknown_name("sampler", config.sampler, list(SAMPLERS))
-    if config.runner.runner not in ("auto", *RUNNERS):
-        raise unknown_name("runner", config.runner.runner, ["auto", *RUNNERS])
+    if config.runner.runner not in TRAINING_RUNNERS:
+        raise unknown_name("runner", config.runner.runner, list(TRAINING_RUNNERS))
     methods = parse_methods(config.method)
     if not methods:
         raise ConfigError(f"--method {config.method!r} names no method; known: {', '.join(sorted(METHODS))}")

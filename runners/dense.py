@@ -168,7 +168,7 @@ def _named_tensors(path: Path) -> Mapping[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in whatever part of the reader meets it
         # torch's own message goes on to advise loading without weights_only, which would run what is in the file.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
         raise WeightsError(
             f"{path} cannot be read as weights ({reason}); save them with "
             "torch.save(net.state_dict(), file) or as safetensors"

@@ -11,7 +11,7 @@ from spaces.errors import UnknownNameError
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
     """Build the error for a name that is not known: the nearest names first, else all of them."""
     near = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none at all'}"
     return UnknownNameError(f"unknown {kind} {name!r}; {hint}")
 
 
