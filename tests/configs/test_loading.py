@@ -37,7 +37,7 @@ OTHER: dict[str, Any] = {
     "val_share": 0.1,
     "epochs": 3,
     "dense_epochs": 0,
-    "batch_size": 32,
+    "batch_size": 48,
     "learning_rate": 0.001,
     "dense_learning_rate": 0.2,
     "momentum": 0.8,
@@ -225,7 +225,7 @@ def test_help_lists_every_flag_with_its_text(capsys: pytest.CaptureFixture[str])
     for name in OTHER:
         assert f"--{name.replace('_', '-')} " in text
     assert "One multiply-add is one FLOP." in " ".join(text.split())
-    assert "(default: 12)" in text
+    assert "(default: 16)" in text
 
 
 def test_every_setting_is_documented() -> None:
