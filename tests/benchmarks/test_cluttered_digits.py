@@ -1,0 +1,44 @@
+"""Does cluttered_digits tell widths apart? `pytest -m slow -s tests/benchmarks/test_cluttered_digits.py`"""
+
+import statistics
+
+import pytest
+import torch
+
+from pruning.selection import select_channels
+from pruning.surgery import slice_channels
+from runners.base import DataConfig, TrainConfig
+from runners.data import load_data
+from runners.fast import measure_fast
+from runners.train import accuracy, fit
+from spaces.space import ModelSpec, SpaceConfig
+from spaces.tracing import trace
+from spaces.zoo import build
+
+SHAPE = (3, 32, 32)
+CPU = torch.device("cpu")
+EPOCHS = 8
+
+
+@pytest.mark.slow
+def test_a_quarter_of_the_width_costs_resnet20_four_points() -> None:
+    """Both widths are trained from scratch for equal epochs; the mean gap over three seeds counts."""
+    data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
+    config = TrainConfig(batch_size=64)
+    gaps = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        full = build(ModelSpec("resnet20", data.num_classes, SHAPE))
+        space = trace(full, torch.empty(1, *SHAPE), SpaceConfig(divisor=1))
+        widths = {group.name: group.width // 4 for group in space.variable}
+        scores = {group.name: torch.rand(group.width) for group in space.variable}
+        quarter = slice_channels(full, space, select_channels(space, scores, widths))
+        reached = []
+        for net in (full, quarter):
+            fast = measure_fast(full, SHAPE, config.batch_size, CPU)
+            for _ in fit(net, data.train, config, epochs=EPOCHS, learning_rate=0.1, seed=seed, device=CPU, fast=fast):
+                pass
+            reached.append(100 * accuracy(net, data.test, device=CPU))
+        gaps.append(reached[0] - reached[1])
+        print(f"\nseed {seed}: full width {reached[0]:.1f}%, quarter {reached[1]:.1f}%")
+    assert statistics.mean(gaps) >= 4
