@@ -31,7 +31,7 @@ class Discriminant:
     where: str = setting(
         "input", choices=("input", "output"), searched=False, help="observe what is read, or what convolutions write"
     )
-    label_weight: float = setting(0.0, low=0.0, high=1.0, help="share of the labels in what the ridge rule predicts")
+    label_weight: float = setting(0.1, low=0.0, high=1.0, help="share of the labels in what the ridge rule predicts")
     even_outputs: bool = setting(
         False, choices=(True, False), searched=False, help="every output of a consumer counts the same"
     )

@@ -85,12 +85,12 @@ SELECTION = {
     "labels: spatial, differential": DI(score="differential", **LABELS),
     "labels: spatial x consumers' weights": DI(combine="consumers", **LABELS),
     "labels: flattened pre-BN maps, differential": DI(features="flatten", where="output", **LABELS),
-    "consumers: spatial, greedy": DI(refit=False),
+    "consumers: spatial, greedy": DI(label_weight=0.0, refit=False),
     "labels, refit": DI(label_weight=1.0),
-    "consumers + 10% labels, refit": DI(label_weight=0.1),
-    "consumers, refit (default)": DI(),
+    "consumers, refit": DI(label_weight=0.0),
+    "consumers + 10% labels, refit (default)": DI(),
 }
-QUICK_SELECTION = ("l2", "labels: pooled, standardised, greedy", "consumers, refit (default)")
+QUICK_SELECTION = ("l2", "labels: pooled, standardised, greedy", "consumers + 10% labels, refit (default)")
 ALLOCATION = {
     "raw DI per FLOP": RawInformation(),
     "uniform": DI(allocation="uniform"),
