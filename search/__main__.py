@@ -1,8 +1,6 @@
 """`python -m search`."""
 
-import sys
-
-from search.cli import main
+from search.cli import exit_quickly, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_quickly(main())

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from configs.loading import Flags, effective_yaml, parse_flags
 from configs.validation import validate
@@ -40,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return WRONG_INPUT
+
+
+def exit_quickly(code: int) -> NoReturn:
+    """End the process; after Ctrl-C without the seconds that libraries take to tidy up what ends with it anyway."""
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str], debug: bool) -> int:

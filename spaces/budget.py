@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from spaces.cost import Cost
 from spaces.errors import BudgetError
 
 # A multiply-add is one FLOP here, as in fvcore, so gmacs and gflops are the same count.
-_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _QUANTITIES = {
     "flops": "flops",
     "flop": "flops",
@@ -47,21 +48,21 @@ class Budget:
         match = _FORM.fullmatch(text.strip().lower())
         if match is None:
             raise BudgetError(f"budget {text!r} is not a number with a unit; write {_EXAMPLES}")
-        value, unit = float(match[1]), match[2]
-        if not (math.isfinite(value) and value > 0):
+        value, unit = Decimal(match[1]), match[2]
+        if not (value.is_finite() and value > 0):
             raise BudgetError(f"budget {text!r} must be a positive finite number; write {_EXAMPLES}")
         if unit == "%":
             if value > 100:
                 raise BudgetError(f"budget {text!r} is above the dense network; give at most 100%")
-            return cls("flops", value / 100, relative=True)
+            return cls("flops", float(value / 100), relative=True)
         if unit in _SECONDS:
-            return cls("latency", value * _SECONDS[unit])
-        quantity, scale = _QUANTITIES.get(unit), 1.0
+            return cls("latency", float(value) * _SECONDS[unit])
+        quantity, scale = _QUANTITIES.get(unit), 1
         if quantity is None and unit:
-            quantity, scale = _QUANTITIES.get(unit[1:]), _SCALES.get(unit[0], 0.0)
+            quantity, scale = _QUANTITIES.get(unit[1:]), _SCALES.get(unit[0], 0)
         if quantity is None or not scale:
             raise BudgetError(f"budget {text!r} has no known unit; write {_EXAMPLES}")
-        limit = math.floor(value * scale + 1e-6)  # 0.3 * 1e9 falls short of 300,000,000 by rounding alone
+        limit = math.floor(value * scale)
         if limit < 1:
             raise BudgetError(f"budget {text!r} is less than one of {quantity}; write {_EXAMPLES}")
         return cls(quantity, limit)
@@ -89,7 +90,7 @@ class Budget:
         if self.quantity == "latency":
             return f"{self.limit * 1e3:.15g}ms"
         scale = next(s for s in ("g", "m", "k", "") if self.limit >= _SCALES[s])
-        return f"{self.limit / _SCALES[scale]:.15g}{scale}{self.quantity}"
+        return f"{(Decimal(int(self.limit)) / _SCALES[scale]).normalize():f}{scale}{self.quantity}"
 
 
 def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
