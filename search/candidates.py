@@ -92,11 +92,11 @@ class StudySettings:
 
     methods: tuple[str, ...] = ("di",)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    trials: int = 16
+    trials: int = 18
     sampler: str = "tpe"
     seed: int = 0
     storage: str = ""
-    lowest_fraction: float = 0.1
+    lowest_fraction: float = 0.05
     name: str = "slimfront"
 
 
