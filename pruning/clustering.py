@@ -2,7 +2,7 @@
 
 The features of a channel are its filters in all layers that write it, flattened and set side by side; layers that are
 tied by an addition or a depthwise convolution thus share one partition (Ding et al., arXiv 1904.03837, cluster the
-first of them, the pacesetter, and hand its partition to the others: `rows="pacesetter"`).
+one of them, the pacesetter, and hand its partition to the others: `rows="pacesetter"`).
 """
 
 import warnings
@@ -21,6 +21,7 @@ from spaces.space import SearchSpace
 KINDS = ("kmeans", "even", "imbalanced")
 ROWS = ("all", "pacesetter")
 RESTARTS = 10  # of k-means; what scikit-learn took by default when the paper was written
+MANY = 128  # clusters from which a single start does, as good as any other and many times faster
 
 
 def cluster_channels(
@@ -38,7 +39,7 @@ def cluster_channels(
     Args:
         widths: variable group -> clusters; groups that are not named, or keep their width, are left out.
         kind: "kmeans" on the channels' features, "even" neighbours, or "imbalanced": one cluster takes all it can.
-        rows: "all" writers of a group give its features, or the "pacesetter" alone, the first of them that runs.
+        rows: "all" writers of a group give its features, or its `pacesetter` alone.
         seed: of k-means.
 
     Raises:
@@ -67,7 +68,7 @@ def cluster_channels(
 def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, rows: str = "all") -> NDArray[np.float64]:
     """Return what k-means compares: shape (group.width, numbers of all filters that write a channel)."""
     tensors = dict(net.named_parameters())
-    layers = group.producers if rows == "all" else group.producers[:1]
+    layers = group.producers if rows == "all" else (pacesetter(space, group),)
     blocks = []
     for name in (f"{layer}.weight" for layer in layers):
         ids = space.axes[name][0] - group.start
@@ -82,6 +83,19 @@ def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, ro
             "the dense net or give other weights"
         )
     return features
+
+
+def pacesetter(space: SearchSpace, group: ChannelGroup) -> str:
+    """Return the writer that the others follow in the paper: the stem, or the projection that opens a stage.
+
+    That is the first one to read no channels that a single layer writes, as the last layer of a block does.
+    """
+    inner = {each.name for each in space.groups if len(each.producers) == 1}
+    for layer in group.producers:
+        read = {each.name for each in space.groups if layer in each.consumers}
+        if not read & inner:
+            return layer
+    return group.producers[0]
 
 
 def _rows(weight: Tensor, order: NDArray[np.int64], width: int) -> NDArray[np.float64]:
@@ -112,7 +126,8 @@ def k_means(features: NDArray[np.float64], clusters: int, seed: int) -> NDArray[
         features = np.asarray(np.linalg.qr(features.T, mode="r")).T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: settled below
-        labels = KMeans(clusters, n_init=RESTARTS, random_state=seed % 2**32).fit_predict(features)
+        restarts = RESTARTS if clusters < MANY else 1
+        labels = KMeans(clusters, n_init=restarts, random_state=seed % 2**32).fit_predict(features)
     _, labels = np.unique(labels, return_inverse=True)
     for fresh in range(int(labels.max()) + 1, clusters):
         labels[np.flatnonzero(labels == np.bincount(labels).argmax())[-1]] = fresh

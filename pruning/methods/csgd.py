@@ -10,6 +10,7 @@ training at hand. Most of these are settings.
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,6 +38,8 @@ from spaces.space import SearchSpace
 from spaces.widths import Widths
 
 logger = logging.getLogger(__name__)
+LOSSLESS = 1e-5  # largest difference of logits, as a share of the largest, that float32 and merging may make
+COMPARED_IMAGES = 32
 STRENGTHS = ("budget", "fixed")
 
 
@@ -68,7 +71,7 @@ class CentripetalSGD:
     scale_strength: float = setting(1.0, low=0.01, high=1.0, log=True, searched=False, help="of BatchNorm weights")
     bias_strength: float = setting(1.0, low=0.01, high=1.0, log=True, searched=False, help="of biases")
     clusters: str = setting("kmeans", choices=KINDS, searched=False, help="how channels are partitioned")
-    rows: str = setting("all", choices=ROWS, searched=False, help="k-means on all tied layers or on the first alone")
+    rows: str = setting("all", choices=ROWS, searched=False, help="k-means on all tied layers or on one alone")
     early_trim: bool = setting(
         True, choices=(True, False), searched=False, help="train on in the narrow net, rescaled, once collapsed"
     )
@@ -124,9 +127,10 @@ class _Training:
                 else budget_pull(plan, method.epsilon, strengths, method.deadline)
             )
         self._hook: CentripetalHook | RescalingHook = CentripetalHook(self._clustered, self._pull, factors, plan)
-        self._deviation = deviations(self._clustered)
         self._trimmed_after = 0
         self._epochs = 0
+        self._error = math.inf  # of the merged net's logits; not measured while deviations are large
+        self._measure()
 
     def step(self, net: nn.Module, step: int) -> None:
         """Change the gradients of a step; a `StepHook`."""
@@ -137,8 +141,7 @@ class _Training:
         self._epochs += 1
         if self._trimmed_after:
             return None
-        self._deviation = deviations(self._clustered)
-        logger.debug("deviations after epoch %d: %s", self._epochs, self._deviation)
+        self._measure()
         if not self._method.early_trim or not self.collapsed:
             return None
         self._trimmed_after = self._epochs
@@ -149,8 +152,19 @@ class _Training:
 
     @property
     def collapsed(self) -> bool:
-        """Whether members of all clusters were last measured equal, in parameters and in running statistics."""
-        return worst(self._deviation)[0] <= COLLAPSED
+        """Whether merging was last measured to be lossless.
+
+        Members of all clusters are equal, in parameters and in running statistics, and the merged net's logits are the
+        wide net's: layers that normalise over channels may change them nevertheless.
+        """
+        return worst(self._deviation)[0] <= COLLAPSED and self._error <= LOSSLESS
+
+    def _measure(self) -> None:
+        self._deviation = deviations(self._clustered)
+        logger.debug("deviations after epoch %d: %s", self._epochs, self._deviation)
+        if worst(self._deviation)[0] <= COLLAPSED:
+            narrow = merge_channels(self._net, self._space, self._clusters)
+            self._error = _difference(self._net, narrow, self._context)
 
     def snapshot(self, widths: Widths, epoch: int) -> Snapshot:
         """Return the narrow net as it is after an epoch."""
@@ -175,9 +189,25 @@ class _Training:
         note |= {"direct_share": self._pull.direct} if self._pull.direct else {"epsilon": self._pull.epsilon}
         for kind, largest in _by_kind(self._deviation).items():
             note[f"deviation_{kind}"] = largest
+        if math.isfinite(self._error):
+            note["merge_error"] = self._error
         if self._trimmed_after:
             note["trimmed_after_epoch"] = self._trimmed_after
         return note
+
+
+@torch.no_grad()
+def _difference(wide: nn.Module, narrow: nn.Module, context: Context) -> float:
+    """Return the largest difference of logits in evaluation mode, as a share of the largest logit; 0 without images."""
+    modes = wide.training, narrow.training
+    wide.eval(), narrow.eval()
+    largest = apart = 0.0
+    for images, _ in context.calibration_batches(COMPARED_IMAGES):
+        expected = wide(images)
+        largest = max(largest, float(expected.abs().max()))
+        apart = max(apart, float((narrow(images) - expected).abs().max()))
+    wide.train(modes[0]), narrow.train(modes[1])
+    return apart / largest if largest else 0.0
 
 
 def _by_kind(deviation: Mapping[str, float]) -> Mapping[str, float]:
