@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pruning.base import TrainingPlan
 from pruning.collapse import Pull
@@ -71,7 +72,7 @@ class CentripetalHook:
         self._buffers = [each for each in clustered if not isinstance(each.tensor, nn.Parameter)]
         self._strengths = [pull.epsilon * factors[each.kind] for each in self._parameters]
         self._decay = plan.weight_decay
-        self._averages = {id(each.segments): _Average(each.segments) for each in clustered}
+        self._averages = {id(each.segments): ClusterAverage(each.segments, each.tensor.is_cuda) for each in clustered}
 
     @torch.no_grad()
     def __call__(self, net: nn.Module, step: int) -> None:
@@ -102,7 +103,8 @@ class RescalingHook:
 
     In the wide net the members of a cluster move by the mean of their gradients, and the merged filter's gradient is
     the sum, so it is divided by the size of the cluster; a reader's summed inputs each move by the same gradient, so
-    theirs is multiplied by it.
+    theirs is multiplied by it. Where gradients are clipped before, the trajectories differ: the wide net's norm is
+    another.
     """
 
     def __init__(self, narrow: nn.Module, partition: Partition) -> None:
@@ -121,22 +123,30 @@ class RescalingHook:
                 parameter.grad.mul_(factor)
 
 
-class _Average:
-    """The wide tensor in which every member has the mean of its segment; bit-equal on every run."""
+class ClusterAverage:
+    """Gives every member of a cluster the mean of its segment, bit-equal on every run.
 
-    def __init__(self, segments: Segments) -> None:
+    Args:
+        segments: of the axis that is averaged over.
+        by_matrix: by a product with a matrix of shape (narrow, wide) instead of by index: adding by index is in no
+            fixed order on CUDA devices.
+    """
+
+    def __init__(self, segments: Segments, by_matrix: bool) -> None:
         self._segments = segments
         self._matrix: Tensor | None = None
-        if segments.index.is_cuda:  # adding by index is in no fixed order there
-            members = torch.nn.functional.one_hot(segments.index, len(segments.first)).T
+        if by_matrix:
+            members = functional.one_hot(segments.index, len(segments.first)).T
             self._matrix = members / segments.counts[:, None]
 
     def __call__(self, tensor: Tensor, dim: int) -> Tensor:
+        """Return the tensor of the same shape whose rows along `dim` are the means."""
         segments = self._segments
         if self._matrix is None:
             means = segments.sums(tensor, dim).div_(segments.along(segments.counts, tensor, dim))
         else:
-            means = torch.tensordot(self._matrix.to(tensor.dtype), tensor, ([1], [dim])).movedim(0, dim)
+            self._matrix = self._matrix.to(tensor.dtype)
+            means = torch.tensordot(self._matrix, tensor, ([1], [dim])).movedim(0, dim)
         return segments.spread(means, dim)
 
 

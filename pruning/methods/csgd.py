@@ -163,8 +163,8 @@ class _Training:
         self._deviation = deviations(self._clustered)
         logger.debug("deviations after epoch %d: %s", self._epochs, self._deviation)
         if worst(self._deviation)[0] <= COLLAPSED:
-            narrow = merge_channels(self._net, self._space, self._clusters)
-            self._error = _difference(self._net, narrow, self._context)
+            merged = merge_channels(self._net, self._space, self._clusters)
+            self._error = _difference(self._net, merged, self._context)
 
     def snapshot(self, widths: Widths, epoch: int) -> Snapshot:
         """Return the narrow net as it is after an epoch."""
@@ -199,14 +199,12 @@ class _Training:
 @torch.no_grad()
 def _difference(wide: nn.Module, narrow: nn.Module, context: Context) -> float:
     """Return the largest difference of logits in evaluation mode, as a share of the largest logit; 0 without images."""
-    modes = wide.training, narrow.training
-    wide.eval(), narrow.eval()
+    wide, narrow = copy.deepcopy(wide).eval(), narrow.eval()
     largest = apart = 0.0
     for images, _ in context.calibration_batches(COMPARED_IMAGES):
         expected = wide(images)
         largest = max(largest, float(expected.abs().max()))
         apart = max(apart, float((narrow(images) - expected).abs().max()))
-    wide.train(modes[0]), narrow.train(modes[1])
     return apart / largest if largest else 0.0
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.base import TrainingPlan
-from pruning.centripetal import CentripetalHook, RescalingHook, clustered_tensors, deviations, worst
+from pruning.centripetal import CentripetalHook, ClusterAverage, RescalingHook, clustered_tensors, deviations, worst
 from pruning.clustering import cluster_channels
 from pruning.collapse import Pull, deviation_left
 from pruning.segments import Clusters, Partition
@@ -73,6 +73,15 @@ def test_segments_do_what_the_papers_matrices_do(dtype: torch.dtype, tolerance: 
     setup.hook()(setup.net, 0)
     ours = weight.grad.flatten(1) + DECAY * weight.detach().flatten(1)  # the optimiser adds the decay
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_averages_by_index_and_by_matrix_are_the_same(dim: int) -> None:
+    segments = next(each for each in Setup().clustered if each.name == "stem.weight").segments
+    tensor = torch.randn(8, 8, 3)
+    expected = segments.spread(segments.means(tensor, dim), dim)
+    for by_matrix in (False, True):
+        torch.testing.assert_close(ClusterAverage(segments, by_matrix)(tensor, dim), expected)
 
 
 def test_layers_without_clusters_are_left_to_the_optimiser() -> None:
