@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METHODS = Registry(
     "method",
     {
+        "csgd": "pruning.methods.csgd:CentripetalSGD",
         "di": "pruning.methods.di:DiscriminantInformation",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
@@ -100,6 +101,27 @@ class Snapshot:
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training will be like, known before it starts.
+
+    Attributes:
+        rates: learning rate of every step.
+        momentum: of SGD.
+        nesterov: whether it looks ahead.
+        weight_decay: L2 penalty of tensors with more than one dimension; the others have none.
+    """
+
+    rates: tuple[float, ...]
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+
+
+# Net and momentum by parameter name -> those to go on with; None goes on as before.
+Reshape = Callable[["nn.Module", Mapping[str, "Tensor"]], "tuple[nn.Module, Mapping[str, Tensor]] | None"]
+
+
 class Context(Protocol):
     """What whoever runs a method lends it: data, training, evaluation. Test and validation images stay out of reach."""
 
@@ -123,8 +145,17 @@ class Context(Protocol):
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         ...
 
-    def fit(self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None) -> Iterator[int]:
-        """Train `net` in place; yield the number of finished epochs after each one."""
+    def plan(self, epochs: int) -> TrainingPlan:
+        """Return what `fit` will do with so many epochs."""
+        ...
+
+    def fit(
+        self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None, reshape: Reshape | None = None
+    ) -> Iterator[int]:
+        """Train `net` in place; yield the number of finished epochs after each one.
+
+        `reshape` is asked after every epoch, before it is yielded, whether training goes on with another net.
+        """
         ...
 
 

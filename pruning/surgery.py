@@ -1,7 +1,7 @@
 """Surgery: a narrow network from a wide one in one pass over its weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruning.base import PruningError
 from pruning.layers import fit_attributes
+from pruning.segments import Clusters, Merged, Partition
 from pruning.selection import Selection
 from spaces.space import SearchSpace
 
@@ -29,15 +30,37 @@ def slice_channels(model: nn.Module, space: SearchSpace, selection: Selection) -
         PruningError: a selection that is empty, out of range, not ascending, or unequal over the runs of a grouped
             convolution; tensors of other shapes than those traced.
     """
-    keep = _kept_channels(space, selection)
-    cut = _Cut(space, keep)
+    return _rebuilt(model, _Cut(space, _kept_channels(space, selection)))
+
+
+def merge_channels(model: nn.Module, space: SearchSpace, clusters: Clusters) -> nn.Module:
+    """Return a new network in which every cluster of channels is one channel; `model` is left untouched.
+
+    Filters, BatchNorm weights and statistics of a cluster are replaced by their mean, and layers that read the cluster
+    sum the weights of its inputs (Ding et al., arXiv 1904.03837, who keep one member instead of the mean). Where the
+    members are equal the output does not change, in evaluation mode or in training; layers that normalise over
+    channels (LayerNorm, GroupNorm) are the exception unless all clusters that they see together are equally large.
+
+    Args:
+        model: the dense network that `space` was traced from.
+        clusters: group name -> cluster of each channel; a group that is not named keeps all.
+
+    Raises:
+        PruningError: clusters that `Partition` refuses; tensors of other shapes than those traced.
+    """
+    return _rebuilt(model, _Merge(space, Partition(space, clusters)))
+
+
+def _rebuilt(model: nn.Module, narrowed: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Return a copy of a network with every parameter and buffer replaced by what a function makes of it."""
     # deepcopy finds every tensor already "copied" in the memo, so the module tree is rebuilt around the narrow ones.
     memo: dict[int, Any] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            memo[id(parameter)] = nn.Parameter(cut(name, parameter.detach()), requires_grad=parameter.requires_grad)
+            tensor = narrowed(name, parameter.detach())
+            memo[id(parameter)] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
         for name, buffer in model.named_buffers():
-            memo[id(buffer)] = cut(name, buffer)
+            memo[id(buffer)] = narrowed(name, buffer)
     narrow = copy.deepcopy(model, memo)
     fit_attributes(narrow)
     return narrow
@@ -64,6 +87,17 @@ def _kept_channels(space: SearchSpace, selection: Selection) -> NDArray[np.bool_
         mask[kept] = True
         keep[group.start : group.start + group.width] = mask
     return keep
+
+
+def _check_shape(space: SearchSpace, name: str, tensor: Tensor) -> None:
+    groups = space.grouped.get(name, 1)
+    for dim, ids in space.axes.get(name, {}).items():
+        length = len(ids) // groups if dim == 1 else len(ids)
+        if tensor.shape[dim] != length:
+            raise PruningError(
+                f"{name} has shape {tuple(tensor.shape)}, but the space was traced with {length} at dimension "
+                f"{dim}; slice the network that was traced"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,7 +141,7 @@ class _Cut:
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         axes = self._space.axes.get(name, {})
-        self._check(name, tensor, axes)
+        _check_shape(self._space, name, tensor)
         indices = {dim: index for dim, ids in axes.items() if (index := self._indices(ids)) is not None}
         if not indices:
             return tensor.clone()
@@ -118,16 +152,6 @@ class _Cut:
         for dim, kept in indices.items():
             tensor = kept.select(tensor, dim)
         return tensor
-
-    def _check(self, name: str, tensor: Tensor, axes: Mapping[int, NDArray[np.int64]]) -> None:
-        groups = self._space.grouped.get(name, 1)
-        for dim, ids in axes.items():
-            length = len(ids) // groups if dim == 1 else len(ids)
-            if tensor.shape[dim] != length:
-                raise PruningError(
-                    f"{name} has shape {tuple(tensor.shape)}, but the space was traced with {length} at dimension "
-                    f"{dim}; slice the network that was traced"
-                )
 
     def _indices(self, ids: NDArray[np.int64]) -> "_Kept | None":
         """Return the kept indices of an axis; None when all stay. Axes with one map share one array."""
@@ -150,3 +174,26 @@ class _Cut:
         index = torch.from_numpy(columns).to(weight.device).view(groups, 1, -1, *[1] * (weight.ndim - 2))
         index = index.expand(-1, kept.shape[1], -1, *kept.shape[3:])
         return kept.gather(2, index).flatten(0, 1).contiguous()
+
+
+class _Merge:
+    """Merges one tensor at a time, on the processor: sums there come out the same on every run."""
+
+    def __init__(self, space: SearchSpace, partition: Partition) -> None:
+        self._space = space
+        self._partition = partition
+        self._merged: dict[str, list[Merged]] = {}
+        for each in partition.merged():
+            self._merged.setdefault(each.tensor, []).append(each)
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        _check_shape(self._space, name, tensor)
+        narrow = tensor.cpu()
+        for each in self._merged.get(name, ()):
+            if not each.summed:
+                narrow = each.segments.means(narrow, each.dim)
+                continue
+            runs = self._partition.runs(each)  # every run of rows has its own input channels
+            rows = narrow.chunk(runs)
+            narrow = torch.cat([each.segments.part(run, runs).sums(rows[run], each.dim) for run in range(runs)])
+        return narrow.to(tensor.device) if narrow is not tensor else tensor.clone()

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.base import METHODS, Snapshot, StepHook
+from pruning.base import METHODS, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
-from runners.train import accuracy, fit, pick_device, reestimate_batchnorm
+from runners.train import accuracy, fit, pick_device, plan_training, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
@@ -99,7 +99,13 @@ class TrialContext:
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         reestimate_batchnorm(net, self._calibration, device=self.device)
 
-    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
+    def plan(self, epochs: int) -> TrainingPlan:
+        """Return what `fit` will do with so many epochs."""
+        return plan_training(self._train, self._config, epochs, self._config.learning_rate)
+
+    def fit(
+        self, net: nn.Module, epochs: int, hook: StepHook | None = None, reshape: Reshape | None = None
+    ) -> Iterator[int]:
         """Train `net` in place over one learning-rate schedule; yield the number of finished epochs after each."""
         self._fits += 1
         yield from fit(
@@ -112,6 +118,7 @@ class TrialContext:
             device=self.device,
             teacher=self._teacher,
             hook=hook,
+            reshape=reshape,
             fast=self._fast,
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.base import StepHook
+from pruning.base import Reshape, StepHook, TrainingPlan
 from runners.base import TrainConfig
 from runners.fast import PLAIN, Fast, measure_fast
 from runners.splits import Split
@@ -50,6 +50,7 @@ def fit(
     device: torch.device,
     teacher: nn.Module | None = None,
     hook: StepHook | None = None,
+    reshape: Reshape | None = None,
     fast: Fast | None = None,
 ) -> Iterator[int]:
     """Train `net` in place by SGD with Nesterov momentum; yield the number of finished epochs after each one.
@@ -67,6 +68,8 @@ def fit(
         device: where to train.
         teacher: net whose logits are to be met, where `config.distill_weight` is above 0; on `device`.
         hook: called as hook(net, step) when the gradients are final, before the optimiser's step.
+        reshape: called as reshape(net, momentum by parameter name) after every epoch; training goes on with the net and
+            momentum that it returns, unless that is None.
         fast: number and memory format; None measures once per kind of net and process (see `measure_fast`).
 
     Raises:
@@ -78,9 +81,7 @@ def fit(
     total = epochs * per_epoch
     if fast is None:
         fast = fast_for(net, split, config, device)
-    optimiser = torch.optim.SGD(
-        _weight_groups(net, config.weight_decay), momentum=config.momentum, nesterov=config.momentum > 0
-    )
+    optimiser = _optimiser(net, config)
     scaler = torch.amp.GradScaler(device.type, enabled=fast.autocast == torch.float16)
     teacher = teacher if config.distill_weight > 0 else None
     for epoch in range(epochs):
@@ -120,7 +121,16 @@ def fit(
                 if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
                     _check_finite(losses, epoch, step, rate)
             _check_finite(losses, epoch, step, rate)
+        if reshape is not None:
+            net, optimiser = _reshaped(net, optimiser, config, reshape)
         yield epoch + 1
+
+
+def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate: float) -> TrainingPlan:
+    """Return what `fit` does with these arguments."""
+    steps = epochs * max(1, len(split) // config.batch_size)
+    rates = (learning_rate * schedule_factor(config.schedule, step / steps) for step in range(steps))
+    return TrainingPlan(tuple(rates), config.momentum, config.momentum > 0, config.weight_decay)
 
 
 def schedule_factor(schedule: str, progress: float) -> float:
@@ -232,6 +242,27 @@ def check_settings(config: TrainConfig, learning_rate: float) -> None:
     for name, value, holds, rule in rules:
         if not holds:
             raise TrainingError(f"{name} is {value!r}; it must be {rule}")
+
+
+def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    groups = _weight_groups(net, config.weight_decay)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _reshaped(
+    net: nn.Module, optimiser: torch.optim.SGD, config: TrainConfig, reshape: Reshape
+) -> tuple[nn.Module, torch.optim.SGD]:
+    """Return what training goes on with: another net and momentum where `reshape` gives them."""
+    buffers = {name: optimiser.state[each].get("momentum_buffer") for name, each in net.named_parameters()}
+    changed = reshape(net, {name: buffer for name, buffer in buffers.items() if buffer is not None})
+    if changed is None:
+        return net, optimiser
+    net, momentum = changed
+    optimiser = _optimiser(net, config)
+    for name, parameter in net.named_parameters():
+        if name in momentum:
+            optimiser.state[parameter]["momentum_buffer"] = momentum[name]
+    return net, optimiser
 
 
 def _weight_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:

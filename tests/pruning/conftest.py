@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import StepHook
+from pruning.base import Reshape, StepHook, TrainingPlan
 
 
 class TinyResidual(nn.Module):
@@ -66,7 +66,12 @@ class TinyContext:
         net.train()(self.images)
         net.eval()
 
-    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
+    def plan(self, epochs: int) -> TrainingPlan:
+        return TrainingPlan((0.01,) * epochs, 0.0, False, 0.0)
+
+    def fit(
+        self, net: nn.Module, epochs: int, hook: StepHook | None = None, reshape: Reshape | None = None
+    ) -> Iterator[int]:
         optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
         for epoch in range(epochs):
             net.train()
@@ -75,6 +80,10 @@ class TinyContext:
             if hook is not None:
                 hook(net, epoch)
             optimiser.step()
+            changed = reshape(net, {}) if reshape is not None else None
+            if changed is not None:
+                net = changed[0]
+                optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
             yield epoch + 1
 
 

@@ -17,6 +17,7 @@ from runners.train import (
     evaluating,
     fit,
     pick_device,
+    plan_training,
     reestimate_batchnorm,
     schedule_factor,
 )
@@ -86,6 +87,44 @@ def test_weights_are_in_ordinary_memory_format_whenever_an_epoch_is_yielded():
     ):
         assert net[0].weight.is_contiguous()
         assert net.training
+
+
+def test_the_plan_of_a_training_is_what_the_optimiser_does():
+    moved, rates = tiny_net(), []
+    bias = moved[6].bias
+    before = bias.detach().clone()
+
+    def hook(net: nn.Module, step: int) -> None:
+        if rates:  # what the last step did to a bias whose gradient was 1
+            rates.append(float((before - bias.detach()).mean()))
+            before.copy_(bias.detach())
+        else:
+            rates.append(0.0)
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+    config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.1)
+    train(moved, config=config, epochs=2, hook=hook)
+    plan = plan_training(two_colours(), config, 2, 0.1)
+    assert len(plan.rates) == 12
+    assert rates[1:] == pytest.approx(plan.rates[:-1], rel=1e-4)
+    assert (plan.momentum, plan.nesterov, plan.weight_decay) == (0.0, False, 0.1)
+
+
+def test_training_goes_on_with_the_net_and_momentum_it_is_handed():
+    """A copy that takes over in the middle ends where the first net would."""
+
+    def hand_over(net: nn.Module, momentum):
+        copies.append(copy.deepcopy(net))
+        return copies[-1], {name: buffer.clone() for name, buffer in momentum.items()}
+
+    copies: list[nn.Module] = []
+    first = train(tiny_net(), epochs=3)
+    left = train(tiny_net(), epochs=3, reshape=hand_over)
+    assert torch.equal(weights(copies[1]), weights(first))
+    assert not torch.equal(weights(left), weights(first))
+    kept = train(tiny_net(), epochs=3, reshape=lambda net, momentum: None)
+    assert torch.equal(weights(kept), weights(first))
 
 
 def test_the_hook_sees_final_gradients_before_each_step():

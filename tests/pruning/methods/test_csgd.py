@@ -1,0 +1,103 @@
+import dataclasses
+
+import pytest
+import torch
+
+from pruning.base import Goal, PruningError
+from pruning.methods.csgd import CentripetalSGD
+from runners.evaluate import TrialContext
+from spaces.tracing import trace
+from spaces.widths import Widths
+
+CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
+
+
+def run(method: CentripetalSGD, bench, epochs: int, **train):
+    """Run on a net with two groups, 0 and 3, of 8 channels; two steps an epoch."""
+    config = dataclasses.replace(bench.train, epochs=epochs, **train)
+    goal = Goal(widths=Widths({group.name: 4 for group in bench.space.variable}))
+    return list(method.run(bench.net, bench.space, goal, TrialContext(bench.data, config, seed=1)))
+
+
+def test_a_snapshot_per_epoch_and_one_where_there_are_none(tiny_residual, tiny_context) -> None:
+    space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
+    for epochs, expected in ((2, [1, 2]), (0, [0])):
+        snapshots = list(CentripetalSGD().run(tiny_residual, space, CUT, tiny_context(epochs=epochs)))
+        assert [each.epoch for each in snapshots] == expected
+
+
+def test_short_trainings_collapse_by_a_direct_pull_and_go_on_in_the_narrow_net(tiny_bench) -> None:
+    *before, last = run(CentripetalSGD(), tiny_bench, epochs=4)
+    assert [each.note["collapsed"] for each in before] == [False, True, True]
+    assert (last.note["collapsed"], last.note["pull"], last.note["trimmed_after_epoch"]) == (True, "direct", 2)
+    assert last.note["deviation"] <= 1e-6
+    assert last.note["merge_error"] <= 1e-5
+
+
+def test_long_trainings_collapse_through_the_gradient_alone(tiny_bench) -> None:
+    steps = len(tiny_bench.data.train) // tiny_bench.train.batch_size
+    last = run(CentripetalSGD(), tiny_bench, epochs=1200 // steps)[-1]
+    assert (last.note["pull"], last.note["collapsed"]) == ("gradient", True)
+    assert last.note["epsilon"] > 0.003  # the paper's would take hundreds of epochs of its own data
+
+
+def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_bench) -> None:
+    (snapshot,) = run(CentripetalSGD(strength="fixed"), tiny_bench, epochs=1)
+    note = snapshot.note
+    assert (note["collapsed"], note["epsilon"]) == (False, 0.003)
+    assert note["deviation"] > 1e-3
+    assert note["deviation"] == max(value for name, value in note.items() if name.startswith("deviation_w"))
+    assert "merge_error" not in note
+    assert "trimmed_after_epoch" not in note
+    assert snapshot.net.eval()(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
+def test_batchnorm_is_estimated_again_where_filters_are_not_equal(tiny_residual, tiny_context) -> None:
+    space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
+    context = tiny_context(epochs=0)
+    (snapshot,) = CentripetalSGD().run(tiny_residual, space, CUT, context)
+    with torch.no_grad():
+        seen = snapshot.net.stem(context.images).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(snapshot.net.norm.running_mean, 0.1 * seen)
+
+
+def test_the_narrow_net_ends_where_the_wide_one_would(tiny_bench) -> None:
+    narrow, merged = (run(CentripetalSGD(early_trim=trim), tiny_bench, epochs=6)[-1].net for trim in (True, False))
+    for name, tensor in narrow.state_dict().items():
+        torch.testing.assert_close(tensor, merged.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_normalise_over_channels_are_never_called_collapsed(tiny_context) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(1, 8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 3)
+    )
+    space = trace(net, torch.zeros(1, 3, 8, 8))
+    goal = Goal(widths=Widths({"0": 5}))
+    last = list(CentripetalSGD(clusters="even").run(net, space, goal, tiny_context(epochs=4)))[-1]
+    assert last.note["deviation"] <= 1e-6
+    assert last.note["merge_error"] > 1e-5
+    assert not last.note["collapsed"]
+
+
+@pytest.mark.parametrize("clusters", ["even", "imbalanced"])
+def test_other_clusters_reach_the_widths_too(tiny_bench, clusters: str) -> None:
+    last = run(CentripetalSGD(clusters=clusters), tiny_bench, epochs=2)[-1]
+    assert dict(last.widths) == dict.fromkeys(last.widths, 4)
+    assert last.note["clusters"] == clusters
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon=0.0 of csgd must be above 0"),
+        ({"deadline": 1.5}, r"deadline=1.5 of csgd must be above 0, at most 1.0"),
+        ({"bias_strength": -1.0}, "bias_strength"),
+        ({"strength": "huge"}, "must be one of budget, fixed"),
+        ({"clusters": "odd"}, "kmeans, even, imbalanced"),
+        ({"rows": "none"}, "all, pacesetter"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message) -> None:
+    with pytest.raises(PruningError, match=message):
+        CentripetalSGD(**settings)
