@@ -37,7 +37,7 @@ class RunConfig:
     weights: str = ""
     method: str = "di"
     set: tuple[str, ...] = ()
-    trials: int = 18
+    trials: int = 20
     sampler: str = "tpe"
     seed: int = 0
     out: str = ""

@@ -92,11 +92,11 @@ class StudySettings:
 
     methods: tuple[str, ...] = ("di",)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    trials: int = 18
+    trials: int = 20
     sampler: str = "tpe"
     seed: int = 0
     storage: str = ""
-    lowest_fraction: float = 0.05
+    lowest_fraction: float = 0.03
     name: str = "slimfront"
 
 

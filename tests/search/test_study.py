@@ -106,7 +106,7 @@ def test_control_arms_come_first_spread_evenly_in_log_cost_and_are_at_most_a_thi
     assert arms == trials[:4]
     assert {trial.method for trial in arms} == {"l2"}
     shares = [trial.goal.budgets[0].limit / budget.limit for trial in arms]
-    assert shares == pytest.approx([1.0, 0.05 ** (1 / 3), 0.05 ** (2 / 3), 0.05], rel=1e-3)
+    assert shares == pytest.approx([1.0, 0.03 ** (1 / 3), 0.03 ** (2 / 3), 0.03], rel=1e-3)
     for arm in arms:
         assert arm.goal.widths == space.fit([1.0] * 3, arm.goal.budgets)
 
