@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METHODS = Registry(
     "method",
     {
+        "abfp": "pruning.methods.abfp:AutoBalanced",
         "di": "pruning.methods.di:DiscriminantInformation",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
@@ -123,8 +124,15 @@ class Context(Protocol):
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         ...
 
-    def fit(self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None) -> Iterator[int]:
-        """Train `net` in place; yield the number of finished epochs after each one."""
+    def fit(self, net: "nn.Module", epochs: float, hook: "StepHook | None" = None) -> Iterator[int]:
+        """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one."""
+        ...
+
+    def travel(self, epochs: float) -> float:
+        """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1, momentum included.
+
+        A term that adds a gradient g * w to every step multiplies w by about exp(-g * travel).
+        """
         ...
 
 

@@ -20,7 +20,7 @@ from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
-from runners.train import accuracy, fit, pick_device, reestimate_batchnorm
+from runners.train import accuracy, fit, pick_device, reestimate_batchnorm, travel
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
@@ -99,7 +99,7 @@ class TrialContext:
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         reestimate_batchnorm(net, self._calibration, device=self.device)
 
-    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
+    def fit(self, net: nn.Module, epochs: float, hook: StepHook | None = None) -> Iterator[int]:
         """Train `net` in place over one learning-rate schedule; yield the number of finished epochs after each."""
         self._fits += 1
         yield from fit(
@@ -114,6 +114,11 @@ class TrialContext:
             hook=hook,
             fast=self._fast,
         )
+
+    def travel(self, epochs: float) -> float:
+        """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""
+        per_epoch = max(1, len(self._train) // self._config.batch_size)
+        return travel(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=self._config.learning_rate)
 
 
 def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | None, TrialResult]:

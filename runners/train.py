@@ -44,7 +44,7 @@ def fit(
     split: Split,
     config: TrainConfig,
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     seed: int,
     device: torch.device,
@@ -61,7 +61,7 @@ def fit(
         net: what is trained.
         split: training images; an incomplete last batch of an epoch is left out.
         config: batch size, schedule, smoothing, distillation and the like.
-        epochs: length of the schedule.
+        epochs: length of the schedule; what exceeds a whole number makes a last, shorter epoch.
         learning_rate: its peak.
         seed: determines order, augmentation and dropout.
         device: where to train.
@@ -75,7 +75,7 @@ def fit(
     check_settings(config, learning_rate)
     net.to(device)
     per_epoch = max(1, len(split) // config.batch_size)
-    total = epochs * per_epoch
+    total = steps_of(epochs, per_epoch)
     if fast is None:
         fast = fast_for(net, split, config, device)
     optimiser = torch.optim.SGD(
@@ -83,7 +83,7 @@ def fit(
     )
     scaler = torch.amp.GradScaler(device.type, enabled=fast.autocast == torch.float16)
     teacher = teacher if config.distill_weight > 0 else None
-    for epoch in range(epochs):
+    for epoch in range(math.ceil(total / per_epoch)):
         losses: list[Tensor] = []
         shuffle_seed = derive_seed(seed, f"epoch {epoch}")
         batches = split.batches(
@@ -91,7 +91,7 @@ def fit(
             device=device,
             shuffle_seed=shuffle_seed,
             augment=True,
-            limit=per_epoch * config.batch_size,
+            limit=min(per_epoch, total - epoch * per_epoch) * config.batch_size,
         )
         with _seeded(shuffle_seed, device), fast.format_of(net):
             net.train()
@@ -121,6 +121,18 @@ def fit(
                     _check_finite(losses, epoch, step, rate)
             _check_finite(losses, epoch, step, rate)
         yield epoch + 1
+
+
+def steps_of(epochs: float, per_epoch: int) -> int:
+    """Return how many steps `epochs` are, at least one of any part of an epoch."""
+    return max(round(epochs * per_epoch), math.ceil(min(epochs, 1)))
+
+
+def travel(config: TrainConfig, *, epochs: float, per_epoch: int, learning_rate: float) -> float:
+    """Return how far a weight would move in `epochs` under a constant gradient of 1, momentum included."""
+    total = steps_of(epochs, per_epoch)
+    rates = sum(schedule_factor(config.schedule, step / total) for step in range(total))
+    return learning_rate * rates / (1 - config.momentum)
 
 
 def schedule_factor(schedule: str, progress: float) -> float:
