@@ -150,7 +150,8 @@ class AutoBalance:
         """Return what each filter is multiplied by to give its gradient, shape (rows,)."""
         _, _, tau = self._sums(energies)
         strength = torch.where(self._factors > 0, self.alpha, tau[self._term])
-        return self._factors * (2 * strength)
+        coefficients: Tensor = self._factors * (2 * strength)
+        return coefficients
 
 
 def _tables(space: SearchSpace, factors: Mapping[str, Tensor]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

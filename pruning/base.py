@@ -107,6 +107,7 @@ class Context(Protocol):
     seed: int
     epochs: int
     device: "torch.device"
+    learning_rate: float  # the peak of `fit`
     statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":

@@ -78,6 +78,7 @@ class TrialContext:
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
+        self.learning_rate = train.learning_rate
         self.device = pick_device(train.device)
         self.statistics = statistics
         # The splits a method may see, taken out one by one so that validation and test images stay out of reach.

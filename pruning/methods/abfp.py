@@ -86,8 +86,14 @@ class AutoBalanced:
         return None
 
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield a net per whole epoch."""
+        """Yield a net per whole epoch.
+
+        Raises:
+            SpaceError: a width that its group may not have.
+            BudgetError: budgets that no widths meet.
+        """
         widths = wanted_widths(space, goal)
+        space.check(widths)
         iterations = max(1, min(self.iterations, context.epochs // EPOCHS_AN_ITERATION))
         each = context.epochs / iterations
         run = _Run(self, space, widths, context, copy.deepcopy(net).to(context.device))
@@ -148,9 +154,7 @@ class _Run:
         hook = AutoBalance(self._net, self._space, self._factors, self._method.alpha, self._method.scales)
         share = hook.weak_share()
         if self._method.reach and epochs > 0:
-            # Energy of a factor of 1 falls as exp(-4 alpha travel).
-            needed = math.log(max(1.0, share / self._method.weak_share)) / (4 * self._context.travel(epochs))
-            hook.alpha = max(hook.alpha, needed)
+            hook.alpha = max(hook.alpha, self._needed(share, epochs))
         self._note |= {"alpha": hook.alpha, "weak_share": share}
         if share <= self._method.weak_share:
             return
@@ -162,6 +166,14 @@ class _Run:
             if share <= self._method.weak_share:
                 logger.debug("weak channels hold %.2g of the energy after %.3g epochs", share, self._epochs)
                 return
+
+    def _needed(self, share: float, epochs: float) -> float:
+        """Return the strength that takes weak channels from `share` to the wanted share of the energy."""
+        # Under a factor of 1 energy falls as exp(-4 alpha travel); a step that would take more than the whole of the
+        # farthest filter would make it swing.
+        needed = math.log(max(1.0, share / self._method.weak_share)) / (4 * self._context.travel(epochs))
+        farthest = max(float(each.max()) for each in self._factors.values())
+        return min(needed, 1 / (2 * self._context.learning_rate * max(farthest, 1.0)))
 
     def cut(self) -> None:
         """Remove the weak channels."""
@@ -182,7 +194,8 @@ class _Run:
     def finish(self) -> Iterator[Snapshot]:
         """Spend what is left of the epochs on the final network."""
         start = self._epochs
-        yield self._snapshot(self._net)
+        if self._reported == 0 or self._reported < self._whole_epochs():
+            yield self._snapshot(self._net)
         for finished in self._context.fit(self._net, self._context.epochs - start):
             self._epochs = min(start + finished, self._context.epochs)
             yield self._snapshot(self._net)

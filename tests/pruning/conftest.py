@@ -38,6 +38,7 @@ class TinyContext:
 
     seed: int = 0
     epochs: int = 1
+    learning_rate: float = 0.01
     statistics: Any = None
     classes: int = 3
     shape: tuple[int, int, int] = (3, 8, 8)
@@ -68,10 +69,10 @@ class TinyContext:
         net.eval()
 
     def travel(self, epochs: float) -> float:
-        return 0.01 * math.ceil(epochs)
+        return self.learning_rate * math.ceil(epochs)
 
     def fit(self, net: nn.Module, epochs: float, hook: StepHook | None = None) -> Iterator[int]:
-        optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+        optimiser = torch.optim.SGD(net.parameters(), lr=self.learning_rate)
         for epoch in range(math.ceil(epochs)):
             net.train()
             optimiser.zero_grad()
