@@ -125,11 +125,22 @@ class Context(Protocol):
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         ...
 
-    def fit(self, net: "nn.Module", epochs: float, hook: "StepHook | None" = None) -> Iterator[int]:
-        """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one."""
+    def fit(
+        self,
+        net: "nn.Module",
+        epochs: float,
+        hook: "StepHook | None" = None,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> Iterator[int]:
+        """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
+
+        Args:
+            hook: called as hook(net, step) before every step of the optimiser.
+            span: the part of the learning-rate schedule to go through.
+        """
         ...
 
-    def travel(self, epochs: float) -> float:
+    def travel(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1, momentum included.
 
         A term that adds a gradient g * w to every step multiplies w by about exp(-g * travel).

@@ -20,7 +20,7 @@ from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
-from runners.train import accuracy, fit, pick_device, reestimate_batchnorm, travel
+from runners.train import WHOLE, accuracy, fit, pick_device, reestimate_batchnorm, travel
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
@@ -100,8 +100,10 @@ class TrialContext:
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         reestimate_batchnorm(net, self._calibration, device=self.device)
 
-    def fit(self, net: nn.Module, epochs: float, hook: StepHook | None = None) -> Iterator[int]:
-        """Train `net` in place over one learning-rate schedule; yield the number of finished epochs after each."""
+    def fit(
+        self, net: nn.Module, epochs: float, hook: StepHook | None = None, span: tuple[float, float] = WHOLE
+    ) -> Iterator[int]:
+        """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
         yield from fit(
             net,
@@ -114,12 +116,14 @@ class TrialContext:
             teacher=self._teacher,
             hook=hook,
             fast=self._fast,
+            span=span,
         )
 
-    def travel(self, epochs: float) -> float:
+    def travel(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""
         per_epoch = max(1, len(self._train) // self._config.batch_size)
-        return travel(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=self._config.learning_rate)
+        rate = self._config.learning_rate
+        return travel(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=rate, span=span)
 
 
 def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | None, TrialResult]:

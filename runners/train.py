@@ -28,6 +28,7 @@ __all__ = [
     "schedule_factor",
 ]
 
+WHOLE = (0.0, 1.0)  # of a schedule
 SCHEDULES = ("one_cycle", "cosine")
 WARM_UP_SHARE = 0.25  # of one_cycle's steps
 LOWEST_FACTOR = 0.02  # of the peak rate, at both ends of one_cycle
@@ -51,6 +52,7 @@ def fit(
     teacher: nn.Module | None = None,
     hook: StepHook | None = None,
     fast: Fast | None = None,
+    span: tuple[float, float] = WHOLE,
 ) -> Iterator[int]:
     """Train `net` in place by SGD with Nesterov momentum; yield the number of finished epochs after each one.
 
@@ -68,6 +70,7 @@ def fit(
         teacher: net whose logits are to be met, where `config.distill_weight` is above 0; on `device`.
         hook: called as hook(net, step) when the gradients are final, before the optimiser's step.
         fast: number and memory format; None measures once per kind of net and process (see `measure_fast`).
+        span: the part of the schedule to go through, for training that changes its net or terms on the way.
 
     Raises:
         TrainingError: a setting is out of range, or the loss is no longer finite.
@@ -96,7 +99,7 @@ def fit(
         with _seeded(shuffle_seed, device), fast.format_of(net):
             net.train()
             for step, (images, labels) in enumerate(batches, start=epoch * per_epoch):
-                rate = learning_rate * schedule_factor(config.schedule, step / total)
+                rate = learning_rate * schedule_factor(config.schedule, along(span, step / total))
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 images = fast.placed(images)
@@ -128,10 +131,17 @@ def steps_of(epochs: float, per_epoch: int) -> int:
     return max(round(epochs * per_epoch), math.ceil(min(epochs, 1)))
 
 
-def travel(config: TrainConfig, *, epochs: float, per_epoch: int, learning_rate: float) -> float:
+def along(span: tuple[float, float], progress: float) -> float:
+    """Return where in the whole schedule `progress` in [0, 1) through a part of it is."""
+    return span[0] + (span[1] - span[0]) * progress
+
+
+def travel(
+    config: TrainConfig, *, epochs: float, per_epoch: int, learning_rate: float, span: tuple[float, float] = WHOLE
+) -> float:
     """Return how far a weight would move in `epochs` under a constant gradient of 1, momentum included."""
     total = steps_of(epochs, per_epoch)
-    rates = sum(schedule_factor(config.schedule, step / total) for step in range(total))
+    rates = sum(schedule_factor(config.schedule, along(span, step / total)) for step in range(total))
     return learning_rate * rates / (1 - config.momentum)
 
 

@@ -159,7 +159,7 @@ class _Run:
         if share <= self._method.weak_share:
             return
         start = self._epochs
-        for finished in self._context.fit(self._net, epochs, hook):
+        for finished in self._context.fit(self._net, epochs, hook, self._span(epochs)):
             self._epochs = start + min(finished, epochs)
             self._note["weak_share"] = share = hook.weak_share()
             yield from self._cut_copy()
@@ -171,7 +171,9 @@ class _Run:
         """Return the strength that takes weak channels from `share` to the wanted share of the energy."""
         # Under a factor of 1 energy falls as exp(-4 alpha travel); a step that would take more than the whole of the
         # farthest filter would make it swing.
-        needed = math.log(max(1.0, share / self._method.weak_share)) / (4 * self._context.travel(epochs))
+        needed = math.log(max(1.0, share / self._method.weak_share)) / (
+            4 * self._context.travel(epochs, self._span(epochs))
+        )
         farthest = max(float(each.max()) for each in self._factors.values())
         return min(needed, 1 / (2 * self._context.learning_rate * max(farthest, 1.0)))
 
@@ -187,18 +189,23 @@ class _Run:
     def train(self, epochs: float) -> Iterator[Snapshot]:
         """Train without the regulariser."""
         start = self._epochs
-        for finished in self._context.fit(self._net, epochs):
+        for finished in self._context.fit(self._net, epochs, None, self._span(epochs)):
             self._epochs = start + min(finished, epochs)
             yield from self._cut_copy()
 
     def finish(self) -> Iterator[Snapshot]:
         """Spend what is left of the epochs on the final network."""
-        start = self._epochs
+        start, left = self._epochs, self._context.epochs - self._epochs
         if self._reported == 0 or self._reported < self._whole_epochs():
             yield self._snapshot(self._net)
-        for finished in self._context.fit(self._net, self._context.epochs - start):
+        for finished in self._context.fit(self._net, left, None, self._span(left)):
             self._epochs = min(start + finished, self._context.epochs)
             yield self._snapshot(self._net)
+
+    def _span(self, epochs: float) -> tuple[float, float]:
+        """Return the part of one schedule over all epochs that the next `epochs` are."""
+        whole = max(self._context.epochs, 1)
+        return self._epochs / whole, (self._epochs + epochs) / whole
 
     def _cut_copy(self) -> Iterator[Snapshot]:
         """Yield a copy at the final widths when one more whole epoch is over."""

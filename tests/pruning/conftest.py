@@ -68,10 +68,16 @@ class TinyContext:
         net.train()(self.images)
         net.eval()
 
-    def travel(self, epochs: float) -> float:
+    def travel(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
         return self.learning_rate * math.ceil(epochs)
 
-    def fit(self, net: nn.Module, epochs: float, hook: StepHook | None = None) -> Iterator[int]:
+    def fit(
+        self,
+        net: nn.Module,
+        epochs: float,
+        hook: StepHook | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> Iterator[int]:
         optimiser = torch.optim.SGD(net.parameters(), lr=self.learning_rate)
         for epoch in range(math.ceil(epochs)):
             net.train()

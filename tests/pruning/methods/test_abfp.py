@@ -48,8 +48,8 @@ def test_weak_channels_are_told_apart_before_the_balance_and_cut_after_it(tiny_r
     seen = []
     context_fit = context.fit
 
-    def fit(net, epochs, hook=None):
-        seen.append((net.stem.out_channels, hook is not None, epochs))
+    def fit(net, epochs, hook, span):
+        seen.append((net.stem.out_channels, hook is not None, span))
         yield from context_fit(net, epochs, hook)
 
     context.fit = fit
@@ -58,7 +58,7 @@ def test_weak_channels_are_told_apart_before_the_balance_and_cut_after_it(tiny_r
     kept = select_channels(space, scores, CUT.widths)["stem"]
     method = AutoBalanced(iterations=1, balancing=0.5)
     first = next(iter(run(method, tiny_residual, CUT, context)))
-    assert seen == [(8, True, 0.5), (4, False, 0.5)]
+    assert seen == [(8, True, (0.0, 0.5)), (4, False, (0.5, 1.0))]
     assert first.net.norm.num_features == len(kept)
 
 
@@ -67,7 +67,7 @@ def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -
     widths_seen = []
     context_fit = context.fit
 
-    def fit(net, epochs, hook=None):
+    def fit(net, epochs, hook, span):
         widths_seen.append((net.conv1.out_channels, hook is not None, epochs))
         yield from context_fit(net, epochs, hook)
 
