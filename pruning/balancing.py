@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from pruning.criteria.weights import NORMS
 from spaces.space import SearchSpace
 
 LEAST_RATIO = 1e-8  # of an importance to the threshold: a dead filter's factor stays under 19.5
@@ -175,4 +175,4 @@ def _balanced(net: nn.Module, space: SearchSpace, scales: bool) -> Iterator[tupl
 
 def _is_scale(net: nn.Module, name: str) -> bool:
     module, _, field = name.rpartition(".")
-    return field == "weight" and isinstance(net.get_submodule(module), (_NormBase, nn.LayerNorm, nn.GroupNorm))
+    return field == "weight" and isinstance(net.get_submodule(module), NORMS)
