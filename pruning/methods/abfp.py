@@ -29,7 +29,9 @@ from spaces.widths import Widths
 
 logger = logging.getLogger(__name__)
 
-EPOCHS_AN_ITERATION = 2  # fewer leave neither the balance nor the training after the cut time to work
+# Fewer leave neither the balance nor the training after a cut time to work: ResNet-20 on cluttered digits, cut to 8%
+# of its FLOPs in 4 epochs, reached 86.3% of 1000 test images after one cut and 81.7% after two (one seed).
+EPOCHS_AN_ITERATION = 4
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_weak_channels_are_told_apart_before_the_balance_and_cut_after_it(tiny_r
 
 
 def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -> None:
-    context = tiny_context(epochs=6)
+    context = tiny_context(epochs=8)
     widths_seen = []
     context_fit = context.fit
 
@@ -74,17 +74,17 @@ def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -
     context.fit = fit
     goal = Goal(widths=Widths({"stem": 2, "conv1": 3}))
     last = run(AutoBalanced(iterations=2, weak_share=1e-4), tiny_residual, goal, context)[-1]
-    assert widths_seen == [(12, True, 1.5), (6, False, 1.5), (6, True, 1.5), (3, False, 1.5)]
+    assert widths_seen == [(12, True, 2.0), (6, False, 2.0), (6, True, 2.0), (3, False, 2.0)]
     assert last.note["cuts"] == 2
-    assert last.epoch == 6
+    assert last.epoch == 8
 
 
 def test_every_snapshot_is_at_the_final_widths_and_none_repeats_an_epoch(tiny_residual, tiny_context) -> None:
-    snapshots = run(AutoBalanced(iterations=3, weak_share=1e-4), tiny_residual, CUT, tiny_context(epochs=7))
+    snapshots = run(AutoBalanced(iterations=3, weak_share=1e-4), tiny_residual, CUT, tiny_context(epochs=13))
     assert {each.net.stem.out_channels for each in snapshots} == {4}
     assert {each.net.conv1.out_channels for each in snapshots} == {6}
     epochs = [each.epoch for each in snapshots]
-    assert epochs[-1] == 7
+    assert epochs[-1] == 13
     assert len(set(epochs)) == len(epochs)
 
 
