@@ -44,7 +44,7 @@ class AutoBalanced:
 
     alpha: float = setting(5e-4, low=1e-4, high=1e-1, log=True, help="pull on weak filters, per unit of learning rate")
     iterations: int = setting(3, low=1, high=5, help="cuts, at widths that shrink geometrically; fewer in few epochs")
-    balancing: float = setting(0.5, low=0.1, high=0.9, help="share of an iteration's epochs before its cut")
+    balancing: float = setting(0.25, low=0.1, high=0.9, help="share of an iteration's epochs before its cut")
     weak_share: float = setting(
         0.01, low=1e-4, high=0.5, log=True, searched=False, help="share of energy at which weak filters are cut"
     )
@@ -70,7 +70,7 @@ class AutoBalanced:
         rules = (
             ("alpha", 0 < self.alpha < math.inf, "above 0, as 0.0005 is"),
             ("iterations", self.iterations >= 1, "at least 1"),
-            ("balancing", 0 < self.balancing < 1, "in (0, 1); 0.5 halves the epochs"),
+            ("balancing", 0 < self.balancing < 1, "in (0, 1), as 0.25 is"),
             ("weak_share", 0 < self.weak_share < 1, "in (0, 1), as 0.01 is"),
         )
         for name, holds, rule in rules:

@@ -73,7 +73,7 @@ def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -
 
     context.fit = fit
     goal = Goal(widths=Widths({"stem": 2, "conv1": 3}))
-    last = run(AutoBalanced(iterations=2, weak_share=1e-4), tiny_residual, goal, context)[-1]
+    last = run(AutoBalanced(iterations=2, balancing=0.5, weak_share=1e-4), tiny_residual, goal, context)[-1]
     assert widths_seen == [(12, True, 2.0), (6, False, 2.0), (6, True, 2.0), (3, False, 2.0)]
     assert last.note["cuts"] == 2
     assert last.epoch == 8
@@ -90,8 +90,8 @@ def test_every_snapshot_is_at_the_final_widths_and_none_repeats_an_epoch(tiny_re
 
 def test_a_balance_that_is_reached_leaves_its_epochs_to_the_narrow_net(tiny_residual, tiny_context) -> None:
     lazy, patient = (tiny_context(epochs=8), tiny_context(epochs=8))
-    before = run(AutoBalanced(iterations=1, weak_share=0.49), tiny_residual, CUT, lazy)
-    after = run(AutoBalanced(iterations=1, weak_share=1e-4, reach=False), tiny_residual, CUT, patient)
+    before = run(AutoBalanced(iterations=1, balancing=0.5, weak_share=0.49), tiny_residual, CUT, lazy)
+    after = run(AutoBalanced(iterations=1, balancing=0.5, weak_share=1e-4, reach=False), tiny_residual, CUT, patient)
     assert sum(each.note["cuts"] == 0 for each in before) < sum(each.note["cuts"] == 0 for each in after)
     assert before[-1].epoch == after[-1].epoch == 8
 
@@ -115,7 +115,7 @@ def test_raised_strength_stays_where_a_step_cannot_swing(tiny_residual, tiny_con
 
 def test_raised_strength_reaches_the_weak_share(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=40)  # as many steps: small rates need many for the exponential to hold
-    snapshots = run(AutoBalanced(iterations=1), tiny_residual, CUT, context)
+    snapshots = run(AutoBalanced(iterations=1, balancing=0.5), tiny_residual, CUT, context)
     assert snapshots[-1].note["weak_share"] < 0.02
 
 
