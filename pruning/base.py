@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METHODS = Registry(
     "method",
     {
+        "abfp": "pruning.methods.abfp:AutoBalanced",
         "csgd": "pruning.methods.csgd:CentripetalSGD",
         "di": "pruning.methods.di:DiscriminantInformation",
         "l2": "pruning.methods.score_and_slice:UniformL2",
@@ -31,10 +32,14 @@ METHODS = Registry(
 CRITERIA = Registry(
     "criterion",
     {
+        "bn_scale": "pruning.criteria.bn_scale:BatchNormScale",
+        "feature_rank": "pruning.criteria.feature_rank:FeatureRank",
+        "geometric_median": "pruning.criteria.geometric_median:GeometricMedian",
         "l1": "pruning.criteria.l1:L1",
         "l2": "pruning.criteria.l2:L2",
         "random": "pruning.criteria.random:Random",
         "discriminant": "pruning.criteria.discriminant:Discriminant",
+        "taylor": "pruning.criteria.taylor:Taylor",
     },
 )
 
@@ -128,6 +133,7 @@ class Context(Protocol):
     seed: int
     epochs: int
     device: "torch.device"
+    learning_rate: float  # the peak of `fit`
     statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -150,11 +156,27 @@ class Context(Protocol):
         ...
 
     def fit(
-        self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None, reshape: Reshape | None = None
+        self,
+        net: "nn.Module",
+        epochs: float,
+        hook: "StepHook | None" = None,
+        *,
+        reshape: Reshape | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
     ) -> Iterator[int]:
-        """Train `net` in place; yield the number of finished epochs after each one.
+        """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
-        `reshape` is asked after every epoch, before it is yielded, whether training goes on with another net.
+        Args:
+            hook: called as hook(net, step) before every step of the optimiser.
+            reshape: asked after every epoch, before it is yielded, whether training goes on with another net.
+            span: the part of the learning-rate schedule to go through.
+        """
+        ...
+
+    def travel(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
+        """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1, momentum included.
+
+        A term that adds a gradient g * w to every step multiplies w by about exp(-g * travel).
         """
         ...
 

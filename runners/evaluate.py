@@ -20,7 +20,7 @@ from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
-from runners.train import accuracy, fit, pick_device, plan_training, reestimate_batchnorm
+from runners.train import WHOLE, accuracy, fit, pick_device, plan_training, reestimate_batchnorm, travel
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
@@ -78,6 +78,7 @@ class TrialContext:
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
+        self.learning_rate = train.learning_rate
         self.device = pick_device(train.device)
         self.statistics = statistics
         # The splits a method may see, taken out one by one so that validation and test images stay out of reach.
@@ -104,9 +105,15 @@ class TrialContext:
         return plan_training(self._train, self._config, epochs, self._config.learning_rate)
 
     def fit(
-        self, net: nn.Module, epochs: int, hook: StepHook | None = None, reshape: Reshape | None = None
+        self,
+        net: nn.Module,
+        epochs: float,
+        hook: StepHook | None = None,
+        *,
+        reshape: Reshape | None = None,
+        span: tuple[float, float] = WHOLE,
     ) -> Iterator[int]:
-        """Train `net` in place over one learning-rate schedule; yield the number of finished epochs after each."""
+        """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
         yield from fit(
             net,
@@ -120,7 +127,14 @@ class TrialContext:
             hook=hook,
             reshape=reshape,
             fast=self._fast,
+            span=span,
         )
+
+    def travel(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
+        """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""
+        per_epoch = max(1, len(self._train) // self._config.batch_size)
+        rate = self._config.learning_rate
+        return travel(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=rate, span=span)
 
 
 def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | None, TrialResult]:

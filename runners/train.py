@@ -28,6 +28,7 @@ __all__ = [
     "schedule_factor",
 ]
 
+WHOLE = (0.0, 1.0)  # of a schedule
 SCHEDULES = ("one_cycle", "cosine")
 WARM_UP_SHARE = 0.25  # of one_cycle's steps
 LOWEST_FACTOR = 0.02  # of the peak rate, at both ends of one_cycle
@@ -44,7 +45,7 @@ def fit(
     split: Split,
     config: TrainConfig,
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     seed: int,
     device: torch.device,
@@ -52,6 +53,7 @@ def fit(
     hook: StepHook | None = None,
     reshape: Reshape | None = None,
     fast: Fast | None = None,
+    span: tuple[float, float] = WHOLE,
 ) -> Iterator[int]:
     """Train `net` in place by SGD with Nesterov momentum; yield the number of finished epochs after each one.
 
@@ -62,7 +64,7 @@ def fit(
         net: what is trained.
         split: training images; an incomplete last batch of an epoch is left out.
         config: batch size, schedule, smoothing, distillation and the like.
-        epochs: length of the schedule.
+        epochs: length of the schedule; what exceeds a whole number makes a last, shorter epoch.
         learning_rate: its peak.
         seed: determines order, augmentation and dropout.
         device: where to train.
@@ -71,6 +73,7 @@ def fit(
         reshape: called as reshape(net, momentum by parameter name) after every epoch; training goes on with the net and
             momentum that it returns, unless that is None.
         fast: number and memory format; None measures once per kind of net and process (see `measure_fast`).
+        span: the part of the schedule to go through, for training that changes its net or terms on the way.
 
     Raises:
         TrainingError: a setting is out of range, or the loss is no longer finite.
@@ -78,13 +81,13 @@ def fit(
     check_settings(config, learning_rate)
     net.to(device)
     per_epoch = max(1, len(split) // config.batch_size)
-    total = epochs * per_epoch
+    total = steps_of(epochs, per_epoch)
     if fast is None:
         fast = fast_for(net, split, config, device)
     optimiser = _optimiser(net, config)
     scaler = torch.amp.GradScaler(device.type, enabled=fast.autocast == torch.float16)
     teacher = teacher if config.distill_weight > 0 else None
-    for epoch in range(epochs):
+    for epoch in range(math.ceil(total / per_epoch)):
         losses: list[Tensor] = []
         shuffle_seed = derive_seed(seed, f"epoch {epoch}")
         batches = split.batches(
@@ -92,12 +95,12 @@ def fit(
             device=device,
             shuffle_seed=shuffle_seed,
             augment=True,
-            limit=per_epoch * config.batch_size,
+            limit=min(per_epoch, total - epoch * per_epoch) * config.batch_size,
         )
         with _seeded(shuffle_seed, device), fast.format_of(net):
             net.train()
             for step, (images, labels) in enumerate(batches, start=epoch * per_epoch):
-                rate = learning_rate * schedule_factor(config.schedule, step / total)
+                rate = learning_rate * schedule_factor(config.schedule, along(span, step / total))
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 images = fast.placed(images)
@@ -131,6 +134,25 @@ def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate:
     steps = epochs * max(1, len(split) // config.batch_size)
     rates = (learning_rate * schedule_factor(config.schedule, step / steps) for step in range(steps))
     return TrainingPlan(tuple(rates), config.momentum, config.momentum > 0, config.weight_decay)
+
+
+def steps_of(epochs: float, per_epoch: int) -> int:
+    """Return how many steps `epochs` are, at least one of any part of an epoch."""
+    return max(round(epochs * per_epoch), math.ceil(min(epochs, 1)))
+
+
+def along(span: tuple[float, float], progress: float) -> float:
+    """Return where in the whole schedule `progress` in [0, 1) through a part of it is."""
+    return span[0] + (span[1] - span[0]) * progress
+
+
+def travel(
+    config: TrainConfig, *, epochs: float, per_epoch: int, learning_rate: float, span: tuple[float, float] = WHOLE
+) -> float:
+    """Return how far a weight would move in `epochs` under a constant gradient of 1, momentum included."""
+    total = steps_of(epochs, per_epoch)
+    rates = sum(schedule_factor(config.schedule, along(span, step / total)) for step in range(total))
+    return learning_rate * rates / (1 - config.momentum)
 
 
 def schedule_factor(schedule: str, progress: float) -> float:

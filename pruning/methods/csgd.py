@@ -102,7 +102,7 @@ class CentripetalSGD:
         training = _Training(self, wide, space, clusters, context)
         if not context.epochs:
             yield training.snapshot(widths, 0)
-        for epoch in context.fit(wide, context.epochs, training.step, training.reshape):
+        for epoch in context.fit(wide, context.epochs, training.step, reshape=training.reshape):
             yield training.snapshot(widths, epoch)
 
 

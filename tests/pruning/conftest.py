@@ -1,5 +1,6 @@
 """Tiny nets and a stand-in for what a runner lends a method."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ class TinyContext:
 
     seed: int = 0
     epochs: int = 1
+    learning_rate: float = 0.01
     statistics: Any = None
     classes: int = 3
     shape: tuple[int, int, int] = (3, 8, 8)
@@ -69,11 +71,20 @@ class TinyContext:
     def plan(self, epochs: int) -> TrainingPlan:
         return TrainingPlan((0.01,) * epochs, 0.0, False, 0.0)
 
+    def travel(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
+        return self.learning_rate * math.ceil(epochs)
+
     def fit(
-        self, net: nn.Module, epochs: int, hook: StepHook | None = None, reshape: Reshape | None = None
+        self,
+        net: nn.Module,
+        epochs: float,
+        hook: StepHook | None = None,
+        *,
+        reshape: Reshape | None = None,
+        span: tuple[float, float] = (0.0, 1.0),
     ) -> Iterator[int]:
-        optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
-        for epoch in range(epochs):
+        optimiser = torch.optim.SGD(net.parameters(), lr=self.learning_rate)
+        for epoch in range(math.ceil(epochs)):
             net.train()
             optimiser.zero_grad()
             functional.cross_entropy(net(self.images), self.labels).backward()

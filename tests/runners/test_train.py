@@ -20,6 +20,7 @@ from runners.train import (
     plan_training,
     reestimate_batchnorm,
     schedule_factor,
+    travel,
 )
 
 CPU = torch.device("cpu")
@@ -188,6 +189,48 @@ def test_divergence_equals_the_closed_form_for_two_classes():
     logits, target = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3.0), 0.0]])
     expected = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
     assert float(divergence(logits, target, 2.0)) == pytest.approx(expected, rel=1e-5)  # float32
+
+
+def test_a_part_of_an_epoch_is_that_share_of_its_steps():
+    def steps(epochs: float) -> list[int]:
+        seen: list[int] = []
+        yielded = list(
+            fit(tiny_net(), two_colours(), CONFIG, epochs=epochs, learning_rate=0.1, seed=0, device=CPU,
+                fast=PLAIN, hook=lambda net, step: seen.append(step))
+        )  # fmt: skip
+        return [len(yielded), len(seen)]
+
+    per_epoch = steps(1)[1]
+    assert steps(0.5) == [1, per_epoch // 2]
+    assert steps(1.5) == [2, per_epoch + per_epoch // 2]
+    assert steps(0.01) == [1, 1]
+    assert steps(0) == [0, 0]
+
+
+def test_two_parts_of_a_schedule_have_the_rates_of_the_whole():
+    def moved(epochs: float, span: tuple[float, float]) -> float:
+        return travel(CONFIG, epochs=epochs, per_epoch=8, learning_rate=0.1, span=span)
+
+    assert moved(1, (0.0, 0.25)) + moved(3, (0.25, 1.0)) == pytest.approx(moved(4, (0.0, 1.0)))
+    plain = TrainConfig(schedule="cosine", momentum=0.5)
+    assert travel(plain, epochs=1, per_epoch=2, learning_rate=0.1) == pytest.approx(0.1 * (1 + 0.5) / 0.5)
+
+
+def test_a_constant_pull_shrinks_a_weight_as_its_travel_says():
+    net, config = nn.Linear(1, 2), TrainConfig(batch_size=1, weight_decay=0.0)
+    start = net.weight.detach().clone()
+
+    def pull(net: nn.Module, step: int) -> None:
+        for parameter in net.parameters():
+            parameter.grad = 0.002 * parameter.detach() if parameter is net.weight else torch.zeros_like(parameter)
+
+    flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1), net)
+    list(fit(flat, two_colours(), config, epochs=4, learning_rate=0.05, seed=0, device=CPU, fast=PLAIN,
+             hook=lambda _, step: pull(net, step)))  # fmt: skip
+    expected = math.exp(-0.002 * travel(config, epochs=4, per_epoch=48, learning_rate=0.05))
+    torch.testing.assert_close(
+        net.weight.detach() / start, torch.full((2, 1), expected), rtol=0.01, atol=0
+    )  # momentum lags
 
 
 def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():

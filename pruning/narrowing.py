@@ -1,0 +1,44 @@
+"""The space of a network whose channels were cut, so that it can be cut again without tracing it anew."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.selection import Selection
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace
+
+Ids = NDArray[np.int64]
+
+
+def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
+    """Return the space of the network that `slice_channels` makes by `selection`.
+
+    Groups keep their names, divisors and floors; their width and ceiling become the number of kept channels. The
+    cost model is the dense one: it is exact at these widths too.
+
+    Args:
+        space: of the network before the cut.
+        selection: group name -> kept channel indices, ascending; a group that is not named keeps all.
+    """
+    last = space.groups[-1]
+    renumbered = np.full(last.start + last.width + 1, -1, dtype=np.int64)  # the last entry answers for -1
+    groups: list[ChannelGroup] = []
+    start = 0
+    for group in space.groups:
+        kept = np.arange(group.width) if group.name not in selection else selection[group.name].cpu().numpy()
+        width = len(kept)
+        renumbered[group.start + kept] = np.arange(start, start + width)
+        floor, ceiling = min(group.floor, width), min(group.ceiling, width)
+        groups.append(dataclasses.replace(group, width=width, start=start, floor=floor, ceiling=ceiling))
+        start += width
+    shared: dict[int, Ids] = {}  # equal maps stay one array, so that surgery works each out once
+
+    def cut(ids: Ids) -> Ids:
+        if id(ids) not in shared:
+            shared[id(ids)] = renumbered[ids][(renumbered[ids] >= 0) | (ids < 0)]
+        return shared[id(ids)]
+
+    axes = {name: {dim: cut(ids) for dim, ids in dims.items()} for name, dims in space.axes.items()}
+    return dataclasses.replace(space, groups=tuple(groups), axes=axes)

@@ -1,0 +1,57 @@
+"""What every criterion must keep to; a new one is covered by its line in CRITERIA alone."""
+
+import dataclasses
+
+import pytest
+import tiny_nets as nets
+import torch
+from torch import nn
+
+from pruning.base import CRITERIA
+from spaces.tracing import trace
+
+
+@dataclasses.dataclass
+class Lent:
+    """Calibration images and a seed: all that a criterion may ask for."""
+
+    seed: int = 0
+    statistics: None = None
+    device: torch.device = torch.device("cpu")
+
+    def calibration_batches(self, images: int):
+        generator = torch.Generator().manual_seed(7)
+        for _ in range(2):
+            yield torch.randn(10, *nets.IMAGE, generator=generator), torch.arange(10) % 5
+
+
+@pytest.fixture(params=nets.ALL)
+def net(request) -> nn.Module:
+    torch.manual_seed(0)
+    return request.param().train()
+
+
+@pytest.fixture(params=sorted(CRITERIA))
+def criterion(request):
+    return CRITERIA[request.param]()
+
+
+def test_every_variable_group_has_a_finite_score_per_channel(net, criterion) -> None:
+    space = trace(net, torch.zeros(1, *nets.IMAGE))
+    scores = criterion.scores(net, space, Lent())
+    assert {name: each.shape for name, each in scores.items()} == {g.name: (g.width,) for g in space.variable}
+    assert all(torch.isfinite(each).all() for each in scores.values())
+
+
+def test_the_net_is_left_as_it_was(net, criterion) -> None:
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    criterion.scores(net, trace(net, torch.zeros(1, *nets.IMAGE)), Lent())
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(module.training and not module._forward_hooks for module in net.modules())
+
+
+def test_the_same_seed_gives_the_same_scores(net, criterion) -> None:
+    space = trace(net, torch.zeros(1, *nets.IMAGE))
+    first, second = (criterion.scores(net, space, Lent(seed=3)) for _ in range(2))
+    assert all(torch.equal(each, second[name]) for name, each in first.items())
