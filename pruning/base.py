@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METHODS = Registry(
     "method",
     {
+        "aofp": "pruning.methods.aofp:ApproximatedOracle",
         "di": "pruning.methods.di:DiscriminantInformation",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
@@ -91,13 +92,15 @@ class Goal:
 class Snapshot:
     """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
 
-    `note` holds plain numbers and words the method wants reported (never tensors).
+    `note` holds plain numbers and words the method wants reported (never tensors). `on_the_way` marks a net that is
+    narrower than the dense one but not yet within the goal: a point of its own, never the result.
     """
 
     net: "nn.Module"
     widths: Widths
     epoch: int
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    on_the_way: bool = False
 
 
 class Context(Protocol):
@@ -105,6 +108,7 @@ class Context(Protocol):
 
     seed: int
     epochs: int
+    steps_per_epoch: int
     device: "torch.device"
     statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
 
@@ -123,8 +127,13 @@ class Context(Protocol):
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         ...
 
-    def fit(self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None) -> Iterator[int]:
-        """Train `net` in place; yield the number of finished epochs after each one."""
+    def fit(
+        self, net: "nn.Module", epochs: int, hook: "StepHook | None" = None, learning_rate: float | None = None
+    ) -> Iterator[int]:
+        """Train `net` in place; yield the number of finished epochs after each one.
+
+        A learning rate that is given stays constant; without, it follows the trial's own schedule.
+        """
         ...
 
 

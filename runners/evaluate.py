@@ -5,6 +5,7 @@ Any exception of a trial becomes a FAILED result with its reason, so one bad can
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 import time
@@ -78,6 +79,7 @@ class TrialContext:
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
+        self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
         # The splits a method may see, taken out one by one so that validation and test images stay out of reach.
@@ -99,15 +101,20 @@ class TrialContext:
         """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         reestimate_batchnorm(net, self._calibration, device=self.device)
 
-    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
-        """Train `net` in place over one learning-rate schedule; yield the number of finished epochs after each."""
+    def fit(
+        self, net: nn.Module, epochs: int, hook: StepHook | None = None, learning_rate: float | None = None
+    ) -> Iterator[int]:
+        """Train `net` in place over one schedule, or at a constant rate; yield the number of finished epochs."""
         self._fits += 1
+        config = self._config
+        if learning_rate is not None:
+            config = dataclasses.replace(config, schedule="constant", learning_rate=learning_rate)
         yield from fit(
             net,
             self._train,
-            self._config,
+            config,
             epochs=epochs,
-            learning_rate=self._config.learning_rate,
+            learning_rate=config.learning_rate,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=self._teacher,
@@ -156,6 +163,8 @@ def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[Epoch
             snapshot = next(snapshots, None)
             if snapshot is None:
                 break
+            if snapshot.on_the_way:  # not within the goal: neither a result nor comparable at a rung
+                continue
             reached = accuracy(snapshot.net, bench.data.val, device=device)
             _check_finite(snapshot, reached)
         last = snapshot

@@ -37,6 +37,7 @@ class TinyContext:
 
     seed: int = 0
     epochs: int = 1
+    steps_per_epoch: int = 1
     statistics: Any = None
     classes: int = 3
     shape: tuple[int, int, int] = (3, 8, 8)
@@ -66,8 +67,10 @@ class TinyContext:
         net.train()(self.images)
         net.eval()
 
-    def fit(self, net: nn.Module, epochs: int, hook: StepHook | None = None) -> Iterator[int]:
-        optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+    def fit(
+        self, net: nn.Module, epochs: int, hook: StepHook | None = None, learning_rate: float | None = None
+    ) -> Iterator[int]:
+        optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate or 0.01)
         for epoch in range(epochs):
             net.train()
             optimiser.zero_grad()
