@@ -10,7 +10,7 @@ thresholds are on that scale), but the running statistics are not touched; the a
 update them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 Activation = Callable[[Tensor], Tensor]
@@ -142,24 +143,23 @@ class DamagePath:
 
     Args:
         net: in which the readers are; nothing but hooks is added to it.
-        readers: all layers that read channels which may be masked.
-        channels: how many channel ids the space has.
+        readers: all layers that read channels which may be masked, by name.
     """
 
-    def __init__(self, net: nn.Module, readers: Sequence[Reader], channels: int) -> None:
-        self._net, self._readers = net, tuple(readers)
+    def __init__(self, net: nn.Module, readers: Mapping[str, Reader]) -> None:
+        self._net, self._readers = net, readers
         self._device = next(net.parameters()).device
-        self._hidden = torch.zeros(channels + 1, dtype=torch.bool, device=self._device)  # the last answers for -1
-        self._scored: frozenset[str] = frozenset()
+        self._hidden: dict[str, Tensor] = {}  # reader -> input features hidden from it in this batch
+        self._places: dict[tuple[str, int], Tensor] = {}  # reader and group -> features of each channel
         self._masks: dict[str, Tensor] = {}  # of inputs; only where a channel is dead
         self._written: dict[str, Tensor] = {}  # of outputs; only where a channel is dead
-        self._inputs: dict[str, Tensor] = {}
+        self._passing: dict[str, tuple[Tensor, Tensor]] = {}  # input and output of layers whose BatchNorm comes next
         self._damage: dict[str, list[Tensor]] = {}
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
         """Put the hooks on the net."""
-        for reader in self._readers:
+        for reader in self._readers.values():
             layer = self._net.get_submodule(reader.name)
             self._handles.append(layer.register_forward_pre_hook(self._masking(reader)))
             self._handles.append(layer.register_forward_hook(self._reading(reader)))
@@ -178,17 +178,28 @@ class DamagePath:
         alive = torch.cat([alive, torch.ones(1, dtype=torch.bool)])
         for masks, features in ((self._masks, "reads"), (self._written, "writes")):
             masks.clear()
-            for reader in self._readers:
+            for reader in self._readers.values():
                 mask = alive[getattr(reader, features).cpu()]
                 if not mask.all():
                     masks[reader.name] = mask.to(self._device)
 
-    def hide(self, drawn: Mapping[int, Tensor], readers: Iterable[str]) -> None:
-        """Say what the next batch hides (first channel id of a group -> bool per channel) and who is scored."""
-        self._hidden.zero_()
-        for start, hidden in drawn.items():
-            self._hidden[start : start + len(hidden)] = hidden
-        self._scored = frozenset(readers)
+    def hide(self, drawn: Iterable[tuple[ChannelGroup, Tensor]]) -> None:
+        """Say which channels of which groups the next batch hides from their readers; others are not scored."""
+        self._hidden = {
+            reader: self._features(reader, group)[channels].flatten()
+            for group, channels in drawn
+            for reader in group.consumers
+        }
+
+    def _features(self, reader: str, group: ChannelGroup) -> Tensor:
+        """Return at which inputs of the reader each channel is: shape (group.width, 1), more where it is flattened."""
+        key = reader, group.start
+        if key not in self._places:
+            reads = self._readers[reader].reads.cpu() - group.start
+            inside = (reads >= 0) & (reads < group.width)
+            order = torch.where(inside, reads, group.width).sort(stable=True).indices[: int(inside.sum())]
+            self._places[key] = order.view(group.width, -1).to(self._device)
+        return self._places[key]
 
     def damages(self) -> dict[str, Tensor]:
         """Return and forget reader -> damage in the batch, sum((p - q)^2) / sum(p^2): a scalar on the device, >= 0."""
@@ -205,27 +216,28 @@ class DamagePath:
 
     def _reading(self, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not module.training or reader.name not in self._scored:
+            if not module.training or reader.name not in self._hidden:
                 return
+            passing = inputs[0].detach(), output.detach()
             if reader.norm:
-                self._inputs[reader.name] = inputs[0].detach()
+                self._passing[reader.name] = passing
             else:
-                self._score(reader, inputs[0].detach(), output.detach())
+                self._score(reader, passing, passing[1])
 
         return hook
 
     def _reading_normalised(self, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            read = self._inputs.pop(reader.name, None)
-            if read is not None:
-                self._score(reader, read, output.detach())
+            passing = self._passing.pop(reader.name, None)
+            if passing is not None:
+                self._score(reader, passing, output.detach())
 
         return hook
 
     @torch.no_grad()
-    def _score(self, reader: Reader, read: Tensor, base: Tensor) -> None:
+    def _score(self, reader: Reader, passing: tuple[Tensor, Tensor], base: Tensor) -> None:
         layer = self._net.get_submodule(reader.name)
-        ablated = _ablated(layer, read, ~self._hidden[reader.reads])
+        ablated = ablate(layer, *passing, self._hidden[reader.name])
         if reader.norm:
             ablated = _normalised(self._net.get_submodule(reader.norm), ablated)
         if reader.activation is not None:
@@ -246,12 +258,21 @@ def _along(mask: Tensor, layer: nn.Module, value: Tensor) -> Tensor:
     return mask.to(value.dtype).view(-1, *[1] * spatial)
 
 
-def _ablated(layer: nn.Module, read: Tensor, keep: Tensor) -> Tensor:
-    """Compute a layer as if its inputs were 0 where `keep` is false: its weights are masked, which are smaller."""
+def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Tensor:
+    """Return what a layer would have computed from `read`, instead of `output`, had these inputs been 0.
+
+    Linear in its inputs, it loses exactly what the hidden inputs contribute, which costs their share of a pass. In a
+    grouped convolution they lie unevenly, so the pass is repeated with weights masked.
+    """
     if isinstance(layer, nn.Linear):
-        return functional.linear(read, layer.weight * keep, layer.bias)
+        return output - functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
     assert isinstance(layer, _ConvNd)
     weight, groups = layer.weight, layer.groups
+    if groups == 1:
+        axis = -1 - len(layer.kernel_size)
+        part = layer._conv_forward(read.index_select(axis, hidden), weight.index_select(1, hidden), None)  # type: ignore[operator]
+        return output - part  # type: ignore[no-any-return]
+    keep = torch.ones(layer.in_channels, dtype=weight.dtype, device=weight.device).index_fill_(0, hidden, 0)
     per_group = keep.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
     masked = weight * per_group.view(*per_group.shape, *[1] * (weight.ndim - 2))
     return layer._conv_forward(read, masked, layer.bias)  # type: ignore[operator, no-any-return]

@@ -103,7 +103,7 @@ class FilterSearch:
         names = dict.fromkeys(reader for group in targets for reader in group.consumers)
         readers = find_readers(net, self.space, names)
         self._channels = sum(group.width for group in self.space.groups)
-        self._path = DamagePath(net, list(readers.values()), self._channels)
+        self._path = DamagePath(net, readers)
         self._prepare()
 
     @property
@@ -127,7 +127,7 @@ class FilterSearch:
         return {name: group.alive.nonzero().flatten() for name, group in self.groups.items()}
 
     def attach(self) -> None:
-        """Put the masks and the scoring path on the net."""
+        """Put the masks and the second pass on the net."""
         self._path.attach()
 
     def detach(self) -> None:
@@ -211,8 +211,7 @@ class FilterSearch:
         if self.over:
             self._pending = []
         active = [self.groups[name] for name in self._pending]
-        drawn = {each.group.start: each.drawn for each in active}
-        self._path.hide(drawn, [reader for each in active for reader in each.group.consumers])
+        self._path.hide((each.group, each.drawn) for each in active)
 
     def _due(self, index: int, name: str) -> bool:
         """Starts are staggered, so that halves of neighbouring layers do not end together."""

@@ -55,7 +55,7 @@ class Halving:
 
     sums: Tensor  # of damage, per channel, in this half
     counts: Tensor  # how often each channel was credited
-    draws: Tensor  # what each batch of the half hides; bool, shape (batches, width)
+    draws: Tensor  # the channels that each batch of the half hides; int64, shape (batches, hidden)
 
     def __init__(
         self, group: ChannelGroup, lowest: int, rules: Rules, seed: int, device: torch.device | str = "cpu"
@@ -94,7 +94,7 @@ class Halving:
 
     @property
     def drawn(self) -> Tensor:
-        """The channels that the current batch hides; bool, shape (width,), on the device."""
+        """The channels that the current batch hides; int64, shape (hidden,), on the device."""
         return self.draws[self.scored]
 
     def width_after(self, channels: int) -> int:
@@ -107,9 +107,10 @@ class Halving:
 
         Nothing is read back from the device.
         """
-        credited = self.drawn & torch.isfinite(damage)
-        self.sums += torch.where(credited, damage.to(self._sum_dtype), 0)
-        self.counts += credited
+        finite, hidden = torch.isfinite(damage), self.drawn
+        credit = torch.where(finite, damage.to(self._sum_dtype), 0)
+        self.sums.index_add_(0, hidden, credit.expand(len(hidden)))
+        self.counts.index_add_(0, hidden, finite.long().expand(len(hidden)))
         self.scored += 1
 
     def decide(self) -> tuple[Decision, Tensor]:
@@ -194,8 +195,7 @@ class Halving:
         keys = torch.rand(self.rules.batches, blocks, places.shape[2], generator=self._generator)
         first = keys.argsort(dim=2)[..., : places.shape[2] // 2]
         chosen = places.expand(len(keys), -1, -1).gather(2, first).flatten(1)
-        draws = torch.zeros(len(keys), width, dtype=torch.bool).scatter_(1, chosen, True)
-        self.draws = draws.to(self._device)
+        self.draws = chosen.to(self._device)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)
         self.counts = torch.zeros(width, dtype=torch.int64, device=self._device)
         self.scored = 0
