@@ -11,7 +11,7 @@ update them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,11 +25,23 @@ from torch.utils.hooks import RemovableHandle
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
-Activation = Callable[[Tensor], Tensor]
-ACTIVATIONS = frozenset(
-    "relu relu6 leaky_relu elu selu celu silu gelu mish hardswish hardsigmoid hardtanh sigmoid tanh softplus".split()
-)
+OVERWRITING = frozenset("relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh".split())
+ACTIVATIONS = OVERWRITING | {"gelu", "sigmoid", "tanh", "softplus"}
 READABLE = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of torch.nn.functional with the arguments that the net gave it."""
+
+    name: str
+    rest: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, value: Tensor, overwrite: bool = False) -> Tensor:
+        """Apply it; with `overwrite`, in the memory of `value` where it can."""
+        options = dict(self.options) | ({"inplace": True} if overwrite and self.name in OVERWRITING else {})
+        return getattr(functional, self.name)(value, *self.rest, **options)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -127,9 +139,8 @@ class _Probe(TorchFunctionMode):
         name = getattr(func, "__name__", "").removesuffix("_")
         source = self._source.get(id(args[0])) if args else None
         if name in ACTIVATIONS and source is not None and source not in self.activations:
-            function, rest = getattr(functional, name), args[1:]
             options = {key: value for key, value in kwargs.items() if key != "inplace"}
-            self.activations[source] = lambda value: function(value, *rest, **options)  # type: ignore[no-any-return]
+            self.activations[source] = Activation(name, args[1:], options)
         return func(*args, **kwargs)
 
     def remove(self) -> None:
@@ -241,15 +252,17 @@ class DamagePath:
         if reader.norm:
             ablated = _normalised(self._net.get_submodule(reader.norm), ablated)
         if reader.activation is not None:
-            base, ablated = reader.activation(base), reader.activation(ablated)
+            base, ablated = reader.activation(base), reader.activation(ablated, overwrite=True)
         written = self._written.get(reader.name)
         if written is not None:
             mask = _along(written, layer, base)
             base, ablated = base * mask, ablated * mask
         exact = torch.promote_types(base.dtype, torch.float32)
         base, ablated = base.to(exact), ablated.to(exact)
-        energy = base.square().sum() + torch.finfo(exact).tiny  # a silent layer is not damaged
-        self._damage.setdefault(reader.name, []).append(functional.mse_loss(ablated, base, reduction="sum") / energy)
+        # Large new tensors cost more than the arithmetic here, so the difference takes the place of `ablated`.
+        energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # a silent layer is not damaged
+        damage = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
+        self._damage.setdefault(reader.name, []).append(damage)
 
 
 def _along(mask: Tensor, layer: nn.Module, value: Tensor) -> Tensor:
@@ -265,13 +278,14 @@ def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Te
     grouped convolution they lie unevenly, so the pass is repeated with weights masked.
     """
     if isinstance(layer, nn.Linear):
-        return output - functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
+        part = functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
+        return torch.sub(output, part, out=part)
     assert isinstance(layer, _ConvNd)
     weight, groups = layer.weight, layer.groups
     if groups == 1:
         axis = -1 - len(layer.kernel_size)
         part = layer._conv_forward(read.index_select(axis, hidden), weight.index_select(1, hidden), None)  # type: ignore[operator]
-        return output - part  # type: ignore[no-any-return]
+        return torch.sub(output, part, out=part)  # type: ignore[no-any-return]
     keep = torch.ones(layer.in_channels, dtype=weight.dtype, device=weight.device).index_fill_(0, hidden, 0)
     per_group = keep.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
     masked = weight * per_group.view(*per_group.shape, *[1] * (weight.ndim - 2))

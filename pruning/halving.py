@@ -53,6 +53,8 @@ class Halving:
         device: where damage is summed.
     """
 
+    width: int  # how many channels are alive
+    hidden: int  # how many every batch hides: half of the candidates, rounded down in every block
     sums: Tensor  # of damage, per channel, in this half
     counts: Tensor  # how often each channel was credited
     draws: Tensor  # the channels that each batch of the half hides; int64, shape (batches, hidden)
@@ -73,19 +75,14 @@ class Halving:
         self._start_half()
 
     @property
-    def width(self) -> int:
-        """How many channels are alive."""
-        return int(self.alive.sum())
-
-    @property
-    def hidden(self) -> int:
-        """How many channels every batch hides: half of the candidates, rounded down in every block."""
-        return self.group.blocks * (int(self.candidates.sum()) // self.group.blocks // 2)
+    def exhausted(self) -> bool:
+        """Whether it has been searched in vain too often."""
+        return self.failures >= self.rules.give_ups
 
     @property
     def retired(self) -> bool:
         """Whether this group takes no part any more."""
-        return self.failures >= self.rules.give_ups or self.width_after(self._half_of(self.width)) == self.width
+        return self.exhausted or self.width_after(self._half_of(self.width)) == self.width
 
     @property
     def complete(self) -> bool:
@@ -170,6 +167,7 @@ class Halving:
         """Go on from where `state_dict` was taken."""
         for name in ("alive", "candidates", "damage"):
             setattr(self, name, state[name].clone())
+        self._count()
         self.sums, self.counts, self.draws = (state[name].to(self._device) for name in ("sums", "counts", "draws"))
         self.sums, self.counts = self.sums.to(self._sum_dtype).clone(), self.counts.clone()
         self.failures, self.scored = state["failures"], state["scored"]
@@ -190,12 +188,18 @@ class Halving:
 
     def _start_half(self) -> None:
         """Draw the channels that each batch hides, all at once, and forget the sums."""
+        self._count()
         blocks, width = self.group.blocks, self.group.width
         places = self.candidates.nonzero().view(1, blocks, -1)
         keys = torch.rand(self.rules.batches, blocks, places.shape[2], generator=self._generator)
-        first = keys.argsort(dim=2)[..., : places.shape[2] // 2]
+        first = keys.argsort(dim=2)[..., : self.hidden // blocks]
         chosen = places.expand(len(keys), -1, -1).gather(2, first).flatten(1)
         self.draws = chosen.to(self._device)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)
         self.counts = torch.zeros(width, dtype=torch.int64, device=self._device)
         self.scored = 0
+
+    def _count(self) -> None:
+        """Note the numbers that every batch asks for, which would otherwise be read from tensors each time."""
+        self.width = int(self.alive.sum())
+        self.hidden = self._half_of(int(self.candidates.sum()))

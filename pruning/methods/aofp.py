@@ -156,7 +156,7 @@ class ApproximatedOracle:
             "half_batches": search.rules.batches,
             "moves": search.moves,
             "give_ups": search.give_ups,
-            "retired": sum(group.retired for group in search.groups.values()),
+            "exhausted": sum(group.exhausted for group in search.groups.values()),
             "deadline_cuts": search.deadline_cuts,  # channels cut to reach the goal, not because damage was under theta
         }
 

@@ -6,6 +6,7 @@ import tiny_nets
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.filter_search import Aim, FilterSearch, Pace, turns
 from pruning.halving import Rules
@@ -154,6 +155,22 @@ def test_without_a_goal_the_threshold_decides_alone(net, space):
     assert search.over
     assert not search.reached
     assert search.deadline_cuts == 0
+
+
+class NoReadingBack(TorchDispatchMode):
+    """Refuses operations whose result the host must wait for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_back_from_the_device_within_a_half(net, space):
+    search = search_in(net, Aim(space, budgets=budget(space, 0.5)), theta=0.0, batches=200)
+    list(train(net, search, 1))
+    with NoReadingBack():
+        list(train(net, search, 5))
+    assert any(group.scored > 2 for group in search.groups.values())
 
 
 def test_groups_that_one_layer_reads_take_turns():
