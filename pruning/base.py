@@ -23,6 +23,7 @@ METHODS = Registry(
     "method",
     {
         "abfp": "pruning.methods.abfp:AutoBalanced",
+        "aofp": "pruning.methods.aofp:ApproximatedOracle",
         "csgd": "pruning.methods.csgd:CentripetalSGD",
         "di": "pruning.methods.di:DiscriminantInformation",
         "l2": "pruning.methods.score_and_slice:UniformL2",
@@ -97,13 +98,15 @@ class Goal:
 class Snapshot:
     """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
 
-    `note` holds plain numbers and words the method wants reported (never tensors).
+    `note` holds plain numbers and words the method wants reported (never tensors). `on_the_way` marks a net that is
+    narrower than the dense one but not yet within the goal: a point of its own, never the result.
     """
 
     net: "nn.Module"
     widths: Widths
     epoch: int
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    on_the_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Context(Protocol):
 
     seed: int
     epochs: int
+    steps_per_epoch: int
     device: "torch.device"
     learning_rate: float  # the peak of `fit`
     statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
@@ -163,6 +167,7 @@ class Context(Protocol):
         *,
         reshape: Reshape | None = None,
         span: tuple[float, float] = (0.0, 1.0),
+        learning_rate: float | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
@@ -170,6 +175,7 @@ class Context(Protocol):
             hook: called as hook(net, step) before every step of the optimiser.
             reshape: asked after every epoch, before it is yielded, whether training goes on with another net.
             span: the part of the learning-rate schedule to go through.
+            learning_rate: constant; None follows the trial's own schedule.
         """
         ...
 

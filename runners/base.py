@@ -58,7 +58,7 @@ class TrainConfig:
         momentum: Nesterov momentum of SGD.
         weight_decay: L2 penalty of SGD.
         label_smoothing: share of the target spread over all classes.
-        schedule: "one_cycle" or "cosine".
+        schedule: "one_cycle", "cosine" or "constant".
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
         distill_temperature: softens both logits of that term.
         precision: "auto" takes bfloat16/float16 autocast where the device measures faster, "float32" never.

@@ -5,6 +5,7 @@ Any exception of a trial becomes a FAILED result with its reason, so one bad can
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 import time
@@ -79,6 +80,7 @@ class TrialContext:
         self.seed = seed
         self.epochs = train.epochs
         self.learning_rate = train.learning_rate
+        self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
         # The splits a method may see, taken out one by one so that validation and test images stay out of reach.
@@ -112,15 +114,19 @@ class TrialContext:
         *,
         reshape: Reshape | None = None,
         span: tuple[float, float] = WHOLE,
+        learning_rate: float | None = None,
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
+        config = self._config
+        if learning_rate is not None:
+            config = dataclasses.replace(config, schedule="constant", learning_rate=learning_rate)
         yield from fit(
             net,
             self._train,
-            self._config,
+            config,
             epochs=epochs,
-            learning_rate=self._config.learning_rate,
+            learning_rate=config.learning_rate,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=self._teacher,
@@ -177,6 +183,8 @@ def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[Epoch
             snapshot = next(snapshots, None)
             if snapshot is None:
                 break
+            if snapshot.on_the_way:  # not within the goal: neither a result nor comparable at a rung
+                continue
             reached = accuracy(snapshot.net, bench.data.val, device=device)
             _check_finite(snapshot, reached)
         last = snapshot

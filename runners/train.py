@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 WHOLE = (0.0, 1.0)  # of a schedule
-SCHEDULES = ("one_cycle", "cosine")
+SCHEDULES = ("one_cycle", "cosine", "constant")
 WARM_UP_SHARE = 0.25  # of one_cycle's steps
 LOWEST_FACTOR = 0.02  # of the peak rate, at both ends of one_cycle
 LARGEST_GRADIENT = 5.0  # norm over all weights; nets without BatchNorm diverge at these rates without a bound
@@ -157,6 +157,8 @@ def travel(
 
 def schedule_factor(schedule: str, progress: float) -> float:
     """Return the share of the peak rate at `progress` in [0, 1) of all steps."""
+    if schedule == "constant":
+        return 1.0
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     if progress < WARM_UP_SHARE:

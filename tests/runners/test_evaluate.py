@@ -103,6 +103,29 @@ def test_closing_a_trial_restores_the_threads_and_closes_the_method(
     assert torch.get_num_threads() == threads
 
 
+def test_a_net_on_the_way_is_neither_reported_nor_the_result(
+    tiny_bench: Workbench, method: Callable[[Run], Trial]
+) -> None:
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        yield Snapshot(net, NARROW, 1, on_the_way=True)
+        yield Snapshot(net, tiny_bench.space.full, 2)
+
+    reports, result = finish(tiny_bench, method(run))
+    assert [report.epoch for report in reports] == [2]
+    assert result.widths == tiny_bench.space.full
+
+
+def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Workbench) -> None:
+    found = []
+    for rate in (None, 1e-3, 1e-3):
+        context, net = TrialContext(tiny_bench.data, tiny_bench.train, 0), copy.deepcopy(tiny_bench.net)
+        assert list(context.fit(net, 1, learning_rate=rate)) == [1]
+        found.append(net[0].weight)
+    assert torch.equal(found[1], found[2])
+    assert not torch.equal(found[0], found[1])
+    assert context.steps_per_epoch == 4
+
+
 def test_a_stopped_trial_is_told_with_its_last_snapshot(tiny_bench: Workbench) -> None:
     reports, result = finish(tiny_bench, answer=False)
     assert result.state is TrialState.STOPPED

@@ -246,7 +246,11 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("cosine", {0.0: 1.0, 0.5: 0.5}), ("one_cycle", {0.0: 0.02, 0.25: 1.0, 0.625: 0.51})],
+    [
+        ("constant", {0.0: 1.0, 0.9: 1.0}),
+        ("cosine", {0.0: 1.0, 0.5: 0.5}),
+        ("one_cycle", {0.0: 0.02, 0.25: 1.0, 0.625: 0.51}),
+    ],
 )
 def test_schedules_pass_their_known_points(schedule, expected):
     for progress, factor in expected.items():
