@@ -21,7 +21,8 @@ from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
-from runners.train import WHOLE, accuracy, fit, pick_device, plan_training, reestimate_batchnorm, travel
+from runners.schedule import WHOLE, plan_training, travel
+from runners.train import accuracy, fit, pick_device, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost

@@ -9,19 +9,9 @@ from torch import nn
 
 from runners.base import TrainConfig
 from runners.fast import PLAIN, Fast, measure_fast
+from runners.schedule import plan_training, schedule_factor, travel
 from runners.splits import Augmentation, TensorSplit
-from runners.train import (
-    TrainingError,
-    accuracy,
-    divergence,
-    evaluating,
-    fit,
-    pick_device,
-    plan_training,
-    reestimate_batchnorm,
-    schedule_factor,
-    travel,
-)
+from runners.train import TrainingError, accuracy, divergence, evaluating, fit, pick_device, reestimate_batchnorm
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=8, precision="float32")
