@@ -6,7 +6,6 @@ cannot be followed fixes the channels that enter it, with its name as the reason
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,53 +16,22 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from spaces.labels import ChannelLabels, Ids
-
-
-@dataclass(frozen=True)
-class Flow:
-    """The channels of an activation: their axis, and the id at each index along it."""
-
-    axis: int
-    ids: Ids
-
-
-@dataclass(frozen=True)
-class CountedWeight:
-    """An operation whose FLOPs are `times` multiply-adds for every element of a weight (convolution, linear)."""
-
-    weight: str
-    times: int
-
-
-@dataclass(frozen=True)
-class CountedActivation:
-    """An operation whose FLOPs are `times` for every channel of an activation (normalisation, pooling)."""
-
-    ids: Ids
-    times: int
-
-
-@dataclass(frozen=True)
-class GroupedLayer:
-    """A convolution or normalisation whose input and output channels lie in `groups` equal runs."""
-
-    name: str  # of the convolution's weight, or of the normalisation layer
-    groups: int
-    inputs: Ids
-    outputs: Ids
-
-
-# What fvcore counts per element: of the input for pooling, of the output for interpolation.
-_POOLED = {"adaptive_avg_pool2d": 1}
-_INTERPOLATED = {"nearest": 1, "bilinear": 4}
-_UNCOUNTABLE = {"matmul", "bmm", "mm", "einsum", "baddbmm", "__matmul__", "__rmatmul__", "scaled_dot_product_attention"}
-_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
-_NORMALISATIONS = {"batch_norm": 2, "layer_norm": 5, "group_norm": 5, "instance_norm": 5}
-_RESHAPES = {"view", "reshape", "flatten", "squeeze", "unsqueeze"}
-_REDUCTIONS = {"mean", "sum", "amax", "amin"}
-_PERMUTATIONS = {"permute", "transpose", "movedim", "swapaxes"}
-_CONCATENATIONS = {"cat", "concat", "concatenate"}
-_PARTS = {"chunk", "split", "__getitem__", "narrow", "select", "unbind", "tensor_split", "pixel_shuffle"}
+from spaces.operations import (
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    INTERPOLATED,
+    NORMALISATIONS,
+    PARTS,
+    PERMUTATIONS,
+    POOLED,
+    REDUCTIONS,
+    RESHAPES,
+    UNCOUNTABLE,
+    CountedActivation,
+    CountedWeight,
+    Flow,
+    GroupedLayer,
+)
 
 
 class Recorder(TorchFunctionMode):
@@ -93,14 +61,14 @@ class Recorder(TorchFunctionMode):
         self._handlers = self._table()
 
     def _table(self) -> Mapping[str, Callable[..., None]]:
-        table: dict[str, Callable[..., None]] = dict.fromkeys(_CONVOLUTIONS, self._convolution)
-        table |= dict.fromkeys(_NORMALISATIONS, self._normalisation)
-        table |= dict.fromkeys(_RESHAPES, self._reshape)
-        table |= dict.fromkeys(_REDUCTIONS, self._reduction)
-        table |= dict.fromkeys(_PERMUTATIONS, self._permutation)
-        table |= dict.fromkeys(_CONCATENATIONS, self._concatenation)
-        table |= dict.fromkeys(_PARTS, self._part)
-        table |= dict.fromkeys(_UNCOUNTABLE, self._uncountable)
+        table: dict[str, Callable[..., None]] = dict.fromkeys(CONVOLUTIONS, self._convolution)
+        table |= dict.fromkeys(NORMALISATIONS, self._normalisation)
+        table |= dict.fromkeys(RESHAPES, self._reshape)
+        table |= dict.fromkeys(REDUCTIONS, self._reduction)
+        table |= dict.fromkeys(PERMUTATIONS, self._permutation)
+        table |= dict.fromkeys(CONCATENATIONS, self._concatenation)
+        table |= dict.fromkeys(PARTS, self._part)
+        table |= dict.fromkeys(UNCOUNTABLE, self._uncountable)
         return table | {"linear": self._linear}
 
     def enter(self, tensor: Tensor, reason: str) -> None:
@@ -210,7 +178,7 @@ class Recorder(TorchFunctionMode):
             self.labels.unite(flow.ids, self.axes[self._name(each) or ""][0])
         position = {"batch_norm": 3, "layer_norm": 2, "group_norm": 2, "instance_norm": 3}[name]
         weight = args[position] if len(args) > position else kwargs.get("weight")
-        per_element = _NORMALISATIONS[name] - (weight is None)
+        per_element = NORMALISATIONS[name] - (weight is None)
         self._count(flow, value, per_element)
         if name == "group_norm":
             self.grouped.append(GroupedLayer(self.layer, args[1], flow.ids, flow.ids))
@@ -230,11 +198,11 @@ class Recorder(TorchFunctionMode):
         return flow
 
     def _count_resampling(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
-        if name in _POOLED:
-            self._count(self._known(args[0], 1), args[0], _POOLED[name])
+        if name in POOLED:
+            self._count(self._known(args[0], 1), args[0], POOLED[name])
         elif name == "interpolate":
             mode = kwargs.get("mode", args[3] if len(args) > 3 else "nearest")
-            self._count(self._known(args[0], 1), out, _INTERPOLATED.get(mode, 0))
+            self._count(self._known(args[0], 1), out, INTERPOLATED.get(mode, 0))
 
     def _elementwise(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Relate all operands of an operation that leaves the channel axis in place."""

@@ -22,7 +22,8 @@ from spaces.counting import count_cost
 from spaces.errors import TraceError
 from spaces.groups import ChannelGroup
 from spaces.labels import ChannelLabels, Ids, signatures
-from spaces.recording import CountedWeight, Recorder, record
+from spaces.operations import CountedWeight
+from spaces.recording import Recorder, record
 from spaces.space import FixedLayer, ModelSpec, SearchSpace, SpaceConfig
 
 
