@@ -68,7 +68,7 @@ class TrainConfig:
     epochs: int = 1
     dense_epochs: int = 3
     batch_size: int = 32
-    learning_rate: float = 0.02
+    learning_rate: float = 0.008
     dense_learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
