@@ -86,10 +86,8 @@ class RunnerConfig:
 
     Attributes:
         runner: "auto" (ray when more than one worker fits, else local), "ray" or "local".
-        cpus_per_trial: processor cores, and so threads, of a worker.
-        gpus_per_trial: share of an accelerator; 0 takes a whole one where training uses CUDA.
         cpus_per_trial: CPU cores, and so threads, of one trial.
-        gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one.
+        gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
         ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
     """
 
