@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from spaces.budget import Budget
+from spaces.cost import Cost
 from spaces.errors import SlimfrontError
 from spaces.registry import Registry
 from spaces.space import SearchSpace
@@ -43,6 +44,9 @@ CRITERIA = Registry(
         "taylor": "pruning.criteria.taylor:Taylor",
     },
 )
+
+# Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
+LAYERS = Registry("layer", {})
 
 
 class PruningError(SlimfrontError):
@@ -99,7 +103,8 @@ class Snapshot:
     """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
 
     `note` holds plain numbers and words the method wants reported (never tensors). `on_the_way` marks a net that is
-    narrower than the dense one but not yet within the goal: a point of its own, never the result.
+    narrower than the dense one but not yet within the goal: a point of its own, never the result. `cost` is what the
+    net costs where its layers are not plain ones and the widths alone do not say it.
     """
 
     net: "nn.Module"
@@ -107,6 +112,7 @@ class Snapshot:
     epoch: int
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     on_the_way: bool = False
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,7 @@ class Method(Protocol):
     name: ClassVar[str]
     paper: ClassVar[str]
     finds_widths: ClassVar[bool]  # whether it can work from budgets alone
+    takes_widths: ClassVar[bool]  # whether it can work at given widths; one of both is true
 
     def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:
         """Compute, once per search, what every trial of this method can share; picklable, or None."""
@@ -204,6 +211,26 @@ class Method(Protocol):
 
     def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield narrow networks; `net` itself is never changed. At least one snapshot, the last one is the result."""
+        ...
+
+
+class StructuredLayer(Protocol):
+    """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one."""
+
+    kind: ClassVar[str]  # its name in LAYERS
+
+    def structure(self) -> Mapping[str, Any]:
+        """Return, as plain JSON data, what is needed besides its tensors to build it again."""
+        ...
+
+    @classmethod
+    def rebuild(cls, plain: "nn.Module", structure: Mapping[str, Any]) -> "nn.Module":
+        """Return a layer with tensors of the stored names and dimensions, whose values are then replaced.
+
+        Args:
+            plain: the layer of the dense network in its place, possibly on the meta device.
+            structure: what `structure` gave.
+        """
         ...
 
 

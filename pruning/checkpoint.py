@@ -7,7 +7,7 @@ call that factory; for a file from somebody else pass `model=`.
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pruning.base import LAYERS
 from pruning.layers import fit_attributes
 from spaces import zoo
 from spaces.errors import SpaceError, WeightsError
@@ -35,6 +36,7 @@ class Header:
     spec: ModelSpec | None
     widths: Widths
     aliases: Mapping[str, str]  # tensors that are the same object as another one (tied weights) -> that one
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # module -> kind and structure, if not plain
 
 
 def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> bytes:
@@ -51,7 +53,12 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
         names[id(tensor)] = name
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape)]
-    header = {"format": FORMAT, "spec": stored_spec, "widths": dict(widths), "aliases": aliases}
+    header: dict[str, Any] = {"format": FORMAT, "spec": stored_spec, "widths": dict(widths), "aliases": aliases}
+    header["layers"] = {
+        name: {"kind": module.kind, "structure": dict(module.structure())}
+        for name, module in net.named_modules()
+        if getattr(module, "kind", None) in LAYERS
+    }
     return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header)})
 
 
@@ -122,7 +129,7 @@ def _header(data: bytes, source: str) -> Header:
             raise WeightsError(f"{source} has format {header['format']!r}, this version reads {FORMAT!r}")
         spec = header["spec"]
         built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]))
-        return Header(built, Widths(header["widths"]), header["aliases"])
+        return Header(built, Widths(header["widths"]), header["aliases"], header.get("layers", {}))
     except (ValueError, KeyError, IndexError, TypeError, SpaceError) as error:
         raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error
 
@@ -144,6 +151,7 @@ def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
         net = _dense(header.spec)
     else:
         raise WeightsError(f"{source} was cut from a live module; pass that dense network as `model`")
+    _restructure(net, header, source)
     _check_names(net, tensors, header, source)
     _assign(net, tensors, header.aliases)
     fit_attributes(net)
@@ -159,6 +167,16 @@ def _dense(spec: ModelSpec) -> nn.Module:
             pass
     with torch.random.fork_rng(devices=[]):
         return zoo.build(spec)
+
+
+def _restructure(net: nn.Module, header: Header, source: str) -> None:
+    """Put the layers that are not plain ones in their places."""
+    for name, layer in header.layers.items():
+        try:
+            built = LAYERS[layer["kind"]].rebuild(net.get_submodule(name), layer["structure"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{source} holds a layer {name!r} that cannot be built ({error}); {_WAY_OUT}") from error
+        net.set_submodule(name, built)
 
 
 def _check_names(net: nn.Module, tensors: Mapping[str, Tensor], header: Header, source: str) -> None:

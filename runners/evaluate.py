@@ -218,12 +218,12 @@ def _check_finite(snapshot: Snapshot, reached: float) -> None:
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
-    """Count what the narrow net costs; a count that its widths or the budgets contradict is an error."""
-    counted, promised = count_cost(snapshot.net, space.input_shape), space.cost(snapshot.widths)
+    """Count what the narrow net costs; a count that its promise or the budgets contradict is an error."""
+    counted, promised = count_cost(snapshot.net, space.input_shape), snapshot.cost or space.cost(snapshot.widths)
     if counted != promised:
         raise EvaluationError(
-            f"the narrow net has {counted.flops:,} flops and {counted.params:,} params, its widths promise "
-            f"{promised.flops:,} and {promised.params:,}; method {trial.method!r} must slice to the widths it reports"
+            f"the narrow net has {counted.flops:,} flops and {counted.params:,} params, it promises "
+            f"{promised.flops:,} and {promised.params:,}; method {trial.method!r} must yield the net it reports"
         )
     for budget in trial.goal.budgets:
         absolute = budget.resolve(space.dense_cost)

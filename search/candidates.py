@@ -182,13 +182,17 @@ class CandidateSpace:
         return Candidate(method, Goal(widths, budgets), settings)
 
     def _allocations(self, method: str) -> tuple[str, ...]:
-        return ("search", "method") if self._classes[method].finds_widths else ("search",)
+        """Return who may choose the widths that the method works at."""
+        chosen = self._classes[method]
+        able = {"search": chosen.takes_widths, "method": chosen.finds_widths}
+        return tuple(name for name, holds in able.items() if holds)
 
     def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
         able = any(len(self._allocations(name)) > 1 for name in self.methods)
         asked = able and not foreign if self._flat else len(self._allocations(method)) > 1 and not foreign
         allocation = suggest.suggest_categorical("allocation", ("search", "method")) if asked else "search"
-        return allocation if allocation in self._allocations(method) else "search"
+        allowed = self._allocations(method)
+        return allocation if allocation in allowed else allowed[0]
 
     def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
         chosen = dict(self.fixed.get(method, {}))

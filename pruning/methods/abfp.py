@@ -64,6 +64,7 @@ class AutoBalanced:
     name: ClassVar[str] = "abfp"
     paper: ClassVar[str] = "Ding et al., Auto-Balanced Filter Pruning, AAAI 2018"
     finds_widths: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range or unknown."""

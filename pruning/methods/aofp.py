@@ -62,6 +62,7 @@ class ApproximatedOracle:
     name: ClassVar[str] = "aofp"
     paper: ClassVar[str] = "arXiv 1905.04748"
     finds_widths: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""

@@ -79,6 +79,7 @@ class CentripetalSGD:
     name: ClassVar[str] = "csgd"
     paper: ClassVar[str] = "arXiv 1904.03837"
     finds_widths: ClassVar[bool] = False
+    takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""

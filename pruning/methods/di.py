@@ -62,6 +62,7 @@ class DiscriminantInformation(Discriminant):
     name: ClassVar[str] = "di"
     paper: ClassVar[str] = "arXiv 2005.13796"
     finds_widths: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that are unknown or do not go together."""

@@ -51,6 +51,7 @@ class ScoreAndSlice:
     name: ClassVar[str] = "score_and_slice"
     paper: ClassVar[str] = ""
     finds_widths: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
         """Need nothing."""

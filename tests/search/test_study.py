@@ -39,12 +39,14 @@ def chain(groups: int = 3, width: int = 32, floor: int = 2) -> SearchSpace:
 class Plain:
     name: ClassVar[str] = "plain"
     finds_widths: ClassVar[bool] = False
+    takes_widths: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
     name: ClassVar[str] = "tuned"
     finds_widths: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
     ridge: float = setting(0.1, low=1e-3, high=10.0, log=True)
     images: int = setting(64, low=16, high=512)
     way: str = setting("greedy", choices=("greedy", "closed"))
