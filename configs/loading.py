@@ -60,6 +60,11 @@ class _Option:
     def repeated(self) -> bool:
         return typing.get_origin(self.kind) is tuple
 
+    @property
+    def item(self) -> Any:
+        """The type of one value."""
+        return typing.get_args(self.kind)[0] if self.repeated else self.kind
+
 
 @cache
 def _options() -> Mapping[str, _Option]:
@@ -155,12 +160,13 @@ def _flatten(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
             if option.name in flat:
                 raise ConfigError(f"config {where} gives {option.name!r} twice; keep one")
             if inner is not None:  # an empty value keeps the default
-                flat[option.name] = _texts(inner) if option.repeated else inner
+                flat[option.name] = _several(option, inner) if option.repeated else inner
     return flat
 
 
-def _texts(value: Any) -> list[str]:
-    return [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
+def _several(option: _Option, value: Any) -> list[Any]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return [str(each) for each in values] if option.item is str else values
 
 
 def _unknown_key(name: str, section: str, where: str) -> ConfigError:
@@ -178,11 +184,21 @@ def _compose(values: Mapping[str, Any]) -> RunConfig:
     parts: dict[str, dict[str, Any]] = {section: {} for section in _TITLES}
     for name, value in values.items():
         option = _options()[name]
-        parts[option.section][name] = tuple(value) if option.repeated else value
+        parts[option.section][name] = _items(option, value) if option.repeated else value
     if "budget" in parts[""]:
         split = (text.strip() for joined in parts[""]["budget"] for text in joined.split(","))
         parts[""]["budget"] = tuple(text for text in split if text)
     return RunConfig(**parts[""], **{section: cls(**parts[section]) for section, cls in SECTIONS.items()})
+
+
+def _items(option: _Option, values: Sequence[Any]) -> tuple[Any, ...]:
+    if option.item is str:
+        return tuple(values)
+    texts = [text.strip() for value in values for text in str(value).split(",")]
+    try:
+        return tuple(option.item(text) for text in texts)
+    except ValueError as error:
+        raise ConfigError(f"{option.name} is {', '.join(texts)} and must be whole numbers, as in 100,200") from error
 
 
 def _parser(files: bool) -> ArgumentParser:
@@ -211,8 +227,8 @@ def _parser(files: bool) -> ArgumentParser:
 def _add(group: Any, option: _Option, files: bool) -> None:
     flag = "--" + option.name.replace("_", "-")
     shown = "" if option.default in ("", ()) else f" (default: {option.default})"
-    metavar = {int: "N", float: "X"}.get(option.kind, option.name.rpartition("_")[2].upper())
-    kind: Any = (list[str] if files else str) if option.repeated else option.kind
+    metavar = {int: "N", float: "X"}.get(option.item, option.name.rpartition("_")[2].upper())
+    kind: Any = (list[option.item] if files else str) if option.repeated else option.kind  # type: ignore[name-defined]
     help_text = option.help + (" (repeatable)" if option.repeated else "") + shown
     extra = {"action": "append"} if option.repeated and not files else {}
     group.add_argument(

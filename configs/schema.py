@@ -7,6 +7,7 @@ from spaces.errors import SlimfrontError
 from spaces.space import SpaceConfig
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
+ALLOCATIONS = ("any", "search", "method")
 
 
 class ConfigError(SlimfrontError):
@@ -21,9 +22,12 @@ class RunConfig:
         budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
             or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
-        weights: "DEFAULT" for torchvision's, a file, or empty to train the dense net once and cache it.
+        weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
+            once and cache it.
         method: comma-separated methods (di, l2, random) that the search chooses among; the uniform arm always runs.
         set: fixed method settings, "METHOD.SETTING=VALUE".
+        allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either.
+        lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
         sampler: "tpe", "nsga2", "gp" or "random".
         seed: determines the split, the sampler and, with the candidate, each trial.
@@ -37,6 +41,8 @@ class RunConfig:
     weights: str = ""
     method: str = "di"
     set: tuple[str, ...] = ()
+    allocation: str = "any"
+    lowest_fraction: float = 0.03
     trials: int = 20
     sampler: str = "tpe"
     seed: int = 0

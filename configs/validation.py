@@ -6,19 +6,20 @@ What only the data, the network or the device can answer is checked by the packa
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from configs.schema import SAMPLERS, ConfigError, RunConfig
+from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
+from runners.base import BORDERS, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
 from spaces.errors import BudgetError
 from spaces.registry import unknown_name
 
-SCHEDULES = ("one_cycle", "cosine")
 PRECISIONS = ("auto", "float32")
 
 _Rule = tuple[str, Callable[[Any], bool], str]  # field, what holds, the rule in words
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "": (
         ("trials", lambda v: v >= 1, "at least 1"),
+        ("lowest_fraction", lambda v: 0 < v <= 1, "a share of the budget in (0, 1]"),
         ("seed", lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
         ("model", bool, "a model name or package.module:factory"),
     ),
@@ -29,6 +30,8 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "data": (
         ("data", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
         ("image_size", lambda v: v >= 0, "a side in pixels, or 0 for what is natural for the set"),
+        ("border", lambda v: v in BORDERS, "one of " + ", ".join(BORDERS)),
+        ("crop_area", lambda v: 0 < v <= 1, "a share of the area in (0, 1]"),
         ("val_share", lambda v: 0 < v < 1, "a share strictly between 0 and 1"),
     ),
     "train": (
@@ -42,6 +45,8 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
         ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("mixup", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("largest_gradient", lambda v: 0 <= v < float("inf"), "0 or more"),
         ("schedule", lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
         ("precision", lambda v: v in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
     ),
@@ -68,8 +73,11 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
             value = getattr(values, name)
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+    _check_schedules(config)
     if config.sampler not in SAMPLERS:
         raise unknown_name("sampler", config.sampler, list(SAMPLERS))
+    if config.allocation not in ALLOCATIONS:
+        raise unknown_name("allocation", config.allocation, list(ALLOCATIONS))
     if config.runner.runner not in TRAINING_RUNNERS:
         raise unknown_name("runner", config.runner.runner, list(TRAINING_RUNNERS))
     methods = parse_methods(config.method)
@@ -78,6 +86,16 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
     for text in config.set:
         split_setting(text, methods)
     return budgets
+
+
+def _check_schedules(config: RunConfig) -> None:
+    trainings = {"": config.train}
+    if not config.weights:
+        trainings["dense net: "] = config.train.for_dense()
+    for what, train in trainings.items():
+        problem = schedule_problem(train)
+        if problem:
+            raise ConfigError(what + problem)
 
 
 def split_setting(text: str, methods: Sequence[str]) -> tuple[str, str, str]:

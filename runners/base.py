@@ -24,6 +24,10 @@ RUNNERS = Registry(
 )
 
 
+BORDERS = ("mirror", "zero")
+SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
+
+
 class RunnerError(SlimfrontError):
     """Workers that cannot be had: settings out of range, no such cluster, no room for a single trial."""
 
@@ -37,12 +41,16 @@ class DataConfig:
         data_dir: where sets on disk are looked for; empty takes the user's cache folder.
         image_size: side of the square images; 0 takes what is natural for the set.
         val_share: share of the training images set apart for validation, cut by the run's seed.
+        border: what enters where a training image is shifted, "mirror" (of it) or "zero".
+        crop_area: least share of the area that a random crop of a training image file keeps.
     """
 
     data: str = "digits"
     data_dir: str = ""
     image_size: int = 0
     val_share: float = 0.2
+    border: str = "mirror"
+    crop_area: float = 0.35
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,19 @@ class TrainConfig:
         batch_size: images per step.
         learning_rate: peak rate of the fine-tuning schedule, per step, for `batch_size` images.
         dense_learning_rate: peak rate for the dense net.
-        momentum: Nesterov momentum of SGD.
-        weight_decay: L2 penalty of SGD.
+        momentum: of SGD.
+        nesterov: whether the momentum looks ahead.
+        weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
         label_smoothing: share of the target spread over all classes.
-        schedule: "one_cycle", "cosine" or "constant".
+        mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
+        largest_gradient: norm over all weights beyond which gradients are scaled down; 0 never does.
+        schedule: "one_cycle", "cosine", "steps" or "constant"; of fine-tuning.
+        milestones: whole epochs after which "steps" multiplies the rate by `milestone_factor`.
+        milestone_factor: in (0, 1], for fine-tuning and the dense net alike.
+        warm_up_epochs: over which the rate climbs linearly from 0; "one_cycle" has a climb of its own.
+        dense_schedule: of the dense net; empty takes that of fine-tuning, with the two below.
+        dense_milestones: as `milestones`, for the dense net.
+        dense_warm_up_epochs: as `warm_up_epochs`, for the dense net.
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
         distill_temperature: softens both logits of that term.
         precision: "auto" takes bfloat16/float16 autocast where the device measures faster, "float32" never.
@@ -71,13 +88,52 @@ class TrainConfig:
     learning_rate: float = 0.008
     dense_learning_rate: float = 0.05
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
+    mixup: float = 0.0
+    largest_gradient: float = 5.0
     schedule: str = "one_cycle"
+    milestones: tuple[int, ...] = ()
+    milestone_factor: float = 0.1
+    warm_up_epochs: float = 0.0
+    dense_schedule: str = ""
+    dense_milestones: tuple[int, ...] = ()
+    dense_warm_up_epochs: float = 0.0
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
     precision: str = "auto"
     device: str = "auto"
+
+    def for_dense(self) -> "TrainConfig":
+        """Return the training of the dense net: the same settings, with its own epochs, rate and schedule."""
+        return dataclasses.replace(
+            self,
+            epochs=self.dense_epochs,
+            learning_rate=self.dense_learning_rate,
+            schedule=self.dense_schedule or self.schedule,
+            milestones=self.dense_milestones,
+            warm_up_epochs=self.dense_warm_up_epochs,
+        )
+
+
+def schedule_problem(config: TrainConfig) -> str:
+    """Say what is wrong with schedule, milestones and warm-up of fine-tuning; empty when nothing is."""
+    if config.schedule not in SCHEDULES:
+        return f"schedule is {config.schedule!r} and must be one of {', '.join(SCHEDULES)}"
+    if not 0 < config.milestone_factor <= 1:
+        return f"milestone_factor is {config.milestone_factor!r} and must be in (0, 1]"
+    if not 0 <= config.warm_up_epochs < float("inf"):
+        return f"warm_up_epochs is {config.warm_up_epochs!r} and must be 0 or more"
+    if config.schedule == "steps" and not config.milestones:
+        return "schedule is 'steps' without milestones; name the epochs at which the rate falls, or take 'constant'"
+    if config.schedule != "steps" and config.milestones:
+        return f"milestones are given, which schedule {config.schedule!r} has not; take 'steps' or leave them out"
+    if list(config.milestones) != sorted({each for each in config.milestones if each > 0}):
+        return f"milestones are {config.milestones} and must be epochs above 0 in rising order"
+    if config.schedule == "one_cycle" and config.warm_up_epochs:
+        return f"warm_up_epochs is {config.warm_up_epochs}, and schedule 'one_cycle' has a climb of its own; take 0"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,7 @@ def _fetched(kind: str, folder: str, config: DataConfig, input_shape: Shape | No
     natural = (3, *train[0].shape[2:])
     # Mirrored digits are no digits.
     augmentation = Augmentation(shift=2) if kind == "MNIST" else Augmentation(shift=4, flip=True)
+    augmentation = replace(augmentation, border=config.border)
     return _source(train, test, shape_for(config, input_shape, natural), augmentation)
 
 

@@ -16,7 +16,7 @@ from runners.base import TrainConfig
 from runners.cache import write_cached
 from runners.data import ImageData
 from runners.fast import Fast
-from runners.train import accuracy, fit, pick_device
+from runners.train import Course, accuracy, fit, pick_device
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model")  # under which training scripts keep the weights in their checkpoints
 PREFIX = "module."  # put before every name by DataParallel
-# Fields of TrainConfig that say how narrow nets are trained, or where, not what the dense net becomes.
-NOT_DENSE = ("epochs", "learning_rate", "distill_weight", "distill_temperature", "device")
+# Fields of TrainConfig that say where a net is trained, or how narrow ones are, not what the dense net becomes.
+NOT_DENSE = ("distill_weight", "distill_temperature", "device")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DenseRecipe:
 
     def key(self) -> str:
         """Return a hash of it, the same in every process."""
-        settings = {name: value for name, value in asdict(self.train).items() if name not in NOT_DENSE}
+        settings = {name: value for name, value in asdict(self.train.for_dense()).items() if name not in NOT_DENSE}
         described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -53,15 +53,15 @@ def given_net(spec: ModelSpec, weights: str) -> nn.Module:
     """Return the dense network with weights that exist already, in evaluation mode on the processor.
 
     Args:
-        weights: "DEFAULT" for torchvision's, or a safetensors or state_dict file.
+        weights: "DEFAULT" or "IMAGENET1K_..." for torchvision's, or a safetensors or state_dict file.
 
     Raises:
         WeightsError: the weights cannot be had, or are not of this network.
     """
     from spaces import zoo
 
-    if weights == "DEFAULT":
-        return zoo.pretrained(spec).eval()
+    if weights == "DEFAULT" or weights.startswith("IMAGENET1K_"):
+        return zoo.pretrained(spec, weights).eval()
     net = zoo.build(spec)
     load_weights(net, Path(weights).expanduser())
     return net.eval()
@@ -95,17 +95,9 @@ def trained_net(
         except WeightsError as error:
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
-    epochs = fit(
-        net,
-        recipe.data.train,
-        recipe.train,
-        epochs=recipe.train.dense_epochs,
-        learning_rate=recipe.train.dense_learning_rate,
-        seed=recipe.seed,
-        device=device,
-        fast=fast,
-    )
-    for epoch in epochs:
+    config = recipe.train.for_dense()
+    course = Course(config.epochs, config.learning_rate, recipe.seed, device, fast=fast)
+    for epoch in fit(net, recipe.data.train, config, course):
         if on_epoch is not None:
             on_epoch(epoch, accuracy(net, recipe.data.val, device=device))
     net.cpu()

@@ -22,7 +22,7 @@ from runners.base import TrainConfig
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
 from runners.schedule import WHOLE, plan_training, travel
-from runners.train import accuracy, fit, pick_device, reestimate_batchnorm
+from runners.train import Course, accuracy, fit, pick_device, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
@@ -121,11 +121,10 @@ class TrialContext:
         self._fits += 1
         config = self._config
         if learning_rate is not None:
-            config = dataclasses.replace(config, schedule="constant", learning_rate=learning_rate)
-        yield from fit(
-            net,
-            self._train,
-            config,
+            config = dataclasses.replace(
+                config, schedule="constant", milestones=(), warm_up_epochs=0.0, learning_rate=learning_rate
+            )
+        course = Course(
             epochs=epochs,
             learning_rate=config.learning_rate,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
@@ -136,6 +135,7 @@ class TrialContext:
             fast=self._fast,
             span=span,
         )
+        yield from fit(net, self._train, config, course)
 
     def travel(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""

@@ -48,13 +48,15 @@ class ImageFiles:
 def image_folder(path: str, config: DataConfig, input_shape: Shape | None) -> Source:
     """Find the images under `path`: one folder per class, below train/ and val/ (and test/), or right there.
 
+    A relative path is looked for in `config.data_dir`, where one is given.
+
     With train/ and val/ alone, val/ is the test set and validation is cut out of train/; with test/ too, each is
     what its name says. A folder without train/ gives 20% of each class, the same for every seed, for testing.
 
     Raises:
         DataError: no folder, no images, one class only, or a file that is no image.
     """
-    root = Path(path).expanduser()
+    root = Path(config.data_dir).expanduser() / Path(path).expanduser()
     if not path or not root.is_dir():
         raise DataError(f"{path!r} is not a folder; imagefolder: needs {LAYOUT}")
     if not (root / "train").is_dir():
@@ -144,7 +146,7 @@ def _split(folder: Path, classes: Sequence[str], config: DataConfig, input_shape
         mean=MEAN if channels == 3 else (sum(MEAN) / 3,),
         std=STD if channels == 3 else (sum(STD) / 3,),
         size=(size[0], size[1]),
-        augmentation=Augmentation(flip=True, crop=True),
+        augmentation=Augmentation(flip=True, crop=True, crop_area=config.crop_area),
         name=repr([(file.relative_to(folder).as_posix(), file.stat().st_size) for file, _ in files]),
     )
 
@@ -176,7 +178,7 @@ def _wrapped(dataset: Any, name: str, config: DataConfig, input_shape: Shape | N
     if isinstance(first, Tensor) and first.shape[0] != channels:
         raise DataError(f"{name} gives images of {first.shape[0]} channels, the network reads {channels}")
     mean, std = (MEAN, STD) if channels == 3 and not as_is else ((0.0,) * channels, (1.0,) * channels)
-    augmentation = Augmentation(shift=0, flip=True, crop=True)
+    augmentation = Augmentation(shift=0, flip=True, crop=True, crop_area=config.crop_area)
     source: ImageSource = dataset
     return LazySplit(
         source, torch.arange(len(labels)), labels, mean, std, (height, width), augmentation, f"{name} {labels.tolist()}"

@@ -35,19 +35,23 @@ class Augmentation:
     """Random changes of training images.
 
     Attributes:
-        shift: largest move in pixels, in both directions; what enters at the border is mirrored.
+        shift: largest move in pixels, in both directions.
         flip: left and right are exchanged with probability 1/2.
-        crop: a random part of 35 to 100% of the area is scaled to full size; only where images are read from files.
+        crop: a random part of the area is scaled to full size; only where images are read from files.
+        border: what enters at the border of a moved image, "mirror" (of the image) or "zero".
+        crop_area: the least share of the area that a crop keeps.
     """
 
     shift: int = 0
     flip: bool = False
     crop: bool = False
+    border: str = "mirror"
+    crop_area: float = 0.35
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return images of the same shape (B, C, H, W), each moved and flipped on its own."""
         if self.shift:
-            images = _shifted(images, self.shift, generator)
+            images = _shifted(images, self.shift, generator, self.border)
         if self.flip:
             flipped = torch.rand(len(images), generator=generator).to(images.device) < 0.5
             images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
@@ -217,7 +221,7 @@ class LazySplit:
                 image = transforms.resize(image, [larger], antialias=True)
             return transforms.pil_to_tensor(transforms.center_crop(image, [height, width]))
         generator = torch.Generator().manual_seed((augment_seed * 1_000_003 + position) % 2**63)
-        box = _random_box(image.size[1], image.size[0], generator)
+        box = _random_box(image.size[1], image.size[0], self.augmentation.crop_area, generator)
         image = transforms.resized_crop(image, *box, [height, width], antialias=True)
         if self.augmentation.flip and torch.rand((), generator=generator) < 0.5:
             image = transforms.hflip(image)
@@ -269,11 +273,16 @@ def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...],
     return (images - offset) * scale
 
 
-def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+def _shifted(images: Tensor, most: int, generator: torch.Generator, border: str) -> Tensor:
+    height, width = images.shape[-2:]
+    if border == "zero":
+        images = functional.pad(images, (most, most, most, most))
     moves = torch.randint(-most, most + 1, (2, len(images), 1), generator=generator).to(images.device)
     rows, columns = (
-        _mirrored(torch.arange(side, device=images.device) + move, side)
-        for side, move in zip(images.shape[-2:], moves, strict=True)
+        torch.arange(side, device=images.device) + move + most
+        if border == "zero"
+        else _mirrored(torch.arange(side, device=images.device) + move, side)
+        for side, move in zip((height, width), moves, strict=True)
     )
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
@@ -283,10 +292,10 @@ def _mirrored(index: Tensor, side: int) -> Tensor:
     return (side - 1) - ((side - 1) - index.abs()).abs()
 
 
-def _random_box(height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Draw (top, left, height, width) of 35 to 100% of the area, sides in a proportion of 3:4 to 4:3."""
+def _random_box(height: int, width: int, least_area: float, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Draw (top, left, height, width) of at least a share of the area, sides in a proportion of 3:4 to 4:3."""
     area, stretch, down, right = torch.rand(4, generator=generator).tolist()
-    share = 0.35 + 0.65 * area
+    share = least_area + (1 - least_area) * area
     ratio = (3 / 4) * (16 / 9) ** stretch
     box_height = min(height, max(1, round((height * width * share / ratio) ** 0.5)))
     box_width = min(width, max(1, round((height * width * share * ratio) ** 0.5)))

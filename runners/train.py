@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.base import Reshape, StepHook
+from pruning.base import Reshape
 from runners.base import TrainConfig
+from runners.course import Course, TrainingError, check_settings
 from runners.fast import PLAIN, Fast, measure_fast
-from runners.schedule import SCHEDULES, WHOLE, along, schedule_factor, steps_of
+from runners.schedule import along, schedule_factor, steps_of, whole_epochs
 from runners.splits import Split
 from runners.trial import derive_seed
-from spaces.errors import SlimfrontError
 
 __all__ = [
+    "Course",
     "Fast",
     "TrainingError",
     "accuracy",
@@ -28,101 +29,113 @@ __all__ = [
     "reestimate_batchnorm",
 ]
 
-LARGEST_GRADIENT = 5.0  # norm over all weights; nets without BatchNorm diverge at these rates without a bound
 STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it makes the device wait
 
 
-class TrainingError(SlimfrontError):
-    """Training that cannot start or has gone astray."""
+def fit(net: nn.Module, split: Split, config: TrainConfig, course: Course) -> Iterator[int]:
+    """Train `net` in place by SGD; yield the number of finished epochs after each one.
 
-
-def fit(
-    net: nn.Module,
-    split: Split,
-    config: TrainConfig,
-    *,
-    epochs: float,
-    learning_rate: float,
-    seed: int,
-    device: torch.device,
-    teacher: nn.Module | None = None,
-    hook: StepHook | None = None,
-    reshape: Reshape | None = None,
-    fast: Fast | None = None,
-    span: tuple[float, float] = WHOLE,
-) -> Iterator[int]:
-    """Train `net` in place by SGD with Nesterov momentum; yield the number of finished epochs after each one.
-
-    The same seed gives bit-equal weights on one machine with the same number of threads. The net is moved to
-    `device`, and is in training mode and in ordinary memory format whenever an epoch is yielded.
+    The same seed gives bit-equal weights on one machine with the same number of threads. The net is moved to the
+    course's device, and is in training mode and in ordinary memory format whenever an epoch is yielded.
 
     Args:
         net: what is trained.
         split: training images; an incomplete last batch of an epoch is left out.
         config: batch size, schedule, smoothing, distillation and the like.
-        epochs: length of the schedule; what exceeds a whole number makes a last, shorter epoch.
-        learning_rate: its peak.
-        seed: determines order, augmentation and dropout.
-        device: where to train.
-        teacher: net whose logits are to be met, where `config.distill_weight` is above 0; on `device`.
-        hook: called as hook(net, step) when the gradients are final, before the optimiser's step.
-        reshape: called as reshape(net, momentum by parameter name) after every epoch; training goes on with the net and
-            momentum that it returns, unless that is None.
-        fast: number and memory format; None measures once per kind of net and process (see `measure_fast`).
-        span: the part of the schedule to go through, for training that changes its net or terms on the way.
+        course: how long, how fast, and what acts on the training.
 
     Raises:
         TrainingError: a setting is out of range, or the loss is no longer finite.
     """
-    check_settings(config, learning_rate)
-    net.to(device)
-    per_epoch = max(1, len(split) // config.batch_size)
-    total = steps_of(epochs, per_epoch)
-    if fast is None:
-        fast = fast_for(net, split, config, device)
-    optimiser = _optimiser(net, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=fast.autocast == torch.float16)
-    teacher = teacher if config.distill_weight > 0 else None
-    for epoch in range(math.ceil(total / per_epoch)):
-        losses: list[Tensor] = []
-        shuffle_seed = derive_seed(seed, f"epoch {epoch}")
-        batches = split.batches(
-            config.batch_size,
+    check_settings(config, course.learning_rate)
+    training = _Training(net.to(course.device), split, config, course)
+    for epoch in range(training.epochs):
+        training.run_epoch(epoch)
+        yield epoch + 1
+
+
+class _Training:
+    """A course of SGD while it runs.
+
+    Attributes:
+        epochs: how many there are, the last of which may be a part of one.
+    """
+
+    def __init__(self, net: nn.Module, split: Split, config: TrainConfig, course: Course) -> None:
+        self._net, self._split, self._config, self._course = net, split, config, course
+        self._per_epoch = max(1, len(split) // config.batch_size)
+        self._total = steps_of(course.epochs, self._per_epoch)
+        self.epochs = math.ceil(self._total / self._per_epoch)
+        self._fast = fast_for(net, split, config, course.device) if course.fast is None else course.fast
+        self._optimiser = _optimiser(net, config)
+        self._scaler = torch.amp.GradScaler(course.device.type, enabled=self._fast.autocast == torch.float16)
+        self._teacher = course.teacher if config.distill_weight > 0 else None
+
+    def run_epoch(self, epoch: int) -> None:
+        """Go once through the images, then let the net be exchanged."""
+        device, first = self._course.device, epoch * self._per_epoch
+        shuffle_seed = derive_seed(self._course.seed, f"epoch {epoch}")
+        batches = self._split.batches(
+            self._config.batch_size,
             device=device,
             shuffle_seed=shuffle_seed,
             augment=True,
-            limit=min(per_epoch, total - epoch * per_epoch) * config.batch_size,
+            limit=min(self._per_epoch, self._total - first) * self._config.batch_size,
         )
-        with _seeded(shuffle_seed, device), fast.format_of(net):
-            net.train()
-            for step, (images, labels) in enumerate(batches, start=epoch * per_epoch):
-                rate = learning_rate * schedule_factor(config.schedule, along(span, step / total))
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                images = fast.placed(images)
-                with fast.precision(device):
-                    logits = net(images)
-                loss = functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
-                if teacher is not None:
-                    with torch.no_grad(), evaluating(teacher), fast.precision(device):
-                        target = teacher(images)
-                    distance = divergence(logits.float(), target.float(), config.distill_temperature)
-                    loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
-                losses.append(loss.detach())
-                optimiser.zero_grad()
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                scaler.unscale_(optimiser)
-                nn.utils.clip_grad_norm_(net.parameters(), LARGEST_GRADIENT)
-                if hook is not None:
-                    hook(net, step)
-                scaler.step(optimiser)
-                scaler.update()
+        losses: list[Tensor] = []
+        with _seeded(shuffle_seed, device), self._fast.format_of(self._net):
+            self._net.train()
+            for step, (images, labels) in enumerate(batches, start=first):
+                losses.append(self._step(step, images, labels))
                 if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
-                    _check_finite(losses, epoch, step, rate)
-            _check_finite(losses, epoch, step, rate)
-        if reshape is not None:
-            net, optimiser = _reshaped(net, optimiser, config, reshape)
-        yield epoch + 1
+                    _check_finite(losses, epoch, step, self._rate(step))
+            _check_finite(losses, epoch, step, self._rate(step))
+        if self._course.reshape is not None:
+            self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._course.reshape)
+
+    def _rate(self, step: int) -> float:
+        span, epochs = self._course.span, self._course.epochs
+        factor = schedule_factor(self._config, along(span, step / self._total), whole_epochs(epochs, span))
+        return self._course.learning_rate * factor
+
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Take one step on a batch; return its loss."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate(step)
+        loss = self._loss(self._fast.placed(images), labels)
+        self._optimiser.zero_grad()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._optimiser)
+        if self._config.largest_gradient:
+            nn.utils.clip_grad_norm_(self._net.parameters(), self._config.largest_gradient)
+        if self._course.hook is not None:
+            self._course.hook(self._net, step)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        return loss.detach()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch, mixed in pairs and distilled as the options say."""
+        config, device = self._config, self._course.device
+        share = 1.0  # of every image in what the net sees; the rest is its partner's, from the other end of the batch
+        if config.mixup:
+            share = float(torch.distributions.Beta(config.mixup, config.mixup).sample())  # type: ignore[no-untyped-call]
+            images = share * images + (1 - share) * images.flip(0)
+        with self._fast.precision(device):
+            logits = self._net(images)
+        loss = _cross_entropy(logits, labels, config)
+        if config.mixup:
+            loss = share * loss + (1 - share) * _cross_entropy(logits, labels.flip(0), config)
+        if self._teacher is not None:
+            with torch.no_grad(), evaluating(self._teacher), self._fast.precision(device):
+                target = self._teacher(images)
+            distance = divergence(logits.float(), target.float(), config.distill_temperature)
+            loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
+        return loss
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -208,27 +221,9 @@ def fast_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.de
     return measure_fast(net, tuple(images.shape[1:]), config.batch_size, device)
 
 
-def check_settings(config: TrainConfig, learning_rate: float) -> None:
-    """Raise a TrainingError for the first setting that is out of range."""
-    rules = (
-        ("batch_size", config.batch_size, config.batch_size >= 1, "at least 1"),
-        ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0"),
-        ("momentum", config.momentum, 0 <= config.momentum < 1, "in [0, 1)"),
-        ("weight_decay", config.weight_decay, 0 <= config.weight_decay < math.inf, "at least 0"),
-        ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
-        ("distill_weight", config.distill_weight, 0 <= config.distill_weight <= 1, "in [0, 1]"),
-        ("distill_temperature", config.distill_temperature, 0 < config.distill_temperature < math.inf, "above 0"),
-        ("schedule", config.schedule, config.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-        ("precision", config.precision, config.precision in ("auto", "float32"), "auto or float32"),
-    )
-    for name, value, holds, rule in rules:
-        if not holds:
-            raise TrainingError(f"{name} is {value!r}; it must be {rule}")
-
-
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     groups = _weight_groups(net, config.weight_decay)
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
 
 
 def _reshaped(

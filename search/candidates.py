@@ -87,6 +87,7 @@ class StudySettings:
         seed: of the run.
         storage: Optuna storage URL; empty keeps the study in memory.
         lowest_fraction: the least share of the budget that is proposed, unless the smallest network needs more.
+        allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
     """
 
@@ -97,6 +98,7 @@ class StudySettings:
     seed: int = 0
     storage: str = ""
     lowest_fraction: float = 0.03
+    allocation: str = "any"
     name: str = "slimfront"
 
 
@@ -119,6 +121,7 @@ class CandidateSpace:
 
     def __init__(self, settings: StudySettings, space: SearchSpace, budgets: Sequence[Budget]) -> None:
         self.methods = settings.methods
+        self._allocation = settings.allocation
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: _parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
@@ -185,7 +188,8 @@ class CandidateSpace:
         """Return who may choose the widths that the method works at."""
         chosen = self._classes[method]
         able = {"search": chosen.takes_widths, "method": chosen.finds_widths}
-        return tuple(name for name, holds in able.items() if holds)
+        found = tuple(name for name, holds in able.items() if holds)
+        return (self._allocation,) if self._allocation in found and method in self.methods else found
 
     def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
         able = any(len(self._allocations(name)) > 1 for name in self.methods)

@@ -84,7 +84,10 @@ def prepare(config: RunConfig) -> Setup:
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
     methods = tuple(parse_methods(config.method))
-    candidates = CandidateSpace(StudySettings(methods, fixed_settings(config, methods)), space, budgets)
+    fixed = fixed_settings(config, methods)
+    fraction = config.lowest_fraction
+    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation)
+    candidates = CandidateSpace(settings, space, budgets)
     if config.weights:
         net, weighted = given_net(spec, config.weights), True
     runner = pick_runner(config.runner, config.train.device)
@@ -137,6 +140,8 @@ def study_settings(setup: Setup) -> StudySettings:
         trials=config.trials,
         sampler=config.sampler,
         seed=config.seed,
+        lowest_fraction=config.lowest_fraction,
+        allocation=config.allocation,
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
         name="slimfront" if not config.storage else setup.folder.name,
     )

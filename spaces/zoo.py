@@ -83,8 +83,8 @@ def build(spec: ModelSpec) -> "nn.Module":
     return net
 
 
-def pretrained(spec: ModelSpec) -> "nn.Module":
-    """Build a torchvision network with its best published weights.
+def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
+    """Build a torchvision network with published weights: its best, or those of a name such as IMAGENET1K_V1.
 
     With other than 1000 classes the classifier is a fresh one; with other than 3 input channels the first
     convolution sees the mean of its colour filters in every channel. All take images normalised with ImageNet's
@@ -99,7 +99,7 @@ def pretrained(spec: ModelSpec) -> "nn.Module":
         raise WeightsError(f"{spec.name!r} has no published weights; give a file, or none to train it here")
     net = build(spec)
     state = net.state_dict()
-    for name, tensor in _published_state(spec.name).items():
+    for name, tensor in _published_state(spec.name, weights).items():
         if name in state:
             fitted = _average_colours(tensor, state[name].shape)
             state[name] = fitted if fitted.shape == state[name].shape else state[name]
@@ -109,13 +109,16 @@ def pretrained(spec: ModelSpec) -> "nn.Module":
     return net
 
 
-def _published_state(name: str) -> dict[str, Any]:
+def _published_state(name: str, chosen: str) -> dict[str, Any]:
     import torch
     from torchvision.models import get_model, get_model_weights
 
-    weights = getattr(get_model_weights(name), "DEFAULT", None)
+    published = get_model_weights(name)
+    weights = getattr(published, chosen, None)
     if weights is None:
-        raise WeightsError(f"torchvision has no weights for {name!r}; give a file, or none to train it here")
+        known = f"no weights {chosen} of {name!r}, but {', '.join(published.__members__)}"
+        has = known if len(published) else f"no weights for {name!r}"
+        raise WeightsError(f"torchvision has {has}; give a file, or none to train it here")
     try:
         return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # the last three: a damaged file

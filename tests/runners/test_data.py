@@ -146,6 +146,40 @@ def test_augmentation_moves_each_image_by_at_most_its_shift_and_follows_the_seed
     assert torch.equal(moved, Augmentation(shift=2)(images, torch.Generator().manual_seed(0)))
 
 
+def test_a_zero_border_is_black_and_moves_as_far_as_a_mirrored_one():
+    images = torch.full((64, 1, 6, 6), 200, dtype=torch.uint8)
+    images[:, :, 2, 3] = 100
+    zero, mirrored = (
+        Augmentation(shift=2, border=border)(images, torch.Generator().manual_seed(0)) for border in ("zero", "mirror")
+    )
+    assert zero.shape == images.shape
+    assert set(zero.unique().tolist()) == {0, 100, 200}
+    assert set(mirrored.unique().tolist()) == {100, 200}
+    inside = zero > 0
+    assert torch.equal(zero[inside], mirrored[inside])
+    assert inside[:, 0].sum((1, 2)).tolist() == [
+        int(columns * rows)
+        for columns, rows in zip(inside[:, 0].any(1).sum(1), inside[:, 0].any(2).sum(1), strict=True)
+    ]
+
+
+def test_a_crop_keeps_the_least_area_at_least():
+    from runners.splits import _random_box
+
+    generator = torch.Generator().manual_seed(0)
+    for least in (0.08, 0.5, 1.0):
+        areas = [box[2] * box[3] / 100**2 for box in (_random_box(100, 100, least, generator) for _ in range(200))]
+        assert least * 0.7 < min(areas) < least * 1.2  # a box longer than the image is cut off
+        assert max(areas) <= 1
+
+
+def test_a_relative_folder_is_looked_for_in_the_data_folder(tmp_path, monkeypatch):
+    write_images(tmp_path / "pets", {"cat": 4, "dog": 4})
+    assert len(load_data(DataConfig(data="imagefolder:pets", data_dir=str(tmp_path)), seed=0).train) == 5
+    whole = DataConfig(data=f"imagefolder:{tmp_path / 'pets'}", data_dir="/elsewhere")
+    assert len(load_data(whole, seed=0).train) == 5
+
+
 def test_flipping_mirrors_about_half_of_the_images():
     images = torch.arange(4.0).expand(200, 1, 4, 4)
     flipped = Augmentation(flip=True)(images, torch.Generator().manual_seed(0))[:, 0, 0, 0] == 3

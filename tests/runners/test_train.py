@@ -7,11 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from runners.base import TrainConfig
+from runners.base import TrainConfig, schedule_problem
 from runners.fast import PLAIN, Fast, measure_fast
 from runners.schedule import plan_training, schedule_factor, travel
 from runners.splits import Augmentation, TensorSplit
-from runners.train import TrainingError, accuracy, divergence, evaluating, fit, pick_device, reestimate_batchnorm
+from runners.train import (
+    Course,
+    TrainingError,
+    accuracy,
+    divergence,
+    evaluating,
+    fit,
+    pick_device,
+    reestimate_batchnorm,
+)
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=8, precision="float32")
@@ -41,7 +50,7 @@ def two_colours(count: int = 48) -> TensorSplit:
 
 def train(net: nn.Module, *, config: TrainConfig = CONFIG, epochs: int = 1, rate: float = 0.1, **settings) -> nn.Module:
     settings = {"seed": 3, "device": CPU} | settings
-    for _ in fit(net, two_colours(), config, epochs=epochs, learning_rate=rate, **settings):
+    for _ in fit(net, two_colours(), config, Course(epochs, rate, **settings)):
         pass
     return net
 
@@ -52,7 +61,7 @@ def weights(net: nn.Module) -> torch.Tensor:
 
 def test_training_learns_and_counts_its_epochs():
     net = tiny_net()
-    epochs = fit(net, two_colours(), CONFIG, epochs=6, learning_rate=0.2, seed=0, device=CPU)
+    epochs = fit(net, two_colours(), CONFIG, Course(6, 0.2, seed=0, device=CPU))
     assert list(epochs) == [1, 2, 3, 4, 5, 6]
     assert accuracy(net, two_colours(), device=CPU) == 1.0
 
@@ -73,9 +82,7 @@ def test_training_leaves_the_global_generator_alone():
 
 def test_weights_are_in_ordinary_memory_format_whenever_an_epoch_is_yielded():
     net = tiny_net()
-    for _ in fit(
-        net, two_colours(), CONFIG, epochs=2, learning_rate=0.1, seed=0, device=CPU, fast=Fast(channels_last=True)
-    ):
+    for _ in fit(net, two_colours(), CONFIG, Course(2, 0.1, seed=0, device=CPU, fast=Fast(channels_last=True))):
         assert net[0].weight.is_contiguous()
         assert net.training
 
@@ -184,10 +191,8 @@ def test_divergence_equals_the_closed_form_for_two_classes():
 def test_a_part_of_an_epoch_is_that_share_of_its_steps():
     def steps(epochs: float) -> list[int]:
         seen: list[int] = []
-        yielded = list(
-            fit(tiny_net(), two_colours(), CONFIG, epochs=epochs, learning_rate=0.1, seed=0, device=CPU,
-                fast=PLAIN, hook=lambda net, step: seen.append(step))
-        )  # fmt: skip
+        course = Course(epochs, 0.1, seed=0, device=CPU, fast=PLAIN, hook=lambda net, step: seen.append(step))
+        yielded = list(fit(tiny_net(), two_colours(), CONFIG, course))
         return [len(yielded), len(seen)]
 
     per_epoch = steps(1)[1]
@@ -215,8 +220,8 @@ def test_a_constant_pull_shrinks_a_weight_as_its_travel_says():
             parameter.grad = 0.002 * parameter.detach() if parameter is net.weight else torch.zeros_like(parameter)
 
     flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1), net)
-    list(fit(flat, two_colours(), config, epochs=4, learning_rate=0.05, seed=0, device=CPU, fast=PLAIN,
-             hook=lambda _, step: pull(net, step)))  # fmt: skip
+    course = Course(4, 0.05, seed=0, device=CPU, fast=PLAIN, hook=lambda _, step: pull(net, step))
+    list(fit(flat, two_colours(), config, course))
     expected = math.exp(-0.002 * travel(config, epochs=4, per_epoch=48, learning_rate=0.05))
     torch.testing.assert_close(
         net.weight.detach() / start, torch.full((2, 1), expected), rtol=0.01, atol=0
@@ -240,11 +245,134 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():
         ("constant", {0.0: 1.0, 0.9: 1.0}),
         ("cosine", {0.0: 1.0, 0.5: 0.5}),
         ("one_cycle", {0.0: 0.02, 0.25: 1.0, 0.625: 0.51}),
+        ("steps", {0.0: 1.0, 0.333: 1.0, 0.334: 0.1, 0.666: 0.1, 0.667: 0.01, 0.999: 0.01}),
     ],
 )
 def test_schedules_pass_their_known_points(schedule, expected):
+    config = TrainConfig(schedule=schedule, milestones=(200, 400) if schedule == "steps" else ())
     for progress, factor in expected.items():
-        assert schedule_factor(schedule, progress) == pytest.approx(factor, abs=1e-12)  # rounding of cos
+        assert schedule_factor(config, progress, 600) == pytest.approx(factor, abs=1e-12)  # rounding of cos
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {0: 0.0, 2: 0.4, 4.5: 0.9, 5: 1.0, 80: 1.0}),
+        ("steps", {0: 0.0, 2: 0.4, 5: 1.0, 49: 1.0, 50: 0.1}),
+        ("cosine", {0: 0.0, 2: 0.4, 5: 1.0, 52.5: 0.5}),
+    ],
+)
+def test_a_warm_up_climbs_from_zero_and_milestones_count_from_the_first_epoch(schedule, expected):
+    config = TrainConfig(schedule=schedule, warm_up_epochs=5, milestones=(50,) if schedule == "steps" else ())
+    for epoch, factor in expected.items():
+        assert schedule_factor(config, epoch / 100, 100) == pytest.approx(factor, abs=1e-12)
+
+
+def test_a_milestone_is_met_at_its_first_step_whatever_the_rounding():
+    config = TrainConfig(batch_size=3, schedule="steps", milestones=(7, 49))
+    plan = plan_training(two_colours(), config, 70, 1.0)  # 16 steps an epoch
+    assert [step for step in range(1, 1120) if plan.rates[step] < plan.rates[step - 1]] == [7 * 16, 49 * 16]
+
+
+def test_the_optimiser_follows_milestones_within_a_part_of_the_schedule():
+    """Epochs 1 to 3 of 4, the rate falling after the second: one epoch at the peak, one at a tenth."""
+    rates: list[float] = []
+    config = TrainConfig(
+        batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, schedule="steps", milestones=(2,)
+    )
+    net = tiny_net()
+
+    def hook(trained: nn.Module, step: int) -> None:
+        rates.append(float(trained[6].bias[0].detach()))
+        for parameter in trained.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+    train(net, config=config, epochs=2, hook=hook, span=(0.25, 0.75))
+    moves = [before - after for before, after in zip(rates, rates[1:], strict=False)]
+    assert moves == pytest.approx([0.1] * 6 + [0.01] * 5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schedule": "steps"}, "without milestones"),
+        ({"milestones": (3,)}, "which schedule 'one_cycle' has not"),
+        ({"schedule": "steps", "milestones": (4, 3)}, "rising order"),
+        ({"schedule": "steps", "milestones": (0,)}, "above 0"),
+        ({"warm_up_epochs": 2.0}, "'one_cycle' has a climb of its own"),
+    ],
+)
+def test_what_a_schedule_does_not_have_is_refused(settings, words):
+    assert words in schedule_problem(TrainConfig(**settings))
+    with pytest.raises(TrainingError, match=words):
+        train(tiny_net(), config=TrainConfig(**settings))
+
+
+def test_the_dense_net_has_a_schedule_of_its_own():
+    config = TrainConfig(
+        epochs=5, learning_rate=0.01, schedule="cosine", warm_up_epochs=1, dense_epochs=9, dense_learning_rate=0.2,
+        dense_schedule="steps", dense_milestones=(3, 6), dense_warm_up_epochs=2,
+    )  # fmt: skip
+    dense = config.for_dense()
+    assert (dense.epochs, dense.learning_rate, dense.schedule) == (9, 0.2, "steps")
+    assert (dense.milestones, dense.warm_up_epochs) == ((3, 6), 2)
+    assert TrainConfig(schedule="cosine", warm_up_epochs=1).for_dense().schedule == "cosine"
+    assert TrainConfig(schedule="cosine", warm_up_epochs=1).for_dense().warm_up_epochs == 0
+
+
+@pytest.mark.parametrize(
+    "changed", [{"nesterov": False}, {"mixup": 0.2}, {"largest_gradient": 0.0}, {"largest_gradient": 0.01}]
+)
+def test_options_of_the_step_change_the_weights_and_keep_them_reproducible(changed):
+    config = TrainConfig(batch_size=8, precision="float32", **changed)
+    first = weights(train(tiny_net(), config=config, epochs=3, rate=0.5))
+    assert torch.equal(first, weights(train(tiny_net(), config=config, epochs=3, rate=0.5)))
+    default = weights(train(tiny_net(), epochs=3, rate=0.5))
+    clipped = not torch.equal(first, default)
+    assert clipped or changed == {"largest_gradient": 0.0}  # gradients may never have come near the default limit
+
+
+def test_without_a_limit_gradients_stay_as_they_are():
+    norms: list[float] = []
+
+    def hook(trained: nn.Module, step: int) -> None:
+        norms.append(float(torch.stack([each.grad.norm() for each in trained.parameters()]).norm()))
+
+    def blown_up() -> nn.Module:
+        net = tiny_net()
+        with torch.no_grad():
+            net[6].weight.mul_(1000)
+        return net
+
+    for limit in (5.0, 0.0):
+        config = TrainConfig(batch_size=8, precision="float32", largest_gradient=limit)
+        train(blown_up(), config=config, rate=1e-9, hook=hook)
+    assert max(norms[:6]) <= 5.001
+    assert max(norms[6:]) > 5.001
+
+
+def test_mixing_trains_on_pairs_and_on_both_their_classes():
+    """A net that tells what it saw: means of the colours, mixed between an image and its partner."""
+    seen: list[torch.Tensor] = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.detach())
+            return self.scale * images.mean((2, 3))[:, :2]
+
+    config = TrainConfig(batch_size=48, precision="float32", mixup=0.2, label_smoothing=0.0)
+    train(Watching(), config=config, rate=1e-9)
+    train(Watching(), config=TrainConfig(batch_size=48, precision="float32"), rate=1e-9)
+    mixed, plain = seen
+    share = ((mixed - plain.flip(0)).flatten() @ (plain - plain.flip(0)).flatten()) / (
+        (plain - plain.flip(0)).square().sum()
+    )
+    assert 0 <= float(share) <= 1
+    torch.testing.assert_close(mixed, share * plain + (1 - share) * plain.flip(0))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +380,10 @@ def test_schedules_pass_their_known_points(schedule, expected):
     [
         {"batch_size": 0},
         {"schedule": "step"},
+        {"warm_up_epochs": -1.0},
+        {"milestone_factor": 0.0},
+        {"mixup": -0.2},
+        {"largest_gradient": math.inf},
         {"precision": "int8"},
         {"distill_weight": 1.5},
         {"label_smoothing": 1.0},

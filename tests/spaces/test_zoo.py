@@ -207,7 +207,7 @@ def published(monkeypatch):
 
     def publish(name):
         donor = zoo.build(ModelSpec(name, 1000, (3, 64, 64))).eval()
-        monkeypatch.setattr(zoo, "_published_state", lambda _: donor.state_dict())
+        monkeypatch.setattr(zoo, "_published_state", lambda *_: donor.state_dict())
         return donor
 
     return publish
@@ -245,3 +245,8 @@ def test_pretrained_inception_converts_images_as_torchvision_does(published):
 def test_importing_the_zoo_is_light():
     code = "import sys, spaces.zoo; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_weights_that_torchvision_does_not_have_are_named_with_those_it_has():
+    with pytest.raises(WeightsError, match=r"no weights IMAGENET1K_V3 of 'resnet50', but IMAGENET1K_V1, IMAGENET1K_V2"):
+        zoo.pretrained(ModelSpec("resnet50", 1000, (3, 64, 64)), "IMAGENET1K_V3")
