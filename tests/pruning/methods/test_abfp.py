@@ -3,14 +3,11 @@ import math
 import pytest
 import tiny_nets as nets
 import torch
-from fvcore.nn import FlopCountAnalysis
-from torch import nn
 
 from pruning.base import Goal, PruningError
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp import AutoBalanced, stages
 from pruning.selection import select_channels
-from pruning.surgery import slice_channels
 from spaces.budget import Budget
 from spaces.errors import SpaceError
 from spaces.space import ModelSpec, SpaceConfig, uniform_point
@@ -186,24 +183,3 @@ def test_budgets_alone_mean_uniform_widths(tiny_residual, tiny_context) -> None:
 def test_settings_out_of_range_are_named(settings, message) -> None:
     with pytest.raises(PruningError, match=message):
         AutoBalanced(**settings)
-
-
-def _flops(net: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Convolutions and linear layers alone, as the papers count."""
-    count = FlopCountAnalysis(net.eval(), torch.zeros(1, *shape)).unsupported_ops_warnings(False).by_operator()
-    return int(count["conv"] + count["linear"])
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "widths", "percent"),
-    [
-        ("resnet56", (3, 32, 32), {16: 10, 32: 20, 64: 40}, 60.85),
-        ("lenet5", (1, 28, 28), {20: 3, 50: 5, 500: 500}, 95.11),
-    ],
-)
-def test_published_widths_remove_the_published_share_of_the_flops(name, shape, widths, percent) -> None:
-    net = build(ModelSpec(name, 10, shape))
-    space = trace(net, torch.zeros(1, *shape))
-    wanted = {group.name: widths[group.width] for group in space.variable}
-    narrow = slice_channels(net, space, select_channels(space, norm_scores(net, space, order=1), wanted))
-    assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent

@@ -1,0 +1,176 @@
+"""The published recipes: each loads, is accepted whole, and stands for exactly one trial beside the control arm."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+from PIL import Image
+from torch import nn
+
+from configs.loading import PRESETS, load
+from configs.schema import RunConfig
+from configs.validation import split_setting, validate
+from pruning.base import METHODS, declared_settings, parse_methods
+from pruning.criteria.weights import norm_scores
+from pruning.selection import select_channels
+from pruning.surgery import slice_channels
+from runners.datasets import Shape, Source, TensorSplit
+from runners.trial import Trial, TrialResult, TrialState
+from search.candidates import CONTROL_METHOD, parse_setting
+from search.setup import prepare, study_settings
+from search.study import Study
+from spaces.space import ModelSpec, SearchSpace
+from spaces.tracing import trace
+from spaces.zoo import build
+
+RECIPES = sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "quick")
+
+
+def test_every_recipe_of_the_papers_is_there() -> None:
+    assert RECIPES == sorted(
+        ["csgd-resnet56-cifar10", "csgd-resnet50-imagenet", "aofp-vgg16-cifar10", "aofp-resnet56-cifar10",
+         "abfp-lenet5-mnist", "abfp-vgg16-cifar10", "abfp-resnet56-cifar10", "kse-resnet56-cifar10",
+         "kse-densenet40-cifar10", "kse-resnet50-imagenet", "di-resnet50-imagenet"]
+    )  # fmt: skip
+
+
+def recipe(name: str) -> RunConfig:
+    config = load(name)
+    if config.method not in METHODS:
+        pytest.skip(f"method {config.method} is not here")
+    return config
+
+
+def small_set(shape: Shape, classes: int = 10) -> Source:
+    images = torch.randint(0, 256, (40, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    split = TensorSplit(images, torch.arange(40) % classes, (0.5,) * shape[0], (0.25,) * shape[0], shape[1:])
+    return Source(split, split, classes, shape)
+
+
+@pytest.fixture
+def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for the sets of the recipes: CIFAR-10 and MNIST made up, ImageNet a folder of a few files."""
+    monkeypatch.setattr("runners.datasets.cifar10", lambda config, shape: small_set((3, 32, 32)))
+    monkeypatch.setattr("runners.datasets.mnist", lambda config, shape: small_set((1, 28, 28)))
+    for part in ("train", "val"):
+        for shade, label in enumerate(("cat", "dog")):
+            folder = tmp_path / "imagenet" / part / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (40, 40), (60 * shade, 10 * number, 0)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> None:
+    config = recipe(name)
+    validate(config)
+    (method,) = parse_methods(config.method)
+    known = {each.name: each for each in declared_settings(METHODS[method])}
+    fixed = {}
+    for text in config.set:
+        of, setting, value = split_setting(text, [method])
+        assert (of, setting) == (method, setting)
+        fixed[setting] = parse_setting(method, known[setting], value)
+    METHODS[method](**fixed)
+    assert {each.name for each in known.values() if each.searchable} <= fixed.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Path) -> None:
+    config = recipe(name)
+    data = dataclasses.replace(config.data, data_dir=str(small_data), val_share=0.2)
+    if "imagenet" in name:
+        data = dataclasses.replace(data, image_size=64)
+    if "gflops" in config.budget[0]:
+        config = dataclasses.replace(config, budget=("40%",))  # of what small images cost
+    # Published weights are not at hand here, and how to compute fastest is not what is tested.
+    train = dataclasses.replace(config.train, precision="float32", device="cpu")
+    runner = dataclasses.replace(config.runner, runner="local")
+    config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
+    if load(name).weights:
+        train = dataclasses.replace(train, dense_schedule="constant")
+        config = dataclasses.replace(config, train=train)
+
+    setup = prepare(config)
+    study = Study(dataclasses.replace(study_settings(setup), storage=""), setup.space, setup.budgets)
+    trials = []
+    while (trial := study.ask()) is not None:
+        trials.append(trial)
+        study.tell(_result(trial, setup.space))
+    arm, published = trials
+    assert (arm.method, arm.arm) == (CONTROL_METHOD, "uniform")
+    assert (published.method, published.arm) == (config.method, "")
+    assert published.settings == setup.fixed[config.method]
+    assert {budget.limit for budget in published.goal.budgets} <= {
+        min(setup.budgets[0].limit, setup.space.cost(setup.space.largest).flops)
+    }
+    if config.space.bound:
+        assert setup.space.largest == setup.space.smallest
+        assert published.goal.widths == setup.space.largest
+    else:
+        assert published.goal.widths is None
+
+
+def _result(trial: Trial, space: SearchSpace) -> TrialResult:
+    return TrialResult(trial, TrialState.COMPLETE, 0.5, space.smallest_cost, space.smallest)
+
+
+def _flops(net: nn.Module, shape: Shape) -> int:
+    """Convolutions and linear layers alone, as the papers count."""
+    count = FlopCountAnalysis(net.eval(), torch.zeros(1, *shape)).unsupported_ops_warnings(False).by_operator()
+    return int(count["conv"] + count["linear"])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "percent"),
+    [
+        ("csgd-resnet56-cifar10", (3, 32, 32), 60.85),
+        ("abfp-resnet56-cifar10", (3, 32, 32), 60.85),
+        ("abfp-lenet5-mnist", (1, 28, 28), 95.11),
+        ("abfp-vgg16-cifar10", (3, 32, 32), 79.91),
+    ],
+)
+def test_the_widths_of_a_recipe_remove_the_published_share_of_the_flops(name: str, shape: Shape, percent: float):
+    config = load(name)
+    net = build(ModelSpec(config.model, 10, shape))
+    space = trace(net, torch.zeros(1, *shape), config.space)
+    narrow = slice_channels(net, space, select_channels(space, norm_scores(net, space, order=1), space.largest))
+    assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent
+
+
+@pytest.mark.parametrize(
+    ("share", "percent"),
+    [(0.7, 35.69), (0.6, 45.88), (0.5, 55.44)],  # as in the file; as its comment says for the others
+)
+def test_inner_layers_of_resnet50_remove_the_published_shares_of_the_flops(share: float, percent: float) -> None:
+    config = load("csgd-resnet50-imagenet").space
+    shares = {stage: math.ceil(share * width) / width for stage, width in enumerate((64, 128, 256, 512), start=1)}
+    bound = tuple(f"layer{stage}.*={kept}:{kept}" for stage, kept in shares.items())
+    if share == 0.7:
+        assert config.bound == bound
+    net = build(ModelSpec("resnet50", 1000, (3, 224, 224)))
+    space = trace(net, torch.zeros(1, 3, 224, 224), dataclasses.replace(config, bound=bound))
+    for group in space.variable:
+        assert (group.lowest, group.ceiling) == (math.ceil(share * group.width),) * 2
+    assert len(space.variable) == 32
+    narrow = slice_channels(net, space, select_channels(space, norm_scores(net, space, order=1), space.largest))
+    shape = (3, 224, 224)
+    assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_every_option_of_training(name: str) -> None:
+    """Nothing is left to defaults that may change: a recipe is what its file says."""
+    text = (PRESETS / f"{name}.yaml").read_text()
+    config = load(name)
+    options = {"epochs", "batch_size", "learning_rate", "schedule", "warm_up_epochs", "momentum", "nesterov",
+               "weight_decay", "label_smoothing", "mixup", "largest_gradient", "precision"}  # fmt: skip
+    if not config.weights:
+        options |= {"dense_epochs", "dense_learning_rate", "dense_schedule", "dense_warm_up_epochs"}
+    assert not [option for option in options if f"\n  {option}: " not in text]
+    assert "# ours" in text
+    assert text.startswith(f"# {config.method.upper().replace('CSGD', 'C-SGD')}, ")
