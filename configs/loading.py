@@ -30,7 +30,12 @@ _KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool":
 _EXAMPLES = """examples:
   python -m search --budget 0.5gflops
   python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
-  python -m search --config quick --budget 1.2mparams --skip 'layer4.*'"""
+  python -m search --config quick --budget 1.2mparams --skip 'layer4.*'
+  python -m search --config csgd-resnet56-cifar10 --data-dir ~/data
+
+to look up:
+  python -m search methods [NAME ...]    methods with their settings, defaults, needs and papers (--json)
+  python -m search presets [NAME ...]    files for --config, most of them recipes of papers (--json)"""
 
 
 @dataclasses.dataclass(frozen=True)

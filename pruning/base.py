@@ -202,6 +202,7 @@ class Method(Protocol):
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    needs: ClassVar[str]  # what it works from, besides net, widths and budgets; words for a reader
     finds_widths: ClassVar[bool]  # whether it can work from budgets alone
     takes_widths: ClassVar[bool]  # whether it can work at given widths; one of both is true
 

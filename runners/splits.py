@@ -274,16 +274,13 @@ def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...],
 
 
 def _shifted(images: Tensor, most: int, generator: torch.Generator, border: str) -> Tensor:
-    height, width = images.shape[-2:]
-    if border == "zero":
-        images = functional.pad(images, (most, most, most, most))
+    sides = images.shape[-2:]
     moves = torch.randint(-most, most + 1, (2, len(images), 1), generator=generator).to(images.device)
-    rows, columns = (
-        torch.arange(side, device=images.device) + move + most
-        if border == "zero"
-        else _mirrored(torch.arange(side, device=images.device) + move, side)
-        for side, move in zip((height, width), moves, strict=True)
-    )
+    index = [torch.arange(side, device=images.device) + move for side, move in zip(sides, moves, strict=True)]
+    if border == "zero":
+        images, (rows, columns) = functional.pad(images, (most,) * 4), (each + most for each in index)
+    else:
+        rows, columns = (_mirrored(each, side) for each, side in zip(index, sides, strict=True))
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 

@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 something the user can put right, said in one line on stan
 Whatever else escapes is a fault of this project and shows its traceback.
 """
 
+import json
 import logging
 import os
 import sys
@@ -12,10 +13,12 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from configs.loading import Flags, effective_yaml, parse_flags
+from configs.schema import ConfigError
 from configs.validation import validate
 from spaces.errors import SlimfrontError
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
+PAGES = ("methods", "presets")
 INTERRUPTED = 130
 WRONG_INPUT = 2
 
@@ -52,6 +55,8 @@ def exit_quickly(code: int) -> NoReturn:
 
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
+    if arguments and arguments[0] in PAGES:
+        return _show(arguments[0], arguments[1:])
     flags: Flags = parse_flags(arguments)
     if flags.print_config:
         print(effective_yaml(flags.config), end="")
@@ -66,6 +71,25 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 
         result = run(flags.config, display)
     return INTERRUPTED if result.interrupted else 0
+
+
+def _show(what: str, arguments: Sequence[str]) -> int:
+    """Print what there is to choose from."""
+    from search.catalogue import describe_methods, describe_presets, methods_page, presets_page, show
+
+    names = [each for each in arguments if not each.startswith("-")]
+    unknown = [each for each in arguments if each.startswith("-") and each not in ("--json", "--debug")]
+    if unknown:
+        known = f"python -m search {what} [NAME ...] [--json]"
+        if unknown[0] in ("-h", "--help"):
+            print(f"usage: {known}")
+            return 0
+        raise ConfigError(f"unknown argument {unknown[0]!r}; use {known}")
+    if "--json" in arguments:
+        print(json.dumps(describe_methods(names) if what == "methods" else describe_presets(names), indent=2))
+        return 0
+    show(methods_page(names) if what == "methods" else presets_page(names), sys.stdout)
+    return 0
 
 
 def _one_line(error: Exception) -> str:

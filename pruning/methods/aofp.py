@@ -61,6 +61,7 @@ class ApproximatedOracle:
 
     name: ClassVar[str] = "aofp"
     paper: ClassVar[str] = "arXiv 1905.04748"
+    needs: ClassVar[str] = "labelled training images, and at least one epoch to measure damage in"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 

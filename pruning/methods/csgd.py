@@ -78,6 +78,7 @@ class CentripetalSGD:
 
     name: ClassVar[str] = "csgd"
     paper: ClassVar[str] = "arXiv 1904.03837"
+    needs: ClassVar[str] = "labelled training images, and epochs in which filters become equal"
     finds_widths: ClassVar[bool] = False
     takes_widths: ClassVar[bool] = True
 

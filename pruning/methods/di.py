@@ -61,6 +61,7 @@ class DiscriminantInformation(Discriminant):
 
     name: ClassVar[str] = "di"
     paper: ClassVar[str] = "arXiv 2005.13796"
+    needs: ClassVar[str] = "labelled training images for statistics; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 

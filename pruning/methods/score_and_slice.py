@@ -50,6 +50,7 @@ class ScoreAndSlice:
 
     name: ClassVar[str] = "score_and_slice"
     paper: ClassVar[str] = ""
+    needs: ClassVar[str] = "the weights alone, with most criteria; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 

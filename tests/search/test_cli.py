@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 import sys
 import types
@@ -11,6 +12,7 @@ import pytest
 
 from configs.loading import load
 from configs.schema import SAMPLERS, RunConfig
+from pruning.base import METHODS, declared_settings
 from search.cli import main
 from search.result import SearchResult
 from spaces.errors import SlimfrontError
@@ -76,7 +78,7 @@ def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsy
         (["--budget", "50%", "--trials", "0"], "--trials is 0"),
         (["--budget", "50%", "--method", "dii"], "did you mean di?"),
         (["--budgett", "50%"], "did you mean --budget"),
-        (["--config", "missing.yaml"], "preset: quick"),
+        (["--config", "missing.yaml"], "or a preset: abfp-lenet5-mnist, "),
     ],
 )
 def test_wrong_input_is_one_line_on_standard_error_and_code_2(
@@ -144,3 +146,65 @@ def test_the_names_of_samplers_are_those_that_the_study_has() -> None:
     from search.study import SAMPLERS as of_study
 
     assert set(SAMPLERS) == set(of_study)
+
+
+def test_methods_are_listed_with_their_settings_and_presets_with_what_they_are(
+    runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = runs()
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    for name in METHODS:
+        assert listed.count(f"\n{name}") >= 1
+    assert main(["methods", "csgd", "l2"]) == 0
+    detail = capsys.readouterr().out
+    for words in ("arXiv 1904.03837", "Every snapshot is a merged copy", "Widths: given.", "Needs: labelled training",
+                  "0.0003 to 0.3, log", "kmeans, even, imbalanced", "nothing to set"):  # fmt: skip
+        assert words in detail
+    assert "aofp" not in detail
+    assert main(["presets"]) == 0
+    assert "csgd-resnet56-cifar10" in capsys.readouterr().out
+    assert main(["presets", "quick"]) == 0
+    assert capsys.readouterr().out.startswith("# The quick start")
+    assert not calls
+
+
+def test_what_is_listed_reads_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--json", "csgd"]) == 0
+    (csgd,) = json.loads(capsys.readouterr().out).values()
+    assert (csgd["paper"], csgd["widths"]) == ("arXiv 1904.03837", "given")
+    (deadline,) = [each for each in csgd["settings"] if each["name"] == "deadline"]
+    assert deadline == {
+        "name": "deadline", "type": "number", "default": 0.5, "low": 0.05, "high": 0.95, "log": False, "choices": [],
+        "searched": True, "help": deadline["help"],
+    }  # fmt: skip
+    assert main(["presets", "--json"]) == 0
+    assert "kse-densenet40-cifar10" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["methods", "cgsd"], "did you mean csgd?"),
+        (["presets", "quik"], "did you mean quick?"),
+        (["methods", "--yaml"], "unknown argument '--yaml'; use python -m search methods [NAME ...] [--json]"),
+    ],
+)
+def test_what_cannot_be_listed_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_and_setting_says_what_it_is(name: str) -> None:
+    method = METHODS[name]
+    assert method.__doc__
+    assert method.needs
+    assert method.takes_widths or method.finds_widths
+    for each in declared_settings(method):
+        assert each.help, f"{name}.{each.name} has no help"
+        assert not each.help.endswith(".")
