@@ -10,7 +10,7 @@ from pruning.surgery import slice_channels
 from runners.base import DataConfig, TrainConfig
 from runners.data import load_data
 from runners.fast import measure_fast
-from runners.train import accuracy, fit
+from runners.train import Course, accuracy, fit
 from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing import trace
 from spaces.zoo import build
@@ -36,7 +36,7 @@ def test_a_quarter_of_the_width_costs_resnet20_four_points() -> None:
         reached = []
         for net in (full, quarter):
             fast = measure_fast(full, SHAPE, config.batch_size, CPU)
-            for _ in fit(net, data.train, config, epochs=EPOCHS, learning_rate=0.1, seed=seed, device=CPU, fast=fast):
+            for _ in fit(net, data.train, config, Course(EPOCHS, 0.1, seed=seed, device=CPU, fast=fast)):
                 pass
             reached.append(100 * accuracy(net, data.test, device=CPU))
         gaps.append(reached[0] - reached[1])
