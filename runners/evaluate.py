@@ -81,6 +81,7 @@ class TrialContext:
         self.seed = seed
         self.epochs = train.epochs
         self.learning_rate = train.learning_rate
+        self.dense_learning_rate = train.dense_learning_rate
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
@@ -116,6 +117,7 @@ class TrialContext:
         reshape: Reshape | None = None,
         span: tuple[float, float] = WHOLE,
         learning_rate: float | None = None,
+        peak: float | None = None,
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
@@ -127,7 +129,7 @@ class TrialContext:
             self._train,
             config,
             epochs=epochs,
-            learning_rate=config.learning_rate,
+            learning_rate=config.learning_rate if peak is None else peak,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=self._teacher,

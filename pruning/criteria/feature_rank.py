@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class FeatureRank:
     """
 
     images: int = 64
+
+    seeded: ClassVar[bool] = False
 
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
         """Return mean ranks, relative to the mean of their layer and summed over the places that show them.
