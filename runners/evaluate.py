@@ -121,7 +121,7 @@ class TrialContext:
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
-        config = self._config
+        config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
         if learning_rate is not None:
             config = dataclasses.replace(config, schedule="constant", learning_rate=learning_rate)
         yield from fit(
@@ -129,7 +129,7 @@ class TrialContext:
             self._train,
             config,
             epochs=epochs,
-            learning_rate=config.learning_rate if peak is None else peak,
+            learning_rate=config.learning_rate,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=self._teacher,
