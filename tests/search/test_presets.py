@@ -19,7 +19,7 @@ from pruning.selection import select_channels
 from pruning.surgery import slice_channels
 from runners.datasets import Shape, Source, TensorSplit
 from runners.trial import Trial, TrialResult, TrialState
-from search.candidates import CONTROL_METHOD, parse_setting
+from search.candidates import CONTROL_METHOD
 from search.setup import prepare, study_settings
 from search.study import Study
 from spaces.space import ModelSpec, SearchSpace
@@ -69,14 +69,9 @@ def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> Non
     config = recipe(name)
     validate(config)
     (method,) = parse_methods(config.method)
-    known = {each.name: each for each in declared_settings(METHODS[method])}
-    fixed = {}
-    for text in config.set:
-        of, setting, value = split_setting(text, [method])
-        assert (of, setting) == (method, setting)
-        fixed[setting] = parse_setting(method, known[setting], value)
-    METHODS[method](**fixed)
-    assert {each.name for each in known.values() if each.searchable} <= fixed.keys()
+    fixed = [split_setting(text, [method])[1] for text in config.set]
+    assert len(fixed) == len(set(fixed))
+    assert {each.name for each in declared_settings(METHODS[method]) if each.searchable} <= set(fixed)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -105,6 +100,7 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
     assert (arm.method, arm.arm) == (CONTROL_METHOD, "uniform")
     assert (published.method, published.arm) == (config.method, "")
     assert published.settings == setup.fixed[config.method]
+    assert METHODS[config.method](**published.settings)
     assert {budget.limit for budget in published.goal.budgets} <= {
         min(setup.budgets[0].limit, setup.space.cost(setup.space.largest).flops)
     }

@@ -161,6 +161,25 @@ def test_a_budget_under_the_smallest_network_is_refused_at_once() -> None:
         Study(StudySettings(("plain",)), chain(), (Budget("latency", 0.1),))
 
 
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize(("allocation", "given"), [("search", {True}), ("method", {False}), ("any", {True, False})])
+def test_who_chooses_the_widths_can_be_fixed(sampler: str, allocation: str, given: set[bool]) -> None:
+    space = chain()
+    settings = StudySettings(("tuned",), trials=16, sampler=sampler, allocation=allocation)
+    trials = [trial for trial in drain(Study(settings, space, (FLOPS,)), space) if not trial.arm]
+    assert {trial.goal.widths is not None for trial in trials} == given
+
+
+def test_a_search_at_the_whole_budget_with_everything_fixed_is_the_arm_and_one_trial() -> None:
+    space = chain()
+    fixed = {"tuned": {"ridge": 0.5, "images": 32, "way": "closed"}}
+    settings = StudySettings(("tuned",), fixed, trials=2, allocation="method", lowest_fraction=1.0)
+    arm, recipe = drain(Study(settings, space, (FLOPS,)), space)
+    assert (arm.arm, arm.method) == ("uniform", "l2")
+    assert (recipe.arm, recipe.method, recipe.settings) == ("", "tuned", fixed["tuned"])
+    assert recipe.goal.budgets == (FLOPS,)
+
+
 def test_fixed_settings_are_parsed_and_not_searched() -> None:
     space = chain()
     fixed = {"tuned": {"ridge": "0.5", "images": "32", "fast": "false"}}
@@ -373,22 +392,3 @@ def test_asking_takes_milliseconds() -> None:
     start = time.perf_counter()
     drain(study, space)
     assert (time.perf_counter() - start) / 10 < 0.1
-
-
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-@pytest.mark.parametrize(("allocation", "given"), [("search", {True}), ("method", {False}), ("any", {True, False})])
-def test_who_chooses_the_widths_can_be_fixed(sampler: str, allocation: str, given: set[bool]) -> None:
-    space = chain()
-    settings = StudySettings(("tuned",), trials=16, sampler=sampler, allocation=allocation)
-    trials = [trial for trial in drain(Study(settings, space, (FLOPS,)), space) if not trial.arm]
-    assert {trial.goal.widths is not None for trial in trials} == given
-
-
-def test_a_search_at_the_whole_budget_with_everything_fixed_is_the_arm_and_one_trial() -> None:
-    space = chain()
-    fixed = {"tuned": {"ridge": 0.5, "images": 32, "way": "closed"}}
-    settings = StudySettings(("tuned",), fixed, trials=2, allocation="method", lowest_fraction=1.0)
-    arm, recipe = drain(Study(settings, space, (FLOPS,)), space)
-    assert (arm.arm, arm.method) == ("uniform", "l2")
-    assert (recipe.arm, recipe.method, recipe.settings) == ("", "tuned", fixed["tuned"])
-    assert recipe.goal.budgets == (FLOPS,)
