@@ -70,7 +70,7 @@ class TrainConfig:
         mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
         largest_gradient: norm over all weights beyond which gradients are scaled down; 0 never does.
         schedule: "one_cycle", "cosine", "steps" or "constant"; of fine-tuning.
-        milestones: whole epochs after which "steps" multiplies the rate by `milestone_factor`.
+        milestones: whole epochs after which "steps", and no other, multiplies the rate by `milestone_factor`.
         milestone_factor: in (0, 1], for fine-tuning and the dense net alike.
         warm_up_epochs: over which the rate climbs linearly from 0; "one_cycle" has a climb of its own.
         dense_schedule: of the dense net; empty takes that of fine-tuning, with the two below.
@@ -127,8 +127,6 @@ def schedule_problem(config: TrainConfig) -> str:
         return f"warm_up_epochs is {config.warm_up_epochs!r} and must be 0 or more"
     if config.schedule == "steps" and not config.milestones:
         return "schedule is 'steps' without milestones; name the epochs at which the rate falls, or take 'constant'"
-    if config.schedule != "steps" and config.milestones:
-        return f"milestones are given, which schedule {config.schedule!r} has not; take 'steps' or leave them out"
     if list(config.milestones) != sorted({each for each in config.milestones if each > 0}):
         return f"milestones are {config.milestones} and must be epochs above 0 in rising order"
     if config.schedule == "one_cycle" and config.warm_up_epochs:

@@ -88,7 +88,7 @@ class ScoreAndSlice:
 
     name: ClassVar[str] = "score_and_slice"
     paper: ClassVar[str] = ""
-    needs: ClassVar[str] = "the weights alone, with most criteria; epochs afterwards are fine-tuning"
+    needs: ClassVar[str] = "the weights alone; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
@@ -185,6 +185,7 @@ class SlimmingScales(ScoreAndSlice):
 
     name: ClassVar[str] = "bn_scale"
     paper: ClassVar[str] = "Liu et al., Network Slimming, arXiv 1708.06519"
+    needs: ClassVar[str] = "the weights of a net with BatchNorm; epochs afterwards are fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ class TaylorGates(ScoreAndSlice):
 
     name: ClassVar[str] = "taylor"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771"
+    needs: ClassVar[str] = "labelled training images for scores; epochs afterwards are fine-tuning"
 
     def chosen(self) -> Taylor:
         """Return the criterion over so many images."""
@@ -211,6 +213,7 @@ class RankedMaps(ScoreAndSlice):
 
     name: ClassVar[str] = "feature_rank"
     paper: ClassVar[str] = "HRank: Lin et al., Filter Pruning using High-Rank Feature Map, arXiv 2002.10565"
+    needs: ClassVar[str] = "training images for ranks; epochs afterwards are fine-tuning"
 
     def chosen(self) -> FeatureRank:
         """Return the criterion over so many images."""

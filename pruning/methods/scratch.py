@@ -35,6 +35,7 @@ class FromScratch:
 
     name: ClassVar[str] = "scratch"
     paper: ClassVar[str] = "Liu et al., Rethinking the Value of Network Pruning, arXiv 1810.05270"
+    needs: ClassVar[str] = "labelled training images, and epochs to train in"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 

@@ -296,7 +296,6 @@ def test_the_optimiser_follows_milestones_within_a_part_of_the_schedule():
     ("settings", "words"),
     [
         ({"schedule": "steps"}, "without milestones"),
-        ({"milestones": (3,)}, "which schedule 'one_cycle' has not"),
         ({"schedule": "steps", "milestones": (4, 3)}, "rising order"),
         ({"schedule": "steps", "milestones": (0,)}, "above 0"),
         ({"warm_up_epochs": 2.0}, "'one_cycle' has a climb of its own"),
