@@ -159,7 +159,7 @@ def test_methods_are_listed_with_their_settings_and_presets_with_what_they_are(
     assert main(["methods", "csgd", "l2"]) == 0
     detail = capsys.readouterr().out
     for words in ("arXiv 1904.03837", "Every snapshot is a merged copy", "Widths: given.", "Needs: labelled training",
-                  "0.0003 to 0.3, log", "kmeans, even, imbalanced", "nothing to set"):  # fmt: skip
+                  "0.0003 to 0.3, log", "kmeans, even, imbalanced"):  # fmt: skip
         assert words in detail
     assert "aofp" not in detail
     assert main(["presets"]) == 0
