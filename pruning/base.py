@@ -102,16 +102,15 @@ class Goal:
 class Snapshot:
     """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
 
-    `note` holds plain numbers and words the method wants reported (never tensors). `on_the_way` marks a net that is
-    narrower than the dense one but not yet within the goal: a point of its own, never the result. `cost` is what the
-    net costs where its layers are not plain ones and the widths alone do not say it.
+    `note` holds plain numbers and words the method wants reported (never tensors). `cost` is what the net costs where
+    its layers are not plain ones and the widths alone do not say it. A net that is not yet within the goal is a point
+    of its own on the way there: whoever measures it re-estimates its BatchNorm, so a method need not.
     """
 
     net: "nn.Module"
     widths: Widths
     epoch: int
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
-    on_the_way: bool = False
     cost: Cost | None = None
 
 
@@ -210,7 +209,10 @@ class Method(Protocol):
         ...
 
     def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield narrow networks; `net` itself is never changed. At least one snapshot, the last one is the result."""
+        """Yield narrow networks; `net` itself is never changed.
+
+        The last one is the result and meets the goal; those before it that do not are points on the way.
+        """
         ...
 
 

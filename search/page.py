@@ -60,7 +60,7 @@ def _chart(result: SearchResult) -> Any:
             y=[100 * point(r)[1] for r in each.results],
             mode="markers",
             name=each.name,
-            marker={"size": 10, "color": each.colour, "symbol": "square-open" if each.hollow else "circle"},
+            marker={"size": [5 if r.waypoint else 10 for r in each.results], "color": each.colour, "symbol": "square-open" if each.hollow else "circle"},
             text=[hover_text(result, r) for r in each.results],
             hovertemplate="%{text}<extra></extra>",
         )
@@ -100,7 +100,7 @@ def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:
 def hover_text(result: SearchResult, member: TrialResult) -> str:
     """Describe a trial for the hover box: what it is, its figures, and its widths before and after."""
     trial = member.trial
-    head = f"<b>trial {trial.number}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
+    head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
     lines = [head, _figures(member.cost, member.accuracy, member.test_accuracy)]
     before = dense_widths(result)
     widths = list((member.widths or {}).items())
@@ -128,8 +128,8 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
         cost, trial = member.cost, member.trial
         widths = ", ".join(f"{name} {before.get(name, '?')}→{width}" for name, width in (member.widths or {}).items())
         yield _row(
-            "chosen" if result.chosen is not None and trial.number == result.chosen.trial.number else "",
-            f"trial {trial.number}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
+            "chosen" if result.is_chosen(member) else "",
+            f"trial {member.label}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),
             f"{cost.params:,}",

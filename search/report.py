@@ -184,7 +184,7 @@ def front_table(result: SearchResult) -> Table:
         if member.cost is None:
             continue
         cost, trial = member.cost, member.trial
-        is_chosen = result.chosen is not None and trial.number == result.chosen.trial.number
+        is_chosen = result.is_chosen(member)
         table.add_row(
             scaled(cost.flops),
             percent(cost.flops / dense.cost.flops, 1),
@@ -192,7 +192,7 @@ def front_table(result: SearchResult) -> Table:
             percent(member.accuracy),
             percent(member.test_accuracy),
             trial.method + (f" ({trial.arm})" if trial.arm else ""),
-            str(trial.number),
+            member.label,
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
         )
@@ -206,7 +206,7 @@ def dense_widths(result: SearchResult) -> dict[str, int]:
 
 def widths_table(result: SearchResult, member: TrialResult) -> Table:
     """Tabulate the widths of a network, layer group by layer group, before and after."""
-    title = f"Widths of trial {member.trial.number}"
+    title = f"Widths of trial {member.label}"
     table = _table(title, "group", ">layers", ">before", ">after", ">kept", "")
     layers = {row["group"]: len(row.get("layers", ())) for row in result.space.get("groups", [])}
     dense: Mapping[str, int] = dense_widths(result)
@@ -251,7 +251,7 @@ def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:
     accuracies = (member.accuracy, "" if member.test_accuracy is None else member.test_accuracy)
     widths = member.widths.to_json() if member.widths else ""
     end = (f"{member.seconds:.3f}", member.path, json.dumps(dict(trial.settings), sort_keys=True), widths)
-    return (trial.number, trial.method, trial.arm, *counts, *accuracies, *end)
+    return (member.label, trial.method, trial.arm, *counts, *accuracies, *end)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -49,7 +49,7 @@ def test_whatever_is_left_out_is_dominated_or_a_later_tie(given_results: list[Tr
 def test_the_order_of_arrival_does_not_matter(given_results: list[TrialResult], rng: random.Random) -> None:
     front = ParetoFront()
     for arrived in rng.sample(given_results, len(given_results)):
-        front = front.with_result(arrived)
+        front = front.with_results([arrived])
     assert front == ParetoFront(tuple(given_results))
 
 
@@ -57,7 +57,7 @@ def test_the_order_of_arrival_does_not_matter(given_results: list[TrialResult], 
 def test_hypervolume_never_falls_and_stays_a_share(given_results: list[TrialResult]) -> None:
     front, before = ParetoFront(), 0.0
     for arrived in given_results:
-        front = front.with_result(arrived)
+        front = front.with_results([arrived])
         now = front.hypervolume(DENSE)
         assert before - 1e-12 <= now <= 1
         before = now
