@@ -60,7 +60,11 @@ def _chart(result: SearchResult) -> Any:
             y=[100 * point(r)[1] for r in each.results],
             mode="markers",
             name=each.name,
-            marker={"size": [5 if r.waypoint else 10 for r in each.results], "color": each.colour, "symbol": "square-open" if each.hollow else "circle"},
+            marker={
+                "size": [5 if r.waypoint else 10 for r in each.results],
+                "color": each.colour,
+                "symbol": "square-open" if each.hollow else "circle",
+            },
             text=[hover_text(result, r) for r in each.results],
             hovertemplate="%{text}<extra></extra>",
         )

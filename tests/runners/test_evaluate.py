@@ -50,7 +50,7 @@ def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], Trial]:
                 return run(*arguments)
 
         monkeypatch.setattr("runners.evaluate.METHODS", {"custom": Custom})
-        return trial("custom")
+        return trial("custom", Goal())
 
     return register
 
@@ -101,18 +101,6 @@ def test_closing_a_trial_restores_the_threads_and_closes_the_method(
     evaluation.close()
     assert closed == [True]
     assert torch.get_num_threads() == threads
-
-
-def test_a_net_on_the_way_is_neither_reported_nor_the_result(
-    tiny_bench: Workbench, method: Callable[[Run], Trial]
-) -> None:
-    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
-        yield Snapshot(net, NARROW, 1, on_the_way=True)
-        yield Snapshot(net, tiny_bench.space.full, 2)
-
-    reports, result = finish(tiny_bench, method(run))
-    assert [report.epoch for report in reports] == [2]
-    assert result.widths == tiny_bench.space.full
 
 
 def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Workbench) -> None:

@@ -63,9 +63,9 @@ def test_numbers_that_are_not_finite_become_null() -> None:
     assert back.note == {"loss": None}
 
 
-def test_the_json_says_front_and_choice_by_trial_number() -> None:
+def test_the_json_says_front_and_choice_by_label() -> None:
     data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
-    assert (data["schema"], data["front"], data["chosen"]) == (1, [0, 1], 1)
+    assert (data["schema"], data["front"], data["chosen"]) == (2, ["0", "1"], "1")
     assert data["uniform_comparison"]["won"] is True
 
 
@@ -76,8 +76,8 @@ def test_what_is_no_result_is_said_so(text: str) -> None:
 
 
 def test_another_schema_version_is_refused() -> None:
-    text = search().to_json().replace('"schema": 1', '"schema": 99')
-    with pytest.raises(ResultError, match="schema 99, this version reads 1"):
+    text = search().to_json().replace('"schema": 2', '"schema": 99')
+    with pytest.raises(ResultError, match="schema 99, this version reads 2"):
         SearchResult.from_json(text)
 
 
@@ -94,7 +94,7 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
     confirmed = dataclasses.replace(before.results[1], test_accuracy=0.88)
     after = before.with_results([confirmed])
     assert [result.test_accuracy for result in after.results] == [None, 0.88]
-    assert after.chosen is confirmed
+    assert after.chosen == confirmed
 
 
 def test_a_search_that_beats_uniform_says_by_how_much() -> None:
