@@ -34,3 +34,12 @@ def test_names_are_escaped(finished_search: SearchResult, tmp_path: Path) -> Non
     config = {**finished_search.config, "model": "<script>alert(1)</script>"}
     write_html(dataclasses.replace(finished_search, config=config), tmp_path / "front.html")
     assert "<script>alert" not in (tmp_path / "front.html").read_text(encoding="utf-8")
+
+
+def test_a_net_passed_on_the_way_is_in_table_and_picture(search_with_waypoints: SearchResult, tmp_path: Path) -> None:
+    write_html(search_with_waypoints, tmp_path / "front.html")
+    text = (tmp_path / "front.html").read_text(encoding="utf-8")
+    body = text[text.rindex("<table>") :]
+    assert "trial 3.2: di" in body
+    assert "trial 3.1" not in body  # above the budget: drawn, but on no front
+    assert "trial 3.1" in text

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.pareto import ParetoFront, dominates, measured, point
+from search.pareto import ParetoFront, dominates, inside, measured, point
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -96,3 +96,17 @@ def test_best_is_the_most_accurate_inside_all_budgets() -> None:
     assert front.best([Budget("flops", 60), Budget("params", 10)]) is cheap
     assert front.best([Budget("flops", 19)]) is None
     assert (len(front), list(front)) == (3, list(members))
+
+
+def test_networks_inside_the_budgets_are_those_of_trials_and_those_passed_even_where_the_trial_failed() -> None:
+    passed = tuple(
+        dataclasses.replace(result(0, flops, 0.5), waypoint=i) for i, flops in enumerate((60, 50, 40), start=1)
+    )
+    failed = dataclasses.replace(result(0, 10, None, TrialState.FAILED), passed=passed)
+    found = inside([failed, result(1, 50, 0.5), result(2, 51, 0.9)], [Budget("flops", 50), Budget("latency", 0.1)])
+    assert [each.label for each in found] == ["0.2", "0.3", "1"]
+
+
+def test_of_equals_a_trials_own_net_stays_before_one_it_passed() -> None:
+    own, passed = result(3, 50, 0.5), dataclasses.replace(result(3, 50, 0.5), waypoint=1)
+    assert ParetoFront((passed, own)).members == (own,)

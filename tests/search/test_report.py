@@ -160,3 +160,13 @@ def test_the_csv_holds_exact_figures_cheapest_first(finished_search: SearchResul
     assert float(rows[2]["val_accuracy"]) == 0.96
     assert Widths.from_json(rows[2]["widths"]) == finished_search.front.members[2].widths
     assert json.loads(rows[2]["settings"]) == {"ridge": 0.1}
+
+
+def test_a_net_passed_on_the_way_is_named_after_its_trial(search_with_waypoints: SearchResult, tmp_path: Path) -> None:
+    text = text_of(front_table(search_with_waypoints))
+    assert line_with(text, "3.2") == "1.040 M 40.6% 1.040 k 95.00% - di 3.2"
+    write_csv(search_with_waypoints, tmp_path / "front.csv")
+    with (tmp_path / "front.csv").open() as file:
+        assert [row["trial"] for row in csv.DictReader(file)] == ["3", "0", "3.2", "1"]
+    member = search_with_waypoints.results[3].passed[1]
+    assert "Widths of trial 3.2" in text_of(widths_table(search_with_waypoints, member))

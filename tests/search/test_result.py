@@ -121,3 +121,32 @@ def test_a_search_that_does_not_beat_uniform_says_so() -> None:
 def test_without_a_control_arm_there_is_no_comparison() -> None:
     comparison = search(made(1, 95, 0.75)).uniform_comparison
     assert (comparison.rival, comparison.won) == (None, False)
+
+
+def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_waypoints: SearchResult) -> None:
+    assert [member.label for member in search_with_waypoints.front] == ["3", "0", "3.2", "1"]
+    cheaper = dataclasses.replace(search_with_waypoints, budgets=(Budget("flops", 1_100_000),))
+    assert cheaper.chosen is not None
+    assert cheaper.chosen.label == "3.2"
+    assert [member.label for member in search_with_waypoints.front if cheaper.is_chosen(member)] == ["3.2"]
+    assert cheaper.to_dict()["chosen"] == "3.2"
+
+
+def test_every_member_of_the_front_is_inside_the_budgets(search_with_waypoints: SearchResult) -> None:
+    above = search_with_waypoints.results[3].passed[0]
+    assert above.accuracy > max(member.accuracy for member in search_with_waypoints.front)  # type: ignore[type-var, operator]
+    assert above not in search_with_waypoints.front.members
+
+
+def test_nets_passed_on_the_way_survive_json(search_with_waypoints: SearchResult) -> None:
+    after = SearchResult.from_json(search_with_waypoints.to_json())
+    assert after == search_with_waypoints
+    assert [each.label for each in after.results[3].passed] == ["3.1", "3.2", "3.3"]
+
+
+def test_a_confirmed_net_of_the_way_replaces_itself_alone(search_with_waypoints: SearchResult) -> None:
+    member = search_with_waypoints.results[3].passed[1]
+    confirmed = search_with_waypoints.with_results(
+        [dataclasses.replace(member, test_accuracy=0.94), search_with_waypoints.results[3]]
+    )
+    assert [each.test_accuracy for each in confirmed.results[3].points] == [0.84, None, 0.94, None]
