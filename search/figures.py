@@ -82,7 +82,8 @@ def series(result: SearchResult) -> Iterator[Series]:
     searched = [r for r in found if r.trial.arm != UNIFORM_ARM]
     for index, method in enumerate(sorted({r.trial.method for r in searched})):
         own = tuple(r for r in searched if r.trial.method == method)
-        yield Series(f"{method} (searched)", PALETTE[index % len(PALETTE)], False, own)
+        small = "; small: on the way" if any(r.waypoint for r in own) else ""
+        yield Series(f"{method} (searched{small})", PALETTE[index % len(PALETTE)], False, own)
     arms = tuple(r for r in found if r.trial.arm == UNIFORM_ARM)
     if arms:
         yield Series("uniform control arm", GREY, True, arms)

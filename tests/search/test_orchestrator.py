@@ -67,11 +67,11 @@ def test_one_trial_of_aofp_gives_several_points_to_the_front(tmp_path: Path) -> 
     settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
     fixed = tuple(f"aofp.{each}" for each in settings)
-    config = tiny_config(tmp_path / "run", budget=("70%",), method="aofp", set=fixed, train=train, trials=3)
+    config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=4)
     result, data = run(config), load_data(DataConfig(image_size=8), 0, (3, 8, 8))
     by_trial = Counter(member.trial.number for member in result.front)
     assert max(by_trial.values()) >= 2
-    assert len(result.results) == 3
+    assert len(result.results) == 4
     for each in (point for trial in result.results for point in trial.passed):
         inside = each.cost.flops <= result.budgets[0].limit  # type: ignore[union-attr]
         assert bool(each.path) == inside
