@@ -46,7 +46,13 @@ CRITERIA = Registry(
 )
 
 # Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
-LAYERS = Registry("layer", {})
+LAYERS = Registry(
+    "layer",
+    {
+        "quantized_conv2d": "pruning.quantization:QuantizedConv2d",
+        "quantized_linear": "pruning.quantization:QuantizedLinear",
+    },
+)
 
 
 class PruningError(SlimfrontError):
@@ -132,6 +138,21 @@ class TrainingPlan:
     weight_decay: float
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """A net whose logits training shall meet besides the labels.
+
+    Attributes:
+        teacher: on the context's device; not changed.
+        weight: in [0, 1], of KL(teacher || net) on softmax outputs, a mean over images; the labels' loss has the rest.
+        temperature: softens both.
+    """
+
+    teacher: "nn.Module"
+    weight: float
+    temperature: float = 1.0
+
+
 # Net and momentum by parameter name -> those to go on with; None goes on as before.
 Reshape = Callable[["nn.Module", Mapping[str, "Tensor"]], "tuple[nn.Module, Mapping[str, Tensor]] | None"]
 
@@ -174,6 +195,7 @@ class Context(Protocol):
         reshape: Reshape | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
@@ -182,6 +204,7 @@ class Context(Protocol):
             reshape: asked after every epoch, before it is yielded, whether training goes on with another net.
             span: the part of the learning-rate schedule to go through.
             learning_rate: constant; None follows the trial's own schedule.
+            distillation: in place of what the trial's own settings say; None follows them.
         """
         ...
 

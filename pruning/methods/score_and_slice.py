@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from pruning.base import CRITERIA, Context, Goal, Snapshot, setting
+from pruning.base import CRITERIA, Context, Distillation, Goal, Snapshot, setting
 from pruning.selection import select_channels
 from pruning.surgery import slice_channels
 from spaces.space import SearchSpace, uniform_point
@@ -26,7 +26,11 @@ def uniform_widths(space: SearchSpace, goal: Goal) -> Widths:
 
 
 def finetune(
-    narrow: nn.Module, widths: Widths, context: Context, note: Mapping[str, float | int | str | bool] | None = None
+    narrow: nn.Module,
+    widths: Widths,
+    context: Context,
+    note: Mapping[str, float | int | str | bool] | None = None,
+    distillation: Distillation | None = None,
 ) -> Iterator[Snapshot]:
     """Re-estimate the BatchNorm statistics of a freshly cut net, then train it; one snapshot before and per epoch.
 
@@ -35,7 +39,7 @@ def finetune(
     note = note or {}
     context.reestimate_batchnorm(narrow)
     yield Snapshot(narrow, widths, 0, note)
-    for epoch in context.fit(narrow, context.epochs):
+    for epoch in context.fit(narrow, context.epochs, distillation=distillation):
         yield Snapshot(narrow, widths, epoch, note)
 
 
