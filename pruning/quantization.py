@@ -158,7 +158,9 @@ class _Quantized(nn.Module):
     def rebuild(cls, plain: nn.Module, structure: Mapping[str, Any]) -> Self:
         """Return a layer of the stored shape, whose tensors are then replaced."""
         shape = tuple(int(size) for size in structure["shape"])
-        return cls._like(plain, shape, torch.zeros(shape[0], dtype=torch.uint8), torch.zeros(shape[0]))
+        if len(shape) != cast(Tensor, plain.weight).ndim or min(shape) < 1:
+            raise ValueError(f"weights of shape {shape} in place of those of {type(plain).__name__}")
+        return cls._like(plain, shape, torch.zeros(0, dtype=torch.uint8), torch.zeros(0))
 
     @classmethod
     def _like(cls, plain: nn.Module, shape: tuple[int, ...], bits: Tensor, scales: Tensor) -> Self:

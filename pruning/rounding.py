@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from pruning.base import PruningError
 
 CLIPS = tuple(share / 20 for share in range(20, 5, -1))  # of the largest weight, tried as a filter's range
+CACHED_ELEMENTS = 2**18  # 1 MiB of float32: what is tried again and again should stay in a core's cache
 
 
 def column(values: Tensor, weight: Tensor) -> Tensor:
@@ -46,6 +47,12 @@ def best_clips(weight: Tensor, levels: Tensor) -> Tensor:
         weight: shape (filters, ...).
         levels: the largest code of each filter.
     """
+    filters = max(1, CACHED_ELEMENTS // max(1, weight[0].numel()))
+    parts = zip(weight.split(filters), levels.split(filters), strict=True)
+    return torch.cat([_best_clips(some, their_levels) for some, their_levels in parts])
+
+
+def _best_clips(weight: Tensor, levels: Tensor) -> Tensor:
     best, chosen = torch.full_like(levels, torch.inf), torch.ones_like(levels)
     for clip in CLIPS:
         scales = scales_of(weight, levels, torch.full_like(levels, clip))

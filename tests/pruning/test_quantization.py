@@ -207,6 +207,19 @@ def test_a_damaged_file_is_refused(tensor):
         checkpoint.from_bytes(safetensors.torch.save(tensors, metadata), model=net)
 
 
+@pytest.mark.parametrize("shape", [[], [4, 3], [4, 3, 3, -3], [2, 3, 3, 3], [10**12, 3, 3, 3], "none"])
+def test_a_shape_that_is_not_that_of_the_codes_is_refused(shape):
+    net = tiny_nets.Residual()
+    _, stored, _, widths = _quantised(net)
+    data = checkpoint.to_bytes(stored, None, widths)
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["slimfront"])
+    header["layers"]["stem"]["structure"]["shape"] = shape
+    forged = safetensors.torch.save(safetensors.torch.load(data), {"slimfront": json.dumps(header)})
+    with pytest.raises(WeightsError, match="damaged|cannot be built"):
+        checkpoint.from_bytes(forged, model=net)
+
+
 def test_widths_of_a_file_that_no_code_has_are_refused():
     net = tiny_nets.Residual()
     _, stored, _, _ = _quantised(net)

@@ -53,6 +53,15 @@ def test_many_bits_use_the_whole_range_and_few_do_not():
     assert (best_clips(weight, torch.full((20,), 1.0, dtype=torch.float64)) < 1).all()
 
 
+def test_large_layers_are_searched_part_by_part(monkeypatch):
+    weight, levels = _weight(filters=20), torch.full((20,), 3.0, dtype=torch.float64)
+    whole = best_clips(weight, levels)
+    assert whole.unique().numel() > 1
+    for elements in (1, 60, 27 * 7):
+        monkeypatch.setattr("pruning.rounding.CACHED_ELEMENTS", elements)
+        assert torch.equal(best_clips(weight, levels), whole)
+
+
 def test_a_filter_of_zeros_stays_zero_and_trains():
     weight = torch.zeros(2, 4, requires_grad=True)
     rounded = Rounding(torch.full((2,), 4, dtype=torch.uint8), weight.detach())(weight)
