@@ -52,7 +52,13 @@ CRITERIA = Registry(
 )
 
 # Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
-LAYERS = Registry("layer", {})
+LAYERS = Registry(
+    "layer",
+    {
+        "quantized_conv2d": "pruning.quantization:QuantizedConv2d",
+        "quantized_linear": "pruning.quantization:QuantizedLinear",
+    },
+)
 
 
 class PruningError(SlimfrontError):
@@ -138,6 +144,21 @@ class TrainingPlan:
     weight_decay: float
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """A net whose logits training shall meet besides the labels.
+
+    Attributes:
+        teacher: on the context's device; not changed.
+        weight: in [0, 1], of KL(teacher || net) on softmax outputs, a mean over images; the labels' loss has the rest.
+        temperature: softens both.
+    """
+
+    teacher: "nn.Module"
+    weight: float
+    temperature: float = 1.0
+
+
 # Net and momentum by parameter name -> those to go on with; None goes on as before.
 Reshape = Callable[["nn.Module", Mapping[str, "Tensor"]], "tuple[nn.Module, Mapping[str, Tensor]] | None"]
 
@@ -182,6 +203,7 @@ class Context(Protocol):
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
         peak: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
@@ -191,6 +213,7 @@ class Context(Protocol):
             span: the part of the learning-rate schedule to go through.
             learning_rate: constant; None follows the trial's own schedule.
             peak: of that schedule; None takes the trial's own.
+            distillation: in place of what the trial's own settings say; None follows them.
         """
         ...
 
