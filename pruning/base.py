@@ -25,10 +25,16 @@ METHODS = Registry(
     {
         "abfp": "pruning.methods.abfp:AutoBalanced",
         "aofp": "pruning.methods.aofp:ApproximatedOracle",
+        "bn_scale": "pruning.methods.score_and_slice:SlimmingScales",
         "csgd": "pruning.methods.csgd:CentripetalSGD",
         "di": "pruning.methods.di:DiscriminantInformation",
+        "feature_rank": "pruning.methods.score_and_slice:RankedMaps",
+        "geometric_median": "pruning.methods.score_and_slice:MedianFilters",
+        "l1": "pruning.methods.score_and_slice:UniformL1",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
+        "scratch": "pruning.methods.scratch:FromScratch",
+        "taylor": "pruning.methods.score_and_slice:TaylorGates",
     },
 )
 CRITERIA = Registry(
@@ -46,7 +52,13 @@ CRITERIA = Registry(
 )
 
 # Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
-LAYERS = Registry("layer", {})
+LAYERS = Registry(
+    "layer",
+    {
+        "quantized_conv2d": "pruning.quantization:QuantizedConv2d",
+        "quantized_linear": "pruning.quantization:QuantizedLinear",
+    },
+)
 
 
 class PruningError(SlimfrontError):
@@ -131,6 +143,21 @@ class TrainingPlan:
     weight_decay: float
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """A net whose logits training shall meet besides the labels.
+
+    Attributes:
+        teacher: on the context's device; not changed.
+        weight: in [0, 1], of KL(teacher || net) on softmax outputs, a mean over images; the labels' loss has the rest.
+        temperature: softens both.
+    """
+
+    teacher: "nn.Module"
+    weight: float
+    temperature: float = 1.0
+
+
 # Net and momentum by parameter name -> those to go on with; None goes on as before.
 Reshape = Callable[["nn.Module", Mapping[str, "Tensor"]], "tuple[nn.Module, Mapping[str, Tensor]] | None"]
 
@@ -143,6 +170,7 @@ class Context(Protocol):
     steps_per_epoch: int
     device: "torch.device"
     learning_rate: float  # the peak of `fit`
+    dense_learning_rate: float  # the peak of the dense network's training
     statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -173,6 +201,8 @@ class Context(Protocol):
         reshape: Reshape | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
+        peak: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
@@ -181,6 +211,8 @@ class Context(Protocol):
             reshape: asked after every epoch, before it is yielded, whether training goes on with another net.
             span: the part of the learning-rate schedule to go through.
             learning_rate: constant; None follows the trial's own schedule.
+            peak: of that schedule; None takes the trial's own.
+            distillation: in place of what the trial's own settings say; None follows them.
         """
         ...
 
@@ -239,8 +271,10 @@ class StructuredLayer(Protocol):
 class Criterion(Protocol):
     """Scores the channels of every group; higher is kept."""
 
+    seeded: ClassVar[bool]  # whether scores depend on the trial's seed; otherwise all trials share those of one net
+
     def scores(self, net: "nn.Module", space: SearchSpace, context: Context) -> "Mapping[str, Tensor]":
-        """Return group name -> scores of shape (group.width,), float, finite."""
+        """Return group name -> scores of shape (group.width,), float, finite, at least 0."""
         ...
 
 

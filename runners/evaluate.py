@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.base import METHODS, Reshape, Snapshot, StepHook, TrainingPlan
+from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
@@ -82,6 +82,7 @@ class TrialContext:
         self.seed = seed
         self.epochs = train.epochs
         self.learning_rate = train.learning_rate
+        self.dense_learning_rate = train.dense_learning_rate
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
@@ -117,12 +118,19 @@ class TrialContext:
         reshape: Reshape | None = None,
         span: tuple[float, float] = WHOLE,
         learning_rate: float | None = None,
+        peak: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
-        config = self._config
+        config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
         if learning_rate is not None:
             config = dataclasses.replace(config, schedule="constant", learning_rate=learning_rate)
+        teacher = self._teacher
+        if distillation is not None:
+            weight, temperature = distillation.weight, distillation.temperature
+            config = dataclasses.replace(config, distill_weight=weight, distill_temperature=temperature)
+            teacher = distillation.teacher
         yield from fit(
             net,
             self._train,
@@ -131,7 +139,7 @@ class TrialContext:
             learning_rate=config.learning_rate,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
-            teacher=self._teacher,
+            teacher=teacher,
             hook=hook,
             reshape=reshape,
             fast=self._fast,

@@ -20,7 +20,7 @@ from search.figures import (
     series,
 )
 from search.pareto import point
-from search.report import dense_widths, percent, scaled
+from search.report import dense_widths, megabytes, percent, quantised, scaled
 from search.result import SearchResult
 from spaces.cost import Cost
 
@@ -34,6 +34,7 @@ def write_html(result: SearchResult, path: Path) -> None:
         title=html.escape(heading(result)),
         statement=html.escape(result.uniform_comparison.statement),
         chart=chart,
+        size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),
     )
     path.write_text(text, encoding="utf-8")
@@ -125,7 +126,9 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
     """Yield the table's rows: the dense network, then the front, most accurate first."""
     dense, before = result.dense, dense_widths(result)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    yield _row("", "dense", f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}", *accuracies, "")
+    counts = (f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}")
+    sized = quantised(result)
+    yield _row("", "dense", *counts, *([megabytes(dense.cost)] if sized else []), *accuracies, "")
     for member in reversed(result.front.members):
         if member.cost is None:
             continue
@@ -137,6 +140,7 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),
             f"{cost.params:,}",
+            *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             percent(member.test_accuracy),
             widths,
@@ -164,7 +168,7 @@ tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
 </style></head><body>
 <h1>{title}</h1><p>{statement}</p>
 {chart}
-<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th><th>validation</th><th>test</th>
+<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th>{size}<th>validation</th><th>test</th>
 <th>widths</th></tr></thead><tbody>
 {rows}
 </tbody></table></body></html>

@@ -175,10 +175,13 @@ def front_table(result: SearchResult) -> Table:
     """Tabulate the dense network and the front, most accurate first; the chosen network is marked."""
     dense = result.dense
     title = f"Pareto front: {_plural(len(result.front), 'network')}"
-    columns = (">FLOPs", ">of dense", ">params", ">val acc.", ">test acc.", "method", ">trial", "")
+    sized = [">MB"] if quantised(result) else []
+    columns = (">FLOPs", ">of dense", ">params", *sized, ">val acc.", ">test acc.", "method", ">trial", "")
     table = _table(title, *columns)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    table.add_row(scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params), *accuracies, "dense", "", "")
+    counts = [scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params)]
+    counts += [megabytes(dense.cost)] if sized else []
+    table.add_row(*counts, *accuracies, "dense", "", "")
     table.add_section()
     for member in reversed(result.front.members):
         if member.cost is None:
@@ -189,6 +192,7 @@ def front_table(result: SearchResult) -> Table:
             scaled(cost.flops),
             percent(cost.flops / dense.cost.flops, 1),
             scaled(cost.params),
+            *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             percent(member.test_accuracy),
             trial.method + (f" ({trial.arm})" if trial.arm else ""),
@@ -197,6 +201,17 @@ def front_table(result: SearchResult) -> Table:
             style="bold green" if is_chosen else None,
         )
     return table
+
+
+def quantised(result: SearchResult) -> bool:
+    """Tell whether a network of the front stores its weights in other than four bytes each."""
+    return any(each.cost and megabytes(each.cost) != megabytes(each.cost, each) for each in result.front)
+
+
+def megabytes(cost: Cost, member: TrialResult | None = None) -> str:
+    """Write how many 10^6 bytes the stored weights take: what the method has noted, else float32."""
+    size = 4 * cost.params / 1e6
+    return f"{size if member is None else float(member.note.get('size_mb', size)):.4g}"
 
 
 def dense_widths(result: SearchResult) -> dict[str, int]:

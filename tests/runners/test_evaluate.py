@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.base import Goal, Snapshot
+from pruning.base import Distillation, Goal, Snapshot
 from pruning.checkpoint import from_bytes
+from pruning.quantization import size_mb
 from runners.evaluate import TrialContext, Workbench, evaluate
-from runners.train import accuracy
+from runners.fast import PLAIN, Fast
+from runners.train import TrainingError, accuracy
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -62,7 +64,7 @@ def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_bench: Wo
     assert result.curve == tuple(reports)
     assert result.accuracy == reports[-1].accuracy
     assert result.widths == NARROW
-    assert result.note == {"criterion": "l2"}
+    assert result.note == {"criterion": "l2", "compensate": False, "widths_from": "given"}
     assert 0 < result.train_seconds <= result.seconds
     assert result.checkpoint is not None
     narrow = from_bytes(result.checkpoint, tiny_bench.net)
@@ -112,6 +114,17 @@ def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Wor
     assert torch.equal(found[1], found[2])
     assert not torch.equal(found[0], found[1])
     assert context.steps_per_epoch == 4
+
+
+def test_another_peak_is_that_of_the_whole_schedule(tiny_bench: Workbench) -> None:
+    found = []
+    for rate, peak in ((0.02, None), (0.008, 0.02), (0.008, None)):
+        config = dataclasses.replace(tiny_bench.train, learning_rate=rate)
+        context, net = TrialContext(tiny_bench.data, config, 0), copy.deepcopy(tiny_bench.net)
+        list(context.fit(net, 1, peak=peak))
+        found.append(net[0].weight)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_a_stopped_trial_is_told_with_its_last_snapshot(tiny_bench: Workbench) -> None:
@@ -217,6 +230,43 @@ def test_distillation_uses_the_dense_net(tiny_bench: Workbench) -> None:
     plain, distilled = finish(tiny_bench)[1], finish(dataclasses.replace(tiny_bench, train=train))[1]
     assert distilled.state is TrialState.COMPLETE
     assert plain.checkpoint != distilled.checkpoint
+
+
+def test_a_method_may_distil_from_a_net_that_it_gives(tiny_bench: Workbench) -> None:
+    """Instead of what the options say, and through the same loss at the temperature it wants."""
+    options = dataclasses.replace(tiny_bench.train, distill_weight=0.5, distill_temperature=1.0)
+    other = copy.deepcopy(tiny_bench.net)
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    found = []
+    for train, given in (
+        (options, None),
+        (tiny_bench.train, Distillation(tiny_bench.net, 0.5)),
+        (options, Distillation(other, 0.5)),
+        (tiny_bench.train, None),
+    ):
+        context, net = TrialContext(tiny_bench.data, train, 0, teacher=tiny_bench.net), copy.deepcopy(tiny_bench.net)
+        assert list(context.fit(net, 1, distillation=given)) == [1]
+        found.append(net[0].weight)
+    assert torch.equal(found[0], found[1])
+    assert not any(torch.equal(found[0], each) for each in found[2:])
+    with pytest.raises(TrainingError, match="distill_weight is 2"):
+        list(context.fit(net, 1, distillation=Distillation(other, 2)))
+
+
+@pytest.mark.parametrize("fast", [PLAIN, Fast(torch.bfloat16, True)], ids=["float32", "bfloat16 channels_last"])
+def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(tiny_bench: Workbench, fast: Fast) -> None:
+    bench = dataclasses.replace(tiny_bench, fast=fast)
+    settings = {"bits": 4, "low_bits": 3, "high_bits": 6, "distill": 0.5}
+    plain, result = (finish(bench, dataclasses.replace(trial("di"), settings=each))[1] for each in ({}, settings))
+    assert result.state is TrialState.COMPLETE, result.error
+    assert plain.checkpoint is not None
+    assert result.checkpoint is not None
+    back = from_bytes(result.checkpoint, bench.net)
+    assert accuracy(back, bench.data.val, device=torch.device("cpu")) == result.accuracy
+    assert count_cost(back, (1, 8, 8)) == result.cost == plain.cost == bench.space.cost(NARROW)
+    assert plain.note["size_mb"] == 4 * plain.cost.params / 1e6
+    assert result.note["size_mb"] == size_mb(back) < 0.5 * plain.note["size_mb"]
 
 
 def test_a_workbench_pickles(tiny_bench: Workbench) -> None:

@@ -30,6 +30,13 @@ def chain_space() -> SearchSpace:
 
 
 @pytest.fixture
+def quantised_search(finished_search: SearchResult) -> SearchResult:
+    """The same with the chosen net at a few bits."""
+    member = dataclasses.replace(finished_search.results[1], note={"bits": 5.5, "size_mb": 0.00115})
+    return finished_search.with_results([member])
+
+
+@pytest.fixture
 def finished_search(chain_space: SearchSpace) -> SearchResult:
     """Two searched nets and a uniform one on the front, a dominated one, and a failure."""
     rows = (  # method, arm, widths, accuracy, test accuracy

@@ -114,6 +114,19 @@ def test_the_front_fits_a_terminal_of_80_columns(finished_search: SearchResult) 
     assert console.measure(front_table(finished_search)).maximum <= 80
 
 
+def test_sizes_are_shown_where_a_net_is_quantised(quantised_search: SearchResult) -> None:
+    text = text_of(front_table(quantised_search))
+    rows = [" ".join(line.split()) for line in text.splitlines() if "%" in line]
+    assert "params MB val acc." in " ".join(text.split())
+    assert rows[:3] == [
+        "2.560 M 100.0% 2.560 k 0.01024 97.00% 96.50% dense",
+        "1.440 M 56.2% 1.440 k 0.00115 96.00% 95.00% di 1 chosen",
+        "640.0 k 25.0% 640 0.00256 90.00% 89.00% l2 (uniform) 0",
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    assert console.measure(front_table(quantised_search)).maximum <= 80
+
+
 def test_widths_are_shown_before_and_after(finished_search: SearchResult) -> None:
     chosen = finished_search.chosen
     assert chosen is not None
