@@ -52,7 +52,13 @@ CRITERIA = Registry(
 )
 
 # Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
-LAYERS = Registry("layer", {})
+LAYERS = Registry(
+    "layer",
+    {
+        "quantized_conv2d": "pruning.quantization:QuantizedConv2d",
+        "quantized_linear": "pruning.quantization:QuantizedLinear",
+    },
+)
 
 
 class PruningError(SlimfrontError):
@@ -108,16 +114,15 @@ class Goal:
 class Snapshot:
     """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
 
-    `note` holds plain numbers and words the method wants reported (never tensors). `on_the_way` marks a net that is
-    narrower than the dense one but not yet within the goal: a point of its own, never the result. `cost` is what the
-    net costs where its layers are not plain ones and the widths alone do not say it.
+    `note` holds plain numbers and words the method wants reported (never tensors). `cost` is what the net costs where
+    its layers are not plain ones and the widths alone do not say it. A net that is not yet within the goal is a point
+    of its own on the way there: whoever measures it re-estimates its BatchNorm, so a method need not.
     """
 
     net: "nn.Module"
     widths: Widths
     epoch: int
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
-    on_the_way: bool = False
     cost: Cost | None = None
 
 
@@ -136,6 +141,21 @@ class TrainingPlan:
     momentum: float
     nesterov: bool
     weight_decay: float
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A net whose logits training shall meet besides the labels.
+
+    Attributes:
+        teacher: on the context's device; not changed.
+        weight: in [0, 1], of KL(teacher || net) on softmax outputs, a mean over images; the labels' loss has the rest.
+        temperature: softens both.
+    """
+
+    teacher: "nn.Module"
+    weight: float
+    temperature: float = 1.0
 
 
 # Net and momentum by parameter name -> those to go on with; None goes on as before.
@@ -182,6 +202,7 @@ class Context(Protocol):
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
         peak: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
@@ -191,6 +212,7 @@ class Context(Protocol):
             span: the part of the learning-rate schedule to go through.
             learning_rate: constant; None follows the trial's own schedule.
             peak: of that schedule; None takes the trial's own.
+            distillation: in place of what the trial's own settings say; None follows them.
         """
         ...
 
@@ -220,7 +242,10 @@ class Method(Protocol):
         ...
 
     def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield narrow networks; `net` itself is never changed. At least one snapshot, the last one is the result."""
+        """Yield narrow networks; `net` itself is never changed.
+
+        The last one is the result and meets the goal; those before it that do not are points on the way.
+        """
         ...
 
 

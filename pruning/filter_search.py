@@ -117,6 +117,11 @@ class FilterSearch:
         return self._aim.reached(self.widths)
 
     @property
+    def passing(self) -> bool:
+        """Whether the net as it is now is a legal one on the way to the goal."""
+        return self._aim.within_ceilings(self.widths) and not self.reached
+
+    @property
     def over(self) -> bool:
         """Whether nothing is scored any more."""
         return self.reached or self._step >= self.pace.deadline or all(g.retired for g in self.groups.values())

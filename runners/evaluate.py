@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.base import METHODS, Reshape, Snapshot, StepHook, TrainingPlan
+from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
 from runners.data import ImageData
@@ -24,6 +24,7 @@ from runners.fast import Fast, using_threads
 from runners.schedule import WHOLE, plan_training, travel
 from runners.train import Course, accuracy, fit, pick_device, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
+from runners.waypoints import Way, promised_cost, short_of
 from spaces.cost import Cost
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
@@ -118,20 +119,24 @@ class TrialContext:
         span: tuple[float, float] = WHOLE,
         learning_rate: float | None = None,
         peak: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
         config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
         if learning_rate is not None:
-            config = dataclasses.replace(
-                config, schedule="constant", milestones=(), warm_up_epochs=0.0, learning_rate=learning_rate
-            )
+            config = dataclasses.replace(config, schedule="constant", warm_up_epochs=0.0, learning_rate=learning_rate)
+        teacher = self._teacher
+        if distillation is not None:
+            weight, temperature = distillation.weight, distillation.temperature
+            config = dataclasses.replace(config, distill_weight=weight, distill_temperature=temperature)
+            teacher = distillation.teacher
         course = Course(
             epochs=epochs,
             learning_rate=config.learning_rate,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
-            teacher=self._teacher,
+            teacher=teacher,
             hook=hook,
             reshape=reshape,
             fast=self._fast,
@@ -147,7 +152,7 @@ class TrialContext:
 
 
 def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | None, TrialResult]:
-    """Run a trial; yield a report per snapshot and return the result.
+    """Run a trial; yield a report per snapshot that meets the goal and return the result.
 
     Sending False in answer to a report ends the trial there: the result is STOPPED and holds that snapshot.
     Exceptions do not leave this generator, they return a FAILED result; KeyboardInterrupt passes through.
@@ -168,6 +173,7 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
         seconds=clock.seconds(),
         train_seconds=clock.active_seconds,
         error=reason,
+        passed=tuple(clock.passed),  # were measured and checked before, whatever came then
     )
 
 
@@ -179,72 +185,86 @@ def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[Epoch
     context = TrialContext(bench.data, bench.train, trial.seed, statistics=statistics, teacher=dense, fast=bench.fast)
     method = METHODS[trial.method](**trial.settings)
     snapshots: Iterator[Snapshot] = method.run(dense, bench.space, trial.goal, context)
+    way = Way(trial.goal, bench.space, bench.train.epochs)
     last: Snapshot | None = None
-    state = TrialState.COMPLETE
+    short, state = "", TrialState.COMPLETE
     while True:
         with clock.active():
             snapshot = next(snapshots, None)
-            if snapshot is None:
-                break
-            if snapshot.on_the_way:  # not within the goal: neither a result nor comparable at a rung
-                continue
-            reached = accuracy(snapshot.net, bench.data.val, device=device)
-            _check_finite(snapshot, reached)
-        last = snapshot
+        if snapshot is None:
+            break
+        last, short = snapshot, short_of(trial.goal, snapshot, bench.space)
+        if short:  # neither a result nor comparable at a rung: a point on the way
+            if way.takes(promised_cost(snapshot, bench.space)):
+                with clock.active():
+                    context.reestimate_batchnorm(snapshot.net)
+                    clock.passed.append(_waypoint(bench, clock, snapshot))
+            continue
+        with clock.active():
+            reached = _accuracy(bench, snapshot)
         if (yield clock.report(snapshot.epoch, reached)) is False:
             state = TrialState.STOPPED
             break
     if last is None:
         raise EvaluationError(f"method {trial.method!r} ended without a snapshot; it must yield at least one")
-    cost = _checked_cost(trial, last, bench.space)
+    if short:
+        raise EvaluationError(f"the narrow net {short}; method {trial.method!r} must end in a net that meets its goal")
+    result = _result(bench, clock, last, clock.curve[-1].accuracy)
+    return dataclasses.replace(result, state=state, curve=tuple(clock.curve), passed=tuple(clock.passed))
+
+
+def _waypoint(bench: Workbench, clock: "_Clock", snapshot: Snapshot) -> TrialResult:
+    """Return what a trial would be had it ended at this snapshot."""
+    reached = _accuracy(bench, snapshot)
+    report = EpochReport(clock.trial.number, snapshot.epoch, reached, clock.seconds())
+    result = _result(bench, clock, snapshot, reached)
+    return dataclasses.replace(result, curve=(report,), waypoint=len(clock.passed) + 1)
+
+
+def _result(bench: Workbench, clock: "_Clock", snapshot: Snapshot, reached: float) -> TrialResult:
     return TrialResult(
-        trial,
-        state,
-        accuracy=clock.curve[-1].accuracy,
-        cost=cost,
-        widths=last.widths,
-        curve=tuple(clock.curve),
+        clock.trial,
+        TrialState.COMPLETE,
+        accuracy=reached,
+        cost=_checked_cost(clock.trial, snapshot, bench.space),
+        widths=snapshot.widths,
         seconds=clock.seconds(),
         train_seconds=clock.active_seconds,
-        note=dict(last.note),
-        checkpoint=to_bytes(last.net, bench.space.spec, last.widths),
+        note=dict(snapshot.note),
+        checkpoint=to_bytes(snapshot.net, bench.space.spec, snapshot.widths),
     )
 
 
-def _check_finite(snapshot: Snapshot, reached: float) -> None:
-    """Raise for an accuracy that is no number, or that a net reached whose weights are none (it then is chance)."""
+def _accuracy(bench: Workbench, snapshot: Snapshot) -> float:
+    """Measure on validation; raise for what is no number, or what a net reached whose weights are none (chance)."""
+    reached = accuracy(snapshot.net, bench.data.val, device=pick_device(bench.train.device))
     wrong = [name for name, each in snapshot.net.state_dict().items() if not torch.isfinite(each).all()]
     if wrong or not math.isfinite(reached):
         what = f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {reached} is one"
         raise EvaluationError(f"after epoch {snapshot.epoch} {what} that are not finite; lower the learning rate")
+    return reached
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
-    """Count what the narrow net costs; a count that its promise or the budgets contradict is an error."""
-    counted, promised = count_cost(snapshot.net, space.input_shape), snapshot.cost or space.cost(snapshot.widths)
+    """Count what the narrow net costs; a count that its promise contradicts is an error."""
+    counted, promised = count_cost(snapshot.net, space.input_shape), promised_cost(snapshot, space)
     if counted != promised:
         raise EvaluationError(
             f"the narrow net has {counted.flops:,} flops and {counted.params:,} params, it promises "
             f"{promised.flops:,} and {promised.params:,}; method {trial.method!r} must yield the net it reports"
         )
-    for budget in trial.goal.budgets:
-        absolute = budget.resolve(space.dense_cost)
-        if absolute.quantity != "latency" and not absolute.allows(counted):
-            raise EvaluationError(
-                f"the narrow net has {getattr(counted, absolute.quantity):,} {absolute.quantity} and must stay within "
-                f"{absolute}; method {trial.method!r} must meet every budget of its goal"
-            )
     return counted
 
 
 class _Clock:
-    """The learning curve of a trial and where its time went."""
+    """The learning curve of a trial, the networks it has passed, and where its time went."""
 
     def __init__(self, trial: Trial) -> None:
-        self._trial = trial
+        self.trial = trial
         self._began = time.perf_counter()
         self.active_seconds = 0.0
         self.curve: list[EpochReport] = []
+        self.passed: list[TrialResult] = []
 
     def seconds(self) -> float:
         return time.perf_counter() - self._began
@@ -259,6 +279,6 @@ class _Clock:
             self.active_seconds += time.perf_counter() - entered
 
     def report(self, epoch: int, reached: float) -> EpochReport:
-        report = EpochReport(self._trial.number, epoch, reached, self.seconds())
+        report = EpochReport(self.trial.number, epoch, reached, self.seconds())
         self.curve.append(report)
         return report

@@ -178,7 +178,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self._started[trial.trial_id] = time.perf_counter()
 
     def on_trial_result(self, *_: Any, trial: Any = None, result: Any = None, **info: Any) -> None:
-        report, outcome, checkpoint = (result.pop(name, None) for name in ("report", "outcome", "checkpoint"))
+        report, outcome, checkpoints = (result.pop(name, None) for name in ("report", "outcome", "checkpoints"))
         if report is not None:
             with _unhandled():
                 go_on = self._ask_tell.report(report)
@@ -187,11 +187,11 @@ class _Relay(tune.Callback):  # type: ignore[misc]
                 self._actors[trial.trial_id].end_early.remote()
         if outcome is not None:
             try:
-                weights = None if checkpoint is None else ray.get(checkpoint)
+                weights = {label: ray.get(each) for label, each in checkpoints.items()}
             except ray.exceptions.RayError as error:
                 self._fail(trial.trial_id, error)
                 return
-            self._tell(trial.trial_id, dataclasses.replace(outcome, checkpoint=weights))
+            self._tell(trial.trial_id, outcome.with_checkpoints(weights))
 
     def on_trial_error(self, *_: Any, trial: Any = None, **info: Any) -> None:
         if trial.trial_id in self.running:
@@ -273,7 +273,7 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._last_result = None  # holds the checkpoint of the trial before
+        self._last_result = None  # holds the checkpoints of the trial before
         self._trial: Trial = new_config["order"].trial
         self._evaluation = self._evaluator(self._trial, self._bench)
         self._go_on: bool | None = None
@@ -293,8 +293,8 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
         else:
             self._go_on = True
             return {"report": report}
-        checkpoint = None if result.checkpoint is None else ray.put(result.checkpoint)
-        return {"done": True, "outcome": dataclasses.replace(result, checkpoint=None), "checkpoint": checkpoint}
+        checkpoints = {label: ray.put(each) for label, each in result.checkpoints.items()}
+        return {"done": True, "outcome": result.with_checkpoints({}), "checkpoints": checkpoints}
 
     def cleanup(self) -> None:
         self._evaluation.close()

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -60,7 +60,11 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial gave; `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is on disk."""
+    """What a trial gave; `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is on disk.
+
+    Networks that the method passed on its way to the goal are results of the trial too, in `passed`: each what the
+    trial would have come to had it ended there, with the one report of its measurement as curve.
+    """
 
     trial: Trial
     state: TrialState
@@ -75,6 +79,36 @@ class TrialResult:
     test_accuracy: float | None = None  # read once, for front members, at the end
     checkpoint: bytes | None = None
     path: str = ""  # of the checkpoint, relative to the run folder, once written
+    passed: "tuple[TrialResult, ...]" = ()  # dearest first
+    waypoint: int = 0  # which of those of its trial this is, from 1; 0 for what the trial came to in the end
+
+    @property
+    def label(self) -> str:
+        """What people call this network: "7" for that of trial 7, "7.2" for the second that it passed."""
+        return f"{self.trial.number}.{self.waypoint}" if self.waypoint else str(self.trial.number)
+
+    @property
+    def stem(self) -> str:
+        """What its files are called: "0007" or "0007-p2"."""
+        return f"{self.trial.number:04d}" + (f"-p{self.waypoint}" if self.waypoint else "")
+
+    @property
+    def points(self) -> "tuple[TrialResult, ...]":
+        """Every network of the trial, its own first."""
+        return (self, *self.passed)
+
+    def with_each(self, change: "Callable[[TrialResult], TrialResult]") -> "TrialResult":
+        """Return the result with every network of the trial changed, one by one."""
+        return dataclasses.replace(change(self), passed=tuple(change(each) for each in self.passed))
+
+    @property
+    def checkpoints(self) -> Mapping[str, bytes]:
+        """The weights of every network of the trial that are in memory, by its label."""
+        return {each.label: each.checkpoint for each in self.points if each.checkpoint is not None}
+
+    def with_checkpoints(self, checkpoints: Mapping[str, bytes]) -> "TrialResult":
+        """Return the same result with these weights in memory, by the labels of its networks, and no others."""
+        return self.with_each(lambda each: dataclasses.replace(each, checkpoint=checkpoints.get(each.label)))
 
     def without_checkpoint(self, path: str) -> "TrialResult":
         """Return the same result with its weights on disk at `path` instead of in memory."""

@@ -32,7 +32,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Trials drawn alike."""
+    """Networks drawn alike; those that a trial passed on its way are smaller."""
 
     name: str
     colour: str
@@ -40,9 +40,14 @@ class Series:
     results: tuple[TrialResult, ...]
 
 
+def drawn(result: SearchResult) -> list[TrialResult]:
+    """Return every measured network, those that a trial passed on its way too, also above the budget."""
+    return [network for each in result.results for network in each.points if measured(network)]
+
+
 def flops_axis(result: SearchResult) -> Axis:
     """Choose unit, range and round ticks for the logarithmic FLOPs axis."""
-    counts = [point(r)[0] for r in result.results if measured(r)] + [result.dense.cost.flops]
+    counts = [point(r)[0] for r in drawn(result)] + [result.dense.cost.flops]
     factor, prefix = next(((f, p) for f, p in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if max(counts) >= f), (1, ""))
     margin = max((max(counts) / min(counts)) ** 0.08, 1.1)
     low, high = min(counts) / factor / margin, max(counts) / factor * margin
@@ -64,7 +69,7 @@ def _ticks(low: float, high: float) -> tuple[float, ...]:
 
 def accuracy_range(result: SearchResult) -> tuple[float, float]:
     """Choose the visible accuracies in per cent: the front and the dense net fill it, far outliers stay outside."""
-    everything = [100 * point(r)[1] for r in result.results if measured(r)] + [100 * result.dense.val_accuracy]
+    everything = [100 * point(r)[1] for r in drawn(result)] + [100 * result.dense.val_accuracy]
     front = [100 * point(r)[1] for r in result.front] + [100 * result.dense.val_accuracy]
     span = max(max(front) - min(front), 2.0)
     low = max(min(everything), min(front) - 1.5 * span)
@@ -73,11 +78,12 @@ def accuracy_range(result: SearchResult) -> tuple[float, float]:
 
 def series(result: SearchResult) -> Iterator[Series]:
     """Yield one series per method that the search chose from, and one for the uniform control arm."""
-    found = [r for r in result.results if measured(r)]
+    found = drawn(result)
     searched = [r for r in found if r.trial.arm != UNIFORM_ARM]
     for index, method in enumerate(sorted({r.trial.method for r in searched})):
         own = tuple(r for r in searched if r.trial.method == method)
-        yield Series(f"{method} (searched)", PALETTE[index % len(PALETTE)], False, own)
+        small = "; small: on the way" if any(r.waypoint for r in own) else ""
+        yield Series(f"{method} (searched{small})", PALETTE[index % len(PALETTE)], False, own)
     arms = tuple(r for r in found if r.trial.arm == UNIFORM_ARM)
     if arms:
         yield Series("uniform control arm", GREY, True, arms)
@@ -132,9 +138,9 @@ def write_png(result: SearchResult, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     _draw_points(axes, result, axis)
-    below = sum(100 * point(r)[1] < low for r in result.results if measured(r))
+    below = sum(100 * point(r)[1] < low for r in drawn(result))
     if below:
-        note = f"{below} trial{'s' if below > 1 else ''} below this range"
+        note = f"{below} network{'s' if below > 1 else ''} below this range"
         axes.text(0.01, 0.015, note, transform=axes.transAxes, color=GREY, fontsize=8)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False, fontsize=9)
     figure.savefig(path)
@@ -145,7 +151,8 @@ def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
         xs = [point(r)[0] / axis.factor for r in each.results]
         ys = [100 * point(r)[1] for r in each.results]
         face, marker = ("none", "s") if each.hollow else (each.colour, "o")
-        axes.scatter(xs, ys, s=34, marker=marker, facecolors=face, edgecolors=each.colour, label=each.name, zorder=3)
+        sizes = [9 if r.waypoint else 34 for r in each.results]
+        axes.scatter(xs, ys, s=sizes, marker=marker, facecolors=face, edgecolors=each.colour, label=each.name, zorder=3)
     xs, ys = front_steps(result, axis)
     if ys:
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)

@@ -67,10 +67,10 @@ class Finish:
         )
         if not brief:
             self._display.phase(f"confirming the front on {len(setup.data.test)} test images")
-            confirmed = {member.trial.number: member for member in result.front}
+            confirmed = {member.label: member for member in result.front}
             rival = result.uniform_comparison.rival
             if rival is not None:  # the statement about the control arm must hold on test too
-                confirmed[rival] = next(each for each in results if each.trial.number == rival)
+                confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
         self._display.phase("writing the front and the report")
         return self._written(result)
@@ -94,11 +94,11 @@ class Finish:
         folder = self._setup.folder
         paths = {"result": "result.json", "front table": "front.csv", "picture": "front.png", "report": "report.html"}
         for member in result.front:
-            self._export(member, folder / "front" / f"trial-{member.trial.number:04d}", result)
+            self._export(member, folder / _member_folder(member), result)
         if len(result.front):
             paths["networks"] = "front"
         if result.chosen is not None:
-            paths["chosen"] = f"front/trial-{result.chosen.trial.number:04d}"
+            paths["chosen"] = _member_folder(result.chosen)
         result = dataclasses.replace(result, paths=paths)
         report.write_csv(result, folder / paths["front table"])
         figures.write_png(result, folder / paths["picture"])
@@ -115,6 +115,8 @@ class Finish:
         )
         figures_of_member = {
             "trial": member.trial.number,
+            "waypoint": member.waypoint,
+            "epoch": member.curve[-1].epoch if member.curve else None,
             "method": member.trial.method,
             "settings": dict(member.trial.settings),
             "flops": member.cost.flops if member.cost else None,
@@ -122,9 +124,13 @@ class Finish:
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
             "program_difference": exported.max_difference if exported.program else None,
-            "chosen": result.chosen is not None and result.chosen.trial.number == member.trial.number,
+            "chosen": result.is_chosen(member),
         }
         (folder / "metrics.json").write_text(json.dumps(figures_of_member, indent=1) + "\n", encoding="utf-8")
+
+
+def _member_folder(member: TrialResult) -> str:
+    return f"front/trial-{member.stem}"
 
 
 def _versions() -> dict[str, str]:

@@ -197,7 +197,8 @@ def trial_text(result: TrialResult) -> str:
         name += f" ({result.trial.arm})"
     if not measured(result) or result.cost is None:
         return f"{name} {result.state}: {' '.join(result.error.split()) or 'no reason given'}"
-    return f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
+    text = f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
+    return text + (f" and {len(result.passed)} on the way" if result.passed else "")
 
 
 def front_text(front: ParetoFront, reference_flops: int) -> str:

@@ -110,12 +110,15 @@ def _open_folder(setup: Setup) -> Study:
     trials.mkdir(parents=True)
     (setup.folder / "config.yaml").write_text(effective_yaml(setup.config), encoding="utf-8")
 
+    def archived(network: TrialResult) -> TrialResult:
+        if network.checkpoint is None:
+            return network
+        path = trials / f"{network.stem}.safetensors"
+        checkpoint.write(path, network.checkpoint)
+        return network.without_checkpoint(str(path.relative_to(setup.folder)))
+
     def archive(result: TrialResult) -> TrialResult:
-        if result.checkpoint is None:
-            return result
-        path = trials / f"{result.trial.number:04d}.safetensors"
-        checkpoint.write(path, result.checkpoint)
-        return result.without_checkpoint(str(path.relative_to(setup.folder)))
+        return result.with_each(archived)
 
     return Study(study_settings(setup), setup.space, setup.budgets, archive=archive)
 

@@ -20,7 +20,7 @@ from search.figures import (
     series,
 )
 from search.pareto import point
-from search.report import dense_widths, percent, scaled
+from search.report import dense_widths, megabytes, percent, quantised, scaled
 from search.result import SearchResult
 from spaces.cost import Cost
 
@@ -34,6 +34,7 @@ def write_html(result: SearchResult, path: Path) -> None:
         title=html.escape(heading(result)),
         statement=html.escape(result.uniform_comparison.statement),
         chart=chart,
+        size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),
     )
     path.write_text(text, encoding="utf-8")
@@ -60,7 +61,11 @@ def _chart(result: SearchResult) -> Any:
             y=[100 * point(r)[1] for r in each.results],
             mode="markers",
             name=each.name,
-            marker={"size": 10, "color": each.colour, "symbol": "square-open" if each.hollow else "circle"},
+            marker={
+                "size": [5 if r.waypoint else 10 for r in each.results],
+                "color": each.colour,
+                "symbol": "square-open" if each.hollow else "circle",
+            },
             text=[hover_text(result, r) for r in each.results],
             hovertemplate="%{text}<extra></extra>",
         )
@@ -100,7 +105,7 @@ def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:
 def hover_text(result: SearchResult, member: TrialResult) -> str:
     """Describe a trial for the hover box: what it is, its figures, and its widths before and after."""
     trial = member.trial
-    head = f"<b>trial {trial.number}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
+    head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
     lines = [head, _figures(member.cost, member.accuracy, member.test_accuracy)]
     before = dense_widths(result)
     widths = list((member.widths or {}).items())
@@ -121,18 +126,21 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
     """Yield the table's rows: the dense network, then the front, most accurate first."""
     dense, before = result.dense, dense_widths(result)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    yield _row("", "dense", f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}", *accuracies, "")
+    counts = (f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}")
+    sized = quantised(result)
+    yield _row("", "dense", *counts, *([megabytes(dense.cost)] if sized else []), *accuracies, "")
     for member in reversed(result.front.members):
         if member.cost is None:
             continue
         cost, trial = member.cost, member.trial
         widths = ", ".join(f"{name} {before.get(name, '?')}→{width}" for name, width in (member.widths or {}).items())
         yield _row(
-            "chosen" if result.chosen is not None and trial.number == result.chosen.trial.number else "",
-            f"trial {trial.number}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
+            "chosen" if result.is_chosen(member) else "",
+            f"trial {member.label}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),
             f"{cost.params:,}",
+            *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             percent(member.test_accuracy),
             widths,
@@ -160,7 +168,7 @@ tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
 </style></head><body>
 <h1>{title}</h1><p>{statement}</p>
 {chart}
-<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th><th>validation</th><th>test</th>
+<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th>{size}<th>validation</th><th>test</th>
 <th>widths</th></tr></thead><tbody>
 {rows}
 </tbody></table></body></html>

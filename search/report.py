@@ -175,28 +175,43 @@ def front_table(result: SearchResult) -> Table:
     """Tabulate the dense network and the front, most accurate first; the chosen network is marked."""
     dense = result.dense
     title = f"Pareto front: {_plural(len(result.front), 'network')}"
-    columns = (">FLOPs", ">of dense", ">params", ">val acc.", ">test acc.", "method", ">trial", "")
+    sized = [">MB"] if quantised(result) else []
+    columns = (">FLOPs", ">of dense", ">params", *sized, ">val acc.", ">test acc.", "method", ">trial", "")
     table = _table(title, *columns)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    table.add_row(scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params), *accuracies, "dense", "", "")
+    counts = [scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params)]
+    counts += [megabytes(dense.cost)] if sized else []
+    table.add_row(*counts, *accuracies, "dense", "", "")
     table.add_section()
     for member in reversed(result.front.members):
         if member.cost is None:
             continue
         cost, trial = member.cost, member.trial
-        is_chosen = result.chosen is not None and trial.number == result.chosen.trial.number
+        is_chosen = result.is_chosen(member)
         table.add_row(
             scaled(cost.flops),
             percent(cost.flops / dense.cost.flops, 1),
             scaled(cost.params),
+            *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             percent(member.test_accuracy),
             trial.method + (f" ({trial.arm})" if trial.arm else ""),
-            str(trial.number),
+            member.label,
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
         )
     return table
+
+
+def quantised(result: SearchResult) -> bool:
+    """Tell whether a network of the front stores its weights in other than four bytes each."""
+    return any(each.cost and megabytes(each.cost) != megabytes(each.cost, each) for each in result.front)
+
+
+def megabytes(cost: Cost, member: TrialResult | None = None) -> str:
+    """Write how many 10^6 bytes the stored weights take: what the method has noted, else float32."""
+    size = 4 * cost.params / 1e6
+    return f"{size if member is None else float(member.note.get('size_mb', size)):.4g}"
 
 
 def dense_widths(result: SearchResult) -> dict[str, int]:
@@ -206,7 +221,7 @@ def dense_widths(result: SearchResult) -> dict[str, int]:
 
 def widths_table(result: SearchResult, member: TrialResult) -> Table:
     """Tabulate the widths of a network, layer group by layer group, before and after."""
-    title = f"Widths of trial {member.trial.number}"
+    title = f"Widths of trial {member.label}"
     table = _table(title, "group", ">layers", ">before", ">after", ">kept", "")
     layers = {row["group"]: len(row.get("layers", ())) for row in result.space.get("groups", [])}
     dense: Mapping[str, int] = dense_widths(result)
@@ -251,7 +266,7 @@ def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:
     accuracies = (member.accuracy, "" if member.test_accuracy is None else member.test_accuracy)
     widths = member.widths.to_json() if member.widths else ""
     end = (f"{member.seconds:.3f}", member.path, json.dumps(dict(trial.settings), sort_keys=True), widths)
-    return (trial.number, trial.method, trial.arm, *counts, *accuracies, *end)
+    return (member.label, trial.method, trial.arm, *counts, *accuracies, *end)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -10,13 +10,13 @@ from typing import Any
 
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.pareto import ParetoFront, dominates, measured, point
+from search.pareto import ParetoFront, dominates, inside, measured, point, rank
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
 from spaces.widths import Widths
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 UNIFORM_ARM = "uniform"
 
 
@@ -84,8 +84,8 @@ class SearchResult:
 
     @cached_property
     def front(self) -> ParetoFront:
-        """The non-dominated networks, cheapest first."""
-        return ParetoFront(self.results)
+        """The non-dominated networks inside all budgets, those that a trial passed on its way too, cheapest first."""
+        return ParetoFront(self._inside)
 
     @cached_property
     def chosen(self) -> TrialResult | None:
@@ -96,7 +96,7 @@ class SearchResult:
     def uniform_comparison(self) -> UniformComparison:
         """How the chosen network compares with the uniform control arm."""
         arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM]
-        others = [r for r in self.results if measured(r) and r.trial.arm != UNIFORM_ARM]
+        others = [r for r in self._inside if r.trial.arm != UNIFORM_ARM]
         beaten = sum(any(dominates(other, arm) for other in others) for arm in arms)
         rival, chosen = _best([r for r in self._inside if r.trial.arm == UNIFORM_ARM]), self.chosen
         if rival is None or chosen is None:
@@ -105,18 +105,20 @@ class SearchResult:
         tail = f" Searched networks dominate {beaten} of the {len(arms)} uniform ones."
         return UniformComparison(rival.trial.number, won, beaten, len(arms), _statement(chosen, rival, won) + tail)
 
-    @property
-    def _inside(self) -> list[TrialResult]:
-        return [
-            r
-            for r in self.results
-            if measured(r) and r.cost is not None and all(budget.allows(r.cost) for budget in self.budgets)
-        ]
+    @cached_property
+    def _inside(self) -> tuple[TrialResult, ...]:
+        return inside(self.results, self.budgets)
+
+    def is_chosen(self, network: TrialResult) -> bool:
+        """Whether this is the chosen network."""
+        return self.chosen is not None and network.label == self.chosen.label
 
     def with_results(self, changed: Iterable[TrialResult]) -> "SearchResult":
-        """Return the search with these results in place of those of the same trials, e.g. confirmed on test."""
-        by_number = {result.trial.number: result for result in changed}
-        results = tuple(by_number.get(result.trial.number, result) for result in self.results)
+        """Return the search with these networks in place of those of the same labels, e.g. confirmed on test."""
+        by_label = {network.label: network for network in changed}
+        results = tuple(
+            result.with_each(lambda network: by_label.get(network.label, network)) for result in self.results
+        )
         return dataclasses.replace(self, results=results)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,8 +129,8 @@ class SearchResult:
             "budgets": [dataclasses.asdict(budget) for budget in self.budgets],
             "dense": dataclasses.asdict(self.dense),
             "space": self.space,
-            "front": [result.trial.number for result in self.front],
-            "chosen": None if self.chosen is None else self.chosen.trial.number,
+            "front": [network.label for network in self.front],
+            "chosen": None if self.chosen is None else self.chosen.label,
             "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
             "results": [trial_result_to_dict(result) for result in self.results],
             "seconds": self.seconds,
@@ -172,7 +174,7 @@ def front_table(result: SearchResult) -> dict[str, list[Any]]:
     dense = result.dense.cost
     rows = [
         {
-            "trial": member.trial.number,
+            "trial": member.label,
             "flops": member.cost.flops,
             "percent_of_dense": round(100 * member.cost.flops / dense.flops, 2),
             "params": member.cost.params,
@@ -180,7 +182,7 @@ def front_table(result: SearchResult) -> dict[str, list[Any]]:
             "test_accuracy": member.test_accuracy,
             "method": member.trial.method,
             "arm": member.trial.arm,
-            "chosen": member == result.chosen,
+            "chosen": result.is_chosen(member),
         }
         for member in result.front
         if member.cost is not None
@@ -222,9 +224,26 @@ def trial_from_dict(data: Mapping[str, Any]) -> Trial:
 
 
 def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:
-    """Return a trial's result as plain data without its weights; an accuracy that is not finite becomes None."""
+    """Return a trial's result as plain data without weights; an accuracy that is not finite becomes None."""
     return {
         "trial": trial_to_dict(result.trial),
+        **_network_to_dict(result),
+        "passed": [_network_to_dict(network) for network in result.passed],
+    }
+
+
+def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
+    """Read back what `trial_result_to_dict` wrote."""
+    trial = trial_from_dict(data["trial"])
+    passed = tuple(
+        dataclasses.replace(_network_from_dict(trial, network), waypoint=number)
+        for number, network in enumerate(data["passed"], start=1)
+    )
+    return dataclasses.replace(_network_from_dict(trial, data), passed=passed)
+
+
+def _network_to_dict(result: TrialResult) -> dict[str, Any]:
+    return {
         "state": str(result.state),
         "accuracy": plain(result.accuracy),
         "cost": None if result.cost is None else dataclasses.asdict(result.cost),
@@ -239,9 +258,7 @@ def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:
     }
 
 
-def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
-    """Read back what `trial_result_to_dict` wrote."""
-    trial = trial_from_dict(data["trial"])
+def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
     curve = tuple(
         EpochReport(trial.number, epoch, math.nan if accuracy is None else accuracy, seconds)
         for epoch, accuracy, seconds in data["curve"]
@@ -259,7 +276,7 @@ def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
 
 def _best(results: Iterable[TrialResult]) -> TrialResult | None:
     """Return the most accurate; of equals the cheaper, then the earlier."""
-    return min(results, key=lambda r: (-point(r)[1], point(r)[0], r.trial.number), default=None)
+    return min(results, key=lambda r: (-point(r)[1], point(r)[0], *rank(r)), default=None)
 
 
 def _statement(chosen: TrialResult, rival: TrialResult, won: bool) -> str:

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.candidates import CandidateSpace, Planned, StudySettings
-from search.pareto import ParetoFront, measured, point
+from search.pareto import ParetoFront, inside, measured, point
 from search.result import trial_result_from_dict, trial_result_to_dict
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
@@ -134,7 +134,7 @@ class Study:
 
     @property
     def front(self) -> ParetoFront:
-        """The non-dominated results so far."""
+        """The non-dominated networks inside the budgets so far."""
         return self._front
 
     @property
@@ -169,7 +169,8 @@ class Study:
     def tell(self, result: TrialResult) -> None:
         """Record a finished trial.
 
-        A result without a finite accuracy, or over a budget, is recorded as failed with that reason.
+        A result without a finite accuracy, or over a budget, is recorded as failed with that reason. Networks that its
+        trial passed may be over a budget: they are recorded without weights and are on no front.
 
         Raises:
             StudyError: the trial is not running in this study.
@@ -177,7 +178,7 @@ class Study:
         number = result.trial.number
         if number not in self._running:
             raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
-        result = self._archive(self._checked(result))
+        result = self._archive(self._lightened(self._checked(result)))
         handle, _ = self._running.pop(number)
         handle.set_user_attr("result", trial_result_to_dict(result))
         if result.error:
@@ -243,10 +244,15 @@ class Study:
                 return replace(result, state=TrialState.FAILED, error=error)
         return result
 
+    def _lightened(self, result: TrialResult) -> TrialResult:
+        """Drop the weights of networks over a budget: no front can have them, and each weighs as much as a result."""
+        useful = {network.label for network in inside([result], self.budgets)}
+        return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})
+
     def _keep(self, result: TrialResult) -> None:
         self._results[result.trial.number] = result
         self._by_key[result.trial.key()] = result
-        self._front = self._front.with_result(result)
+        self._front = self._front.with_results(inside([result], self.budgets))
 
     def _read_back(self) -> None:
         stored = self._record.get_trials(deepcopy=False) if self._record is not None else []

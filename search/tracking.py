@@ -205,7 +205,7 @@ class _Records:
         )
 
     def trial(self, result: TrialResult, budgets: Sequence[Budget], ended: float) -> None:
-        """Write a trial as a child run."""
+        """Write a trial as a child run; the networks it passed are steps of the metrics named passed_..."""
         from mlflow.entities import Metric
 
         trial = result.trial
@@ -229,6 +229,11 @@ class _Records:
         ]
         if curve:
             self._client.log_batch(run, metrics=curve)
+        for each in result.passed:
+            figures = {"accuracy": each.accuracy or 0.0} | (dataclasses.asdict(each.cost) if each.cost else {})
+            self.log(run, {f"passed_{name}": value for name, value in figures.items()}, step=each.waypoint)
+        if result.passed:
+            self._client.log_dict(run, {each.label: dict(each.widths or {}) for each in result.passed}, "passed.json")
         if (widths := result.widths or trial.goal.widths) is not None:
             self._client.log_dict(run, dict(widths), "widths.json")
         self.end(run, "FAILED" if result.state is TrialState.FAILED else "FINISHED", end)
@@ -242,7 +247,9 @@ class _Records:
             child = self._children.get(member.trial.number)
             if child is not None:
                 self._client.set_tag(child, "front", "true")
-                self.log(child, {} if member.test_accuracy is None else {"test_accuracy": member.test_accuracy})
+                name = "passed_test_accuracy" if member.waypoint else "test_accuracy"
+                metrics = {} if member.test_accuracy is None else {name: member.test_accuracy}
+                self.log(child, metrics, step=member.waypoint)
 
     def files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the chosen network's folder as artifacts."""

@@ -100,7 +100,7 @@ class Moments:
     mean: Tensor
 
     def between(self, unit: bool = True) -> Tensor:
-        """Return S_B = X'Y Y'X of shape (C, C), with the label scaling of `label_codes`."""
+        """Return S_B = X'Y Y'X of shape (C, C), with the label scaling of `label_codes`; empty classes add nothing."""
         targets = self.cross / self.counts.clamp_min(1).sqrt() if unit else self.cross
         return targets @ targets.T
 

@@ -104,8 +104,8 @@ class ApproximatedOracle:
         search = FilterSearch(trained, aim, targets, settings, context.seed)
         spent = 0
         for spent, passed in _train(search, trained, context, epochs, self.learning_rate):
-            for narrow, widths in passed:
-                yield Snapshot(narrow, widths, spent, {"moves": search.moves}, on_the_way=True)
+            for narrow, widths, moves in passed:
+                yield Snapshot(narrow, widths, spent, {"moves": moves})
         narrow = slice_channels(trained, space, search.selection)
         yield from _finished(narrow, search.widths, context, spent, self._note(search, scope))
 
@@ -208,19 +208,21 @@ def _reachable(aim: Aim, groups: Sequence[ChannelGroup]) -> bool:
 
 def _train(
     search: FilterSearch, net: nn.Module, context: Context, epochs: int, rate: float
-) -> Iterator[tuple[int, list[tuple[nn.Module, Widths]]]]:
-    """Train until the search is over; yield the number of finished epochs and the nets of the cuts in the last one.
+) -> Iterator[tuple[int, list[tuple[nn.Module, Widths, int]]]]:
+    """Train until the search is over; yield the number of finished epochs and the cuts in the last one.
 
-    Cuts of one batch make one net. BatchNorm statistics are those of training up to the cut.
+    Cuts of one batch make one net, given with its widths and the number of moves so far. Its BatchNorm statistics are
+    those of training up to the cut.
     """
-    passed: list[tuple[nn.Module, Widths]] = []
+    passed: list[tuple[nn.Module, Widths, int]] = []
 
     def after_batch(trained: nn.Module, step: int) -> None:
         cuts = search.after_batch()
-        if cuts and not search.reached:  # where it is reached, training goes on and ends in the result
+        if cuts and search.passing:  # where the goal is reached, training goes on and ends in the result
             search.detach()
             narrow = slice_channels(trained, search.space, search.selection)
-            passed.append((narrow.to(memory_format=torch.contiguous_format), cuts[-1]))  # type: ignore[call-overload]
+            narrow = narrow.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            passed.append((narrow, cuts[-1], search.moves))
             search.attach()
 
     whole = epochs == context.epochs

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pruning.allocation import allocate, score_curve
-from pruning.base import CRITERIA, Context, Criterion, Goal, PruningError, Snapshot, setting
+from pruning.base import CRITERIA, Context, Criterion, Distillation, Goal, PruningError, Snapshot, setting
 from pruning.criteria.feature_rank import FeatureRank
 from pruning.criteria.taylor import Taylor
 from pruning.reconstruction import RECIPE, reconstruct
@@ -34,7 +34,11 @@ def uniform_widths(space: SearchSpace, goal: Goal) -> Widths:
 
 
 def finetune(
-    narrow: nn.Module, widths: Widths, context: Context, note: Mapping[str, float | int | str | bool] | None = None
+    narrow: nn.Module,
+    widths: Widths,
+    context: Context,
+    note: Mapping[str, float | int | str | bool] | None = None,
+    distillation: Distillation | None = None,
 ) -> Iterator[Snapshot]:
     """Re-estimate the BatchNorm statistics of a freshly cut net, then train it; one snapshot before and per epoch.
 
@@ -43,7 +47,7 @@ def finetune(
     note = note or {}
     context.reestimate_batchnorm(narrow)
     yield Snapshot(narrow, widths, 0, note)
-    for epoch in context.fit(narrow, context.epochs):
+    for epoch in context.fit(narrow, context.epochs, distillation=distillation):
         yield Snapshot(narrow, widths, epoch, note)
 
 

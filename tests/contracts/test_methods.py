@@ -98,11 +98,12 @@ def _run(method, net: nn.Module, space: SearchSpace, goal: Goal, context) -> lis
 def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, method, context) -> None:
     space = trace(net, IMAGE)
     widths = _fit(space, 0.5)
-    for snapshot in _run(method, net, space, Goal(widths=widths), context()):
-        assert snapshot.on_the_way or snapshot.widths == widths
-        assert count_cost(snapshot.net, space.input_shape) == space.cost(
-            snapshot.widths
-        )  # by fvcore, by the cost model
+    snapshots = _run(method, net, space, Goal(widths=widths), context())
+    for snapshot in snapshots:
+        space.check(snapshot.widths)
+        promised = snapshot.cost or space.cost(snapshot.widths)
+        assert count_cost(snapshot.net, space.input_shape) == promised  # by fvcore, by the cost model
+    assert snapshots[-1].widths == widths
 
 
 def test_the_lent_net_is_untouched_and_the_output_shape_kept(net, method, context) -> None:
@@ -127,19 +128,18 @@ def test_budgets_alone_are_met(net, method, context) -> None:
         pytest.skip("takes widths from the search only")
     space = trace(net, IMAGE)
     budgets = (Budget.parse("60%"), Budget("params", int(0.7 * space.dense_cost.params)))
-    for snapshot in _run(method, net, space, Goal(budgets=budgets), context()):
-        if snapshot.on_the_way:
-            continue
-        counted = space.cost(snapshot.widths)
-        assert counted.flops <= 0.6 * space.dense_cost.flops
-        assert counted.params <= budgets[1].limit
+    snapshots = _run(method, net, space, Goal(budgets=budgets), context())
+    for snapshot in snapshots:
         space.check(snapshot.widths)
+        counted = count_cost(snapshot.net, space.input_shape)
+        assert counted == (snapshot.cost or space.cost(snapshot.widths))
+    assert counted.flops <= 0.6 * space.dense_cost.flops
+    assert counted.params <= budgets[1].limit
 
 
 def test_snapshots_follow_the_epochs(net, method, context) -> None:
     space = trace(net, IMAGE)
     snapshots = _run(method, net, space, Goal(widths=_fit(space, 0.5)), context(epochs=2))
-    assert not snapshots[-1].on_the_way
     epochs = [snapshot.epoch for snapshot in snapshots]
     assert epochs == sorted(epochs)
     assert epochs[-1] == 2

@@ -6,14 +6,17 @@ from pruning.base import Goal
 from runners.base import RUNNERS, RunnerConfig
 from runners.evaluate import Workbench
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from spaces.budget import Budget
 from spaces.widths import Widths
 
-IMPOSSIBLE, STOPPED = 3, 4
+IMPOSSIBLE, STOPPED, PASSING = 3, 4, 6
+EAGER = {"theta": 1e3, "scope": "all", "half_batches": 2, "warm_up_batches": 0, "search_share": 0.9}
 TRIALS = [
     *(Trial(n, "l2", Goal(Widths({"0": 2 + n, "3": 8 - n})), seed=n) for n in range(3)),
     Trial(IMPOSSIBLE, "l2", Goal(Widths({"no such group": 1}))),
     Trial(STOPPED, "random", Goal(Widths({"0": 4, "3": 4}))),
     Trial(5, "random", Goal(Widths({"0": 4, "3": 4}))),
+    Trial(PASSING, "aofp", Goal(budgets=(Budget.parse("15%"),)), EAGER),
 ]
 
 
@@ -62,7 +65,7 @@ def test_each_trial_is_told_once_failed_ones_included(record: Record) -> None:
     assert record.asked == [trial.number for trial in TRIALS]
     assert sorted(result.trial.number for result in record.told) == record.asked
     told = record.by_number()
-    assert [told[number].state for number in (0, 1, 2, 5)] == ["complete"] * 4
+    assert [told[number].state for number in (0, 1, 2, 5, 6)] == ["complete"] * 5
     assert told[IMPOSSIBLE].state is TrialState.FAILED
     assert "Error: " in told[IMPOSSIBLE].error
 
@@ -91,6 +94,15 @@ def test_local_and_ray_give_equal_results(records: dict[str, Record]) -> None:
         for field in ("trial", "state", "accuracy", "cost", "widths", "error", "note", "checkpoint"):
             assert getattr(local[number], field) == getattr(ray[number], field)
     assert local[0].checkpoint
+
+
+def test_networks_passed_on_the_way_come_back_with_their_weights(records: dict[str, Record]) -> None:
+    local, ray = (records[name].by_number()[PASSING].passed for name in ("local", "ray"))
+    assert len(local) == len(ray) > 0
+    for ours, theirs in zip(local, ray, strict=True):
+        for field in ("label", "state", "accuracy", "cost", "widths", "note", "checkpoint"):
+            assert getattr(ours, field) == getattr(theirs, field)
+        assert ours.checkpoint
 
 
 @pytest.mark.parametrize("name", ["local", "simulated"])  # ray: tests/runners/test_ray_tune.py

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import Reshape, StepHook, TrainingPlan
+from pruning.base import Distillation, Reshape, StepHook, TrainingPlan
 
 
 class TinyResidual(nn.Module):
@@ -86,12 +86,20 @@ class TinyContext:
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
         peak: float | None = None,
+        distillation: Distillation | None = None,
     ) -> Iterator[int]:
         optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate or peak or self.learning_rate)
         for epoch in range(math.ceil(epochs)):
             net.train()
             optimiser.zero_grad()
-            functional.cross_entropy(net(self.images), self.labels).backward()
+            logits = net(self.images)
+            loss = functional.cross_entropy(logits, self.labels)
+            if distillation is not None:
+                with torch.no_grad():
+                    target = distillation.teacher.eval()(self.images).log_softmax(1)
+                apart = functional.kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)
+                loss = (1 - distillation.weight) * loss + distillation.weight * apart
+            loss.backward()
             if hook is not None:
                 hook(net, epoch)
             optimiser.step()

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.base import Goal, Snapshot
+from pruning.base import Distillation, Goal, Snapshot
 from pruning.checkpoint import from_bytes
+from pruning.quantization import size_mb
 from runners.evaluate import TrialContext, Workbench, evaluate
-from runners.train import accuracy
+from runners.fast import PLAIN, Fast
+from runners.train import TrainingError, accuracy
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -50,7 +52,7 @@ def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], Trial]:
                 return run(*arguments)
 
         monkeypatch.setattr("runners.evaluate.METHODS", {"custom": Custom})
-        return trial("custom")
+        return trial("custom", Goal())
 
     return register
 
@@ -101,18 +103,6 @@ def test_closing_a_trial_restores_the_threads_and_closes_the_method(
     evaluation.close()
     assert closed == [True]
     assert torch.get_num_threads() == threads
-
-
-def test_a_net_on_the_way_is_neither_reported_nor_the_result(
-    tiny_bench: Workbench, method: Callable[[Run], Trial]
-) -> None:
-    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
-        yield Snapshot(net, NARROW, 1, on_the_way=True)
-        yield Snapshot(net, tiny_bench.space.full, 2)
-
-    reports, result = finish(tiny_bench, method(run))
-    assert [report.epoch for report in reports] == [2]
-    assert result.widths == tiny_bench.space.full
 
 
 def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Workbench) -> None:
@@ -240,6 +230,43 @@ def test_distillation_uses_the_dense_net(tiny_bench: Workbench) -> None:
     plain, distilled = finish(tiny_bench)[1], finish(dataclasses.replace(tiny_bench, train=train))[1]
     assert distilled.state is TrialState.COMPLETE
     assert plain.checkpoint != distilled.checkpoint
+
+
+def test_a_method_may_distil_from_a_net_that_it_gives(tiny_bench: Workbench) -> None:
+    """Instead of what the options say, and through the same loss at the temperature it wants."""
+    options = dataclasses.replace(tiny_bench.train, distill_weight=0.5, distill_temperature=1.0)
+    other = copy.deepcopy(tiny_bench.net)
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    found = []
+    for train, given in (
+        (options, None),
+        (tiny_bench.train, Distillation(tiny_bench.net, 0.5)),
+        (options, Distillation(other, 0.5)),
+        (tiny_bench.train, None),
+    ):
+        context, net = TrialContext(tiny_bench.data, train, 0, teacher=tiny_bench.net), copy.deepcopy(tiny_bench.net)
+        assert list(context.fit(net, 1, distillation=given)) == [1]
+        found.append(net[0].weight)
+    assert torch.equal(found[0], found[1])
+    assert not any(torch.equal(found[0], each) for each in found[2:])
+    with pytest.raises(TrainingError, match="distill_weight is 2"):
+        list(context.fit(net, 1, distillation=Distillation(other, 2)))
+
+
+@pytest.mark.parametrize("fast", [PLAIN, Fast(torch.bfloat16, True)], ids=["float32", "bfloat16 channels_last"])
+def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(tiny_bench: Workbench, fast: Fast) -> None:
+    bench = dataclasses.replace(tiny_bench, fast=fast)
+    settings = {"bits": 4, "low_bits": 3, "high_bits": 6, "distill": 0.5}
+    plain, result = (finish(bench, dataclasses.replace(trial("di"), settings=each))[1] for each in ({}, settings))
+    assert result.state is TrialState.COMPLETE, result.error
+    assert plain.checkpoint is not None
+    assert result.checkpoint is not None
+    back = from_bytes(result.checkpoint, bench.net)
+    assert accuracy(back, bench.data.val, device=torch.device("cpu")) == result.accuracy
+    assert count_cost(back, (1, 8, 8)) == result.cost == plain.cost == bench.space.cost(NARROW)
+    assert plain.note["size_mb"] == 4 * plain.cost.params / 1e6
+    assert result.note["size_mb"] == size_mb(back) < 0.5 * plain.note["size_mb"]
 
 
 def test_a_workbench_pickles(tiny_bench: Workbench) -> None:

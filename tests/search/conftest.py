@@ -6,7 +6,7 @@ import pytest
 
 from configs.schema import RunConfig
 from pruning.base import Goal
-from runners.trial import Trial, TrialResult, TrialState
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.result import DenseResult, SearchResult
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -27,6 +27,13 @@ def chain_space() -> SearchSpace:
     groups = tuple(ChannelGroup(n, w, 1, w, producers=(n, f"{n}.twin")) for n, w in zip(NAMES, FULL, strict=True))
     model = CostModel(NAMES, FULL, flops.build(), params.build())
     return SearchSpace(groups, (FixedLayer("fc", 10, "its outputs are the classes"),), model, {}, (3, 32, 32))
+
+
+@pytest.fixture
+def quantised_search(finished_search: SearchResult) -> SearchResult:
+    """The same with the chosen net at a few bits."""
+    member = dataclasses.replace(finished_search.results[1], note={"bits": 5.5, "size_mb": 0.00115})
+    return finished_search.with_results([member])
 
 
 @pytest.fixture
@@ -54,3 +61,19 @@ def finished_search(chain_space: SearchSpace) -> SearchResult:
         seconds=125.0,
         paths={"front": "front.csv"},
     )
+
+
+@pytest.fixture
+def search_with_waypoints(finished_search: SearchResult, chain_space: SearchSpace) -> SearchResult:
+    """The same, and trial 3 has passed three nets: above the budget, on the front, and dominated."""
+    rows = (((16, 32, 60), 0.965), ((12, 20, 40), 0.95), ((8, 16, 40), 0.84))
+    own = finished_search.results[3]
+    passed = []
+    for number, (channels, accuracy) in enumerate(rows, start=1):
+        widths = Widths(dict(zip(NAMES, channels, strict=True)))
+        report = EpochReport(3, number, accuracy, 0.5 * number)
+        changes = {"accuracy": accuracy, "cost": chain_space.cost(widths), "widths": widths, "test_accuracy": None}
+        passed.append(dataclasses.replace(own, **changes, curve=(report,), seconds=0.5 * number, waypoint=number))
+    results = list(finished_search.results)
+    results[3] = dataclasses.replace(own, passed=tuple(passed))
+    return dataclasses.replace(finished_search, results=tuple(results))

@@ -10,6 +10,8 @@ from torch import nn
 import search
 from pruning import checkpoint
 from pruning.base import Goal
+from pruning.quantization import coded
+from pruning.rounding import train_rounded
 from runners.trial import Trial, TrialResult, TrialState
 from search import export
 from search.result import DenseResult, SearchResult
@@ -78,6 +80,17 @@ def test_the_program_runs_without_this_project(lenet, tmp_path):
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=written.folder.parent)
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), lenet(image), rtol=1e-5, atol=1e-6)
+
+
+def test_a_quantised_net_is_written_as_codes_and_as_a_plain_program(lenet, tmp_path):
+    train_rounded(lenet, {"conv2": torch.full((50,), 4, dtype=torch.uint8), "fc1": torch.full((500,), 4).byte()})
+    written = export.export_member(coded(lenet), SPEC, WIDTHS, (1, 28, 28), tmp_path)
+    assert written.program is not None
+    assert written.program.name == "model.pt2"
+    assert written.max_difference == 0
+    assert written.checkpoint.stat().st_size < 4 * 431_080 / 6
+    image = torch.rand(3, 1, 28, 28)
+    assert torch.equal(export.load(tmp_path)(image), lenet(image))
 
 
 def test_the_net_stays_in_its_mode_and_its_program_is_for_inference(tmp_path):

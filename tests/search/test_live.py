@@ -112,3 +112,7 @@ def test_an_empty_front_has_no_best_accuracy() -> None:
 
 def test_a_failed_trial_says_why_in_one_line(finished_search: SearchResult) -> None:
     assert trial_text(finished_search.results[4]) == "trial 4 di failed: RuntimeError: out of memory [gpu]"
+
+
+def test_a_trial_says_how_many_nets_it_has_passed(search_with_waypoints: SearchResult) -> None:
+    assert trial_text(search_with_waypoints.results[3]) == "trial 3 di: 85.00% at 160.0 kFLOPs in 3 s and 3 on the way"

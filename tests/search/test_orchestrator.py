@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,30 @@ def test_every_front_member_reloads_recounts_and_reevaluates_to_its_figures(
     assert len(result.results) == 5
     assert len(result.front) >= 1
     for member in result.front:
-        net = load(folder / "front" / f"trial-{member.trial.number:04d}")
+        net = load(folder / "front" / f"trial-{member.stem}")
         cost = count_cost(net, (3, 8, 8))
         assert cost == member.cost
         assert all(budget.allows(cost) for budget in result.budgets)
+        assert accuracy(net, data.val, device=CPU) == member.accuracy
+        assert accuracy(net, data.test, device=CPU) == member.test_accuracy
+
+
+def test_one_trial_of_aofp_gives_several_points_to_the_front(tmp_path: Path) -> None:
+    settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
+    train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
+    fixed = tuple(f"aofp.{each}" for each in settings)
+    config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=4)
+    result, data = run(config), load_data(DataConfig(image_size=8), 0, (3, 8, 8))
+    by_trial = Counter(member.trial.number for member in result.front)
+    assert max(by_trial.values()) >= 2
+    assert len(result.results) == 4
+    for each in (point for trial in result.results for point in trial.passed):
+        inside = each.cost.flops <= result.budgets[0].limit  # type: ignore[union-attr]
+        assert bool(each.path) == inside
+        assert inside or each not in result.front.members
+    for member in result.front:
+        net = load(tmp_path / "run" / "front" / f"trial-{member.stem}")
+        assert count_cost(net, (3, 8, 8)) == member.cost
         assert accuracy(net, data.val, device=CPU) == member.accuracy
         assert accuracy(net, data.test, device=CPU) == member.test_accuracy
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.pareto import ParetoFront, dominates, measured, point
+from search.pareto import ParetoFront, dominates, inside, measured, point
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -49,7 +49,7 @@ def test_whatever_is_left_out_is_dominated_or_a_later_tie(given_results: list[Tr
 def test_the_order_of_arrival_does_not_matter(given_results: list[TrialResult], rng: random.Random) -> None:
     front = ParetoFront()
     for arrived in rng.sample(given_results, len(given_results)):
-        front = front.with_result(arrived)
+        front = front.with_results([arrived])
     assert front == ParetoFront(tuple(given_results))
 
 
@@ -57,7 +57,7 @@ def test_the_order_of_arrival_does_not_matter(given_results: list[TrialResult], 
 def test_hypervolume_never_falls_and_stays_a_share(given_results: list[TrialResult]) -> None:
     front, before = ParetoFront(), 0.0
     for arrived in given_results:
-        front = front.with_result(arrived)
+        front = front.with_results([arrived])
         now = front.hypervolume(DENSE)
         assert before - 1e-12 <= now <= 1
         before = now
@@ -96,3 +96,17 @@ def test_best_is_the_most_accurate_inside_all_budgets() -> None:
     assert front.best([Budget("flops", 60), Budget("params", 10)]) is cheap
     assert front.best([Budget("flops", 19)]) is None
     assert (len(front), list(front)) == (3, list(members))
+
+
+def test_networks_inside_the_budgets_are_those_of_trials_and_those_passed_even_where_the_trial_failed() -> None:
+    passed = tuple(
+        dataclasses.replace(result(0, flops, 0.5), waypoint=i) for i, flops in enumerate((60, 50, 40), start=1)
+    )
+    failed = dataclasses.replace(result(0, 10, None, TrialState.FAILED), passed=passed)
+    found = inside([failed, result(1, 50, 0.5), result(2, 51, 0.9)], [Budget("flops", 50), Budget("latency", 0.1)])
+    assert [each.label for each in found] == ["0.2", "0.3", "1"]
+
+
+def test_of_equals_a_trials_own_net_stays_before_one_it_passed() -> None:
+    own, passed = result(3, 50, 0.5), dataclasses.replace(result(3, 50, 0.5), waypoint=1)
+    assert ParetoFront((passed, own)).members == (own,)

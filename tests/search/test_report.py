@@ -114,6 +114,19 @@ def test_the_front_fits_a_terminal_of_80_columns(finished_search: SearchResult) 
     assert console.measure(front_table(finished_search)).maximum <= 80
 
 
+def test_sizes_are_shown_where_a_net_is_quantised(quantised_search: SearchResult) -> None:
+    text = text_of(front_table(quantised_search))
+    rows = [" ".join(line.split()) for line in text.splitlines() if "%" in line]
+    assert "params MB val acc." in " ".join(text.split())
+    assert rows[:3] == [
+        "2.560 M 100.0% 2.560 k 0.01024 97.00% 96.50% dense",
+        "1.440 M 56.2% 1.440 k 0.00115 96.00% 95.00% di 1 chosen",
+        "640.0 k 25.0% 640 0.00256 90.00% 89.00% l2 (uniform) 0",
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    assert console.measure(front_table(quantised_search)).maximum <= 80
+
+
 def test_widths_are_shown_before_and_after(finished_search: SearchResult) -> None:
     chosen = finished_search.chosen
     assert chosen is not None
@@ -160,3 +173,13 @@ def test_the_csv_holds_exact_figures_cheapest_first(finished_search: SearchResul
     assert float(rows[2]["val_accuracy"]) == 0.96
     assert Widths.from_json(rows[2]["widths"]) == finished_search.front.members[2].widths
     assert json.loads(rows[2]["settings"]) == {"ridge": 0.1}
+
+
+def test_a_net_passed_on_the_way_is_named_after_its_trial(search_with_waypoints: SearchResult, tmp_path: Path) -> None:
+    text = text_of(front_table(search_with_waypoints))
+    assert line_with(text, "3.2") == "1.040 M 40.6% 1.040 k 95.00% - di 3.2"
+    write_csv(search_with_waypoints, tmp_path / "front.csv")
+    with (tmp_path / "front.csv").open() as file:
+        assert [row["trial"] for row in csv.DictReader(file)] == ["3", "0", "3.2", "1"]
+    member = search_with_waypoints.results[3].passed[1]
+    assert "Widths of trial 3.2" in text_of(widths_table(search_with_waypoints, member))

@@ -63,9 +63,9 @@ def test_numbers_that_are_not_finite_become_null() -> None:
     assert back.note == {"loss": None}
 
 
-def test_the_json_says_front_and_choice_by_trial_number() -> None:
+def test_the_json_says_front_and_choice_by_label() -> None:
     data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
-    assert (data["schema"], data["front"], data["chosen"]) == (1, [0, 1], 1)
+    assert (data["schema"], data["front"], data["chosen"]) == (2, ["0", "1"], "1")
     assert data["uniform_comparison"]["won"] is True
 
 
@@ -76,8 +76,8 @@ def test_what_is_no_result_is_said_so(text: str) -> None:
 
 
 def test_another_schema_version_is_refused() -> None:
-    text = search().to_json().replace('"schema": 1', '"schema": 99')
-    with pytest.raises(ResultError, match="schema 99, this version reads 1"):
+    text = search().to_json().replace('"schema": 2', '"schema": 99')
+    with pytest.raises(ResultError, match="schema 99, this version reads 2"):
         SearchResult.from_json(text)
 
 
@@ -94,7 +94,7 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
     confirmed = dataclasses.replace(before.results[1], test_accuracy=0.88)
     after = before.with_results([confirmed])
     assert [result.test_accuracy for result in after.results] == [None, 0.88]
-    assert after.chosen is confirmed
+    assert after.chosen == confirmed
 
 
 def test_a_search_that_beats_uniform_says_by_how_much() -> None:
@@ -121,3 +121,32 @@ def test_a_search_that_does_not_beat_uniform_says_so() -> None:
 def test_without_a_control_arm_there_is_no_comparison() -> None:
     comparison = search(made(1, 95, 0.75)).uniform_comparison
     assert (comparison.rival, comparison.won) == (None, False)
+
+
+def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_waypoints: SearchResult) -> None:
+    assert [member.label for member in search_with_waypoints.front] == ["3", "0", "3.2", "1"]
+    cheaper = dataclasses.replace(search_with_waypoints, budgets=(Budget("flops", 1_100_000),))
+    assert cheaper.chosen is not None
+    assert cheaper.chosen.label == "3.2"
+    assert [member.label for member in search_with_waypoints.front if cheaper.is_chosen(member)] == ["3.2"]
+    assert cheaper.to_dict()["chosen"] == "3.2"
+
+
+def test_every_member_of_the_front_is_inside_the_budgets(search_with_waypoints: SearchResult) -> None:
+    above = search_with_waypoints.results[3].passed[0]
+    assert above.accuracy > max(member.accuracy for member in search_with_waypoints.front)  # type: ignore[type-var, operator]
+    assert above not in search_with_waypoints.front.members
+
+
+def test_nets_passed_on_the_way_survive_json(search_with_waypoints: SearchResult) -> None:
+    after = SearchResult.from_json(search_with_waypoints.to_json())
+    assert after == search_with_waypoints
+    assert [each.label for each in after.results[3].passed] == ["3.1", "3.2", "3.3"]
+
+
+def test_a_confirmed_net_of_the_way_replaces_itself_alone(search_with_waypoints: SearchResult) -> None:
+    member = search_with_waypoints.results[3].passed[1]
+    confirmed = search_with_waypoints.with_results(
+        [dataclasses.replace(member, test_accuracy=0.94), search_with_waypoints.results[3]]
+    )
+    assert [each.test_accuracy for each in confirmed.results[3].points] == [0.84, None, 0.94, None]

@@ -392,3 +392,33 @@ def test_asking_takes_milliseconds() -> None:
     start = time.perf_counter()
     drain(study, space)
     assert (time.perf_counter() - start) / 10 < 0.1
+
+
+def test_nets_passed_on_the_way_are_recorded_and_only_those_inside_the_budgets_reach_the_front(url: str) -> None:
+    space, settings, archived = chain(), StudySettings(("plain",), trials=2, storage=url), []
+
+    def archive(result: TrialResult) -> TrialResult:
+        archived.append(sorted(result.checkpoints))
+        return result.with_each(lambda each: each.without_checkpoint(f"{each.stem}.pt" if each.checkpoint else ""))
+
+    study = Study(settings, space, (FLOPS,), archive=archive)
+    trial = study.ask()
+    assert trial is not None
+    own = result_of(trial, space, accuracy=0.5, checkpoint=b"own")
+    assert own.cost is not None
+    costs = (dataclasses.replace(own.cost, flops=flops) for flops in (FLOPS.limit + 1, FLOPS.limit))
+    above, inside = (
+        dataclasses.replace(own, accuracy=0.9, cost=cost, waypoint=number, checkpoint=b"way")
+        for number, cost in enumerate(costs, start=1)
+    )
+    cheaper = dataclasses.replace(own, cost=dataclasses.replace(own.cost, flops=10))
+    study.tell(dataclasses.replace(cheaper, passed=(above, inside)))
+
+    assert archived == [["0", "0.2"]]
+    assert [each.path for each in study.results[0].points] == ["0000.pt", "", "0000-p2.pt"]
+    assert [member.label for member in study.front] == ["0", "0.2"]
+    assert len(study.results) == 1  # trials are counted, not networks
+    (stored,) = optuna_trials(url)
+    assert stored.values == [0.5, 10.0]
+    again = Study(settings, space, (FLOPS,))
+    assert (again.results, again.front) == (study.results, study.front)

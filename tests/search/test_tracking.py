@@ -72,10 +72,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker = MlflowTracker(folder, "", Config())
         tracker.start()
         tracker.dense(0.9, DENSE, (BUDGET,))
-        tracker.trial(complete(), 0.25, 0.6, 1)
+        passed = tuple(complete(waypoint=i, accuracy=0.6 + i / 10, cost=Cost(480 + i, 41)) for i in (1, 2))
+        tracker.trial(complete(passed=passed), 0.25, 0.6, 1)
         tracker.trial(failed(), 0.25, 0.6, 1)
         paths = {"picture": "front.png", "missing": "no.html", "networks": "front", "chosen": "front/trial-0000"}
-        tracker.finish(search_result(complete(test_accuracy=0.55), failed(), paths=paths))
+        passed = (passed[0], dataclasses.replace(passed[1], test_accuracy=0.75))
+        tracker.finish(search_result(complete(test_accuracy=0.55, passed=passed), failed(), paths=paths))
     return folder
 
 
@@ -148,6 +150,17 @@ def test_a_child_has_its_candidate_and_what_came_of_it(client: MlflowClient, run
 def test_widths_are_a_json_artifact(client: MlflowClient, runs: dict[str, Run], tmp_path: Path) -> None:
     path = client.download_artifacts(runs["trial 0000"].info.run_id, "widths.json", str(tmp_path))
     assert Widths(json.loads(Path(path).read_text())) == WIDTHS
+
+
+def test_networks_passed_on_the_way_are_steps_of_the_child(
+    client: MlflowClient, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    child = runs["trial 0000"]
+    assert history(client, child, "passed_accuracy") == [(1, 0.7), (2, 0.8)]
+    assert history(client, child, "passed_flops") == [(1, 481.0), (2, 482.0)]
+    assert history(client, child, "passed_test_accuracy") == [(2, 0.75)]
+    path = client.download_artifacts(child.info.run_id, "passed.json", str(tmp_path))
+    assert json.loads(Path(path).read_text()) == {"0.1": dict(WIDTHS), "0.2": dict(WIDTHS)}
 
 
 def test_a_failed_trial_is_a_failed_run_with_its_reason(runs: dict[str, Run]) -> None:

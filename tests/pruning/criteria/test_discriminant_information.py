@@ -70,6 +70,29 @@ def test_information_never_falls_when_a_feature_is_added(ridge: float) -> None:
     assert all(later >= earlier - 1e-12 for earlier, later in zip(values, values[1:], strict=False))
 
 
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0, 1e4])
+def test_no_removal_gains_information_in_any_order_and_all_of_them_leave_none(ridge: float, unit: bool) -> None:
+    features, labels = _data()
+    for seed in range(5):
+        elimination = _discriminant(_moments(features, labels), ridge, unit)
+        before = elimination.information
+        for channel in torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(seed)).tolist():
+            assert elimination.remove(channel) >= 0
+        assert elimination.information == pytest.approx(0, abs=1e-9 * before)
+
+
+def test_the_product_stays_within_the_bounds_too() -> None:
+    features, labels = _data(channels=40)
+    labels[:25] = 0
+    counts = torch.bincount(labels, minlength=CLASSES).double()
+    for ridge in (1e-6, 1.0, 1e4):
+        moments = _moments(features, labels)
+        assert 0 <= _discriminant(moments, ridge).information <= CLASSES - 1
+        bound = SAMPLES - float(counts.square().sum()) / SAMPLES
+        assert 0 <= _discriminant(moments, ridge, unit=False).information <= bound
+
+
 def test_information_stays_within_its_bounds() -> None:
     features, labels = _data(channels=40)
     uneven = labels.clone()
@@ -87,7 +110,7 @@ def test_leave_one_out_drop_equals_recomputing_without_the_channel() -> None:
     for channel in range(CHANNELS):
         rest = [c for c in range(CHANNELS) if c != channel]
         expected = _information(features, labels, 0.5) - _information(features[:, rest], labels, 0.5)
-        assert float(drops[channel]) == pytest.approx(expected, rel=1e-9)
+        assert float(drops[channel]) == pytest.approx(expected, rel=1e-10)
 
 
 def test_leave_set_out_drop_equals_recomputing_without_the_set() -> None:
@@ -151,7 +174,9 @@ def test_a_constant_channel_is_worth_nothing() -> None:
     features[:, 2] = 5.0
     moments = _moments(features, labels).standardised()
     assert torch.isfinite(moments.scatter).all()
-    assert float(_discriminant(moments, 0.1).drops()[2]) == pytest.approx(0.0, abs=1e-12)
+    for each in (moments, _moments(features, labels)):
+        assert float(_discriminant(each, 0.1).drops()[2]) == pytest.approx(0.0, abs=1e-12)
+        assert float(_discriminant(each, 0.1).differential()[2]) == pytest.approx(0.0, abs=1e-12)  # W_c = 0
 
 
 def test_features_that_are_all_constant_give_zeros_and_no_nan() -> None:
@@ -211,6 +236,23 @@ def test_a_missing_class_gives_a_zero_column() -> None:
     codes = label_codes(torch.tensor([0, 1, 0, 1]), 3)
     assert codes[:, 2].tolist() == [0.0, 0.0, 0.0, 0.0]
     assert torch.isfinite(codes).all()
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_a_missing_class_changes_nothing(unit: bool) -> None:
+    """With n_k = 0 everything is what it is for a problem without class k."""
+    features, labels = _data(samples=80)
+    features, labels = features[labels != 2], labels[labels != 2]
+    fewer = MomentAccumulator(CLASSES - 1)
+    fewer.add(features, torch.where(labels > 2, labels - 1, labels))
+    with_gap, without = _moments(features, labels), fewer.finish()
+    assert with_gap.counts.tolist() == [20, 20, 0, 20]
+    assert torch.isfinite(with_gap.between(unit)).all()
+    torch.testing.assert_close(with_gap.between(unit), without.between(unit), rtol=1e-12, atol=1e-12)
+    first, second = (_discriminant(each, 0.3, unit) for each in (with_gap, without))
+    assert 0 <= first.information == pytest.approx(second.information, rel=1e-12)
+    torch.testing.assert_close(first.drops(), second.drops())
+    assert not unit or first.information <= CLASSES - 2
 
 
 def test_moments_need_two_classes() -> None:

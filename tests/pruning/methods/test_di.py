@@ -1,12 +1,18 @@
+import copy
 import pickle
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
+from pruning import checkpoint
 from pruning.base import Goal, PruningError, declared_settings
 from pruning.methods.di import DiscriminantInformation
+from pruning.quantization import coded
+from pruning.rounding import train_rounded
 from spaces.budget import Budget
+from spaces.counting import count_cost
 from spaces.errors import BudgetError
 from spaces.tracing import trace
 from spaces.widths import Widths
@@ -141,6 +147,10 @@ def test_a_group_of_one_channel_is_left_alone(tiny_context) -> None:
         ({"ridge": 0.0}, "ridge=0.0.*above 0"),
         ({"step": 0.0}, "step=0.0"),
         ({"features": "pooled"}, "compensate=True.*compensate=False"),
+        ({"distill": 1.5}, r"distill=1.5.*\[0, 1\]"),
+        ({"bits": 3}, "bits=3 is no mean of low_bits=4 and high_bits=8"),
+        ({"bits": 9}, "bits=9 is no mean"),
+        ({"bits": 5, "low_bits": 8, "high_bits": 4}, "low_bits=8 and high_bits=4"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message) -> None:
@@ -151,3 +161,107 @@ def test_settings_that_make_no_sense_are_refused(settings, message) -> None:
 def test_a_search_varies_only_settings_that_the_shared_statistics_answer() -> None:
     searched = {each.name for each in declared_settings(DiscriminantInformation) if each.searchable}
     assert searched == {"label_weight", "ridge"}
+
+
+def _logits(net: Any, context: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return net.eval()(context.images)
+
+
+def test_the_better_ranked_filters_get_more_bits(tiny_residual, tiny_context) -> None:
+    context, method = tiny_context(), DiscriminantInformation(bits=5, low_bits=4, high_bits=8)
+    space = trace(tiny_residual, context.images)
+    goal = Goal(widths=Widths({"stem": 8, "conv1": 8}))
+    net = list(method.run(tiny_residual, space, goal, context))[-1].net
+    rankings = method.rankings(tiny_residual, space, method.statistics(tiny_residual, space, context))
+    ranks = rankings["conv1"].ranks
+    kept = torch.argsort(ranks, descending=True)[:8].sort().values
+    best = torch.argsort(ranks[kept], descending=True)[:2]
+    assert torch.nonzero(net.conv1.bits == 8).flatten().tolist() == sorted(best.tolist())
+    assert net.stem.bits.double().mean() == net.conv1.bits.double().mean() == net.conv2.bits.double().mean() == 5
+    assert torch.equal(net.stem.bits, net.conv2.bits)  # they write the same channels
+    assert net.head.bits.tolist() == [8, 8, 8]  # classes have no rank
+
+
+def test_what_is_measured_is_what_is_stored(tiny_residual, tiny_context) -> None:
+    context = tiny_context(epochs=3)
+    space = trace(tiny_residual, context.images)
+    files = []
+    for snapshot in DiscriminantInformation(bits=4.5, low_bits=3, high_bits=6).run(tiny_residual, space, HALF, context):
+        files.append((checkpoint.to_bytes(snapshot.net, None, snapshot.widths), _logits(snapshot.net, context)))
+        assert count_cost(snapshot.net, space.input_shape) == space.cost(snapshot.widths)
+        assert snapshot.note["size_mb"] < 0.5 * 4e-6 * space.cost(snapshot.widths).params
+        assert 4 < snapshot.note["bits"] < 6
+    assert len(files) == 4
+    for data, logits in files:  # training goes on with a net of its own
+        assert torch.equal(_logits(checkpoint.from_bytes(data, model=tiny_residual), context), logits)
+    assert not torch.equal(files[0][1], files[-1][1])
+
+
+def test_a_net_that_is_not_quantised_says_its_size_too(tiny_residual, tiny_context) -> None:
+    for bits in (0, 32):
+        snapshot = _result(tiny_residual, tiny_context(), HALF, bits=bits)
+        params = sum(each.numel() for each in snapshot.net.parameters())
+        assert snapshot.note["size_mb"] == 4 * params / 1e6
+        assert snapshot.note["bits"] == 32
+
+
+def _rounded_afterwards(net: Any, bits: int) -> Any:
+    rounded = copy.deepcopy(net)
+    layers = {name: each for name, each in net.named_modules() if isinstance(each, (torch.nn.Conv2d, torch.nn.Linear))}
+    train_rounded(rounded, {name: torch.full((len(each.weight),), bits).byte() for name, each in layers.items()})
+    return coded(rounded)
+
+
+def test_eight_bits_hardly_change_a_trained_net(tiny_residual, tiny_context) -> None:
+    context = tiny_context(epochs=30, learning_rate=0.1)
+    net = _result(tiny_residual, context, HALF).net
+    plain, stored = _logits(net, context), _logits(_rounded_afterwards(net, 8), context)
+    assert (plain.argmax(1) == context.labels).float().mean() > 0.85
+    assert 0 < (plain - stored).abs().max() < 0.02 * plain.abs().max()
+
+
+def test_training_through_the_rounding_beats_rounding_after_training(tiny_residual, tiny_context) -> None:
+    context = tiny_context(epochs=30, learning_rate=0.1)
+    after = _rounded_afterwards(_result(tiny_residual, context, HALF).net, 2)
+    through = _result(tiny_residual, context, HALF, bits=2, low_bits=2, high_bits=2).net
+    losses = [float(functional.cross_entropy(_logits(net, context), context.labels)) for net in (through, after)]
+    assert losses[0] < 0.9 * losses[1]
+
+
+def test_distillation_brings_the_net_nearer_to_the_dense_one(tiny_residual, tiny_context) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny_residual.state_dict().items()}
+    context = tiny_context(epochs=20, learning_rate=0.1)
+    dense = _logits(tiny_residual, context).log_softmax(1)
+    apart = []
+    for distill in (0.0, 1.0):
+        logits = _logits(_result(tiny_residual, context, HALF, distill=distill).net, context).log_softmax(1)
+        apart.append(float(functional.kl_div(logits, dense, reduction="batchmean", log_target=True)))
+    assert apart[1] < 0.2 * apart[0]
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_residual.state_dict().items())
+
+
+@pytest.mark.parametrize("labels", ["unit", "onehot"])
+def test_a_class_missing_from_the_images_ranks_as_if_there_were_none(tiny_residual, tiny_context, labels) -> None:
+    smaller = copy.deepcopy(tiny_residual)
+    smaller.head = torch.nn.Linear(8, 2)
+    method = DiscriminantInformation(label_weight=1.0, labels=labels)
+    found = []
+    for net in (tiny_residual, smaller):  # of three classes, the last of which has no image, and of two
+        context = tiny_context()
+        space = trace(net, context.images)
+        context.images, context.labels = context.images[context.labels < 2], context.labels[context.labels < 2]
+        found.append(method.rankings(net, space, method.statistics(net, space, context)))
+        snapshot = list(method.run(net, space, HALF, context))[-1]
+        assert all(torch.isfinite(tensor).all() for tensor in snapshot.net.state_dict().values())
+    for name, ranking in found[0].items():
+        assert torch.isfinite(ranking.lost).all()
+        assert torch.equal(ranking.ranks, found[1][name].ranks)
+        torch.testing.assert_close(ranking.lost, found[1][name].lost)
+
+
+def test_one_class_alone_is_an_error(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    context.labels = torch.zeros_like(context.labels)
+    with pytest.raises(PruningError, match="fewer than two classes"):
+        _result(tiny_residual, context, HALF)
