@@ -27,6 +27,7 @@ METHODS = Registry(
         "aofp": "pruning.methods.aofp:ApproximatedOracle",
         "csgd": "pruning.methods.csgd:CentripetalSGD",
         "di": "pruning.methods.di:DiscriminantInformation",
+        "kse": "pruning.methods.kse:KernelSparsityEntropy",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
     },
@@ -46,7 +47,7 @@ CRITERIA = Registry(
 )
 
 # Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
-LAYERS = Registry("layer", {})
+LAYERS = Registry("layer", {"shared_kernels": "pruning.kernel_sharing:SharedKernelConv2d"})
 
 
 class PruningError(SlimfrontError):
