@@ -216,7 +216,10 @@ class Method(Protocol):
 
 
 class StructuredLayer(Protocol):
-    """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one."""
+    """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
+
+    One that derives anything from its tensors may have `follow_tensors()`, called once they were replaced.
+    """
 
     kind: ClassVar[str]  # its name in LAYERS
 

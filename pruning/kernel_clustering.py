@@ -27,8 +27,9 @@ def cluster_kernels(
     channels, count, size = kernels.shape
     if size == 1:
         return _on_lines(kernels, clusters, generator, restarts, iterations)
-    centroids, index = kernels.new_empty(channels, clusters, size), torch.empty(
-        channels, count, dtype=torch.int64, device=kernels.device
+    centroids, index = (
+        kernels.new_empty(channels, clusters, size),
+        torch.empty(channels, count, dtype=torch.int64, device=kernels.device),
     )
     step = max(1, CHUNK_ELEMENTS // (count * max(clusters, size)))
     for begin in range(0, channels, step):

@@ -118,9 +118,7 @@ def _line_distances(points: Tensor, nearest: int) -> Tensor:
     return torch.empty_like(best).scatter_(1, order, best)
 
 
-def indicator(
-    mass: Tensor, spread: Tensor, balance: float = 1.0, renormalised: bool = False
-) -> NDArray[np.float64]:
+def indicator(mass: Tensor, spread: Tensor, balance: float = 1.0, renormalised: bool = False) -> NDArray[np.float64]:
     """Return how much each channel of a layer matters, in [0, 1], shape (channels,).
 
     Args:

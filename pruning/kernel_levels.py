@@ -294,9 +294,7 @@ def _needed(net: nn.Module, space: SearchSpace, readers: Sequence[Reader]) -> ND
         read[each.inputs] = True
     needed[_ids(space.variable)] = ~read[_ids(space.variable)]
     names = {f"{each.name}.weight" for each in readers}
-    mixing = {
-        f"{name}.weight" for name, each in net.named_modules() if isinstance(each, nn.LayerNorm | nn.GroupNorm)
-    }
+    mixing = {f"{name}.weight" for name, each in net.named_modules() if isinstance(each, nn.LayerNorm | nn.GroupNorm)}
     for name, axes in space.axes.items():
         for dim, ids in axes.items():
             if (dim > 0 and name not in names) or name in mixing:

@@ -48,7 +48,8 @@ class SharedKernelConv2d(nn.Module):
 
     Attributes:
         codebook: the kernels, shape (sum of the kernels kept, kh * kw): level by level, channel by channel.
-        packed: the indices as bytes; channels with one kernel or all of them need none. Set it as a whole.
+        packed: the indices as bytes; channels with one kernel or all of them need none.
+            `follow_tensors` after a change.
 
     Args:
         plain: a convolution with zero padding of the same kernel size, stride, padding, dilation, groups and bias.
@@ -102,11 +103,9 @@ class SharedKernelConv2d(nn.Module):
         inputs, outputs = structure["channels"]
         return cls(plain, (int(inputs), int(outputs)), [(int(q), list(where)) for q, where in structure["levels"]])
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Follow new indices."""
-        super().__setattr__(name, value)
-        if name == "packed":
-            self._unpack()
+    def follow_tensors(self) -> None:
+        """Take in that `packed` was replaced."""
+        self._unpack()
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
@@ -118,6 +117,7 @@ class SharedKernelConv2d(nn.Module):
             pack(index.cpu().numpy(), self._bits(level)) for level, index in zip(self.levels, indices, strict=True)
         ]
         self.packed = torch.from_numpy(np.concatenate(parts)).to(self.packed.device)
+        self._unpack()
 
     def indices(self) -> list[NDArray[np.int64]]:
         """Return what `set_indices` was given."""
