@@ -25,4 +25,5 @@ def unpack(data: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.int64]:
     digits = np.zeros(count * bits, dtype=np.int64)
     stored = np.unpackbits(data, bitorder="little")[: count * bits]
     digits[: len(stored)] = stored
-    return (digits.reshape(count, bits) << np.arange(bits)).sum(axis=1)
+    numbers: NDArray[np.int64] = (digits.reshape(count, bits) << np.arange(bits)).sum(axis=1)
+    return numbers

@@ -5,7 +5,7 @@ multiplier is the largest inside the budgets; what it leaves over is filled chan
 larger multiplier would raise them. Channels that no layer reads any more are cut from the layers that write them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pruning.allocation import usage
 from pruning.kernel_indicator import Levels
+from pruning.kernel_readers import Reader, ids_of, needed_ids
 from pruning.selection import Selection, select_channels
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -26,26 +27,6 @@ from spaces.space import SearchSpace
 from spaces.widths import Widths
 
 HALVINGS = 60  # of the multiplier's range
-OUTPUT = "network output"  # why the space fixes the channels of a classifier
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A convolution whose kernels may be shared.
-
-    Attributes:
-        positions: outputs of one channel for one image, over all its uses.
-        area: numbers of a kernel.
-        groups: of the convolution.
-        inputs, outputs: channel ids of the space along its weight; -1 for what is never cut.
-    """
-
-    name: str
-    positions: int
-    area: int
-    groups: int
-    inputs: NDArray[np.int64]
-    outputs: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,42 +37,6 @@ class Outcome:
     kept: NDArray[np.int64]  # kernels
     widths: Widths
     cost: Cost
-
-
-def find_readers(net: nn.Module, space: SearchSpace) -> tuple[Reader, ...]:
-    """Return the convolutions whose kernels may be shared.
-
-    These are all but depthwise ones, those that see the image, a convolution that classifies, and those that pad with
-    anything but zeros, share their weight with another layer, or are called in other ways than as layers.
-    """
-    outputs: dict[str, int] = {}
-
-    def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def seen(module: nn.Module, given: object, result: Tensor) -> None:
-            outputs[name] = outputs.get(name, 0) + result.shape[2] * result.shape[3]
-
-        return seen
-
-    convolutions = {name: each for name, each in net.named_modules() if type(each) is nn.Conv2d}
-    handles = [each.register_forward_hook(note(name)) for name, each in convolutions.items()]
-    try:
-        with torch.no_grad():
-            net(torch.zeros(1, *space.input_shape, device=next(net.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    weights = [id(each) for module in net.modules() for each in module._parameters.values()]
-    classifying = _ids([group for group in space.groups if group.fixed == OUTPUT])
-    readers = []
-    for name, conv in convolutions.items():
-        axes = space.axes.get(f"{name}.weight", {})
-        written = axes.get(0, np.full(conv.out_channels, -1))
-        shared = weights.count(id(conv.weight)) > 1 or conv.padding_mode != "zeros" or name not in outputs
-        if shared or 1 not in axes or (axes[1] < 0).any() or np.isin(written, classifying).any():
-            continue
-        area = conv.kernel_size[0] * conv.kernel_size[1]
-        readers.append(Reader(name, outputs[name], area, conv.groups, axes[1], written))
-    return tuple(readers)
 
 
 class KernelSpace:
@@ -113,7 +58,7 @@ class KernelSpace:
         self._ids = np.concatenate([each.inputs for each in readers])
         self._reader = np.repeat(np.arange(len(readers)), [len(each.inputs) for each in readers])
         self._starts = np.cumsum([0, *[len(each.inputs) for each in readers]])
-        self._needed = _needed(net, space, readers)
+        self._needed = needed_ids(net, space, readers)
         barred = self._barred()
         self._needed[barred] = False
         self.indicators[barred[self._ids]] = -1.0
@@ -138,7 +83,7 @@ class KernelSpace:
     def _barred(self) -> NDArray[np.bool_]:
         """Return, for every channel id, whether it goes because its group may not be as wide as in the dense net."""
         barred = np.ones_like(self._needed)
-        scores = {group.name: self._value[_ids([group])] for group in self.space.variable}
+        scores = {group.name: self._value[ids_of([group])] for group in self.space.variable}
         kept = select_channels(self.space, {n: torch.from_numpy(s) for n, s in scores.items()}, self.space.largest)
         for group in self.space.groups:
             index = kept[group.name].numpy() if group.name in kept else np.arange(group.width)
@@ -177,12 +122,12 @@ class KernelSpace:
 
     def _widths(self, levels: NDArray[np.int64]) -> Widths:
         alive = self._alive(levels)
-        return Widths({group.name: _legal(group, alive[_ids([group])]) for group in self.space.variable})
+        return Widths({group.name: _legal(group, alive[ids_of([group])]) for group in self.space.variable})
 
     def scores(self, levels: NDArray[np.int64]) -> Mapping[str, Tensor]:
         """Return group -> score of each channel by which to cut: those read come first, then by their indicator."""
         value = self._value + 2.0 * self._alive(levels)
-        return {group.name: torch.from_numpy(value[_ids([group])]) for group in self.space.variable}
+        return {group.name: torch.from_numpy(value[ids_of([group])]) for group in self.space.variable}
 
     def by_reader(self, outcome: Outcome, selection: Selection) -> Iterator[tuple[Reader, NDArray[np.int64]]]:
         """Yield the kernels that each input channel keeps which is left of a reader once it is cut."""
@@ -207,13 +152,16 @@ class KernelSpace:
         least, positive = tried(0.0), self.indicators[self.indicators > 0]
         if usage(least.cost, budgets) > 1:
             raise BudgetError(
-                f"with {rule.count} levels and shift {rule.shift}, sharing kernels reaches {least.cost.flops:,} flops "
-                f"and {least.cost.params:,} params at least, over the budget {' and '.join(map(str, budgets))}; raise it"
+                f"sharing kernels on {rule.count} levels reaches {least.cost.flops:,} flops and {least.cost.params:,} "
+                f"params at least, over the budget of {' and '.join(map(str, budgets))}; raise it"
             )
         low, high = 0.0, 1.0 / float(positive.min(initial=1.0))
-        largest = tried(high)
-        if usage(largest.cost, budgets) <= 1:
-            return self._filled(rule, largest, high, budgets), high
+        whole = self.outcome(rule, np.where(self.indicators >= 0, rule.count, 0))
+        if usage(whole.cost, budgets) <= 1:
+            return whole, high
+        best = tried(high)
+        if usage(best.cost, budgets) <= 1:
+            return self._filled(rule, best, budgets), high
         best = least
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -222,15 +170,15 @@ class KernelSpace:
                 low, best = middle, outcome
             else:
                 high = middle
-        return self._filled(rule, best, low, budgets), low
+        return self._filled(rule, best, budgets), low
 
-    def _filled(self, rule: Levels, outcome: Outcome, multiplier: float, budgets: Sequence[Budget]) -> Outcome:
+    def _filled(self, rule: Levels, outcome: Outcome, budgets: Sequence[Budget]) -> Outcome:
         """Raise single channels a level at a time while that fits; channels that are cut stay cut."""
         steps = np.array([0, *range(rule.lowest, rule.count + 1)])
         alive = self._alive(outcome.levels)
         levels, cost = outcome.levels.copy(), outcome.cost
         outputs = np.array([axis.length(outcome.widths) for axis in self._outputs]) // self._groups
-        limits = {each.quantity: each.limit for each in budgets}
+        limits = {each.quantity: each.limit for each in budgets if each.quantity != "latency"}
         for _ in range(rule.count):
             after = steps[np.minimum(np.searchsorted(steps, levels, side="right"), len(steps) - 1)]
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -270,33 +218,8 @@ class _Axis:
         return self.constant + sum(widths[name] * count for name, count in self.times)
 
 
-def _ids(groups: Sequence[ChannelGroup]) -> NDArray[np.int64]:
-    """Return the channel ids of groups."""
-    return np.array([i for each in groups for i in range(each.start, each.start + each.width)], dtype=np.int64)
-
-
 def _legal(group: ChannelGroup, alive: NDArray[np.bool_]) -> int:
     """Return the smallest legal width that keeps the living channels."""
     most = int(alive.reshape(group.blocks, -1).sum(axis=1).max()) * group.blocks
     width = ceil(max(most, group.lowest) / group.divisor) * group.divisor
     return min(width, group.ceiling)
-
-
-def _needed(net: nn.Module, space: SearchSpace, readers: Sequence[Reader]) -> NDArray[np.bool_]:
-    """Return, for every channel id, whether something else than `readers` reads it, or it may not be cut at all.
-
-    Layers that normalise over channels read them too. What is read by nothing at all is needed, for want of a reason.
-    """
-    last = space.groups[-1]
-    read = np.zeros(last.start + last.width, dtype=bool)
-    needed = np.ones_like(read)
-    for each in readers:
-        read[each.inputs] = True
-    needed[_ids(space.variable)] = ~read[_ids(space.variable)]
-    names = {f"{each.name}.weight" for each in readers}
-    mixing = {f"{name}.weight" for name, each in net.named_modules() if isinstance(each, nn.LayerNorm | nn.GroupNorm)}
-    for name, axes in space.axes.items():
-        for dim, ids in axes.items():
-            if (dim > 0 and name not in names) or name in mixing:
-                needed[ids[ids >= 0]] = True
-    return needed

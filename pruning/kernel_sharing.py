@@ -20,6 +20,8 @@ from pruning.bit_packing import bits_for, pack, packed_bytes, unpack
 from pruning.kernel_clustering import cluster_kernels
 from pruning.kernel_indicator import channel_kernels
 
+CACHED_ELEMENTS = 2**20  # of maps on a processor at once; more are slow to come by and leave its cache
+
 
 @dataclass(frozen=True)
 class Clustering:
@@ -168,12 +170,15 @@ class SharedKernelConv2d(nn.Module):
     def dense_weight(self) -> Tensor:
         """Return the weight over the channels read, shape (out, channels of a group, kh, kw)."""
         book = functional.pad(self.codebook, (0, 0, 0, 1)) if self._ragged else self.codebook
-        return functional.embedding(self._rows, book).unflatten(2, self.kernel_size)
+        return functional.embedding(self._rows, book).reshape(self.out_channels, -1, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images of shape (B, in, H, W)."""
         if not self.training:
-            return self._from_maps(x)
+            if x.device.type != "cpu" or torch.compiler.is_compiling():
+                return self._from_maps(x)
+            at_once = max(1, CACHED_ELEMENTS // (len(self.codebook) * x.shape[2] * x.shape[3]))
+            return self._from_maps(x) if len(x) <= at_once else torch.cat([*map(self._from_maps, x.split(at_once))])
         read = x if self._all_read else x.index_select(1, self._inputs)
         return self._convolve(read, self.dense_weight(), self.bias, self.groups)
 

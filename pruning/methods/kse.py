@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from pruning.base import Context, Goal, PruningError, Snapshot, setting
 from pruning.kernel_indicator import Levels, channel_kernels, entropy, indicator, sparsity
-from pruning.kernel_levels import KernelSpace, Outcome, Reader, find_readers
+from pruning.kernel_levels import KernelSpace, Outcome
+from pruning.kernel_readers import Reader, find_readers
 from pruning.kernel_sharing import Clustering, SharedKernelConv2d, share_kernels
 from pruning.latency import latency_ratio
 from pruning.methods.score_and_slice import finetune
@@ -39,6 +40,7 @@ from spaces.space import SearchSpace
 logger = logging.getLogger(__name__)
 
 GENTLEST = 1.0  # multiplier under which the shift is raised
+GENTLE_SHIFT = 2  # up to which it is raised for that
 LARGEST_SHIFT = 16  # at which one kernel is left of 65,536
 
 
@@ -146,18 +148,15 @@ class KernelSparsityEntropy:
         rule = Levels(self.levels, self.shift)
         if not budgets:
             return rule, kernel_space.outcome(rule, kernel_space.levels(rule, 1.0)), 1.0
-        found: tuple[Levels, Outcome, float] | None = None
-        for shift in range(self.shift, LARGEST_SHIFT + 1):
-            rule = Levels(self.levels, shift)
+        while True:
             try:
-                found = (rule, *kernel_space.fit(rule, budgets))
+                outcome, multiplier = kernel_space.fit(rule, budgets)
+                if multiplier >= GENTLEST or rule.shift >= GENTLE_SHIFT:
+                    return rule, outcome, multiplier
             except BudgetError:
-                if shift == LARGEST_SHIFT:
+                if rule.shift == LARGEST_SHIFT:
                     raise
-                continue
-            if found[2] >= GENTLEST:
-                break
-        return found
+            rule = Levels(rule.count, rule.shift + 1)
 
     def built(self, net: nn.Module, kernel_space: KernelSpace, outcome: Outcome, seed: int) -> nn.Module:
         """Return a new net with so many kernels; `net` is left as it is."""

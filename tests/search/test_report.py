@@ -14,6 +14,7 @@ from search.report import (
     duration,
     failure_lines,
     front_table,
+    latency_lines,
     percent,
     plan_table,
     scaled,
@@ -160,3 +161,15 @@ def test_the_csv_holds_exact_figures_cheapest_first(finished_search: SearchResul
     assert float(rows[2]["val_accuracy"]) == 0.96
     assert Widths.from_json(rows[2]["widths"]) == finished_search.front.members[2].widths
     assert json.loads(rows[2]["settings"]) == {"ridge": 0.1}
+
+
+def test_a_saving_that_is_not_speed_is_said(finished_search: SearchResult) -> None:
+    member = finished_search.front.members[0]
+    slow = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 1.4})
+    lines = latency_lines(finished_search.with_results([slow]))
+    name = f"{member.trial.method} trial {member.trial.number}"
+    assert lines == [f"FLOPs fell to 20% but measured latency is 1.4x dense: {name}"]
+    fast = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 0.9})
+    assert latency_lines(finished_search.with_results([fast])) == []
+    assert latency_lines(finished_search) == []
+    assert lines[0] in text_of(*summary(finished_search.with_results([slow]), Path("runs/one"), ""))
