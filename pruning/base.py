@@ -31,6 +31,7 @@ METHODS = Registry(
         "feature_rank": "pruning.methods.score_and_slice:RankedMaps",
         "geometric_median": "pruning.methods.score_and_slice:MedianFilters",
         "l1": "pruning.methods.score_and_slice:UniformL1",
+        "kse": "pruning.methods.kse:KernelSparsityEntropy",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
         "scratch": "pruning.methods.scratch:FromScratch",
@@ -57,6 +58,7 @@ LAYERS = Registry(
     {
         "quantized_conv2d": "pruning.quantization:QuantizedConv2d",
         "quantized_linear": "pruning.quantization:QuantizedLinear",
+        "shared_kernels": "pruning.kernel_sharing:SharedKernelConv2d",
     },
 )
 
@@ -250,7 +252,10 @@ class Method(Protocol):
 
 
 class StructuredLayer(Protocol):
-    """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one."""
+    """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
+
+    One that derives anything from its tensors may have `follow_tensors()`, called once they were replaced.
+    """
 
     kind: ClassVar[str]  # its name in LAYERS
 

@@ -28,6 +28,8 @@ def fit_attributes(net: nn.Module) -> None:
             module.num_channels = len(weight)
         elif isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.numel()
+        elif callable(follow := getattr(module, "follow_tensors", None)):
+            follow()
 
 
 def _fit_convolution(layer: _ConvNd) -> None:

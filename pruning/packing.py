@@ -10,6 +10,11 @@ WIDEST = 16  # bits of a code
 CHUNK = 2**18  # codes at a time, a multiple of 8 so that a chunk ends with a byte; bounds the memory in between
 
 
+def bits_for(values: int) -> int:
+    """Return how many bits tell `values` different codes apart; 0 for a single one."""
+    return (values - 1).bit_length()
+
+
 def packed_bytes(count: int, bits: int) -> int:
     """Return how many bytes `count` codes of `bits` bits take."""
     return (count * bits + 7) // 8
@@ -22,7 +27,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Args:
         codes: whole numbers in [0, 2 ** bits).
-        bits: of one code, 1 to 16.
+        bits: of one code, 0 to 16; codes of 0 bits are all 0 and take no bytes.
 
     Returns:
         uint8 on the device of the codes, shape (packed_bytes(codes.numel(), bits),).
@@ -54,6 +59,8 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
             f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, not a {packed.dtype} tensor of "
             f"shape {tuple(packed.shape)}; the data is damaged or was packed with another number of bits"
         )
+    if not bits:
+        return torch.zeros(count, dtype=torch.int32, device=packed.device)
     bytes_ = packed.detach().cpu().numpy()
     weights = 1 << np.arange(bits, dtype=np.int32)
     step = CHUNK * bits // 8
@@ -68,5 +75,5 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= WIDEST:
-        raise PruningError(f"a code of {bits} bits cannot be packed; give 1 to {WIDEST}")
+    if not 0 <= bits <= WIDEST:
+        raise PruningError(f"a code of {bits} bits cannot be packed; give 0 to {WIDEST}")

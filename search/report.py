@@ -23,6 +23,7 @@ from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
+FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
 ROWS_SHOWN = 24  # of a table that grows with the network; a DenseNet has over a hundred groups
 _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
 
@@ -163,6 +164,7 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
+    parts += latency_lines(result)
     parts += ["", result.uniform_comparison.statement, *failure_lines(result.results), ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
@@ -234,6 +236,22 @@ def widths_table(result: SearchResult, member: TrialResult) -> Table:
     if len(widths) > ROWS_SHOWN:
         table.add_row(f"... and {len(widths) - ROWS_SHOWN} more")
     return table
+
+
+def latency_lines(result: SearchResult) -> list[str]:
+    """Say for which networks of the front fewer FLOPs were measured not to be faster, one line per network.
+
+    Methods measure it where their layers are not plain ones, which become faster as they get narrower.
+    """
+    lines = []
+    for member in reversed(result.front.members):
+        ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
+        if ratio is not None and flops is not None and flops < 1 and ratio > FASTER:
+            lines.append(
+                f"FLOPs fell to {percent(flops, 0)} but measured latency is {ratio:.2g}x dense: "
+                f"{member.trial.method} trial {member.label}"
+            )
+    return lines
 
 
 def failure_lines(results: Iterable[TrialResult]) -> list[str]:

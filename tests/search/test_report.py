@@ -14,6 +14,7 @@ from search.report import (
     duration,
     failure_lines,
     front_table,
+    latency_lines,
     percent,
     plan_table,
     scaled,
@@ -183,3 +184,15 @@ def test_a_net_passed_on_the_way_is_named_after_its_trial(search_with_waypoints:
         assert [row["trial"] for row in csv.DictReader(file)] == ["3", "0", "3.2", "1"]
     member = search_with_waypoints.results[3].passed[1]
     assert "Widths of trial 3.2" in text_of(widths_table(search_with_waypoints, member))
+
+
+def test_a_saving_that_is_not_speed_is_said(finished_search: SearchResult) -> None:
+    member = finished_search.front.members[0]
+    slow = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 1.4})
+    lines = latency_lines(finished_search.with_results([slow]))
+    name = f"{member.trial.method} trial {member.label}"
+    assert lines == [f"FLOPs fell to 20% but measured latency is 1.4x dense: {name}"]
+    fast = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 0.9})
+    assert latency_lines(finished_search.with_results([fast])) == []
+    assert latency_lines(finished_search) == []
+    assert lines[0] in text_of(*summary(finished_search.with_results([slow]), Path("runs/one"), ""))
