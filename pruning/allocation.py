@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from spaces.budget import Budget
 from spaces.cost import Cost
+from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
@@ -31,7 +32,25 @@ def convex(curve: Curve) -> Curve:
     return np.interp(np.arange(len(curve)), hull, curve[hull])
 
 
-def allocate(space: SearchSpace, curves: Mapping[str, Curve], budgets: Sequence[Budget]) -> Widths:
+def score_curve(group: ChannelGroup, scores: NDArray[np.float64]) -> Curve:
+    """Return what a group loses as it narrows when every channel is worth its score, in units of their mean.
+
+    Narrowing by these curves ranks the channels of all groups together: each group's lowest scores go first, from
+    every run of a grouped convolution equally many.
+
+    Args:
+        group: whose channels are scored.
+        scores: shape (group.width,), finite, at least 0. All zero, they are worth nothing.
+    """
+    # The i-th lowest of every run side by side: they go together.
+    rising = np.sort(scores.reshape(group.blocks, -1), axis=1).T.reshape(-1)
+    relative = rising / max(float(rising.mean()), np.finfo(np.float64).tiny)
+    return np.concatenate([[0.0], relative.cumsum()])[::-1]
+
+
+def allocate(
+    space: SearchSpace, curves: Mapping[str, Curve], budgets: Sequence[Budget], *, per_cost: bool = True
+) -> Widths:
     """Narrow, step by step, the group that loses least for what the step saves, until the budgets hold.
 
     The rest of the budget is filled by `SearchSpace.fit` on the proportions found.
@@ -40,6 +59,7 @@ def allocate(space: SearchSpace, curves: Mapping[str, Curve], budgets: Sequence[
         space: bounds and costs.
         curves: one per variable group.
         budgets: absolute.
+        per_cost: compare losses per share of the tightest budget that a step saves, else per channel.
 
     Raises:
         BudgetError: the smallest network of the space does not meet a budget.
@@ -56,7 +76,8 @@ def allocate(space: SearchSpace, curves: Mapping[str, Curve], budgets: Sequence[
                 continue
             narrower = max(group.lowest, (width - 1) // group.divisor * group.divisor)
             left = usage(space.cost({**widths, group.name: narrower}), budgets)
-            price = (hulls[group.name][narrower] - hulls[group.name][width]) / max(used - left, 1e-12)
+            lost = hulls[group.name][narrower] - hulls[group.name][width]
+            price = lost / (max(used - left, 1e-12) if per_cost else width - narrower)
             if best is None or price < best[0]:
                 best = (price, group.name, narrower, left)
         assert best is not None

@@ -25,10 +25,16 @@ METHODS = Registry(
     {
         "abfp": "pruning.methods.abfp:AutoBalanced",
         "aofp": "pruning.methods.aofp:ApproximatedOracle",
+        "bn_scale": "pruning.methods.score_and_slice:SlimmingScales",
         "csgd": "pruning.methods.csgd:CentripetalSGD",
         "di": "pruning.methods.di:DiscriminantInformation",
+        "feature_rank": "pruning.methods.score_and_slice:RankedMaps",
+        "geometric_median": "pruning.methods.score_and_slice:MedianFilters",
+        "l1": "pruning.methods.score_and_slice:UniformL1",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
+        "scratch": "pruning.methods.scratch:FromScratch",
+        "taylor": "pruning.methods.score_and_slice:TaylorGates",
     },
 )
 CRITERIA = Registry(
@@ -144,6 +150,7 @@ class Context(Protocol):
     steps_per_epoch: int
     device: "torch.device"
     learning_rate: float  # the peak of `fit`
+    dense_learning_rate: float  # the peak of the dense network's training
     statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -174,6 +181,7 @@ class Context(Protocol):
         reshape: Reshape | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
+        peak: float | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
 
@@ -182,6 +190,7 @@ class Context(Protocol):
             reshape: asked after every epoch, before it is yielded, whether training goes on with another net.
             span: the part of the learning-rate schedule to go through.
             learning_rate: constant; None follows the trial's own schedule.
+            peak: of that schedule; None takes the trial's own.
         """
         ...
 
@@ -237,8 +246,10 @@ class StructuredLayer(Protocol):
 class Criterion(Protocol):
     """Scores the channels of every group; higher is kept."""
 
+    seeded: ClassVar[bool]  # whether scores depend on the trial's seed; otherwise all trials share those of one net
+
     def scores(self, net: "nn.Module", space: SearchSpace, context: Context) -> "Mapping[str, Tensor]":
-        """Return group name -> scores of shape (group.width,), float, finite."""
+        """Return group name -> scores of shape (group.width,), float, finite, at least 0."""
         ...
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from pruning.criteria.information import ridge_for
 from pruning.selection import Selection
-from pruning.statistics import Site, Statistics
+from pruning.statistics import Recipe, Site, Statistics
 from spaces.space import SearchSpace
 
+RECIPE = Recipe("spatial", "input", images=512, positions=64)  # what suffices to reconstruct from
 RIDGE = 1e-3  # relative to the mean variance of the kept channels
 IdMask = NDArray[np.bool_]  # channel id -> whether it stays; the last entry answers for -1, which always stays
 

@@ -81,6 +81,7 @@ class TrialContext:
         self.seed = seed
         self.epochs = train.epochs
         self.learning_rate = train.learning_rate
+        self.dense_learning_rate = train.dense_learning_rate
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
@@ -116,10 +117,11 @@ class TrialContext:
         reshape: Reshape | None = None,
         span: tuple[float, float] = WHOLE,
         learning_rate: float | None = None,
+        peak: float | None = None,
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
-        config = self._config
+        config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
         if learning_rate is not None:
             config = dataclasses.replace(config, schedule="constant", learning_rate=learning_rate)
         yield from fit(

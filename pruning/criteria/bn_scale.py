@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class BatchNormScale:
     The scales are taken as they are: the paper first trains with an L1 penalty on them, and compares them over all
     layers. Groups that pass no normalisation layer with a scale are ranked by the L1 norms of their filters.
     """
+
+    seeded: ClassVar[bool] = False
 
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
         """Return the absolute scales, relative to the mean of their layer and summed over all layers that scale."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ class Discriminant:
     ridge: float = setting(0.1, low=1e-3, high=1.0, log=True, help="relative to the mean variance")
     images: int = setting(512, help="calibration images")
     positions: int = setting(64, help="positions of a map that become samples")
+
+    seeded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that are unknown or do not go together."""

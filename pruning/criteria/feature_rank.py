@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.base import Context, PruningError
-from pruning.criteria.weights import NORMS, add_relative, rows_of
+from pruning.criteria.weights import NORMS, add_relative, norm_scores, rows_of
 from spaces.space import SearchSpace
 
+TIES = 1e-9  # far under any difference of mean ranks
 Ids = NDArray[np.int64]
 
 
@@ -23,7 +24,8 @@ class FeatureRank:
     """Keep the channels whose feature maps have the highest matrix rank. Lin et al., HRank, arXiv 2002.10565.
 
     Maps are seen where convolutions read them, after additions and activations. Channels that no convolution reads
-    are seen where convolutions, or normalisation layers, write them; a channel without a map has rank 0 or 1.
+    are seen where convolutions, or normalisation layers, write them; a channel without a map has rank 0 or 1. Where
+    ranks are equal, as they mostly are where no activation is between, the filters of the largest L1 norm are kept.
 
     Attributes:
         images: over which ranks are averaged. The paper takes 500 and finds that few do as well; ranks cost a singular
@@ -31,6 +33,8 @@ class FeatureRank:
     """
 
     images: int = 64
+
+    seeded: ClassVar[bool] = False
 
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
         """Return mean ranks, relative to the mean of their layer and summed over the places that show them.
@@ -45,7 +49,7 @@ class FeatureRank:
                 twin(images)
         if not any(each.seen for each in watched):
             raise PruningError("there are no calibration images; give the criterion a training set that is not empty")
-        scores = {}
+        norms, scores = norm_scores(net, space, order=1), {}
         for group in space.variable:
             total = torch.zeros(group.width, dtype=torch.float64)
             shown = [(each, *rows_of(group, each.ids)) for each in watched if each.seen]
@@ -53,7 +57,7 @@ class FeatureRank:
             read = [each for each in shown if each[0].reads]
             for site, rows, channels in read or shown:
                 add_relative(total, channels, site.ranks[rows])
-            scores[group.name] = total
+            scores[group.name] = total * (1 + TIES * norms[group.name])
         return scores
 
 

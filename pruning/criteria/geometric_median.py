@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ class GeometricMedian:
 
     A filter's score is the sum of its Euclidean distances to all filters of its layer: the median minimises it.
     """
+
+    seeded: ClassVar[bool] = False
 
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
         """Return the sums of distances, relative to the mean of their layer and summed over coupled layers."""

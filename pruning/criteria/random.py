@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from spaces.space import SearchSpace
 @dataclass(frozen=True)
 class Random:
     """Score channels at random, determined by the context's seed."""
+
+    seeded: ClassVar[bool] = True
 
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
         """Return uniform numbers in [0, 1)."""

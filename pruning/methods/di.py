@@ -7,7 +7,7 @@ instead of a trial of every layer at every step. Each is a setting.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from torch import nn
@@ -40,7 +40,7 @@ class Prepared:
 class DiscriminantInformation(Discriminant):
     """Keep the channels without which a ridge rule would lose most; at given widths, or at widths it finds."""
 
-    refit: bool = setting(True, choices=(True, False), searched=False, help="let kept channels stand in for cut ones")
+    compensate: bool = setting(True, choices=(True, False), searched=False, help="refit the layers that lose inputs")
     allocation: str = setting(
         "closed_form",
         choices=("closed_form", "accuracy", "uniform"),
@@ -67,10 +67,10 @@ class DiscriminantInformation(Discriminant):
     def __post_init__(self) -> None:
         """Refuse settings that are unknown or do not go together."""
         super().__post_init__()
-        if self.refit and (self.features != "spatial" or self.where != "input"):
+        if self.compensate and (self.features != "spatial" or self.where != "input"):
             raise PruningError(
-                f"setting refit=True of di needs features='spatial' and where='input', not {self.features!r} and "
-                f"{self.where!r}; take refit=False"
+                f"setting compensate=True of di needs features='spatial' and where='input', not {self.features!r} and "
+                f"{self.where!r}; take compensate=False"
             )
         if self.step <= 0 or self.judged_images < 2:
             raise PruningError(
@@ -89,13 +89,13 @@ class DiscriminantInformation(Discriminant):
         prepared = self._prepared(net, space, context)
         widths, found = self._widths(net, space, goal, context, prepared)
         narrow = self._cut(net, space, widths, prepared)
-        note: dict[str, float | str | bool] = {"widths_from": found, "refit": self.refit}
+        note: dict[str, float | str | bool] = {"widths_from": found, "compensate": self.compensate}
         note["label_weight"] = self.label_weight
         yield from finetune(narrow, widths, context, note)
 
     def criterion(self) -> Discriminant:
         """Return the settings that rank channels, without those that choose widths."""
-        return Discriminant(**{name: getattr(self, name) for name in Discriminant.__dataclass_fields__})
+        return Discriminant(**{each.name: getattr(self, each.name) for each in fields(Discriminant)})
 
     def _prepared(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
         """Return what was prepared for these settings; what differs is made again from the shared statistics."""
@@ -152,6 +152,6 @@ class DiscriminantInformation(Discriminant):
         ranks = {name: each.ranks for name, each in prepared.rankings.items()}
         selection = select_channels(space, ranks, widths)
         narrow = slice_channels(net, space, selection)
-        if self.refit:
+        if self.compensate:
             reconstruct(narrow, net, space, selection, prepared.statistics)
         return narrow

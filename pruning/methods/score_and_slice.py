@@ -1,16 +1,24 @@
-"""Cut by a criterion's scores, then fine-tune: the simplest method, and the control arms."""
+"""Cut by a criterion's scores, then fine-tune: the simplest method, and the arms that the others are compared with."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from pruning.base import CRITERIA, Context, Goal, Snapshot, setting
+from pruning.allocation import allocate, score_curve
+from pruning.base import CRITERIA, Context, Criterion, Goal, PruningError, Snapshot, setting
+from pruning.criteria.feature_rank import FeatureRank
+from pruning.criteria.taylor import Taylor
+from pruning.reconstruction import RECIPE, reconstruct
 from pruning.selection import select_channels
+from pruning.statistics import Statistics, gather
 from pruning.surgery import slice_channels
 from spaces.space import SearchSpace, uniform_point
 from spaces.widths import Widths
+
+ALLOCATIONS = ("uniform", "global", "global_per_cost")
+Scores = Mapping[str, Tensor]
 
 
 def wanted_widths(space: SearchSpace, goal: Goal) -> Widths:
@@ -40,44 +48,169 @@ def finetune(
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What all trials share.
+
+    Attributes:
+        criterion: that gave the scores.
+        scores: of the dense net; None where they depend on the trial's seed.
+        statistics: of the dense net's layer inputs, where cuts are compensated.
+    """
+
+    criterion: Criterion
+    scores: Scores | None = None
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True)
 class ScoreAndSlice:
     """Keep the channels that a criterion scores highest, and fine-tune what is left.
 
-    Works at the widths it is given; from budgets alone it takes uniform widths.
+    Works at the widths it is given. From budgets alone it takes uniform widths, or ranks the channels of all groups
+    together: scores are divided by the mean of their group (and, per cost, by the share of the tightest budget that
+    a channel uses), and the lowest go first, until every budget holds; floors and divisors hold throughout.
+
+    With `compensate` the layers that lose inputs are refitted by least squares on the channels they keep, as in He et
+    al., arXiv 1707.06168, from second moments of the dense net: the weights change, no layer is added. It is not
+    searched over, because then every search would have to gather those moments.
+
+    Scores and moments are those of the dense net, computed once per search.
     """
 
     criterion: str = setting("l2", help="name in pruning.base.CRITERIA")
+    allocation: str = setting(
+        "uniform",
+        choices=ALLOCATIONS,
+        searched=False,
+        help="widths within budgets: uniform, or all groups' scores ranked together, as they are or per cost",
+    )
+    compensate: bool = setting(False, choices=(True, False), searched=False, help="refit the layers that lose inputs")
 
     name: ClassVar[str] = "score_and_slice"
     paper: ClassVar[str] = ""
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
-        """Need nothing."""
-        return None
+    def __post_init__(self) -> None:
+        """Refuse an allocation that is not known."""
+        if self.allocation not in ALLOCATIONS:
+            known = ", ".join(ALLOCATIONS)
+            raise PruningError(f"setting allocation={self.allocation!r} of {self.name} is not known; choose {known}")
+
+    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
+        """Score the dense net, and gather its second moments where cuts are compensated."""
+        chosen = self.chosen()
+        scores = None if chosen.seeded else chosen.scores(net, space, context)
+        return Prepared(chosen, scores, gather(net, space, RECIPE, context) if self.compensate else None)
 
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield the cut net before training and after every epoch."""
-        widths = wanted_widths(space, goal)
-        scores = CRITERIA[self.criterion]().scores(net, space, context)
-        narrow = slice_channels(net, space, select_channels(space, scores, widths))
-        yield from finetune(narrow, widths, context, {"criterion": self.criterion})
+        """Yield the cut net before training and after every epoch.
+
+        Raises:
+            BudgetError: the smallest network of the space does not meet a budget.
+            PruningError: scores that are not finite, no calibration images where they are needed.
+        """
+        chosen, shared = self.chosen(), context.statistics
+        if not isinstance(shared, Prepared) or shared.criterion != chosen:
+            shared = Prepared(chosen)
+        scores = shared.scores or chosen.scores(net, space, context)
+        widths = self._widths(space, goal, scores)
+        selection = select_channels(space, scores, widths)
+        narrow = slice_channels(net, space, selection)
+        if self.compensate:
+            reconstruct(narrow, net, space, selection, shared.statistics or gather(net, space, RECIPE, context))
+        note: dict[str, str | bool] = {"criterion": self.criterion, "compensate": self.compensate}
+        note["widths_from"] = "given" if goal.widths is not None else self.allocation
+        yield from finetune(narrow, widths, context, note)
+
+    def chosen(self) -> Criterion:
+        """Return the criterion; arms hand it the settings they have for it."""
+        criterion: Criterion = CRITERIA[self.criterion]()
+        return criterion
+
+    def _widths(self, space: SearchSpace, goal: Goal, scores: Scores) -> Widths:
+        if goal.widths is not None or self.allocation == "uniform":
+            return wanted_widths(space, goal)
+        curves = {group.name: score_curve(group, scores[group.name].double().numpy()) for group in space.variable}
+        budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
+        return allocate(space, curves, budgets, per_cost=self.allocation == "global_per_cost")
+
+
+@dataclass(frozen=True)
+class UniformL1(ScoreAndSlice):
+    """Filters of the largest L1 norm."""
+
+    criterion: str = "l1"
+
+    name: ClassVar[str] = "l1"
+    paper: ClassVar[str] = "Li et al., Pruning Filters for Efficient ConvNets, arXiv 1608.08710"
 
 
 @dataclass(frozen=True)
 class UniformL2(ScoreAndSlice):
-    """The control arm: filters of the largest L2 norm, at uniform widths when only budgets are given."""
+    """The control arm: filters of the largest L2 norm, cut once (the paper cuts softly, after every epoch)."""
 
     criterion: str = "l2"
 
     name: ClassVar[str] = "l2"
+    paper: ClassVar[str] = "norm of He et al., Soft Filter Pruning, arXiv 1808.06866"
 
 
 @dataclass(frozen=True)
 class RandomChannels(ScoreAndSlice):
-    """The lower control arm: channels at random."""
+    """The lower control arm: channels at random, others for every trial."""
 
     criterion: str = "random"
 
     name: ClassVar[str] = "random"
+    paper: ClassVar[str] = "Mittal et al., Recovering from Random Pruning, arXiv 1801.10447"
+
+
+@dataclass(frozen=True)
+class MedianFilters(ScoreAndSlice):
+    """FPGM: filters far from the geometric median of their layer."""
+
+    criterion: str = "geometric_median"
+
+    name: ClassVar[str] = "geometric_median"
+    paper: ClassVar[str] = "FPGM: He et al., Filter Pruning via Geometric Median, arXiv 1811.00250"
+
+
+@dataclass(frozen=True)
+class SlimmingScales(ScoreAndSlice):
+    """Network slimming: channels of the largest BatchNorm scales, here without the paper's sparse training."""
+
+    criterion: str = "bn_scale"
+
+    name: ClassVar[str] = "bn_scale"
+    paper: ClassVar[str] = "Liu et al., Network Slimming, arXiv 1708.06519"
+
+
+@dataclass(frozen=True)
+class TaylorGates(ScoreAndSlice):
+    """Channels without which the loss would change most, to first order."""
+
+    criterion: str = "taylor"
+    images: int = setting(512, low=1, searched=False, help="calibration images")
+
+    name: ClassVar[str] = "taylor"
+    paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771"
+
+    def chosen(self) -> Taylor:
+        """Return the criterion over so many images."""
+        return Taylor(self.images)
+
+
+@dataclass(frozen=True)
+class RankedMaps(ScoreAndSlice):
+    """HRank: channels whose feature maps have the highest rank; the paper takes 500 images."""
+
+    criterion: str = "feature_rank"
+    images: int = setting(64, low=1, searched=False, help="calibration images")
+
+    name: ClassVar[str] = "feature_rank"
+    paper: ClassVar[str] = "HRank: Lin et al., Filter Pruning using High-Rank Feature Map, arXiv 2002.10565"
+
+    def chosen(self) -> FeatureRank:
+        """Return the criterion over so many images."""
+        return FeatureRank(self.images)

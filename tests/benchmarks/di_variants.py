@@ -8,22 +8,18 @@ re-estimation ("cut") and after fine-tuning, which chooses the defaults, and tes
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pruning.allocation import Curve
-from pruning.base import Context, Goal, Method, Snapshot
+from pruning.base import Context, Goal, Method
 from pruning.criteria.information import RidgeInformation, ridge_for
-from pruning.criteria.l2 import L2
 from pruning.methods.di import DiscriminantInformation, Prepared
-from pruning.methods.score_and_slice import RandomChannels, UniformL2, finetune, uniform_widths
-from pruning.reconstruction import reconstruct
-from pruning.selection import select_channels
-from pruning.statistics import Statistics, gather
-from pruning.surgery import slice_channels
+from pruning.methods.score_and_slice import RandomChannels, UniformL2
+from pruning.statistics import Statistics
 from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
 from runners.data import ImageData, load_data
@@ -39,19 +35,7 @@ from spaces.zoo import build
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
 DI = DiscriminantInformation
-LABELS = {"label_weight": 1.0, "ridge": 1e-3, "refit": False}
-
-
-@dataclass(frozen=True)
-class RefitL2:
-    """L2 with the refit of di: what the refit alone is worth."""
-
-    def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        widths = uniform_widths(space, goal)
-        selection = select_channels(space, L2().scores(net, space, context), widths)
-        narrow = slice_channels(net, space, selection)
-        reconstruct(narrow, net, space, selection, gather(net, space, DI().recipe(), context))
-        yield from finetune(narrow, widths, context)
+LABELS = {"label_weight": 1.0, "ridge": 1e-3, "compensate": False}
 
 
 @dataclass(frozen=True)
@@ -78,14 +62,14 @@ def _information(raw: DI, statistics: Statistics, group) -> float:
 SELECTION = {
     "random": RandomChannels(),
     "l2": UniformL2(),
-    "l2, refit": RefitL2(),
+    "l2, refit": UniformL2(compensate=True),
     "labels: pooled, standardised, greedy": DI(features="pooled", standardise=True, **LABELS),
     "labels: spatial, greedy": DI(**LABELS),
     "labels: spatial, drop": DI(score="drop", **LABELS),
     "labels: spatial, differential": DI(score="differential", **LABELS),
     "labels: spatial x consumers' weights": DI(combine="consumers", **LABELS),
     "labels: flattened pre-BN maps, differential": DI(features="flatten", where="output", **LABELS),
-    "consumers: spatial, greedy": DI(label_weight=0.0, refit=False),
+    "consumers: spatial, greedy": DI(label_weight=0.0, compensate=False),
     "labels, refit": DI(label_weight=1.0),
     "consumers, refit": DI(label_weight=0.0),
     "consumers + 10% labels, refit (default)": DI(),

@@ -39,6 +39,7 @@ class TinyContext:
     seed: int = 0
     epochs: int = 1
     learning_rate: float = 0.01
+    dense_learning_rate: float = 0.05
     steps_per_epoch: int = 1
     statistics: Any = None
     classes: int = 3
@@ -84,8 +85,9 @@ class TinyContext:
         reshape: Reshape | None = None,
         span: tuple[float, float] = (0.0, 1.0),
         learning_rate: float | None = None,
+        peak: float | None = None,
     ) -> Iterator[int]:
-        optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate or self.learning_rate)
+        optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate or peak or self.learning_rate)
         for epoch in range(math.ceil(epochs)):
             net.train()
             optimiser.zero_grad()

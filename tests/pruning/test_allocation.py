@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pruning.allocation import accuracy_path, allocate, convex, usage
+from pruning.allocation import accuracy_path, allocate, convex, score_curve, usage
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import BudgetError
+from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.tracing import trace
 from spaces.widths import Widths
@@ -83,3 +84,19 @@ def test_every_step_saves_as_much_as_asked_and_takes_what_the_judge_prefers(spac
 
 def test_the_loop_ends_at_the_smallest_net(space) -> None:
     assert accuracy_path(space, lambda _: 0.0, lambda _: False, step=0.3)[-1] == space.smallest
+
+
+def test_a_score_curve_adds_up_what_goes_first_in_units_of_the_mean() -> None:
+    group = ChannelGroup("g", 3, 1, 3)
+    assert score_curve(group, np.array([1.0, 3.0, 2.0])).tolist() == [3.0, 1.5, 0.5, 0.0]
+    runs = ChannelGroup("g", 4, 2, 4, divisor=2, blocks=2)  # each run loses its lowest: 1 and 2, then 4 and 3
+    assert score_curve(runs, np.array([1.0, 4.0, 3.0, 2.0]))[[0, 2, 4]].tolist() == pytest.approx([4.0, 1.2, 0.0])
+    assert score_curve(group, np.zeros(3)).tolist() == [0.0] * 4
+
+
+def test_per_channel_the_lowest_scores_of_all_groups_go_per_cost_the_dear_ones(space) -> None:
+    curves = {name: score_curve(space.by_name[name], np.arange(1.0, 33)) for name in ("0", "2")}
+    per_channel = allocate(space, curves, [_half(space)], per_cost=False)
+    assert abs(per_channel["0"] - per_channel["2"]) <= 1  # equal scores, one threshold
+    per_cost = allocate(space, curves, [_half(space)])
+    assert per_cost["2"] > per_channel["2"]  # a channel of "0" costs its own filter too

@@ -62,7 +62,7 @@ def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_bench: Wo
     assert result.curve == tuple(reports)
     assert result.accuracy == reports[-1].accuracy
     assert result.widths == NARROW
-    assert result.note == {"criterion": "l2"}
+    assert result.note == {"criterion": "l2", "compensate": False, "widths_from": "given"}
     assert 0 < result.train_seconds <= result.seconds
     assert result.checkpoint is not None
     narrow = from_bytes(result.checkpoint, tiny_bench.net)
@@ -124,6 +124,17 @@ def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Wor
     assert torch.equal(found[1], found[2])
     assert not torch.equal(found[0], found[1])
     assert context.steps_per_epoch == 4
+
+
+def test_another_peak_is_that_of_the_whole_schedule(tiny_bench: Workbench) -> None:
+    found = []
+    for rate, peak in ((0.02, None), (0.008, 0.02), (0.008, None)):
+        config = dataclasses.replace(tiny_bench.train, learning_rate=rate)
+        context, net = TrialContext(tiny_bench.data, config, 0), copy.deepcopy(tiny_bench.net)
+        list(context.fit(net, 1, peak=peak))
+        found.append(net[0].weight)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_a_stopped_trial_is_told_with_its_last_snapshot(tiny_bench: Workbench) -> None:

@@ -44,6 +44,15 @@ def test_a_linear_layers_channels_have_a_rank_of_zero_or_one(tiny_context) -> No
     assert FeatureRank().scores(net, space, tiny_context())["2"].tolist() == pytest.approx([4 / 3, 0, 4 / 3, 4 / 3])
 
 
+def test_of_equal_ranks_the_larger_filter_is_kept(tiny_context) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), nn.Flatten()).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([1.0, 3.0, 2.0])[:, None, None, None].expand(3, 3, 1, 1))
+    scores = FeatureRank().scores(net, trace(net, torch.zeros(1, 3, 8, 8)), tiny_context())["0"]
+    assert scores.tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert scores.argsort().tolist() == [0, 2, 1]
+
+
 def test_without_images_or_with_broken_weights_it_says_so(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     with pytest.raises(PruningError, match="no calibration images"):

@@ -84,9 +84,9 @@ def test_prepared_or_not_the_result_is_the_same(tiny_residual, tiny_context) -> 
         {"score": "differential"},
         {"combine": "consumers", "label_weight": 1.0},
         {"even_outputs": True},
-        {"features": "pooled", "refit": False},
-        {"features": "pooled", "where": "output", "label_weight": 1.0, "refit": False},
-        {"features": "flatten", "where": "output", "label_weight": 1.0, "refit": False},
+        {"features": "pooled", "compensate": False},
+        {"features": "pooled", "where": "output", "label_weight": 1.0, "compensate": False},
+        {"features": "flatten", "where": "output", "label_weight": 1.0, "compensate": False},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
@@ -106,7 +106,7 @@ def test_the_channels_that_tell_the_classes_apart_stay(tiny_context) -> None:
     with torch.no_grad():
         net[0].weight.zero_()
         net[0].weight[1, 0] = net[0].weight[0, 1] = net[0].weight[2:, 2] = 1.0  # only channel 1 sees the class
-    settings = {"label_weight": 1.0, "features": "pooled", "refit": False}
+    settings = {"label_weight": 1.0, "features": "pooled", "compensate": False}
     snapshot = _result(net, context, Goal(widths=Widths({"0": 1})), **settings)
     assert snapshot.net[0].weight[0, 0] != 0
 
@@ -140,7 +140,7 @@ def test_a_group_of_one_channel_is_left_alone(tiny_context) -> None:
         ({"label_weight": 1.5}, r"label_weight=1.5.*\[0, 1\]"),
         ({"ridge": 0.0}, "ridge=0.0.*above 0"),
         ({"step": 0.0}, "step=0.0"),
-        ({"features": "pooled"}, "refit=True.*refit=False"),
+        ({"features": "pooled"}, "compensate=True.*compensate=False"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message) -> None:
