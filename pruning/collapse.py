@@ -39,17 +39,20 @@ class Pull:
 def deviation_left(plan: TrainingPlan, strengths: ArrayLike, steps: int) -> NDArray[np.float64]:
     """Return what is left of a deviation after some steps under constant strengths (decay plus epsilon), as shares.
 
+    Strengths under which deviations grow without bound leave infinity.
+
     Args:
         plan: learning rates and momentum.
         strengths: shape (n,).
     """
     strength = np.asarray(strengths, dtype=np.float64)
     left, velocity = np.ones_like(strength), np.zeros_like(strength)
-    for rate in plan.rates[:steps]:
-        pull = strength * left
-        velocity = plan.momentum * velocity + pull
-        left = left - rate * (pull + plan.momentum * velocity if plan.nesterov else velocity)
-    return left
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rate in plan.rates[:steps]:
+            pull = strength * left
+            velocity = plan.momentum * velocity + pull
+            left = left - rate * (pull + plan.momentum * velocity if plan.nesterov else velocity)
+    return np.where(np.isfinite(left), left, np.inf)
 
 
 def largest_strength(plan: TrainingPlan) -> float:

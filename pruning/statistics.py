@@ -81,16 +81,16 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
     Raises:
         PruningError: no calibration images, fewer than two classes among them, or values that are not finite.
     """
-    observers: dict[str, _Observer] = {}
+    observers: dict[str, _Observer] | None = None
     with _evaluating(net), torch.no_grad():
         batches = context.calibration_batches(recipe.images)
         for images, labels in batches:
-            if not observers:
+            if observers is None:
                 classes = max(int(net(images[:2]).shape[1]), 2)
                 observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed(net, space, recipe)}
             with _watching(net, observers, recipe.where, labels):
                 net(images)
-    if not observers:
+    if observers is None:
         raise PruningError("there are no calibration images; give the method a training set that is not empty")
     sites = tuple(observer.site(name) for name, observer in observers.items() if observer.seen)
     for site in sites:

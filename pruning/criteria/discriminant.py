@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import Context, PruningError, declared_settings, setting
-from pruning.criteria.information import RidgeInformation, ridge_for
+from pruning.criteria.information import RidgeInformation, ridge_for, ridge_inverse
 from pruning.statistics import Recipe, Site, Statistics, gather
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
@@ -114,21 +114,22 @@ class Discriminant:
             scale = (standard.scatter.diagonal() / moments.scatter.diagonal().clamp_min(1e-300)).sqrt()
             moments = standard
         ridge = ridge_for(moments.scatter, self.ridge)
+        inverse = ridge_inverse(moments.scatter, ridge)
         between = torch.zeros_like(moments.scatter)
         if self.label_weight > 0:
             labels = moments.between(self.labels == "unit")
-            between += self.label_weight * _relative(moments.scatter, labels, ridge)
+            between += self.label_weight * _relative(inverse, labels)
         if self.label_weight < 1:
             reading = consumer_gram(net, site, space, self.even_outputs)[features][:, features]
             unscaled = site.moments.take(features).scatter
             outputs = unscaled @ reading @ unscaled * torch.outer(scale, scale)
-            between += (1 - self.label_weight) * _relative(moments.scatter, outputs, ridge)
+            between += (1 - self.label_weight) * _relative(inverse, outputs)
         return RidgeInformation(moments.scatter, between, ridge)
 
 
-def _relative(scatter: Tensor, between: Tensor, ridge: float) -> Tensor:
+def _relative(inverse: Tensor, between: Tensor) -> Tensor:
     """Scale a target so that all the features together explain 1 of it: targets and sites then weigh the same."""
-    return between / max(RidgeInformation(scatter, between, ridge).information, 1e-300)
+    return between / max(float((inverse * between).sum()), 1e-300)
 
 
 def consumer_gram(net: nn.Module, site: Site, space: SearchSpace, even_outputs: bool = False) -> Tensor:

@@ -131,6 +131,13 @@ def ridge_for(scatter: Tensor, relative: float) -> float:
     return relative * float(scatter.diagonal().mean()) or 1.0
 
 
+def ridge_inverse(scatter: Tensor, ridge: float) -> Tensor:
+    """Return (S + rho I)^-1, shape (C, C)."""
+    eye = torch.eye(len(scatter), dtype=scatter.dtype)
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(scatter + ridge * eye))
+    return inverse
+
+
 COMPACT_BELOW = 0.75  # share of rows alive: copying at every removal would cost more than the updates
 
 
@@ -148,8 +155,7 @@ class RidgeInformation:
     """
 
     def __init__(self, scatter: Tensor, between: Tensor, ridge: float) -> None:
-        eye = torch.eye(len(scatter), dtype=scatter.dtype)
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(scatter + ridge * eye))
+        self._inverse = ridge_inverse(scatter, ridge)
         self._outer = self._inverse @ between @ self._inverse
         self._ridge = ridge
         self._channels = len(scatter)

@@ -61,6 +61,8 @@ def _gates(net: nn.Module, space: SearchSpace) -> Sequence[Entry]:
 
 def _changes(net: nn.Module, names: set[str], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return, per parameter, the sum of gradient times value over each row: float64 of shape (rows,)."""
+    if not names:
+        return {}
     parameters = {name: net.get_parameter(name) for name in sorted(names)}
     with torch.enable_grad():
         loss = functional.cross_entropy(net(images), labels)

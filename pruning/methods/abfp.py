@@ -178,7 +178,7 @@ class _Run:
         needed = math.log(max(1.0, share / self._method.weak_share)) / (
             4 * self._context.travel(epochs, self._span(epochs))
         )
-        farthest = max(float(each.max()) for each in self._factors.values())
+        farthest = max((float(each.max()) for each in self._factors.values()), default=1.0)
         return min(needed, 1 / (2 * self._context.learning_rate * max(farthest, 1.0)))
 
     def cut(self) -> None:

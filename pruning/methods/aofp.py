@@ -133,7 +133,9 @@ class ApproximatedOracle:
             if groups and scope in (self.scope, "all") and _reachable(aim, groups):
                 return groups, scope
         if not usable:
-            raise PruningError(f"this net has nothing that aofp can cut ({why}); take another method")
+            raise PruningError(
+                f"this net has nothing that aofp can cut ({why or 'no group of it may vary'}); take another method"
+            )
         smallest = space.cost(_smallest(space, usable))
         raise PruningError(
             f"the smallest net that aofp can make has {smallest.flops:,} flops and {smallest.params:,} params, over "

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pruning.base import Context, Goal, PruningError, Snapshot, setting
+from pruning.base import Context, Goal, PruningError, Snapshot, TrainingPlan, setting
 from pruning.centripetal import (
     BIAS,
     KERNEL,
@@ -97,7 +97,13 @@ class CentripetalSGD:
         return None
 
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield a merged copy after every epoch; without epochs, one of the net as it is."""
+        """Yield a merged copy after every epoch; without epochs, one of the net as it is.
+
+        Raises:
+            SpaceError: a width that its group may not have.
+            BudgetError: budgets that no widths meet.
+            PruningError: filters that are not finite.
+        """
         widths = wanted_widths(space, goal)
         clusters = cluster_channels(net, space, widths, self.clusters, self.rows, context.seed)
         wide = copy.deepcopy(net).to(context.device)
@@ -128,6 +134,7 @@ class _Training:
                 if method.strength == "fixed"
                 else budget_pull(plan, method.epsilon, strengths, method.deadline)
             )
+            _log_plan(self._pull, plan)
         self._hook: CentripetalHook | RescalingHook = CentripetalHook(self._clustered, self._pull, factors, plan)
         self._trimmed_after = 0
         self._epochs = 0
@@ -196,6 +203,12 @@ class _Training:
         if self._trimmed_after:
             note["trimmed_after_epoch"] = self._trimmed_after
         return note
+
+
+def _log_plan(pull: Pull, plan: TrainingPlan) -> None:
+    how = f"{pull.direct:.3g} of every deviation a step" if pull.direct else f"epsilon {pull.epsilon:.3g}"
+    leaves = f"{pull.left:.2g} of the deviations after {pull.steps} of {len(plan.rates)} steps"
+    logger.info("csgd: %s leaves %s", how, leaves)
 
 
 @torch.no_grad()

@@ -92,6 +92,7 @@ def test_both_terms_cancel_in_every_layer_at_every_step(make) -> None:
         pull, push = hook.terms()
         balanced = push < 0  # biases only decay
         assert balanced.any()
+        assert (pull >= 0).all()  # and so tau >= 0
         assert ((pull + push)[balanced].abs() <= 1e-12 * pull[balanced]).all()
         optimiser.zero_grad()
         net(torch.randn(4, *nets.IMAGE, dtype=torch.float64)).square().mean().backward()

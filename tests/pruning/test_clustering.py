@@ -64,6 +64,17 @@ def test_filters_that_are_all_alike_are_split_into_as_many_clusters_as_asked() -
     assert labels.unique().tolist() == [0, 1, 2, 3]
 
 
+def test_more_clusters_than_distinct_filters_split_equal_ones_and_keep_unlike_ones_apart() -> None:
+    features = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    labels = k_means(features, 4, 0)
+    assert sorted(set(labels.tolist())) == [0, 1, 2, 3]
+    assert all(len(np.unique(features[labels == each], axis=0)) == 1 for each in range(4))
+
+
+def test_as_many_clusters_as_channels_are_the_channels() -> None:
+    assert k_means(np.zeros((3, 2)), 3, 0).tolist() == [0, 1, 2]
+
+
 def test_a_channel_is_compared_by_all_filters_that_write_it() -> None:
     net = nets.Residual()
     space = traced(net)

@@ -6,6 +6,7 @@ from torch import nn
 from pruning.base import Goal, PruningError
 from pruning.methods.aofp import ApproximatedOracle, aimed
 from spaces.budget import Budget
+from spaces.space import SpaceConfig
 from spaces.tracing import trace
 from spaces.widths import Widths
 
@@ -109,6 +110,27 @@ def test_a_net_with_nothing_to_cut_is_refused(context):
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
     with pytest.raises(PruningError, match="nothing that aofp can cut .*0: 1 normalises across them.*another method"):
         run(ApproximatedOracle(), net, HALF, context())
+
+
+def test_where_all_groups_are_coupled_they_are_searched_and_the_note_says_so(context):
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head((self.left(x) + self.right(x)).relu().mean((2, 3)))
+
+    last = run(ApproximatedOracle(scope="internal"), Added(), HALF, context(2))[-1]
+    assert last.note["scope"] == "all"
+    assert last.widths["left"] <= 4
+
+
+def test_a_net_in_which_no_group_may_vary_is_refused(tiny_residual, context):
+    space = trace(tiny_residual, IMAGE).restrict(SpaceConfig(skip=("*",)))
+    with pytest.raises(PruningError, match=r"nothing that aofp can cut \(no group of it may vary\); take another"):
+        list(ApproximatedOracle().run(tiny_residual, space, HALF, context()))
 
 
 def test_a_budget_below_what_can_be_cut_is_refused(context):

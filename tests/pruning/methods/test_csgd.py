@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -65,6 +66,37 @@ def test_the_narrow_net_ends_where_the_wide_one_would(tiny_bench) -> None:
     narrow, merged = (run(CentripetalSGD(early_trim=trim), tiny_bench, epochs=6)[-1].net for trim in (True, False))
     for name, tensor in narrow.state_dict().items():
         torch.testing.assert_close(tensor, merged.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_plan_and_the_deviation_of_every_tensor_are_logged(tiny_bench, caplog) -> None:
+    with caplog.at_level(logging.DEBUG, logger="pruning.methods.csgd"):
+        note = run(CentripetalSGD(), tiny_bench, epochs=1)[-1].note
+        run(CentripetalSGD(strength="fixed"), tiny_bench, epochs=1)
+    messages = [record.getMessage() for record in caplog.records]
+    direct, fixed = (each for each in messages if "of the deviations after" in each)
+    assert f"after {note['collapse_planned_after_steps']} of 4 steps" in direct
+    assert "epsilon 0.003 leaves" in fixed
+    measured = next(each for each in messages if each.startswith("deviations after epoch 1"))
+    for norm, kernel in (("1", "0"), ("4", "3")):
+        tensors = [
+            f"{kernel}.weight",
+            *(f"{norm}.{each}" for each in ("weight", "bias", "running_mean", "running_var")),
+        ]
+        assert all(f"'{name}'" in measured for name in tensors)
+
+
+@pytest.mark.parametrize("setting", ["scale_strength", "bias_strength"])
+def test_a_weaker_pull_on_a_kind_of_tensor_leaves_more_of_it(tiny_bench, setting: str) -> None:
+    fixed = {"strength": "fixed", "epsilon": 0.3}
+    equal, weaker = (run(CentripetalSGD(**fixed, **{setting: each}), tiny_bench, epochs=1)[-1] for each in (1.0, 0.1))
+    assert weaker.note["deviation_planned"] > equal.note["deviation_planned"]
+
+
+def test_no_cluster_at_all_is_plain_training(tiny_bench) -> None:
+    goal = Goal(widths=tiny_bench.space.full)
+    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=1)
+    last = list(CentripetalSGD().run(tiny_bench.net, tiny_bench.space, goal, context))[-1]
+    assert (last.note["collapsed"], last.note["deviation"]) == (True, 0.0)
 
 
 def test_layers_that_normalise_over_channels_are_never_called_collapsed(tiny_context) -> None:

@@ -1,0 +1,213 @@
+"""What each method adds to a training step, against one of plain SGD: in turn, in one run, as one table.
+
+One-shot methods are not here: after their cut, a step is one of plain SGD on the narrow net.
+"""
+
+import copy
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pruning.balancing import AutoBalance, balance_factors
+from pruning.base import METHODS, Goal, StepHook, TrainingPlan
+from pruning.centripetal import CentripetalHook, RescalingHook, clustered_tensors
+from pruning.clustering import cluster_channels
+from pruning.collapse import Pull
+from pruning.criteria.weights import norm_scores
+from pruning.filter_search import Aim, FilterSearch, Pace
+from pruning.halving import Rules
+from pruning.methods.aofp import ApproximatedOracle
+from pruning.segments import Partition
+from pruning.selection import select_channels
+from pruning.surgery import merge_channels
+from runners.base import TrainConfig
+from runners.data import ImageData
+from runners.evaluate import TrialContext
+from runners.splits import TensorSplit
+from spaces.budget import Budget
+from spaces.space import ModelSpec, SearchSpace, uniform_point
+from spaces.tracing import trace
+from spaces.zoo import build
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROUNDS = int(os.environ.get("SLIMFRONT_BENCHMARK_ROUNDS", "100" if DEVICE.type == "cuda" else "7"))
+SHAPE = (3, 32, 32)
+SLIGHT, INTERNAL, ALL = 1.03, 1.20, 1.35  # times a plain step; what the issue allows
+EQUAL: Mapping[str, float] = {"kernel": 1.0, "scale": 1.0, "bias": 1.0}
+# With one thread, the thread's own time leaves out what other processes take meanwhile.
+clock = time.thread_time if DEVICE.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+Timed = Callable[[], tuple[float, float]]  # seconds of a step, and of the hook within it
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step of a method and the plain step it is compared with.
+
+    Attributes:
+        allowed: times a plain step; None demands nothing.
+        hook_alone: the method adds a hook and nothing else, so what it adds is timed within one and the same step.
+    """
+
+    plain: Timed
+    method: Timed
+    allowed: float | None
+    hook_alone: bool = False
+
+
+def _step(
+    net: nn.Module,
+    batch: int,
+    hook: StepHook | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Timed:
+    net.train()
+    optimiser = torch.optim.SGD(net.parameters(), 1e-3, 0.9, weight_decay=1e-4, nesterov=True)
+    images, labels = torch.randn(batch, *SHAPE, device=DEVICE), torch.arange(batch, device=DEVICE) % 10
+
+    def seconds() -> tuple[float, float]:
+        start, inside = _now(), 0.0
+        with around():
+            optimiser.zero_grad()
+            functional.cross_entropy(net(images), labels).backward()
+            if hook is not None:
+                before = clock()
+                hook(net, 0)
+                inside = clock() - before
+            optimiser.step()
+        return _now() - start, inside
+
+    return seconds
+
+
+def _now() -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return clock()
+
+
+def _hooked(net: nn.Module, hook: StepHook, batch: int = 64) -> Case:
+    return Case(_step(net, batch), _step(net, batch, hook), SLIGHT, hook_alone=DEVICE.type == "cpu")
+
+
+def _traced(name: str) -> tuple[nn.Module, SearchSpace]:
+    torch.manual_seed(0)
+    net = build(ModelSpec(name, 10, SHAPE))
+    return net.to(DEVICE), trace(copy.deepcopy(net).cpu(), torch.zeros(1, *SHAPE))
+
+
+def _csgd(pull: Pull) -> Case:
+    net, space = _traced("resnet56")
+    clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
+    clustered = clustered_tensors(net, space, Partition(space, clusters))
+    return _hooked(net, CentripetalHook(clustered, pull, EQUAL, TrainingPlan((1e-3,), 0.9, True, 1e-4)))
+
+
+def _csgd_trimmed() -> Case:
+    net, space = _traced("resnet56")
+    clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
+    narrow = merge_channels(net, space, clusters)
+    return _hooked(narrow, RescalingHook(narrow, Partition(space, clusters)))
+
+
+def _abfp() -> Case:
+    net, space = _traced("resnet56")
+    importance = norm_scores(net, space, order=1)
+    kept = select_channels(space, importance, {group.name: group.width // 2 for group in space.variable})
+    factors = {name: balance_factors(importance[name], each) for name, each in kept.items()}
+    return _hooked(net, AutoBalance(net, space, factors, 5e-4))
+
+
+def _aofp(name: str, scope: str, batch: int, allowed: float) -> Case:
+    """Every group is in its first half."""
+    net, space = _traced(name)
+    aim = Aim(space, budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
+    groups, found = ApproximatedOracle(scope=scope).targets(net, aim)
+    assert found == scope
+    search = FilterSearch(net, aim, groups, (Rules(0.0, 10_000, 1), Pace(0, 1, 10**9)), 0)
+    search.load_state_dict(search.state_dict() | {"step": 10_000 * len(groups)})
+
+    @contextmanager
+    def attached():
+        search.attach()
+        yield
+        search.detach()
+
+    def score(net: nn.Module, step: int) -> None:
+        before = {each.scored for each in search.groups.values()}
+        search.after_batch()
+        assert not before & {each.scored for each in search.groups.values()}  # all were scored
+
+    return Case(_step(net, batch), _step(net, batch, score, attached), allowed)
+
+
+def _kse() -> Case:
+    """Of the compressed net, against the dense one: what is trained is another net, so nothing is demanded."""
+    net, space = _traced("resnet20")
+    split = TensorSplit(
+        torch.zeros(64, *SHAPE, dtype=torch.uint8), torch.arange(64) % 10, (0.4,) * 3, (0.2,) * 3, SHAPE[1:]
+    )
+    data = ImageData("zeros", split, split, split, split, split, 10, SHAPE, "zeros")
+    context = TrialContext(data, TrainConfig(epochs=0, batch_size=64, device=DEVICE.type, precision="float32"), 0)
+    method = METHODS["kse"]()
+    context.statistics = method.prepare(net, space, context)
+    budgets = (Budget("flops", space.dense_cost.flops // 2),)
+    goal = Goal(budgets=budgets) if method.finds_widths else Goal(widths=space.fit(uniform_point(space), budgets))
+    compressed = list(method.run(net, space, goal, context))[-1].net
+    return Case(_step(net, 64), _step(compressed.to(DEVICE), 64), None)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "csgd, by the gradient, ResNet-56": lambda: _csgd(Pull(0.05, 0.0, 1000, 0.0)),
+    "csgd, direct, ResNet-56": lambda: _csgd(Pull(0.0, 0.01, 1000, 0.0)),
+    "csgd after the trim, narrow ResNet-56": _csgd_trimmed,
+    "abfp, ResNet-56": _abfp,
+    "aofp, internal layers, ResNet-56": lambda: _aofp("resnet56", "internal", 64, INTERNAL),
+    "aofp, all layers, ResNet-56": lambda: _aofp("resnet56", "all", 64, ALL),
+    "aofp, all layers, VGG-16, batch 16": lambda: _aofp("cifar_vgg16_bn", "all", 16, ALL),
+}
+if "kse" in METHODS:
+    CASES["kse at 50% of the FLOPs, ResNet-20"] = _kse
+
+
+def test_a_step_of_each_method_against_one_of_plain_sgd(benchmark) -> None:
+    cases = {name: make() for name, make in CASES.items()}
+    pairs: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {name: [] for name in cases}
+
+    def once() -> None:
+        for name, case in cases.items():
+            if len(pairs[name]) % 2:  # in turn, so that what warms up or drifts falls on both
+                method, plain = case.method(), case.plain()
+            else:
+                plain, method = case.plain(), case.method()
+            pairs[name].append((plain, method))
+
+    once()
+    for each in pairs.values():
+        each.clear()
+    benchmark.pedantic(once, rounds=ROUNDS)
+    columns = f"{'plain':>9} {'method':>9} {'ratio':>6} {'quartiles':>11} {'hook alone':>10} {'allowed':>8}"
+    print(f"\n{DEVICE.type:38} {columns}")
+    over = [name for name, case in cases.items() if not _row(name, case, pairs[name], benchmark.extra_info)]
+    assert not over
+
+
+def _row(name: str, case: Case, pairs, found: dict[str, object]) -> bool:
+    """Print a line of the table; return whether the step costs no more than it may."""
+    plain, method = (statistics.median(seconds for seconds, _ in each) for each in zip(*pairs, strict=True))
+    low, _, high = statistics.quantiles([ours[0] / theirs[0] for theirs, ours in pairs], n=4)
+    alone = statistics.median(seconds / (seconds - inside) for _, (seconds, inside) in pairs)
+    found[name] = {"plain_seconds": plain, "ratio": method / plain, "quartiles": [low, high], "hook_alone": alone}
+    shown = f"{alone:10.3f}" if case.hook_alone else f"{'':10}"
+    allowed = "" if case.allowed is None else f"{case.allowed:.2f}"
+    times = f"{1e3 * plain:6.1f} ms {1e3 * method:6.1f} ms {method / plain:6.3f}"
+    print(f"{name:38} {times} {low:.3f}-{high:.3f} {shown} {allowed:>8}")
+    return case.allowed is None or (alone if case.hook_alone else method / plain) <= case.allowed

@@ -1,0 +1,140 @@
+"""What every method makes of input that is odd or unusable: a finite net, or an error that says what to do."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.base import METHODS, Goal, Snapshot
+from runners.evaluate import TrialContext, Workbench, evaluate
+from runners.trial import Trial, TrialResult, TrialState
+from spaces.budget import Budget
+from spaces.errors import SlimfrontError
+from spaces.space import SearchSpace, SpaceConfig
+from spaces.tracing import trace
+from spaces.widths import Widths
+
+IMAGES = torch.rand(2, 1, 8, 8)
+
+
+def _chain(first: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, first, 3, padding=1), nn.BatchNorm2d(first), nn.ReLU(), nn.Conv2d(first, 8, 3, padding=1),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(24, 4),
+    ).eval()  # fmt: skip
+
+
+def _with(change) -> nn.Sequential:
+    net = _chain()
+    with torch.no_grad():
+        for layer in (net[0], net[3], net[6]):
+            change(layer.weight, layer.bias)
+    return net
+
+
+def _kill(weight: Tensor, bias: Tensor, last: int) -> None:
+    weight[:last], bias[:last] = 0, 0
+
+
+def _repeat(weight: Tensor, bias: Tensor) -> None:
+    weight[2:], bias[2:] = weight[:1], bias[:1]
+
+
+ODD = {
+    "filters of zeros": lambda: _with(lambda weight, bias: _kill(weight, bias, 4)),
+    "nothing but zeros": lambda: _with(lambda weight, bias: _kill(weight, bias, 8)),
+    "two distinct filters": lambda: _with(_repeat),
+    "filters all alike": lambda: _with(lambda weight, bias: weight.fill_(0.1)),
+    "a layer of one channel": lambda: _chain(first=1),
+    "huge weights": lambda: _with(lambda weight, bias: weight.mul_(1e15)),
+    "tiny weights": lambda: _with(lambda weight, bias: weight.mul_(1e-30)),
+}
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request) -> str:
+    return request.param
+
+
+def _goal(name: str, space: SearchSpace, removed: int) -> Goal:
+    if METHODS[name].takes_widths:
+        return Goal(widths=Widths({group.name: max(1, group.width - removed) for group in space.variable}))
+    return Goal(budgets=(Budget("flops", int(0.5 * space.dense_cost.flops)),))
+
+
+def _snapshots(name: str, net: nn.Module, bench: Workbench, removed: int) -> list[Snapshot]:
+    method, space = METHODS[name](), trace(net, IMAGES[:1])
+    context = TrialContext(bench.data, bench.train, seed=0, fast=bench.fast)
+    context.statistics = method.prepare(net, space, context)
+    return list(method.run(net, space, _goal(name, space, removed), context))
+
+
+@pytest.mark.parametrize("removed", [1, 8])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_filters_give_a_finite_net_or_an_error(tiny_bench: Workbench, name: str, odd: str, removed: int) -> None:
+    refusal = ""
+    snapshots: list[Snapshot] = []
+    try:
+        snapshots = _snapshots(name, ODD[odd](), tiny_bench, removed)
+    except SlimfrontError as error:
+        refusal = str(error)
+    assert snapshots or "; " in refusal  # what came, and the way out
+    for snapshot in snapshots:
+        assert all(torch.isfinite(each).all() for each in snapshot.net.state_dict().values())
+        assert all(isinstance(each, str) or math.isfinite(each) for each in snapshot.note.values())
+        assert snapshot.net.eval()(IMAGES).isfinite().all()
+
+
+def _result(bench: Workbench, name: str, settings=None, **train) -> TrialResult:
+    bench = dataclasses.replace(bench, train=dataclasses.replace(bench.train, **train))
+    running = evaluate(Trial(0, name, _goal(name, bench.space, 3), settings or {}, seed=1), bench)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(tiny_bench: Workbench, name: str) -> None:
+    result = _result(tiny_bench, name, learning_rate=1e30, dense_learning_rate=1e30, epochs=2)
+    assert (result.state, result.accuracy, result.checkpoint) == (TrialState.FAILED, None, None)
+    assert "not finite" in result.error
+    assert "lower the learning rate" in result.error
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("csgd", {"strength": "fixed", "epsilon": 1e30}), ("abfp", {"alpha": 1e30}), ("aofp", {"learning_rate": 1e30})],
+)
+def test_a_method_that_makes_the_loss_not_finite_fails_alike(tiny_bench: Workbench, name: str, settings) -> None:
+    result = _result(tiny_bench, name, settings, epochs=4)
+    assert (result.state, result.accuracy) == (TrialState.FAILED, None)
+    assert "not finite" in result.error
+
+
+@pytest.mark.parametrize("width", [2, 6, 9])
+def test_widths_that_no_net_may_have_are_refused(tiny_bench: Workbench, name: str, width: int) -> None:
+    method, space = METHODS[name](), tiny_bench.space.restrict(SpaceConfig(divisor=4))
+    if not method.takes_widths:
+        pytest.skip("finds its own")
+    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=0, fast=tiny_bench.fast)
+    with pytest.raises(SlimfrontError, match=f"width {width} of .* is not legal; multiples of 4 from 4 to 8 are"):
+        list(method.run(tiny_bench.net, space, Goal(widths=Widths({"0": width})), context))
+    with pytest.raises(SlimfrontError, match="'nose' is no variable group"):
+        list(method.run(tiny_bench.net, space, Goal(widths=Widths({"nose": 1})), context))
+
+
+def test_where_nothing_may_vary_a_budget_is_refused_and_the_dense_widths_are_trained(
+    tiny_bench: Workbench, name: str
+) -> None:
+    space, method = tiny_bench.space.restrict(SpaceConfig(skip=("*",))), METHODS[name]()
+    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=0, fast=tiny_bench.fast)
+    context.statistics = method.prepare(tiny_bench.net, space, context)
+    with pytest.raises(SlimfrontError, match="smallest network|nothing that"):
+        list(method.run(tiny_bench.net, space, Goal(budgets=(Budget.parse("50%"),)), context))
+    if method.takes_widths:
+        assert list(method.run(tiny_bench.net, space, Goal(widths=space.full), context))[-1].widths == space.full

@@ -1,0 +1,106 @@
+"""Every method on every net of the zoo's small list: at given widths, and within a budget where it finds its own.
+
+A new method is covered by its line in METHODS alone. What needs no real architecture is in test_methods.py.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.base import METHODS, Goal, Snapshot
+from pruning.checkpoint import from_bytes, to_bytes
+from pruning.methods.abfp import AutoBalanced
+from pruning.methods.score_and_slice import ScoreAndSlice
+from pruning.methods.scratch import FromScratch
+from runners.base import TrainConfig
+from runners.data import ImageData
+from runners.evaluate import TrialContext, count_cost
+from runners.fast import PLAIN
+from runners.splits import TensorSplit
+from spaces.budget import Budget
+from spaces.space import ModelSpec, SearchSpace, uniform_point
+from spaces.tracing import trace
+from spaces.zoo import build
+
+# Side of the images: the smallest that the strides of the net leave something of.
+SIDES = {"resnet20": 16, "cifar_vgg16_bn": 32, "densenet40": 8, "mobilenet_v2": 32, "efficientnet_b0": 32}
+SIDES |= {"googlenet": 32}
+CLASSES, SHARE = 10, 0.3  # of the dense FLOPs
+# Within budgets these take the uniform widths that they are given here anyway.
+UNIFORM = (ScoreAndSlice, FromScratch, AutoBalanced)
+TRAIN = TrainConfig(epochs=1, batch_size=8, device="cpu", precision="float32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dense net with everything that its runs share."""
+
+    net: nn.Module
+    space: SearchSpace
+    data: ImageData
+    state: dict[str, Tensor]  # of the net, as it was lent
+
+    @property
+    def budget(self) -> Budget:
+        return Budget("flops", int(SHARE * self.space.dense_cost.flops))
+
+
+@pytest.fixture(scope="module", params=SIDES)
+def case(request) -> Case:
+    shape = (3, SIDES[request.param], SIDES[request.param])
+    torch.manual_seed(0)
+    net = build(ModelSpec(request.param, CLASSES, shape)).eval()
+    images = torch.randint(0, 256, (16, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    split = TensorSplit(images, torch.arange(16) % CLASSES, (0.5,) * 3, (0.3,) * 3, shape[1:])
+    data = ImageData("noise", split, split, split, split, split, CLASSES, shape, "noise")
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    return Case(net, trace(net, torch.zeros(1, *shape)), data, state)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_keeps_its_contract_on_a_real_net(case: Case, name: str) -> None:
+    method = METHODS[name]()
+    context = TrialContext(case.data, TRAIN, 0, fast=PLAIN)
+    context.statistics = method.prepare(case.net, case.space, context)
+    if method.takes_widths:
+        widths = case.space.fit(uniform_point(case.space), [case.budget])
+        snapshots = list(method.run(case.net, case.space, Goal(widths=widths), context))
+        assert all(each.widths == widths for each in snapshots if not each.on_the_way)
+        _check_net(case, snapshots[-1])
+        _check_lent(case, snapshots[-1].net)
+    if method.finds_widths and not isinstance(method, UNIFORM):
+        snapshots = list(method.run(case.net, case.space, Goal(budgets=(case.budget,)), context))
+        assert all(_promised(case, each).flops <= case.budget.limit for each in snapshots if not each.on_the_way)
+        _check_net(case, snapshots[-1])
+        _check_lent(case, snapshots[-1].net)
+    assert not snapshots[-1].on_the_way
+
+
+def _promised(case: Case, snapshot: Snapshot):
+    return snapshot.cost or case.space.cost(snapshot.widths)
+
+
+def _check_net(case: Case, snapshot: Snapshot) -> None:
+    """Cost by fvcore, finite weights and notes, output shape, and what a checkpoint gives back."""
+    net = snapshot.net.eval()
+    assert count_cost(net, case.space.input_shape) == _promised(case, snapshot)
+    assert [name for name, each in net.state_dict().items() if not torch.isfinite(each).all()] == []
+    assert all(isinstance(each, str) or math.isfinite(each) for each in snapshot.note.values())
+    images = torch.randn(2, *case.space.input_shape, generator=torch.Generator().manual_seed(1))
+    loaded = from_bytes(to_bytes(net, None, snapshot.widths), case.net).eval()
+    with torch.no_grad():
+        logits = net(images)
+        assert logits.shape == (2, CLASSES)
+        assert torch.equal(loaded(images), logits)
+
+
+def _check_lent(case: Case, narrow: nn.Module) -> None:
+    """The dense net is as it was lent, and shares nothing with the narrow one."""
+    assert [name for name, each in case.net.state_dict().items() if not torch.equal(each, case.state[name])] == []
+    assert not any(each.training or each._forward_hooks or each._forward_pre_hooks for each in case.net.modules())
+    assert all(each.grad is None for each in case.net.parameters())
+    lent = {each.data_ptr() for each in case.net.parameters()}
+    assert not any(each.data_ptr() in lent for each in narrow.parameters())
