@@ -1,0 +1,37 @@
+"""How long an image takes with shared kernels, against the dense net, in turns."""
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.kernel_levels import KernelSpace
+from pruning.latency import latency_ratio
+from pruning.methods.kse import KernelSparsityEntropy
+from spaces.budget import Budget
+from spaces.space import ModelSpec
+from spaces.tracing import trace
+from spaces.zoo import build
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHAPE = (3, 32, 32)
+
+
+def shared_resnet(share: float) -> tuple[nn.Module, nn.Module]:
+    """Return a ResNet-56 and the same with shared kernels at this share of its FLOPs."""
+    torch.manual_seed(0)
+    net = build(ModelSpec("resnet56", 10, SHAPE)).eval()
+    space, method = trace(net, torch.zeros(1, *SHAPE)), KernelSparsityEntropy(restarts=1)
+    prepared = method.prepare(net, space, None)
+    kernel_space = KernelSpace(net, space, prepared.readers, method.indicators(prepared))
+    _, outcome, _ = method.chosen(kernel_space, [Budget("flops", int(share * space.dense_cost.flops))])
+    return net.to(DEVICE), method.built(net, kernel_space, outcome, 0).to(DEVICE)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_the_latency_of_an_image(benchmark, share: float) -> None:
+    """No bound: that fewer FLOPs need not be faster is what is reported."""
+    dense, narrow = shared_resnet(share)
+    ratio = benchmark.pedantic(lambda: latency_ratio(narrow, dense, SHAPE, DEVICE), rounds=1)
+    benchmark.extra_info["ratio"] = ratio
+    print(f"\nan image takes {ratio:.2f}x as long at {share:.0%} of the FLOPs on {DEVICE.type}")
+    assert ratio > 0
