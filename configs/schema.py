@@ -22,7 +22,8 @@ class RunConfig:
             or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" for torchvision's, a file, or empty to train the dense net once and cache it.
-        method: comma-separated methods (di, l2, random) that the search chooses among; the uniform arm always runs.
+        method: comma-separated methods that the search chooses among, going for what pays; "auto" is di, aofp and csgd,
+            "all" every method and arm. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         trials: how many candidates are trained.
         sampler: "tpe", "nsga2", "gp" or "random".
@@ -35,7 +36,7 @@ class RunConfig:
     budget: tuple[str, ...] = ()
     model: str = "cifar_resnet18"
     weights: str = ""
-    method: str = "di"
+    method: str = "auto"
     set: tuple[str, ...] = ()
     trials: int = 20
     sampler: str = "tpe"

@@ -48,7 +48,10 @@ class CentripetalSGD:
     """Train the filters of every cluster to be equal, then merge them without a loss.
 
     Works at the widths it is given; from budgets alone it takes uniform widths. Every snapshot is a merged copy. Where
-    filters are not equal yet, BatchNorm is re-estimated after merging and the note says `collapsed: false`.
+    filters are not equal yet, BatchNorm is re-estimated after merging and the note says `collapsed: false`. It is
+    re-estimated too where the steps at hand were so few that deviations were removed directly: merging then is
+    lossless all the same, but the running statistics are those of a net some steps back, which was another one
+    (`cifar_resnet18` on digits, 15% of its FLOPs, one epoch: 21.5% of the validation images with them, 93.8% without).
     """
 
     epsilon: float = setting(
@@ -147,6 +150,8 @@ class _Training:
             return None
         self._trimmed_after = self._epochs
         self._net = merge_channels(net, self._space, self._clusters)
+        if self._pull.direct:
+            self._context.reestimate_batchnorm(self._net)
         merged = _merged_momentum(net, momentum, self._space, self._clusters)
         self._hook = RescalingHook(self._net, self._partition)
         return self._net, merged
@@ -172,7 +177,7 @@ class _Training:
         if self._trimmed_after:
             return Snapshot(self._net, widths, epoch, self._note())
         narrow = merge_channels(self._net, self._space, self._clusters)
-        if not self.collapsed:
+        if not self.collapsed or self._pull.direct:
             self._context.reestimate_batchnorm(narrow)
         return Snapshot(narrow, widths, epoch, self._note())
 
