@@ -214,6 +214,15 @@ class Method(Protocol):
         ...
 
 
+def wide_epochs(method: Method, epochs: int) -> float:
+    """Return how many of a trial's epochs train the net at full width, for forecasts of time.
+
+    A method that does so says it in a method of this name, called with the trial's epochs; the others train none.
+    """
+    own = getattr(method, "wide_epochs", None)
+    return float(own(epochs)) if own is not None else 0.0
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one."""
 

@@ -98,6 +98,11 @@ class CentripetalSGD:
         """Need nothing."""
         return None
 
+    def wide_epochs(self, epochs: int) -> int:
+        """Return after how many epochs the net is narrow, when all goes by plan."""
+        trimmed = self.early_trim and self.strength == "budget"
+        return math.ceil(self.deadline * epochs) if trimmed else epochs
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield a merged copy after every epoch; without epochs, one of the net as it is."""
         widths = wanted_widths(space, goal)
