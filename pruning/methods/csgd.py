@@ -155,8 +155,6 @@ class _Training:
             return None
         self._trimmed_after = self._epochs
         self._net = merge_channels(net, self._space, self._clusters)
-        if self._pull.direct:
-            self._context.reestimate_batchnorm(self._net)
         merged = _merged_momentum(net, momentum, self._space, self._clusters)
         self._hook = RescalingHook(self._net, self._partition)
         return self._net, merged
@@ -180,8 +178,9 @@ class _Training:
     def snapshot(self, widths: Widths, epoch: int) -> Snapshot:
         """Return the narrow net as it is after an epoch."""
         if self._trimmed_after:
-            return Snapshot(self._net, widths, epoch, self._note())
-        narrow = merge_channels(self._net, self._space, self._clusters)
+            narrow = copy.deepcopy(self._net) if self._pull.direct else self._net
+        else:
+            narrow = merge_channels(self._net, self._space, self._clusters)
         if not self.collapsed or self._pull.direct:
             self._context.reestimate_batchnorm(narrow)
         return Snapshot(narrow, widths, epoch, self._note())
