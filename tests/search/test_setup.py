@@ -24,13 +24,13 @@ def setup_of(folder: Path, method: str, budget: str = "10%", trials: int = 12) -
 
 
 def test_narrow_training_costs_a_share_of_the_budget(tmp_path: Path) -> None:
-    assert 0 < _dense_trials(setup_of(tmp_path, "di")) < 0.1 * 12
+    assert 0 < _dense_trials(setup_of(tmp_path, "di")) < 0.16 * 12
 
 
 def test_a_method_that_trains_the_dense_net_costs_its_trials_in_full(tmp_path: Path) -> None:
     setup = setup_of(tmp_path, "csgd")
     arms = 4
-    assert _dense_trials(setup) == pytest.approx(12 - arms, abs=0.1 * arms)
+    assert _dense_trials(setup) == pytest.approx(12 - arms, abs=0.16 * arms)
 
 
 def test_a_mix_lies_between_because_slow_methods_are_proposed_less(tmp_path: Path) -> None:
