@@ -199,7 +199,7 @@ def _dense_trials(setup: Setup) -> float:
     def share(name: str, fraction: float) -> float:
         method = METHODS[name](**setup.fixed.get(name, {}))
         wide = wide_epochs(method, epochs) / max(1, epochs)
-        return wide + (1 - wide) * float(fraction * budget) ** NARROW_POWER
+        return wide + (1 - wide) * math.pow(fraction * budget, NARROW_POWER)
 
     planned = [*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
