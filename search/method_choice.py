@@ -20,6 +20,8 @@ EXPLORED = 0.1  # share of the proposals that is spread evenly over all methods
 # Of accuracy, on the scale of `_level`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this close to
 # the best count as equally good, and their time decides.
 INDIFFERENT = 0.01
+# Times are compared in powers of two, and below this not at all: what else the machine does must not change a search.
+LEAST_SECONDS = 2.0
 DRAWS = 2000  # from the posterior, for the chances to be best
 SPREAD_OF_METHODS = 2.0  # of offsets and slopes among methods, relative to what trials of one method scatter by
 VAGUE = 1e3  # the same of the common curve: nothing is known of it
@@ -67,8 +69,9 @@ def method_shares(methods: Sequence[str], tried: Sequence[Tried], share: float, 
     accuracy.expect([each for each in tried if each.accuracy is None and not each.failed])
     chances = accuracy.chances(methods, share, INDIFFERENT, np.random.default_rng(seed))
     timed = [each for each in measured if each.seconds and not each.failed]
-    seconds = _Model(every, timed, [math.log(each.seconds or 1.0) for each in timed]).means(methods, share)
-    deserved = chances * np.exp(seconds.min() - seconds)
+    seconds = _Model(every, timed, [math.log(max(LEAST_SECONDS, each.seconds or 0.0)) for each in timed])
+    means = seconds.means(methods, share)
+    deserved = chances * 2.0 ** -np.round((means - means.min()) / math.log(2))
     shares = (1 - EXPLORED) * deserved / deserved.sum() + EXPLORED / len(methods)
     return dict(zip(methods, shares.tolist(), strict=True))
 
