@@ -24,7 +24,8 @@ class RunConfig:
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
-        method: comma-separated methods (di, l2, random) that the search chooses among; the uniform arm always runs.
+        method: comma-separated methods that the search chooses among, going for what pays; "auto" is di, aofp and csgd,
+            "all" every method and arm. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
@@ -39,7 +40,7 @@ class RunConfig:
     budget: tuple[str, ...] = ()
     model: str = "cifar_resnet18"
     weights: str = ""
-    method: str = "di"
+    method: str = "auto"
     set: tuple[str, ...] = ()
     allocation: str = "any"
     lowest_fraction: float = 0.03

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
-from spaces.registry import Registry
+from spaces.registry import Registry, unknown_name
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
@@ -251,6 +251,15 @@ class Method(Protocol):
         ...
 
 
+def wide_epochs(method: Method, epochs: int) -> float:
+    """Return how many of a trial's epochs train the net at full width, for forecasts of time.
+
+    A method that does so says it in a method of this name, called with the trial's epochs; the others train none.
+    """
+    own = getattr(method, "wide_epochs", None)
+    return float(own(epochs)) if own is not None else 0.0
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
 
@@ -284,14 +293,25 @@ class Criterion(Protocol):
         ...
 
 
+# What a user may write for several methods. `auto`: those that make the front of a first search, cheap enough for it.
+BUNDLES = {"auto": ("di", "aofp", "csgd")}
+EVERY = "all"
+
+
 def parse_methods(text: str) -> Sequence[str]:
-    """Split "di,l2" into known method names.
+    """Split "di,l2" into known method names, each once; "auto" stands for a few, "all" for the whole table.
 
     Raises:
         UnknownNameError: a name that is in no table.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in METHODS:
-            METHODS[name]
-    return names
+    names: dict[str, None] = {}
+    for name in (each.strip() for each in text.split(",")):
+        if name == EVERY:
+            names |= dict.fromkeys(sorted(METHODS))
+        elif name in BUNDLES:
+            names |= dict.fromkeys(BUNDLES[name])
+        elif name in METHODS:
+            names[name] = None
+        elif name:
+            raise unknown_name("method", name, sorted([*METHODS, *BUNDLES, EVERY]))
+    return list(names)

@@ -36,6 +36,8 @@ class SaturatingAccuracy:
 
     Attributes:
         rates: group name -> how soon it saturates; a group that is not named takes `rate`.
+        quality: method -> factor on all rates: above 1 it loses less where the net is narrow. 1 when it is not named.
+        slowness: method -> factor on the seconds; 1 when it is not named.
     """
 
     space: SearchSpace
@@ -43,6 +45,8 @@ class SaturatingAccuracy:
     rate: float = 4.0
     best: float = 0.95
     seconds_per_gflop: float = 100.0
+    quality: dict[str, float] = field(default_factory=dict)
+    slowness: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, trial: Trial) -> Outcome:
         """Return the outcome of a trial; from budgets alone it takes uniform widths."""
@@ -51,13 +55,14 @@ class SaturatingAccuracy:
         widths = goal.widths if goal.widths is not None else self.space.fit(uniform_point(self.space), budgets)
         self.space.check(widths)
         cost = self.space.cost(widths)
-        return Outcome(self.accuracy(widths), cost, widths, self.seconds_per_gflop * cost.flops / 1e9)
+        seconds = self.slowness.get(trial.method, 1.0) * self.seconds_per_gflop * cost.flops / 1e9
+        return Outcome(self.accuracy(widths, trial.method), cost, widths, seconds)
 
-    def accuracy(self, widths: Widths) -> float:
-        """Return the accuracy of widths, in (0, best]."""
+    def accuracy(self, widths: Widths, method: str = "") -> float:
+        """Return the accuracy of widths that a method makes, in (0, best]."""
         reached = self.best
         for group in self.space.variable:
-            rate = self.rates.get(group.name, self.rate)
+            rate = self.rates.get(group.name, self.rate) * self.quality.get(method, 1.0)
             kept = widths.get(group.name, group.width) / group.width
             reached *= math.expm1(-rate * kept) / math.expm1(-rate)
         return reached

@@ -3,7 +3,7 @@
 Parameters, by name:
     budget_fraction: share of the scaled budget (flops when there is one, else params), log scale, so that fronts
         spread evenly in log cost.
-    method: when there are several.
+    method: when there are several; chosen last, by `search.method_choice`.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
         methods that can.
@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pruning.base import METHODS, Goal, Setting, declared_settings
+from runners.trial import Trial, TrialResult
+from search.method_choice import Tried
+from search.method_settings import parse_settings
+from search.pareto import measured
 from search.result import UNIFORM_ARM
 from spaces.budget import Budget
-from spaces.errors import BudgetError, SlimfrontError
-from spaces.registry import unknown_name
+from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
 
 CONTROL_METHOD = "l2"
@@ -35,10 +38,6 @@ NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves som
 # grew by a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
 SPREAD = 2.0
 MIDDLE = 0.5
-
-
-class SettingError(SlimfrontError):
-    """A method setting that does not exist, or a value it cannot take."""
 
 
 class Suggest(Protocol):
@@ -124,7 +123,7 @@ class CandidateSpace:
         self._allocation = settings.allocation
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
-        self.fixed = {name: _parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
+        self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
         self._space = space
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
@@ -146,12 +145,14 @@ class CandidateSpace:
     def warm_starts(self, trials: int) -> list[Planned]:
         """Uniform proportions with each of the methods, at the fractions of the control arms.
 
-        So a method and the control differ in the kept channels alone. About a sixth of the trials, and where there
-        is room each way of working (method, allocation) once.
+        So a method and the control differ in the kept channels alone. Every method once, in the order they were
+        given, as long as there are trials; then, where there is room, each other way of working (method, allocation);
+        about a sixth of the trials and, but for the first round, at most a third.
         """
-        ways = [(name, allocation) for name in self.methods for allocation in self._allocations(name)]
+        ways = self._ways()
         fractions = self._fractions(trials)
-        count = min(max(trials // 6, len(ways)), trials // 3)
+        least = len({name for name, _ in ways})
+        count = max(min(max(trials // 6, len(ways)), trials // 3), min(least, trials - len(fractions)))
         planned = []
         for index in range(count):
             name, allocation = ways[index % len(ways)]
@@ -160,6 +161,11 @@ class CandidateSpace:
                 parameters["allocation"] = allocation
             planned.append(Planned(parameters, name))
         return planned
+
+    def untried(self, trials: int) -> tuple[str, ...]:
+        """Return the methods that so few trials leave no room for."""
+        planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
+        return tuple(name for name in self.methods if name not in planned)
 
     def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
         """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
@@ -183,6 +189,23 @@ class CandidateSpace:
             return Candidate(method, Goal(None, budgets), settings)
         widths = self._space.fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings)
+
+    def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
+        """Return what the choice of a method sees of a trial of this search; without a result it runs."""
+        allowed = next(budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled)
+        if result is None or not measured(result):
+            return Tried(trial.method, allowed / self._base, failed=result is not None)
+        cost = getattr(result.cost, self._scaled)
+        return Tried(trial.method, cost / self._base, result.accuracy, result.train_seconds)
+
+    def _ways(self) -> list[tuple[str, str]]:
+        """List (method, allocation): the first of every method, then the second of those that have one.
+
+        What the control arm does already is left out, unless it is all that is asked for.
+        """
+        able = {name: self._allocations(name) for name in self.methods}
+        ways = [(name, each[turn]) for turn in (0, 1) for name, each in able.items() if turn < len(each)]
+        return [way for way in ways if way != (CONTROL_METHOD, "search")] or ways
 
     def _allocations(self, method: str) -> tuple[str, ...]:
         """Return who may choose the widths that the method works at."""
@@ -219,59 +242,17 @@ class CandidateSpace:
         return parameters
 
     def _fractions(self, trials: int) -> list[float]:
-        """Spread the control arms' budget fractions evenly in log cost, the whole budget first."""
-        count = max(1, min(MAX_ARMS, trials // 3))
+        """Spread the control arms' budget fractions evenly in log cost, the whole budget first.
+
+        Each method comes before a second arm.
+        """
+        count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
 
     def _at_fraction(self, budget: Budget, fraction: float) -> Budget:
         if budget.quantity != self._scaled:
             return budget
         return dataclasses.replace(budget, limit=math.floor(fraction * self._base))
-
-
-def parse_setting(method: str, each: Setting, value: Any) -> float | int | str | bool:
-    """Bring a value (or its text) to the type of the setting's default, and check its bounds.
-
-    Raises:
-        SettingError: not of that type, out of bounds or none of the choices.
-    """
-    kind = type(each.default)
-    words = {"true": True, "false": False}
-    try:
-        parsed = words[str(value).strip().lower()] if kind is bool else kind(value)
-    except (KeyError, ValueError, TypeError):
-        raise SettingError(f"{method}.{each.name}={value} is no {kind.__name__}; {_rule(each)}") from None
-    inside = parsed in each.choices if each.choices else True
-    if isinstance(parsed, (int, float)) and kind is not bool:
-        low = -math.inf if each.low is None else each.low
-        high = math.inf if each.high is None else each.high
-        inside = low <= parsed <= high
-    if not inside:
-        raise SettingError(f"{method}.{each.name}={value} is out of bounds; {_rule(each)}")
-    return parsed
-
-
-def _rule(each: Setting) -> str:
-    if each.choices:
-        return f"give one of {', '.join(str(choice) for choice in each.choices)}"
-    if each.low is not None or each.high is not None:
-        return f"give a number from {each.low} to {each.high}, the default is {each.default}"
-    return f"give something like its default, {each.default}"
-
-
-def _parse_settings(
-    method: str, values: Mapping[str, Any], known: Mapping[str, Sequence[Setting]]
-) -> dict[str, float | int | str | bool]:
-    if method not in known:
-        METHODS[method]  # raises for a name that is in no table
-        raise SettingError(
-            f"settings of {method!r} are given, but the search runs {', '.join(known)}; add it to --method"
-        )
-    by_name = {each.name: each for each in known[method]}
-    for name in values:
-        if name not in by_name:
-            raise unknown_name(f"setting of {method}", name, sorted(by_name))
-    return {name: parse_setting(method, by_name[name], value) for name, value in values.items()}
 
 
 def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import RunConfig
+from pruning.base import parse_methods
 from runners.trial import TrialResult, TrialState
 from search.result import SearchResult
 from spaces.budget import Budget
@@ -89,7 +90,7 @@ def _plan_facts(plan: Plan) -> Table:
         "dense cost": _cost(dense),
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
-        "methods": f"{config.method}, and the uniform control arm{settings}",
+        "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each",
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": "unknown" if plan.seconds is None else f"about {duration(plan.seconds)}",

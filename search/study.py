@@ -13,12 +13,12 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
@@ -26,11 +26,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.candidates import CandidateSpace, Planned, StudySettings
+from search.method_choice import choose_method
 from search.pareto import ParetoFront, inside, measured, point
 from search.result import trial_result_from_dict, trial_result_to_dict
+from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
-from spaces.registry import unknown_name
 from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
@@ -44,40 +45,6 @@ Listener = Callable[[TrialResult, "Study"], None]
 
 class StudyError(SlimfrontError):
     """A study that cannot be opened, or that is told something it did not ask for."""
-
-
-@dataclass(frozen=True)
-class SamplerOptions:
-    """What a sampler is built from.
-
-    Attributes:
-        startup: trials before the sampler's model is used.
-        trials: of the whole search.
-    """
-
-    seed: int
-    startup: int
-    trials: int
-
-
-# TPE models the parameters of each method apart (group) and spreads the proposals of parallel workers (constant liar).
-# GP and NSGA-II model only parameters that every trial has; see candidates.FLAT_SAMPLERS. With several methods, the
-# method is none of them (a control arm has none to choose) and they draw it at random. A GP takes about 0.4 s a
-# proposal over 20 groups, TPE 0.01 s.
-SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
-    "tpe": lambda options: TPESampler(
-        multivariate=True, group=True, constant_liar=True, n_startup_trials=options.startup, seed=options.seed
-    ),
-    "nsga2": lambda options: NSGAIISampler(population_size=max(4, min(50, options.trials // 4)), seed=options.seed),
-    "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
-    "random": lambda options: RandomSampler(seed=options.seed),
-}
-
-
-def check_sampler(name: str) -> None:
-    """Raise UnknownNameError, with the nearest names, unless there is such a sampler."""
-    if name not in SAMPLERS:
-        raise unknown_name("sampler", name, sorted(SAMPLERS))
 
 
 class Study:
@@ -109,6 +76,8 @@ class Study:
         self.listeners, self._archive = list(listeners), archive
         self._candidates = CandidateSpace(settings, space, self.budgets)
         self._planned = self._candidates.control_arms(settings.trials) + self._candidates.warm_starts(settings.trials)
+        if left_out := self._candidates.untried(settings.trials):
+            _logger.warning("%d trials leave none for %s; give more --trials", settings.trials, ", ".join(left_out))
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
         limits = {budget.quantity: budget.limit for budget in self.budgets}
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
@@ -124,7 +93,9 @@ class Study:
         options = SamplerOptions(seed, len(self._planned), settings.trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
-            self._study.sampler = SAMPLERS[settings.sampler](options)
+            sampler = SAMPLERS[settings.sampler](options)
+        by_chance = settings.sampler in BY_CHANCE
+        self._study.sampler = sampler if by_chance else MethodSampler(sampler, self._choose_method)
         self._random = RandomSampler(seed=seed)
 
     @property
@@ -219,6 +190,13 @@ class Study:
                 return None
         self._running[number] = (handle, trial)
         return trial
+
+    def _choose_method(self, fraction: float) -> str:
+        """Return the method for the next trial, which may cost that fraction of the budget."""
+        tried = [self._candidates.tried(each.trial, each) for each in self._results.values()]
+        tried += [self._candidates.tried(trial) for _, trial in self._running.values()]
+        seed = derive_seed(self.settings.seed, f"method:{len(tried)}")
+        return choose_method(self.settings.methods, tried, fraction, seed)
 
     def _end(self, handle: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
         """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""

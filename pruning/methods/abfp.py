@@ -89,6 +89,10 @@ class AutoBalanced:
         """Need nothing."""
         return None
 
+    def wide_epochs(self, epochs: int) -> float:
+        """Return when the first cut comes at the latest, were it the only one."""
+        return self.balancing * epochs
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield a net per whole epoch.
 

@@ -85,6 +85,10 @@ class ApproximatedOracle:
         """Need nothing."""
         return None
 
+    def wide_epochs(self, epochs: int) -> int:
+        """Return how many of a trial's epochs the search has at most; channels are hidden in it, not yet cut."""
+        return max(min(1, epochs), min(round(self.search_share * epochs), epochs - 1))
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield a net per cut, on the way, then the net of the goal after it was cut and after every epoch left.
 
@@ -98,7 +102,7 @@ class ApproximatedOracle:
         targets, scope = self.targets(net, aim)
         if context.epochs < 1:
             raise PruningError("aofp finds channels while the net trains and has 0 epochs; give at least --epochs 1")
-        epochs = max(1, min(round(self.search_share * context.epochs), context.epochs - 1))
+        epochs = self.wide_epochs(context.epochs)
         trained = copy.deepcopy(net).to(context.device)
         settings = self.paced(targets, context, epochs)
         search = FilterSearch(trained, aim, targets, settings, context.seed)

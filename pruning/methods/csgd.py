@@ -48,7 +48,10 @@ class CentripetalSGD:
     """Train the filters of every cluster to be equal, then merge them without a loss.
 
     Works at the widths it is given; from budgets alone it takes uniform widths. Every snapshot is a merged copy. Where
-    filters are not equal yet, BatchNorm is re-estimated after merging and the note says `collapsed: false`.
+    filters are not equal yet, BatchNorm is re-estimated after merging and the note says `collapsed: false`. It is
+    re-estimated too where the steps at hand were so few that deviations were removed directly: merging then is
+    lossless all the same, but the running statistics are those of a net some steps back, which was another one
+    (`cifar_resnet18` on digits, 15% of its FLOPs, one epoch: 21.5% of the validation images with them, 93.8% without).
     """
 
     epsilon: float = setting(
@@ -95,6 +98,11 @@ class CentripetalSGD:
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
         """Need nothing."""
         return None
+
+    def wide_epochs(self, epochs: int) -> int:
+        """Return after how many epochs the net is narrow, when all goes by plan."""
+        trimmed = self.early_trim and self.strength == "budget"
+        return math.ceil(self.deadline * epochs) if trimmed else epochs
 
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield a merged copy after every epoch; without epochs, one of the net as it is.
@@ -178,9 +186,10 @@ class _Training:
     def snapshot(self, widths: Widths, epoch: int) -> Snapshot:
         """Return the narrow net as it is after an epoch."""
         if self._trimmed_after:
-            return Snapshot(self._net, widths, epoch, self._note())
-        narrow = merge_channels(self._net, self._space, self._clusters)
-        if not self.collapsed:
+            narrow = copy.deepcopy(self._net) if self._pull.direct else self._net
+        else:
+            narrow = merge_channels(self._net, self._space, self._clusters)
+        if not self.collapsed or self._pull.direct:
             self._context.reestimate_batchnorm(narrow)
         return Snapshot(narrow, widths, epoch, self._note())
 

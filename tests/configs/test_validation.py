@@ -59,6 +59,8 @@ def test_every_sampler_is_known(sampler: str) -> None:
         ({"sampler": "tpee"}, "unknown sampler 'tpee'; did you mean tpe?"),
         ({"runner": "rey"}, "unknown runner 'rey'; did you mean ray"),
         ({"method": "l3"}, "unknown method 'l3'; did you mean l2"),
+        ({"method": "atuo"}, "unknown method 'atuo'; did you mean auto"),
+        ({"method": "di,csgd", "set": ("aofp.theta=0.1",)}, "which this run does not use; add it to --method"),
         ({"method": " , "}, "names no method; known: "),
         ({"set": ("ridge=3",)}, "--set 'ridge=3' is not METHOD.SETTING=VALUE"),
         ({"set": ("di.ridge",)}, "is not METHOD.SETTING=VALUE"),
@@ -78,6 +80,11 @@ def test_a_setting_splits_into_method_name_and_value() -> None:
 
 def test_the_control_arm_may_be_set_too() -> None:
     assert split_setting("l2.images=8", ("di",)) == ("l2", "images", "8")
+
+
+@pytest.mark.parametrize("method", ["auto", "all", "di,csgd"])
+def test_settings_of_methods_that_stand_behind_a_name_may_be_set(method: str) -> None:
+    validate(config_with(method=method, set=("csgd.epsilon=0.003",)))
 
 
 def test_a_setting_of_nothing_is_refused() -> None:

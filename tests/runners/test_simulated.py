@@ -67,3 +67,12 @@ def test_a_thousand_trials_take_less_than_two_seconds(tiny_bench: Workbench) -> 
     desk = Desk([Goal(Widths({"0": 1 + n % 8, "3": 1 + n % 7})) for n in range(1000)])
     SimulatedRunner().run(desk, tiny_bench)
     assert len(desk.told) == 1000
+
+
+def test_methods_may_differ_in_quality_and_speed(tiny_bench: Workbench) -> None:
+    outcome = SaturatingAccuracy(tiny_bench.space, quality={"di": 2.0}, slowness={"di": 3.0})
+    goal = Goal(Widths({"0": 4, "3": 4}))
+    better, plain = outcome(Trial(0, "di", goal)), outcome(Trial(1, "l2", goal))
+    assert better.accuracy > plain.accuracy
+    assert better.seconds == pytest.approx(3 * plain.seconds)
+    assert better.cost == plain.cost

@@ -11,7 +11,7 @@ import pytest
 
 from pruning.base import setting
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
-from search import candidates
+from search import candidates, method_settings
 from search.study import SAMPLERS, Study, StudyError, StudySettings
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -53,9 +53,21 @@ class Tuned:
     fast: bool = setting(True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Compresses in a way of its own: no widths can be asked of it."""
+
+    name: ClassVar[str] = "finding"
+    finds_widths: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = False
+    levels: int = setting(4, low=1, high=256, log=True)
+    exact: bool = setting(False, choices=(True, False))
+
+
 @pytest.fixture(autouse=True)
 def methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "METHODS", {"l2": Plain, "plain": Plain, "tuned": Tuned})
+    for module in (candidates, method_settings):
+        monkeypatch.setattr(module, "METHODS", {"l2": Plain, "plain": Plain, "tuned": Tuned, "finding": Finding})
 
 
 def result_of(trial: Trial, space: SearchSpace, **changes: Any) -> TrialResult:
@@ -132,6 +144,79 @@ def test_each_method_starts_at_the_control_arms_widths() -> None:
     assert warm[2].goal.widths is None
     assert warm[2].goal.budgets == trials[2].goal.budgets
     assert not any(trial.arm for trial in trials[4:])
+
+
+def test_every_method_comes_before_another_way_of_one() -> None:
+    space = chain()
+    methods = ("tuned", "finding", "plain")
+    trials = drain(Study(StudySettings(methods, trials=10), space, (FLOPS,)), space)
+    warm = [(trial.method, trial.goal.widths is None) for trial in trials[3:6]]
+    assert warm == [("tuned", False), ("finding", True), ("plain", False)]
+
+
+@pytest.mark.parametrize("trials", [4, 5, 6, 9, 20])
+def test_with_as_many_trials_as_methods_and_an_arm_every_method_is_tried(
+    trials: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    space, methods = chain(), ("tuned", "finding", "plain")
+    given = drain(Study(StudySettings(methods, trials=trials), space, (FLOPS,)), space)
+    assert len(given) == trials
+    assert {trial.method for trial in given} == {"l2", *methods}
+    assert given[0].arm == "uniform"
+    assert not caplog.records
+
+
+def test_with_fewer_trials_the_first_methods_are_tried_and_the_rest_named(caplog: pytest.LogCaptureFixture) -> None:
+    space = chain()
+    given = drain(Study(StudySettings(("finding", "tuned", "plain"), trials=3), space, (FLOPS,)), space)
+    assert [trial.method for trial in given] == ["l2", "finding", "tuned"]
+    assert caplog.messages == ["3 trials leave none for plain; give more --trials"]
+
+
+def test_the_control_method_needs_no_start_of_its_own() -> None:
+    space = chain()
+    given = drain(Study(StudySettings(("l2", "tuned"), trials=6), space, (FLOPS,)), space)
+    assert [(trial.method, trial.arm) for trial in given[:4]] == [
+        ("l2", "uniform"),
+        ("l2", "uniform"),
+        ("tuned", ""),
+        ("tuned", ""),
+    ]
+
+
+def test_a_method_that_takes_no_widths_is_given_budgets_alone() -> None:
+    space = chain()
+    trials = drain(Study(StudySettings(("finding",), trials=12), space, (FLOPS,)), space)
+    own = [trial for trial in trials if trial.method == "finding"]
+    assert len(own) == 8
+    assert all(trial.goal.widths is None and trial.goal.budgets for trial in own)
+
+
+def test_settings_of_every_kind_are_searched_within_their_bounds() -> None:
+    space = chain()
+    trials = drain(Study(StudySettings(("tuned", "finding"), trials=60, sampler="random"), space, (FLOPS,)), space)
+    tuned = [trial.settings for trial in trials if trial.method == "tuned"]
+    finding = [trial.settings for trial in trials if trial.method == "finding"]
+
+    ridges, images = [each["ridge"] for each in tuned], [each["images"] for each in tuned]
+    assert all(1e-3 <= each <= 10 for each in ridges)
+    assert sum(each < 0.1 for each in ridges) > len(ridges) / 4  # a log scale: two of four decades
+    assert all(isinstance(each, int) and 16 <= each <= 512 for each in images)
+    assert {each["way"] for each in tuned} == {"greedy", "closed"}
+    assert not any("fast" in each for each in tuned)  # nothing to search in it
+    levels = [each["levels"] for each in finding]
+    assert all(isinstance(each, int) and 1 <= each <= 256 for each in levels)
+    assert sum(each <= 16 for each in levels) > len(levels) / 4
+    assert {each["exact"] for each in finding} == {True, False}
+
+
+def test_fixed_settings_hold_for_the_control_arm_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "METHODS", {"l2": Tuned, "plain": Plain})
+    space = chain()
+    trials = drain(Study(StudySettings(("plain",), {"l2": {"ridge": "0.5"}}, trials=6), space, (FLOPS,)), space)
+    arms = [trial for trial in trials if trial.arm]
+    assert arms
+    assert all(trial.settings == {"ridge": 0.5} for trial in arms)
 
 
 def test_a_params_budget_alone_is_scaled() -> None:

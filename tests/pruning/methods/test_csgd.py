@@ -99,6 +99,20 @@ def test_no_cluster_at_all_is_plain_training(tiny_bench) -> None:
     assert (last.note["collapsed"], last.note["deviation"]) == (True, 0.0)
 
 
+@pytest.mark.parametrize("early_trim", [True, False])
+def test_batchnorm_is_estimated_again_where_filters_were_made_equal_in_a_few_steps(
+    tiny_residual, tiny_context, early_trim
+) -> None:
+    space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
+    context = tiny_context(epochs=2)
+    *_, last = CentripetalSGD(early_trim=early_trim, deadline=0.9).run(tiny_residual, space, CUT, context)
+    assert (last.note["collapsed"], last.note["pull"]) == (True, "direct")
+    with torch.no_grad():
+        seen = last.net.stem(context.images).mean(dim=(0, 2, 3))
+    momentum = last.net.norm.momentum  # one batch after statistics were reset
+    assert torch.allclose(last.net.norm.running_mean, momentum * seen, atol=1e-5)
+
+
 def test_layers_that_normalise_over_channels_are_never_called_collapsed(tiny_context) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(
