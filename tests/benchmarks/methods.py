@@ -72,6 +72,7 @@ ROWS = (
     Row("di, found widths", "di", finds=True),
     Row("csgd", "csgd"),
     Row("abfp", "abfp"),
+    Row("aofp, uniform widths", "aofp"),
     Row("aofp, found widths", "aofp", finds=True),
     Row("kse, found structure", "kse", finds=True),
 )
@@ -276,9 +277,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows or methods, separated by semicolons")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=6, help="of every run")
+    parser.add_argument("--epochs", type=int, default=3, help="of every run")
     parser.add_argument("--learning-rate", type=float, default=0.05, help="peak of every run's schedule")
-    parser.add_argument("--dense-epochs", type=int, default=10)
+    parser.add_argument("--dense-epochs", type=int, default=25)
     parser.add_argument("--budgets", default=",".join(f"{share:g}" for share in SHARES), help="percent of dense FLOPs")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=Path, help="file of finished runs; default: in the cache folder")
