@@ -97,7 +97,7 @@ class ApproximatedOracle:
         targets, scope = self.targets(net, aim)
         if context.epochs < 1:
             raise PruningError("aofp finds channels while the net trains and has 0 epochs; give at least --epochs 1")
-        epochs = max(1, min(round(self.search_share * context.epochs), context.epochs - 1))
+        epochs = max(1, min(int(self.search_share * context.epochs + 1e-9), context.epochs - 1))
         trained = copy.deepcopy(net).to(context.device)
         settings = self.paced(targets, context, epochs)
         search = FilterSearch(trained, aim, targets, settings, context.seed)
