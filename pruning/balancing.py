@@ -3,12 +3,15 @@
 Ding et al., Auto-Balanced Filter Pruning, AAAI 2018; equation numbers are the paper's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from pruning.criteria.weights import NORMS
 from spaces.space import SearchSpace
@@ -176,3 +179,52 @@ def _balanced(net: nn.Module, space: SearchSpace, scales: bool) -> Iterator[tupl
 def _is_scale(net: nn.Module, name: str) -> bool:
     module, _, field = name.rpartition(".")
     return field == "weight" and isinstance(net.get_submodule(module), NORMS)
+
+
+def normalised_layers(net: nn.Module, space: SearchSpace) -> list[str]:
+    """Name the convolutions whose output a BatchNorm takes: the size of their filters does not change what it gives.
+
+    Two blank images are run through the net, in eval mode, to see it.
+    """
+    outputs: list[tuple[Tensor, str]] = []  # kept, so that no other tensor takes the place of one
+    found: list[str] = []
+
+    def remember(module: nn.Module, name: str, output: Any) -> None:
+        if isinstance(module, _ConvNd):
+            outputs.append((output, name))
+
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, _BatchNorm):
+            found.extend(name for output, name in outputs if output is inputs[0])
+
+    handles = []
+    for name, module in net.named_modules():
+        handles.append(module.register_forward_pre_hook(look))
+        handles.append(module.register_forward_hook(lambda m, _, output, name=name: remember(m, name, output)))
+    modes = [(module, module.training) for module in net.modules()]
+    weight = next(net.parameters())
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(2, *space.input_shape, dtype=weight.dtype, device=weight.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    return found
+
+
+@torch.no_grad()
+def restore_norms(net: nn.Module, before: nn.Module, layers: Iterable[str]) -> None:
+    """Give every filter of these layers, in place, the norm that it has in `before`, a net of equal shapes.
+
+    The balance has strong filters take over the energy of weak ones. Behind a BatchNorm that changes nothing but how
+    fast they turn, by the square of their norm; this puts it back. Statistics of BatchNorm must be re-estimated.
+    """
+    for name in layers:
+        weight, old = net.get_submodule(name).weight, before.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        assert isinstance(old, Tensor)
+        norms, wanted = weight.flatten(1).norm(dim=1), old.flatten(1).norm(dim=1)
+        factors = torch.where((norms > 0) & (wanted > 0), wanted / norms, 1.0)
+        weight.mul_(factors.view(-1, *[1] * (weight.ndim - 1)))

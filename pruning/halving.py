@@ -15,6 +15,8 @@ from torch import Tensor
 
 from spaces.groups import ChannelGroup
 
+RIDGE = 1.0  # in batches: how many it takes to believe that a channel's cost differs from the others'
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -57,6 +59,7 @@ class Halving:
     hidden: int  # how many every batch hides: half of the candidates, rounded down in every block
     sums: Tensor  # of damage, per channel, in this half
     counts: Tensor  # how often each channel was credited
+    credits: Tensor  # the damage of each batch of the half
     draws: Tensor  # the channels that each batch of the half hides; int64, shape (batches, hidden)
 
     def __init__(
@@ -105,6 +108,7 @@ class Halving:
         Nothing is read back from the device.
         """
         finite, hidden = torch.isfinite(damage), self.drawn
+        self.credits[self.scored] = damage
         credit = torch.where(finite, damage.to(self._sum_dtype), 0)
         self.sums.index_add_(0, hidden, credit.expand(len(hidden)))
         self.counts.index_add_(0, hidden, finite.long().expand(len(hidden)))
@@ -145,21 +149,26 @@ class Halving:
     def learn(self) -> None:
         """Estimate what every candidate costs alone from what is credited so far.
 
-        If damages add up, E[mean_j] = a_j + (h - 1) / (n - 1) * sum of the other a_k; this is solved for a_j.
+        If damages add up, a batch costs the sum of what its hidden channels cost. This is solved by ridge regression
+        towards equal costs: a short half has fewer batches than channels, and the mean credited to a channel carries
+        the chance of its company.
         """
-        mean = self._means()
-        known = torch.isfinite(mean)
-        count, half = int(self.candidates.sum()), self.hidden
-        if not known.any() or half == 0:
+        damages = self.credits[: self.scored].cpu().double()
+        known = torch.isfinite(damages)
+        if not known.any() or self.hidden == 0:
             return
-        company = (half - 1) / (count - 1)
-        total = float(mean[known].mean()) * count / half
-        self.damage[known] = (mean[known] - company * total) / (1 - company)
+        places = self.candidates.nonzero().flatten()
+        hidden = torch.zeros(self.scored, self.group.width, dtype=torch.float64)
+        hidden = hidden.scatter_(1, self.draws[: self.scored].cpu(), 1.0)[known][:, places]
+        mean = damages[known].mean() / self.hidden
+        unexplained = damages[known] - mean * self.hidden
+        gram = hidden.T @ hidden + RIDGE * torch.eye(len(places), dtype=torch.float64)
+        self.damage[places] = mean + torch.linalg.solve(gram, hidden.T @ unexplained)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the search has found and drawn, as tensors and numbers."""
         tensors = {name: getattr(self, name).clone() for name in ("alive", "candidates", "damage")}
-        on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws")}
+        on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws", "credits")}
         numbers = {"failures": self.failures, "scored": self.scored}
         return tensors | on_device | numbers | {"generator": self._generator.get_state()}
 
@@ -170,6 +179,7 @@ class Halving:
         self._count()
         self.sums, self.counts, self.draws = (state[name].to(self._device) for name in ("sums", "counts", "draws"))
         self.sums, self.counts = self.sums.to(self._sum_dtype).clone(), self.counts.clone()
+        self.credits = state["credits"].to(self._device, self._sum_dtype).clone()
         self.failures, self.scored = state["failures"], state["scored"]
         self._generator.set_state(state["generator"])
 
@@ -197,6 +207,7 @@ class Halving:
         self.draws = chosen.to(self._device)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)
         self.counts = torch.zeros(width, dtype=torch.int64, device=self._device)
+        self.credits = torch.full((self.rules.batches,), torch.nan, dtype=self._sum_dtype, device=self._device)
         self.scored = 0
 
     def _count(self) -> None:

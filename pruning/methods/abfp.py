@@ -2,10 +2,11 @@
 
 What is taken from the paper: the factors of weak and strong filters, the balance of every layer's two terms at every
 step, all layers narrowed in step, training after the cut. Where this differs: coupled layers share the index sets that
-their importances give together, not those of one layer alone; normalisation scales are balanced like filters, because
-a BatchNorm makes up for a small filter; the regulariser is off after a cut; its strength is raised where the epochs
-at hand would not let it finish; and a cut comes early once weak filters hold little energy. The paper's strength and
-number of iterations are not known to us: the defaults are ours.
+their importances give together, not those of one layer alone; normalisation scales are balanced like filters, because a
+BatchNorm makes up for a small filter; the regulariser is off after a cut; filters before a BatchNorm then get back the
+norms that they had before the balance, which made strong ones grow and so learn more slowly (a setting); its strength
+is raised where the epochs at hand would not let it finish; and a cut comes early once weak filters hold little energy.
+The paper's strength and number of iterations are not known to us: the defaults are ours.
 """
 
 import copy
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pruning.balancing import AutoBalance, balance_factors
+from pruning.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
 from pruning.base import Context, Goal, PruningError, Snapshot, declared_settings, setting
 from pruning.criteria.weights import norm_scores
 from pruning.methods.score_and_slice import wanted_widths
@@ -53,6 +54,12 @@ class AutoBalanced:
     )
     scales: bool = setting(
         True, choices=(True, False), searched=False, help="balance BatchNorm scales too and let weak biases decay"
+    )
+    restore: bool = setting(
+        True,
+        choices=(True, False),
+        searched=False,
+        help="give filters before a BatchNorm, after a cut, the norms that they had before the balance",
     )
     importance: str = setting(
         "group",
@@ -151,6 +158,7 @@ class _Run:
     def choose(self, target: Mapping[str, int]) -> None:
         """Say which channels go on the way to `target`, and how hard each is to be pulled."""
         importance = self._importance()
+        self._before = copy.deepcopy(self._net)
         self.selection = select_channels(self._space, importance, target)
         self._factors = {
             name: balance_factors(importance[name], kept, self._space.by_name[name].blocks)
@@ -190,6 +198,9 @@ class _Run:
         if all(len(kept) == self._space.by_name[name].width for name, kept in self.selection.items()):
             return
         self._net = slice_channels(self._net, self._space, self.selection)
+        if self._method.restore:
+            before = slice_channels(self._before, self._space, self.selection)
+            restore_norms(self._net, before, normalised_layers(self._net, self._space))
         self._space = narrow_space(self._space, self.selection)
         self._context.reestimate_batchnorm(self._net)
         self._note["cuts"] = int(self._note["cuts"]) + 1

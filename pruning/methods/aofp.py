@@ -87,7 +87,7 @@ class ApproximatedOracle:
 
     def wide_epochs(self, epochs: int) -> int:
         """Return how many of a trial's epochs the search has at most; channels are hidden in it, not yet cut."""
-        return max(min(1, epochs), min(round(self.search_share * epochs), epochs - 1))
+        return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
 
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield a net per cut, on the way, then the net of the goal after it was cut and after every epoch left.

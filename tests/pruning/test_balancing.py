@@ -6,7 +6,7 @@ import tiny_nets as nets
 import torch
 from torch import Tensor, nn
 
-from pruning.balancing import AutoBalance, balance_factors
+from pruning.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
 from pruning.criteria.weights import norm_scores
 from pruning.selection import select_channels
 from pruning.surgery import slice_channels
@@ -250,3 +250,51 @@ def test_nothing_to_cut_pulls_nothing() -> None:
     assert all(
         float(each.abs().sum()) == 0 for each in gradient_of(net, AutoBalance(net, space, factors, 0.1)).values()
     )
+
+
+def test_only_layers_right_before_a_batchnorm_are_named() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.normalised = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.norm = nn.BatchNorm2d(4)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.norm(self.normalised(self.plain(x).relu())).mean(dim=(2, 3)))
+
+    net = Mixed().train()
+    assert normalised_layers(net, space_of(net)) == ["normalised"]
+    assert net.norm.training
+    assert not net.norm.num_batches_tracked
+
+
+@pytest.mark.parametrize("make", [nets.Residual, nets.Depthwise])
+def test_filters_before_a_batchnorm_get_their_norms_back_without_a_change_of_output(make) -> None:
+    before = wide(make).train()
+    for module in before.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-30
+    grown = copy.deepcopy(before)
+    layers = normalised_layers(grown, space_of(grown))
+    assert layers
+    with torch.no_grad():
+        for name in layers:
+            weight = grown.get_submodule(name).weight
+            weight.mul_(torch.linspace(0.5, 3, len(weight), dtype=weight.dtype).view(-1, 1, 1, 1))
+    images = torch.rand(4, *nets.IMAGE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = grown(images)
+    restore_norms(grown, before, layers)
+    assert torch.allclose(grown(images), expected, rtol=1e-9)
+    for name in layers:
+        assert torch.allclose(grown.get_submodule(name).weight, before.get_submodule(name).weight, rtol=1e-12)
+
+
+def test_dead_filters_stay_dead_when_norms_are_restored() -> None:
+    before = wide(nets.Residual)
+    after = copy.deepcopy(before)
+    layers = normalised_layers(after, space_of(after))
+    with torch.no_grad():
+        after.get_submodule(layers[0]).weight[0] = 0
+    restore_norms(after, before, layers)
+    assert not after.get_submodule(layers[0]).weight[0].any()

@@ -1,0 +1,308 @@
+"""Every method and arm beside each other: python tests/benchmarks/methods.py, under 90 minutes on two cores.
+
+ResNet-20 on cluttered_digits at 50%, 20% and 8% of its FLOPs. One dense net, trained once and cached, is common to
+all runs; seeds vary what a method and its training draw. Every run sees equally many training images, those on which a
+method looks for filters included. Only images without a gradient, on which channels are scored, come on top: at most
+1024 for a method. Widths are uniform, except where a row says that they are found. Runs go through
+`runners.evaluate`, as those of a search do, each on one thread.
+
+A finished run is a line in a file, so the same command goes on where it was stopped; lines of other recipes or of
+another dense net are passed over, but those of older code are not: `--fresh` forgets them. Validation accuracy chose
+the recipe and the methods' defaults, on seeds 0 and 1; test accuracy only reports.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning.base import METHODS, Goal, declared_settings
+from pruning.checkpoint import from_bytes
+from pruning.methods.score_and_slice import uniform_widths
+from runners.base import DataConfig, TrainConfig
+from runners.cache import cache_root
+from runners.data import load_data
+from runners.dense import DenseRecipe, trained_net, weights_digest
+from runners.evaluate import TrialContext, Workbench, evaluate
+from runners.fast import measure_fast
+from runners.train import accuracy
+from runners.trial import Trial, TrialResult
+from spaces.budget import Budget
+from spaces.space import ModelSpec
+from spaces.tracing import trace
+from spaces.zoo import build
+
+SHAPE = (3, 32, 32)
+CPU = torch.device("cpu")
+CONTROL = "l2"
+SHARES = (50.0, 20.0, 8.0)  # of the dense FLOPs, in percent
+FLAGS = ("collapsed", "deviation", "deadline_cuts", "moves", "cuts", "weak_share", "exhausted")  # of a run's note
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a method at these settings; `finds` leaves the widths to it."""
+
+    label: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    finds: bool = False
+
+
+ROWS = (
+    Row("l2", "l2"),
+    Row("l1", "l1"),
+    Row("geometric median", "geometric_median"),
+    Row("BatchNorm scale", "bn_scale"),
+    Row("taylor", "taylor"),
+    Row("feature rank", "feature_rank"),
+    Row("random", "random"),
+    Row("scratch", "scratch"),
+    Row("l2, compensated", "l2", {"compensate": True}),
+    Row("l2, global widths", "l2", {"allocation": "global"}, finds=True),
+    Row("di, uniform widths", "di"),
+    Row("di, found widths", "di", finds=True),
+    Row("csgd", "csgd"),
+    Row("abfp", "abfp"),
+    Row("aofp, uniform widths", "aofp"),
+    Row("aofp, found widths", "aofp", finds=True),
+    Row("kse, found structure", "kse", finds=True),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one row."""
+
+    row: Row
+    share: float
+    seed: int
+
+    def key(self, recipe: str) -> str:
+        return json.dumps([recipe, self.row.method, dict(self.row.settings), self.row.finds, self.share, self.seed])
+
+
+def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> Workbench:
+    """Return what all runs share, with what each method prepares for all of them."""
+    data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
+    train = TrainConfig(
+        epochs=epochs,
+        dense_epochs=dense_epochs,
+        batch_size=64,
+        learning_rate=learning_rate,
+        dense_learning_rate=0.1,
+        device="cpu",
+    )
+    spec = ModelSpec("resnet20", data.num_classes, SHAPE)
+    fast = measure_fast(build(spec), SHAPE, train.batch_size, CPU)
+    recipe = DenseRecipe(spec, data, train, 0)
+    net = trained_net(recipe, cache_root(), fast=fast, on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"))
+    return Workbench(net, trace(net, torch.zeros(1, *SHAPE)), data, train, threads=1, fast=fast)
+
+
+def prepared(bench: Workbench, rows: Iterable[Row]) -> Workbench:
+    """Let every method compute, once, what its runs share."""
+    names = sorted({row.method for row in rows})
+    context = TrialContext(bench.data, bench.train, 0, fast=bench.fast)
+    found = {name: METHODS[name]().prepare(bench.net, bench.space, context) for name in names}
+    return dataclasses.replace(bench, statistics=found)
+
+
+def run(job: Job, bench: Workbench) -> dict[str, Any]:
+    """Evaluate a job and return plain numbers; `error` says why there are none."""
+    budgets = (Budget.parse(f"{job.share}%"),)
+    widths = None if job.row.finds else uniform_widths(bench.space, Goal(budgets=budgets))
+    trial = Trial(0, job.row.method, Goal(widths, budgets), job.row.settings, job.seed)
+    result = _result(trial, bench)
+    if result.cost is None or result.checkpoint is None:
+        return {"error": result.error, "seconds": result.seconds}
+    net = from_bytes(result.checkpoint, bench.net)
+    return {
+        "error": "",
+        "val": result.accuracy,
+        "test": accuracy(net, bench.data.test, device=CPU),
+        "flops": result.cost.flops,
+        "seconds": result.train_seconds,
+        "curve": [report.accuracy for report in result.curve],
+        "note": {name: value for name, value in result.note.items() if name in FLAGS},
+    }
+
+
+def _result(trial: Trial, bench: Workbench) -> TrialResult:
+    running = evaluate(trial, bench)
+    try:
+        while True:
+            next(running)
+    except StopIteration as end:
+        result: TrialResult = end.value
+        return result
+
+
+_bench: list[Workbench] = []  # of a worker process
+
+
+def _start(bench: Workbench) -> None:
+    torch.set_num_threads(1)
+    _bench.append(bench)
+
+
+def _work(job: Job) -> tuple[Job, dict[str, Any]]:
+    return job, run(job, _bench[0])
+
+
+class Finished:
+    """The lines of finished runs, in a file that only grows."""
+
+    def __init__(self, path: Path, recipe: str) -> None:
+        self._path, self._recipe = path, recipe
+        self.runs: dict[str, dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                each = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a run that was killed while it wrote
+                continue
+            if not each["error"]:
+                self.runs[each["key"]] = each
+
+    def of(self, job: Job) -> dict[str, Any] | None:
+        return self.runs.get(job.key(self._recipe))
+
+    def add(self, job: Job, outcome: Mapping[str, Any]) -> None:
+        key = job.key(self._recipe)
+        line = {"key": key, "row": job.row.label, "share": job.share, "seed": job.seed, **outcome}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if not outcome["error"]:
+            self.runs[key] = line
+
+
+def run_all(jobs: Sequence[Job], bench: Workbench, finished: Finished, workers: int) -> None:
+    """Run what is not finished yet, long runs and worker processes side by side."""
+    missing = [job for job in jobs if finished.of(job) is None]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are on file", flush=True)
+    began = time.perf_counter()
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(min(workers, max(1, len(missing))), _start, (bench,)) as pool:
+        for count, (job, outcome) in enumerate(pool.imap_unordered(_work, missing), start=1):
+            finished.add(job, outcome)
+            reached = outcome["error"] or f"val {outcome['val']:.4f}, {outcome['seconds']:.0f} s"
+            minutes = (time.perf_counter() - began) / 60
+            print(
+                f"{minutes:5.1f} min {count}/{len(missing)} {job.row.label} {job.share:g}% seed {job.seed}: {reached}",
+                flush=True,
+            )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one row at one share of the FLOPs."""
+
+    row: Row
+    runs: Sequence[Mapping[str, Any]]
+
+    def mean(self, name: str) -> float:
+        return statistics.fmean(each[name] for each in self.runs)
+
+    def error(self, name: str) -> float:
+        """Return the squared standard error of the mean."""
+        return statistics.variance([each[name] for each in self.runs]) / len(self.runs) if len(self.runs) > 1 else 0.0
+
+    def percent(self, name: str) -> str:
+        deviation = (self.error(name) * len(self.runs)) ** 0.5
+        return f"{100 * self.mean(name):.1f} ± {100 * deviation:.1f}"
+
+    def over(self, other: "Cell") -> str:
+        """Return the difference of test accuracy in points, and in standard errors of the difference."""
+        difference = self.mean("test") - other.mean("test")
+        error = (self.error("test") + other.error("test")) ** 0.5
+        return f"{100 * difference:+.1f} ({difference / error:+.1f})" if error else f"{100 * difference:+.1f}"
+
+    def flags(self) -> str:
+        """Return what the notes say: numbers as their range over the seeds, yes and no as counts."""
+        said = []
+        for name in FLAGS:
+            values = [each["note"][name] for each in self.runs if name in each["note"]]
+            if values and isinstance(values[0], bool):
+                said.append(f"{name} {sum(values)} of {len(values)}")
+            elif values:
+                low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+                said.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+        return ", ".join(said)
+
+
+def print_tables(rows: Sequence[Row], shares: Sequence[float], seeds: int, finished: Finished, dense: int) -> None:
+    for share in shares:
+        found = [(row, [finished.of(Job(row, share, seed)) for seed in range(seeds)]) for row in rows]
+        cells = [Cell(row, [each for each in runs if each is not None]) for row, runs in found]
+        cells = sorted((cell for cell in cells if cell.runs), key=lambda cell: -cell.mean("test"))
+        control = next((cell for cell in cells if cell.row.label == CONTROL), None)
+        print(f"\n{share:g}% of the dense FLOPs (accuracy in %, mean ± standard deviation over {seeds} seeds)\n")
+        print("| method | test | over uniform l2 (in standard errors) | validation | FLOPs used | seconds | flags |")
+        print("|---|---|---|---|---|---|---|")
+        for cell in cells:
+            over = "" if control is None or cell is control else cell.over(control)
+            used = f"{100 * cell.mean('flops') / dense:.1f}%"
+            entries = [cell.row.label, cell.percent("test"), over, cell.percent("val"), used]
+            print("| " + " | ".join([*entries, f"{cell.mean('seconds'):.0f}", cell.flags()]) + " |")
+
+
+def chosen_rows(only: str) -> Iterator[Row]:
+    """Yield the rows whose label or method is named, all without a name; those that are not built yet are left out."""
+    wanted = [name.strip() for name in only.split(";") if name.strip()]
+    for row in ROWS:
+        if wanted and row.label not in wanted and row.method not in wanted:
+            continue
+        known = {each.name for each in declared_settings(METHODS[row.method])} if row.method in METHODS else set()
+        if row.method in METHODS and known >= set(row.settings):
+            yield row
+        else:
+            print(f"left out: {row.label} (no method {row.method!r} with settings {dict(row.settings)})")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="rows or methods, separated by semicolons")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="of every run")
+    parser.add_argument("--learning-rate", type=float, default=0.05, help="peak of every run's schedule")
+    parser.add_argument("--dense-epochs", type=int, default=10)
+    parser.add_argument("--budgets", default=",".join(f"{share:g}" for share in SHARES), help="percent of dense FLOPs")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--out", type=Path, help="file of finished runs; default: in the cache folder")
+    parser.add_argument("--fresh", action="store_true", help="forget the runs on file")
+    parser.add_argument("--quick", action="store_true", help="one seed, one epoch, 20%% of the FLOPs")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.seeds, chosen.epochs, chosen.budgets = 1, 1, "20"
+    return chosen
+
+
+def main() -> None:
+    chosen = parsed()
+    torch.set_num_threads(1)
+    rows = list(chosen_rows(chosen.only))
+    bench = set_up(chosen.epochs, chosen.dense_epochs, chosen.learning_rate)
+    recipe = f"{weights_digest(bench.net)[:12]}, {chosen.epochs} epochs, {chosen.learning_rate:g}"
+    dense = accuracy(bench.net, bench.data.test, device=CPU)
+    print(f"dense: {100 * dense:.1f}% of the test images, {bench.space.dense_cost.flops:,} flops; recipe {recipe}")
+    path = chosen.out or cache_root() / "benchmarks" / "methods.jsonl"
+    if chosen.fresh:
+        path.unlink(missing_ok=True)
+    finished = Finished(path, recipe)
+    shares = [float(each) for each in chosen.budgets.split(",")]
+    jobs = [Job(row, share, seed) for seed in range(chosen.seeds) for row in rows for share in shares]
+    run_all(jobs, prepared(bench, rows), finished, chosen.workers)
+    print_tables(rows, shares, chosen.seeds, finished, bench.space.dense_cost.flops)
+
+
+if __name__ == "__main__":
+    main()
