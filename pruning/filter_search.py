@@ -237,14 +237,16 @@ class FilterSearch:
         return torch.where(group.alive, group.damage, group.damage.min() - 1)
 
     def _allocated(self) -> Widths:
-        """Return widths within the budgets and not above those of the search, from the damage of what is cut."""
+        """Return widths within the budgets and not above those of the search, from what is cut and all who read it."""
         curves, groups = {}, []
         for group in self.space.groups:
             search = self.groups.get(group.name)
             width = group.width if search is None else min(search.width, group.ceiling)
             lost = np.zeros(group.width + 1)
             if search is not None:
-                costs = search.damage[search.alive].clamp(min=0).sort().values.cumsum(0).flip(0)
+                # Credited is the mean over the readers, and what is cut is missed by each of them.
+                damage = search.damage[search.alive].clamp(min=0) * len(search.group.consumers)
+                costs = damage.sort().values.cumsum(0).flip(0)
                 lost[: len(costs)] = costs.numpy()
             curves[group.name] = lost
             floor = width if search is None else min(group.floor, width)

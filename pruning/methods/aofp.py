@@ -8,8 +8,8 @@ checked against the goal after every cut, and the last cut stops at it; a group 
 legal multiples, and retires after some searches in vain; damage that is not finite is left out; groups tied by
 additions, products or concatenations are searched as one, with the mean damage at all their readers; a trial shorter
 than the published schedule shortens halves and warm-up alike, and what the goal still asks for when the time of the
-search is up is cut at once, by the damage measured so far. Groups whose channels a LayerNorm or GroupNorm mixes are
-left alone, because no mask there equals the cut.
+search is up is cut at once, by what each channel is estimated to cost all its readers. Groups whose channels a
+LayerNorm or GroupNorm mixes are left alone, because no mask there equals the cut.
 """
 
 import copy

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -230,3 +231,20 @@ def test_a_goal_of_the_dense_widths_is_reached_from_the_start():
     space = trace(tiny_nets.Residual(), torch.zeros(1, *tiny_nets.IMAGE))
     assert Aim(space, widths=space.full).reached(space.full)
     assert not Aim(space).reached(space.full)
+
+
+def test_channels_that_more_layers_read_cost_more_to_cut():
+    net = tiny_nets.Residual()
+    net.stem, net.bn = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
+    net.inner, net.outer = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+    net.fc = nn.Linear(32, 5)
+    space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
+    stem, inner = space.by_name["stem"], space.by_name["inner"]
+    aim = Aim(space, budgets=(Budget("flops", space.dense_cost.flops // 2),))
+    kept = []
+    for group in (stem, dataclasses.replace(stem, consumers=("inner",))):
+        search = FilterSearch(net, aim, [group, inner], (Rules(0.0, 50, 2), Pace(0, 1, 100)), 0)
+        search.groups["stem"].damage *= torch.arange(1, 33)
+        search.groups["inner"].damage *= torch.arange(1, 33)
+        kept.append(search.reach_goal()["stem"])
+    assert kept[0] > kept[1]
