@@ -22,7 +22,7 @@ from pruning.balancing import AutoBalance, balance_factors, normalised_layers, r
 from pruning.base import Context, Goal, PruningError, Snapshot, declared_settings, setting
 from pruning.criteria.weights import norm_scores
 from pruning.methods.score_and_slice import wanted_widths
-from pruning.narrowing import narrow_space
+from pruning.narrowing import narrow_space, stages
 from pruning.selection import Selection, select_channels
 from pruning.surgery import slice_channels
 from spaces.space import SearchSpace
@@ -119,23 +119,6 @@ class AutoBalanced:
             if target != widths:
                 yield from run.train((1 - self.balancing) * each)
         yield from run.finish()
-
-
-def stages(space: SearchSpace, widths: Widths, iterations: int) -> list[Widths]:
-    """Return the widths after each iteration: every group shrinks by a constant factor, up to its divisor.
-
-    Args:
-        widths: of every variable group, where the last iteration ends.
-    """
-    found = []
-    for number in range(1, iterations + 1):
-        wanted = {}
-        for group in space.variable:
-            between = group.width * (widths[group.name] / group.width) ** (number / iterations)
-            legal = math.ceil(between / group.divisor - 1e-9) * group.divisor
-            wanted[group.name] = max(widths[group.name], min(legal, group.ceiling))
-        found.append(Widths(wanted) if number < iterations else widths)
-    return found
 
 
 class _Run:
