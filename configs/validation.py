@@ -42,6 +42,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("dense_learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
         ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("weight_decay", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("bias_rate_factor", lambda v: 0 < v < float("inf"), "a positive number"),
         ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
         ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),

@@ -66,6 +66,7 @@ class TrainConfig:
         momentum: of SGD.
         nesterov: whether the momentum looks ahead.
         weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
+        bias_rate_factor: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
         label_smoothing: share of the target spread over all classes.
         mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
         largest_gradient: norm over all weights beyond which gradients are scaled down; 0 never does.
@@ -90,6 +91,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    bias_rate_factor: float = 1.0
     label_smoothing: float = 0.1
     mixup: float = 0.0
     largest_gradient: float = 5.0

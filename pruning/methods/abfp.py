@@ -174,7 +174,8 @@ class _Run:
             4 * self._context.travel(epochs, self._span(epochs))
         )
         farthest = max((float(each.max()) for each in self._factors.values()), default=1.0)
-        return min(needed, 1 / (2 * self._context.learning_rate * max(farthest, 1.0)))
+        rate = self._context.learning_rate * max(1.0, self._context.plan(0).bias_rate_factor)
+        return min(needed, 1 / (2 * rate * max(farthest, 1.0)))
 
     def cut(self) -> None:
         """Remove the weak channels."""

@@ -48,6 +48,7 @@ OTHER: dict[str, Any] = {
     "momentum": 0.8,
     "nesterov": False,
     "weight_decay": 0.0,
+    "bias_rate_factor": 2.0,
     "label_smoothing": 0.05,
     "mixup": 0.2,
     "largest_gradient": 0.0,
