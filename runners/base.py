@@ -25,6 +25,7 @@ RUNNERS = Registry(
 
 
 BORDERS = ("mirror", "zero")
+SCALES = ("set", "half")
 SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
 
 
@@ -43,6 +44,7 @@ class DataConfig:
         val_share: share of the training images set apart for validation, cut by the run's seed.
         border: what enters where a training image is shifted, "mirror" (of it) or "zero".
         crop_area: least share of the area that a random crop of a training image file keeps.
+        scale: of pixel values, "set" (as is natural for the set, its mean and deviation as a rule) or "half" (-1 to 1).
     """
 
     data: str = "digits"
@@ -51,6 +53,7 @@ class DataConfig:
     val_share: float = 0.2
     border: str = "mirror"
     crop_area: float = 0.35
+    scale: str = "set"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "image_size": 64,
     "val_share": 0.1,
     "border": "zero",
+    "scale": "half",
     "crop_area": 0.08,
     "epochs": 3,
     "dense_epochs": 0,
