@@ -146,6 +146,8 @@ def test_a_group_of_one_channel_is_left_alone(tiny_context) -> None:
         ({"label_weight": 1.5}, r"label_weight=1.5.*\[0, 1\]"),
         ({"ridge": 0.0}, "ridge=0.0.*above 0"),
         ({"step": 0.0}, "step=0.0"),
+        ({"gradual_epochs": -1}, "gradual_epochs=-1"),
+        ({"gradual_rate": 0.0}, "gradual_rate=0.0.*above 0"),
         ({"features": "pooled"}, "compensate=True.*compensate=False"),
         ({"distill": 1.5}, r"distill=1.5.*\[0, 1\]"),
         ({"bits": 3}, "bits=3 is no mean of low_bits=4 and high_bits=8"),
