@@ -30,10 +30,10 @@ WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
 def write_html(result: SearchResult, path: Path) -> None:
     """Write the interactive picture and the front's table as one file; plotly.js is inside it."""
     chart = _chart(result).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
-    slower = [f"{line}." for line in latency_lines(result)]
+    latency = [f"{line}." for line in latency_lines(result)]
     text = _PAGE.format(
         title=html.escape(heading(result)),
-        statement=html.escape(" ".join([result.uniform_comparison.statement, *slower])),
+        statement=html.escape(" ".join([result.uniform_comparison.statement, *latency])),
         chart=chart,
         size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),

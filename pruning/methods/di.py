@@ -237,7 +237,8 @@ class DiscriminantInformation(Discriminant):
 
     def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
         if self.compare == "information":
-            return {name: each.lost.numpy() for name, each in prepared.rankings.items()}
+            # Copies, since sending the tensors to another process moves their memory away from under an array on it.
+            return {name: each.lost.numpy().copy() for name, each in prepared.rankings.items()}
         divergence = Divergence(net, context, self.judged_images)
         return sensitivity(space, lambda widths: divergence(self._cut(net, space, widths, prepared)))
 

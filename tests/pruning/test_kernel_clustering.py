@@ -58,13 +58,37 @@ def test_more_clusters_than_distinct_kernels_give_all_of_them_and_no_nan(size):
 
 
 @pytest.mark.parametrize("size", [1, 9])
-def test_the_seed_decides_and_the_size_of_chunks_does_not_break(monkeypatch, size):
+def test_the_seed_decides_and_not_how_much_is_done_at_once(monkeypatch, size):
     points = kernels(size=size)
-    first, second = (cluster_kernels(points, 4, seeded(3), restarts=1)[0] for _ in range(2))
-    assert torch.equal(first, second)
-    monkeypatch.setattr(kernel_clustering, "CHUNK_ELEMENTS", 12 * 9 * 2)
-    centroids, index = cluster_kernels(points, 4, seeded(3))
-    assert torch.equal(torch.cdist(points, centroids).argmin(2), index)
+    first, second = (cluster_kernels(points, 4, seeded(3)) for _ in range(2))
+    monkeypatch.setattr(kernel_clustering, "CHUNK_ELEMENTS", 4 * 12 * 9 * 2)
+    monkeypatch.setattr(kernel_clustering, "CACHED_ELEMENTS", 1)
+    third = cluster_kernels(points, 4, seeded(3))
+    for one, other, chunked in zip(first, second, third, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, chunked, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_one_start_is_lloyd_with_exact_distances(dtype, offset):
+    points = (kernels(count=40) + offset).to(dtype)
+    centroids, index = cluster_kernels(points, 10, seeded(3), restarts=1)
+    # It rests, which products of matrices alone would not show: far from the origin they lose the differences.
+    exact = (points.unsqueeze(2).double() - centroids.unsqueeze(1).double()).square().sum(3)
+    own = exact.gather(2, index.unsqueeze(2))[..., 0]
+    slack = 1e-12 if dtype == torch.float64 else 1e-5  # of rounding in the distances, relative
+    assert (own <= exact.amin(2) * (1 + slack)).all()
+    for channel in range(5):
+        for cluster in index[channel].unique():
+            mean = points[channel][index[channel] == cluster].mean(0)
+            torch.testing.assert_close(centroids[channel, cluster], mean)
+
+
+def test_of_clusters_equally_near_the_first_is_taken():
+    points = torch.tensor([[[0.0, 0.1], [3.0, 0.3], [-3.0, 0.7]]])
+    twice = torch.tensor([[[9.0, 9.0], [0.1, 0.3], [0.1, 0.3]]])
+    assert kernel_clustering._nearest(points, twice).tolist() == [[1, 1, 1]]
 
 
 def test_it_is_about_as_good_as_scikit_learn():

@@ -186,13 +186,15 @@ def test_a_net_passed_on_the_way_is_named_after_its_trial(search_with_waypoints:
     assert "Widths of trial 3.2" in text_of(widths_table(search_with_waypoints, member))
 
 
-def test_a_saving_that_is_not_speed_is_said(finished_search: SearchResult) -> None:
+def test_measured_latency_stands_beside_flops_and_a_saving_that_is_not_speed_is_said(
+    finished_search: SearchResult,
+) -> None:
     member = finished_search.front.members[0]
+    name = f"{member.trial.method} trial {member.label}"
     slow = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 1.4})
     lines = latency_lines(finished_search.with_results([slow]))
-    name = f"{member.trial.method} trial {member.label}"
-    assert lines == [f"FLOPs fell to 20% but measured latency is 1.4x dense: {name}"]
+    assert lines == [f"{name}: 20% of the FLOPs, 1.4x the dense latency: fewer FLOPs, not faster here"]
     fast = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 0.9})
-    assert latency_lines(finished_search.with_results([fast])) == []
+    assert latency_lines(finished_search.with_results([fast])) == [f"{name}: 20% of the FLOPs, 0.9x the dense latency"]
     assert latency_lines(finished_search) == []
     assert lines[0] in text_of(*summary(finished_search.with_results([slow]), Path("runs/one"), ""))

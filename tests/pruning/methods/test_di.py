@@ -1,7 +1,9 @@
 import copy
 import pickle
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -68,6 +70,16 @@ def test_trials_share_what_was_prepared_once(tiny_residual, tiny_context) -> Non
         goal = Goal(widths=Widths({"stem": 4, "conv1": 6}))
         list(DiscriminantInformation(**settings).run(tiny_residual, space, goal, context))
     assert context.calibrations == 0
+
+
+def test_curves_stay_as_they_are_when_tensors_go_to_another_process(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    prepared = DiscriminantInformation().prepare(tiny_residual, trace(tiny_residual, context.images), context)
+    curves = prepared.curves["information"]
+    before = {name: curve.copy() for name, curve in curves.items()}
+    ForkingPickler.dumps(prepared)  # moves the tensors' memory
+    junk = [torch.full((len(curve),), torch.nan, dtype=torch.float64) for curve in before.values() for _ in range(50)]
+    assert len(junk) and all(np.array_equal(curves[name], curve) for name, curve in before.items())
 
 
 def test_prepared_or_not_the_result_is_the_same(tiny_residual, tiny_context) -> None:
