@@ -79,7 +79,8 @@ def test_curves_stay_as_they_are_when_tensors_go_to_another_process(tiny_residua
     before = {name: curve.copy() for name, curve in curves.items()}
     ForkingPickler.dumps(prepared)  # moves the tensors' memory
     junk = [torch.full((len(curve),), torch.nan, dtype=torch.float64) for curve in before.values() for _ in range(50)]
-    assert len(junk) and all(np.array_equal(curves[name], curve) for name, curve in before.items())
+    assert len(junk)
+    assert all(np.array_equal(curves[name], curve) for name, curve in before.items())
 
 
 def test_prepared_or_not_the_result_is_the_same(tiny_residual, tiny_context) -> None:
