@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
-from runners.base import BORDERS, SCHEDULES, schedule_problem
+from runners.base import BORDERS, SCALES, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
 from spaces.errors import BudgetError
 from spaces.registry import unknown_name
@@ -31,6 +31,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("data", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
         ("image_size", lambda v: v >= 0, "a side in pixels, or 0 for what is natural for the set"),
         ("border", lambda v: v in BORDERS, "one of " + ", ".join(BORDERS)),
+        ("scale", lambda v: v in SCALES, "one of " + ", ".join(SCALES)),
         ("crop_area", lambda v: 0 < v <= 1, "a share of the area in (0, 1]"),
         ("val_share", lambda v: 0 < v < 1, "a share strictly between 0 and 1"),
     ),
@@ -42,6 +43,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("dense_learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
         ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("weight_decay", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("bias_rate_factor", lambda v: 0 < v < float("inf"), "a positive number"),
         ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
         ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),

@@ -137,12 +137,14 @@ class TrainingPlan:
         momentum: of SGD.
         nesterov: whether it looks ahead.
         weight_decay: L2 penalty of tensors with more than one dimension; the others have none.
+        bias_rate_factor: what the rates of biases, those of BatchNorm too, are multiplied by.
     """
 
     rates: tuple[float, ...]
     momentum: float
     nesterov: bool
     weight_decay: float
+    bias_rate_factor: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Layers whose tensors were replaced by narrower ones: their size attributes follow the tensors."""
 
+from collections.abc import Container
 from typing import Any
 
 from torch import nn
@@ -7,17 +8,21 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 
-def fit_attributes(net: nn.Module) -> None:
+def fit_attributes(net: nn.Module, grouped: Container[str] = ()) -> None:
     """Set, in place, every layer's size attributes (channels, features, groups) to what its tensors say.
 
     It needs to know how a convolution was grouped before the cut: one with as many groups as input channels is
     depthwise and gets a group per remaining channel, any other keeps its number of groups. Calling it again
     changes nothing.
+
+    Args:
+        grouped: names of the weights of convolutions that are not depthwise although, cut before, they may look so: a
+            group of theirs may have been left one input channel.
     """
-    for module in net.modules():
+    for name, module in net.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, _ConvNd):
-            _fit_convolution(module)
+            _fit_convolution(module, may_be_depthwise=f"{name}.weight" not in grouped)
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, _NormBase):
@@ -32,9 +37,9 @@ def fit_attributes(net: nn.Module) -> None:
             follow()
 
 
-def _fit_convolution(layer: _ConvNd) -> None:
+def _fit_convolution(layer: _ConvNd, may_be_depthwise: bool) -> None:
     first, second = layer.weight.shape[:2]
-    depthwise = 1 < layer.groups == layer.in_channels
+    depthwise = may_be_depthwise and 1 < layer.groups == layer.in_channels
     if layer.transposed:  # weight of shape (in, out / groups, ...)
         layer.groups = first if depthwise else layer.groups
         layer.in_channels, layer.out_channels = first, second * layer.groups

@@ -1,6 +1,7 @@
-"""The space of a network whose channels were cut, so that it can be cut again without tracing it anew."""
+"""Cutting a network more than once: the widths in between, and its space after a cut without tracing it anew."""
 
 import dataclasses
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from pruning.selection import Selection
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
+from spaces.widths import Widths
 
 Ids = NDArray[np.int64]
 
@@ -42,3 +44,20 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
 
     axes = {name: {dim: cut(ids) for dim, ids in dims.items()} for name, dims in space.axes.items()}
     return dataclasses.replace(space, groups=tuple(groups), axes=axes)
+
+
+def stages(space: SearchSpace, widths: Widths, cuts: int) -> list[Widths]:
+    """Return the widths after each of several cuts: every group shrinks by a constant factor, up to its divisor.
+
+    Args:
+        widths: of every variable group, after the last cut.
+    """
+    found = []
+    for number in range(1, cuts + 1):
+        wanted = {}
+        for group in space.variable:
+            between = group.width * (widths[group.name] / group.width) ** (number / cuts)
+            legal = math.ceil(between / group.divisor - 1e-9) * group.divisor
+            wanted[group.name] = max(widths[group.name], min(legal, group.ceiling))
+        found.append(Widths(wanted) if number < cuts else widths)
+    return found

@@ -30,7 +30,7 @@ def slice_channels(model: nn.Module, space: SearchSpace, selection: Selection) -
         PruningError: a selection that is empty, out of range, not ascending, or unequal over the runs of a grouped
             convolution; tensors of other shapes than those traced.
     """
-    return _rebuilt(model, _Cut(space, _kept_channels(space, selection)))
+    return _rebuilt(model, space, _Cut(space, _kept_channels(space, selection)))
 
 
 def merge_channels(model: nn.Module, space: SearchSpace, clusters: Clusters) -> nn.Module:
@@ -48,10 +48,10 @@ def merge_channels(model: nn.Module, space: SearchSpace, clusters: Clusters) -> 
     Raises:
         PruningError: clusters that `Partition` refuses; tensors of other shapes than those traced.
     """
-    return _rebuilt(model, _Merge(space, Partition(space, clusters)))
+    return _rebuilt(model, space, _Merge(space, Partition(space, clusters)))
 
 
-def _rebuilt(model: nn.Module, narrowed: Callable[[str, Tensor], Tensor]) -> nn.Module:
+def _rebuilt(model: nn.Module, space: SearchSpace, narrowed: Callable[[str, Tensor], Tensor]) -> nn.Module:
     """Return a copy of a network with every parameter and buffer replaced by what a function makes of it."""
     # deepcopy finds every tensor already "copied" in the memo, so the module tree is rebuilt around the narrow ones.
     memo: dict[int, Any] = {}
@@ -62,7 +62,7 @@ def _rebuilt(model: nn.Module, narrowed: Callable[[str, Tensor], Tensor]) -> nn.
         for name, buffer in model.named_buffers():
             memo[id(buffer)] = narrowed(name, buffer)
     narrow = copy.deepcopy(model, memo)
-    fit_attributes(narrow)
+    fit_attributes(narrow, space.grouped)
     return narrow
 
 

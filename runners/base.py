@@ -25,6 +25,7 @@ RUNNERS = Registry(
 
 
 BORDERS = ("mirror", "zero")
+SCALES = ("set", "half")
 SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
 
 
@@ -43,6 +44,7 @@ class DataConfig:
         val_share: share of the training images set apart for validation, cut by the run's seed.
         border: what enters where a training image is shifted, "mirror" (of it) or "zero".
         crop_area: least share of the area that a random crop of a training image file keeps.
+        scale: of pixel values, "set" (as is natural for the set, its mean and deviation as a rule) or "half" (-1 to 1).
     """
 
     data: str = "digits"
@@ -51,6 +53,7 @@ class DataConfig:
     val_share: float = 0.2
     border: str = "mirror"
     crop_area: float = 0.35
+    scale: str = "set"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class TrainConfig:
         momentum: of SGD.
         nesterov: whether the momentum looks ahead.
         weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
+        bias_rate_factor: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
         label_smoothing: share of the target spread over all classes.
         mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
         largest_gradient: norm over all weights beyond which gradients are scaled down; 0 never does.
@@ -90,6 +94,7 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    bias_rate_factor: float = 1.0
     label_smoothing: float = 0.1
     mixup: float = 0.0
     largest_gradient: float = 5.0

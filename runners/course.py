@@ -53,6 +53,7 @@ def check_settings(config: TrainConfig, learning_rate: float) -> None:
         ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0"),
         ("momentum", config.momentum, 0 <= config.momentum < 1, "in [0, 1)"),
         ("weight_decay", config.weight_decay, 0 <= config.weight_decay < math.inf, "at least 0"),
+        ("bias_rate_factor", config.bias_rate_factor, 0 < config.bias_rate_factor < math.inf, "above 0"),
         ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
         ("mixup", config.mixup, 0 <= config.mixup < math.inf, "at least 0"),
         ("largest_gradient", config.largest_gradient, 0 <= config.largest_gradient < math.inf, "at least 0"),

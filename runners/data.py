@@ -8,13 +8,13 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from runners.base import DataConfig
+from runners.base import SCALES, DataConfig
 from runners.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
 
@@ -117,7 +117,7 @@ def load_data(config: DataConfig, seed: int, input_shape: tuple[int, int, int] |
         source = dataset_pair(config.data, made, config, input_shape)
     else:
         source = DATASETS[config.data](config, input_shape)
-    return cut(source, config, seed)
+    return cut(_scaled(source, config), config, seed)
 
 
 def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
@@ -145,6 +145,23 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
         input_shape=source.input_shape,
         fingerprint=_fingerprint(config, seed, (train, val, source.test)),
     )
+
+
+def _scaled(source: Source, config: DataConfig) -> Source:
+    """Return the source with its pixel values scaled as the config says."""
+    if config.scale == "set":
+        return source
+    if config.scale != "half":
+        raise DataError(f"scale is {config.scale!r}; it must be one of {', '.join(SCALES)}")
+    train, test = _halved(source.train), _halved(source.test)
+    return replace(source, train=train, test=test, val=None if source.val is None else _halved(source.val))
+
+
+def _halved(split: Split) -> Split:
+    if not isinstance(split, TensorSplit | LazySplit):
+        raise DataError(f"images of a {type(split).__name__} scale themselves; take scale 'set'")
+    half = (0.5,) * len(split.mean)
+    return replace(split, mean=half, std=half)
 
 
 def class_mixed_order(labels: Tensor, seed: int) -> Tensor:

@@ -17,7 +17,7 @@ def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate:
     steps = epochs * max(1, len(split) // config.batch_size)
     rates = (learning_rate * schedule_factor(config, step / steps, epochs) for step in range(steps))
     looks_ahead = config.nesterov and config.momentum > 0
-    return TrainingPlan(tuple(rates), config.momentum, looks_ahead, config.weight_decay)
+    return TrainingPlan(tuple(rates), config.momentum, looks_ahead, config.weight_decay, config.bias_rate_factor)
 
 
 def steps_of(epochs: float, per_epoch: int) -> int:

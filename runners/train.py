@@ -101,7 +101,7 @@ class _Training:
     def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
         """Take one step on a batch; return its loss."""
         for group in self._optimiser.param_groups:
-            group["lr"] = self._rate(step)
+            group["lr"] = self._rate(step) * group["rate_factor"]
         loss = self._loss(self._fast.placed(images), labels)
         self._optimiser.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -222,7 +222,7 @@ def fast_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.de
 
 
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    groups = _weight_groups(net, config.weight_decay)
+    groups = _weight_groups(net, config)
     return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
 
 
@@ -242,13 +242,21 @@ def _reshaped(
     return net, optimiser
 
 
-def _weight_groups(net: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def _weight_groups(net: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
     """Split the weights: BatchNorm's and biases are not decayed, which would only rescale or bias the net."""
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    return [
-        {"params": [each for each in trained if each.ndim > 1], "weight_decay": weight_decay},
-        {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+    trained = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    faster = {name for name, each in trained if each.ndim <= 1 and name.rpartition(".")[2] == "bias"}
+    if config.bias_rate_factor == 1:
+        faster = set()  # one group less to step through
+    matrices = [each for _, each in trained if each.ndim > 1]
+    vectors = [each for name, each in trained if each.ndim <= 1 and name not in faster]
+    biases = [each for name, each in trained if name in faster]
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "weight_decay": config.weight_decay, "rate_factor": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "rate_factor": 1.0},
+        {"params": biases, "weight_decay": 0.0, "rate_factor": config.bias_rate_factor},
     ]
+    return groups if faster else groups[:2]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pruning.balancing import AutoBalance, balance_factors, normalised_layers, r
 from pruning.base import Context, Goal, PruningError, Snapshot, declared_settings, setting
 from pruning.criteria.weights import norm_scores
 from pruning.methods.score_and_slice import wanted_widths
-from pruning.narrowing import narrow_space
+from pruning.narrowing import narrow_space, stages
 from pruning.selection import Selection, select_channels
 from pruning.surgery import slice_channels
 from spaces.space import SearchSpace
@@ -121,23 +121,6 @@ class AutoBalanced:
         yield from run.finish()
 
 
-def stages(space: SearchSpace, widths: Widths, iterations: int) -> list[Widths]:
-    """Return the widths after each iteration: every group shrinks by a constant factor, up to its divisor.
-
-    Args:
-        widths: of every variable group, where the last iteration ends.
-    """
-    found = []
-    for number in range(1, iterations + 1):
-        wanted = {}
-        for group in space.variable:
-            between = group.width * (widths[group.name] / group.width) ** (number / iterations)
-            legal = math.ceil(between / group.divisor - 1e-9) * group.divisor
-            wanted[group.name] = max(widths[group.name], min(legal, group.ceiling))
-        found.append(Widths(wanted) if number < iterations else widths)
-    return found
-
-
 class _Run:
     """One run's network, which becomes narrower, and how many epochs it has had.
 
@@ -191,7 +174,8 @@ class _Run:
             4 * self._context.travel(epochs, self._span(epochs))
         )
         farthest = max((float(each.max()) for each in self._factors.values()), default=1.0)
-        return min(needed, 1 / (2 * self._context.learning_rate * max(farthest, 1.0)))
+        rate = self._context.learning_rate * max(1.0, self._context.plan(0).bias_rate_factor)
+        return min(needed, 1 / (2 * rate * max(farthest, 1.0)))
 
     def cut(self) -> None:
         """Remove the weak channels."""

@@ -28,12 +28,14 @@ from pruning.damage import readable
 from pruning.filter_search import Aim, FilterSearch, Pace, turns
 from pruning.halving import Rules
 from pruning.surgery import slice_channels
+from pruning.thinning import Thinned
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
 logger = logging.getLogger(__name__)
 
+PASSED_AN_EPOCH = 4  # nets on the way, twice what a trial measures: each weighs as much as the net that is trained
 HALVES = 12  # that the time of a search has room for: as published, or halves become shorter
 
 
@@ -90,7 +92,7 @@ class ApproximatedOracle:
         return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
 
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield a net per cut, on the way, then the net of the goal after it was cut and after every epoch left.
+        """Yield nets on the way, then the net of the goal after it was cut and after every epoch left.
 
         Raises:
             PruningError: nothing can be cut; widths or budgets that no cut of what may be cut can reach; no epochs.
@@ -218,25 +220,28 @@ def _train(
     """Train until the search is over; yield the number of finished epochs and the cuts in the last one.
 
     Cuts of one batch make one net, given with its widths and the number of moves so far. Its BatchNorm statistics are
-    those of training up to the cut.
+    those of training up to the cut. Of many in an epoch, `PASSED_AN_EPOCH` at most are made and held, evenly in log
+    cost.
     """
-    passed: list[tuple[nn.Module, Widths, int]] = []
+    passed = Thinned[tuple[nn.Module, Widths, int]](PASSED_AN_EPOCH, search.space.cost(search.widths).flops)
 
     def after_batch(trained: nn.Module, step: int) -> None:
         cuts = search.after_batch()
-        if cuts and search.passing:  # where the goal is reached, training goes on and ends in the result
+        if not cuts or not search.passing:  # where the goal is reached, training goes on and ends in the result
+            return
+        cost = search.space.cost(cuts[-1]).flops
+        if passed.wants(cost):
             search.detach()
             narrow = slice_channels(trained, search.space, search.selection)
             narrow = narrow.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            passed.append((narrow, cuts[-1], search.moves))
+            passed.add(cost, (narrow, cuts[-1], search.moves))
             search.attach()
 
     whole = epochs == context.epochs
     search.attach()
     try:
         for epoch in context.fit(net, epochs, after_batch, learning_rate=None if whole else rate):
-            yield epoch, passed
-            passed = []
+            yield epoch, passed.hand_over()
             if search.over and not whole:
                 return
     finally:

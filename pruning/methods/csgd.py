@@ -3,9 +3,9 @@
 Where this differs from the authors' code: k-means looks at all layers that are tied together, not at the first alone,
 and is seeded; the strength is raised until filters become equal in the epochs at hand (theirs is fixed and not
 checked); it is the same for kernels, BatchNorm and biases as in the paper (their PyTorch code takes a tenth for the
-latter, and twice the learning rate for biases); merging takes cluster means, not the first member; nothing is called
-collapsed that was not measured so; and once collapsed, training goes on in the narrow net. Weight decay is that of the
-training at hand. Most of these are settings.
+latter, and twice the learning rate for biases, an option of training here); merging takes cluster means, not the first
+member; nothing is called collapsed that was not measured so; and once collapsed, training goes on in the narrow net.
+Weight decay is that of the training at hand. Most of these are settings.
 """
 
 import copy
@@ -136,7 +136,7 @@ class _Training:
         factors = {KERNEL: 1.0, SCALE: method.scale_strength, BIAS: method.bias_strength}
         self._pull = Pull(0.0, 0.0, 0, 1.0)
         if plan.rates:
-            strengths = list(factors.values())
+            strengths = list((factors | {BIAS: method.bias_strength * plan.bias_rate_factor}).values())
             self._pull = (
                 fixed_pull(plan, method.epsilon, strengths)
                 if method.strength == "fixed"

@@ -3,7 +3,8 @@
 Where this differs from the authors' code: the ridge rule may predict what the next layers compute instead of, or
 besides, the labels; channels are eliminated one by one; the layers that lose inputs are refitted by least squares on
 the same second moments; images are training images, never validation ones; and widths may also come from curves
-instead of a trial of every layer at every step. Each is a setting.
+instead of a trial of every layer at every step; all cuts come before the training instead of little by little during
+it (`gradual_epochs`, see `pruning.gradual`). Each is a setting.
 
 Two things that the abstract names and leaves open are stand-ins of ours, both off by default:
 - Structure distillation: `distill` is the weight of KL(dense || narrow) on the logits while the narrow net is trained,
@@ -18,7 +19,8 @@ without this class; fewer than two classes are an error.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -27,13 +29,14 @@ from torch import Tensor, nn
 from pruning.allocation import Curve, accuracy_path, allocate, proportional, usage
 from pruning.base import Context, Distillation, Goal, PruningError, Snapshot, setting
 from pruning.criteria.discriminant import Discriminant, Ranking
-from pruning.methods.score_and_slice import finetune, uniform_widths
+from pruning.gradual import CUTS_AN_EPOCH, Cut, Pace, goals_between, narrow_gradually, reached, space_after
+from pruning.methods.score_and_slice import uniform_widths
 from pruning.quantization import Precision, bits_per_weight, coded, filter_ranks, size_mb
 from pruning.reconstruction import reconstruct
 from pruning.rounding import train_rounded
 from pruning.selection import Selection, select_channels
 from pruning.sensitivity import Divergence, sensitivity
-from pruning.statistics import Statistics
+from pruning.statistics import Statistics, gather
 from pruning.surgery import slice_channels
 from spaces.budget import Budget
 from spaces.space import SearchSpace
@@ -72,6 +75,12 @@ class DiscriminantInformation(Discriminant):
     )
     step: float = setting(0.05, help="share of the dense FLOPs that a step of allocation='accuracy' saves")
     judged_images: int = setting(256, help="training images on which cuts are judged")
+    gradual_epochs: int = setting(
+        0, low=0, searched=False, help="of the trial's, in which training and small cuts take turns; the rest retrains"
+    )
+    gradual_rate: float = setting(
+        0.1, low=1e-4, high=10.0, searched=False, help="constant rate of gradual_epochs, as a share of the peak"
+    )
     distill: float = setting(
         0.0, low=0.0, high=1.0, searched=False, help="weight of meeting the dense net's logits in training; 0 is off"
     )
@@ -101,31 +110,76 @@ class DiscriminantInformation(Discriminant):
             )
         if not 0 <= self.distill <= 1:
             raise PruningError(f"setting distill={self.distill} of di must lie in [0, 1]; 0 is off")
+        if self.gradual_epochs < 0 or self.gradual_rate <= 0:
+            raise PruningError(
+                f"settings gradual_epochs={self.gradual_epochs} and gradual_rate={self.gradual_rate} of di must be at "
+                "least 0 and above 0"
+            )
         self.precision()  # raises for bits that cannot be met
 
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
         """Gather the dense net's statistics, rank every group, and measure the curves that widths come from."""
         statistics = self.statistics(net, space, context)
-        bare = Prepared(self.criterion(), statistics, self.rankings(net, space, statistics))
+        bare = self._ranked(net, space, statistics)
         curves = self._curves(net, space, context, bare) if self.allocation == "closed_form" else {}
         return Prepared(bare.criterion, statistics, bare.rankings, {self.compare: curves} if curves else {})
 
+    def wide_epochs(self, epochs: int) -> float:
+        """Return how many epochs at full width take as long as those in which the net narrows, at most."""
+        return min(self.gradual_epochs, epochs) / 2
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield the cut net before training and after every epoch, quantised where `bits` says so."""
-        prepared = self._prepared(net, space, context)
-        widths, found = self._widths(net, space, goal, context, prepared)
-        narrow = self._cut(net, space, widths, prepared)
-        note: dict[str, float | str | bool] = {"widths_from": found, "compensate": self.compensate}
-        note |= {"label_weight": self.label_weight, "distill": self.distill}
+        """Yield the cut net before training and after every epoch, quantised where `bits` says so.
+
+        With `gradual_epochs`, first the nets on the way, one per epoch; then the cut net after the last of them.
+        """
         distillation = Distillation(net, self.distill) if self.distill > 0 else None
+        cut, spent = yield from self._narrowed(net, space, goal, context, distillation)
+        found = "given" if goal.widths is not None else self.allocation
+        found += f": {self.compare}" if found == "closed_form" else ""
+        note: dict[str, float | str | bool] = {"widths_from": found, "compensate": self.compensate}
+        note |= {"label_weight": self.label_weight, "distill": self.distill, "gradual_epochs": spent}
         precision = self.precision()
         if precision is not None:
-            filters = filter_ranks(narrow, space, _selection(space, widths, prepared), _ranks(prepared))
-            train_rounded(narrow, {name: precision.of_filters(each) for name, each in filters.items()})
-        for snapshot in finetune(narrow, widths, context, note, distillation):
-            shown = snapshot.net if precision is None else coded(snapshot.net)
+            filters = filter_ranks(cut.net, cut.space, cut.selection, cut.ranks)
+            train_rounded(cut.net, {name: precision.of_filters(each) for name, each in filters.items()})
+        context.reestimate_batchnorm(cut.net)
+        for epoch in itertools.chain([0], context.fit(cut.net, context.epochs - spent, distillation=distillation)):
+            shown = cut.net if precision is None else coded(cut.net)
             sizes = {"bits": bits_per_weight(shown), "size_mb": size_mb(shown)}
-            yield dataclasses.replace(snapshot, net=shown, note={**note, **sizes})
+            yield Snapshot(shown, cut.widths, spent + epoch, {**note, **sizes})
+
+    def _narrowed(
+        self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, distillation: Distillation | None
+    ) -> Generator[Snapshot, None, tuple[Cut, int]]:
+        """Return the net at its goal and the epochs that went into it; yield those on the way."""
+        epochs = min(self.gradual_epochs, context.epochs)
+        if not epochs or reached(space, goal):
+            return self._cut_to(net, space, goal, context, self._prepared(net, space, context)), 0
+
+        def again(wider: nn.Module, towards: Goal, before: Cut | None) -> Cut:
+            if before is None:
+                seen, prepared = space, self._prepared(wider, space, context)
+            else:
+                seen = space_after(before)
+                prepared = self._ranked(wider, seen, gather(wider, seen, self.recipe(), context))
+            stepping = self._stepping(seen, towards, space.dense_cost.flops)
+            return stepping._cut_to(wider, seen, towards, context, prepared)
+
+        goals = goals_between(space, goal, CUTS_AN_EPOCH * epochs)
+        pace = Pace(epochs, self.gradual_rate * context.learning_rate, distillation)
+        return (yield from narrow_gradually(net, goals, pace, context, again))
+
+    def _stepping(self, space: SearchSpace, goal: Goal, dense_flops: int) -> "DiscriminantInformation":
+        """Return these settings for a net on the way: `step` stays a share of the dense FLOPs, or gets to the goal."""
+        cost = space.dense_cost
+        step, used = self.step * dense_flops / cost.flops, usage(cost, goal.budgets)
+        return dataclasses.replace(self, step=min(step, 1 - 1 / used) if used > 1 else step)
+
+    def _cut_to(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, prepared: Prepared) -> Cut:
+        widths = self._widths(net, space, goal, context, prepared)
+        narrow = self._cut(net, space, widths, prepared)
+        return Cut(narrow, widths, space, _selection(space, widths, prepared), _ranks(prepared))
 
     def criterion(self) -> Discriminant:
         """Return the settings that rank channels, without those that choose widths."""
@@ -146,20 +200,21 @@ class DiscriminantInformation(Discriminant):
             statistics = given.statistics
         else:
             statistics = self.statistics(net, space, context)
+        return self._ranked(net, space, statistics)
+
+    def _ranked(self, net: nn.Module, space: SearchSpace, statistics: Statistics) -> Prepared:
         return Prepared(self.criterion(), statistics, self.rankings(net, space, statistics))
 
-    def _widths(
-        self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, prepared: Prepared
-    ) -> tuple[Widths, str]:
+    def _widths(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, prepared: Prepared) -> Widths:
         if goal.widths is not None:
-            return space.full | goal.widths, "given"
+            return space.full | goal.widths
         if self.allocation == "uniform":
-            return uniform_widths(space, goal), self.allocation
+            return uniform_widths(space, goal)
         budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
         if self.allocation == "accuracy":
-            return self._by_steps(net, space, budgets, context, prepared), self.allocation
+            return self._by_steps(net, space, budgets, context, prepared)
         curves = prepared.curves.get(self.compare) or self._curves(net, space, context, prepared)
-        return allocate(space, curves, budgets), f"{self.allocation}: {self.compare}"
+        return allocate(space, curves, budgets)
 
     def _by_steps(
         self, net: nn.Module, space: SearchSpace, budgets: list[Budget], context: Context, prepared: Prepared

@@ -102,6 +102,21 @@ def test_kernels_norms_and_biases_of_all_tied_layers_are_pulled() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_at_twice_the_rate_deviations_shrink_as_under_twice_the_strength(nesterov: bool) -> None:
+    setup, training = Setup(), plan(0.9, nesterov, steps=12, decay=0.0)
+    biases = [each for name, each in setup.net.named_parameters() if name.endswith("bias")]
+    optimiser = torch.optim.SGD([{"params": biases, "lr": 2 * RATE}], momentum=0.9, nesterov=nesterov)
+    hook, before = setup.hook(training=training), setup.apart()
+    for step in range(12):
+        setup.random_gradients()
+        hook(setup.net, step)
+        optimiser.step()
+    left = float(deviation_left(training, [2 * EPSILON], 12)[0])
+    for name in ("outer.bias", "inner.bias"):
+        torch.testing.assert_close(setup.apart()[name], left * before[name], rtol=1e-10, atol=1e-14)
+
+
 def test_without_momentum_deviations_shrink_by_a_factor_whatever_the_gradients() -> None:
     setup = Setup()
     optimiser, hook = setup.optimiser(plan()), setup.hook()

@@ -49,3 +49,15 @@ def test_channels_keep_their_weights_through_two_cuts() -> None:
     second = {"right": torch.tensor([1, 3]), "join": torch.tensor([0, 2])}
     twice = slice_channels(slice_channels(net, space, first), narrow_space(space, first), second)
     assert torch.equal(twice.join.weight, net.join.weight[[1, 6]][:, [0, 1, 2, 3, 4 + 2, 4 + 5]])
+
+
+def test_a_grouped_convolution_stays_one_when_a_group_of_it_has_one_input_left() -> None:
+    net = nets.Grouped().eval()
+    image = torch.randn(1, *nets.IMAGE)
+    space = trace(net, image)
+    for widths in ({"first": 4}, {"grouped": 20}, {"grouped": 8}):  # as many groups as inputs, as if it were depthwise
+        scores = {group.name: torch.arange(group.width) for group in space.variable}
+        selection = select_channels(space, scores, widths)
+        net, space = slice_channels(net, space, selection), narrow_space(space, selection)
+    assert (net.grouped.groups, net.grouped.in_channels, net.grouped.out_channels) == (4, 4, 8)
+    assert net(image).shape == (1, 5)

@@ -146,6 +146,23 @@ def test_augmentation_moves_each_image_by_at_most_its_shift_and_follows_the_seed
     assert torch.equal(moved, Augmentation(shift=2)(images, torch.Generator().manual_seed(0)))
 
 
+def test_half_scales_bytes_to_minus_one_to_one_in_every_part(tmp_path):
+    for part in ("train", "test"):
+        write_images(tmp_path / part, {"a": 4, "b": 4})
+    for name in ("digits", f"imagefolder:{tmp_path}"):
+        natural, half = (load_data(DataConfig(data=name, scale=scale), seed=0) for scale in ("set", "half"))
+        assert natural.fingerprint != half.fingerprint
+        for part in ("train", "val", "test", "heldout", "calibration"):
+            before, after = getattr(natural, part), getattr(half, part)
+            std, mean = (torch.tensor(each)[:, None, None] for each in (before.std, before.mean))
+            torch.testing.assert_close(collected(after), 2 * (collected(before) * std + mean) - 1, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scale_that_is_not_known_is_refused():
+    with pytest.raises(DataError, match="scale is 'third'; it must be one of set, half"):
+        load_data(DataConfig(scale="third"), seed=0)
+
+
 def test_a_zero_border_is_black_and_moves_as_far_as_a_mirrored_one():
     images = torch.full((64, 1, 6, 6), 200, dtype=torch.uint8)
     images[:, :, 2, 3] = 100

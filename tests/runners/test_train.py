@@ -165,6 +165,24 @@ def test_biases_and_batchnorm_are_not_decayed():
     assert net[0].weight.norm() < before[0].weight.norm()
 
 
+def test_biases_alone_learn_at_a_multiple_of_the_rate():
+    """Every gradient is 1, without momentum and decay: a weight moves by the sum of its rates."""
+    start, moved = tiny_net(), {}
+
+    def ones(trained: nn.Module, step: int) -> None:
+        for parameter in trained.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+    for factor in (1.0, 2.0):
+        config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, bias_rate_factor=factor)
+        net = train(tiny_net(), config=config, hook=ones)
+        assert plan_training(two_colours(), config, 1, 0.1).bias_rate_factor == factor
+        pairs = zip(start.named_parameters(), net.parameters(), strict=True)
+        moved[factor] = {name: float((before - after).detach().mean()) for (name, before), after in pairs}
+    for name, once in moved[1.0].items():
+        assert moved[2.0][name] == pytest.approx((2 if name.endswith("bias") else 1) * once, rel=1e-4)
+
+
 def test_distillation_pulls_towards_the_teacher_and_leaves_it_untouched():
     teacher = train(tiny_net(1), epochs=3).eval()
     before = weights(teacher)
@@ -388,6 +406,7 @@ def test_mixing_trains_on_pairs_and_on_both_their_classes():
         {"label_smoothing": 1.0},
         {"momentum": 1.0},
         {"weight_decay": math.nan},
+        {"bias_rate_factor": 0.0},
     ],
 )
 def test_settings_out_of_range_are_named(wrong):

@@ -15,6 +15,7 @@ from configs.schema import RunConfig
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, declared_settings, parse_methods
 from pruning.criteria.weights import norm_scores
+from pruning.gradual import CUTS_AN_EPOCH
 from pruning.selection import select_channels
 from pruning.surgery import slice_channels
 from runners.datasets import Shape, Source, TensorSplit
@@ -22,6 +23,7 @@ from runners.trial import Trial, TrialResult, TrialState
 from search.candidates import CONTROL_METHOD
 from search.setup import prepare, study_settings
 from search.study import Study
+from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing import trace
 from spaces.zoo import build
@@ -156,6 +158,18 @@ def test_inner_layers_of_resnet50_remove_the_published_shares_of_the_flops(share
     narrow = slice_channels(net, space, select_channels(space, norm_scores(net, space, order=1), space.largest))
     shape = (3, 224, 224)
     assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent
+
+
+def test_di_cuts_half_a_percent_twice_an_epoch_and_retrains_as_long_as_its_authors() -> None:
+    config = load("di-resnet50-imagenet")
+    texts = dict(split_setting(text, ["di"])[1:] for text in config.set)
+    settings = {name: float(texts[name]) for name in ("step", "gradual_epochs", "gradual_rate")}
+    net = build(ModelSpec(config.model, 1000, (3, 224, 224)))
+    space = trace(net, torch.zeros(1, 3, 224, 224), config.space)
+    share = 1 - Budget.parse(config.budget[0]).limit / space.dense_cost.flops
+    assert share / (CUTS_AN_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
+    assert settings["gradual_rate"] * config.train.learning_rate == pytest.approx(0.01024)
+    assert config.train.epochs - settings["gradual_epochs"] == 120
 
 
 @pytest.mark.parametrize("name", RECIPES)

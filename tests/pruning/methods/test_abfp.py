@@ -6,7 +6,8 @@ import torch
 
 from pruning.base import Goal, PruningError
 from pruning.criteria.weights import norm_scores
-from pruning.methods.abfp import AutoBalanced, stages
+from pruning.methods.abfp import AutoBalanced
+from pruning.narrowing import stages
 from pruning.selection import select_channels
 from spaces.budget import Budget
 from spaces.errors import SpaceError

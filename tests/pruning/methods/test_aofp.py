@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import tiny_nets
 import torch
@@ -5,6 +7,8 @@ from torch import nn
 
 from pruning.base import Goal, PruningError
 from pruning.methods.aofp import ApproximatedOracle, aimed
+from pruning.surgery import slice_channels
+from runners.evaluate import TrialContext
 from spaces.budget import Budget
 from spaces.space import SpaceConfig
 from spaces.tracing import trace
@@ -81,6 +85,24 @@ def test_every_cut_is_a_net_on_the_way(tiny_residual, context):
         assert each.net(IMAGE).shape == (1, 3)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in each.net.modules())
     assert snapshots[-1].note["deadline_cuts"] == 0
+
+
+def test_of_many_cuts_in_an_epoch_few_nets_are_made_and_held(tiny_bench, monkeypatch):
+    wide = [each for _ in range(5) for each in (nn.Conv2d(16, 16, 1), nn.ReLU())]
+    net = nn.Sequential(nn.Conv2d(1, 16, 1), *wide, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    made = []
+    monkeypatch.setattr("pruning.methods.aofp.slice_channels", lambda *given: made.append(1) or slice_channels(*given))
+    train = dataclasses.replace(tiny_bench.train, batch_size=1, epochs=4)
+    context = TrialContext(tiny_bench.data, train, seed=0, fast=tiny_bench.fast)
+    space = trace(net, torch.zeros(1, 1, 8, 8))
+    method = ApproximatedOracle(theta=0.03, half_batches=2, warm_up_batches=0, search_share=0.9, give_ups=100)
+    snapshots = list(method.run(net, space, Goal(widths=space.smallest), context))
+    way = [each for each in snapshots if each.widths != space.smallest]
+    assert snapshots[-1].note["moves"] > 20
+    assert all(2 <= sum(each.epoch == epoch for each in way) <= 4 for epoch in (1, 2))
+    assert len(made) < 20
+    costs = [space.cost(each.widths).flops for each in way]
+    assert costs == sorted(costs, reverse=True)
 
 
 def test_what_the_search_did_is_told(tiny_residual, context):

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import logging
 
@@ -40,6 +41,20 @@ def test_long_trainings_collapse_through_the_gradient_alone(tiny_bench) -> None:
     last = run(CentripetalSGD(), tiny_bench, epochs=1200 // steps)[-1]
     assert (last.note["pull"], last.note["collapsed"]) == ("gradient", True)
     assert last.note["epsilon"] > 0.003  # the paper's would take hundreds of epochs of its own data
+
+
+def test_biases_that_learn_faster_collapse_faster_and_the_plan_knows(tiny_bench) -> None:
+    net = copy.deepcopy(tiny_bench.net)
+    for layer in (net[1], net[4]):
+        torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(0))
+    bench, epochs = dataclasses.replace(tiny_bench, net=net), 1200 // 4
+    once = run(CentripetalSGD(), bench, epochs=epochs)[-1].note
+    twice = run(CentripetalSGD(bias_strength=0.5), bench, epochs=epochs, bias_rate_factor=2.0)[-1].note
+    assert twice["epsilon"] == once["epsilon"]  # half the strength at twice the rate is the same pull
+    assert (twice["collapsed"], twice["pull"]) == (True, "gradient")
+    strong = run(CentripetalSGD(strength="fixed", epsilon=0.01), bench, 2, bias_rate_factor=2.0)[-1].note
+    weak = run(CentripetalSGD(strength="fixed", epsilon=0.01, bias_strength=0.01), bench, 2)[-1].note
+    assert strong["deviation_bias"] < weak["deviation_bias"]
 
 
 def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_bench) -> None:

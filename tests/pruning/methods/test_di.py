@@ -79,7 +79,8 @@ def test_curves_stay_as_they_are_when_tensors_go_to_another_process(tiny_residua
     before = {name: curve.copy() for name, curve in curves.items()}
     ForkingPickler.dumps(prepared)  # moves the tensors' memory
     junk = [torch.full((len(curve),), torch.nan, dtype=torch.float64) for curve in before.values() for _ in range(50)]
-    assert len(junk) and all(np.array_equal(curves[name], curve) for name, curve in before.items())
+    assert len(junk)
+    assert all(np.array_equal(curves[name], curve) for name, curve in before.items())
 
 
 def test_prepared_or_not_the_result_is_the_same(tiny_residual, tiny_context) -> None:
@@ -158,6 +159,8 @@ def test_a_group_of_one_channel_is_left_alone(tiny_context) -> None:
         ({"label_weight": 1.5}, r"label_weight=1.5.*\[0, 1\]"),
         ({"ridge": 0.0}, "ridge=0.0.*above 0"),
         ({"step": 0.0}, "step=0.0"),
+        ({"gradual_epochs": -1}, "gradual_epochs=-1"),
+        ({"gradual_rate": 0.0}, "gradual_rate=0.0.*above 0"),
         ({"features": "pooled"}, "compensate=True.*compensate=False"),
         ({"distill": 1.5}, r"distill=1.5.*\[0, 1\]"),
         ({"bits": 3}, "bits=3 is no mean of low_bits=4 and high_bits=8"),
