@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pruning.base import METHODS, Goal, Setting, declared_settings
+from pruning.base import METHODS, Goal
+from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.loading import PRESETS
-from pruning.base import METHODS, Setting, declared_settings
+from pruning.base import METHODS
+from pruning.settings import Setting, declared_settings
 from spaces.registry import unknown_name
 
 PLAIN_WIDTH = 120  # of what is not a terminal

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pruning.base import METHODS, Setting
+from pruning.base import METHODS
+from pruning.settings import Setting
 from spaces.errors import SlimfrontError
 from spaces.registry import unknown_name
 

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pruning.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
-from pruning.base import Context, Goal, PruningError, Snapshot, declared_settings, setting
+from pruning.base import Context, Goal, PruningError, Snapshot
 from pruning.criteria.weights import norm_scores
 from pruning.methods.score_and_slice import wanted_widths
 from pruning.narrowing import narrow_space, stages
 from pruning.selection import Selection, select_channels
+from pruning.settings import declared_settings, setting
 from pruning.surgery import slice_channels
 from spaces.space import SearchSpace
 from spaces.widths import Widths

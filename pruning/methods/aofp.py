@@ -23,10 +23,11 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.allocation import usage
-from pruning.base import Context, Goal, PruningError, Snapshot, setting
+from pruning.base import Context, Goal, PruningError, Snapshot
 from pruning.damage import readable
 from pruning.filter_search import Aim, FilterSearch, Pace, turns
 from pruning.halving import Rules
+from pruning.settings import setting
 from pruning.surgery import slice_channels
 from pruning.thinning import Thinned
 from spaces.groups import ChannelGroup

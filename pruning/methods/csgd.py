@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pruning.base import Context, Goal, PruningError, Snapshot, TrainingPlan, setting
+from pruning.base import Context, Goal, PruningError, Snapshot, TrainingPlan
 from pruning.centripetal import (
     BIAS,
     KERNEL,
@@ -33,6 +33,7 @@ from pruning.clustering import KINDS, ROWS, cluster_channels
 from pruning.collapse import COLLAPSED, Pull, budget_pull, fixed_pull
 from pruning.methods.score_and_slice import wanted_widths
 from pruning.segments import Clusters, Partition
+from pruning.settings import setting
 from pruning.surgery import merge_channels
 from spaces.space import SearchSpace
 from spaces.widths import Widths

@@ -27,7 +27,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pruning.allocation import Curve, accuracy_path, allocate, proportional, usage
-from pruning.base import Context, Distillation, Goal, PruningError, Snapshot, setting
+from pruning.base import Context, Distillation, Goal, PruningError, Snapshot
 from pruning.criteria.discriminant import Discriminant, Ranking
 from pruning.gradual import CUTS_AN_EPOCH, Cut, Pace, goals_between, narrow_gradually, reached, space_after
 from pruning.methods.score_and_slice import uniform_widths
@@ -36,6 +36,7 @@ from pruning.reconstruction import reconstruct
 from pruning.rounding import train_rounded
 from pruning.selection import Selection, select_channels
 from pruning.sensitivity import Divergence, sensitivity
+from pruning.settings import setting
 from pruning.statistics import Statistics, gather
 from pruning.surgery import slice_channels
 from spaces.budget import Budget

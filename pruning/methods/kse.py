@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pruning.base import Context, Goal, PruningError, Snapshot, setting
+from pruning.base import Context, Goal, PruningError, Snapshot
 from pruning.kernel_indicator import Levels, channel_kernels, entropy, indicator, sparsity
 from pruning.kernel_levels import KernelSpace, Outcome
 from pruning.kernel_readers import Reader, find_readers
@@ -32,6 +32,7 @@ from pruning.kernel_sharing import Clustering, SharedKernelConv2d, share_kernels
 from pruning.latency import latency_ratio
 from pruning.methods.score_and_slice import finetune
 from pruning.selection import select_channels
+from pruning.settings import setting
 from pruning.surgery import slice_channels
 from spaces.budget import Budget
 from spaces.errors import BudgetError

@@ -7,11 +7,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pruning.allocation import allocate, score_curve
-from pruning.base import CRITERIA, Context, Criterion, Distillation, Goal, PruningError, Snapshot, setting
+from pruning.base import CRITERIA, Context, Criterion, Distillation, Goal, PruningError, Snapshot
 from pruning.criteria.feature_rank import FeatureRank
 from pruning.criteria.taylor import Taylor
 from pruning.reconstruction import RECIPE, reconstruct
 from pruning.selection import select_channels
+from pruning.settings import setting
 from pruning.statistics import Statistics, gather
 from pruning.surgery import slice_channels
 from spaces.space import SearchSpace, uniform_point

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from pruning.base import Context, Goal, PruningError, Snapshot, setting
+from pruning.base import Context, Goal, PruningError, Snapshot
 from pruning.methods.score_and_slice import wanted_widths
 from pruning.selection import select_channels
+from pruning.settings import setting
 from pruning.surgery import slice_channels
 from spaces import zoo
 from spaces.space import SearchSpace

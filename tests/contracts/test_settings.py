@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from pruning.base import METHODS, Setting, declared_settings
+from pruning.base import METHODS
+from pruning.settings import Setting, declared_settings
 from search.method_settings import parse_setting
 
 DECLARED = [(name, each) for name in sorted(METHODS) for each in declared_settings(METHODS[name])]

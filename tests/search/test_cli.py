@@ -12,7 +12,8 @@ import pytest
 
 from configs.loading import load
 from configs.schema import SAMPLERS, RunConfig
-from pruning.base import METHODS, declared_settings
+from pruning.base import METHODS
+from pruning.settings import declared_settings
 from search.cli import main
 from search.result import SearchResult
 from spaces.errors import SlimfrontError

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from pruning.base import setting
+from pruning.settings import setting
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import Trial
 from search import candidates, study

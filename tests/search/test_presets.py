@@ -13,10 +13,11 @@ from torch import nn
 from configs.loading import PRESETS, load
 from configs.schema import RunConfig
 from configs.validation import split_setting, validate
-from pruning.base import METHODS, declared_settings, parse_methods
+from pruning.base import METHODS, parse_methods
 from pruning.criteria.weights import norm_scores
 from pruning.gradual import CUTS_AN_EPOCH
 from pruning.selection import select_channels
+from pruning.settings import declared_settings
 from pruning.surgery import slice_channels
 from runners.datasets import Shape, Source, TensorSplit
 from runners.trial import Trial, TrialResult, TrialState

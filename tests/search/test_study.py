@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 
-from pruning.base import setting
+from pruning.settings import setting
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search import candidates, method_settings
 from search.study import SAMPLERS, Study, StudyError, StudySettings

@@ -9,10 +9,11 @@ import torch
 from torch.nn import functional
 
 from pruning import checkpoint
-from pruning.base import Goal, PruningError, declared_settings
+from pruning.base import Goal, PruningError
 from pruning.methods.di import DiscriminantInformation
 from pruning.quantization import coded
 from pruning.rounding import train_rounded
+from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import BudgetError

@@ -5,9 +5,10 @@ import tiny_nets as nets
 import torch
 from torch import nn
 
-from pruning.base import METHODS, Goal, PruningError, declared_settings
+from pruning.base import METHODS, Goal, PruningError
 from pruning.criteria.l2 import L2
 from pruning.methods.score_and_slice import RandomChannels, RankedMaps, ScoreAndSlice, TaylorGates, UniformL2
+from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.errors import BudgetError, UnknownNameError
 from spaces.space import SearchSpace, uniform_point
