@@ -44,7 +44,6 @@ SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
 CONTROL = "l2"
 SHARES = (50.0, 20.0, 8.0)  # of the dense FLOPs, in percent
-# Of a run's note.
 FLAGS = "collapsed deviation deadline_cuts moves cuts weak_share exhausted latency_ratio".split()
 
 
