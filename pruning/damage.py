@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from pruning.ablation import ablate, along, normalised
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
@@ -221,7 +221,7 @@ class DamagePath:
     def _masking(self, reader: Reader) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             mask = self._masks.get(reader.name)
-            return None if mask is None else (inputs[0] * _along(mask, module, inputs[0]), *inputs[1:])
+            return None if mask is None else (inputs[0] * along(mask, module, inputs[0]), *inputs[1:])
 
         return hook
 
@@ -250,12 +250,12 @@ class DamagePath:
         layer = self._net.get_submodule(reader.name)
         ablated = ablate(layer, *passing, self._hidden[reader.name])
         if reader.norm:
-            ablated = _normalised(self._net.get_submodule(reader.norm), ablated)
+            ablated = normalised(self._net.get_submodule(reader.norm), ablated)
         if reader.activation is not None:
             base, ablated = reader.activation(base), reader.activation(ablated, overwrite=True)
         written = self._written.get(reader.name)
         if written is not None:
-            mask = _along(written, layer, base)
+            mask = along(written, layer, base)
             base, ablated = base * mask, ablated * mask
         exact = torch.promote_types(base.dtype, torch.float32)
         base, ablated = base.to(exact), ablated.to(exact)
@@ -263,38 +263,3 @@ class DamagePath:
         energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # a silent layer is not damaged
         damage = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
         self._damage.setdefault(reader.name, []).append(damage)
-
-
-def _along(mask: Tensor, layer: nn.Module, value: Tensor) -> Tensor:
-    """Shape a mask so that it multiplies the channel axis of a layer's input or output, in its number format."""
-    spatial = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
-    return mask.to(value.dtype).view(-1, *[1] * spatial)
-
-
-def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Tensor:
-    """Return what a layer would have computed from `read`, instead of `output`, had these inputs been 0.
-
-    Linear in its inputs, it loses exactly what the hidden inputs contribute, which costs their share of a pass. In a
-    grouped convolution they lie unevenly, so the pass is repeated with weights masked.
-    """
-    if isinstance(layer, nn.Linear):
-        part = functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
-        return torch.sub(output, part, out=part)
-    assert isinstance(layer, _ConvNd)
-    weight, groups = layer.weight, layer.groups
-    if groups == 1:
-        axis = -1 - len(layer.kernel_size)
-        part = layer._conv_forward(read.index_select(axis, hidden), weight.index_select(1, hidden), None)  # type: ignore[operator]
-        return torch.sub(output, part, out=part)  # type: ignore[no-any-return]
-    keep = torch.ones(layer.in_channels, dtype=weight.dtype, device=weight.device).index_fill_(0, hidden, 0)
-    per_group = keep.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
-    masked = weight * per_group.view(*per_group.shape, *[1] * (weight.ndim - 2))
-    return layer._conv_forward(read, masked, layer.bias)  # type: ignore[operator, no-any-return]
-
-
-def _normalised(norm: nn.Module, value: Tensor) -> Tensor:
-    """Apply a BatchNorm without updating it; in training mode with the value's own batch statistics."""
-    assert isinstance(norm, _BatchNorm)
-    batch = norm.training or norm.running_mean is None
-    mean, variance = (None, None) if batch else (norm.running_mean, norm.running_var)
-    return functional.batch_norm(value, mean, variance, norm.weight, norm.bias, batch, 0.0, norm.eps)
