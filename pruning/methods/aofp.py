@@ -63,7 +63,7 @@ class ApproximatedOracle:
     give_ups: int = setting(3, low=1, high=100, searched=False, help="searches in vain after which a group retires")
 
     name: ClassVar[str] = "aofp"
-    paper: ClassVar[str] = "arXiv 1905.04748"
+    paper: ClassVar[str] = "Ding et al., Approximated Oracle Filter Pruning, arXiv 1905.04748"
     needs: ClassVar[str] = "labelled training images, and at least one epoch to measure damage in"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True

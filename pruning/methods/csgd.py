@@ -81,7 +81,7 @@ class CentripetalSGD:
     )
 
     name: ClassVar[str] = "csgd"
-    paper: ClassVar[str] = "arXiv 1904.03837"
+    paper: ClassVar[str] = "Ding et al., Centripetal SGD, arXiv 1904.03837"
     needs: ClassVar[str] = "labelled training images, and epochs in which filters become equal"
     finds_widths: ClassVar[bool] = False
     takes_widths: ClassVar[bool] = True

@@ -92,7 +92,7 @@ class DiscriminantInformation(Discriminant):
     high_bits: int = setting(8, low=2, high=16, searched=False, help="of the better filters, where bits is set")
 
     name: ClassVar[str] = "di"
-    paper: ClassVar[str] = "arXiv 2005.13796"
+    paper: ClassVar[str] = "Hou & Kung, Discriminant Information, arXiv 2005.13796"
     needs: ClassVar[str] = "labelled training images for statistics; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True

@@ -74,7 +74,7 @@ class KernelSparsityEntropy:
     iterations: int = setting(30, low=1, high=1000, searched=False, help="of each start of k-means, at most")
 
     name: ClassVar[str] = "kse"
-    paper: ClassVar[str] = "arXiv 1812.04368"
+    paper: ClassVar[str] = "Li et al., Kernel Sparsity and Entropy, arXiv 1812.04368"
     needs: ClassVar[str] = "the weights alone; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = False

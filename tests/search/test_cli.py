@@ -173,7 +173,7 @@ def test_methods_are_listed_with_their_settings_and_presets_with_what_they_are(
 def test_what_is_listed_reads_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "--json", "csgd"]) == 0
     (csgd,) = json.loads(capsys.readouterr().out).values()
-    assert (csgd["paper"], csgd["widths"]) == ("arXiv 1904.03837", "given")
+    assert (csgd["paper"], csgd["widths"]) == ("Ding et al., Centripetal SGD, arXiv 1904.03837", "given")
     (deadline,) = [each for each in csgd["settings"] if each["name"] == "deadline"]
     assert deadline == {
         "name": "deadline", "type": "number", "default": 0.5, "low": 0.05, "high": 0.95, "log": False, "choices": [],
