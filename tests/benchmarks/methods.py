@@ -47,7 +47,7 @@ SHARES = (50.0, 20.0, 8.0)  # of the dense FLOPs, in percent
 FLAGS = "collapsed deviation deadline_cuts moves cuts weak_share exhausted latency_ratio".split()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """A line of the table: a method at these settings; `finds` leaves the widths to it."""
 
@@ -197,68 +197,19 @@ def run_all(jobs: Sequence[Job], bench: Workbench, finished: Finished, workers: 
             reached = outcome["error"] or f"val {outcome['val']:.4f}, {outcome['seconds']:.0f} s"
             minutes = (time.perf_counter() - began) / 60
             print(
-                f"{minutes:5.1f} min {count}/{len(missing)} {job.row.label} {job.share:g}% seed {job.seed}: {reached}",
-                flush=True,
+                f"\nTest accuracy in %, mean ± standard deviation over {seeds} seeds; in brackets the lead over uniform {CONTROL},"
             )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of one row at one share of the FLOPs."""
-
-    row: Row
-    runs: Sequence[Mapping[str, Any]]
-
-    def mean(self, name: str) -> float:
-        return statistics.fmean(each[name] for each in self.runs)
-
-    def error(self, name: str) -> float:
-        """Return the squared standard error of the mean."""
-        return statistics.variance([each[name] for each in self.runs]) / len(self.runs) if len(self.runs) > 1 else 0.0
-
-    def percent(self, name: str) -> str:
-        deviation = (self.error(name) * len(self.runs)) ** 0.5
-        return f"{100 * self.mean(name):.1f} ± {100 * deviation:.1f}"
-
-    def over(self, other: "Cell") -> str:
-        """Return the difference of test accuracy in points, and in standard errors of the difference."""
-        difference = self.mean("test") - other.mean("test")
-        error = (self.error("test") + other.error("test")) ** 0.5
-        return f"{100 * difference:+.1f} ({difference / error:+.1f})" if error else f"{100 * difference:+.1f}"
-
-    def flags(self) -> str:
-        """Return what the notes say: numbers as their range over the seeds, yes and no as counts."""
-        said = []
-        for name in FLAGS:
-            values = [each["note"][name] for each in self.runs if name in each["note"]]
-            if values and isinstance(values[0], bool):
-                said.append(f"{name} {sum(values)} of {len(values)}")
-            elif values:
-                low, high = f"{min(values):.2g}", f"{max(values):.2g}"
-                said.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
-        return ", ".join(said)
-
-
-def print_tables(rows: Sequence[Row], shares: Sequence[float], seeds: int, finished: Finished, dense: int) -> None:
-    for share in shares:
-        found = [(row, [finished.of(Job(row, share, seed)) for seed in range(seeds)]) for row in rows]
-        cells = [Cell(row, [each for each in runs if each is not None]) for row, runs in found]
-        cells = sorted((cell for cell in cells if cell.runs), key=lambda cell: -cell.mean("test"))
-        control = next((cell for cell in cells if cell.row.label == CONTROL), None)
-        print(f"\n{share:g}% of the dense FLOPs (accuracy in %, mean ± standard deviation over {seeds} seeds)\n")
-        print("| method | test | over uniform l2 (in standard errors) | validation | FLOPs used | seconds | flags |")
-        print("|---|---|---|---|---|---|---|")
-        for cell in cells:
-            over = "" if control is None or cell is control else cell.over(control)
-            used = f"{100 * cell.mean('flops') / dense:.1f}%"
-            entries = [cell.row.label, cell.percent("test"), over, cell.percent("val"), used]
-            print("| " + " | ".join([*entries, f"{cell.mean('seconds'):.0f}", cell.flags()]) + " |")
-
-
-def chosen_rows(only: str) -> list[Row]:
-    """Return the rows whose label or method is named, all of them without a name."""
-    wanted = [name.strip() for name in only.split(";") if name.strip()]
-    return [row for row in ROWS if not wanted or row.label in wanted or row.method in wanted]
+    print("in standard errors of the difference. Flags are those at the last share.\n")
+    per_share = " / ".join(f"{share:g}%" for share in shares)
+    names = [f"{share:g}% of FLOPs" for share in shares]
+    print("| " + " | ".join(["method", *names, f"validation, {per_share}", f"seconds, {per_share}", "flags"]) + " |")
+    print("|---" * (len(shares) + 4) + "|")
+    for row, cells in sorted(lines.items(), key=lambda line: -line[1][-1].mean("test")):
+        leads = ["" if control in (None, cells) else a.over(b) for a, b in zip(cells, control or cells, strict=True)]
+        entries = [row.label, *(cell.percent("test") + lead for cell, lead in zip(cells, leads, strict=True))]
+        entries += [" / ".join(f"{100 * cell.mean('val'):.1f}" for cell in cells)]
+        entries += [" / ".join(f"{cell.mean('seconds'):.0f}" for cell in cells), cells[-1].flags()]
+        print("| " + " | ".join(entries) + " |")
 
 
 def parsed() -> argparse.Namespace:
@@ -282,7 +233,8 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     chosen = parsed()
     torch.set_num_threads(1)
-    rows = chosen_rows(chosen.only)
+    wanted = {name.strip() for name in chosen.only.split(";") if name.strip()}
+    rows = [row for row in ROWS if not wanted or wanted & {row.label, row.method}]
     bench = set_up(chosen.epochs, chosen.dense_epochs, chosen.learning_rate)
     recipe = f"{weights_digest(bench.net)[:12]}, {chosen.epochs} epochs, {chosen.learning_rate:g}"
     dense = accuracy(bench.net, bench.data.test, device=CPU)
@@ -294,7 +246,7 @@ def main() -> None:
     shares = [float(each) for each in chosen.budgets.split(",")]
     jobs = [Job(row, share, seed) for seed in range(chosen.seeds) for row in rows for share in shares]
     run_all(jobs, prepared(bench, rows), finished, chosen.workers)
-    print_tables(rows, shares, chosen.seeds, finished, bench.space.dense_cost.flops)
+    print_table(rows, shares, chosen.seeds, finished)
 
 
 if __name__ == "__main__":
