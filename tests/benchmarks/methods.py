@@ -197,9 +197,58 @@ def run_all(jobs: Sequence[Job], bench: Workbench, finished: Finished, workers: 
             reached = outcome["error"] or f"val {outcome['val']:.4f}, {outcome['seconds']:.0f} s"
             minutes = (time.perf_counter() - began) / 60
             print(
-                f"\nTest accuracy in %, mean ± standard deviation over {seeds} seeds; in brackets the lead over uniform {CONTROL},"
+                f"{minutes:5.1f} min {count}/{len(missing)} {job.row.label} {job.share:g}% seed {job.seed}: {reached}",
+                flush=True,
             )
-    print("in standard errors of the difference. Flags are those at the last share.\n")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one row at one share of the FLOPs."""
+
+    row: Row
+    runs: Sequence[Mapping[str, Any]]
+
+    def mean(self, name: str) -> float:
+        return statistics.fmean(each[name] for each in self.runs)
+
+    def error(self, name: str) -> float:
+        """Return the squared standard error of the mean."""
+        return statistics.variance([each[name] for each in self.runs]) / len(self.runs) if len(self.runs) > 1 else 0.0
+
+    def percent(self, name: str) -> str:
+        deviation = (self.error(name) * len(self.runs)) ** 0.5
+        return f"{100 * self.mean(name):.1f} ± {100 * deviation:.1f}"
+
+    def over(self, other: "Cell") -> str:
+        """Return by how many standard errors of the difference the test accuracy is higher."""
+        error = (self.error("test") + other.error("test")) ** 0.5
+        return f" ({(self.mean('test') - other.mean('test')) / error:+.1f})" if error else ""
+
+    def flags(self) -> str:
+        """Return what the notes say: numbers as their range over the seeds, yes and no as counts."""
+        said = []
+        for name in FLAGS:
+            values = [each["note"][name] for each in self.runs if name in each["note"]]
+            if values and isinstance(values[0], bool):
+                said.append(f"{name} {sum(values)} of {len(values)}")
+            elif values:
+                low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+                said.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
+        return ", ".join(said)
+
+
+def print_table(rows: Sequence[Row], shares: Sequence[float], seeds: int, finished: Finished) -> None:
+    """Print a line per row, the most accurate at the last share first."""
+    lines: dict[Row, list[Cell]] = {}
+    for row in rows:
+        runs = [[finished.of(Job(row, share, seed)) for seed in range(seeds)] for share in shares]
+        cells = [Cell(row, [each for each in found if each is not None]) for found in runs]
+        if all(cell.runs for cell in cells):
+            lines[row] = cells
+    control = next((cells for row, cells in lines.items() if row.label == CONTROL), None)
+    print(f"\nTest accuracy in %, mean ± standard deviation over {seeds} seeds; in brackets the lead over uniform")
+    print(f"{CONTROL} in standard errors of the difference. Flags are those at the last share.\n")
     per_share = " / ".join(f"{share:g}%" for share in shares)
     names = [f"{share:g}% of FLOPs" for share in shares]
     print("| " + " | ".join(["method", *names, f"validation, {per_share}", f"seconds, {per_share}", "flags"]) + " |")
