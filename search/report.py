@@ -77,10 +77,11 @@ def duration(seconds: float) -> str:
 
 def plan_table(plan: Plan) -> RenderableType:
     """Show the plan: costs, budgets, what may vary and what may not, trials, workers, time, folder."""
-    return Group(_plan_facts(plan), "", _variable_table(plan.space), *_fixed_lines(plan.space), "")
+    return Group(plan_facts(plan), "", _variable_table(plan.space), *_fixed_lines(plan.space), "")
 
 
-def _plan_facts(plan: Plan) -> Table:
+def plan_facts(plan: Plan) -> Table:
+    """Show what a run is about in a line each."""
     config, space = plan.config, plan.space
     dense, least = space.dense_cost, space.smallest_cost
     settings = f", fixed: {', '.join(config.set)}" if config.set else ""
@@ -95,7 +96,7 @@ def _plan_facts(plan: Plan) -> Table:
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each",
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
-        + (f", ended by the limit of {config.time_limit}" if config.time_limit else ""),
+        + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
         "folder": str(plan.folder),
     }
     table = Table.grid(padding=(0, 2))

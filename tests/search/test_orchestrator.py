@@ -16,7 +16,9 @@ from runners.base import DataConfig, RunnerConfig, TrainConfig
 from runners.data import load_data
 from runners.train import accuracy
 from search import SearchResult, load, run
+from search.disk import forecast_disk
 from search.live import SilentDisplay
+from search.setup import prepare
 from search.time_limit import Deadline, TimeLimitError
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -101,6 +103,16 @@ def test_the_run_folder_holds_what_the_result_says(finished: tuple[Path, SearchR
     metrics = json.loads((folder / result.paths["chosen"] / "metrics.json").read_text())
     assert metrics["chosen"] is True
     assert metrics["flops"] <= Budget.parse("50%").resolve(result.dense.cost).limit
+
+
+def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    folder, _ = finished
+    parts = {part.what: part.size for part in forecast_disk(prepare(tiny_config(tmp_path / "same")))}
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert sum(parts.values()) == pytest.approx(taken, rel=0.15)
+    checkpoints = sum(file.stat().st_size for file in (folder / "trials").iterdir())
+    assert parts["checkpoints of the trials"] == pytest.approx(checkpoints, rel=0.4)
+    assert parts["dense weights"] == 0  # cached by that run
 
 
 def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:
