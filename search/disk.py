@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pruning.base import METHODS, wide_epochs
 from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
-from search.setup import Setup, dense_file, study_settings
+from search.setup import Setup, dense_file, file_to_download, study_settings
 from spaces.space import uniform_point
 
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
@@ -87,6 +87,9 @@ def _net_sizes(setup: Setup, candidates: CandidateSpace, fractions: Sequence[flo
 def _dense_part(setup: Setup) -> DiskPart:
     what, file = "dense weights", dense_file(setup)
     if file is None:
+        download = file_to_download(setup.spec, setup.config.weights)
+        if download is not None:
+            return DiskPart(what, dense_bytes(setup), f"downloaded to {download}")
         return DiskPart(what, 0, f"given: {setup.config.weights}")
     if file.exists():
         return DiskPart(what, 0, f"cached: {file}")

@@ -9,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from configs.duration import parse_duration
 from search.candidates import CONTROL_METHOD, CandidateSpace, Planned
 from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
 from search.report import duration, percent, plan_facts, scaled
-from search.setup import Setup, forecast_time, plan, study_settings
+from search.setup import Setup, TimeForecast, forecast_time, plan, study_settings
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
@@ -21,15 +22,17 @@ from spaces.space import SearchSpace
 def plan_page(setup: Setup) -> RenderableType:
     """Show the space, what is reachable in it, what keeps its width and why, methods, trials, time and disk."""
     candidates = CandidateSpace(study_settings(setup), setup.space, setup.budgets)
+    time = forecast_time(setup)
     parts: Sequence[RenderableType] = (
-        plan_facts(plan(setup)),
+        plan_facts(plan(setup, time)),
         _reach(setup.space),
         _groups(setup.space),
         _fixed(setup.space),
         _methods(setup, candidates),
         _trials(setup, candidates),
         *_left_out(setup, candidates),
-        _time(setup),
+        _time(setup, time),
+        *_too_short(setup, time),
         _disk(setup),
     )
     spaced = [each for part in parts for each in (part, "")]
@@ -128,16 +131,21 @@ def _left_out(setup: Setup, candidates: CandidateSpace) -> Iterator[str]:
         yield f"{setup.config.trials} trials leave none for {', '.join(names)}; give more --trials."
 
 
-def _time(setup: Setup) -> Table:
-    time, config = forecast_time(setup), setup.config
+def _time(setup: Setup, time: TimeForecast) -> Table:
     table = _table("Time, estimated from timed steps on this machine", "", ">time")
     table.add_row("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense))
     table.add_row(f"trials, {setup.workers} at once", duration(time.trials))
     table.add_row("start, statistics, confirmation, report", duration(time.around))
     table.add_row("total", duration(time.total), style="bold")
-    if config.time_limit:
-        table.add_row("time limit", config.time_limit, style="bold")
+    if limit := setup.config.time_limit:
+        table.add_row("time limit", limit, style="bold")
     return table
+
+
+def _too_short(setup: Setup, time: TimeForecast) -> Iterator[str]:
+    limit = setup.config.time_limit
+    if limit and parse_duration("--time-limit", limit) < time.dense:
+        yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
 
 
 def _disk(setup: Setup) -> Table:

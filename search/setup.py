@@ -120,7 +120,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     candidates = CandidateSpace(settings, space, budgets)
     if config.weights:
         weighted = True
-        if fetch or not _to_download(spec, config.weights):
+        if fetch or file_to_download(spec, config.weights) is None:
             net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
@@ -147,8 +147,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     )
 
 
-def plan(setup: Setup) -> Plan:
-    """Describe the search, with a forecast of its time."""
+def plan(setup: Setup, time: TimeForecast | None = None) -> Plan:
+    """Describe the search, with a forecast of its time; without one it is made here."""
     data = setup.data
     return Plan(
         config=setup.config,
@@ -158,7 +158,7 @@ def plan(setup: Setup) -> Plan:
         workers=setup.workers,
         threads=setup.threads,
         folder=setup.folder,
-        seconds=forecast_time(setup).total,
+        seconds=(time or forecast_time(setup)).total,
     )
 
 
@@ -208,6 +208,12 @@ def _folder(config: RunConfig) -> Path:
     return folder
 
 
+def file_to_download(spec: ModelSpec, weights: str) -> Path | None:
+    """Return the file that published weights will be downloaded to; None when they are there, or a file is given."""
+    file = published_file(spec, weights) if is_published(weights) else None
+    return None if file is None or file.exists() else file
+
+
 def dense_file(setup: Setup) -> Path | None:
     """Return where the dense network is cached once it is trained here; None when its weights are given."""
     recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, setup.config.seed)
@@ -224,10 +230,6 @@ def forecast_time(setup: Setup) -> TimeForecast:
     trials = _dense_trials(setup) * images_per_trial / setup.workers
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
     return TimeForecast(dense * alone, trials * in_worker)
-
-
-def _to_download(spec: ModelSpec, weights: str) -> bool:
-    return is_published(weights) and not published_file(spec, weights).exists()
 
 
 def _dense_trials(setup: Setup) -> float:

@@ -91,8 +91,14 @@ def test_time_and_disk_are_forecast_and_nothing_is_written(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_limit_that_ends_before_the_dense_training_is_told_beforehand() -> None:
+    words = "The limit of 0.001s will be over before the dense training is"
+    assert words in page_of(time_limit="0.001s")
+    assert words[:9] not in page_of(time_limit="100h")
+
+
 def test_published_weights_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     text = page_of(model="squeezenet1_1", weights="DEFAULT", data=DataConfig(image_size=64))
-    assert "given: DEFAULT" in text
+    assert re.search(r"dense weights 2\.\d+ MB downloaded to /", text)
     assert list(tmp_path.iterdir()) == []
