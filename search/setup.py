@@ -104,13 +104,10 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     """
     texts = validate(config)
     device = pick_device(config.train.device)
-    wanted = default_input_shape(config.model)
-    if not fetch:
-        check_on_disk(config.data)
-    data = load_data(config.data, config.seed, wanted)
+    data = _images(config, fetch)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
     folder = _folder(config)
-    net, weighted = build(spec).eval(), False
+    net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
     methods = tuple(parse_methods(config.method))
@@ -118,10 +115,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     fraction = config.lowest_fraction
     settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation)
     candidates = CandidateSpace(settings, space, budgets)
-    if config.weights:
-        weighted = True
-        if fetch or file_to_download(spec, config.weights) is None:
-            net = given_net(spec, config.weights)
+    if weighted and (fetch or file_to_download(spec, config.weights) is None):
+        net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
     with using_threads(threads):
@@ -147,7 +142,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     )
 
 
-def plan(setup: Setup, time: TimeForecast | None = None) -> Plan:
+def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
     """Describe the search, with a forecast of its time; without one it is made here."""
     data = setup.data
     return Plan(
@@ -158,7 +153,7 @@ def plan(setup: Setup, time: TimeForecast | None = None) -> Plan:
         workers=setup.workers,
         threads=setup.threads,
         folder=setup.folder,
-        seconds=(time or forecast_time(setup)).total,
+        seconds=(forecast or forecast_time(setup)).total,
     )
 
 
@@ -186,6 +181,13 @@ def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, 
         method, name, value = split_setting(text, methods)
         fixed.setdefault(method, {})[name] = value
     return fixed
+
+
+def _images(config: RunConfig, fetch: bool) -> ImageData:
+    wanted = default_input_shape(config.model)
+    if not fetch:
+        check_on_disk(config.data)
+    return load_data(config.data, config.seed, wanted)
 
 
 def _folder(config: RunConfig) -> Path:
