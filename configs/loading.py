@@ -33,6 +33,9 @@ _EXAMPLES = """examples:
   python -m search --config quick --budget 1.2mparams --skip 'layer4.*'
   python -m search --config csgd-resnet56-cifar10 --data-dir ~/data
 
+to see what a run would do, with everything that it would take, before it does:
+  python -m search plan --budget 0.5gflops [options]
+
 to look up:
   python -m search methods [NAME ...]    methods with their settings, defaults, needs and papers (--json)
   python -m search presets [NAME ...]    files for --config, most of them recipes of papers (--json)"""

@@ -30,6 +30,8 @@ class RunConfig:
         allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
+        time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,
+            running ones end at their next report, and the front so far is the result. Empty sets no limit.
         sampler: "tpe", "nsga2", "gp" or "random".
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
@@ -45,6 +47,7 @@ class RunConfig:
     allocation: str = "any"
     lowest_fraction: float = 0.03
     trials: int = 20
+    time_limit: str = ""
     sampler: str = "tpe"
     seed: int = 0
     out: str = ""

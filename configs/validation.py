@@ -6,6 +6,7 @@ What only the data, the network or the device can answer is checked by the packa
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from configs.duration import parse_duration
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, SCALES, SCHEDULES, schedule_problem
@@ -75,6 +76,8 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
             value = getattr(values, name)
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+    if config.time_limit:
+        parse_duration("--time-limit", config.time_limit)
     _check_schedules(config)
     if config.sampler not in SAMPLERS:
         raise unknown_name("sampler", config.sampler, list(SAMPLERS))

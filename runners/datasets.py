@@ -27,6 +27,7 @@ TEST_SEED = 20  # which digits are test images must not depend on the run's seed
 CLUTTER_TRAIN_IMAGES = 6000
 CLUTTER_TEST_IMAGES = 2000
 DOWNLOAD_SECONDS = 20.0  # of silence, after which a server counts as unreachable
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "mnist": "MNIST"}  # as torchvision has it
 
 
 def digits(config: DataConfig, input_shape: Shape | None) -> Source:
@@ -60,17 +61,17 @@ def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
 
 def cifar10(config: DataConfig, input_shape: Shape | None) -> Source:
     """Load CIFAR-10: 50,000 training and 10,000 test photographs of 32x32."""
-    return _fetched("CIFAR10", "cifar-10-batches-py", config, input_shape)
+    return _fetched("CIFAR10", config, input_shape)
 
 
 def cifar100(config: DataConfig, input_shape: Shape | None) -> Source:
     """Load CIFAR-100: 50,000 training and 10,000 test photographs of 32x32."""
-    return _fetched("CIFAR100", "cifar-100-python", config, input_shape)
+    return _fetched("CIFAR100", config, input_shape)
 
 
 def mnist(config: DataConfig, input_shape: Shape | None) -> Source:
     """Load MNIST: 60,000 training and 10,000 test digits of 28x28."""
-    return _fetched("MNIST", "MNIST", config, input_shape)
+    return _fetched("MNIST", config, input_shape)
 
 
 def _scanned_digits() -> tuple[Tensor, Tensor]:
@@ -123,11 +124,25 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     )
 
 
-def _fetched(kind: str, folder: str, config: DataConfig, input_shape: Shape | None) -> Source:
+def check_on_disk(config: DataConfig) -> None:
+    """Raise DataError for a set that `load_data` would have to fetch first."""
+    folder = _FOLDERS.get(config.data)
+    if folder is not None and not (_root(config) / folder).is_dir():
+        raise DataError(
+            f"{config.data} is not in {_root(config)} and would have to be fetched; name the folder that holds "
+            f"{folder!r} with --data-dir, or run the search, which fetches it"
+        )
+
+
+def _root(config: DataConfig) -> Path:
+    return Path(config.data_dir).expanduser() if config.data_dir else cache_root() / "data"
+
+
+def _fetched(kind: str, config: DataConfig, input_shape: Shape | None) -> Source:
     """Load one of torchvision's small sets whole; fetch it first where it is not on disk."""
     from torchvision import datasets
 
-    root = Path(config.data_dir).expanduser() if config.data_dir else cache_root() / "data"
+    root, folder = _root(config), _FOLDERS[config.data]
     known: Callable[..., Any] = getattr(datasets, kind)
     if not (root / folder).is_dir():
         _fetch(known, root, folder, config.data)

@@ -49,6 +49,11 @@ class DenseRecipe:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
+def cached_file(recipe: DenseRecipe, cache_dir: Path) -> Path:
+    """Return where the network of this recipe is kept once it is trained."""
+    return cache_dir / "dense" / f"{recipe.key()}.safetensors"
+
+
 def given_net(spec: ModelSpec, weights: str) -> nn.Module:
     """Return the dense network with weights that exist already, in evaluation mode on the processor.
 
@@ -60,11 +65,16 @@ def given_net(spec: ModelSpec, weights: str) -> nn.Module:
     """
     from spaces import zoo
 
-    if weights == "DEFAULT" or weights.startswith("IMAGENET1K_"):
+    if is_published(weights):
         return zoo.pretrained(spec, weights).eval()
     net = zoo.build(spec)
     load_weights(net, Path(weights).expanduser())
     return net.eval()
+
+
+def is_published(weights: str) -> bool:
+    """Whether this names weights that torchvision publishes, not a file."""
+    return weights == "DEFAULT" or weights.startswith("IMAGENET1K_")
 
 
 def trained_net(
@@ -86,7 +96,7 @@ def trained_net(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = zoo.build(recipe.spec)
-    file = cache_dir / "dense" / f"{recipe.key()}.safetensors"
+    file = cached_file(recipe, cache_dir)
     if file.exists():
         try:
             load_weights(net, file)

@@ -181,7 +181,7 @@ class CandidateSpace:
             method = suggest.suggest_categorical("method", self.methods)
         chosen = {name: self._draw_settings(suggest, name) for name in (self.methods if self._flat else [method])}
         allocation = self._draw_allocation(suggest, method, foreign)
-        budgets = tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+        budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
         if allocation == "method" and not self._flat:
             return Candidate(method, Goal(None, budgets), settings)
@@ -190,6 +190,10 @@ class CandidateSpace:
             return Candidate(method, Goal(None, budgets), settings)
         widths = self._space.fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings)
+
+    def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
+        """Return the budgets of a candidate that may take this fraction of the scaled one."""
+        return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""

@@ -118,18 +118,22 @@ def _settings(settings: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("setting", "type", "default", "range", "searched", "what it is")
     for each in settings:
         searched = "yes" if each["searched"] else "no"
-        table.add_row(each["name"], each["type"], _word(each["default"]), _range(each), searched, escape(each["help"]))
+        table.add_row(
+            each["name"], each["type"], value_text(each["default"]), range_text(each), searched, escape(each["help"])
+        )
     return table
 
 
-def _range(each: Mapping[str, Any]) -> str:
+def range_text(each: Mapping[str, Any]) -> str:
+    """Write what a setting may be, e.g. "0.1 to 1, log"; `each` is one of `describe_methods`."""
     if each["choices"]:
-        return ", ".join(_word(choice) for choice in each["choices"])
-    ends = [_word(each[end]) for end in ("low", "high") if each[end] is not None]
+        return ", ".join(value_text(choice) for choice in each["choices"])
+    ends = [value_text(each[end]) for end in ("low", "high") if each[end] is not None]
     return " to ".join(ends) + (", log" if ends and each["log"] else "")
 
 
-def _word(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Write a value of a setting as `--set` takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,7 @@ from spaces.errors import SlimfrontError
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
 PAGES = ("methods", "presets")
+PLAN = "plan"
 INTERRUPTED = 130
 WRONG_INPUT = 2
 
@@ -57,12 +58,15 @@ def exit_quickly(code: int) -> NoReturn:
 def _run(arguments: Sequence[str], debug: bool) -> int:
     if arguments and arguments[0] in PAGES:
         return _show(arguments[0], arguments[1:])
-    flags: Flags = parse_flags(arguments)
+    planning = bool(arguments) and arguments[0] == PLAN
+    flags: Flags = parse_flags(arguments[1:] if planning else arguments)
     if flags.print_config:
         print(effective_yaml(flags.config), end="")
         return 0
     validate(flags.config)
     _configure_logging(debug)
+    if planning:
+        return _plan(flags)
     from search.live import make_display
 
     with make_display(sys.stdout) as display:
@@ -71,6 +75,16 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 
         result = run(flags.config, display)
     return INTERRUPTED if result.interrupted else 0
+
+
+def _plan(flags: Flags) -> int:
+    """Print what a search would do; nothing is downloaded, trained or written."""
+    from search.catalogue import show
+    from search.plan_page import plan_page
+    from search.setup import prepare
+
+    show(plan_page(prepare(flags.config, fetch=False)), sys.stdout)
+    return 0
 
 
 def _show(what: str, arguments: Sequence[str]) -> int:

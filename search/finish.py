@@ -45,13 +45,16 @@ class Finish:
         self._dense, self._dense_accuracy = dense, dense_accuracy
         self._display = display
 
-    def __call__(self, results: Sequence[TrialResult], seconds: float, *, brief: bool) -> SearchResult:
+    def __call__(
+        self, results: Sequence[TrialResult], seconds: float, *, brief: bool, time_limited: bool = False
+    ) -> SearchResult:
         """Return the result with its front confirmed on test, after writing it to the run folder.
 
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
                 this project are left out.
+            time_limited: the time limit has ended the search.
         """
         setup = self._setup
         test = accuracy(self._dense, setup.data.test, device=setup.device) if not brief else None
@@ -64,6 +67,7 @@ class Finish:
             seconds=seconds,
             versions=_versions(),
             interrupted=brief,
+            time_limited=time_limited,
         )
         if not brief:
             self._display.phase(f"confirming the front on {len(setup.data.test)} test images")

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from configs.duration import parse_duration
 from runners.trial import TrialResult
 from search.pareto import ParetoFront, measured
 from search.report import Plan, duration, percent, plan_table, scaled
@@ -51,18 +52,39 @@ class _Standing:
     """What is known of the running search: enough to say how it stands and how long it will take."""
 
     def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._ends: float | None = None  # by the time limit
         self._dense_flops = 0
         self._workers = 1
         self._seconds: list[float] = []
+        self._hypervolume = 0.0
+        self._since_grown = 0  # trials
 
     def plan(self, plan: Plan) -> None:
         self._dense_flops, self._workers = plan.space.dense_cost.flops, plan.workers
+        if limit := plan.config.time_limit:
+            self._ends = self._began + parse_duration("--time-limit", limit)
 
-    def after(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> str:
-        """Say how the search stands after a trial; the time left comes from the mean time of a trial."""
+    def after(self, result: TrialResult, front: ParetoFront) -> str:
+        """Say how the search stands after a trial, and when the hypervolume last grew."""
         self._seconds.append(result.seconds)
-        left = sum(self._seconds) / len(self._seconds) * (total - done) / self._workers
-        return front_text(front, self._dense_flops) + (f", {duration(left)} left" if done < total else "")
+        reached = front.hypervolume(self._dense_flops) if self._dense_flops else 0.0
+        self._since_grown = 0 if reached > self._hypervolume else self._since_grown + 1
+        self._hypervolume = reached
+        return front_text(front, self._dense_flops) + (f", {self._growth()}" if reached else "")
+
+    def left(self, done: int, total: int) -> str:
+        """Say how long the rest will take by the mean time of a trial; empty when nothing is left."""
+        if done >= total:
+            return ""
+        seconds = sum(self._seconds) / len(self._seconds) * (total - done) / self._workers
+        if self._ends is not None:
+            seconds = min(seconds, max(0.0, self._ends - time.monotonic()))
+        return f"{duration(seconds)} left"
+
+    def _growth(self) -> str:
+        count = self._since_grown
+        return f"grew {count} trial{'' if count == 1 else 's'} ago" if count else "just grew"
 
 
 class SilentDisplay:
@@ -110,7 +132,8 @@ class PlainDisplay(SilentDisplay):
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
         """Print one line about the trial and how the search stands."""
-        self._line(f"{done}/{total} {trial_text(result)}; {self._standing.after(result, front, done, total)}")
+        standing = filter(None, (self._standing.after(result, front), self._standing.left(done, total)))
+        self._line(f"{done}/{total} {trial_text(result)}; {', '.join(standing)}")
 
     def finish(self, parts: Sequence[RenderableType]) -> None:
         """Print the outcome."""
@@ -143,11 +166,12 @@ class LiveDisplay(SilentDisplay):
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
             console=self._console,
             refresh_per_second=8,
             transient=True,
         )
-        self._task = self._progress.add_task("starting", total=None, standing="")
+        self._task = self._progress.add_task("starting", total=None, standing="", left="")
         self._standing = _Standing()
 
     def __enter__(self) -> Self:
@@ -168,12 +192,13 @@ class LiveDisplay(SilentDisplay):
 
     def phase(self, text: str) -> None:
         """Write the phase before the bar."""
-        self._progress.update(self._task, description=text)
+        self._progress.update(self._task, description=text, left="")
 
     def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
         """Move the bar; a failed trial also leaves a line above it."""
-        standing = f"trials {done}/{total}, {self._standing.after(result, front, done, total)}"
-        self._progress.update(self._task, completed=done, total=total, standing=standing)
+        standing = f"trials {done}/{total}, {self._standing.after(result, front)}"
+        left = self._standing.left(done, total)
+        self._progress.update(self._task, completed=done, total=total, standing=standing, left=left)
         if not measured(result):
             self._console.print(trial_text(result), style="red", markup=False, soft_wrap=True)
 

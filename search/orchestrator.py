@@ -28,6 +28,7 @@ from search.live import Display, SilentDisplay
 from search.result import SearchResult
 from search.setup import Setup, plan, prepare, study_settings
 from search.study import Study
+from search.time_limit import Deadline, TimeLimited
 from search.tracking import MlflowTracker
 
 _log = logging.getLogger(__name__)
@@ -44,27 +45,28 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         The trials, the front and the chosen network; everything is also in the run folder.
 
     Raises:
-        SlimfrontError: a config that cannot be met; nothing is left behind.
+        SlimfrontError: a config that cannot be met, or a time limit over before any trial; nothing is left behind.
         KeyboardInterrupt: stopped before the first trial was finished. Later a stop is a result, `interrupted`.
     """
-    began = time.perf_counter()
+    began, deadline = time.perf_counter(), Deadline(config.time_limit)
     display = display or SilentDisplay()
     display.phase("reading data and tracing the network")
     setup = prepare(config)
     display.plan(plan(setup))
     with _run_folder(setup) as (study, tracker), using_threads(setup.threads_alone):
-        net = _train_dense(setup, display)
+        net = _train_dense(setup, display, deadline)
         dense_accuracy = accuracy(net, setup.data.val, device=setup.device)
         _warn_of_guessing(dense_accuracy, setup)
         tracker.dense(dense_accuracy, setup.space.dense_cost, setup.budgets)
         bench = _workbench(setup, study, net, display)
         _follow(study, setup.space.dense_cost.flops, tracker, display)
-        interrupted = _work_off(setup, study, bench, display)
+        trials = TimeLimited(study, deadline)
+        interrupted = _work_off(setup, trials, bench, display)
         finish = Finish(setup, net, dense_accuracy, display)
         try:
-            result = finish(study.results, time.perf_counter() - began, brief=interrupted)
+            result = finish(study.results, time.perf_counter() - began, brief=interrupted, time_limited=trials.ended)
         except KeyboardInterrupt:
-            result = finish(study.results, time.perf_counter() - began, brief=True)
+            result = finish(study.results, time.perf_counter() - began, brief=True, time_limited=trials.ended)
         tracker.finish(result)
     display.finish(finish.summary(result, tracker.command()))
     return result
@@ -90,17 +92,17 @@ def _run_folder(setup: Setup) -> Iterator[tuple[Study, MlflowTracker]]:
         raise
 
 
-def _work_off(setup: Setup, study: Study, bench: Workbench, display: Display) -> bool:
-    """Have the runner try the study's candidates; return whether the user stopped it."""
+def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Display) -> bool:
+    """Have the runner try the study's candidates while there is time; return whether the user stopped it."""
     display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}")
     try:
-        RUNNERS[setup.runner](setup.config.runner).run(study, bench)
+        RUNNERS[setup.runner](setup.config.runner).run(trials, bench)
     except KeyboardInterrupt:
-        if not study.results:
+        if not trials.study.results:
             raise
         return True
     finally:
-        study.close()
+        trials.study.close()
     return False
 
 
@@ -123,7 +125,7 @@ def _open_folder(setup: Setup) -> Study:
     return Study(study_settings(setup), setup.space, setup.budgets, archive=archive)
 
 
-def _train_dense(setup: Setup, display: Display) -> nn.Module:
+def _train_dense(setup: Setup, display: Display, deadline: Deadline) -> nn.Module:
     if setup.weighted:
         return setup.net
     epochs = setup.config.train.dense_epochs
@@ -131,6 +133,8 @@ def _train_dense(setup: Setup, display: Display) -> nn.Module:
 
     def on_epoch(epoch: int, val_accuracy: float) -> None:
         display.phase(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation")
+        if epoch < epochs:
+            deadline.check(f"after epoch {epoch} of {epochs} of the dense training")
 
     recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, setup.config.seed)
     return trained_net(recipe, cache_root(), fast=setup.fast, on_epoch=on_epoch)

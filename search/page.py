@@ -22,6 +22,7 @@ from search.figures import (
 from search.pareto import point
 from search.report import dense_widths, latency_lines, megabytes, percent, quantised, scaled
 from search.result import SearchResult
+from search.time_limit import ending
 from spaces.cost import Cost
 
 WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
@@ -33,7 +34,7 @@ def write_html(result: SearchResult, path: Path) -> None:
     latency = [f"{line}." for line in latency_lines(result)]
     text = _PAGE.format(
         title=html.escape(heading(result)),
-        statement=html.escape(" ".join([result.uniform_comparison.statement, *latency])),
+        statement=html.escape(" ".join(filter(None, [ending(result), result.uniform_comparison.statement, *latency]))),
         chart=chart,
         size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),

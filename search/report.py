@@ -20,6 +20,7 @@ from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.trial import TrialResult, TrialState
 from search.result import SearchResult
+from search.time_limit import ending
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
@@ -76,10 +77,11 @@ def duration(seconds: float) -> str:
 
 def plan_table(plan: Plan) -> RenderableType:
     """Show the plan: costs, budgets, what may vary and what may not, trials, workers, time, folder."""
-    return Group(_plan_facts(plan), "", _variable_table(plan.space), *_fixed_lines(plan.space), "")
+    return Group(plan_facts(plan), "", _variable_table(plan.space), *_fixed_lines(plan.space), "")
 
 
-def _plan_facts(plan: Plan) -> Table:
+def plan_facts(plan: Plan) -> Table:
+    """Show what a run is about in a line each."""
     config, space = plan.config, plan.space
     dense, least = space.dense_cost, space.smallest_cost
     settings = f", fixed: {', '.join(config.set)}" if config.set else ""
@@ -93,7 +95,8 @@ def _plan_facts(plan: Plan) -> Table:
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each",
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
-        "time": "unknown" if plan.seconds is None else f"about {duration(plan.seconds)}",
+        "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
+        + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
         "folder": str(plan.folder),
     }
     table = Table.grid(padding=(0, 2))
@@ -158,9 +161,8 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
         mlflow: the command or address that opens MLflow on this run; empty leaves the line out.
     """
     parts: list[RenderableType] = [""]
-    if result.interrupted:
-        done = _plural(len(result.results), "finished trial")
-        parts += [f"Stopped early: {done}, the front and the report are kept.", ""]
+    if early := ending(result):
+        parts += [early, ""]
     parts.append(front_table(result))
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:

@@ -64,6 +64,7 @@ class SearchResult:
         results: every candidate tried, in the order of their numbers.
         seconds: wall time of the whole search.
         paths: what was written -> where, relative to the run folder.
+        time_limited: whether the time limit ended it before all its trials were done.
     """
 
     config: Mapping[str, Any]
@@ -75,6 +76,7 @@ class SearchResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    time_limited: bool = False
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -137,6 +139,7 @@ class SearchResult:
             "versions": self.versions,
             "paths": self.paths,
             "interrupted": self.interrupted,
+            "time_limited": self.time_limited,
         }
 
     def to_json(self) -> str:
@@ -165,6 +168,7 @@ class SearchResult:
             budgets=tuple(Budget(**budget) for budget in data["budgets"]),
             dense=DenseResult(dense["val_accuracy"], dense["test_accuracy"], Cost(**dense["cost"])),
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
+            time_limited=data.get("time_limited", False),  # older files have none
             **{name: data[name] for name in ("config", "space", "seconds", "versions", "paths", "interrupted")},
         )
 

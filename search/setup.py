@@ -17,8 +17,10 @@ from configs.schema import RunConfig
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods, wide_epochs
 from runners.base import pick_runner, workers
+from runners.cache import cache_root
 from runners.data import ImageData, load_data
-from runners.dense import given_net
+from runners.datasets import check_on_disk
+from runners.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
@@ -27,7 +29,7 @@ from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing import trace
-from spaces.zoo import build, default_input_shape
+from spaces.zoo import build, default_input_shape, published_file
 
 STEP_IMAGES = 16  # of the training step whose time forecasts the search's
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
@@ -70,19 +72,42 @@ class Setup:
     fixed: Mapping[str, Mapping[str, Any]]
 
 
-def prepare(config: RunConfig) -> Setup:
+@dataclass(frozen=True)
+class TimeForecast:
+    """Estimated seconds of wall time.
+
+    Attributes:
+        dense: for the dense network; 0 when its weights are given or cached.
+        trials: for all trials, as many at once as there are workers.
+        around: for everything else.
+    """
+
+    dense: float
+    trials: float
+    around: float = SECONDS_AROUND
+
+    @property
+    def total(self) -> float:
+        """The whole search, time limit aside."""
+        return self.dense + self.trials + self.around
+
+
+def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     """Read the config and build what it names.
+
+    Args:
+        fetch: whether images and published weights that are not on disk are downloaded; otherwise such images are an
+            error, and in place of such weights stand random ones.
 
     Raises:
         SlimfrontError: anything in the config that cannot be met; the message names it.
     """
     texts = validate(config)
     device = pick_device(config.train.device)
-    wanted = default_input_shape(config.model)
-    data = load_data(config.data, config.seed, wanted)
+    data = _images(config, fetch)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
     folder = _folder(config)
-    net, weighted = build(spec).eval(), False
+    net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
     methods = tuple(parse_methods(config.method))
@@ -90,8 +115,8 @@ def prepare(config: RunConfig) -> Setup:
     fraction = config.lowest_fraction
     settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation)
     candidates = CandidateSpace(settings, space, budgets)
-    if config.weights:
-        net, weighted = given_net(spec, config.weights), True
+    if weighted and (fetch or file_to_download(spec, config.weights) is None):
+        net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
     with using_threads(threads):
@@ -117,8 +142,8 @@ def prepare(config: RunConfig) -> Setup:
     )
 
 
-def plan(setup: Setup) -> Plan:
-    """Describe the search, with a forecast of its time."""
+def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
+    """Describe the search, with a forecast of its time; without one it is made here."""
     data = setup.data
     return Plan(
         config=setup.config,
@@ -128,7 +153,7 @@ def plan(setup: Setup) -> Plan:
         workers=setup.workers,
         threads=setup.threads,
         folder=setup.folder,
-        seconds=_forecast(setup),
+        seconds=(forecast or forecast_time(setup)).total,
     )
 
 
@@ -158,6 +183,13 @@ def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, 
     return fixed
 
 
+def _images(config: RunConfig, fetch: bool) -> ImageData:
+    wanted = default_input_shape(config.model)
+    if not fetch:
+        check_on_disk(config.data)
+    return load_data(config.data, config.seed, wanted)
+
+
 def _folder(config: RunConfig) -> Path:
     """Choose the run folder without making it.
 
@@ -178,15 +210,28 @@ def _folder(config: RunConfig) -> Path:
     return folder
 
 
-def _forecast(setup: Setup) -> float:
+def file_to_download(spec: ModelSpec, weights: str) -> Path | None:
+    """Return the file that published weights will be downloaded to; None when they are there, or a file is given."""
+    file = published_file(spec, weights) if is_published(weights) else None
+    return None if file is None or file.exists() else file
+
+
+def dense_file(setup: Setup) -> Path | None:
+    """Return where the dense network is cached once it is trained here; None when its weights are given."""
+    recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, setup.config.seed)
+    return None if setup.weighted else cached_file(recipe, cache_root())
+
+
+def forecast_time(setup: Setup) -> TimeForecast:
     """Estimate the wall time from timed training steps of the dense net, by images, epochs and mean FLOPs."""
     train, data = setup.config.train, setup.data
-    dense = 0 if setup.weighted else train.dense_epochs * len(data.train)
+    file = dense_file(setup)
+    dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     trials = _dense_trials(setup) * images_per_trial / setup.workers
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
-    return SECONDS_AROUND + dense * alone + trials * in_worker
+    return TimeForecast(dense * alone, trials * in_worker)
 
 
 def _dense_trials(setup: Setup) -> float:

@@ -113,9 +113,14 @@ class Study:
         """How many proposals repeated an earlier candidate and were answered from its result."""
         return self._repeats
 
+    @property
+    def remaining(self) -> int:
+        """How many trials are still to be given out."""
+        return self.settings.trials - len(self._results) - len(self._running)
+
     def ask(self) -> Trial | None:
         """Return the next candidate not tried yet; None when all trials are given out or the space is exhausted."""
-        if len(self._results) + len(self._running) >= self.settings.trials:
+        if self.remaining <= 0:
             return None
         while self._planned:
             trial = self._propose(self._planned.pop(0))

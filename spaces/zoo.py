@@ -8,6 +8,7 @@ import inspect
 import os
 import pickle
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spaces.errors import ModelError, WeightsError
@@ -95,8 +96,7 @@ def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
         UnknownNameError, ModelError: as in `build`.
         WeightsError: the net has no published weights, or they are not cached and cannot be downloaded.
     """
-    if ":" in spec.name or spec.name in CIFAR_NAMES:
-        raise WeightsError(f"{spec.name!r} has no published weights; give a file, or none to train it here")
+    _check_published(spec)
     net = build(spec)
     state = net.state_dict()
     for name, tensor in _published_state(spec.name, weights).items():
@@ -109,9 +109,25 @@ def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
     return net
 
 
-def _published_state(name: str, chosen: str) -> dict[str, Any]:
+def published_file(spec: ModelSpec, weights: str = "DEFAULT") -> Path:
+    """Return where torchvision keeps these weights once they are downloaded.
+
+    Raises:
+        WeightsError: the net has no such weights.
+    """
     import torch
-    from torchvision.models import get_model, get_model_weights
+
+    _check_published(spec)
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_published(spec.name, weights).url).name
+
+
+def _check_published(spec: ModelSpec) -> None:
+    if ":" in spec.name or spec.name in CIFAR_NAMES:
+        raise WeightsError(f"{spec.name!r} has no published weights; give a file, or none to train it here")
+
+
+def _published(name: str, chosen: str) -> Any:
+    from torchvision.models import get_model_weights
 
     published = get_model_weights(name)
     weights = getattr(published, chosen, None)
@@ -119,6 +135,14 @@ def _published_state(name: str, chosen: str) -> dict[str, Any]:
         known = f"no weights {chosen} of {name!r}, but {', '.join(published.__members__)}"
         has = known if len(published) else f"no weights for {name!r}"
         raise WeightsError(f"torchvision has {has}; give a file, or none to train it here")
+    return weights
+
+
+def _published_state(name: str, chosen: str) -> dict[str, Any]:
+    import torch
+    from torchvision.models import get_model
+
+    weights = _published(name, chosen)
     try:
         return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # the last three: a damaged file

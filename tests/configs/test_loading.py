@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "allocation": "method",
     "lowest_fraction": 0.5,
     "trials": 7,
+    "time_limit": "1h30m",
     "sampler": "nsga2",
     "seed": 3,
     "out": "some where",

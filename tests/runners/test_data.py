@@ -11,6 +11,7 @@ import torch
 from runners.base import DataConfig
 from runners.clutter import clutter
 from runners.data import DATASETS, DataError, ImageData, class_mixed_order, load_data
+from runners.datasets import check_on_disk
 from runners.splits import Augmentation, LazySplit, Split, TensorSplit
 from spaces.errors import UnknownNameError
 
@@ -299,6 +300,18 @@ def test_a_set_that_is_not_on_disk_and_cannot_be_fetched_says_where_it_looked(tm
         with pytest.raises(DataError, match=rf"{name} is not in .*on the way and cannot be fetched .*data-dir"):
             load_data(DataConfig(data=name, data_dir=str(root)), seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_would_be_fetched_is_known_without_fetching(tmp_path):
+    for name, folder in (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"), ("mnist", "MNIST")):
+        config = DataConfig(data=name, data_dir=str(tmp_path))
+        with pytest.raises(
+            DataError, match=f"{name} is not in .* would have to be fetched; .*'{folder}' with --data-dir"
+        ):
+            check_on_disk(config)
+        (tmp_path / folder).mkdir()
+        check_on_disk(config)
+    check_on_disk(DataConfig(data="digits"))
 
 
 def fake_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,9 @@ def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsy
         (["--budget", "-1gflops"], "'-1gflops'"),
         (["--budget", "8ms"], "not available yet"),
         (["--budget", "50%", "--trials", "0"], "--trials is 0"),
+        (["--budget", "50%", "--time-limit", "0"], "--time-limit is '0' and must be a time above 0"),
+        (["--budget", "50%", "--time-limit", "-5m"], "--time-limit is '-5m' and must be a time above 0"),
+        (["--budget", "50%", "--time-limit", "30"], "such as 90s, 30m, 1h30m or 2h"),
         (["--budget", "50%", "--method", "dii"], "did you mean di?"),
         (["--budgett", "50%"], "did you mean --budget"),
         (["--config", "missing.yaml"], "or a preset: abfp-lenet5-mnist, "),
@@ -209,3 +212,50 @@ def test_every_method_and_setting_says_what_it_is(name: str) -> None:
     for each in declared_settings(method):
         assert each.help, f"{name}.{each.name} has no help"
         assert not each.help.endswith(".")
+
+
+TINY = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local"
+
+
+def test_a_plan_tells_everything_and_leaves_nothing_behind(
+    runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = runs()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
+    flags = "--budget 50% --method l2,aofp --trials 12 --time-limit 30m --set aofp.scope=all --out one/run"
+    assert main(["plan", *flags.split(), *TINY.split()]) == 0
+    out = capsys.readouterr().out
+    told = "smallest, largest, divisor, network output, the control arm, proposed by tpe, dense training, "
+    told += "checkpoints of the trials, dense weights, MLflow, one/run/trials, 30m"
+    for words in told.split(", "):
+        assert words in out
+    assert "\nNothing was started or written" in out
+    assert not calls
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "no budget given"),
+        (["--budget", "50%", "--time-limit", "never"], "--time-limit is 'never'"),
+        (["--budget", "1flops", *TINY.split()], "smallest network"),
+        (["--budget", "50%", "--data", "cifar10", "--data-dir", "nowhere"], "cifar10 is not in nowhere and would have"),
+        (["--budget", "50%", "--triels", "3"], "did you mean --trials"),
+    ],
+)
+def test_a_plan_of_what_cannot_be_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+) -> None:
+    assert main(["plan", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+
+
+def test_a_plan_takes_the_flags_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--help"]) == 0
+    assert "python -m search plan --budget" in capsys.readouterr().out
+    assert main(["plan", "--config", "quick", "--print-config"]) == 0
+    assert "0.5gflops" in capsys.readouterr().out

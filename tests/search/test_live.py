@@ -40,13 +40,21 @@ def test_plain_output_is_one_line_per_phase_and_trial(plan: Plan, finished_searc
     stream = io.StringIO()
     play(PlainDisplay(stream), plan, finished_search)
     lines = [re.sub(r"^\[ *[\d.]+ s\] ", "", line) for line in stream.getvalue().splitlines() if line.startswith("[ ")]
-    assert lines == [
+    trials = [line.partition("; ") for line in lines[1:]]
+    assert [lines[0], *[trial for trial, _, _ in trials]] == [
         "training the dense net, epoch 1/2",
-        "1/5 trial 0 l2 (uniform): 90.00% at 640.0 kFLOPs in 3 s; best 90.00%, front 1, hypervolume 0.675, 12 s left",
-        "2/5 trial 1 di: 96.00% at 1.440 MFLOPs in 3 s; best 96.00%, front 2, hypervolume 0.701, 9 s left",
-        "3/5 trial 2 di: 80.00% at 512.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.741, 6 s left",
-        "4/5 trial 3 di: 85.00% at 160.0 kFLOPs in 3 s; best 96.00%, front 3, hypervolume 0.861, 3 s left",
-        "5/5 trial 4 di failed: RuntimeError: out of memory [gpu]; best 96.00%, front 3, hypervolume 0.861",
+        "1/5 trial 0 l2 (uniform): 90.00% at 640.0 kFLOPs in 3 s",
+        "2/5 trial 1 di: 96.00% at 1.440 MFLOPs in 3 s",
+        "3/5 trial 2 di: 80.00% at 512.0 kFLOPs in 3 s",
+        "4/5 trial 3 di: 85.00% at 160.0 kFLOPs in 3 s",
+        "5/5 trial 4 di failed: RuntimeError: out of memory [gpu]",
+    ]
+    assert [standing for _, _, standing in trials] == [
+        "best 90.00%, front 1, hypervolume 0.675, just grew, 12 s left",
+        "best 96.00%, front 2, hypervolume 0.701, just grew, 9 s left",
+        "best 96.00%, front 3, hypervolume 0.741, just grew, 6 s left",
+        "best 96.00%, front 3, hypervolume 0.861, just grew, 3 s left",
+        "best 96.00%, front 3, hypervolume 0.861, grew 1 trial ago",
     ]
 
 
@@ -102,8 +110,49 @@ def test_time_left_comes_from_the_mean_time_per_trial_and_the_workers(
     standing = live._Standing()
     standing.plan(dataclasses.replace(plan, workers=2))
     first, second = (dataclasses.replace(finished_search.results[0], seconds=seconds) for seconds in (10.0, 30.0))
-    assert standing.after(first, ParetoFront(), 1, 5).endswith(", 20 s left")  # 10 s each, 4 to go, 2 at once
-    assert standing.after(second, ParetoFront(), 2, 5).endswith(", 30 s left")  # 20 s each, 3 to go, 2 at once
+    standing.after(first, ParetoFront())
+    assert standing.left(1, 5) == "20 s left"  # 10 s each, 4 to go, 2 at once
+    standing.after(second, ParetoFront())
+    assert standing.left(2, 5) == "30 s left"  # 20 s each, 3 to go, 2 at once
+    assert standing.left(5, 5) == ""
+
+
+def test_no_more_time_is_left_than_the_limit_leaves(
+    plan: Plan, finished_search: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    standing = live._Standing()
+    standing.plan(dataclasses.replace(plan, config=RunConfig(time_limit="1m")))
+    standing.after(dataclasses.replace(finished_search.results[0], seconds=40.0), ParetoFront())
+    for passed, left in ((0.0, "40 s left"), (35.0, "25 s left"), (90.0, "0 s left")):
+        now[0] = 100.0 + passed
+        assert standing.left(1, 2) == left
+
+
+def test_the_standing_says_when_the_hypervolume_last_grew(plan: Plan, finished_search: SearchResult) -> None:
+    results, standing = finished_search.results, live._Standing()
+    standing.plan(plan)
+    assert standing.after(results[4], ParetoFront()) == "best -, front 0, hypervolume 0.000"
+    for front, words in ((1, "just grew"), (1, "grew 1 trial ago"), (1, "grew 2 trials ago"), (2, "just grew")):
+        assert standing.after(results[0], ParetoFront(results[:front])).endswith(f", {words}")
+
+
+def test_bar_and_standing_fit_eighty_columns(
+    plan: Plan, finished_search: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with LiveDisplay(stream) as display:
+        display.plan(plan)
+        display.phase("searching with 2 workers")
+        for done in range(90, 103):
+            display.trial_done(finished_search.results[0], ParetoFront(finished_search.results), done, 500)
+        display._progress.refresh()
+    shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
+    assert "trials 102/500, best 96.00%, front 3, hypervolume 0.861, grew 12 trials ago" in shown
+    assert re.search("searching with 2 workers .* 19 min 54 s left", shown)
 
 
 def test_an_empty_front_has_no_best_accuracy() -> None:

@@ -16,7 +16,10 @@ from runners.base import DataConfig, RunnerConfig, TrainConfig
 from runners.data import load_data
 from runners.train import accuracy
 from search import SearchResult, load, run
+from search.disk import forecast_disk
 from search.live import SilentDisplay
+from search.setup import prepare
+from search.time_limit import Deadline, TimeLimitError
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import BudgetError, SlimfrontError
@@ -102,6 +105,16 @@ def test_the_run_folder_holds_what_the_result_says(finished: tuple[Path, SearchR
     assert metrics["flops"] <= Budget.parse("50%").resolve(result.dense.cost).limit
 
 
+def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResult], tmp_path: Path) -> None:
+    folder, _ = finished
+    parts = {part.what: part.size for part in forecast_disk(prepare(tiny_config(tmp_path / "same")))}
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert sum(parts.values()) == pytest.approx(taken, rel=0.15)
+    checkpoints = sum(file.stat().st_size for file in (folder / "trials").iterdir())
+    assert parts["checkpoints of the trials"] == pytest.approx(checkpoints, rel=0.4)
+    assert parts["dense weights"] == 0  # cached by that run
+
+
 def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:
     _, result = finished
     assert any(each.trial.arm == "uniform" for each in result.results)
@@ -141,6 +154,52 @@ def test_an_interrupt_keeps_finished_trials_front_and_report(tmp_path: Path) -> 
     for name in ("result.json", "front.csv", "report.html", "front.png"):
         assert (tmp_path / "stopped" / name).exists()
     assert count_cost(load(tmp_path / "stopped"), (3, 8, 8)) == result.chosen.cost  # type: ignore[union-attr]
+
+
+class _Clock(SilentDisplay):
+    """Moves the time of a search to an hour after its second trial."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def trial_done(self, result: object, front: object, done: int, total: int) -> None:
+        self.now = 3600.0 if done == 2 else self.now
+
+
+def test_a_time_limit_ends_a_search_with_a_normal_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock()
+    monkeypatch.setattr("search.orchestrator.Deadline", lambda limit: Deadline(limit, clock))
+    result = run(tiny_config(tmp_path / "run", time_limit="30m"), clock)
+    assert [each.state for each in result.results] == ["complete", "complete"]
+    assert result.time_limited
+    assert not result.interrupted
+    assert all(member.test_accuracy is not None for member in result.front)
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (stored["time_limited"], stored["config"]["time_limit"]) == (True, "30m")
+    words = "The time limit of 30m ended the search after 2 finished trials."
+    assert words in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_uniform_arm_is_finished_when_the_limit_is_over_before_it(
+    finished: tuple[Path, SearchResult], tmp_path: Path
+) -> None:
+    _, same_dense_net = finished
+    result = run(tiny_config(tmp_path / "run", time_limit="0.001s"))
+    assert [(each.trial.arm, each.state) for each in result.results] == [("uniform", "complete")]
+    assert result.chosen is not None
+    assert result.time_limited
+    assert result.dense.val_accuracy == same_dense_net.dense.val_accuracy
+
+
+def test_a_limit_shorter_than_the_dense_training_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(TimeLimitError, match="limit of 0.001s was over after epoch 1 of 3 of the dense training"):
+        run(tiny_config(tmp_path / "out", time_limit="0.001s"))
+    assert not (tmp_path / "out").exists()
 
 
 def _command(folder: Path, *flags: str) -> list[str]:

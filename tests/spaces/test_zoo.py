@@ -201,6 +201,17 @@ def test_a_damaged_file_in_torchvisions_cache_is_named(monkeypatch, tmp_path):
             zoo.pretrained(ModelSpec("squeezenet1_1", 1000, (3, 224, 224)))
 
 
+def test_published_weights_have_a_place_before_they_are_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = zoo.published_file(ModelSpec("squeezenet1_1", 10, (3, 64, 64)))
+    assert file == tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(WeightsError, match="no weights IMAGENET1K_V7 of 'squeezenet1_1', but IMAGENET1K_V1"):
+        zoo.published_file(ModelSpec("squeezenet1_1", 10, (3, 64, 64)), "IMAGENET1K_V7")
+    with pytest.raises(WeightsError, match="'resnet20' has no published weights"):
+        zoo.published_file(ModelSpec("resnet20", 10, (3, 32, 32)))
+
+
 @pytest.fixture
 def published(monkeypatch):
     """Stand in for the published weights of a net with those of a fresh one."""

@@ -1,0 +1,104 @@
+"""What `python -m search plan` says of a search."""
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from configs.schema import RunConfig
+from runners.base import DataConfig, RunnerConfig, TrainConfig
+from search.plan_page import plan_page
+from search.setup import prepare
+from spaces.space import SpaceConfig
+
+
+def page_of(**changes: object) -> str:
+    """Return the page with every run of spaces as one."""
+    settings = {
+        "budget": ("50%",),
+        "model": "tiny_nets:residual",
+        "method": "l2,aofp",
+        "set": ("aofp.scope=all", "l2.compensate=true"),
+        "trials": 9,
+        "out": "one/run",
+        "data": DataConfig(image_size=8),
+        "train": TrainConfig(device="cpu", precision="float32"),
+        "runner": RunnerConfig(runner="local"),
+        **changes,
+    }
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(plan_page(prepare(RunConfig(**settings), fetch=False)))  # type: ignore[arg-type]
+    return re.sub(" +", " ", shown.get())
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> None:
+    text = page_of(space=SpaceConfig(divisor=2, skip=("inner",)))
+    assert "\n stem 8 2 8 2 4 stem, outer" in text  # 10% of 8 channels, up to a multiple of 2
+    assert "1 group of channels may vary" in text
+    assert "\n fc 10 network output" in text
+    assert re.search(r"\n inner 6 \S", text)
+
+
+def test_the_smallest_and_largest_networks_are_those_of_the_space() -> None:
+    config = SpaceConfig(bound=("stem=0.5:0.75",))
+    text = page_of(space=config)
+    setup = prepare(
+        RunConfig(
+            budget=("50%",), model="tiny_nets:residual", data=DataConfig(image_size=8), space=config,
+            runner=RunnerConfig(runner="local"), train=TrainConfig(device="cpu", precision="float32"),
+        ),
+        fetch=False,
+    )  # fmt: skip
+    dense = setup.space.dense_cost
+    for name, cost in (("smallest", setup.space.smallest_cost), ("largest", setup.space.cost(setup.space.largest))):
+        assert cost.flops < dense.flops
+        assert re.search(rf"\n {name} [\d.]+ k {100 * cost.flops / dense.flops:.1f}% {cost.params} ", text)
+
+
+def test_settings_are_searched_fixed_or_at_their_default() -> None:
+    text = page_of()
+    for words in (
+        "theta searched 0.001 to 0.3, log",
+        "scope fixed all",
+        "half_batches default 1000",
+        "compensate fixed true",
+    ):
+        assert words in text
+    assert "l2 (control arm only)" in page_of(method="aofp", set=())
+
+
+def test_trials_are_told_apart_and_add_up() -> None:
+    text = page_of()
+    rows = re.findall(r"\n (\d+) (uniform widths, the control arm|uniform widths to start from|proposed by tpe) ", text)
+    assert sum(int(count) for count, _ in rows) == 9
+    assert {what for _, what in rows} == {
+        "uniform widths, the control arm", "uniform widths to start from", "proposed by tpe"
+    }  # fmt: skip
+    assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
+
+
+def test_time_and_disk_are_forecast_and_nothing_is_written(tmp_path: Path) -> None:
+    text = page_of(time_limit="1h30m")
+    for words in ("dense training", "trials, 1 at once", "\n time limit 1h30m", "one/run/study.db", "MLflow", "up to"):
+        assert words in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_that_ends_before_the_dense_training_is_told_beforehand() -> None:
+    words = "The limit of 0.001s will be over before the dense training is"
+    assert words in page_of(time_limit="0.001s")
+    assert words[:9] not in page_of(time_limit="100h")
+
+
+def test_published_weights_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    text = page_of(model="squeezenet1_1", weights="DEFAULT", data=DataConfig(image_size=64))
+    assert re.search(r"dense weights 2\.\d+ MB downloaded to /", text)
+    assert list(tmp_path.iterdir()) == []
