@@ -30,6 +30,8 @@ class RunConfig:
         allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
+        confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
+            and deviation of its test accuracy, beside uniform widths at the chosen one's FLOPs; 1 trains none again.
         sampler: "tpe", "nsga2", "gp" or "random".
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
@@ -45,6 +47,7 @@ class RunConfig:
     allocation: str = "any"
     lowest_fraction: float = 0.03
     trials: int = 20
+    confirm: int = 1
     sampler: str = "tpe"
     seed: int = 0
     out: str = ""

@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "allocation": "method",
     "lowest_fraction": 0.5,
     "trials": 7,
+    "confirm": 3,
     "sampler": "nsga2",
     "seed": 3,
     "out": "some where",

@@ -42,6 +42,7 @@ def test_every_sampler_is_known(sampler: str) -> None:
         ({"budget": ("8ms",)}, "budget 8ms limits latency, which comes with the latency runner"),
         ({"budget": "50%"}, "as in budget=('50%',)"),
         ({"trials": 0}, "--trials is 0 and must be at least 1"),
+        ({"confirm": 0}, "--confirm is 0 and must be at least 1, which trains nothing again"),
         ({"seed": -1}, "--seed is -1 and must be a whole number from 0"),
         ({"model": ""}, "--model is ''"),
         ({"divisor": -8}, "--divisor is -8"),

@@ -77,6 +77,7 @@ def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsy
         (["--budget", "-1gflops"], "'-1gflops'"),
         (["--budget", "8ms"], "not available yet"),
         (["--budget", "50%", "--trials", "0"], "--trials is 0"),
+        (["--budget", "50%", "--confirm", "0"], "--confirm is 0 and must be at least 1"),
         (["--budget", "50%", "--method", "dii"], "did you mean di?"),
         (["--budgett", "50%"], "did you mean --budget"),
         (["--config", "missing.yaml"], "or a preset: abfp-lenet5-mnist, "),
