@@ -82,7 +82,7 @@ def confirmed_statement(chosen: TrialResult | None, control: TrialResult | None,
     """Say what training again has shown, with a space before it; empty when nothing was.
 
     Args:
-        control: uniform widths at the FLOPs of `chosen`; None when there is no such network, or `chosen` is it.
+        control: uniform widths at the FLOPs of `chosen`; None when there is no such network.
         uniform: whether `chosen` is of the control arm itself.
     """
     if chosen is None or (confirmed := chosen.confirmation) is None:
@@ -90,8 +90,10 @@ def confirmed_statement(chosen: TrialResult | None, control: TrialResult | None,
     again = len(confirmed.accuracies)
     text = f" Trained again from the dense network with {again} fresh seed{'' if again == 1 else 's'}, the chosen one "
     text += f"has {_figure(confirmed)} on test"
-    if uniform or (control and (control.trial.method, control.widths) == (chosen.trial.method, chosen.widths)):
+    if uniform:
         return text + "; it is uniform itself."
+    if control and (control.trial.method, control.widths) == (chosen.trial.method, chosen.widths):
+        return text + "; uniform widths at its FLOPs are the same network."
     if control is None:
         return text + "; no uniform network inside the budgets has as few FLOPs."
     gap, other = difference(chosen, control), control.confirmation
@@ -122,7 +124,7 @@ def failed_again(*networks: TrialResult | None) -> list[str]:
 def reached_on_test(network: TrialResult) -> str:
     """Write the test accuracy: mean and deviation over trainings where there are several, else what was read once."""
     if network.confirmation is not None and network.confirmation.std is not None:
-        return _figure(network.confirmation)
+        return _figure(network.confirmation).replace(" ", "")  # 80 columns are few
     return "-" if network.test_accuracy is None else f"{network.test_accuracy:.2%}"
 
 

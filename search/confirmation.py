@@ -44,7 +44,7 @@ class Roster:
 
     Attributes:
         members: label of a front member -> the trial that trains it again; its number and seed do not count.
-        control: uniform widths at the FLOPs of the chosen network; None when there are none, or it is uniform itself.
+        control: uniform widths at the FLOPs of the chosen network; None when there are none, or it is an arm itself.
         first: keys of the trials that are trained before the others.
     """
 
@@ -160,33 +160,33 @@ class Retraining:
 
     def applied(self, result: SearchResult) -> SearchResult:
         """Return the search with what the trainings have shown so far."""
-        changed = []
-        for member in result.front:
-            confirmation = self._confirmation(self._roster.members[member.label])
-            changed.append(dataclasses.replace(member, confirmation=confirmation))
-        control = self._roster.control
-        if control is not None and (told := self._told[control.key()]):
-            best = next((each for each in told if each.state is not TrialState.FAILED), told[0])
-            found = dataclasses.replace(
-                best, trial=dataclasses.replace(best.trial, arm=UNIFORM_ARM), confirmation=self._confirmation(control)
-            )
-            result = dataclasses.replace(result, control=found)
+        members = {member.label: (member, self._roster.members[member.label]) for member in result.front}
+        changed = [
+            dataclasses.replace(member, confirmation=self._confirmation(trial))
+            for member, trial in members.values()
+            if self._told[trial.key()]
+        ]
+        if self._roster.control is not None and any(self._told.values()):
+            result = dataclasses.replace(result, control=self._trained_control(self._roster.control))
         return result.with_results(changed)
 
-    def _confirmation(self, trial: Trial) -> Confirmation | None:
+    def _trained_control(self, trial: Trial) -> TrialResult:
+        """Return the first network that the control gave, with the confirmation of all of them."""
+        told = self._told[trial.key()] or [TrialResult(trial, TrialState.FAILED, error="stopped before it was trained")]
+        first = next((each for each in told if each.state is not TrialState.FAILED), told[0])
+        own = dataclasses.replace(first.trial, arm=UNIFORM_ARM)  # a member of the front may be the same network
+        return dataclasses.replace(first, trial=own, confirmation=self._confirmation(trial))
+
+    def _confirmation(self, trial: Trial) -> Confirmation:
         told = self._told[trial.key()]
         read = [(each, each.test_accuracy) for each in told if each.test_accuracy is not None]
-        return (
-            Confirmation(
-                seeds=tuple(each.trial.seed for each, _ in read),
-                accuracies=tuple(reached for _, reached in read),
-                flops=tuple(each.cost.flops for each, _ in read if each.cost is not None),
-                images=len(self._read.test),
-                at="budgets" if trial.goal.widths is None else "widths",
-                errors=tuple(each.error for each in told if each.test_accuracy is None),
-            )
-            if told
-            else None
+        return Confirmation(
+            seeds=tuple(each.trial.seed for each, _ in read),
+            accuracies=tuple(reached for _, reached in read),
+            flops=tuple(each.cost.flops for each, _ in read if each.cost is not None),
+            images=len(self._read.test),
+            at="budgets" if trial.goal.widths is None else "widths",
+            errors=tuple(each.error for each in told if each.test_accuracy is None),
         )
 
 

@@ -159,11 +159,16 @@ def test_a_failed_training_is_named_and_its_seed_has_no_reading(
     assert "has no accuracy on test" in desk.applied(search).uniform_comparison.statement
 
 
+@pytest.mark.parametrize(("after_trainings", "readings"), [(1, 1), (3, 2)])
 def test_a_stop_keeps_what_was_trained_until_then(
-    retraining: Callable[..., Retraining], search: SearchResult, tiny_bench: Workbench
+    retraining: Callable[..., Retraining],
+    search: SearchResult,
+    tiny_bench: Workbench,
+    after_trainings: int,
+    readings: int,
 ) -> None:
     def stop(done: int, total: int) -> None:
-        if done == 3:
+        if done == after_trainings:
             raise KeyboardInterrupt
 
     desk = retraining(stop)
@@ -172,9 +177,10 @@ def test_a_stop_keeps_what_was_trained_until_then(
     after = desk.applied(search)
     assert after.chosen is not None
     assert after.chosen.confirmation is not None
-    assert len(after.chosen.confirmation.accuracies) == 2
+    assert len(after.chosen.confirmation.accuracies) == readings
     assert [each.label for each in after.front if each.confirmation] == ["1"]
     assert "too few trainings" in after.uniform_comparison.statement
+    assert SearchResult.from_json(after.to_json()) == after
 
 
 def tiny_config(out: Path) -> RunConfig:
