@@ -32,6 +32,8 @@ class RunConfig:
         trials: how many candidates are trained.
         time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,
             running ones end at their next report, and the front so far is the result. Empty sets no limit.
+        confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
+            and deviation of its test accuracy, beside uniform widths at the chosen one's FLOPs; 1 trains none again.
         sampler: "tpe", "nsga2", "gp" or "random".
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
@@ -48,6 +50,7 @@ class RunConfig:
     lowest_fraction: float = 0.03
     trials: int = 20
     time_limit: str = ""
+    confirm: int = 1
     sampler: str = "tpe"
     seed: int = 0
     out: str = ""

@@ -20,6 +20,7 @@ _Rule = tuple[str, Callable[[Any], bool], str]  # field, what holds, the rule in
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "": (
         ("trials", lambda v: v >= 1, "at least 1"),
+        ("confirm", lambda v: v >= 1, "at least 1, which trains nothing again; 3 gives means and deviations"),
         ("lowest_fraction", lambda v: 0 < v <= 1, "a share of the budget in (0, 1]"),
         ("seed", lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
         ("model", bool, "a model name or package.module:factory"),

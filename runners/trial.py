@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -59,6 +60,37 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """How a network does when it is trained again from the dense one with fresh seeds, each read on test once.
+
+    Attributes:
+        seeds: of the trainings that gave a network, none of them that of the search.
+        accuracies: of those networks on test, in [0, 1].
+        flops: of those networks.
+        images: on which each accuracy was read.
+        at: what the trainings were given, "widths" or "budgets".
+        errors: reasons of the trainings that failed.
+    """
+
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    flops: tuple[int, ...]
+    images: int
+    at: str = "widths"
+    errors: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        """The mean accuracy; None when every training failed."""
+        return statistics.fmean(self.accuracies) if self.accuracies else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation over seeds, with n - 1; None for fewer than two."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """What a trial gave; `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is on disk.
 
@@ -77,6 +109,7 @@ class TrialResult:
     error: str = ""
     note: Mapping[str, Any] = field(default_factory=dict)
     test_accuracy: float | None = None  # read once, for front members, at the end
+    confirmation: Confirmation | None = None  # of front members, when asked for
     checkpoint: bytes | None = None
     path: str = ""  # of the checkpoint, relative to the run folder, once written
     passed: "tuple[TrialResult, ...]" = ()  # dearest first

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pruning.base import METHODS, wide_epochs
 from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
-from search.setup import Setup, dense_file, file_to_download, study_settings
+from search.setup import FRONT_SHARE, Setup, dense_file, file_to_download, study_settings
 from spaces.space import uniform_point
 
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
@@ -20,7 +20,6 @@ REPORT = 4_900_000  # report.html and front.png
 RESULT, RESULT_TRIAL = 5_000, 1_500  # result.json and config.yaml, and what a trial adds
 STUDY, STUDY_TRIAL = 110_000, 4_000
 MLFLOW, MLFLOW_TRIAL = 950_000, 8_000
-FRONT_SHARE = 0.5  # of the trials that end on the front
 STEPS = 16  # at which the sizes of networks are averaged over log cost
 
 

@@ -15,6 +15,8 @@ from pruning import checkpoint
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search import figures, page, report
+from search.comparison import confirmation_to_dict
+from search.confirmation import Confirmer
 from search.export import export_member
 from search.live import Display
 from search.result import DenseResult, SearchResult
@@ -38,10 +40,13 @@ class Finish:
     Args:
         dense: the trained dense network.
         dense_accuracy: on validation.
+        confirmer: trains the front again, where that is asked for.
     """
 
-    def __init__(self, setup: Setup, dense: nn.Module, dense_accuracy: float, display: Display) -> None:
-        self._setup = setup
+    def __init__(
+        self, setup: Setup, dense: nn.Module, dense_accuracy: float, confirmer: Confirmer, display: Display
+    ) -> None:
+        self._setup, self._confirmer = setup, confirmer
         self._dense, self._dense_accuracy = dense, dense_accuracy
         self._display = display
 
@@ -76,6 +81,9 @@ class Finish:
             if rival is not None:  # the statement about the control arm must hold on test too
                 confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
+            result = self._confirmer(result)
+        else:
+            result = self._confirmer.applied(result)
         self._display.phase("writing the front and the report")
         return self._written(result)
 
@@ -127,6 +135,7 @@ class Finish:
             "params": member.cost.params if member.cost else None,
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
+            "confirmation": confirmation_to_dict(member.confirmation),
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),
         }

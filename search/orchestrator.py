@@ -1,7 +1,8 @@
 """One search from config to result: the composition root, and the place to start reading.
 
 A run has five acts: set up and show the plan; train the dense network; gather what the methods share; let the
-runner work off the study's candidates; confirm the front on test and write everything down.
+runner work off the study's candidates; confirm the front on test (where it is asked for by training it again) and
+write everything down.
 """
 
 import logging
@@ -23,6 +24,7 @@ from runners.evaluate import TrialContext, Workbench
 from runners.fast import using_threads
 from runners.train import accuracy
 from runners.trial import TrialResult
+from search.confirmation import Confirmer
 from search.finish import Finish
 from search.live import Display, SilentDisplay
 from search.result import SearchResult
@@ -62,7 +64,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         _follow(study, setup.space.dense_cost.flops, tracker, display)
         trials = TimeLimited(study, deadline)
         interrupted = _work_off(setup, trials, bench, display)
-        finish = Finish(setup, net, dense_accuracy, display)
+        finish = Finish(setup, net, dense_accuracy, Confirmer(setup, bench, display), display)
         try:
             result = finish(study.results, time.perf_counter() - began, brief=interrupted, time_limited=trials.ended)
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.trial import TrialResult
+from search.comparison import reached_on_test
 from search.figures import (
     DENSE,
     FRONT,
@@ -78,7 +79,7 @@ def _chart(result: SearchResult) -> Any:
         mode="markers",
         name="dense network",
         marker={"size": 15, "color": DENSE, "symbol": "star"},
-        text=[f"<b>dense network</b><br>{_figures(dense.cost, dense.val_accuracy, dense.test_accuracy)}"],
+        text=[f"<b>dense network</b><br>{_figures(dense.cost, dense.val_accuracy, percent(dense.test_accuracy))}"],
         hovertemplate="%{text}<extra></extra>",
     )
     _lay_out(figure, axis, accuracies)
@@ -108,7 +109,7 @@ def hover_text(result: SearchResult, member: TrialResult) -> str:
     """Describe a trial for the hover box: what it is, its figures, and its widths before and after."""
     trial = member.trial
     head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
-    lines = [head, _figures(member.cost, member.accuracy, member.test_accuracy)]
+    lines = [head, _figures(member.cost, member.accuracy, reached_on_test(member))]
     before = dense_widths(result)
     widths = list((member.widths or {}).items())
     cells = [f"{html.escape(name)} {before.get(name, '?')}→{width}" for name, width in widths[:WIDTHS_SHOWN]]
@@ -118,10 +119,10 @@ def hover_text(result: SearchResult, member: TrialResult) -> str:
     return "<br>".join(lines)
 
 
-def _figures(cost: Cost | None, accuracy: float | None, test: float | None) -> str:
+def _figures(cost: Cost | None, accuracy: float | None, test: str) -> str:
     counts = f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}" if cost else "cost unknown"
-    tested = "" if test is None else f", test {percent(test)}"
-    return f"{counts}<br>validation {percent(accuracy)}{tested}"
+    on_test = "" if test == "-" else f", test {test}"
+    return f"{counts}<br>validation {percent(accuracy)}{on_test}"
 
 
 def _html_rows(result: SearchResult) -> Iterator[str]:
@@ -144,7 +145,7 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
             f"{cost.params:,}",
             *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
-            percent(member.test_accuracy),
+            reached_on_test(member),
             widths,
         )
 

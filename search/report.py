@@ -19,6 +19,7 @@ from rich.table import Table
 from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.trial import TrialResult, TrialState
+from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.result import SearchResult
 from search.time_limit import ending
 from spaces.budget import Budget
@@ -93,7 +94,8 @@ def plan_facts(plan: Plan) -> Table:
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
-        "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each",
+        "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
+        + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
         + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
@@ -168,7 +170,8 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += latency_lines(result)
-    parts += ["", result.uniform_comparison.statement, *failure_lines(result.results), ""]
+    failures = [*failure_lines(result.results), *failed_again(*result.front, result.control)]
+    parts += ["", result.uniform_comparison.statement, *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")
@@ -199,7 +202,7 @@ def front_table(result: SearchResult) -> Table:
             scaled(cost.params),
             *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
-            percent(member.test_accuracy),
+            reached_on_test(member),
             trial.method + (f" ({trial.arm})" if trial.arm else ""),
             member.label,
             "chosen" if is_chosen else "",
@@ -271,19 +274,18 @@ def paths_lines(paths: Mapping[str, str], folder: Path) -> list[str]:
 
 def write_csv(result: SearchResult, path: Path) -> None:
     """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON."""
-    dense = result.dense.cost.flops
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy seconds path settings widths"
-        writer.writerow(names.split())
+        names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds"
+        writer.writerow([*names.split(), "seconds", "path", "settings", "widths"])
         for member in result.front:
-            writer.writerow(_csv_row(member, dense))
+            writer.writerow(_csv_row(member, result.dense.cost.flops))
 
 
 def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:
     trial, cost = member.trial, member.cost
     counts = (cost.flops, f"{cost.flops / dense_flops:.6f}", cost.params) if cost else ("", "", "")
-    accuracies = (member.accuracy, "" if member.test_accuracy is None else member.test_accuracy)
+    accuracies = (member.accuracy, member.test_accuracy, *confirmed_figures(member).values())
     widths = member.widths.to_json() if member.widths else ""
     end = (f"{member.seconds:.3f}", member.path, json.dumps(dict(trial.settings), sort_keys=True), widths)
     return (member.label, trial.method, trial.arm, *counts, *accuracies, *end)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search import comparison
 from search.pareto import ParetoFront, dominates, inside, measured, point, rank
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -43,7 +44,8 @@ class UniformComparison:
             accurate and cheaper).
         beaten: how many control-arm networks another network dominates (no fewer correct, no more FLOPs).
         arms: how many control-arm networks were measured.
-        statement: the same in one plain sentence, with the test accuracies where both are known.
+        statement: the same in plain words, with the test accuracies where they are known.
+        difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
     """
 
     rival: int | None
@@ -51,6 +53,7 @@ class UniformComparison:
     beaten: int
     arms: int
     statement: str
+    difference: comparison.Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class SearchResult:
         space: summary of the search space for reports, plain data.
         results: every candidate tried, in the order of their numbers.
         seconds: wall time of the whole search.
+        control: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
         paths: what was written -> where, relative to the run folder.
         time_limited: whether the time limit ended it before all its trials were done.
     """
@@ -77,6 +81,7 @@ class SearchResult:
     paths: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
+    control: TrialResult | None = None
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -101,11 +106,15 @@ class SearchResult:
         others = [r for r in self._inside if r.trial.arm != UNIFORM_ARM]
         beaten = sum(any(dominates(other, arm) for other in others) for arm in arms)
         rival, chosen = _best([r for r in self._inside if r.trial.arm == UNIFORM_ARM]), self.chosen
+        won = chosen is not None and chosen.trial.arm != UNIFORM_ARM
+        confirmed = comparison.confirmed_statement(chosen, self.control, not won)
+        gap = comparison.difference(chosen, self.control)
         if rival is None or chosen is None:
-            return UniformComparison(None, False, beaten, len(arms), "No uniform control arm finished: no comparison.")
-        won = chosen.trial.arm != UNIFORM_ARM
-        tail = f" Searched networks dominate {beaten} of the {len(arms)} uniform ones."
-        return UniformComparison(rival.trial.number, won, beaten, len(arms), _statement(chosen, rival, won) + tail)
+            text = "No uniform control arm finished: no comparison." + confirmed
+            return UniformComparison(None, False, beaten, len(arms), text, gap)
+        text = comparison.validation_statement(chosen, rival, won)
+        text += f" Searched networks dominate {beaten} of the {len(arms)} uniform ones." + confirmed
+        return UniformComparison(rival.trial.number, won, beaten, len(arms), text, gap)
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
@@ -135,6 +144,7 @@ class SearchResult:
             "chosen": None if self.chosen is None else self.chosen.label,
             "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
             "results": [trial_result_to_dict(result) for result in self.results],
+            "control": None if self.control is None else trial_result_to_dict(self.control),
             "seconds": self.seconds,
             "versions": self.versions,
             "paths": self.paths,
@@ -163,12 +173,13 @@ class SearchResult:
                 f"search result has schema {schema!r}, this version reads {SCHEMA_VERSION}; "
                 "read it with the version that wrote it (see its `versions`)"
             )
-        dense = data["dense"]
+        dense, control = data["dense"], data.get("control")
         return cls(
             budgets=tuple(Budget(**budget) for budget in data["budgets"]),
             dense=DenseResult(dense["val_accuracy"], dense["test_accuracy"], Cost(**dense["cost"])),
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
             time_limited=data.get("time_limited", False),  # older files have none
+            control=None if control is None else trial_result_from_dict(control),
             **{name: data[name] for name in ("config", "space", "seconds", "versions", "paths", "interrupted")},
         )
 
@@ -184,6 +195,7 @@ def front_table(result: SearchResult) -> dict[str, list[Any]]:
             "params": member.cost.params,
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
+            **comparison.confirmed_figures(member),
             "method": member.trial.method,
             "arm": member.trial.arm,
             "chosen": result.is_chosen(member),
@@ -258,6 +270,7 @@ def _network_to_dict(result: TrialResult) -> dict[str, Any]:
         "error": result.error,
         "note": plain(result.note),
         "test_accuracy": result.test_accuracy,
+        "confirmation": comparison.confirmation_to_dict(result.confirmation),
         "path": result.path,
     }
 
@@ -274,6 +287,7 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
         cost=None if data["cost"] is None else Cost(**data["cost"]),
         widths=None if data["widths"] is None else Widths(data["widths"]),
         curve=curve,
+        confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
         **{name: data[name] for name in same},
     )
 
@@ -281,18 +295,3 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
 def _best(results: Iterable[TrialResult]) -> TrialResult | None:
     """Return the most accurate; of equals the cheaper, then the earlier."""
     return min(results, key=lambda r: (-point(r)[1], point(r)[0], *rank(r)), default=None)
-
-
-def _statement(chosen: TrialResult, rival: TrialResult, won: bool) -> str:
-    if not won:
-        flops, accuracy = point(chosen)
-        return f"The search did not beat uniform widths: the best network is uniform ({accuracy:.2%}, {flops:,} FLOPs)."
-    (flops, accuracy), (rival_flops, rival_accuracy) = point(chosen), point(rival)
-    text = (
-        f"The chosen network beats the best uniform one on validation: {accuracy:.2%} at {flops:,} FLOPs against "
-        f"{rival_accuracy:.2%} at {rival_flops:,}"
-    )
-    if chosen.test_accuracy is None or rival.test_accuracy is None:
-        return text + "."
-    verdict = "confirms it" if chosen.test_accuracy > rival.test_accuracy else "does not confirm it"
-    return text + f"; test {verdict} ({chosen.test_accuracy:.2%} against {rival.test_accuracy:.2%})."

@@ -34,6 +34,7 @@ from spaces.zoo import build, default_input_shape, published_file
 STEP_IMAGES = 16  # of the training step whose time forecasts the search's
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
 STATISTICS_IMAGES = 512  # that BatchNorm is re-estimated on
+FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
 SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
 
 
@@ -230,8 +231,15 @@ def forecast_time(setup: Setup) -> TimeForecast:
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     trials = _dense_trials(setup) * images_per_trial / setup.workers
+    trials *= 1 + _trained_again(setup.config) / setup.config.trials
+    test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
-    return TimeForecast(dense * alone, trials * in_worker)
+    return TimeForecast((dense + test) * alone, trials * in_worker)
+
+
+def _trained_again(config: RunConfig) -> float:
+    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it."""
+    return config.confirm * (1 + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 
 def _dense_trials(setup: Setup) -> float:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import Trial, TrialResult, TrialState
+from search.comparison import confirmed_figures
 from search.result import SearchResult, front_table, plain
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -243,12 +244,15 @@ class _Records:
         if len(result.front):
             self._client.log_table(self.parent, front_table(result), "front.json")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
+        if gap := result.uniform_comparison.difference:
+            self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
         for member in result.front:
             child = self._children.get(member.trial.number)
             if child is not None:
                 self._client.set_tag(child, "front", "true")
-                name = "passed_test_accuracy" if member.waypoint else "test_accuracy"
-                metrics = {} if member.test_accuracy is None else {name: member.test_accuracy}
+                prefix = "passed_" if member.waypoint else ""
+                known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
+                metrics = {prefix + name: value for name, value in known.items() if value is not None}
                 self.log(child, metrics, step=member.waypoint)
 
     def files(self, result: SearchResult, folder: Path) -> None:

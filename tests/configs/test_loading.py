@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "lowest_fraction": 0.5,
     "trials": 7,
     "time_limit": "1h30m",
+    "confirm": 3,
     "sampler": "nsga2",
     "seed": 3,
     "out": "some where",

@@ -45,6 +45,7 @@ def test_every_sampler_is_known(sampler: str) -> None:
         ({"time_limit": "0"}, "--time-limit is '0' and must be a time above 0 with its unit, such as 90s, 30m"),
         ({"time_limit": "0m"}, "--time-limit is '0m'"),
         ({"time_limit": "soon"}, "--time-limit is 'soon'"),
+        ({"confirm": 0}, "--confirm is 0 and must be at least 1, which trains nothing again"),
         ({"seed": -1}, "--seed is -1 and must be a whole number from 0"),
         ({"model": ""}, "--model is ''"),
         ({"divisor": -8}, "--divisor is -8"),

@@ -80,6 +80,7 @@ def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsy
         (["--budget", "50%", "--time-limit", "0"], "--time-limit is '0' and must be a time above 0"),
         (["--budget", "50%", "--time-limit", "-5m"], "--time-limit is '-5m' and must be a time above 0"),
         (["--budget", "50%", "--time-limit", "30"], "such as 90s, 30m, 1h30m or 2h"),
+        (["--budget", "50%", "--confirm", "0"], "--confirm is 0 and must be at least 1"),
         (["--budget", "50%", "--method", "dii"], "did you mean di?"),
         (["--budgett", "50%"], "did you mean --budget"),
         (["--config", "missing.yaml"], "or a preset: abfp-lenet5-mnist, "),

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pruning.base import Goal
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState
 from search import tracking
 from search.result import DenseResult, SearchResult
 from search.tracking import MlflowTracker, TrackingError, flatten
@@ -77,7 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker.trial(failed(), 0.25, 0.6, 1)
         paths = {"picture": "front.png", "missing": "no.html", "networks": "front", "chosen": "front/trial-0000"}
         passed = (passed[0], dataclasses.replace(passed[1], test_accuracy=0.75))
-        tracker.finish(search_result(complete(test_accuracy=0.55, passed=passed), failed(), paths=paths))
+        again, control = (Confirmation((1, 2), each, (480, 480), 100) for each in ((0.5, 0.6), (0.3, 0.3)))
+        passed = (passed[0], dataclasses.replace(passed[1], confirmation=again))
+        member = complete(test_accuracy=0.55, passed=passed)
+        rival = dataclasses.replace(complete(5), confirmation=control)
+        tracker.finish(search_result(member, failed(), paths=paths, control=rival))
     return folder
 
 
@@ -129,6 +133,13 @@ def test_the_parent_shows_the_search_as_it_grows(client: MlflowClient, runs: dic
     assert history(client, runs["search"], "front_size") == [(1, 1.0), (2, 1.0)]
 
 
+def test_the_parent_has_the_difference_to_uniform_widths(runs: dict[str, Run]) -> None:
+    metrics = runs["search"].data.metrics
+    assert metrics["over_uniform_mean"] == pytest.approx(0.25)
+    assert metrics["over_uniform_standard_error"] == pytest.approx(0.05)
+    assert metrics["over_uniform_noise"] > 0.05
+
+
 def test_a_child_has_its_candidate_and_what_came_of_it(client: MlflowClient, runs: dict[str, Run]) -> None:
     child = runs["trial 0000"]
     assert child.data.params == {
@@ -159,6 +170,8 @@ def test_networks_passed_on_the_way_are_steps_of_the_child(
     assert history(client, child, "passed_accuracy") == [(1, 0.7), (2, 0.8)]
     assert history(client, child, "passed_flops") == [(1, 481.0), (2, 482.0)]
     assert history(client, child, "passed_test_accuracy") == [(2, 0.75)]
+    figures = {name: history(client, child, f"passed_test_{name}") for name in ("mean", "std", "seeds")}
+    assert figures == {"mean": [(2, 0.55)], "std": [(2, pytest.approx(0.1 / 2**0.5))], "seeds": [(2, 2.0)]}
     path = client.download_artifacts(child.info.run_id, "passed.json", str(tmp_path))
     assert json.loads(Path(path).read_text()) == {"0.1": dict(WIDTHS), "0.2": dict(WIDTHS)}
 
