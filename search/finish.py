@@ -12,10 +12,12 @@ from rich.console import RenderableType
 from torch import nn
 
 from pruning import checkpoint
+from runners.latency import REFERENCE, LatencyMeter, to_plain
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search import figures, page, report
 from search.export import export_member
+from search.latency import figures as latency_figures
 from search.live import Display
 from search.result import DenseResult, SearchResult
 from search.setup import Setup
@@ -51,7 +53,7 @@ class Finish:
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
-                this project are left out.
+                this project are left out, and no latency is measured.
         """
         setup = self._setup
         test = accuracy(self._dense, setup.data.test, device=setup.device) if not brief else None
@@ -72,6 +74,7 @@ class Finish:
             if rival is not None:  # the statement about the control arm must hold on test too
                 confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
+            result = self._timed(result)
         self._display.phase("writing the front and the report")
         return self._written(result)
 
@@ -89,6 +92,20 @@ class Finish:
                 f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
             )
         return dataclasses.replace(member, test_accuracy=accuracy(net, setup.data.test, device=setup.device))
+
+    def _timed(self, result: SearchResult) -> SearchResult:
+        """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
+        config, shape = self._setup.config.latency, self._setup.data.input_shape
+        if not config.latency_device:
+            return result
+        self._display.phase(f"timing the dense net on {config.latency_device}")
+        meter = LatencyMeter(config, self._dense, shape)
+        readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
+        for number, member in enumerate(result.front, start=1):
+            self._display.phase(f"timing network {number}/{len(result.front)} on {config.latency_device}")
+            net = checkpoint.load(self._setup.folder / member.path)
+            readings[member.label] = to_plain(meter.read(member.label, net))
+        return dataclasses.replace(result, latency=readings)
 
     def _written(self, result: SearchResult) -> SearchResult:
         folder = self._setup.folder
@@ -125,6 +142,8 @@ class Finish:
             "test_accuracy": member.test_accuracy,
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),
+            **latency_figures(result, member.label),
+            "latency": result.latency.get(member.label),
         }
         (folder / "metrics.json").write_text(json.dumps(figures_of_member, indent=1) + "\n", encoding="utf-8")
 

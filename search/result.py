@@ -64,6 +64,7 @@ class SearchResult:
         results: every candidate tried, in the order of their numbers.
         seconds: wall time of the whole search.
         paths: what was written -> where, relative to the run folder.
+        latency: "dense" or label -> readings of `runners.latency` as plain data; empty when none was asked for.
     """
 
     config: Mapping[str, Any]
@@ -74,12 +75,13 @@ class SearchResult:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         """Bring the free-form fields to what JSON gives back, so that a round trip is exact."""
-        for name in ("config", "space", "versions", "paths"):
+        for name in ("config", "space", "versions", "paths", "latency"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     @cached_property
@@ -136,6 +138,7 @@ class SearchResult:
             "seconds": self.seconds,
             "versions": self.versions,
             "paths": self.paths,
+            "latency": self.latency,
             "interrupted": self.interrupted,
         }
 
@@ -151,7 +154,7 @@ class SearchResult:
             ResultError: text that is no result, or one of another schema version.
         """
         try:
-            data = json.loads(text)
+            data = {"latency": {}, **json.loads(text)}  # which none had once
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
@@ -165,7 +168,10 @@ class SearchResult:
             budgets=tuple(Budget(**budget) for budget in data["budgets"]),
             dense=DenseResult(dense["val_accuracy"], dense["test_accuracy"], Cost(**dense["cost"])),
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
-            **{name: data[name] for name in ("config", "space", "seconds", "versions", "paths", "interrupted")},
+            **{
+                name: data[name]
+                for name in ("config", "space", "seconds", "versions", "paths", "latency", "interrupted")
+            },
         )
 
 

@@ -19,6 +19,7 @@ from pruning.base import METHODS, parse_methods, wide_epochs
 from runners.base import pick_runner, workers
 from runners.data import ImageData, load_data
 from runners.dense import given_net
+from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
@@ -78,6 +79,7 @@ def prepare(config: RunConfig) -> Setup:
     """
     texts = validate(config)
     device = pick_device(config.train.device)
+    check_latency(config.latency)
     wanted = default_input_shape(config.model)
     data = load_data(config.data, config.seed, wanted)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)

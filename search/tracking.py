@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import Trial, TrialResult, TrialState
-from search.result import SearchResult, front_table, plain
+from search.latency import front_columns
+from search.latency import metrics as latency_metrics
+from search.result import SearchResult, plain
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -241,7 +243,7 @@ class _Records:
     def front(self, result: SearchResult) -> None:
         """Write the front as a table, and mark its members."""
         if len(result.front):
-            self._client.log_table(self.parent, front_table(result), "front.json")
+            self._client.log_table(self.parent, front_columns(result), "front.json")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         for member in result.front:
             child = self._children.get(member.trial.number)
@@ -249,7 +251,7 @@ class _Records:
                 self._client.set_tag(child, "front", "true")
                 name = "passed_test_accuracy" if member.waypoint else "test_accuracy"
                 metrics = {} if member.test_accuracy is None else {name: member.test_accuracy}
-                self.log(child, metrics, step=member.waypoint)
+                self.log(child, metrics | latency_metrics(result, member.label), step=member.waypoint)
 
     def files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the chosen network's folder as artifacts."""
