@@ -1,8 +1,8 @@
 """Does a latency repeat from process to process, and is it refused where the machine is not quiet?
 
-    python tests/benchmarks/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread]
+    python tests/benchmarks/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
 
-Measures one net (its widths halved) beside the dense one in three separate processes, first as the machine is, then
+Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
 while other processes keep every core busy. It prints each reading and how far the processes are apart, and ends with 1
 when good readings of one round differ by more than 5%, or one under load is given out that differs that much.
 """
@@ -34,7 +34,7 @@ def measure(model: str, config_text: str) -> None:
 
     options = json.loads(config_text)
     options["latency_batch"] = tuple(options["latency_batch"])
-    shape = default_input_shape(model) or (3, 32, 32)
+    shape = default_input_shape(model)
     spec = ModelSpec(model, 10, shape)
     torch.manual_seed(0)
     dense = build(spec).eval()
@@ -44,28 +44,29 @@ def measure(model: str, config_text: str) -> None:
 
 
 def narrowed(dense, space):
-    """Return the net with half of each group's channels, the first ones."""
-    from pruning.selection import select_channels
-    from pruning.surgery import slice_channels
-    from spaces.space import uniform_point
-
+    """Return the net at half the FLOPs, every group narrowed alike, the first channels kept."""
     import torch
 
-    widths = uniform_point(space, 0.5)
+    from pruning.selection import select_channels
+    from pruning.surgery import slice_channels
+    from spaces.budget import Budget
+    from spaces.space import uniform_point
+
+    widths = space.fit(uniform_point(space), [Budget("flops", space.dense_cost.flops // 2)])
     scores = {group.name: -torch.arange(group.width, dtype=torch.float32) for group in space.variable}
     return slice_channels(dense, space, select_channels(space, scores, widths))
 
 
-def busy() -> None:
-    """Keep a core busy for ever."""
-    while True:
-        pass
+def busy(parent: int) -> None:
+    """Keep a core busy for as long as the process that asked for it lives."""
+    while os.getppid() == parent:
+        sum(range(100_000))
 
 
 @contextmanager
 def loaded(cores: int) -> Iterator[None]:
     """Keep every core busy inside the block."""
-    others = [multiprocessing.Process(target=busy, daemon=True) for _ in range(cores)]
+    others = [multiprocessing.Process(target=busy, args=(os.getpid(),), daemon=True) for _ in range(cores)]
     for each in others:
         each.start()
     try:
@@ -77,11 +78,13 @@ def loaded(cores: int) -> Iterator[None]:
 
 
 def readings_of(model: str, options: dict[str, object]) -> list[dict[str, object]]:
-    """Measure in a process of its own; return its readings, dense first."""
+    """Measure in a process of its own; print and return its readings, dense first."""
     command = [sys.executable, __file__, "--model", model, "--child", json.dumps(options)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return [reading for network in json.loads(done.stdout.splitlines()[-1]) for reading in network]
+    readings = [reading for network in json.loads(done.stdout.splitlines()[-1]) for reading in network]
+    print("\n".join(["a process:", *map(shown, readings)]), flush=True)
+    return readings
 
 
 def shown(reading: dict[str, object]) -> str:
@@ -101,17 +104,16 @@ def spread(readings: Sequence[dict[str, object]]) -> float | None:
 
 
 def compare(title: str, runs: Sequence[list[dict[str, object]]], others: Sequence[dict[str, object]] = ()) -> bool:
-    """Print the runs of several processes; return whether the readings they give out agree, with `others` too."""
+    """Print how far several processes are apart; return whether what they give out agrees, with `others` too."""
     fine = True
-    for number, run in enumerate(runs, start=1):
-        print(f"{title}, process {number}")
-        print("\n".join(shown(reading) for reading in run))
     for row in zip(*runs, strict=True):
         key = row[0]["network"], row[0]["conditions"]["batch"]
         same = [each for each in others if (each["network"], each["conditions"]["batch"]) == key]
         apart, given = spread([*row, *same]), sum(not reading["refused"] for reading in row)
         fine = fine and (apart is None or apart <= AGREE)
-        far = "nothing to compare" if apart is None else f"{apart:.1%} apart" + (" (with the quiet ones)" if same else "")
+        far = (
+            "nothing to compare" if apart is None else f"{apart:.1%} apart" + (" (with the quiet ones)" if same else "")
+        )
         print(f"{title}: {key[0]} at batch {key[1]}: {given} of {len(row)} given out, {far}")
     return fine
 
@@ -123,6 +125,7 @@ def main() -> int:
     parser.add_argument("--latency-device", default="cpu:1thread")
     parser.add_argument("--latency-batch", default="1,8")
     parser.add_argument("--latency-engine", default="eager")
+    parser.add_argument("--part", choices=("quiet", "busy", "both"), default="both")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
@@ -130,11 +133,14 @@ def main() -> int:
         return 0
     batches = [int(text) for text in flags.latency_batch.split(",")]
     options = {"latency_device": flags.latency_device, "latency_batch": batches, "latency_engine": flags.latency_engine}
-    quiet = [readings_of(flags.model, options) for _ in range(PROCESSES)]
-    fine = compare("as it is", quiet)
-    with loaded(os.cpu_count() or 1):
-        under_load = [readings_of(flags.model, options) for _ in range(PROCESSES)]
-    fine &= compare("every core busy", under_load, [reading for run in quiet for reading in run])
+    fine, quiet = True, []
+    if flags.part != "busy":
+        quiet = [readings_of(flags.model, options) for _ in range(PROCESSES)]
+        fine = compare("as it is", quiet)
+    if flags.part != "quiet":
+        with loaded(os.cpu_count() or 1):
+            under_load = [readings_of(flags.model, options) for _ in range(PROCESSES)]
+        fine &= compare("every core busy", under_load, [reading for run in quiet for reading in run])
     print("readings that were given out agree" if fine else f"readings that were given out differ by over {AGREE:.0%}")
     return 0 if fine else 1
 
