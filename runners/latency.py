@@ -112,7 +112,8 @@ class LatencyMeter:
         conditions = self._conditions(batch)
         try:
             with exclusive(self._device), using_threads(self._device.threads), torch.no_grad():
-                torch.compiler.reset()  # else the nets of a front, all of one class, count as too many recompilations
+                if conditions.engine == "torch.compile":
+                    torch.compiler.reset()  # else the nets of a front, all of one class, are too many recompilations
                 reference = self._call(self._dense, images)
                 call = reference if net is self._dense else self._call(net, images)
                 timing = steady(call, reference, self._watch, self._anchors.get(batch))
