@@ -4,7 +4,7 @@
 
 Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
 while other processes keep every core busy. It prints each reading and how far the processes are apart, and ends with 1
-when good readings of one round differ by more than 5%, or one under load is given out that differs that much.
+when readings differ by more than 5%, one under load is given out that differs that much, or the machine is too busy.
 """
 
 import argparse
@@ -137,6 +137,9 @@ def main() -> int:
     if flags.part != "busy":
         quiet = [readings_of(flags.model, options) for _ in range(PROCESSES)]
         fine = compare("as it is", quiet)
+        if any(spread(row) is None for row in zip(*quiet, strict=True)):
+            print("the machine is too busy to say whether readings agree; run it again on a quiet one")
+            return 1
     if flags.part != "quiet":
         with loaded(os.cpu_count() or 1):
             under_load = [readings_of(flags.model, options) for _ in range(PROCESSES)]
