@@ -19,12 +19,25 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from configs.schema import ConfigError, RunConfig
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.space import SpaceConfig
 
 PRESETS = Path(__file__).parent / "presets"
-SECTIONS: dict[str, Any] = {"space": SpaceConfig, "data": DataConfig, "train": TrainConfig, "runner": RunnerConfig}
-_TITLES = {"": "search", "space": "widths", "data": "images", "train": "training", "runner": "where trials run"}
+SECTIONS: dict[str, Any] = {
+    "space": SpaceConfig,
+    "data": DataConfig,
+    "train": TrainConfig,
+    "runner": RunnerConfig,
+    "latency": LatencyConfig,
+}
+_TITLES = {
+    "": "search",
+    "space": "widths",
+    "data": "images",
+    "train": "training",
+    "runner": "where trials run",
+    "latency": "measured latency",
+}
 _ALIASES = {"learning_rate": ("--lr",), "dense_learning_rate": ("--dense-lr",)}
 _KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 _EXAMPLES = """examples:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.errors import SlimfrontError
 from spaces.space import SpaceConfig
 
@@ -60,3 +60,4 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)

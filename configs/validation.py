@@ -9,7 +9,7 @@ from typing import Any
 from configs.duration import parse_duration
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
-from runners.base import BORDERS, SCALES, SCHEDULES, schedule_problem
+from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
 from spaces.errors import BudgetError
 from spaces.registry import unknown_name
@@ -57,6 +57,11 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "runner": (
         ("cpus_per_trial", lambda v: v >= 1, "at least 1"),
         ("gpus_per_trial", lambda v: 0 <= v < float("inf"), "0 or more"),
+    ),
+    "latency": (
+        ("latency_batch", lambda v: v and min(v) >= 1, "numbers of images from 1, as in 1,8"),
+        ("latency_dtype", lambda v: v in DTYPES, "one of " + ", ".join(DTYPES)),
+        ("latency_engine", lambda v: v in ENGINES, "one of " + ", ".join(ENGINES)),
     ),
 }
 
@@ -127,7 +132,7 @@ def _budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
     for budget in budgets:
         if budget.quantity == "latency":
             raise BudgetError(
-                f"budget {budget} limits latency, which comes with the latency runner and is not available yet; "
+                f"budget {budget} limits latency, which --latency-device measures and no search can hold yet; "
                 "give flops, params or a share such as 50%"
             )
     return budgets

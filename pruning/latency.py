@@ -1,14 +1,109 @@
-"""How long a narrow net takes for one image beside the dense one, measured where it will run."""
+"""How long a net takes, measured where it will run, beside a reference that tells whether the machine kept still.
 
+The core knows calls and a clock, no trials and no devices: `latency_ratio` serves methods, `runners.latency` the rest.
+A net and a reference take turns, and the reference is timed before and after too. A timing says itself what speaks
+against it: a wide interval, a reference that drifted, threads that had to wait for a core. `steady` repeats such a
+timing a few times; what still has a `problem` then must not be given out as a figure.
+"""
+
+import dataclasses
+import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-REPETITIONS = 7  # of each net; the median of few is steady enough to tell faster from slower
-WARM_UPS = 2
+REPETITIONS = 7  # of each net for a ratio; the median of few is steady enough to tell faster from slower
+WARM_UPS = 2  # calls at least
+ROUNDS, LEAST_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
+EDGE = 7  # samples of the reference before, and as many after
+SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
+WARM_SECONDS = 0.3
+ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
+TRIES = 4
+WIDEST = 0.05  # of an interval over its median
+DRIFT = 0.05  # of the reference, over its least median
+STALLED = 0.05  # share of the time in which a thread that could have run had to wait
+CONFIDENCE = 0.95
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What tells the time.
+
+    Attributes:
+        clock: seconds.
+        stalled: seconds in which threads of this process could have run and had no core, so far.
+        pause: waits so many seconds.
+    """
+
+    clock: Callable[[], float] = time.perf_counter
+    stalled: Callable[[], float] = lambda: 0.0
+    pause: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call of a net, and of a reference in turn with it.
+
+    Attributes:
+        low, high: distribution-free 95% interval of the median, from order statistics.
+        reference: median of the reference, over the same rounds.
+        problem: what speaks against these figures; empty when nothing does.
+        tries: how many attempts were made.
+    """
+
+    median: float
+    low: float
+    high: float
+    reference: float
+    problem: str = ""
+    tries: int = 1
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long as the reference it takes."""
+        return self.median / self.reference
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """Return the narrowest symmetric pair of order statistics that holds the median with 95% confidence.
+
+    The k-th smallest and k-th largest of n hold it with probability 1 - 2 P(Binomial(n, 1/2) < k), whatever the
+    distribution (David and Nagaraja, Order Statistics, section 7.1). Under six samples no pair does: the whole range.
+    """
+    ordered, count = sorted(samples), len(samples)
+    outside, k = 0.0, 0
+    while k < count // 2:
+        outside += 2 * math.comb(count, k) / 2**count
+        if outside > 1 - CONFIDENCE:
+            break
+        k += 1
+    k = max(1, k)
+    return ordered[k - 1], ordered[-k]
+
+
+def steady(net: Call, reference: Call, watch: Watch, anchor: float | None = None) -> Timing:
+    """Time a net until nothing speaks against the figures, a few times at most; then the problem stays in them.
+
+    Args:
+        net: one call; for an accelerator it waits for the result.
+        reference: the same of the reference.
+        anchor: median of the reference in an earlier timing, whose machine this one is to be compared with.
+    """
+    for tries in range(1, TRIES + 1):
+        timing = _attempt(net, reference, watch, anchor)
+        if not timing.problem:
+            break
+        if tries < TRIES:
+            watch.pause(0.5 * 2 ** (tries - 1))
+    return dataclasses.replace(timing, tries=tries)
 
 
 def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int], device: torch.device) -> float:
@@ -23,30 +118,117 @@ def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int
     nets = (narrow, dense)
     modes = [(module, module.training) for net in nets for module in net.modules()]
     image = torch.zeros(1, *input_shape, device=device)
-    seconds: tuple[list[float], list[float]] = ([], [])
+    # With one thread the thread's own time is what counts: it leaves out what other trials take meanwhile.
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    watch = Watch(time.thread_time if alone else time.perf_counter)
+    calls = [inference(net.eval(), image) for net in nets]
     try:
         with torch.no_grad():
-            for turn in range(WARM_UPS + REPETITIONS):
-                for net, taken in zip(nets, seconds, strict=True):
-                    net.eval()
-                    spent = _timed(net, image)
-                    if turn >= WARM_UPS:
-                        taken.append(spent)
+            for call in calls * WARM_UPS:
+                call()
+            taken, reference = _turns(calls[0], calls[1], REPETITIONS, watch)
     finally:
         for module, training in modes:
             module.training = training
-    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+    return statistics.median(taken) / statistics.median(reference)
 
 
-def _timed(net: nn.Module, image: torch.Tensor) -> float:
-    # With one thread the thread's own time is what counts: it leaves out what other processes take meanwhile.
-    alone = image.device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
-    _wait(image.device)
-    begin = clock()
-    net(image)
-    _wait(image.device)
-    return clock() - begin
+def inference(net: Callable[[torch.Tensor], object], images: torch.Tensor) -> Call:
+    """Return the call that takes images through a net and waits for the result."""
+
+    def call() -> None:
+        _wait(images.device)
+        net(images)
+        _wait(images.device)
+
+    return call
+
+
+def stalled_seconds() -> float:
+    """Return how long threads of this process have waited for a core so far, summed; 0 where the system keeps quiet.
+
+    Linux counts it: the second number of /proc/self/task/*/schedstat, in nanoseconds.
+    """
+    total = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(path.read_text().split()[1])
+        except (OSError, IndexError, ValueError):  # a thread that has just ended, or a kernel without this count
+            continue
+    return total / 1e9
+
+
+def _attempt(net: Call, reference: Call, watch: Watch, anchor: float | None) -> Timing:
+    net_calls, net_seconds = _warm(net, watch)
+    reference_calls, reference_seconds = _warm(reference, watch)
+    rounds = int(ATTEMPT_SECONDS / max(net_seconds + reference_seconds, 1e-9))
+    rounds = min(ROUNDS, max(LEAST_ROUNDS, rounds))
+    net, reference = _repeated(net, net_calls), _repeated(reference, reference_calls)
+    edge = max(3, EDGE * rounds // ROUNDS)
+    began, stalled = watch.clock(), watch.stalled()
+    before = [_seconds(reference, watch) for _ in range(edge)]
+    taken, beside = _turns(net, reference, rounds, watch)
+    after = [_seconds(reference, watch) for _ in range(edge)]
+    share = (watch.stalled() - stalled) / max(watch.clock() - began, 1e-9)
+    half = len(beside) // 2
+    parts = [statistics.median(part) / reference_calls for part in (before, beside[:half], beside[half:], after)]
+    low, high = median_interval(taken)
+    timing = Timing(
+        median=statistics.median(taken) / net_calls,
+        low=low / net_calls,
+        high=high / net_calls,
+        reference=statistics.median(beside) / reference_calls,
+    )
+    return dataclasses.replace(timing, problem=_problem(timing, parts, share, anchor))
+
+
+def _problem(timing: Timing, parts: Sequence[float], stalled: float, anchor: float | None) -> str:
+    """Say what speaks against a timing: the cause where it is known, else what was seen."""
+    if stalled > STALLED:
+        return f"other processes held the cores: threads waited for one in {min(stalled, 1):.0%} of the time"
+    drift = max(parts) / min(parts) - 1
+    if drift > DRIFT:
+        return f"the reference net drifted by {drift:.0%} meanwhile (at most {DRIFT:.0%} is taken)"
+    moved = 0.0 if anchor is None else max(timing.reference / anchor, anchor / timing.reference) - 1
+    if moved > DRIFT:
+        return f"the reference net is {moved:.0%} off its first reading (at most {DRIFT:.0%} is taken)"
+    width = (timing.high - timing.low) / timing.median
+    if width > WIDEST:
+        return f"the 95% interval is {width:.0%} of the median wide (at most {WIDEST:.0%} is taken)"
+    return ""
+
+
+def _warm(call: Call, watch: Watch) -> tuple[int, float]:
+    """Call until warm; return how many calls make one sample, and the seconds of that."""
+    began, least, done = watch.clock(), math.inf, 0
+    while done <= WARM_UPS or watch.clock() - began < WARM_SECONDS:
+        least = min(least, _seconds(call, watch))
+        done += 1
+    calls = max(1, math.ceil(SAMPLE_SECONDS / max(least, 1e-6)))
+    return calls, calls * least
+
+
+def _turns(net: Call, reference: Call, rounds: int, watch: Watch) -> tuple[list[float], list[float]]:
+    """Time both in turn, each first in every other round; return the seconds of each."""
+    pair, seconds = (net, reference), ([0.0] * rounds, [0.0] * rounds)
+    for turn in range(rounds):
+        for which in ((0, 1), (1, 0))[turn % 2]:
+            seconds[which][turn] = _seconds(pair[which], watch)
+    return seconds
+
+
+def _repeated(call: Call, times: int) -> Call:
+    def calls() -> None:
+        for _ in range(times):
+            call()
+
+    return calls
+
+
+def _seconds(call: Call, watch: Watch) -> float:
+    begin = watch.clock()
+    call()
+    return watch.clock() - begin
 
 
 def _wait(device: torch.device) -> None:

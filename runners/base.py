@@ -27,6 +27,8 @@ RUNNERS = Registry(
 BORDERS = ("mirror", "zero")
 SCALES = ("set", "half")
 SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
+DTYPES = ("float32", "bfloat16", "float16")
+ENGINES = ("eager", "torch.compile", "onnxruntime")
 
 
 class RunnerError(SlimfrontError):
@@ -154,6 +156,25 @@ class RunnerConfig:
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0.0
     ray_address: str = ""
+
+
+@dataclass(frozen=True)
+class LatencyConfig:
+    """Whether and how the networks of the front are timed at the end of a search, beside the dense one.
+
+    Attributes:
+        latency_device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; empty measures nothing.
+        latency_batch: images of one inference, as in 1,8.
+        latency_dtype: "float32", "bfloat16" or "float16", of weights and images.
+        latency_channels_last: whether weights and images are kept in that memory format.
+        latency_engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
+    """
+
+    latency_device: str = ""
+    latency_batch: tuple[int, ...] = (1, 8)
+    latency_dtype: str = "float32"
+    latency_channels_last: bool = False
+    latency_engine: str = "eager"
 
 
 # A running trial: yields a report per epoch, is sent False to end there, returns its result.

@@ -12,12 +12,14 @@ from rich.console import RenderableType
 from torch import nn
 
 from pruning import checkpoint
+from runners.latency import REFERENCE, LatencyMeter, to_plain
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search import figures, page, report
 from search.comparison import confirmation_to_dict
 from search.confirmation import Confirmer
 from search.export import export_member
+from search.latency import figures as latency_figures
 from search.live import Display
 from search.result import DenseResult, SearchResult
 from search.setup import Setup
@@ -58,7 +60,7 @@ class Finish:
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
-                this project are left out.
+                this project are left out, and no latency is measured.
             time_limited: the time limit has ended the search.
         """
         setup = self._setup
@@ -81,7 +83,7 @@ class Finish:
             if rival is not None:  # the statement about the control arm must hold on test too
                 confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
-            result = self._confirmer(result)
+            result = self._timed(self._confirmer(result))
         else:
             result = self._confirmer.applied(result)
         self._display.phase("writing the front and the report")
@@ -101,6 +103,20 @@ class Finish:
                 f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
             )
         return dataclasses.replace(member, test_accuracy=accuracy(net, setup.data.test, device=setup.device))
+
+    def _timed(self, result: SearchResult) -> SearchResult:
+        """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
+        config, shape = self._setup.config.latency, self._setup.data.input_shape
+        if not config.latency_device:
+            return result
+        self._display.phase(f"timing the dense net on {config.latency_device}")
+        meter = LatencyMeter(config, self._dense, shape)
+        readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
+        for number, member in enumerate(result.front, start=1):
+            self._display.phase(f"timing network {number}/{len(result.front)} on {config.latency_device}")
+            net = checkpoint.load(self._setup.folder / member.path)
+            readings[member.label] = to_plain(meter.read(member.label, net))
+        return dataclasses.replace(result, latency=readings)
 
     def _written(self, result: SearchResult) -> SearchResult:
         folder = self._setup.folder
@@ -138,6 +154,8 @@ class Finish:
             "confirmation": confirmation_to_dict(member.confirmation),
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),
+            **latency_figures(result, member.label),
+            "latency": result.latency.get(member.label),
         }
         (folder / "metrics.json").write_text(json.dumps(figures_of_member, indent=1) + "\n", encoding="utf-8")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runners.latency import REFERENCE
 from runners.trial import TrialResult
 from search.comparison import reached_on_test
 from search.figures import (
@@ -20,8 +21,9 @@ from search.figures import (
     heading,
     series,
 )
+from search.latency import cells, heads, latency_lines
 from search.pareto import point
-from search.report import dense_widths, latency_lines, megabytes, percent, quantised, scaled
+from search.report import dense_widths, megabytes, percent, quantised, scaled
 from search.result import SearchResult
 from search.time_limit import ending
 from spaces.cost import Cost
@@ -37,6 +39,7 @@ def write_html(result: SearchResult, path: Path) -> None:
         title=html.escape(heading(result)),
         statement=html.escape(" ".join(filter(None, [ending(result), result.uniform_comparison.statement, *latency]))),
         chart=chart,
+        timed="".join(f"<th>{html.escape(head)}</th>" for head in heads(result)),
         size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),
     )
@@ -129,7 +132,7 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
     """Yield the table's rows: the dense network, then the front, most accurate first."""
     dense, before = result.dense, dense_widths(result)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
-    counts = (f"{dense.cost.flops:,}", "100.0%", f"{dense.cost.params:,}")
+    counts = (f"{dense.cost.flops:,}", "100.0%", *cells(result, REFERENCE), f"{dense.cost.params:,}")
     sized = quantised(result)
     yield _row("", "dense", *counts, *([megabytes(dense.cost)] if sized else []), *accuracies, "")
     for member in reversed(result.front.members):
@@ -142,6 +145,7 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
             f"trial {member.label}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),
+            *cells(result, member.label),
             f"{cost.params:,}",
             *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
@@ -171,8 +175,8 @@ tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
 </style></head><body>
 <h1>{title}</h1><p>{statement}</p>
 {chart}
-<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th><th>params</th>{size}<th>validation</th><th>test</th>
-<th>widths</th></tr></thead><tbody>
+<table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th>{timed}<th>params</th>{size}<th>validation</th>
+<th>test</th><th>widths</th></tr></thead><tbody>
 {rows}
 </tbody></table></body></html>
 """

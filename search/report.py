@@ -18,15 +18,16 @@ from rich.table import Table
 
 from configs.schema import RunConfig
 from pruning.base import parse_methods
+from runners.latency import REFERENCE
 from runners.trial import TrialResult, TrialState
 from search.comparison import confirmed_figures, failed_again, reached_on_test
+from search.latency import figures, latency_lines, latency_tables
 from search.result import SearchResult
 from search.time_limit import ending
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
-FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
 ROWS_SHOWN = 24  # of a table that grows with the network; a DenseNet has over a hundred groups
 _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
 
@@ -169,7 +170,7 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
-    parts += latency_lines(result)
+    parts += [*latency_tables(result), *latency_lines(result)]
     failures = [*failure_lines(result.results), *failed_again(*result.front, result.control)]
     parts += ["", result.uniform_comparison.statement, *failures, ""]
     parts += paths_lines(result.paths, folder)
@@ -244,21 +245,6 @@ def widths_table(result: SearchResult, member: TrialResult) -> Table:
     return table
 
 
-def latency_lines(result: SearchResult) -> list[str]:
-    """Say for networks of the front what share of FLOPs and of time they take, and where a saving is no speed.
-
-    Methods measure it where their layers are not plain ones, which become faster as they get narrower.
-    """
-    lines = []
-    for member in reversed(result.front.members):
-        ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
-        if ratio is not None and flops is not None:
-            slower = ": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else ""
-            name = f"{member.trial.method} trial {member.label}"
-            lines.append(f"{name}: {percent(flops, 0)} of the FLOPs, {ratio:.2g}x the dense latency{slower}")
-    return lines
-
-
 def failure_lines(results: Iterable[TrialResult]) -> list[str]:
     """Say which trials failed and why, one line per trial."""
     failed = [result for result in results if result.state is TrialState.FAILED]
@@ -277,9 +263,10 @@ def write_csv(result: SearchResult, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds"
-        writer.writerow([*names.split(), "seconds", "path", "settings", "widths"])
+        writer.writerow([*names.split(), "seconds", "path", "settings", "widths", *figures(result, REFERENCE)])
         for member in result.front:
-            writer.writerow(_csv_row(member, result.dense.cost.flops))
+            row = _csv_row(member, result.dense.cost.flops)
+            writer.writerow([*row, *figures(result, member.label).values()])
 
 
 def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:

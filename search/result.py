@@ -69,6 +69,7 @@ class SearchResult:
         control: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
         paths: what was written -> where, relative to the run folder.
         time_limited: whether the time limit ended it before all its trials were done.
+        latency: "dense" or label -> readings of `runners.latency` as plain data; empty when none was asked for.
     """
 
     config: Mapping[str, Any]
@@ -79,6 +80,7 @@ class SearchResult:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
     control: TrialResult | None = None
@@ -86,7 +88,7 @@ class SearchResult:
 
     def __post_init__(self) -> None:
         """Bring the free-form fields to what JSON gives back, so that a round trip is exact."""
-        for name in ("config", "space", "versions", "paths"):
+        for name in ("config", "space", "versions", "paths", "latency"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     @cached_property
@@ -148,6 +150,7 @@ class SearchResult:
             "seconds": self.seconds,
             "versions": self.versions,
             "paths": self.paths,
+            "latency": self.latency,
             "interrupted": self.interrupted,
             "time_limited": self.time_limited,
         }
@@ -164,7 +167,7 @@ class SearchResult:
             ResultError: text that is no result, or one of another schema version.
         """
         try:
-            data = json.loads(text)
+            data = {"latency": {}, **json.loads(text)}  # which none had once
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
@@ -180,7 +183,10 @@ class SearchResult:
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
             time_limited=data.get("time_limited", False),  # older files have none
             control=None if control is None else trial_result_from_dict(control),
-            **{name: data[name] for name in ("config", "space", "seconds", "versions", "paths", "interrupted")},
+            **{
+                name: data[name]
+                for name in ("config", "space", "seconds", "versions", "paths", "latency", "interrupted")
+            },
         )
 
 

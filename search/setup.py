@@ -21,6 +21,7 @@ from runners.cache import cache_root
 from runners.data import ImageData, load_data
 from runners.datasets import check_on_disk
 from runners.dense import DenseRecipe, cached_file, given_net, is_published
+from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
@@ -105,6 +106,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     """
     texts = validate(config)
     device = pick_device(config.train.device)
+    check_latency(config.latency)
     data = _images(config, fetch)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
     folder = _folder(config)

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from runners.trial import Trial, TrialResult, TrialState
 from search.comparison import confirmed_figures
-from search.result import SearchResult, front_table, plain
+from search.latency import front_columns
+from search.latency import metrics as latency_metrics
+from search.result import SearchResult, plain
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -242,7 +244,7 @@ class _Records:
     def front(self, result: SearchResult) -> None:
         """Write the front as a table, and mark its members."""
         if len(result.front):
-            self._client.log_table(self.parent, front_table(result), "front.json")
+            self._client.log_table(self.parent, front_columns(result), "front.json")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         if gap := result.uniform_comparison.difference:
             self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
@@ -253,7 +255,7 @@ class _Records:
                 prefix = "passed_" if member.waypoint else ""
                 known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
                 metrics = {prefix + name: value for name, value in known.items() if value is not None}
-                self.log(child, metrics, step=member.waypoint)
+                self.log(child, metrics | latency_metrics(result, member.label), step=member.waypoint)
 
     def files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the chosen network's folder as artifacts."""

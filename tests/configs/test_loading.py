@@ -11,8 +11,6 @@ from configs.loading import PRESETS, SECTIONS, effective_yaml, load, parse_flags
 from configs.schema import ConfigError, RunConfig
 from configs.validation import validate
 from pruning.base import METHODS
-from runners.base import DataConfig, RunnerConfig, TrainConfig
-from spaces.space import SpaceConfig
 
 # Every setting, at a value that is not its default.
 OTHER: dict[str, Any] = {
@@ -70,6 +68,11 @@ OTHER: dict[str, Any] = {
     "cpus_per_trial": 2,
     "gpus_per_trial": 0.5,
     "ray_address": "auto",
+    "latency_device": "cpu:1thread",
+    "latency_batch": (1, 32),
+    "latency_dtype": "bfloat16",
+    "latency_channels_last": True,
+    "latency_engine": "onnxruntime",
 }
 
 
@@ -109,7 +112,7 @@ def test_no_flags_give_the_defaults() -> None:
 
 
 def test_field_names_are_unique_over_all_sections() -> None:
-    names = [f.name for c in (SpaceConfig, DataConfig, TrainConfig, RunnerConfig) for f in dataclasses.fields(c)]
+    names = [f.name for section in SECTIONS.values() for f in dataclasses.fields(section)]
     names += [f.name for f in dataclasses.fields(RunConfig) if f.name not in SECTIONS]
     assert len(names) == len(set(names))
 

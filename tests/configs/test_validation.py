@@ -39,7 +39,7 @@ def test_every_sampler_is_known(sampler: str) -> None:
         ({"budget": ("banana",)}, "'banana' is not a number with a unit"),
         ({"budget": ("0gflops",)}, "must be a positive finite number"),
         ({"budget": ("nan",)}, "must be a positive finite number"),
-        ({"budget": ("8ms",)}, "budget 8ms limits latency, which comes with the latency runner"),
+        ({"budget": ("8ms",)}, "budget 8ms limits latency, which --latency-device measures"),
         ({"budget": "50%"}, "as in budget=('50%',)"),
         ({"trials": 0}, "--trials is 0 and must be at least 1"),
         ({"time_limit": "0"}, "--time-limit is '0' and must be a time above 0 with its unit, such as 90s, 30m"),

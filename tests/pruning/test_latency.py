@@ -1,9 +1,23 @@
+import dataclasses
 import time
+from collections.abc import Callable, Sequence
 
+import pytest
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 
-from pruning.latency import latency_ratio
+from pruning.latency import (
+    CONFIDENCE,
+    ROUNDS,
+    TRIES,
+    Timing,
+    Watch,
+    latency_ratio,
+    median_interval,
+    stalled_seconds,
+    steady,
+)
 
 
 class Busy(nn.Module):
@@ -24,6 +38,33 @@ class Busy(nn.Module):
         return x
 
 
+class Machine:
+    """A made-up machine whose clock moves with what is called, and only with that.
+
+    Args:
+        pace: second of the clock -> how many times as long as usual everything takes then.
+        waits: share of the time in which threads wait for a core.
+    """
+
+    def __init__(self, pace: Callable[[float], float] = lambda now: 1.0, waits: float = 0.0) -> None:
+        self.now, self.pauses = 0.0, list[float]()
+        self._pace, self._waits, self._calls = pace, waits, 0
+        self.watch = Watch(lambda: self.now, lambda: self.now * self._waits, self.pauses.append)
+
+    def net(self, seconds: float, noise: float = 0.0) -> Callable[[], None]:
+        """Return a call that takes so long, plus or minus a share that differs from call to call."""
+
+        def call() -> None:
+            self._calls += 1
+            wobble = 1 + noise * (self._calls * 0.6180339887 % 1 - 0.5) * 2
+            self.now += seconds * wobble * self._pace(self.now)
+
+        return call
+
+    def timed(self, seconds: float = 0.02, noise: float = 0.0, anchor: float | None = None) -> Timing:
+        return steady(self.net(seconds, noise), self.net(0.04), self.watch, anchor)
+
+
 def test_the_ratio_is_of_single_images_in_evaluation_mode():
     narrow, dense = Busy(2).train(), Busy(8).eval()
     ratio = latency_ratio(narrow, dense, (3, 4, 4), torch.device("cpu"))
@@ -32,3 +73,90 @@ def test_the_ratio_is_of_single_images_in_evaluation_mode():
     assert not any(narrow.modes)
     assert narrow.training
     assert not dense.training
+
+
+@pytest.mark.parametrize("count", [6, 7, 9, 20, 31, 100])
+def test_the_interval_is_the_narrowest_pair_of_order_statistics_that_covers_the_median(count: int):
+    low, high = median_interval([float(number) for number in range(count, 0, -1)])  # the k-th smallest is k
+    assert low + high == count + 1
+    assert 1 - 2 * binom.cdf(low - 1, count, 0.5) >= CONFIDENCE
+    assert 1 - 2 * binom.cdf(low, count, 0.5) < CONFIDENCE
+
+
+def test_the_interval_of_few_is_all_of_them():
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval([3.0]) == (3.0, 3.0)
+
+
+def test_a_machine_that_keeps_still_gives_a_figure_at_once():
+    machine = Machine()
+    timing = machine.timed()
+    assert (timing.problem, timing.tries, machine.pauses) == ("", 1, [])
+    assert timing.median == pytest.approx(0.02)
+    assert timing.low <= timing.median <= timing.high
+    assert timing.ratio == pytest.approx(0.5)
+
+
+def test_a_net_of_microseconds_is_timed_over_many_calls():
+    timing = Machine().timed(seconds=5e-6)
+    assert timing.problem == ""
+    assert timing.median == pytest.approx(5e-6)
+
+
+def test_little_noise_is_taken():
+    timing = Machine().timed(noise=0.02)
+    assert timing.problem == ""
+    assert timing.median == pytest.approx(0.02, rel=0.02)
+    assert timing.low < timing.high
+
+
+def test_noise_is_refused_after_a_few_tries():
+    machine = Machine()
+    timing = machine.timed(noise=0.4)
+    assert "95% interval is" in timing.problem
+    assert timing.tries == TRIES
+    assert machine.pauses == [0.5, 1.0, 2.0]
+
+
+def test_a_machine_that_gets_slower_is_refused():
+    timing = Machine(pace=lambda now: 1 + now / 20).timed()
+    assert "reference net drifted by" in timing.problem
+    assert timing.tries == TRIES
+
+
+def test_a_machine_that_was_disturbed_for_a_while_is_measured_again():
+    machine = Machine(pace=lambda now: 2.0 if 1.5 < now < 5.0 else 1.0)
+    timing = machine.timed()
+    assert timing.problem == ""
+    assert 1 < timing.tries <= TRIES
+    assert timing.median == pytest.approx(0.02)
+
+
+def test_an_even_load_shows_in_the_time_that_threads_wait():
+    """Neither the interval nor the reference tells: everything takes twice as long, always."""
+    timing = Machine(pace=lambda now: 2.0, waits=0.5).timed()
+    assert "threads waited for one in 50% of the time" in timing.problem
+    assert Machine(waits=0.01).timed().problem == ""
+
+
+@pytest.mark.parametrize(("anchor", "refused"), [(0.04, False), (0.041, False), (0.03, True), (0.06, True)])
+def test_a_reference_that_is_off_its_first_reading_is_refused(anchor: float, refused: bool):
+    timing = Machine().timed(anchor=anchor)
+    assert ("off its first reading" in timing.problem) is refused
+
+
+def test_slow_nets_are_timed_in_fewer_rounds():
+    machine = Machine()
+    calls: Sequence[Timing] = [machine.timed(seconds=4.0)]
+    assert calls[0].problem == ""
+    assert machine.now < ROUNDS * 4.0
+
+
+def test_waiting_for_a_core_is_counted_where_the_system_tells():
+    first = stalled_seconds()
+    assert 0 <= first <= stalled_seconds()
+
+
+def test_a_timing_is_a_value():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Machine().timed().median = 1.0  # type: ignore[misc]

@@ -18,7 +18,7 @@ from search import SearchResult, run
 from search.confirmation import Reader, Retraining, again, roster
 from search.live import SilentDisplay
 from search.result import DenseResult
-from search.setup import _forecast, _trained_again, prepare
+from search.setup import _trained_again, prepare
 from spaces.budget import Budget
 from spaces.space import uniform_point
 from spaces.widths import Widths
@@ -240,4 +240,4 @@ def test_the_forecast_counts_the_trainings_of_the_confirmation(tmp_path: Path) -
     assert _trained_again(config) == pytest.approx(2 * (1 + 0.4 * 5))
     setup = prepare(config)
     long = dataclasses.replace(setup, config=dataclasses.replace(config, confirm=10_000))
-    assert _forecast(long) > 10 * _forecast(setup)
+    assert forecast_time(long).total > 10 * forecast_time(setup).total

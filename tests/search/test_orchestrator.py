@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from configs.schema import RunConfig
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.data import load_data
+from runners.engines import LatencyError
 from runners.train import accuracy
 from search import SearchResult, load, run
 from search.disk import forecast_disk
@@ -138,6 +139,27 @@ def test_a_folder_of_another_run_is_refused_and_kept(finished: tuple[Path, Searc
 def test_a_budget_under_the_minimum_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="smallest network"):
         run(tiny_config(tmp_path / "out", budget=("100flops",)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_latency_is_measured_at_the_end_of_a_search_and_is_everywhere_in_the_run_folder(tmp_path: Path) -> None:
+    latency = LatencyConfig("cpu:1thread", latency_batch=(1,))
+    result = run(tiny_config(tmp_path / "run", trials=2, latency=latency))
+    assert set(result.latency) == {"dense", *[member.label for member in result.front]}
+    for member in result.front:
+        (reading,) = result.latency[member.label]
+        assert reading["conditions"]["device"] == "cpu:1thread"
+        assert bool(reading["refused"]) == (reading["seconds"] is None)
+        metrics = json.loads((tmp_path / "run" / "front" / f"trial-{member.stem}" / "metrics.json").read_text())
+        assert metrics["latency"] == [reading]
+        assert (metrics["latency_ms_batch1"] is None) == bool(reading["refused"])
+    assert "latency_ms_batch1" in (tmp_path / "run" / "front.csv").read_text()
+    assert "ms, batch 1" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_unknown_latency_device_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(LatencyError, match="'tpu:0' is not on this machine; there is: cpu:1thread"):
+        run(tiny_config(tmp_path / "out", latency=LatencyConfig("tpu:0")))
     assert not (tmp_path / "out").exists()
 
 

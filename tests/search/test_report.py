@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console, RenderableType
 
 from configs.schema import RunConfig
+from search.latency import latency_lines
 from search.report import (
     ROWS_SHOWN,
     Plan,
     duration,
     failure_lines,
     front_table,
-    latency_lines,
     percent,
     plan_table,
     scaled,

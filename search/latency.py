@@ -1,0 +1,159 @@
+"""Measured latency in the reports: figures beside the FLOPs, and the networks whose FLOPs fell and whose time did not.
+
+A reading that was refused has no figures; every report says so and why. What a method has noted of its own nets stands
+only where nothing was measured.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from runners.latency import REFERENCE, Reading
+from runners.trial import TrialResult
+from search.result import SearchResult, front_table
+
+FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
+REFUSED = "refused"
+
+
+def readings(result: SearchResult, network: str) -> tuple[Reading, ...]:
+    """Return what was measured of a network, one reading per batch size.
+
+    Args:
+        network: "dense" or a label.
+    """
+    return tuple(Reading.from_plain(each) for each in result.latency.get(network, ()))
+
+
+def figures(result: SearchResult, network: str) -> dict[str, float | str | None]:
+    """Return the columns of a network in tables: per batch milliseconds, interval, ratio to dense, and why refused.
+
+    Every network of a search has the same columns; one that was not measured has None in them.
+    """
+    known = {each.conditions.batch: each for each in readings(result, network)}
+    columns: dict[str, float | str | None] = {}
+    for batch in _batches(result):
+        reading = known.get(batch)
+        for name in ("seconds", "low", "high"):
+            seconds = getattr(reading, name, None)
+            column = f"latency_{'' if name == 'seconds' else name + '_'}ms_batch{batch}"
+            columns[column] = None if seconds is None else round(1000 * seconds, 6)
+        columns[f"latency_of_dense_batch{batch}"] = None if reading is None else reading.ratio
+        columns[f"latency_refused_batch{batch}"] = reading.refused if reading else "not measured"
+    return columns
+
+
+def metrics(result: SearchResult, network: str) -> dict[str, float]:
+    """Return those of `figures` that are numbers."""
+    return {name: value for name, value in figures(result, network).items() if isinstance(value, float)}
+
+
+def front_columns(result: SearchResult) -> dict[str, list[Any]]:
+    """Return the front as columns, with the measured latencies after the rest."""
+    rows = [figures(result, member.label) for member in result.front if member.cost is not None]
+    return front_table(result) | {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+
+
+def heads(result: SearchResult) -> list[str]:
+    """Return the titles of the columns `cells` fills."""
+    return [text for batch in _batches(result) for text in (f"ms, batch {batch}", "of dense")]
+
+
+def cells(result: SearchResult, network: str) -> list[str]:
+    """Return a network's latency and its ratio to dense, per batch size, as text."""
+    shown = []
+    for reading in readings(result, network):
+        shown += [_milliseconds(reading), _ratio(reading)]
+    return shown or ["-"] * len(heads(result))
+
+
+def latency_tables(result: SearchResult) -> list[RenderableType]:
+    """Tabulate the measured latencies of dense and front beside their FLOPs; nothing where nothing was measured."""
+    rows = [(REFERENCE, "100.0%")]
+    for member in reversed(result.front.members):
+        if member.cost is not None:
+            rows.append((member.label, f"{100 * member.cost.flops / result.dense.cost.flops:.1f}%"))
+    batches = _batches(result)
+    if not batches:
+        return []
+    conditions = readings(result, REFERENCE)[0].conditions
+    form = ", channels_last" if conditions.channels_last else ""
+    title = f"Latency on {conditions.device} ({conditions.device_name}), {conditions.engine}, {conditions.dtype}{form}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("network")
+    for name in ("FLOPs of dense", "batch", "ms", "95% interval", "time of dense"):
+        table.add_column(name, justify="right")
+    for network, flops in rows:
+        for reading in readings(result, network):
+            batch = str(reading.conditions.batch)
+            table.add_row(network, flops, batch, _milliseconds(reading), _interval(reading), _ratio(reading))
+    return ["", table]
+
+
+def latency_lines(result: SearchResult) -> list[str]:
+    """Name the networks whose FLOPs fell and whose latency did not, and those whose reading was refused.
+
+    Where nothing was measured, what methods noted of their own nets is said: those whose layers are not plain ones
+    measure it themselves, since such layers need not become faster as they get narrower.
+    """
+    lines = [f"dense net: {_refusal(each)}" for each in readings(result, REFERENCE) if each.refused]
+    for member in reversed(result.front.members):
+        name = f"{member.trial.method} trial {member.label}"
+        measured = readings(result, member.label)
+        said = [_measured(each, _flops_ratio(result, member)) for each in measured] if measured else [_noted(member)]
+        lines += [f"{name}: {text}" for text in said if text]
+    return lines
+
+
+def _measured(reading: Reading, flops: float) -> str:
+    """Say what is wrong with a reading; nothing when the network is faster, or has no fewer FLOPs."""
+    if reading.ratio is None:
+        return _refusal(reading)
+    if flops >= 1 or reading.ratio <= FASTER:
+        return ""
+    batch = reading.conditions.batch
+    return f"{_said(flops, reading.ratio)} at batch {batch}: fewer FLOPs, not faster on {reading.conditions.device}"
+
+
+def _noted(member: TrialResult) -> str:
+    ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
+    if ratio is None or flops is None:
+        return ""
+    return _said(flops, ratio) + (": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else "")
+
+
+def _said(flops: float, ratio: float) -> str:
+    return f"{100 * flops:.0f}% of the FLOPs, {ratio:.2g}x the dense latency"
+
+
+def _refusal(reading: Reading) -> str:
+    return (
+        f"latency at batch {reading.conditions.batch} refused after {reading.tries} "
+        f"{'try' if reading.tries == 1 else 'tries'}: {reading.refused}"
+    )
+
+
+def _flops_ratio(result: SearchResult, member: TrialResult) -> float:
+    return member.cost.flops / result.dense.cost.flops if member.cost else 1.0
+
+
+def _batches(result: SearchResult) -> list[int]:
+    found: Mapping[int, None] = {each.conditions.batch: None for each in readings(result, REFERENCE)}
+    return list(found)
+
+
+def _milliseconds(reading: Reading) -> str:
+    return REFUSED if reading.seconds is None else f"{1000 * reading.seconds:.4g}"
+
+
+def _interval(reading: Reading) -> str:
+    if reading.low is None or reading.high is None:
+        return "-"
+    return f"{1000 * reading.low:.4g} to {1000 * reading.high:.4g}"
+
+
+def _ratio(reading: Reading) -> str:
+    return "-" if reading.ratio is None else f"{100 * reading.ratio:.1f}%"

@@ -1,0 +1,142 @@
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from runners.latency import Conditions, Reading, to_plain
+from search.latency import FASTER, cells, figures, front_columns, heads, latency_lines, latency_tables, metrics
+from search.page import write_html
+from search.report import summary, write_csv
+from search.result import SearchResult
+
+CONDITIONS = Conditions("cpu:1thread", "Made-up 3000", 1, 1, "float32", False, "eager", {"torch": "2.6"})
+MILLISECONDS = {"dense": 10.0, "1": 8.0, "0": 9.8, "3": None}  # None: refused
+
+
+def reading(network: str, batch: int) -> Reading:
+    conditions = dataclasses.replace(CONDITIONS, batch=batch)
+    milliseconds = MILLISECONDS[network]
+    if milliseconds is None:
+        return Reading(network, conditions, "the machine was busy", tries=4)
+    seconds = batch * milliseconds / 1000
+    ratio = milliseconds / 10
+    return Reading(network, conditions, "", seconds, 0.99 * seconds, 1.01 * seconds, ratio)
+
+
+@pytest.fixture
+def timed_search(finished_search: SearchResult) -> SearchResult:
+    """The made-up search with its front (1, 0 and 3) measured: faster, no faster, and refused."""
+    measured = {network: to_plain([reading(network, batch) for batch in (1, 8)]) for network in MILLISECONDS}
+    return dataclasses.replace(finished_search, latency=measured)
+
+
+def text_of(result: SearchResult, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    for part in summary(result, Path("runs/one"), ""):
+        console.print(part)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_latency_survives_the_round_trip(timed_search: SearchResult) -> None:
+    assert SearchResult.from_json(timed_search.to_json()) == timed_search
+
+
+def test_a_result_of_before_has_no_latency(finished_search: SearchResult) -> None:
+    data = finished_search.to_dict()
+    del data["latency"]
+    assert SearchResult.from_json(json.dumps(data)) == finished_search
+
+
+def test_the_terminal_shows_latency_beside_flops(timed_search: SearchResult) -> None:
+    lines = [" ".join(line.split()) for line in text_of(timed_search).splitlines()]
+    assert "Latency on cpu:1thread (Made-up 3000), eager, float32" in lines
+    assert "dense 100.0% 1 10 9.9 to 10.1 100.0%" in lines
+    assert "1 56.2% 8 64 63.36 to 64.64 80.0%" in lines
+    assert "3 6.2% 1 refused - -" in lines
+
+
+def test_the_table_fits_a_terminal_of_80_columns(timed_search: SearchResult) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    table = latency_tables(timed_search)[-1]
+    assert console.measure(table).maximum <= 80
+
+
+def test_a_saving_that_is_no_speed_and_a_refusal_are_named(timed_search: SearchResult) -> None:
+    slow = "l2 trial 0: 25% of the FLOPs, 0.98x the dense latency at batch"
+    refused = "refused after 4 tries: the machine was busy"
+    assert latency_lines(timed_search) == [
+        f"{slow} 1: fewer FLOPs, not faster on cpu:1thread",
+        f"{slow} 8: fewer FLOPs, not faster on cpu:1thread",
+        f"di trial 3: latency at batch 1 {refused}",
+        f"di trial 3: latency at batch 8 {refused}",
+    ]
+    assert MILLISECONDS["0"] is not None
+    assert MILLISECONDS["0"] / 10 > FASTER
+
+
+def test_what_is_measured_wins_over_what_a_method_noted(timed_search: SearchResult) -> None:
+    noted = [dataclasses.replace(m, note={"flops_ratio": 0.2, "latency_ratio": 1.4}) for m in timed_search.front]
+    assert latency_lines(timed_search.with_results(noted)) == latency_lines(timed_search)
+    assert len(latency_lines(dataclasses.replace(timed_search.with_results(noted), latency={}))) == len(noted)
+
+
+def test_a_refused_reading_gives_no_number_anywhere(timed_search: SearchResult, tmp_path: Path) -> None:
+    assert metrics(timed_search, "3") == {}
+    found = figures(timed_search, "3")
+    assert {name for name, value in found.items() if value is not None} == {
+        "latency_refused_batch1",
+        "latency_refused_batch8",
+    }
+    assert cells(timed_search, "3") == ["refused", "-", "refused", "-"]
+
+
+def test_a_refused_dense_net_is_said(timed_search: SearchResult) -> None:
+    busy = [dataclasses.replace(reading("3", batch), network="dense") for batch in (1, 8)]
+    lines = latency_lines(dataclasses.replace(timed_search, latency={**timed_search.latency, "dense": to_plain(busy)}))
+    assert lines[0] == "dense net: latency at batch 1 refused after 4 tries: the machine was busy"
+
+
+def test_the_csv_has_a_column_per_figure(timed_search: SearchResult, tmp_path: Path) -> None:
+    write_csv(timed_search, tmp_path / "front.csv")
+    with (tmp_path / "front.csv").open() as file:
+        rows = {row["trial"]: row for row in csv.DictReader(file)}
+    assert float(rows["1"]["latency_ms_batch8"]) == 64
+    assert float(rows["1"]["latency_of_dense_batch8"]) == 0.8
+    assert rows["3"]["latency_ms_batch8"] == ""
+    assert rows["3"]["latency_refused_batch8"] == "the machine was busy"
+
+
+def test_the_page_has_columns_and_sentences(
+    timed_search: SearchResult, finished_search: SearchResult, tmp_path: Path
+) -> None:
+    for search, shown in ((timed_search, True), (finished_search, False)):
+        write_html(search, tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        body = text.rpartition("<table>")[2]
+        assert ("<th>ms, batch 8</th><th>of dense</th>" in body) is shown
+        assert ("<td>64</td><td>80.0%</td>" in body) is shown
+        assert ("fewer FLOPs, not faster on cpu:1thread" in text) is shown
+        assert body.count("<th>") == body.partition("</tr>")[2].partition("</tr>")[0].count("<td>")
+
+
+def test_mlflow_gets_columns_and_metrics(timed_search: SearchResult) -> None:
+    table = front_columns(timed_search)
+    assert table["latency_ms_batch1"] == [None, 9.8, 8.0]
+    assert len({len(column) for column in table.values()}) == 1
+    assert metrics(timed_search, "1")["latency_of_dense_batch1"] == 0.8
+
+
+def test_nothing_is_shown_where_nothing_was_measured(finished_search: SearchResult) -> None:
+    assert (heads(finished_search), latency_tables(finished_search), latency_lines(finished_search)) == ([], [], [])
+    assert (figures(finished_search, "1"), cells(finished_search, "1")) == ({}, [])
+
+
+def test_a_net_that_was_not_measured_says_so(timed_search: SearchResult) -> None:
+    left = {network: each for network, each in timed_search.latency.items() if network != "1"}
+    search = dataclasses.replace(timed_search, latency=left)
+    assert cells(search, "1") == ["-"] * 4
+    assert figures(search, "1")["latency_refused_batch1"] == "not measured"
