@@ -18,7 +18,7 @@ from search import SearchResult, run
 from search.confirmation import Reader, Retraining, again, roster
 from search.live import SilentDisplay
 from search.result import DenseResult
-from search.setup import _trained_again, prepare
+from search.setup import _trained_again, forecast_time, prepare
 from spaces.budget import Budget
 from spaces.space import uniform_point
 from spaces.widths import Widths
