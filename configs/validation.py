@@ -6,6 +6,7 @@ What only the data, the network or the device can answer is checked by the packa
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from configs.resuming import check_resumed
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, SCALES, SCHEDULES, schedule_problem
@@ -87,6 +88,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
         raise ConfigError(f"--method {config.method!r} names no method; known: {', '.join(sorted(METHODS))}")
     for text in config.set:
         split_setting(text, methods)
+    check_resumed(config)
     return budgets
 
 

@@ -62,7 +62,7 @@ class SearchResult:
         budgets: absolute limits, all of which hold for `chosen`.
         space: summary of the search space for reports, plain data.
         results: every candidate tried, in the order of their numbers.
-        seconds: wall time of the whole search.
+        seconds: wall time of the search; of a resumed one, since then.
         paths: what was written -> where, relative to the run folder.
     """
 
