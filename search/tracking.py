@@ -180,6 +180,7 @@ class _Records:
         self._experiment = experiment
         self.children: dict[int, str] = dict(earlier.children) if earlier else {}
         self._known = earlier.params if earlier else {}
+        self._before = tuple(self.children.values())
         if earlier is None:
             self.parent = client.create_run(experiment, run_name="search", tags={FOLDER: folder}).info.run_id
         else:
@@ -268,8 +269,14 @@ class _Records:
 
     def front(self, result: SearchResult) -> None:
         """Write the front as a table, and mark its members."""
-        if len(result.front):
-            self._client.log_table(self.parent, front_table(result), "front.json")
+        table = front_table(result)
+        if table and self._known:  # a table of an earlier process is there, to which log_table would append
+            rows = [list(row) for row in zip(*table.values(), strict=True)]
+            self._client.log_dict(self.parent, {"columns": list(table), "data": rows}, "front.json")
+        elif table:
+            self._client.log_table(self.parent, table, "front.json")
+        for child in self._before:
+            self._client.set_tag(child, "front", "false")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         for member in result.front:
             child = self.children.get(member.trial.number)
