@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult, TrialState
 from search.result import SearchResult, front_table
-from search.tracking_fields import FOLDER, Earlier, earlier_runs, flatten, trial_params
+from search.tracking_fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, flatten, trial_params
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -36,15 +36,6 @@ MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have wa
 STOP_SECONDS = 6.0  # that a user who has stopped the search waits for the last records at most
 FLUSH_SECONDS = 120.0  # that a finished search waits for them at most
 _log = logging.getLogger(__name__)
-
-# Read by MLflow when it is imported or used; the user's own values stay. It must not call home, nor wait for minutes
-# for a server that is down, nor print on standard output.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 class TrackingError(SlimfrontError):
@@ -68,8 +59,7 @@ class MlflowTracker:
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local
         self._config = config
         self._budgets: tuple[Budget, ...] = ()
-        self._done = 0
-        self._failures = 0
+        self._done = self._failures = 0
         self._queue: queue.Queue[Callable[[_Records], None] | None] = queue.Queue()
         self._opened = threading.Event()
         self._error: BaseException | None = None
@@ -190,7 +180,7 @@ class _Records:
     @classmethod
     def open(cls, uri: str, folder: Path, local: bool, resumes: bool, config: Any) -> "_Records":
         """Open the store and begin the parent run; `local` says that it lies in the run folder."""
-        for name, value in _ENVIRONMENT.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
@@ -224,7 +214,7 @@ class _Records:
         params = dict(params or {})
         if run == self.parent:
             for name in [each for each, value in params.items() if self._known.get(each, value) != value]:
-                self._client.set_tag(run, f"now.{name}", params[name])
+                self._client.set_tag(run, NOW + name, params[name])
             params = {name: value for name, value in params.items() if name not in self._known}
         finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
         self._client.log_batch(
@@ -275,8 +265,8 @@ class _Records:
             self._client.log_dict(self.parent, {"columns": list(table), "data": rows}, "front.json")
         elif table:
             self._client.log_table(self.parent, table, "front.json")
-        for child in self._before:
-            self._client.set_tag(child, "front", "false")
+        for before in self._before:
+            self._client.set_tag(before, "front", "false")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         for member in result.front:
             child = self.children.get(member.trial.number)

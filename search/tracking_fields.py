@@ -11,8 +11,18 @@ from spaces.budget import Budget
 
 FOLDER = "slimfront.run_folder"  # tag of a parent run, by which a server's runs are known again
 PARENT = "mlflow.parentRunId"
+NOW = "now."  # begins the tags of the parent run that hold what a resumed search has changed
 ENDED = ("FINISHED", "FAILED")
 PAGE = 1000  # runs asked for at once
+
+# Read by MLflow when it is imported or used; the user's own values stay. It must not call home, nor wait for minutes
+# for a server that is down, nor print on standard output.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Earlier:
     """The runs that an earlier process wrote of a search.
 
     Attributes:
-        params: of the parent run, which MLflow lets nobody change.
+        params: of the parent run, which MLflow lets nobody change, and over them what its tags say of later ones.
         children: trial number -> run, of trials that were written whole.
     """
 
@@ -54,7 +64,8 @@ def earlier_runs(client: Any, experiment: str, folder: str, local: bool) -> Earl
                 children[int(run.info.run_name.split()[-1])] = run.info.run_id
             else:
                 client.delete_run(run.info.run_id)
-    return Earlier(parent.info.run_id, dict(parent.data.params), children)
+    now = {name.removeprefix(NOW): value for name, value in parent.data.tags.items() if name.startswith(NOW)}
+    return Earlier(parent.info.run_id, dict(parent.data.params) | now, children)
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, str]:

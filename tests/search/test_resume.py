@@ -66,13 +66,12 @@ def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Pat
     shown: dict[str, str] = {}
     for words in ("training the dense network", "searching with", "searching with"):
         command = [sys.executable, "-m", "search", *flags]
-        process = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
-        lines = until(process, words)
-        time.sleep(chance.uniform(0.3, 2.0))
-        process.kill()
-        assert process.stdout is not None
-        text = "".join(lines) + process.stdout.read()
-        process.wait()
+        with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = until(process, words)
+            time.sleep(chance.uniform(0.3, 2.0))
+            process.kill()
+            text = "".join(lines) + process.stdout.read()
         shown |= {number: figure for number, figure in re.findall(r"/400 trial (\d+) [^:]+: ([\d.]+%)", text)}
         flags = ["--resume", str(folder)]
     assert shown
