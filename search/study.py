@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
@@ -85,13 +85,7 @@ class Study:
         if not earlier and (left_out := self._candidates.untried(left)):
             _logger.warning("%d trials leave none for %s; give more --trials", left, ", ".join(left_out))
         seed = derive_seed(settings.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
-        options = SamplerOptions(seed, len(self._planned), settings.trials)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
-            sampler = SAMPLERS[settings.sampler](options)
-        by_chance = settings.sampler in BY_CHANCE
-        self._study.sampler = sampler if by_chance else MethodSampler(sampler, self._choose_method)
-        self._random = RandomSampler(seed=seed)
+        self._study.sampler, self._random = self._sampler(seed), RandomSampler(seed=seed)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -200,6 +194,14 @@ class Study:
                 return None
         self._running[number] = (handle, trial)
         return trial
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        settings = self.settings
+        options = SamplerOptions(seed, len(self._planned), settings.trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
+            sampler = SAMPLERS[settings.sampler](options)
+        return sampler if settings.sampler in BY_CHANCE else MethodSampler(sampler, self._choose_method)
 
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget."""
