@@ -23,6 +23,7 @@ from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.space import SpaceConfig
 
 PRESETS = Path(__file__).parent / "presets"
+RUN_FILE = "config.yaml"  # of a run folder
 SECTIONS: dict[str, Any] = {
     "space": SpaceConfig,
     "data": DataConfig,
@@ -45,6 +46,7 @@ _EXAMPLES = """examples:
   python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
   python -m search --config quick --budget 1.2mparams --skip 'layer4.*'
   python -m search --config csgd-resnet56-cifar10 --data-dir ~/data
+  python -m search --resume runs/NAME --budget 20%
 
 to see what a run would do, with everything that it would take, before it does:
   python -m search plan --budget 0.5gflops [options]
@@ -111,7 +113,9 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     """
     given = vars(_parse(_parser(files=False), argv))
     path, printing, debug = (given.pop(name, None) for name in ("config", "print_config", "debug"))
-    values = (read_config(path) if path else {}) | {k: v for k, v in given.items() if v is not None}
+    flags = {k: v for k, v in given.items() if v is not None}
+    stored = _of_run(flags["resume"], flags.get("out", "")) if flags.get("resume") else {}
+    values = stored | (read_config(path) if path else {}) | flags
     return Flags(_compose(values), bool(printing), bool(debug))
 
 
@@ -134,6 +138,24 @@ def read_config(path: str) -> dict[str, Any]:
         return values
     except argparse.ArgumentError as error:
         raise ConfigError(f"config {where}: {_one_line(str(error), '')}") from error
+
+
+def run_config_file(folder: str) -> str:
+    """Return where a run folder keeps its settings.
+
+    Raises:
+        ConfigError: it keeps none.
+    """
+    file = Path(folder) / RUN_FILE
+    if not file.is_file():
+        raise ConfigError(f"--resume {folder!r} has no {RUN_FILE}; give the run folder of a search, or leave it out")
+    return str(file)
+
+
+def _of_run(folder: str, out: str) -> dict[str, Any]:
+    if out:
+        raise ConfigError(f"--out is {out!r} and --resume {folder!r}, which writes to that folder; leave --out away")
+    return read_config(run_config_file(folder))
 
 
 def load(path: str) -> RunConfig:

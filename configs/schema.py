@@ -37,6 +37,8 @@ class RunConfig:
         sampler: "tpe", "nsga2", "gp" or "random".
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
+        resume: run folder to go on with: its trials count, its settings hold. Flags on top may change what makes no
+            trial another: budget (answered from the old trials), trials, sampler, lowest_fraction, runner and device.
         storage: Optuna storage URL; empty takes SQLite in the run folder.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
     """
@@ -54,6 +56,7 @@ class RunConfig:
     sampler: str = "tpe"
     seed: int = 0
     out: str = ""
+    resume: str = ""
     storage: str = ""
     tracking_uri: str = ""
     space: SpaceConfig = field(default_factory=SpaceConfig)

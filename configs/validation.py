@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from configs.duration import parse_duration
+from configs.resuming import check_resumed
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
@@ -96,6 +97,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
         raise ConfigError(f"--method {config.method!r} names no method; known: {', '.join(sorted(METHODS))}")
     for text in config.set:
         split_setting(text, methods)
+    check_resumed(config)
     return budgets
 
 

@@ -89,6 +89,7 @@ class StudySettings:
         lowest_fraction: the least share of the budget that is proposed, unless the smallest network needs more.
         allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
+        resumed: the stored search may have had other budgets.
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -100,6 +101,7 @@ class StudySettings:
     lowest_fraction: float = 0.03
     allocation: str = "any"
     name: str = "slimfront"
+    resumed: bool = False
 
 
 class CandidateSpace:
@@ -197,11 +199,22 @@ class CandidateSpace:
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
-        allowed = next(budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled)
         if result is None or not measured(result):
-            return Tried(trial.method, allowed / self._base, failed=result is not None)
+            return Tried(trial.method, self.fraction(trial, result), failed=result is not None)
         cost = getattr(result.cost, self._scaled)
         return Tried(trial.method, cost / self._base, result.accuracy, result.train_seconds)
+
+    def fraction(self, trial: Trial, result: TrialResult | None = None) -> float:
+        """Return the share of the scaled budget that a trial may cost; above 1 where earlier budgets were higher.
+
+        Where an earlier search had no such budget, what its network costs counts.
+        """
+        for budget in trial.goal.budgets:
+            if budget.quantity == self._scaled:
+                return float(budget.limit / self._base)
+        cost = self._space.cost(trial.goal.widths) if trial.goal.widths is not None else None
+        cost = result.cost if result is not None and result.cost is not None else cost
+        return float(getattr(cost, self._scaled, self._base) / self._base)
 
     def _ways(self) -> list[tuple[str, str]]:
         """List (method, allocation): the first of every method, then the second of those that have one.

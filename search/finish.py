@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,6 +122,7 @@ class Finish:
     def _written(self, result: SearchResult) -> SearchResult:
         folder = self._setup.folder
         paths = {"result": "result.json", "front table": "front.csv", "picture": "front.png", "report": "report.html"}
+        shutil.rmtree(folder / "front", ignore_errors=True)  # of the search that was resumed
         for member in result.front:
             self._export(member, folder / _member_folder(member), result)
         if len(result.front):

@@ -2,9 +2,11 @@
 
 A run has five acts: set up and show the plan; train the dense network; gather what the methods share; let the
 runner work off the study's candidates; confirm the front on test (where it is asked for by training it again) and
-write everything down.
+write everything down. A resumed run has the same five, with the trials and the dense network that its folder holds
+(`search.resume`).
 """
 
+import functools
 import logging
 import shutil
 import time
@@ -13,9 +15,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from configs.loading import effective_yaml
 from configs.schema import RunConfig
-from pruning import checkpoint
 from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
@@ -24,6 +24,7 @@ from runners.evaluate import TrialContext, Workbench
 from runners.fast import using_threads
 from runners.train import accuracy
 from runners.trial import TrialResult
+from search import resume
 from search.confirmation import Confirmer
 from search.finish import Finish
 from search.live import Display, SilentDisplay
@@ -54,12 +55,15 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
     display = display or SilentDisplay()
     display.phase("reading data and tracing the network")
     setup = prepare(config)
-    display.plan(plan(setup))
+    planned = plan(setup)
     with _run_folder(setup) as (study, tracker), using_threads(setup.threads_alone):
+        display.plan(resume.remaining(planned, study))
         net = _train_dense(setup, display, deadline)
+        resume.keep_dense(setup, study, net)
         dense_accuracy = accuracy(net, setup.data.val, device=setup.device)
         _warn_of_guessing(dense_accuracy, setup)
         tracker.dense(dense_accuracy, setup.space.dense_cost, setup.budgets)
+        tracker.catch_up(study.results)
         bench = _workbench(setup, study, net, display)
         _follow(study, setup.space.dense_cost.flops, tracker, display)
         trials = TimeLimited(study, deadline)
@@ -76,29 +80,38 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
 
 @contextmanager
 def _run_folder(setup: Setup) -> Iterator[tuple[Study, MlflowTracker]]:
-    """Make the run folder with its study and tracker; without a finished trial an error takes it away again."""
+    """Make the run folder with its study and tracker; without a finished trial an error takes it away again.
+
+    A folder that was there before stays.
+    """
     study: Study | None = None
     tracker: MlflowTracker | None = None
     folder = setup.folder.absolute()
     made = next((each for each in [*reversed(folder.parents), folder] if not each.exists()), folder)
+    resumes = bool(setup.config.resume)
     try:
-        study = _open_folder(setup)
-        tracker = MlflowTracker(setup.folder, setup.config.tracking_uri, setup.config)
-        tracker.start()
-        yield study, tracker
+        (folder / resume.TRIALS).mkdir(parents=True, exist_ok=resumes)
+        with resume.locked(folder):
+            study = _open_folder(setup)
+            tracker = MlflowTracker(setup.folder, setup.config.tracking_uri, setup.config, resumes=resumes)
+            tracker.start()
+            yield study, tracker
     except BaseException:
         if tracker is not None:
             tracker.abort()
-        if study is None or not study.results:
+        if not resumes and (study is None or not study.results):
             shutil.rmtree(made, ignore_errors=True)
         raise
 
 
 def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Display) -> bool:
     """Have the runner try the study's candidates while there is time; return whether the user stopped it."""
-    display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}")
+    done, wanted = len(trials.study.results), trials.study.settings.trials
+    so_far = f"; {done} of {wanted} trials are finished" if done else ""
+    display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}{so_far}")
     try:
-        RUNNERS[setup.runner](setup.config.runner).run(trials, bench)
+        if done < wanted:
+            RUNNERS[setup.runner](setup.config.runner).run(trials, bench)
     except KeyboardInterrupt:
         if not trials.study.results:
             raise
@@ -109,25 +122,21 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
 
 
 def _open_folder(setup: Setup) -> Study:
-    """Make the run folder and the study in it."""
-    trials = setup.folder / "trials"
-    trials.mkdir(parents=True)
-    (setup.folder / "config.yaml").write_text(effective_yaml(setup.config), encoding="utf-8")
-
-    def archived(network: TrialResult) -> TrialResult:
-        if network.checkpoint is None:
-            return network
-        path = trials / f"{network.stem}.safetensors"
-        checkpoint.write(path, network.checkpoint)
-        return network.without_checkpoint(str(path.relative_to(setup.folder)))
-
-    def archive(result: TrialResult) -> TrialResult:
-        return result.with_each(archived)
-
-    return Study(study_settings(setup), setup.space, setup.budgets, archive=archive)
+    """Open the study in the run folder; a resumed one changes the folder's settings once the record agrees to them."""
+    resumes = bool(setup.config.resume)
+    if not resumes:
+        resume.write_settings(setup)
+    archive = functools.partial(resume.archive, setup.folder)
+    study = Study(study_settings(setup), setup.space, setup.budgets, archive=archive)
+    resume.take_up(setup, study)
+    if resumes:
+        resume.write_settings(setup)
+    return study
 
 
 def _train_dense(setup: Setup, display: Display, deadline: Deadline) -> nn.Module:
+    if (kept := resume.kept_dense(setup)) is not None:
+        return kept
     if setup.weighted:
         return setup.net
     epochs = setup.config.train.dense_epochs

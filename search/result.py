@@ -65,7 +65,7 @@ class SearchResult:
         budgets: absolute limits, all of which hold for `chosen`.
         space: summary of the search space for reports, plain data.
         results: every candidate tried, in the order of their numbers.
-        seconds: wall time of the whole search.
+        seconds: wall time of the search; of a resumed one, since then.
         control: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
         paths: what was written -> where, relative to the run folder.
         time_limited: whether the time limit ended it before all its trials were done.

@@ -173,7 +173,8 @@ def study_settings(setup: Setup) -> StudySettings:
         lowest_fraction=config.lowest_fraction,
         allocation=config.allocation,
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
-        name="slimfront" if not config.storage else setup.folder.name,
+        name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
+        resumed=bool(config.resume),
     )
 
 
@@ -199,6 +200,8 @@ def _folder(config: RunConfig) -> Path:
     Raises:
         RunFolderError: the folder exists and is not empty, or is no folder.
     """
+    if config.resume:
+        return Path(config.resume)
     if config.out:
         folder = Path(config.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

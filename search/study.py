@@ -14,37 +14,29 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError
-from optuna.samplers import RandomSampler
-from optuna.study import StudyDirection
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy.exc import SQLAlchemyError
 
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.candidates import CandidateSpace, Planned, StudySettings
 from search.method_choice import choose_method
 from search.pareto import ParetoFront, inside, measured, point
+from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
 from spaces.budget import Budget
-from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
-DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, FLOPs
 REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
 _logger = logging.getLogger(__name__)
 
 Listener = Callable[[TrialResult, "Study"], None]
-
-
-class StudyError(SlimfrontError):
-    """A study that cannot be opened, or that is told something it did not ask for."""
 
 
 class Study:
@@ -72,31 +64,28 @@ class Study:
         check_sampler(settings.sampler)
         if settings.trials < 1:
             raise StudyError(f"trials {settings.trials} leaves nothing to do; give at least 1")
-        self.settings, self.budgets = settings, tuple(budget.resolve(space.dense_cost) for budget in budgets)
+        self.budgets = tuple(budget.resolve(space.dense_cost) for budget in budgets)
         self.listeners, self._archive = list(listeners), archive
         self._candidates = CandidateSpace(settings, space, self.budgets)
-        self._planned = self._candidates.control_arms(settings.trials) + self._candidates.warm_starts(settings.trials)
-        if left_out := self._candidates.untried(settings.trials):
-            _logger.warning("%d trials leave none for %s; give more --trials", settings.trials, ", ".join(left_out))
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
         limits = {budget.quantity: budget.limit for budget in self.budgets}
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
-        self._record = _open(settings, identity) if settings.storage else None
+        self._record = Record(settings, identity) if settings.storage else None
         self._study = optuna.create_study(directions=DIRECTIONS)
         self._results: dict[int, TrialResult] = {}
         self._by_key: dict[str, TrialResult] = {}
         self._running: dict[int, tuple[optuna.Trial, Trial]] = {}
         self._repeats = 0
         self._front = ParetoFront()
-        self._read_back()
+        earlier = self._read_back()
+        # New budgets have control arms of their own, and one of these is tried even when no trial is left.
+        left = max(1, settings.trials - earlier)
+        self.settings = replace(settings, trials=earlier + left) if earlier else settings
+        self._planned = self._candidates.control_arms(left) + self._candidates.warm_starts(left)
+        if not earlier and (left_out := self._candidates.untried(left)):
+            _logger.warning("%d trials leave none for %s; give more --trials", left, ", ".join(left_out))
         seed = derive_seed(settings.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
-        options = SamplerOptions(seed, len(self._planned), settings.trials)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
-            sampler = SAMPLERS[settings.sampler](options)
-        by_chance = settings.sampler in BY_CHANCE
-        self._study.sampler = sampler if by_chance else MethodSampler(sampler, self._choose_method)
-        self._random = RandomSampler(seed=seed)
+        self._study.sampler, self._random = self._sampler(seed), RandomSampler(seed=seed)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -164,6 +153,21 @@ class Study:
         for listener in self.listeners:
             listener(result, self)
 
+    def pin(self, name: str, digest: str) -> None:
+        """Note in the record what every result rests on; raises StudyError when its results rest on another."""
+        if self._record is not None:
+            self._record.pin(name, digest)
+
+    def pinned(self, name: str) -> str | None:
+        """Return the digest that the record notes under this name."""
+        return None if self._record is None else self._record.pinned(name)
+
+    def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
+        """Change every network known so far, e.g. mark what has lost its weights; the record stays as it is."""
+        results, self._front = self.results, ParetoFront()
+        for result in results:
+            self._keep(result.with_each(change))
+
     def close(self) -> None:
         """Mark the trials that were asked for and not told as failed; they are no results."""
         for handle, _ in self._running.values():
@@ -196,6 +200,14 @@ class Study:
         self._running[number] = (handle, trial)
         return trial
 
+    def _sampler(self, seed: int) -> BaseSampler:
+        settings = self.settings
+        options = SamplerOptions(seed, len(self._planned), settings.trials)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
+            sampler = SAMPLERS[settings.sampler](options)
+        return sampler if settings.sampler in BY_CHANCE else MethodSampler(sampler, self._choose_method)
+
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget."""
         tried = [self._candidates.tried(each.trial, each) for each in self._results.values()]
@@ -212,7 +224,7 @@ class Study:
 
     def _write(self, trial: FrozenTrial) -> None:
         if self._record is not None:
-            self._record.add_trial(trial)
+            self._record.add(trial)
 
     def _checked(self, result: TrialResult) -> TrialResult:
         if result.state is TrialState.FAILED:
@@ -237,13 +249,25 @@ class Study:
         self._by_key[result.trial.key()] = result
         self._front = self._front.with_results(inside([result], self.budgets))
 
-    def _read_back(self) -> None:
-        stored = self._record.get_trials(deepcopy=False) if self._record is not None else []
-        for frozen in stored:
-            if frozen.state.is_finished():
+    def _read_back(self) -> int:
+        """Take up the record; return how many results were found under other budgets."""
+        if self._record is None:
+            return 0
+        before, lowest, found = self._record.earlier, self._candidates.lowest_fraction, 0
+        for index, frozen in enumerate(self._record.trials):
+            data = frozen.user_attrs.get("result")
+            result = None if data is None else trial_result_from_dict(data)
+            if result is not None:
+                self._keep(result)
+                found += index < before
+            own = getattr(frozen.distributions.get(FRACTION), "low", lowest)
+            if index >= before and own == lowest:
                 self._study.add_trial(frozen)
-            if (data := frozen.user_attrs.get("result")) is not None:
-                self._keep(trial_result_from_dict(data))
+            elif result is not None:
+                again = restated(frozen, self._candidates.fraction(result.trial, result), lowest)
+                if again is not None:
+                    self._study.add_trial(again)
+        return found
 
     @contextlib.contextmanager
     def _sampling_at_random(self) -> Iterator[None]:
@@ -252,26 +276,3 @@ class Study:
             yield
         finally:
             self._study.sampler = sampler
-
-
-def _open(settings: StudySettings, identity: dict[str, Any]) -> optuna.Study:
-    """Open or create the study; `identity` is what a stored one must agree in."""
-    where = f"storage {settings.storage!r}"
-    try:
-        study = optuna.create_study(
-            study_name=settings.name,
-            storage=settings.storage,
-            directions=DIRECTIONS,
-            load_if_exists=True,
-        )
-        stored = study.user_attrs.get("identity")
-        if stored is None:
-            study.set_user_attr("identity", identity)
-    except (OptunaError, SQLAlchemyError, ImportError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise StudyError(f"{where} cannot hold the study ({reason}); give a writable place or another URL") from error
-    if stored not in (None, identity):
-        raise StudyError(
-            f"{where} holds a search of another network, other methods or budgets; give a fresh one, or those"
-        )
-    return study

@@ -3,6 +3,9 @@
 One background thread imports MLflow, opens the store (a fresh SQLite store takes about ten seconds of migrations)
 and does every write, so neither the start nor a slow server holds a trial up. Runs are addressed by their ids, never
 by MLflow's global state, so an MLFLOW_RUN_ID in the environment changes nothing.
+
+A resumed search goes on in its own parent run: finished trials that a killed process did not get to write are written
+first, and settings that differ now become tags "now.NAME", since MLflow never changes a parameter.
 """
 
 import dataclasses
@@ -18,11 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runners.trial import Trial, TrialResult, TrialState
+from runners.trial import TrialResult, TrialState
 from search.comparison import confirmed_figures
 from search.latency import front_columns
 from search.latency import metrics as latency_metrics
-from search.result import SearchResult, plain
+from search.result import SearchResult
+from search.tracking_fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, flatten, trial_params
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -36,15 +40,6 @@ STOP_SECONDS = 6.0  # that a user who has stopped the search waits for the last 
 FLUSH_SECONDS = 120.0  # that a finished search waits for them at most
 _log = logging.getLogger(__name__)
 
-# Read by MLflow when it is imported or used; the user's own values stay. It must not call home, nor wait for minutes
-# for a server that is down, nor print on standard output.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-
 
 class TrackingError(SlimfrontError):
     """An MLflow store that cannot be opened."""
@@ -57,17 +52,17 @@ class MlflowTracker:
         folder: run folder; without a server the store is `mlflow.db` in it, the artifacts lie in `mlartifacts`.
         tracking_uri: of an MLflow server; empty takes MLFLOW_TRACKING_URI, and without that the run folder.
         config: the run's configuration (a dataclass or a mapping), logged as parameters.
+        resumes: go on in the parent run that the run folder has had, if the store has it.
     """
 
-    def __init__(self, folder: Path, tracking_uri: str, config: Any) -> None:
-        self._folder = folder.resolve()
+    def __init__(self, folder: Path, tracking_uri: str, config: Any, *, resumes: bool = False) -> None:
+        self._folder, self._resumes = folder.resolve(), resumes
         self._local = not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
         local = f"sqlite:///{self._folder / 'mlflow.db'}"
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local
         self._config = config
         self._budgets: tuple[Budget, ...] = ()
-        self._done = 0
-        self._failures = 0
+        self._done = self._failures = 0
         self._queue: queue.Queue[Callable[[_Records], None] | None] = queue.Queue()
         self._opened = threading.Event()
         self._error: BaseException | None = None
@@ -78,6 +73,18 @@ class MlflowTracker:
     def start(self) -> None:
         """Begin to open the store; returns at once."""
         self._writer.start()
+
+    def catch_up(self, results: Sequence[TrialResult]) -> None:
+        """Take trials that an earlier process has finished; those that the store lacks are written."""
+        self._done = len(results)
+
+        def write(records: "_Records") -> None:
+            for result in results:
+                if result.trial.number not in records.children:
+                    records.trial(result, self._budgets, time.time())
+
+        if results:
+            self._queue.put(write)
 
     def dense(self, accuracy: float, cost: Cost, budgets: Sequence[Budget]) -> None:
         """Log the dense network and the budgets; waits until the store is open.
@@ -138,7 +145,7 @@ class MlflowTracker:
 
     def _write(self) -> None:
         try:
-            self._records = _Records.open(self.uri, self._folder if self._local else None, self._config)
+            self._records = _Records.open(self.uri, self._folder, self._local, self._resumes, self._config)
         except BaseException as error:  # whatever it is, the thread that waits must hear of it
             self._error = error
             return
@@ -161,17 +168,22 @@ class MlflowTracker:
 class _Records:
     """The runs of one search in an open store; used by the writer thread alone."""
 
-    def __init__(self, client: "MlflowClient", experiment: str, config: Any) -> None:
+    def __init__(self, client: "MlflowClient", experiment: str, folder: str, earlier: Earlier | None) -> None:
         self._client = client
         self._experiment = experiment
-        self._children: dict[int, str] = {}
-        self.parent = client.create_run(experiment, run_name="search").info.run_id
-        self.log(self.parent, params=flatten(config))
+        self.children: dict[int, str] = dict(earlier.children) if earlier else {}
+        self._known = earlier.params if earlier else {}
+        self._before = tuple(self.children.values())
+        if earlier is None:
+            self.parent = client.create_run(experiment, run_name="search", tags={FOLDER: folder}).info.run_id
+        else:
+            self.parent = earlier.parent
+            client.update_run(self.parent, status="RUNNING")
 
     @classmethod
-    def open(cls, uri: str, folder: Path | None, config: Any) -> "_Records":
-        """Open the store and begin the parent run; `folder` is the run folder of an embedded store."""
-        for name, value in _ENVIRONMENT.items():
+    def open(cls, uri: str, folder: Path, local: bool, resumes: bool, config: Any) -> "_Records":
+        """Open the store and begin the parent run; `local` says that it lies in the run folder."""
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
@@ -180,10 +192,12 @@ class _Records:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         client = MlflowClient(tracking_uri=uri)
         known = client.get_experiment_by_name(EXPERIMENT)
-        if known is not None:
-            return cls(client, known.experiment_id, config)
-        place = None if folder is None else (folder / "mlartifacts").as_uri()
-        return cls(client, client.create_experiment(EXPERIMENT, artifact_location=place), config)
+        place = (folder / "mlartifacts").as_uri() if local else None
+        found = known.experiment_id if known else client.create_experiment(EXPERIMENT, artifact_location=place)
+        earlier = earlier_runs(client, found, str(folder), local) if resumes else None
+        records = cls(client, found, str(folder), earlier)
+        records.log(records.parent, params=flatten(config))
+        return records
 
     def address(self, uri: str) -> str:
         """Return the parent run's page on a server."""
@@ -200,11 +214,16 @@ class _Records:
         from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
+        params = dict(params or {})
+        if run == self.parent:
+            for name in [each for each, value in params.items() if self._known.get(each, value) != value]:
+                self._client.set_tag(run, NOW + name, params[name])
+            params = {name: value for name, value in params.items() if name not in self._known}
         finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
         self._client.log_batch(
             run,
             metrics=[Metric(name, value, now, step) for name, value in finite.items()],
-            params=[Param(name, value) for name, value in (params or {}).items()],
+            params=[Param(name, value) for name, value in params.items()],
         )
 
     def trial(self, result: TrialResult, budgets: Sequence[Budget], ended: float) -> None:
@@ -218,13 +237,13 @@ class _Records:
         start, end = int((ended - result.seconds) * 1000), int(ended * 1000)
         name = f"trial {trial.number:04d}"
         run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
-        self._children[trial.number] = run
+        self.children[trial.number] = run
         metrics = {"seconds": result.seconds}
         if result.accuracy is not None:
             metrics["accuracy"] = result.accuracy
         if result.cost is not None:
             metrics |= dataclasses.asdict(result.cost)
-        self.log(run, metrics, _trial_params(trial, budgets))
+        self.log(run, metrics, trial_params(trial, budgets))
         curve = [
             Metric("val_accuracy", report.accuracy, start + int(report.seconds * 1000), report.epoch)
             for report in result.curve
@@ -243,13 +262,19 @@ class _Records:
 
     def front(self, result: SearchResult) -> None:
         """Write the front as a table, and mark its members."""
-        if len(result.front):
-            self._client.log_table(self.parent, front_columns(result), "front.json")
+        table = front_columns(result)
+        if table and self._known:  # a table of an earlier process is there, to which log_table would append
+            rows = [list(row) for row in zip(*table.values(), strict=True)]
+            self._client.log_dict(self.parent, {"columns": list(table), "data": rows}, "front.json")
+        elif table:
+            self._client.log_table(self.parent, table, "front.json")
+        for before in self._before:
+            self._client.set_tag(before, "front", "false")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         if gap := result.uniform_comparison.difference:
             self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
         for member in result.front:
-            child = self._children.get(member.trial.number)
+            child = self.children.get(member.trial.number)
             if child is not None:
                 self._client.set_tag(child, "front", "true")
                 prefix = "passed_" if member.waypoint else ""
@@ -273,30 +298,5 @@ class _Records:
         self._client.set_terminated(run, status, milliseconds)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return a nested configuration as "group.option" -> text."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = dataclasses.asdict(config)
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, (list, tuple)):
-            flat[prefix + name] = ", ".join(str(item) for item in value)
-        else:
-            flat[prefix + name] = str(value)
-    return flat
-
-
 def _first_line(error: BaseException) -> str:
     return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder="...")
-
-
-def _trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
-    limits = {budget.quantity: budget.limit for budget in budgets}
-    shares = [b.limit / limits[b.quantity] for b in trial.goal.budgets if b.quantity in limits]
-    params = {"method": trial.method, "arm": trial.arm or "searched", "seed": str(trial.seed)}
-    params["allocation"] = "method" if trial.goal.widths is None else "search"
-    if shares:
-        params["budget_fraction"] = f"{min(shares):.6g}"
-    return params | {f"{trial.method}.{name}": str(plain(value)) for name, value in trial.settings.items()}

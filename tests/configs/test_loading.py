@@ -99,12 +99,12 @@ def write(folder: Path, text: str) -> str:
 
 def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_defaults() -> None:
     defaults = flat(RunConfig())
-    assert OTHER.keys() == defaults.keys()
+    assert OTHER.keys() | {"resume"} == defaults.keys()  # which takes the settings of a folder, see test_resuming
     assert not [name for name, value in OTHER.items() if value == defaults[name]]
 
 
 def test_every_flag_reaches_the_config() -> None:
-    assert flat(parse_flags(flags_of(OTHER)).config) == OTHER
+    assert flat(parse_flags(flags_of(OTHER)).config) == OTHER | {"resume": ""}
 
 
 def test_no_flags_give_the_defaults() -> None:
@@ -246,7 +246,7 @@ def test_help_lists_every_flag_with_its_text(capsys: pytest.CaptureFixture[str])
         parse_flags(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for name in OTHER:
+    for name in (*OTHER, "resume"):
         assert f"--{name.replace('_', '-')} " in text
     assert "One multiply-add is one FLOP." in " ".join(text.split())
     assert "(default: 20)" in text

@@ -1,0 +1,136 @@
+"""What a run folder keeps so that a search killed at any moment goes on: settings, dense network, weights of trials.
+
+The study is the record of the trials. A checkpoint is written before its trial is recorded, so what is recorded has
+its weights; a checkpoint that no recorded trial names was in the making, and is overwritten.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import nn
+
+from configs.loading import RUN_FILE, effective_yaml
+from pruning import checkpoint
+from runners.dense import load_weights, weights_digest
+from runners.trial import TrialResult, TrialState
+from search.pareto import measured
+from search.report import Plan
+from search.setup import RunFolderError, Setup
+from search.study import Study, StudyError
+from spaces.files import write_atomically
+from spaces.zoo import build
+
+TRIALS = "trials"
+DENSE = "dense.safetensors"
+DENSE_WEIGHTS, IMAGES = "dense weights", "images"  # what is pinned in the record
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from searching in a run folder; the lock ends with the process, however that ends.
+
+    Raises:
+        RunFolderError: another process searches there.
+    """
+    if sys.platform == "win32":  # has no such lock
+        yield
+        return
+    import fcntl
+
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise RunFolderError(
+                f"run folder {str(folder)!r} is in use by process {owner}; wait until it ends, or stop it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def write_settings(setup: Setup) -> None:
+    """Write the settings that `--resume` and `--config` read back."""
+    config = dataclasses.replace(setup.config, resume="")
+    if config.storage:  # where the study has the name of the folder, whatever that is called later
+        config = dataclasses.replace(config, out=config.out or str(setup.folder))
+    write_atomically(setup.folder / RUN_FILE, effective_yaml(config).encode())
+
+
+def archive(folder: Path, result: TrialResult) -> TrialResult:
+    """Return a result with the weights of every network of the trial on disk."""
+
+    def archived(network: TrialResult) -> TrialResult:
+        if network.checkpoint is None:
+            return network
+        path = folder / TRIALS / f"{network.stem}.safetensors"
+        checkpoint.write(path, network.checkpoint)
+        return network.without_checkpoint(str(path.relative_to(folder)))
+
+    return result.with_each(archived)
+
+
+def take_up(setup: Setup, study: Study) -> None:
+    """Check that the record is that of the run folder, and mark recorded networks whose weights are not there.
+
+    Those that a trial passed outside the budgets of then have none, and the budgets of now may allow them.
+
+    Raises:
+        StudyError: the record belongs to other images, or is empty and must not be.
+    """
+    if (setup.folder / DENSE).is_file() and study.pinned(DENSE_WEIGHTS) is None:
+        raise StudyError(
+            f"storage {study.settings.storage!r} has no record of the search in {str(setup.folder)!r}; "
+            "bring its study back, or start a new search"
+        )
+    study.pin(IMAGES, setup.data.fingerprint)
+
+    def checked(network: TrialResult) -> TrialResult:
+        if not measured(network) or (network.path and (setup.folder / network.path).is_file()):
+            return network
+        reason = f"its weights are gone from {network.path}" if network.path else "its weights were not kept"
+        return dataclasses.replace(network, state=TrialState.FAILED, error=reason)
+
+    study.revise(checked)
+
+
+def kept_dense(setup: Setup) -> nn.Module | None:
+    """Return the dense network that the run folder keeps, in evaluation mode; None without one.
+
+    Raises:
+        WeightsError: the file was damaged.
+    """
+    if not (setup.folder / DENSE).is_file():
+        return None
+    net = build(setup.spec)
+    load_weights(net, setup.folder / DENSE)
+    return net.eval()
+
+
+def keep_dense(setup: Setup, study: Study, net: nn.Module) -> None:
+    """Write the dense network to the run folder, where a resumed search takes it from.
+
+    Raises:
+        StudyError: the trials of the record were cut from another one.
+    """
+    study.pin(DENSE_WEIGHTS, weights_digest(net))
+    if not (setup.folder / DENSE).is_file():
+        tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        write_atomically(setup.folder / DENSE, save(tensors))
+
+
+def remaining(plan: Plan, study: Study) -> Plan:
+    """Return the plan with the time that the trials which are left take."""
+    total = study.settings.trials
+    if plan.seconds is None or not study.results:
+        return plan
+    return dataclasses.replace(plan, seconds=plan.seconds * max(0, total - len(study.results)) / total)

@@ -1,0 +1,136 @@
+"""A search by formula in a real run folder that is killed again and again; run as a script, prints what came of it.
+
+    python killed_search.py FOLDER KILLS SEED
+
+Every child process is a fork, so that starting one takes no imports, and is killed with SIGKILL, which it cannot see.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from runners.simulated import SimulatedRunner
+from runners.trial import Trial, TrialResult
+from search import resume
+from search.study import Study, StudySettings
+from spaces.budget import Budget
+from spaces.cost import CostModel, Form, PolynomialBuilder
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace
+
+ENDLESS = 400  # trials, more than are ever reached
+
+
+def chain(groups: int = 4, width: int = 64) -> SearchSpace:
+    names = [f"layer{i}" for i in range(groups)]
+    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
+    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
+    for left, right in zip(axes, axes[1:], strict=False):
+        params.add(1, left, right)
+        flops.add(16, left, right)
+    model = CostModel(names, [width] * groups, flops.build(), params.build())
+    return SearchSpace(tuple(ChannelGroup(name, width, 2, width) for name in names), (), model, {}, (3, 8, 8))
+
+
+def weights_of(trial: Trial) -> bytes:
+    return hashlib.sha256(trial.key().encode()).digest() * 2000
+
+
+class WithWeights:
+    """A study whose trials also come with weights, as those of networks do."""
+
+    def __init__(self, study: Study) -> None:
+        self.ask, self.report, self._study = study.ask, study.report, study
+
+    def tell(self, result: TrialResult) -> None:
+        self._study.tell(dataclasses.replace(result, checkpoint=weights_of(result.trial)))
+
+
+def say(pipe: int, what: str, *facts: object) -> None:
+    os.write(pipe, (json.dumps([what, *facts]) + "\n").encode())
+
+
+def facts_of(result: TrialResult, folder: Path) -> list[object]:
+    whole = (folder / result.path).read_bytes() == weights_of(result.trial)
+    return [result.trial.number, result.trial.key(), result.accuracy, whole]
+
+
+def search(folder: Path, trials: int, pipe: int) -> None:
+    """Go on with the search in the folder; say what was found there, and each trial once it is recorded."""
+    (folder / resume.TRIALS).mkdir(parents=True, exist_ok=True)
+    with resume.locked(folder):
+        space = chain()
+        storage = f"sqlite:///{folder / 'study.db'}"
+        settings = StudySettings(("l2", "geometric_median"), trials=trials, storage=storage, resumed=True)
+        archive = functools.partial(resume.archive, folder)
+        study = Study(settings, space, (Budget("flops", 100_000),), archive=archive)
+        say(pipe, "found", [facts_of(result, folder) for result in study.results])
+        study.listeners.append(lambda result, _: say(pipe, "done", *facts_of(result, folder)))
+        bench = type("Bench", (), {"space": space})()
+        SimulatedRunner().run(WithWeights(study), bench)
+
+
+def child(folder: Path, trials: int, seconds: float, *, first: str = "") -> list[list[object]]:
+    """Let a process search, kill it so many seconds after it said something, and return what it said until then."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            os.close(reader)
+            search(folder, trials, writer)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writer)
+    text = b""
+    while first.encode() not in text:
+        text += os.read(reader, 65536) or first.encode()
+    if seconds < float("inf"):
+        time.sleep(seconds)
+        os.kill(process, signal.SIGKILL)
+    with os.fdopen(reader, "rb") as rest:
+        text += rest.read()
+    _, status = os.waitpid(process, 0)
+    if status not in (0, signal.SIGKILL):
+        raise RuntimeError(f"the search ended with status {status}")
+    return [json.loads(line) for line in text.decode().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def main(folder: Path, kills: int, seed: int) -> None:
+    chance = random.Random(seed)
+    recorded: dict[int, list[object]] = {}
+    lost, changed, starts = [], [], []
+    for turn in range(kills + 1):
+        last = turn == kills
+        trials = len(recorded) + 4 if last else ENDLESS  # at least one more even where some were recorded, not said
+        if last:
+            said = child(folder, trials, float("inf"))
+        elif turn % 3:
+            said = child(folder, trials, chance.uniform(0.0, 0.2), first='["done"')
+        else:  # while it opens the study
+            said = child(folder, trials, chance.uniform(0.0, 0.6))
+        for found in (facts[0] for what, *facts in said if what == "found"):
+            known = {facts[0]: facts for facts in found}
+            lost += [number for number in recorded if number not in known]
+            changed += [number for number in recorded if known.get(number, recorded[number]) != recorded[number]]
+            recorded |= known
+        done = {facts[0]: facts for what, *facts in said if what == "done"}
+        recorded |= done
+        starts.append(len(done))
+    weights = all(facts[3] for facts in recorded.values())
+    keys = len({str(facts[1]) for facts in recorded.values()})
+    print(json.dumps({"starts": starts, "lost": lost, "changed": changed, "weights": weights,
+                      "numbers": sorted(recorded), "keys": keys}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
