@@ -27,6 +27,7 @@ from runners.trial import TrialResult
 from search import resume
 from search.confirmation import Confirmer
 from search.finish import Finish
+from search.interrupts import Interruptible
 from search.live import Display, SilentDisplay
 from search.result import SearchResult
 from search.setup import Setup, plan, prepare, study_settings
@@ -111,7 +112,8 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
     display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}{so_far}")
     try:
         if done < wanted:
-            RUNNERS[setup.runner](setup.config.runner).run(trials, bench)
+            with Interruptible(trials) as interruptible:
+                RUNNERS[setup.runner](setup.config.runner).run(interruptible, bench)
     except KeyboardInterrupt:
         if not trials.study.results:
             raise
