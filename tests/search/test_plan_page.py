@@ -36,6 +36,7 @@ def page_of(**changes: object) -> str:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path.with_name("empty")))  # no dense net of another test
 
 
 def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> None:
