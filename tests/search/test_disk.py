@@ -76,7 +76,7 @@ def test_only_methods_that_yield_nets_on_the_way_may_pass_some(setup: Setup) -> 
     (extra,) = [part for part in forecast_disk(changed(setup, method="all")) if part.extra]
     assert (
         extra.what == "nets that aofp may pass on the way"
-    )  # csgd, abfp and kse train a wide net and yield narrow ones
+    )  # csgd, abfp and kse begin wide too, yet yield narrow nets
     assert 0 < extra.size < 10 * 4 * dense_bytes(setup)  # two per epoch
     gradual = dataclasses.replace(changed(setup, method="di,l2"), fixed={"di": {"gradual_epochs": 2}})
     (extra,) = [part for part in forecast_disk(gradual) if part.extra]
