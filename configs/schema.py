@@ -27,7 +27,8 @@ class RunConfig:
         method: comma-separated methods that the search chooses among, going for what pays; "auto" is di, aofp and csgd,
             "all" every method and arm. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
-        allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either.
+        allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either. Methods
+            that cannot do what is asked for do what they can, as long as another one of the run can.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
         time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,

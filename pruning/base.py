@@ -223,6 +223,15 @@ def wide_epochs(method: Method, epochs: int) -> float:
     return float(own(epochs)) if own is not None else 0.0
 
 
+def passes_nets(method: Method, epochs: int) -> bool:
+    """Return whether a trial of so many epochs may yield nets on the way to its goal, for forecasts of disk.
+
+    A method that does so says it in a method of this name, called with the trial's epochs; the others yield none.
+    """
+    own = getattr(method, "passes_nets", None)
+    return bool(own(epochs)) if own is not None else False
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
 

@@ -8,9 +8,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.base import METHODS, wide_epochs
+from pruning.base import METHODS, passes_nets
 from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
+from search.resume import DENSE
 from search.setup import FRONT_SHARE, Setup, dense_file, file_to_download, study_settings
 from spaces.space import uniform_point
 
@@ -56,6 +57,7 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
     largest = max(_net_sizes(setup, candidates, [1.0]))
     parts = [
         _dense_part(setup),
+        _kept_dense_part(setup),
         DiskPart("checkpoints of the trials", int(sum(sizes)), str(folder / "trials")),
         DiskPart("front, with programs", int(max(1, FRONT_SHARE * trials) * exported), str(folder / "front")),
         DiskPart("report", REPORT + RESULT + RESULT_TRIAL * trials, str(folder)),
@@ -95,6 +97,12 @@ def _dense_part(setup: Setup) -> DiskPart:
     return DiskPart(what, dense_bytes(setup), str(file))
 
 
+def _kept_dense_part(setup: Setup) -> DiskPart:
+    """Return the copy that a resumed search takes its dense network from."""
+    what, file = "dense weights for --resume", setup.folder / DENSE
+    return DiskPart(what, 0, f"there: {file}") if file.exists() else DiskPart(what, dense_bytes(setup), str(file))
+
+
 def _study_part(setup: Setup) -> DiskPart:
     what, storage = "study", setup.config.storage
     size = STUDY + STUDY_TRIAL * setup.config.trials
@@ -110,6 +118,6 @@ def _mlflow_part(setup: Setup, chosen: int) -> DiskPart:
 
 
 def _passing(setup: Setup, methods: Sequence[str]) -> list[str]:
-    """Return the methods that may pass networks inside the budgets before they end: those that begin wide."""
+    """Return the methods that may pass networks inside the budgets before they end."""
     epochs = setup.config.train.epochs
-    return [name for name in methods if wide_epochs(METHODS[name](**setup.fixed.get(name, {})), epochs) > 0]
+    return [name for name in methods if passes_nets(METHODS[name](**setup.fixed.get(name, {})), epochs)]

@@ -61,7 +61,7 @@ class Finish:
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
-                this project are left out, and no latency is measured.
+                this project are left out, and no latency is measured; nor is it when a stop ends the confirmation.
             time_limited: the time limit has ended the search.
         """
         setup = self._setup
@@ -84,7 +84,9 @@ class Finish:
             if rival is not None:  # the statement about the control arm must hold on test too
                 confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
-            result = self._timed(self._confirmer(result))
+            result = self._confirmer(result)
+            if not result.interrupted:  # a user who stops the confirmation waits for no measurement
+                result = self._timed(result)
         else:
             result = self._confirmer.applied(result)
         self._display.phase("writing the front and the report")

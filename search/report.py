@@ -181,11 +181,14 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
 
 
 def front_table(result: SearchResult) -> Table:
-    """Tabulate the dense network and the front, most accurate first; the chosen network is marked."""
+    """Tabulate the dense network and the front, most accurate first; the chosen network is marked.
+
+    Where a terminal is too narrow for it, the methods wrap and every figure stays whole.
+    """
     dense = result.dense
-    title = f"Pareto front: {_plural(len(result.front), 'network')}"
+    title = f"Pareto front: {_plural(len(result.front), 'network')}, accuracy on val and test"
     sized = [">MB"] if quantised(result) else []
-    columns = (">FLOPs", ">of dense", ">params", *sized, ">val acc.", ">test acc.", "method", ">trial", "")
+    columns = (">FLOPs", ">of dense", ">params", *sized, ">val", ">test", "method", ">trial", "")
     table = _table(title, *columns)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
     counts = [scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params)]
@@ -204,7 +207,7 @@ def front_table(result: SearchResult) -> Table:
             *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             reached_on_test(member),
-            trial.method + (f" ({trial.arm})" if trial.arm else ""),
+            f"{trial.arm} {trial.method}".lstrip(),
             member.label,
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,

@@ -6,11 +6,11 @@ its weights; a checkpoint that no recorded trial names was in the making, and is
 
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import nn
 
@@ -28,7 +28,7 @@ from spaces.zoo import build
 TRIALS = "trials"
 DENSE = "dense.safetensors"
 DENSE_WEIGHTS, IMAGES = "dense weights", "images"  # what is pinned in the record
-LOCK = ".lock"
+LOCK, OWNER = ".lock", ".lock.owner"
 
 
 @contextmanager
@@ -38,24 +38,19 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process searches there.
     """
-    if sys.platform == "win32":  # has no such lock
+    lock, owner = FileLock(folder / LOCK), folder / OWNER
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        process = owner.read_text(encoding="utf-8").strip() if owner.is_file() else ""
+        raise RunFolderError(
+            f"run folder {str(folder)!r} is in use by process {process or 'unknown'}; wait until it ends, or stop it"
+        ) from error
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")  # not in the lock's own file, which others empty
         yield
-        return
-    import fcntl
-
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise RunFolderError(
-                f"run folder {str(folder)!r} is in use by process {owner}; wait until it ends, or stop it"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    finally:
+        lock.release()
 
 
 def write_settings(setup: Setup) -> None:

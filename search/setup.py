@@ -24,6 +24,7 @@ from runners.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
+from search.allocation import check_allocation
 from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
 from spaces.budget import Budget
@@ -105,6 +106,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         SlimfrontError: anything in the config that cannot be met; the message names it.
     """
     texts = validate(config)
+    check_allocation(parse_methods(config.method), config.allocation)
     device = pick_device(config.train.device)
     check_latency(config.latency)
     data = _images(config, fetch)

@@ -17,27 +17,15 @@ import time
 import traceback
 from pathlib import Path
 
+from chain_space import chain
+
 from runners.simulated import SimulatedRunner
 from runners.trial import Trial, TrialResult
 from search import resume
 from search.study import Study, StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
-from spaces.groups import ChannelGroup
-from spaces.space import SearchSpace
 
 ENDLESS = 400  # trials, more than are ever reached
-
-
-def chain(groups: int = 4, width: int = 64) -> SearchSpace:
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in zip(axes, axes[1:], strict=False):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    return SearchSpace(tuple(ChannelGroup(name, width, 2, width) for name in names), (), model, {}, (3, 8, 8))
 
 
 def weights_of(trial: Trial) -> bytes:
@@ -67,7 +55,7 @@ def search(folder: Path, trials: int, pipe: int) -> None:
     """Go on with the search in the folder; say what was found there, and each trial once it is recorded."""
     (folder / resume.TRIALS).mkdir(parents=True, exist_ok=True)
     with resume.locked(folder):
-        space = chain()
+        space = chain(4, 64)
         storage = f"sqlite:///{folder / 'study.db'}"
         settings = StudySettings(("l2", "geometric_median"), trials=trials, storage=storage, resumed=True)
         archive = functools.partial(resume.archive, folder)

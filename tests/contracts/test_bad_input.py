@@ -2,14 +2,18 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.schema import ALLOCATIONS
 from pruning.base import METHODS, Goal, Snapshot
 from runners.evaluate import TrialContext, Workbench, evaluate
 from runners.trial import Trial, TrialResult, TrialState
+from search.allocation import check_allocation
+from search.cli import main
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace, SpaceConfig
@@ -143,3 +147,28 @@ def test_where_no_width_may_vary_a_budget_is_refused_and_the_dense_widths_are_tr
         with pytest.raises(SlimfrontError, match="smallest network|nothing that"):
             list(method.run(tiny_bench.net, space, half, context))
         assert list(method.run(tiny_bench.net, space, Goal(widths=space.full), context))[-1].widths == space.full
+
+
+@pytest.mark.parametrize("command", [[], ["plan"]])
+@pytest.mark.parametrize(
+    ("method", "allocation", "reason"),
+    [
+        ("kse", "search", "work at widths that the search chooses: kse only finds widths itself"),
+        ("csgd", "method", "find widths itself: csgd only works at given widths"),
+    ],
+)
+def test_an_allocation_that_no_method_of_the_run_can_follow_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str], method: str, allocation: str, reason: str
+) -> None:
+    flags = ["--budget", "50%", "--method", method, "--allocation", allocation, "--out", str(tmp_path / "run")]
+    assert main([*command, *flags]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --allocation is {allocation!r} and no method of the run can {reason}; "
+        "leave --allocation at 'any', or add a method that can to --method\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_of_several_methods_one_that_can_follow_an_allocation_is_enough(allocation: str) -> None:
+    check_allocation(["kse", "csgd"], allocation)

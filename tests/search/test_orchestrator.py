@@ -19,6 +19,7 @@ from runners.train import accuracy
 from search import SearchResult, load, run
 from search.disk import forecast_disk
 from search.live import SilentDisplay
+from search.resume import DENSE
 from search.setup import prepare
 from search.time_limit import Deadline, TimeLimitError
 from spaces.budget import Budget
@@ -114,6 +115,7 @@ def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResu
     checkpoints = sum(file.stat().st_size for file in (folder / "trials").iterdir())
     assert parts["checkpoints of the trials"] == pytest.approx(checkpoints, rel=0.4)
     assert parts["dense weights"] == 0  # cached by that run
+    assert parts["dense weights for --resume"] == pytest.approx((folder / DENSE).stat().st_size, rel=0.1)
 
 
 def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:

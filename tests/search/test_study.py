@@ -8,31 +8,17 @@ from typing import Any, ClassVar
 
 import optuna
 import pytest
+from chain_space import chain
 
 from pruning.settings import setting
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search import candidates, method_settings
 from search.study import SAMPLERS, Study, StudyError, StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.errors import BudgetError, SlimfrontError, UnknownNameError
-from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 FLOPS = Budget("flops", 20_000)
-
-
-def chain(groups: int = 3, width: int = 32, floor: int = 2) -> SearchSpace:
-    """A chain of layers: params = sum of width[i] * width[i + 1], flops = 16 times as many."""
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in zip(axes, axes[1:], strict=False):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    members = tuple(ChannelGroup(name, width, floor, width) for name in names)
-    return SearchSpace(members, (), model, {}, (3, 8, 8))
 
 
 @dataclasses.dataclass(frozen=True)
