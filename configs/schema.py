@@ -21,6 +21,9 @@ class RunConfig:
     Attributes:
         budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
             or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
+        targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: trials
+            are drawn to them in equal shares and the best network at each is reported, beside uniform widths there.
+            Without a budget on their quantity the largest is the budget. Empty spreads the trials over the whole range.
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
@@ -38,12 +41,14 @@ class RunConfig:
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
         resume: run folder to go on with: its trials count, its settings hold. Flags on top may change what makes no
-            trial another: budget (answered from the old trials), trials, sampler, lowest_fraction, runner and device.
+            trial another: budget or targets (answered from the old trials; those replace these), trials, sampler,
+            lowest_fraction, runner and device.
         storage: Optuna storage URL; empty takes SQLite in the run folder.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
     """
 
     budget: tuple[str, ...] = ()
+    targets: str = ""
     model: str = "cifar_resnet18"
     weights: str = ""
     method: str = "auto"

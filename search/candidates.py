@@ -1,8 +1,8 @@
 """What a candidate is made of: the parameters a sampler chooses, and the network they ask for.
 
 Parameters, by name:
-    budget_fraction: share of the scaled budget (flops when there is one, else params), log scale, so that fronts
-        spread evenly in log cost.
+    budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
+        else params), log scale, so that fronts spread evenly in log cost; with targets it is always one of theirs.
     method: when there are several; chosen last, by `search.method_choice`.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
@@ -13,24 +13,29 @@ Parameters, by name:
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pruning.base import METHODS, Goal
-from pruning.settings import Setting, declared_settings
+from pruning.settings import declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings
 from search.pareto import measured
 from search.result import UNIFORM_ARM
+from search.spread import least_served
+from search.suggesting import Suggest, suggest_setting
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
+from spaces.targets import absolute_targets
 
 CONTROL_METHOD = "l2"
 MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
+TURN = 10  # proposals in a row that may repeat earlier ones at one target before the next is served
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 
 # A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
@@ -39,22 +44,6 @@ NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves som
 # grew by a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
 SPREAD = 2.0
 MIDDLE = 0.5
-
-
-class Suggest(Protocol):
-    """What chooses the parameters (an Optuna trial)."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Choose a number between both bounds, included."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """Choose a whole number between both bounds, included."""
-        ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Choose one of the choices."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -90,6 +79,10 @@ class StudySettings:
         allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
         resumed: the stored search may have had other budgets.
+        targets: budgets on one quantity to which all candidates are drawn, shared evenly; none spreads them over the
+            whole range.
+        even: whether samplers that cluster are told where on the range to go, so that the front comes out even in log
+            cost; without it they are as their library makes them, for comparing them.
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -102,6 +95,8 @@ class StudySettings:
     allocation: str = "any"
     name: str = "slimfront"
     resumed: bool = False
+    targets: tuple[Budget, ...] = ()
+    even: bool = True
 
 
 class CandidateSpace:
@@ -114,9 +109,10 @@ class CandidateSpace:
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
         fixed: method -> setting -> value of the settings that are not searched.
+        targets: absolute, the largest first.
 
     Raises:
-        BudgetError: no budget on flops or params, or one under the smallest network.
+        BudgetError: no budget on flops or params, or one under the smallest network; a target out of reach.
         SettingError: a fixed setting that does not exist or cannot take its value.
         UnknownNameError: a method that is in no table.
     """
@@ -130,16 +126,18 @@ class CandidateSpace:
         self._space = space
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
-        self._scaled = _scaled_quantity(budgets)
+        self.targets = absolute_targets(settings.targets, budgets, space)
+        self._scaled = _scaled_quantity(self.targets or budgets)
         largest, smallest = space.cost(space.largest), space.smallest_cost
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
-        self._base = min(*limits, getattr(largest, self._scaled), math.inf)
+        self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
         needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction))
+        self._at_target = {target.limit / self._base: target for target in self.targets}
+        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction), *self._at_target)
         self._flat = settings.sampler in FLAT_SAMPLERS
 
     def control_arms(self, trials: int) -> list[Planned]:
-        """Uniform widths with the control method: at least one, at most a third of the trials."""
+        """Uniform widths with the control method: at each target, else at most a third of the trials."""
         return [
             Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
             for fraction in self._fractions(trials)
@@ -155,7 +153,8 @@ class CandidateSpace:
         ways = self._ways()
         fractions = self._fractions(trials)
         least = len({name for name, _ in ways})
-        count = max(min(max(trials // 6, len(ways)), trials // 3), min(least, trials - len(fractions)))
+        left = trials - len(fractions)
+        count = min(left, max(min(max(trials // 6, len(ways)), trials // 3), min(least, left)))
         planned = []
         for index in range(count):
             name, allocation = ways[index % len(ways)]
@@ -169,6 +168,31 @@ class CandidateSpace:
         """Return the methods that so few trials leave no room for."""
         planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
         return tuple(name for name in self.methods if name not in planned)
+
+    @property
+    def mean_fraction(self) -> float:
+        """The mean share of the scaled budget that candidates may take: over the targets, else over log cost."""
+        if self._at_target:
+            return statistics.fmean(self._at_target)
+        low = self.lowest_fraction
+        return (1 - low) / -math.log(low) if low < 1 else 1.0
+
+    def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
+        """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
+
+        Args:
+            tried: every trial given out, running ones too.
+            turn: how many proposals in a row have repeated earlier ones.
+        """
+        if not self._at_target:
+            return None
+        served = [budget.limit for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled]
+        order = least_served([target.limit for target in self.targets], served)
+        return order[turn // TURN % len(order)] / self._base
+
+    def unserved(self, trials: int) -> tuple[Budget, ...]:
+        """Return the targets that so few trials leave without uniform widths to compare with."""
+        return self.targets[len(self._fractions(trials)) :]
 
     def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
         """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
@@ -192,6 +216,11 @@ class CandidateSpace:
             return Candidate(method, Goal(None, budgets), settings)
         widths = self._space.fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings)
+
+    @property
+    def target_fractions(self) -> tuple[float, ...]:
+        """The targets as shares of the scaled budget, the largest first."""
+        return tuple(self._at_target)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
@@ -245,7 +274,7 @@ class CandidateSpace:
             return chosen
         for each in self._settings[method]:
             if each.searchable and each.name not in chosen:
-                chosen[each.name] = _suggest_setting(suggest, f"{method}.{each.name}", each)
+                chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
@@ -260,26 +289,20 @@ class CandidateSpace:
         return parameters
 
     def _fractions(self, trials: int) -> list[float]:
-        """Spread the control arms' budget fractions evenly in log cost, the whole budget first.
+        """Return the control arms' budget fractions: the targets, or some even in log cost; the largest first.
 
-        Each method comes before a second arm.
+        Without targets each method comes before a second arm.
         """
+        if self._at_target:
+            return list(self._at_target)[:trials]
         count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
 
     def _at_fraction(self, budget: Budget, fraction: float) -> Budget:
         if budget.quantity != self._scaled:
             return budget
-        return dataclasses.replace(budget, limit=math.floor(fraction * self._base))
-
-
-def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
-    if each.choices:
-        return suggest.suggest_categorical(name, each.choices)
-    low, high = each.low or 0, each.high or 0
-    if isinstance(each.default, int):
-        return suggest.suggest_int(name, int(low), int(high), log=each.log)
-    return suggest.suggest_float(name, float(low), float(high), log=each.log)
+        target = self._at_target.get(fraction)  # exactly, whatever rounding would make of its fraction
+        return target or dataclasses.replace(budget, limit=math.floor(fraction * self._base))
 
 
 def _proportion(x: float) -> float:

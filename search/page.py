@@ -8,6 +8,7 @@ from typing import Any
 
 from runners.latency import REFERENCE
 from runners.trial import TrialResult
+from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import reached_on_test
 from search.figures import (
     DENSE,
@@ -17,6 +18,7 @@ from search.figures import (
     accuracy_range,
     flops_axis,
     flops_limits,
+    flops_targets,
     front_steps,
     heading,
     series,
@@ -35,9 +37,11 @@ def write_html(result: SearchResult, path: Path) -> None:
     """Write the interactive picture and the front's table as one file; plotly.js is inside it."""
     chart = _chart(result).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     latency = [f"{line}." for line in latency_lines(result)]
+    statements = [ending(result), result.uniform_comparison.statement, *target_lines(result), *latency]
     text = _PAGE.format(
         title=html.escape(heading(result)),
-        statement=html.escape(" ".join(filter(None, [ending(result), result.uniform_comparison.statement, *latency]))),
+        statement=html.escape(" ".join(filter(None, statements))),
+        targets=_targets_table(result),
         chart=chart,
         timed="".join(f"<th>{html.escape(head)}</th>" for head in heads(result)),
         size="<th>MB</th>" if quantised(result) else "",
@@ -52,7 +56,7 @@ def _chart(result: SearchResult) -> Any:
     axis = flops_axis(result)
     accuracies = accuracy_range(result)
     figure = graph_objects.Figure()  # type: ignore[no-untyped-call]
-    for position, label in flops_limits(result, axis):
+    for position, label in (*flops_limits(result, axis), *flops_targets(result, axis)):
         line = {"color": LIMIT, "dash": "dash", "width": 1.5}
         figure.add_scatter(x=[position] * 2, y=accuracies, mode="lines", line=line, name=label, hoverinfo="skip")
     xs, ys = front_steps(result, axis)
@@ -154,6 +158,16 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
         )
 
 
+def _targets_table(result: SearchResult) -> str:
+    """Return the answers to the targets as a table; empty when there are none."""
+    if not result.targets:
+        return ""
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in TARGET_HEADS)
+    rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in target_rows(result))
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<table class="targets"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
+
+
 def _row(css: str, *cells: str) -> str:
     shown = [f"<td>{html.escape(cell)}</td>" for cell in cells[:-1]]
     widths = f"<details><summary>show</summary>{html.escape(cells[-1])}</details>" if cells[-1] else ""
@@ -175,6 +189,7 @@ tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
 </style></head><body>
 <h1>{title}</h1><p>{statement}</p>
 {chart}
+{targets}
 <table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th>{timed}<th>params</th>{size}<th>validation</th>
 <th>test</th><th>widths</th></tr></thead><tbody>
 {rows}

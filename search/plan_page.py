@@ -116,7 +116,11 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
         table.add_row(str(len(own)), "uniform widths to start from", method, _fractions(own))
     if rest := config.trials - len(arms) - len(starts):
         spread = "all of it"
-        if candidates.lowest_fraction < 1:
+        if candidates.targets:
+            spread = (
+                f"{', '.join(percent(each, 1) for each in candidates.target_fractions)}, the targets, in equal shares"
+            )
+        elif candidates.lowest_fraction < 1:
             spread = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         table.add_row(str(rest), f"proposed by {config.sampler}", ", ".join(candidates.methods), spread)
     return table
@@ -129,6 +133,8 @@ def _fractions(planned: Sequence[Planned]) -> str:
 def _left_out(setup: Setup, candidates: CandidateSpace) -> Iterator[str]:
     if names := candidates.untried(setup.config.trials):
         yield f"{setup.config.trials} trials leave none for {', '.join(names)}; give more --trials."
+    if unserved := ", ".join(str(each) for each in candidates.unserved(setup.config.trials)):
+        yield f"{setup.config.trials} trials leave no uniform widths at target {unserved}; give more --trials."
 
 
 def _time(setup: Setup, time: TimeForecast) -> Table:

@@ -20,9 +20,10 @@ from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.latency import REFERENCE
 from runners.trial import TrialResult, TrialState
+from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
-from search.result import SearchResult
+from search.result import SearchResult, best_at_text
 from search.time_limit import ending
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -38,6 +39,7 @@ class Plan:
 
     Attributes:
         budgets: absolute.
+        targets: absolute, the largest first; none unless asked for.
         images: split -> number of images.
         workers: trials that run at once; threads: of each.
         seconds: estimated wall time; None when nothing is known.
@@ -52,6 +54,7 @@ class Plan:
     threads: int
     folder: Path
     seconds: float | None = None
+    targets: tuple[Budget, ...] = ()
 
 
 def scaled(count: float, unit: str = "") -> str:
@@ -94,6 +97,7 @@ def plan_facts(plan: Plan) -> Table:
         "dense cost": _cost(dense),
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
+        "targets": "; ".join(_budget(target, dense) for target in plan.targets),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
@@ -106,7 +110,8 @@ def plan_facts(plan: Plan) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, escape(text))
+        if text:
+            table.add_row(name, escape(text))
     return table
 
 
@@ -167,12 +172,15 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     if early := ending(result):
         parts += [early, ""]
     parts.append(front_table(result))
+    if result.targets:
+        parts += ["", targets_table(result)]
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += [*latency_tables(result), *latency_lines(result)]
-    failures = [*failure_lines(result.results), *failed_again(*result.front, result.control)]
-    parts += ["", result.uniform_comparison.statement, *failures, ""]
+    again = (*result.reported, result.control, *result.target_controls.values())
+    failures = [*failure_lines(result.results), *failed_again(*again)]
+    parts += ["", result.uniform_comparison.statement, *target_lines(result), *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")
@@ -209,6 +217,14 @@ def front_table(result: SearchResult) -> Table:
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
         )
+    return table
+
+
+def targets_table(result: SearchResult) -> Table:
+    """Tabulate the answer to each target, the largest first, beside uniform widths there."""
+    table = _table("Best at each target", *TARGET_HEADS)
+    for row in target_rows(result):
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -259,13 +275,18 @@ def paths_lines(paths: Mapping[str, str], folder: Path) -> list[str]:
 
 
 def write_csv(result: SearchResult, path: Path) -> None:
-    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON."""
+    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON.
+
+    What is best at a target and not on the front comes after it.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds"
-        writer.writerow([*names.split(), "seconds", "path", "settings", "widths", *figures(result, REFERENCE)])
-        for member in result.front:
-            row = _csv_row(member, result.dense.cost.flops)
+        writer.writerow(
+            [*names.split(), "seconds", "path", "settings", "widths", "best_at", *figures(result, REFERENCE)]
+        )
+        for member in result.reported:
+            row = (*_csv_row(member, result.dense.cost.flops), best_at_text(result, member))
             writer.writerow([*row, *figures(result, member.label).values()])
 
 
