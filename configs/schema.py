@@ -30,6 +30,9 @@ class RunConfig:
         method: comma-separated methods that the search chooses among, going for what pays; "auto" is di, aofp and csgd,
             "all" every method and arm. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
+        search_training: fine-tuning settings that are searched with the widths, of lr, distill-weight and epochs, as in
+            lr,epochs or lr=0.002:0.05,epochs=1:4; without a range a quarter to four times the set rate, 0 to 0.9, 1 to
+            the set epochs. The control arm keeps the set values. Empty searches none.
         allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
@@ -53,6 +56,7 @@ class RunConfig:
     weights: str = ""
     method: str = "auto"
     set: tuple[str, ...] = ()
+    search_training: str = ""
     allocation: str = "any"
     lowest_fraction: float = 0.03
     trials: int = 20

@@ -9,6 +9,7 @@ from typing import Any
 from configs.duration import parse_duration
 from configs.resuming import check_resumed
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
+from configs.search_training import parse_search_training
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
@@ -89,6 +90,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
     if config.time_limit:
         parse_duration("--time-limit", config.time_limit)
     _check_schedules(config)
+    parse_search_training(config.search_training, config.train)
     if config.sampler not in SAMPLERS:
         raise unknown_name("sampler", config.sampler, list(SAMPLERS))
     if config.allocation not in ALLOCATIONS:

@@ -4,6 +4,7 @@ Parameters, by name:
     budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
         else params), log scale, so that fronts spread evenly in log cost; with targets it is always one of theirs.
     method: when there are several; chosen last, by `search.method_choice`.
+    train.SETTING: the fine-tuning settings that are searched; not of control arms.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
         methods that can.
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pruning.base import METHODS, Goal
-from pruning.settings import declared_settings
+from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings
@@ -53,6 +54,7 @@ class Candidate:
     method: str
     goal: Goal
     settings: Mapping[str, Any]
+    training: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class StudySettings:
         resumed: the stored search may have had other budgets.
         targets: budgets on one quantity to which all candidates are drawn, shared evenly; none spreads them over the
             whole range.
+        training: fine-tuning settings that are searched, fields of `TrainConfig`; control arms keep the set values.
         even: whether samplers that cluster are told where on the range to go, so that the front comes out even in log
             cost; without it they are as their library makes them, for comparing them.
     """
@@ -96,6 +99,7 @@ class StudySettings:
     name: str = "slimfront"
     resumed: bool = False
     targets: tuple[Budget, ...] = ()
+    training: tuple[Setting, ...] = ()
     even: bool = True
 
 
@@ -110,6 +114,7 @@ class CandidateSpace:
         lowest_fraction: the least share of the scaled budget that is proposed.
         fixed: method -> setting -> value of the settings that are not searched.
         targets: absolute, the largest first.
+        training: fine-tuning settings that are searched.
 
     Raises:
         BudgetError: no budget on flops or params, or one under the smallest network; a target out of reach.
@@ -120,6 +125,7 @@ class CandidateSpace:
     def __init__(self, settings: StudySettings, space: SearchSpace, budgets: Sequence[Budget]) -> None:
         self.methods = settings.methods
         self._allocation = settings.allocation
+        self.training = settings.training
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
@@ -209,13 +215,14 @@ class CandidateSpace:
         allocation = self._draw_allocation(suggest, method, foreign)
         budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
+        training = self._draw_training(suggest, planned)
         if allocation == "method" and not self._flat:
-            return Candidate(method, Goal(None, budgets), settings)
+            return Candidate(method, Goal(None, budgets), settings, training)
         shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
         if allocation == "method":
-            return Candidate(method, Goal(None, budgets), settings)
+            return Candidate(method, Goal(None, budgets), settings, training)
         widths = self._space.fit([share / max(shares) for share in shares], budgets)
-        return Candidate(method, Goal(widths, budgets), settings)
+        return Candidate(method, Goal(widths, budgets), settings, training)
 
     @property
     def target_fractions(self) -> tuple[float, ...]:
@@ -277,6 +284,14 @@ class CandidateSpace:
                 chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
 
+    def _draw_training(self, suggest: Suggest, planned: Planned | None) -> dict[str, float]:
+        """Let the searched fine-tuning settings be chosen; a control arm is trained as the search was told to."""
+        arm = planned is not None and bool(planned.arm)
+        if arm and not self._flat:
+            return {}
+        drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
+        return {} if arm else drawn
+
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
         parameters: dict[str, Any] = {"budget_fraction": fraction}
         parameters |= {f"width.{group.name}": MIDDLE for group in self._space.variable}
@@ -284,6 +299,7 @@ class CandidateSpace:
             parameters["method"] = method
         if method in self.methods and len(self._allocations(method)) > 1:
             parameters["allocation"] = "search"
+        parameters |= {f"train.{each.name}": each.default for each in self.training}
         if method in self.methods:
             parameters |= {f"{method}.{each.name}": each.default for each in self._settings[method] if each.searchable}
         return parameters

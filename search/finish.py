@@ -155,6 +155,7 @@ class Finish:
             "epoch": member.curve[-1].epoch if member.curve else None,
             "method": member.trial.method,
             "settings": dict(member.trial.settings),
+            "training": dict(member.trial.training),
             "flops": member.cost.flops if member.cost else None,
             "params": member.cost.params if member.cost else None,
             "val_accuracy": member.accuracy,

@@ -28,6 +28,7 @@ from search.pareto import point
 from search.report import dense_widths, megabytes, percent, quantised, scaled
 from search.result import SearchResult
 from search.time_limit import ending
+from search.training_settings import training_text
 from spaces.cost import Cost
 
 WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
@@ -117,6 +118,7 @@ def hover_text(result: SearchResult, member: TrialResult) -> str:
     trial = member.trial
     head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
     lines = [head, _figures(member.cost, member.accuracy, reached_on_test(member))]
+    lines += [f"fine-tuned with {training_text(trial)}"] if trial.training else []
     before = dense_widths(result)
     widths = list((member.widths or {}).items())
     cells = [f"{html.escape(name)} {before.get(name, '?')}→{width}" for name, width in widths[:WIDTHS_SHOWN]]
@@ -146,7 +148,9 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
         widths = ", ".join(f"{name} {before.get(name, '?')}→{width}" for name, width in (member.widths or {}).items())
         yield _row(
             "chosen" if result.is_chosen(member) else "",
-            f"trial {member.label}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
+            f"trial {member.label}: {trial.method}"
+            + (f" ({trial.arm})" if trial.arm else "")
+            + (f", {training_text(trial)}" if trial.training else ""),
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),
             *cells(result, member.label),

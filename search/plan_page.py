@@ -89,6 +89,10 @@ def _methods(setup: Setup, candidates: CandidateSpace) -> Table:
         for row in rows or [("none to set", "", "")]:
             table.add_row(of, method["widths"] if of else "", *map(escape, row))
             of = ""
+    for each in candidates.training:
+        log = ", log" if each.log else ""
+        row = (each.name, "searched", f"{value_text(each.low)} to {value_text(each.high)}{log}")
+        table.add_row("fine-tuning, not of the arm", "", *row)
     return table
 
 

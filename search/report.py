@@ -25,6 +25,7 @@ from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
 from search.result import SearchResult, best_at_text
 from search.time_limit import ending
+from search.training_settings import training_lines
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
@@ -100,6 +101,7 @@ def plan_facts(plan: Plan) -> Table:
         "targets": "; ".join(_budget(target, dense) for target in plan.targets),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
+        + (f" but where searched ({config.search_training})" if config.search_training else "")
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
@@ -174,6 +176,7 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     parts.append(front_table(result))
     if result.targets:
         parts += ["", targets_table(result)]
+    parts += training_lines(result)
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
@@ -283,10 +286,20 @@ def write_csv(result: SearchResult, path: Path) -> None:
         writer = csv.writer(file)
         names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds"
         writer.writerow(
-            [*names.split(), "seconds", "path", "settings", "widths", "best_at", *figures(result, REFERENCE)]
+            [
+                *names.split(),
+                "seconds",
+                "path",
+                "settings",
+                "widths",
+                "best_at",
+                "training",
+                *figures(result, REFERENCE),
+            ]
         )
         for member in result.reported:
             row = (*_csv_row(member, result.dense.cost.flops), best_at_text(result, member))
+            row += (json.dumps(dict(member.trial.training), sort_keys=True),)
             writer.writerow([*row, *figures(result, member.label).values()])
 
 

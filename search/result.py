@@ -281,6 +281,7 @@ def trial_to_dict(trial: Trial) -> dict[str, Any]:
         "budgets": [dataclasses.asdict(budget) for budget in trial.goal.budgets],
         "seed": trial.seed,
         "arm": trial.arm,
+        "training": plain(trial.training),
     }
 
 
@@ -288,7 +289,9 @@ def trial_from_dict(data: Mapping[str, Any]) -> Trial:
     """Read back what `trial_to_dict` wrote."""
     widths = None if data["widths"] is None else Widths(data["widths"])
     goal = Goal(widths, tuple(Budget(**budget) for budget in data["budgets"]))
-    return Trial(data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"])
+    return Trial(
+        data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"], data.get("training", {})
+    )
 
 
 def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from configs.schema import RunConfig
+from configs.search_training import parse_search_training
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods, wide_epochs
 from runners.base import pick_runner, workers
@@ -26,6 +27,7 @@ from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, usin
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
+from search.training_settings import mean_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
@@ -182,6 +184,7 @@ def study_settings(setup: Setup) -> StudySettings:
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
         targets=setup.targets,
+        training=parse_search_training(config.search_training, config.train),
     )
 
 
@@ -276,7 +279,8 @@ def _dense_trials(setup: Setup) -> float:
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
     mean = candidates.mean_fraction
     speeds = [1 / share(name, mean) for name in settings.methods]
-    return sum(known) + (settings.trials - len(planned)) * len(speeds) / sum(speeds)
+    longer = mean_epochs(settings.training, epochs) / max(1, epochs)
+    return sum(known) + longer * (settings.trials - len(planned)) * len(speeds) / sum(speeds)
 
 
 def _seconds_per_image(setup: Setup, threads: int) -> float:

@@ -212,7 +212,9 @@ class Study:
         candidate = self._candidates.draw(handle, planned)
         number = max([-1, *self._results, *self._running]) + 1
         arm = planned.arm if planned else ""
-        trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
+        trial = Trial(
+            number, candidate.method, candidate.goal, candidate.settings, arm=arm, training=candidate.training
+        )
         key = trial.key()
         trial = replace(trial, seed=derive_seed(self.settings.seed, key))
         if (known := self._by_key.get(key)) is not None:
