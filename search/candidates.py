@@ -12,9 +12,7 @@ Parameters, by name:
         all groups at 0.5 are uniform widths; see `SPREAD`.
 """
 
-import dataclasses
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +24,7 @@ from search.method_choice import Tried
 from search.method_settings import parse_settings
 from search.pareto import measured
 from search.result import UNIFORM_ARM
-from search.spread import least_served
+from search.spread import Spread
 from search.suggesting import Suggest, suggest_setting
 from spaces.budget import Budget
 from spaces.errors import BudgetError
@@ -36,7 +34,6 @@ from spaces.targets import absolute_targets
 CONTROL_METHOD = "l2"
 MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
-TURN = 10  # proposals in a row that may repeat earlier ones at one target before the next is served
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 
 # A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
@@ -115,6 +112,7 @@ class CandidateSpace:
         fixed: method -> setting -> value of the settings that are not searched.
         targets: absolute, the largest first.
         training: fine-tuning settings that are searched.
+        spread: of the candidates over the scaled budget.
 
     Raises:
         BudgetError: no budget on flops or params, or one under the smallest network; a target out of reach.
@@ -138,8 +136,9 @@ class CandidateSpace:
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
         self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
         needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        self._at_target = {target.limit / self._base: target for target in self.targets}
-        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction), *self._at_target)
+        fractions = [target.limit / self._base for target in self.targets]
+        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction), *fractions)
+        self.spread = Spread(self._scaled, self._base, self.lowest_fraction, self.targets)
         self._flat = settings.sampler in FLAT_SAMPLERS
 
     def control_arms(self, trials: int) -> list[Planned]:
@@ -175,14 +174,6 @@ class CandidateSpace:
         planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
         return tuple(name for name in self.methods if name not in planned)
 
-    @property
-    def mean_fraction(self) -> float:
-        """The mean share of the scaled budget that candidates may take: over the targets, else over log cost."""
-        if self._at_target:
-            return statistics.fmean(self._at_target)
-        low = self.lowest_fraction
-        return (1 - low) / -math.log(low) if low < 1 else 1.0
-
     def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
         """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
 
@@ -190,11 +181,8 @@ class CandidateSpace:
             tried: every trial given out, running ones too.
             turn: how many proposals in a row have repeated earlier ones.
         """
-        if not self._at_target:
-            return None
-        served = [budget.limit for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled]
-        order = least_served([target.limit for target in self.targets], served)
-        return order[turn // TURN % len(order)] / self._base
+        budgets = (budget for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled)
+        return self.spread.next_target((budget.limit for budget in budgets), turn)
 
     def unserved(self, trials: int) -> tuple[Budget, ...]:
         """Return the targets that so few trials leave without uniform widths to compare with."""
@@ -224,14 +212,10 @@ class CandidateSpace:
         widths = self._space.fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings, training)
 
-    @property
-    def target_fractions(self) -> tuple[float, ...]:
-        """The targets as shares of the scaled budget, the largest first."""
-        return tuple(self._at_target)
-
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
-        return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+        scaled = self.spread.limit(fraction)
+        return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
@@ -309,16 +293,10 @@ class CandidateSpace:
 
         Without targets each method comes before a second arm.
         """
-        if self._at_target:
-            return list(self._at_target)[:trials]
+        if self.targets:
+            return list(self.spread.by_fraction)[:trials]
         count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
-
-    def _at_fraction(self, budget: Budget, fraction: float) -> Budget:
-        if budget.quantity != self._scaled:
-            return budget
-        target = self._at_target.get(fraction)  # exactly, whatever rounding would make of its fraction
-        return target or dataclasses.replace(budget, limit=math.floor(fraction * self._base))
 
 
 def _proportion(x: float) -> float:

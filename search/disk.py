@@ -47,7 +47,7 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
     planned = [*arms, *candidates.warm_starts(trials)]
     fractions = [each.parameters["budget_fraction"] for each in planned]
     low = candidates.lowest_fraction
-    spread = candidates.target_fractions or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
+    spread = list(candidates.spread.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
     sizes = [*_net_sizes(setup, candidates, fractions)]
     sizes += [sum(_net_sizes(setup, candidates, spread)) / len(spread)] * (trials - len(planned))
     tensors = len(setup.net.state_dict())

@@ -122,7 +122,7 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
         spread = "all of it"
         if candidates.targets:
             spread = (
-                f"{', '.join(percent(each, 1) for each in candidates.target_fractions)}, the targets, in equal shares"
+                f"{', '.join(percent(each, 1) for each in candidates.spread.by_fraction)}, the targets, in equal shares"
             )
         elif candidates.lowest_fraction < 1:
             spread = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"

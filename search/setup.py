@@ -277,7 +277,7 @@ def _dense_trials(setup: Setup) -> float:
 
     planned = [*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
-    mean = candidates.mean_fraction
+    mean = candidates.spread.mean
     speeds = [1 / share(name, mean) for name in settings.methods]
     longer = mean_epochs(settings.training, epochs) / max(1, epochs)
     return sum(known) + longer * (settings.trials - len(planned)) * len(speeds) / sum(speeds)

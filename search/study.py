@@ -22,13 +22,13 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
-from search.candidates import TURN, CandidateSpace, Planned, StudySettings
+from search.candidates import CandidateSpace, Planned, StudySettings
 from search.method_choice import Tried, choose_method
 from search.pareto import ParetoFront, inside, measured, point
 from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
-from search.spread import widest_gap
+from search.spread import TURN, widest_gap
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 

@@ -1,6 +1,7 @@
 """Several budgets answered by one search: where its trials go, and what each target gets."""
 
 import csv
+import dataclasses
 import itertools
 import math
 import random
@@ -15,13 +16,13 @@ import pytest
 from configs.loading import parse_flags
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from search import SearchResult
-from search.answers import answers
+from search.answers import answers, target_lines
 from search.cli import main
 from search.samplers import CLUSTERING, SAMPLERS
 from search.spread import least_served, widest_gap
 from search.study import Study, StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
+from spaces.cost import Cost, CostModel, Form, PolynomialBuilder
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.targets import parse_targets
@@ -177,8 +178,38 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
     with (folder / "front.csv").open() as file:
         marked = [target for row in csv.DictReader(file) for target in row["best_at"].split(", ") if target]
     assert sorted(marked) == sorted(str(each.target) for each in found)
+    told = mlflow_tags(folder)
+    for each in found:
+        assert told["search"][f"target.{each.target}"].startswith("Best at ")
+        assert each.best is not None
+        assert str(each.target) in told[f"trial {each.best.trial.number:04d}"]["best_at"].split(", ")
     assert parse_flags(["--resume", str(folder), "--budget", "50%"]).config.targets == ""
     assert parse_flags(["--resume", str(folder), "--targets", "20,40%"]).config.targets == "20,40%"
+
+
+def mlflow_tags(folder: Path) -> dict[str, dict[str, str]]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
+    return {each.info.run_name: each.data.tags for each in runs}
+
+
+def test_the_best_at_a_target_on_params_is_reported_though_the_front_is_over_flops(
+    finished_search: SearchResult,
+) -> None:
+    dear = dataclasses.replace(finished_search.results[3], cost=Cost(flops=1_500_000, params=100))
+    target = Budget("params", 150)
+    result = dataclasses.replace(finished_search.with_results([dear]), targets=(target,))
+    assert dear.label not in {member.label for member in result.front}
+    assert result.best_at(target) == dear
+    assert result.reported == (*result.front, dear)
+    (answer,) = answers(result)
+    assert (answer.uniform, answer.verdict) == (None, "no uniform one")
+    assert SearchResult.from_json(result.to_json()).targets == (target,)
+    nothing = dataclasses.replace(result, targets=(Budget("params", 10),))
+    assert nothing.reported == tuple(nothing.front)
+    assert target_lines(nothing) == ("At 0.4% of params no network was found.",)
 
 
 @pytest.mark.parametrize(
