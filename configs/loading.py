@@ -45,6 +45,7 @@ _EXAMPLES = """examples:
   python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
   python -m search --config quick --budget 1.2mparams --skip 'layer4.*'
   python -m search --config csgd-resnet56-cifar10 --data-dir ~/data
+  python -m search --targets 8,20,50% --model resnet20 --data cluttered_digits --trials 36
   python -m search --resume runs/NAME --budget 20%
 
 to see what a run would do, with everything that it would take, before it does:
@@ -113,8 +114,11 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     given = vars(parse_arguments(_parser(files=False), argv, _known_flags()))
     path, printing, debug = (given.pop(name, None) for name in ("config", "print_config", "debug"))
     flags = {k: v for k, v in given.items() if v is not None}
+    asked = (read_config(path) if path else {}) | flags
     stored = _of_run(flags["resume"], flags.get("out", "")) if flags.get("resume") else {}
-    values = stored | (read_config(path) if path else {}) | flags
+    if "budget" in asked or "targets" in asked:  # replace together what was asked for then
+        stored = {name: value for name, value in stored.items() if name not in ("budget", "targets")}
+    values = stored | asked
     return Flags(_compose(values), bool(printing), bool(debug))
 
 

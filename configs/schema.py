@@ -21,12 +21,18 @@ class RunConfig:
     Attributes:
         budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
             or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
+        targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: trials
+            are drawn to them in equal shares and the best network at each is reported, beside uniform widths there.
+            Without a budget on their quantity the largest is the budget. Empty spreads the trials over the whole range.
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
         method: comma-separated methods that the search chooses among, going for what pays; "auto" is di, aofp and csgd,
             "all" every method and arm. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
+        search_training: fine-tuning settings that are searched with the widths, of lr, distill-weight and epochs, as in
+            lr,epochs or lr=0.002:0.05,epochs=1:4; without a range a quarter to four times the set rate, 0 to 0.9, 1 to
+            the set epochs. The control arm keeps the set values. Empty searches none.
         allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either. Methods
             that cannot do what is asked for do what they can, as long as another one of the run can.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
@@ -39,16 +45,19 @@ class RunConfig:
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
         resume: run folder to go on with: its trials count, its settings hold. Flags on top may change what makes no
-            trial another: budget (answered from the old trials), trials, sampler, lowest_fraction, runner and device.
+            trial another: budget or targets (answered from the old trials; those replace these), trials, sampler,
+            lowest_fraction, runner and device.
         storage: Optuna storage URL; empty takes SQLite in the run folder.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
     """
 
     budget: tuple[str, ...] = ()
+    targets: str = ""
     model: str = "cifar_resnet18"
     weights: str = ""
     method: str = "auto"
     set: tuple[str, ...] = ()
+    search_training: str = ""
     allocation: str = "any"
     lowest_fraction: float = 0.03
     trials: int = 20

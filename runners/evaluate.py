@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
+from runners.course import check_settings
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
 from runners.schedule import WHOLE, plan_training, travel
@@ -160,6 +161,7 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
     clock = _Clock(trial)
     with using_threads(bench.threads):
         try:
+            bench = _with_training(bench, trial)
             return (yield from _measure(trial, bench, clock))
         except Exception as error:
             logger.debug("trial %d failed", trial.number, exc_info=True)
@@ -175,6 +177,16 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
         error=reason,
         passed=tuple(clock.passed),  # were measured and checked before, whatever came then
     )
+
+
+def _with_training(bench: Workbench, trial: Trial) -> Workbench:
+    """Return the workbench with what the trial's training has of its own."""
+    if not trial.training:
+        return bench
+    own: dict[str, Any] = dict(trial.training)
+    train = dataclasses.replace(bench.train, **own)
+    check_settings(train, train.learning_rate)
+    return dataclasses.replace(bench, train=train)
 
 
 def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[EpochReport, bool | None, TrialResult]:

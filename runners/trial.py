@@ -24,7 +24,11 @@ class TrialState(StrEnum):
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate to be tried: a goal, a method and that method's settings."""
+    """A candidate to be tried: a goal, a method and that method's settings.
+
+    Attributes:
+        training: fields of `TrainConfig` that differ from those of the search.
+    """
 
     number: int
     method: str
@@ -32,6 +36,7 @@ class Trial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     arm: str = ""  # "uniform" for a control arm, empty for what the sampler proposed
+    training: Mapping[str, float] = field(default_factory=dict)
 
     def key(self) -> str:
         """Return a canonical description of what will be computed, the same in every process.
@@ -41,7 +46,8 @@ class Trial:
         widths = None if self.goal.widths is None else dict(sorted(self.goal.widths.items()))
         budgets = sorted((b.quantity, b.limit) for b in self.goal.budgets) if widths is None else None
         settings = dict(sorted(self.settings.items()))
-        return json.dumps([self.method, settings, widths, budgets], default=str, separators=(",", ":"))
+        training = [dict(sorted(self.training.items()))] if self.training else []  # none leaves the keys as they were
+        return json.dumps([self.method, settings, widths, budgets, *training], default=str, separators=(",", ":"))
 
 
 def derive_seed(run_seed: int, key: str) -> int:

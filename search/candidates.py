@@ -1,9 +1,10 @@
 """What a candidate is made of: the parameters a sampler chooses, and the network they ask for.
 
 Parameters, by name:
-    budget_fraction: share of the scaled budget (flops when there is one, else params), log scale, so that fronts
-        spread evenly in log cost.
+    budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
+        else params), log scale, so that fronts spread evenly in log cost; with targets it is always one of theirs.
     method: when there are several; chosen last, by `search.method_choice`.
+    train.SETTING: the fine-tuning settings that are searched; not of control arms.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
         methods that can.
@@ -11,11 +12,10 @@ Parameters, by name:
         all groups at 0.5 are uniform widths; see `SPREAD`.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pruning.base import METHODS, Goal
 from pruning.settings import Setting, declared_settings
@@ -24,9 +24,12 @@ from search.method_choice import Tried
 from search.method_settings import parse_settings
 from search.pareto import measured
 from search.result import UNIFORM_ARM
+from search.spread import Spread
+from search.suggesting import Suggest, suggest_setting
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
+from spaces.targets import absolute_targets
 
 CONTROL_METHOD = "l2"
 MAX_ARMS = 6
@@ -41,22 +44,6 @@ SPREAD = 2.0
 MIDDLE = 0.5
 
 
-class Suggest(Protocol):
-    """What chooses the parameters (an Optuna trial)."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Choose a number between both bounds, included."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """Choose a whole number between both bounds, included."""
-        ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Choose one of the choices."""
-        ...
-
-
 @dataclass(frozen=True)
 class Candidate:
     """What is to be tried: the part of a Trial that its parameters determine."""
@@ -64,6 +51,7 @@ class Candidate:
     method: str
     goal: Goal
     settings: Mapping[str, Any]
+    training: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +78,11 @@ class StudySettings:
         allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
         resumed: the stored search may have had other budgets.
+        targets: budgets on one quantity to which all candidates are drawn, shared evenly; none spreads them over the
+            whole range.
+        training: fine-tuning settings that are searched, fields of `TrainConfig`; control arms keep the set values.
+        even: whether samplers that cluster are told where on the range to go, so that the front comes out even in log
+            cost; without it they are as their library makes them, for comparing them.
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -102,6 +95,9 @@ class StudySettings:
     allocation: str = "any"
     name: str = "slimfront"
     resumed: bool = False
+    targets: tuple[Budget, ...] = ()
+    training: tuple[Setting, ...] = ()
+    even: bool = True
 
 
 class CandidateSpace:
@@ -114,9 +110,12 @@ class CandidateSpace:
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
         fixed: method -> setting -> value of the settings that are not searched.
+        targets: absolute, the largest first.
+        training: fine-tuning settings that are searched.
+        spread: of the candidates over the scaled budget.
 
     Raises:
-        BudgetError: no budget on flops or params, or one under the smallest network.
+        BudgetError: no budget on flops or params, or one under the smallest network; a target out of reach.
         SettingError: a fixed setting that does not exist or cannot take its value.
         UnknownNameError: a method that is in no table.
     """
@@ -124,22 +123,26 @@ class CandidateSpace:
     def __init__(self, settings: StudySettings, space: SearchSpace, budgets: Sequence[Budget]) -> None:
         self.methods = settings.methods
         self._allocation = settings.allocation
+        self.training = settings.training
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
         self._space = space
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
-        self._scaled = _scaled_quantity(budgets)
+        self.targets = absolute_targets(settings.targets, budgets, space)
+        self._scaled = _scaled_quantity(self.targets or budgets)
         largest, smallest = space.cost(space.largest), space.smallest_cost
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
-        self._base = min(*limits, getattr(largest, self._scaled), math.inf)
+        self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
         needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction))
+        fractions = [target.limit / self._base for target in self.targets]
+        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction), *fractions)
+        self.spread = Spread(self._scaled, self._base, self.lowest_fraction, self.targets)
         self._flat = settings.sampler in FLAT_SAMPLERS
 
     def control_arms(self, trials: int) -> list[Planned]:
-        """Uniform widths with the control method: at least one, at most a third of the trials."""
+        """Uniform widths with the control method: at each target, else at most a third of the trials."""
         return [
             Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
             for fraction in self._fractions(trials)
@@ -155,7 +158,8 @@ class CandidateSpace:
         ways = self._ways()
         fractions = self._fractions(trials)
         least = len({name for name, _ in ways})
-        count = max(min(max(trials // 6, len(ways)), trials // 3), min(least, trials - len(fractions)))
+        left = trials - len(fractions)
+        count = min(left, max(min(max(trials // 6, len(ways)), trials // 3), min(least, left)))
         planned = []
         for index in range(count):
             name, allocation = ways[index % len(ways)]
@@ -169,6 +173,20 @@ class CandidateSpace:
         """Return the methods that so few trials leave no room for."""
         planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
         return tuple(name for name in self.methods if name not in planned)
+
+    def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
+        """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
+
+        Args:
+            tried: every trial given out, running ones too.
+            turn: how many proposals in a row have repeated earlier ones.
+        """
+        budgets = (budget for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled)
+        return self.spread.next_target((budget.limit for budget in budgets), turn)
+
+    def unserved(self, trials: int) -> tuple[Budget, ...]:
+        """Return the targets that so few trials leave without uniform widths to compare with."""
+        return self.targets[len(self._fractions(trials)) :]
 
     def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
         """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
@@ -185,17 +203,19 @@ class CandidateSpace:
         allocation = self._draw_allocation(suggest, method, foreign)
         budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
+        training = self._draw_training(suggest, planned)
         if allocation == "method" and not self._flat:
-            return Candidate(method, Goal(None, budgets), settings)
+            return Candidate(method, Goal(None, budgets), settings, training)
         shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
         if allocation == "method":
-            return Candidate(method, Goal(None, budgets), settings)
+            return Candidate(method, Goal(None, budgets), settings, training)
         widths = self._space.fit([share / max(shares) for share in shares], budgets)
-        return Candidate(method, Goal(widths, budgets), settings)
+        return Candidate(method, Goal(widths, budgets), settings, training)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
-        return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+        scaled = self.spread.limit(fraction)
+        return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
@@ -245,8 +265,16 @@ class CandidateSpace:
             return chosen
         for each in self._settings[method]:
             if each.searchable and each.name not in chosen:
-                chosen[each.name] = _suggest_setting(suggest, f"{method}.{each.name}", each)
+                chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
+
+    def _draw_training(self, suggest: Suggest, planned: Planned | None) -> dict[str, float]:
+        """Let the searched fine-tuning settings be chosen; a control arm is trained as the search was told to."""
+        arm = planned is not None and bool(planned.arm)
+        if arm and not self._flat:
+            return {}
+        drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
+        return {} if arm else drawn
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
         parameters: dict[str, Any] = {"budget_fraction": fraction}
@@ -255,31 +283,20 @@ class CandidateSpace:
             parameters["method"] = method
         if method in self.methods and len(self._allocations(method)) > 1:
             parameters["allocation"] = "search"
+        parameters |= {f"train.{each.name}": each.default for each in self.training}
         if method in self.methods:
             parameters |= {f"{method}.{each.name}": each.default for each in self._settings[method] if each.searchable}
         return parameters
 
     def _fractions(self, trials: int) -> list[float]:
-        """Spread the control arms' budget fractions evenly in log cost, the whole budget first.
+        """Return the control arms' budget fractions: the targets, or some even in log cost; the largest first.
 
-        Each method comes before a second arm.
+        Without targets each method comes before a second arm.
         """
+        if self.targets:
+            return list(self.spread.by_fraction)[:trials]
         count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
-
-    def _at_fraction(self, budget: Budget, fraction: float) -> Budget:
-        if budget.quantity != self._scaled:
-            return budget
-        return dataclasses.replace(budget, limit=math.floor(fraction * self._base))
-
-
-def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
-    if each.choices:
-        return suggest.suggest_categorical(name, each.choices)
-    low, high = each.low or 0, each.high or 0
-    if isinstance(each.default, int):
-        return suggest.suggest_int(name, int(low), int(high), log=each.log)
-    return suggest.suggest_float(name, float(low), float(high), log=each.log)
 
 
 def _proportion(x: float) -> float:

@@ -21,7 +21,7 @@ REPORT = 4_900_000  # report.html and front.png
 RESULT, RESULT_TRIAL = 5_000, 1_500  # result.json and config.yaml, and what a trial adds
 STUDY, STUDY_TRIAL = 110_000, 4_000
 MLFLOW, MLFLOW_TRIAL = 950_000, 8_000
-STEPS = 16  # at which the sizes of networks are averaged over log cost
+STEPS = 16  # at which the sizes of networks are averaged over log cost, where there are no targets
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
     planned = [*arms, *candidates.warm_starts(trials)]
     fractions = [each.parameters["budget_fraction"] for each in planned]
     low = candidates.lowest_fraction
-    spread = [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
+    spread = list(candidates.spread.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
     sizes = [*_net_sizes(setup, candidates, fractions)]
-    sizes += [sum(_net_sizes(setup, candidates, spread)) / STEPS] * (trials - len(planned))
+    sizes += [sum(_net_sizes(setup, candidates, spread)) / len(spread)] * (trials - len(planned))
     tensors = len(setup.net.state_dict())
     mean = sum(sizes) / len(sizes)
     exported = 2 * mean + PROGRAM * tensors  # weights of their own, and those in the program

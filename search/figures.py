@@ -108,6 +108,13 @@ def flops_limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
     return [(limit / axis.factor, f"budget {limit / axis.factor:.4g} {axis.unit}") for limit in limits]
 
 
+def flops_targets(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
+    """Return (position, label) of every target that the FLOPs axis can show and no budget does already."""
+    shown = {budget.limit for budget in result.budgets if budget.quantity == "flops"}
+    limits = [each.limit for each in result.targets if each.quantity == "flops" and each.limit not in shown]
+    return [(limit / axis.factor, f"target {limit / axis.factor:.4g} {axis.unit}") for limit in limits]
+
+
 def heading(result: SearchResult) -> str:
     """Return the title of the picture."""
     config: Mapping[str, Any] = result.config
@@ -160,5 +167,5 @@ def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
     dense = result.dense
     place = (dense.cost.flops / axis.factor, 100 * dense.val_accuracy)
     axes.scatter(*place, s=150, marker="*", color=DENSE, label="dense network", zorder=5)
-    for position, label in flops_limits(result, axis):
+    for position, label in (*flops_limits(result, axis), *flops_targets(result, axis)):
         axes.axvline(position, color=LIMIT, linestyle="--", linewidth=1.2, label=label, zorder=1)

@@ -89,6 +89,10 @@ def _methods(setup: Setup, candidates: CandidateSpace) -> Table:
         for row in rows or [("none to set", "", "")]:
             table.add_row(of, method["widths"] if of else "", *map(escape, row))
             of = ""
+    for each in candidates.training:
+        log = ", log" if each.log else ""
+        row = (each.name, "searched", f"{value_text(each.low)} to {value_text(each.high)}{log}")
+        table.add_row("fine-tuning, not of the arm", "", *row)
     return table
 
 
@@ -116,7 +120,11 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
         table.add_row(str(len(own)), "uniform widths to start from", method, _fractions(own))
     if rest := config.trials - len(arms) - len(starts):
         spread = "all of it"
-        if candidates.lowest_fraction < 1:
+        if candidates.targets:
+            spread = (
+                f"{', '.join(percent(each, 1) for each in candidates.spread.by_fraction)}, the targets, in equal shares"
+            )
+        elif candidates.lowest_fraction < 1:
             spread = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         table.add_row(str(rest), f"proposed by {config.sampler}", ", ".join(candidates.methods), spread)
     return table
@@ -129,6 +137,8 @@ def _fractions(planned: Sequence[Planned]) -> str:
 def _left_out(setup: Setup, candidates: CandidateSpace) -> Iterator[str]:
     if names := candidates.untried(setup.config.trials):
         yield f"{setup.config.trials} trials leave none for {', '.join(names)}; give more --trials."
+    if unserved := ", ".join(str(each) for each in candidates.unserved(setup.config.trials)):
+        yield f"{setup.config.trials} trials leave no uniform widths at target {unserved}; give more --trials."
 
 
 def _time(setup: Setup, time: TimeForecast) -> Table:

@@ -20,10 +20,12 @@ from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.latency import REFERENCE
 from runners.trial import TrialResult, TrialState
+from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
-from search.result import SearchResult
+from search.result import SearchResult, best_at_text
 from search.time_limit import ending
+from search.training_settings import training_lines
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
@@ -38,6 +40,7 @@ class Plan:
 
     Attributes:
         budgets: absolute.
+        targets: absolute, the largest first; none unless asked for.
         images: split -> number of images.
         workers: trials that run at once; threads: of each.
         seconds: estimated wall time; None when nothing is known.
@@ -52,6 +55,7 @@ class Plan:
     threads: int
     folder: Path
     seconds: float | None = None
+    targets: tuple[Budget, ...] = ()
 
 
 def scaled(count: float, unit: str = "") -> str:
@@ -94,8 +98,10 @@ def plan_facts(plan: Plan) -> Table:
         "dense cost": _cost(dense),
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
+        "targets": "; ".join(_budget(target, dense) for target in plan.targets),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
+        + (f" but where searched ({config.search_training})" if config.search_training else "")
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
@@ -106,7 +112,8 @@ def plan_facts(plan: Plan) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, escape(text))
+        if text:
+            table.add_row(name, escape(text))
     return table
 
 
@@ -167,12 +174,16 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     if early := ending(result):
         parts += [early, ""]
     parts.append(front_table(result))
+    if result.targets:
+        parts += ["", targets_table(result)]
+    parts += training_lines(result)
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += [*latency_tables(result), *latency_lines(result)]
-    failures = [*failure_lines(result.results), *failed_again(*result.front, result.control)]
-    parts += ["", result.uniform_comparison.statement, *failures, ""]
+    again = (*result.reported, result.control, *result.target_controls.values())
+    failures = [*failure_lines(result.results), *failed_again(*again)]
+    parts += ["", result.uniform_comparison.statement, *target_lines(result), *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")
@@ -212,6 +223,14 @@ def front_table(result: SearchResult) -> Table:
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
         )
+    return table
+
+
+def targets_table(result: SearchResult) -> Table:
+    """Tabulate the answer to each target, the largest first, beside uniform widths there."""
+    table = _table("Best at each target", *TARGET_HEADS)
+    for row in target_rows(result):
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -262,13 +281,28 @@ def paths_lines(paths: Mapping[str, str], folder: Path) -> list[str]:
 
 
 def write_csv(result: SearchResult, path: Path) -> None:
-    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON."""
+    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON.
+
+    What is best at a target and not on the front comes after it.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds"
-        writer.writerow([*names.split(), "seconds", "path", "settings", "widths", *figures(result, REFERENCE)])
-        for member in result.front:
-            row = _csv_row(member, result.dense.cost.flops)
+        writer.writerow(
+            [
+                *names.split(),
+                "seconds",
+                "path",
+                "settings",
+                "widths",
+                "best_at",
+                "training",
+                *figures(result, REFERENCE),
+            ]
+        )
+        for member in result.reported:
+            row = (*_csv_row(member, result.dense.cost.flops), best_at_text(result, member))
+            row += (json.dumps(dict(member.trial.training), sort_keys=True),)
             writer.writerow([*row, *figures(result, member.label).values()])
 
 

@@ -67,8 +67,10 @@ class SearchResult:
         results: every candidate tried, in the order of their numbers.
         seconds: wall time of the search; of a resumed one, since then.
         control: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
+        target_controls: label of the best network at a target -> the same at its FLOPs.
         paths: what was written -> where, relative to the run folder.
         time_limited: whether the time limit ended it before all its trials were done.
+        targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
         latency: "dense" or label -> readings of `runners.latency` as plain data; empty when none was asked for.
     """
 
@@ -84,6 +86,8 @@ class SearchResult:
     interrupted: bool = False
     time_limited: bool = False
     control: TrialResult | None = None
+    target_controls: Mapping[str, TrialResult] = field(default_factory=dict)
+    targets: tuple[Budget, ...] = ()
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -100,6 +104,30 @@ class SearchResult:
     def chosen(self) -> TrialResult | None:
         """The most accurate network on validation inside all budgets; of equals the cheaper. None when all failed."""
         return _best(self._inside)
+
+    def best_at(self, budget: Budget | str, arm: str | None = None) -> TrialResult | None:
+        """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
+
+        Args:
+            arm: of which alone, such as `UNIFORM_ARM`; None takes every network.
+
+        Raises:
+            BudgetError: a text that is no budget, or one on latency.
+        """
+        limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
+        own = [each for each in self._inside if arm is None or each.trial.arm == arm]
+        return _best(each for each in own if each.cost is not None and limit.allows(each.cost))
+
+    def control_of(self, network: TrialResult) -> TrialResult | None:
+        """Return uniform widths at the FLOPs of the chosen network or of the best at a target, trained again."""
+        return self.control if self.is_chosen(network) else self.target_controls.get(network.label)
+
+    @cached_property
+    def reported(self) -> tuple[TrialResult, ...]:
+        """The front, and what is best at a target without being on it: one on params may cost FLOPs to be met best."""
+        best = [each for each in map(self.best_at, self.targets) if each is not None]
+        known = {each.label: each for each in (*self.front, *best)}
+        return tuple(known.values())
 
     @cached_property
     def uniform_comparison(self) -> UniformComparison:
@@ -140,6 +168,7 @@ class SearchResult:
             "schema": self.schema,
             "config": self.config,
             "budgets": [dataclasses.asdict(budget) for budget in self.budgets],
+            "targets": [self._target_to_dict(target) for target in self.targets],
             "dense": dataclasses.asdict(self.dense),
             "space": self.space,
             "front": [network.label for network in self.front],
@@ -147,6 +176,7 @@ class SearchResult:
             "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
             "results": [trial_result_to_dict(result) for result in self.results],
             "control": None if self.control is None else trial_result_to_dict(self.control),
+            "target_controls": {label: trial_result_to_dict(each) for label, each in self.target_controls.items()},
             "seconds": self.seconds,
             "versions": self.versions,
             "paths": self.paths,
@@ -154,6 +184,11 @@ class SearchResult:
             "interrupted": self.interrupted,
             "time_limited": self.time_limited,
         }
+
+    def _target_to_dict(self, target: Budget) -> dict[str, Any]:
+        found = {"best": self.best_at(target), "uniform": self.best_at(target, UNIFORM_ARM)}
+        labels = {name: None if each is None else each.label for name, each in found.items()}
+        return {"budget": dataclasses.asdict(target), **labels}
 
     def to_json(self) -> str:
         """Write the result as JSON without weights."""
@@ -183,6 +218,10 @@ class SearchResult:
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
             time_limited=data.get("time_limited", False),  # older files have none
             control=None if control is None else trial_result_from_dict(control),
+            target_controls={
+                label: trial_result_from_dict(each) for label, each in data.get("target_controls", {}).items()
+            },
+            targets=tuple(Budget(**target["budget"]) for target in data.get("targets", [])),
             **{
                 name: data[name]
                 for name in ("config", "space", "seconds", "versions", "paths", "latency", "interrupted")
@@ -205,11 +244,18 @@ def front_table(result: SearchResult) -> dict[str, list[Any]]:
             "method": member.trial.method,
             "arm": member.trial.arm,
             "chosen": result.is_chosen(member),
+            "best_at": best_at_text(result, member),
         }
-        for member in result.front
+        for member in result.reported
         if member.cost is not None
     ]
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+
+
+def best_at_text(result: SearchResult, network: TrialResult) -> str:
+    """Write the targets that a network is the best at, such as "0.3gflops, 0.1gflops"; empty for none."""
+    found = [(target, result.best_at(target)) for target in result.targets]
+    return ", ".join(str(target) for target, best in found if best is not None and best.label == network.label)
 
 
 def plain(value: Any) -> Any:
@@ -235,6 +281,7 @@ def trial_to_dict(trial: Trial) -> dict[str, Any]:
         "budgets": [dataclasses.asdict(budget) for budget in trial.goal.budgets],
         "seed": trial.seed,
         "arm": trial.arm,
+        "training": plain(trial.training),
     }
 
 
@@ -242,7 +289,9 @@ def trial_from_dict(data: Mapping[str, Any]) -> Trial:
     """Read back what `trial_to_dict` wrote."""
     widths = None if data["widths"] is None else Widths(data["widths"])
     goal = Goal(widths, tuple(Budget(**budget) for budget in data["budgets"]))
-    return Trial(data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"])
+    return Trial(
+        data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"], data.get("training", {})
+    )
 
 
 def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from configs.schema import RunConfig
+from configs.search_training import parse_search_training
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods, wide_epochs
 from runners.base import pick_runner, workers
@@ -27,9 +28,11 @@ from runners.train import pick_device
 from search.allocation import check_allocation
 from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
+from search.training_settings import mean_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
+from spaces.targets import parse_targets
 from spaces.tracing import trace
 from spaces.zoo import build, default_input_shape, published_file
 
@@ -51,6 +54,7 @@ class Setup:
     Attributes:
         net: at full width; its weights are the user's when `weighted`, else fresh.
         budgets: absolute.
+        targets: absolute, the largest first; none unless asked for.
         workers: trials that run at once.
         threads: of each worker.
         threads_alone: of this process while no trial runs.
@@ -65,6 +69,7 @@ class Setup:
     weighted: bool
     space: SearchSpace
     budgets: tuple[Budget, ...]
+    targets: tuple[Budget, ...]
     folder: Path
     device: torch.device
     runner: str
@@ -118,7 +123,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     methods = tuple(parse_methods(config.method))
     fixed = fixed_settings(config, methods)
     fraction = config.lowest_fraction
-    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation)
+    targets = parse_targets(config.targets)
+    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation, targets=targets)
     candidates = CandidateSpace(settings, space, budgets)
     if weighted and (fetch or file_to_download(spec, config.weights) is None):
         net = given_net(spec, config.weights)
@@ -136,6 +142,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         weighted=weighted,
         space=space,
         budgets=budgets,
+        targets=candidates.targets,
         folder=folder,
         device=device,
         runner=runner,
@@ -154,6 +161,7 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         config=setup.config,
         space=setup.space,
         budgets=setup.budgets,
+        targets=setup.targets,
         images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         workers=setup.workers,
         threads=setup.threads,
@@ -177,6 +185,8 @@ def study_settings(setup: Setup) -> StudySettings:
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
+        targets=setup.targets,
+        training=parse_search_training(config.search_training, config.train),
     )
 
 
@@ -245,15 +255,16 @@ def forecast_time(setup: Setup) -> TimeForecast:
 
 
 def _trained_again(config: RunConfig) -> float:
-    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it."""
-    return config.confirm * (1 + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
+    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it or at each target."""
+    arms = max(1, len(parse_targets(config.targets)))
+    return config.confirm * (arms + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 
 def _dense_trials(setup: Setup) -> float:
     """Estimate how many trials that train the dense net all the time would cost as much as those of the search.
 
-    Those that are planned are known. The others are spread evenly over log cost, and over methods as if all of them
-    were equally good: in proportion to one over their time (see `search.method_choice`).
+    Those that are planned are known. The others are spread evenly over the targets or over log cost, and over methods
+    as if all of them were equally good: in proportion to one over their time (see `search.method_choice`).
     """
     settings = study_settings(setup)
     candidates = CandidateSpace(settings, setup.space, setup.budgets)
@@ -268,10 +279,10 @@ def _dense_trials(setup: Setup) -> float:
 
     planned = [*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
-    low = candidates.lowest_fraction
-    mean = (1 - low) / -math.log(low) if low < 1 else 1.0
+    mean = candidates.spread.mean
     speeds = [1 / share(name, mean) for name in settings.methods]
-    return sum(known) + (settings.trials - len(planned)) * len(speeds) / sum(speeds)
+    longer = mean_epochs(settings.training, epochs) / max(1, epochs)
+    return sum(known) + longer * (settings.trials - len(planned)) * len(speeds) / sum(speeds)
 
 
 def _seconds_per_image(setup: Setup, threads: int) -> float:

@@ -23,11 +23,12 @@ from optuna.trial import TrialState as OptunaState
 
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.candidates import CandidateSpace, Planned, StudySettings
-from search.method_choice import choose_method
+from search.method_choice import Tried, choose_method
 from search.pareto import ParetoFront, inside, measured, point
 from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
-from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
+from search.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
+from search.spread import TURN, widest_gap
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
@@ -68,7 +69,9 @@ class Study:
         self.listeners, self._archive = list(listeners), archive
         self._candidates = CandidateSpace(settings, space, self.budgets)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
-        limits = {budget.quantity: budget.limit for budget in self.budgets}
+        limits: dict[str, object] = {budget.quantity: budget.limit for budget in self.budgets}
+        if targets := [target.limit for target in self._candidates.targets]:
+            limits["targets"] = targets
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
         self._record = Record(settings, identity) if settings.storage else None
         self._study = optuna.create_study(directions=DIRECTIONS)
@@ -78,12 +81,15 @@ class Study:
         self._repeats = 0
         self._front = ParetoFront()
         earlier = self._read_back()
-        # New budgets have control arms of their own, and one of these is tried even when no trial is left.
-        left = max(1, settings.trials - earlier)
+        # New budgets have control arms of their own, and these are tried even when no trial is left: one, or one at
+        # each target.
+        left = max(1, len(settings.targets), settings.trials - earlier) if earlier else settings.trials
         self.settings = replace(settings, trials=earlier + left) if earlier else settings
         self._planned = self._candidates.control_arms(left) + self._candidates.warm_starts(left)
         if not earlier and (left_out := self._candidates.untried(left)):
             _logger.warning("%d trials leave none for %s; give more --trials", left, ", ".join(left_out))
+        if unserved := ", ".join(str(target) for target in self._candidates.unserved(left)):
+            _logger.warning("%d trials leave no uniform widths at target %s; give more --trials", left, unserved)
         seed = derive_seed(settings.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
         self._study.sampler, self._random = self._sampler(seed), RandomSampler(seed=seed)
 
@@ -115,12 +121,12 @@ class Study:
             trial = self._propose(self._planned.pop(0))
             if trial is not None:
                 return trial
-        for _ in range(REPEATS):
-            if (trial := self._propose()) is not None:
+        for turn in range(REPEATS):
+            if (trial := self._propose(fraction=self._next_fraction(turn))) is not None:
                 return trial
         with self._sampling_at_random():
-            for _ in range(REPEATS):
-                if (trial := self._propose()) is not None:
+            for turn in range(REPEATS):
+                if (trial := self._propose(fraction=self._candidates.next_fraction(self._given, turn))) is not None:
                     return trial
         _logger.warning(
             "no candidate left that was not tried: %d trials instead of %d", len(self._results), self.settings.trials
@@ -175,15 +181,40 @@ class Study:
             self._write(self._end(handle, None))
         self._running.clear()
 
-    def _propose(self, planned: Planned | None = None) -> Trial | None:
-        """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler)."""
+    @property
+    def _given(self) -> list[Trial]:
+        """Every trial given out, running ones too."""
+        return [*(each.trial for each in self._results.values()), *(trial for _, trial in self._running.values())]
+
+    def _next_fraction(self, turn: int) -> float | None:
+        """Return the budget fraction of the next trial; None leaves it to the sampler.
+
+        Args:
+            turn: how many proposals in a row have repeated earlier ones.
+        """
+        if self._candidates.targets:
+            return self._candidates.next_fraction(self._given, turn)
+        if not self.settings.even or self.settings.sampler not in CLUSTERING or turn >= TURN:
+            return None
+        return widest_gap((each.share for each in self._tried()), self._candidates.lowest_fraction)
+
+    def _propose(self, planned: Planned | None = None, fraction: float | None = None) -> Trial | None:
+        """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler).
+
+        Args:
+            fraction: that the sampler finds chosen already, among the trial's fixed parameters.
+        """
         if planned is not None:
             self._study.enqueue_trial(dict(planned.parameters))
+        elif fraction is not None:
+            self._study.enqueue_trial({FRACTION: fraction})
         handle = self._study.ask()
         candidate = self._candidates.draw(handle, planned)
         number = max([-1, *self._results, *self._running]) + 1
         arm = planned.arm if planned else ""
-        trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
+        trial = Trial(
+            number, candidate.method, candidate.goal, candidate.settings, arm=arm, training=candidate.training
+        )
         key = trial.key()
         trial = replace(trial, seed=derive_seed(self.settings.seed, key))
         if (known := self._by_key.get(key)) is not None:
@@ -210,10 +241,13 @@ class Study:
 
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget."""
-        tried = [self._candidates.tried(each.trial, each) for each in self._results.values()]
-        tried += [self._candidates.tried(trial) for _, trial in self._running.values()]
+        tried = self._tried()
         seed = derive_seed(self.settings.seed, f"method:{len(tried)}")
         return choose_method(self.settings.methods, tried, fraction, seed)
+
+    def _tried(self) -> list[Tried]:
+        tried = [self._candidates.tried(each.trial, each) for each in self._results.values()]
+        return tried + [self._candidates.tried(trial) for _, trial in self._running.values()]
 
     def _end(self, handle: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
         """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult, TrialState
+from search.answers import target_lines
 from search.comparison import confirmed_figures
 from search.latency import front_columns
 from search.latency import metrics as latency_metrics
-from search.result import SearchResult
+from search.result import SearchResult, best_at_text
 from search.tracking_fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, flatten, trial_params
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -273,10 +274,16 @@ class _Records:
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         if gap := result.uniform_comparison.difference:
             self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
-        for member in result.front:
+        for target, line in zip(result.targets, target_lines(result), strict=True):
+            self._client.set_tag(self.parent, f"target.{target}", line)
+        labels = {member.label for member in result.front}
+        for member in result.reported:
             child = self.children.get(member.trial.number)
             if child is not None:
-                self._client.set_tag(child, "front", "true")
+                if member.label in labels:
+                    self._client.set_tag(child, "front", "true")
+                if targets := best_at_text(result, member):
+                    self._client.set_tag(child, "best_at", targets)
                 prefix = "passed_" if member.waypoint else ""
                 known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
                 metrics = {prefix + name: value for name, value in known.items() if value is not None}

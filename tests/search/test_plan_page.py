@@ -103,3 +103,11 @@ def test_published_weights_are_not_downloaded(tmp_path: Path, monkeypatch: pytes
     text = page_of(model="squeezenet1_1", weights="DEFAULT", data=DataConfig(image_size=64))
     assert re.search(r"dense weights 2\.\d+ MB downloaded to /", text)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_share_the_proposals() -> None:
+    text = page_of(budget=(), targets="20,40%", trials=9)
+    assert re.search(r"\n ?targets at most \S+ \S+ \(\d+\.\d% of dense\); at most \S+ \S+ \(\d+\.\d% of dense\)", text)
+    assert re.search(r"\n ?2 uniform widths, the control arm l2 100\.0%, (49\.9|50\.\d)%", text)
+    assert re.search(r"\d proposed by \w+ l2, aofp 100\.0%, (49\.9|50\.\d)%, the targets, in equal shares", text)
+    assert "1 trials leave no uniform widths at target" in page_of(budget=(), targets="20,40%", trials=1)
