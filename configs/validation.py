@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.duration import parse_duration
 from configs.resuming import check_resumed
+from configs.rungs import parse_rungs
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
@@ -83,6 +84,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
             value = getattr(values, name)
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+    parse_rungs(config.rungs, config.train.epochs, config.trials)
     if config.time_limit:
         parse_duration("--time-limit", config.time_limit)
     _check_schedules(config)

@@ -223,6 +223,14 @@ def wide_epochs(method: Method, epochs: int) -> float:
     return float(own(epochs)) if own is not None else 0.0
 
 
+def pausable(method: Method) -> bool:
+    """Whether the net that a method has made can be stored and trained on later, by the trial's training alone.
+
+    A method whose own terms or roundings take part in the whole training says no in an attribute of this name.
+    """
+    return bool(getattr(method, "pausable", True))
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pruning.base import METHODS, Goal
+from pruning.base import METHODS, Goal, pausable
 from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
@@ -25,7 +25,7 @@ from search.method_settings import parse_settings
 from search.pareto import measured
 from search.result import UNIFORM_ARM
 from spaces.budget import Budget
-from spaces.errors import BudgetError
+from spaces.errors import BudgetError, SlimfrontError
 from spaces.space import SearchSpace, uniform_point
 
 CONTROL_METHOD = "l2"
@@ -90,6 +90,7 @@ class StudySettings:
         allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
         resumed: the stored search may have had other budgets.
+        rungs: epochs after which trials pause, the last of them the whole training; none trains each at once.
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -102,6 +103,7 @@ class StudySettings:
     allocation: str = "any"
     name: str = "slimfront"
     resumed: bool = False
+    rungs: tuple[int, ...] = ()
 
 
 class CandidateSpace:
@@ -196,6 +198,13 @@ class CandidateSpace:
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
         return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+
+    def pausable(self, trial: Trial) -> bool:
+        """Whether a trial can be trained in parts; one whose settings its method refuses fails at its first."""
+        try:
+            return pausable(self._classes[trial.method](**trial.settings))
+        except SlimfrontError:
+            return True
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""

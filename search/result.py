@@ -270,6 +270,7 @@ def _network_to_dict(result: TrialResult) -> dict[str, Any]:
         "accuracy": plain(result.accuracy),
         "cost": None if result.cost is None else dataclasses.asdict(result.cost),
         "widths": None if result.widths is None else dict(result.widths),
+        "rungs": [[epochs, plain(accuracy)] for epochs, accuracy in result.rungs],
         "curve": [[report.epoch, plain(report.accuracy), report.seconds] for report in result.curve],
         "seconds": result.seconds,
         "train_seconds": result.train_seconds,
@@ -293,6 +294,7 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
         cost=None if data["cost"] is None else Cost(**data["cost"]),
         widths=None if data["widths"] is None else Widths(data["widths"]),
         curve=curve,
+        rungs=tuple((int(epochs), float(accuracy)) for epochs, accuracy in data.get("rungs", ())),  # older files: none
         confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
         **{name: data[name] for name in same},
     )

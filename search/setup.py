@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from configs.rungs import parse_rungs
 from configs.schema import RunConfig
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods, wide_epochs
@@ -175,6 +176,7 @@ def study_settings(setup: Setup) -> StudySettings:
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
+        rungs=parse_rungs(config.rungs, config.train.epochs, config.trials),
     )
 
 

@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -21,14 +22,19 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
+from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState, derive_seed
+from search.archive import Archive, InMemory
 from search.candidates import CandidateSpace, Planned, StudySettings
+from search.ladder import Ladder
+from search.legs import after_first, ended, joined
 from search.method_choice import choose_method
 from search.pareto import ParetoFront, inside, measured, point
-from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
+from search.record import DIRECTIONS, FRACTION, Record, StudyError, continued, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
+from search.stopping import Promotion
 from spaces.budget import Budget
+from spaces.errors import WeightsError
 from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
@@ -45,8 +51,8 @@ class Study:
     Args:
         space: of the network.
         budgets: that every candidate must meet; relative ones are taken of the dense network.
-        listeners: called with (result, study) after each finished trial.
-        archive: called with each result before it is recorded; returns it with its weights on disk.
+        listeners: called with (result, study) after each finished trial, and each leg of one.
+        archive: keeps the weights of each result before it is recorded.
 
     Raises:
         UnknownNameError: sampler or method.
@@ -59,13 +65,14 @@ class Study:
         space: SearchSpace,
         budgets: Sequence[Budget],
         listeners: Sequence[Listener] = (),
-        archive: Callable[[TrialResult], TrialResult] = lambda result: result,
+        archive: Archive | None = None,
     ) -> None:
         check_sampler(settings.sampler)
         if settings.trials < 1:
             raise StudyError(f"trials {settings.trials} leaves nothing to do; give at least 1")
         self.budgets = tuple(budget.resolve(space.dense_cost) for budget in budgets)
-        self.listeners, self._archive = list(listeners), archive
+        self.listeners, self._archive = list(listeners), archive or InMemory()
+        self.climbing: list[Callable[[int, int], None]] = []  # called with (number, epochs) when a trial goes on
         self._candidates = CandidateSpace(settings, space, self.budgets)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
         limits = {budget.quantity: budget.limit for budget in self.budgets}
@@ -74,8 +81,10 @@ class Study:
         self._study = optuna.create_study(directions=DIRECTIONS)
         self._results: dict[int, TrialResult] = {}
         self._by_key: dict[str, TrialResult] = {}
-        self._running: dict[int, tuple[optuna.Trial, Trial]] = {}
-        self._repeats = 0
+        self._running: dict[int, tuple[optuna.Trial | None, Trial]] = {}  # None: another leg of a finished one
+        self._legs: dict[int, tuple[FrozenTrial, TrialResult]] = {}  # the first leg of each
+        self._ladder = Ladder(settings.rungs, self.budgets)
+        self._repeats, self._exhausted = 0, False
         self._front = ParetoFront()
         earlier = self._read_back()
         # New budgets have control arms of their own, and one of these is tried even when no trial is left.
@@ -105,12 +114,46 @@ class Study:
     @property
     def remaining(self) -> int:
         """How many trials are still to be given out."""
-        return self.settings.trials - len(self._results) - len(self._running)
+        return self.settings.trials - len(self._results.keys() | self._running.keys())
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more to give out by what is known now, new trials or legs of known ones."""
+        return (self.remaining > 0 and not self._exhausted) or self._promotion(completing=True) is not None
 
     def ask(self) -> Trial | None:
-        """Return the next candidate not tried yet; None when all trials are given out or the space is exhausted."""
-        if self.remaining <= 0:
-            return None
+        """Return a trial that goes on to its next rung, else a candidate not tried yet.
+
+        None when all trials are given out or the space is exhausted, and all that shall go on has gone on; while some
+        run, others may yet go on when these are told.
+        """
+        if (trial := self._next_leg(completing=False)) is not None:
+            return trial
+        if self.remaining > 0 and not self._exhausted and (trial := self._next_candidate()) is not None:
+            return trial
+        return self._next_leg(completing=True)
+
+    def _next_leg(self, *, completing: bool) -> Trial | None:
+        while (found := self._promotion(completing=completing)) is not None:
+            earlier = self._results[found.number]
+            try:
+                start = self._archive.read(earlier)
+            except WeightsError as error:
+                self._keep(ended(earlier, str(error)))
+                continue
+            trained = earlier.rungs[-1][0]
+            trial = replace(earlier.trial, leg=Leg(found.epochs - trained, trained, start))
+            self._running[found.number] = (None, trial)
+            for listener in self.climbing:
+                listener(found.number, found.epochs)
+            return trial
+        return None
+
+    def _promotion(self, *, completing: bool) -> Promotion | None:
+        running = {number: trial for number, (_, trial) in self._running.items()}
+        return self._ladder.next(self.results, running, self._front, completing=completing)
+
+    def _next_candidate(self) -> Trial | None:
         while self._planned:
             trial = self._propose(self._planned.pop(0))
             if trial is not None:
@@ -125,6 +168,7 @@ class Study:
         _logger.warning(
             "no candidate left that was not tried: %d trials instead of %d", len(self._results), self.settings.trials
         )
+        self._exhausted = True
         return None
 
     def report(self, report: EpochReport) -> bool:
@@ -132,7 +176,7 @@ class Study:
         return math.isfinite(report.accuracy)
 
     def tell(self, result: TrialResult) -> None:
-        """Record a finished trial.
+        """Record a finished trial, or another leg of one.
 
         A result without a finite accuracy, or over a budget, is recorded as failed with that reason. Networks that its
         trial passed may be over a budget: they are recorded without weights and are on no front.
@@ -143,13 +187,19 @@ class Study:
         number = result.trial.number
         if number not in self._running:
             raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
-        result = self._archive(self._lightened(self._checked(result)))
-        handle, _ = self._running.pop(number)
-        handle.set_user_attr("result", trial_result_to_dict(result))
-        if result.error:
-            handle.set_user_attr("reason", result.error)
-        self._write(self._end(handle, result))
+        handle, trial = self._running[number]
+        earlier = self._results.get(number) if handle is None else None
+        result = self._checked(result)
+        if earlier is not None and trial.leg is not None:
+            result = joined(earlier, result, trial.leg)
+        else:
+            result = after_first(result, trial.leg)
+        result = self._archive.keep(self._lightened(result))
+        del self._running[number]
+        self._write(self._told(handle, result))
         self._keep(result)
+        if earlier is not None and earlier.path != result.path:
+            self._archive.drop(earlier)
         for listener in self.listeners:
             listener(result, self)
 
@@ -171,6 +221,8 @@ class Study:
     def close(self) -> None:
         """Mark the trials that were asked for and not told as failed; they are no results."""
         for handle, _ in self._running.values():
+            if handle is None:  # what its earlier legs gave is in the record
+                continue
             handle.set_user_attr("reason", "interrupted")
             self._write(self._end(handle, None))
         self._running.clear()
@@ -185,7 +237,8 @@ class Study:
         arm = planned.arm if planned else ""
         trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
         key = trial.key()
-        trial = replace(trial, seed=derive_seed(self.settings.seed, key))
+        leg = self._ladder.begin(trial, self.results) if self._candidates.pausable(trial) else None
+        trial = replace(trial, seed=derive_seed(self.settings.seed, key), leg=leg)
         if (known := self._by_key.get(key)) is not None:
             handle.set_user_attr("duplicate_of", known.trial.number)
             self._end(handle, known)
@@ -210,8 +263,9 @@ class Study:
 
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget."""
-        tried = [self._candidates.tried(each.trial, each) for each in self._results.values()]
-        tried += [self._candidates.tried(trial) for _, trial in self._running.values()]
+        # All of them after their first leg, where they have had the same training.
+        tried = [self._candidates.tried(each.trial, each) for _, each in self._legs.values()]
+        tried += [self._candidates.tried(trial) for handle, trial in self._running.values() if handle is not None]
         seed = derive_seed(self.settings.seed, f"method:{len(tried)}")
         return choose_method(self.settings.methods, tried, fraction, seed)
 
@@ -221,6 +275,23 @@ class Study:
             return self._study.tell(handle, state=OptunaState.FAIL)
         flops, accuracy = point(result)
         return self._study.tell(handle, [accuracy, float(flops)])
+
+    def _told(self, handle: optuna.Trial | None, result: TrialResult) -> FrozenTrial:
+        """Tell the sampler a result with all that the record has of it; another leg is a trial of its own to it."""
+        number = result.trial.number
+        attributes: dict[str, Any] = {"result": trial_result_to_dict(result), "epochs": result.trained}
+        if result.error:
+            attributes["reason"] = result.error
+        if handle is None:
+            flops, accuracy = point(result)
+            frozen = continued(self._legs[number][0], (accuracy, flops), attributes)
+            self._study.add_trial(frozen)
+            return frozen
+        for name, value in attributes.items():
+            handle.set_user_attr(name, value)
+        frozen = self._end(handle, result)
+        self._legs[number] = (frozen, result)
+        return frozen
 
     def _write(self, trial: FrozenTrial) -> None:
         if self._record is not None:
@@ -245,21 +316,28 @@ class Study:
         return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})
 
     def _keep(self, result: TrialResult) -> None:
+        known = result.trial.number in self._results
         self._results[result.trial.number] = result
         self._by_key[result.trial.key()] = result
-        self._front = self._front.with_results(inside([result], self.budgets))
+        if known:  # it may be on the front with an earlier leg
+            self._front = ParetoFront(inside(self._results.values(), self.budgets))
+        else:
+            self._front = self._front.with_results(inside([result], self.budgets))
 
     def _read_back(self) -> int:
         """Take up the record; return how many results were found under other budgets."""
         if self._record is None:
             return 0
-        before, lowest, found = self._record.earlier, self._candidates.lowest_fraction, 0
+        before, lowest = self._record.earlier, self._candidates.lowest_fraction
+        found: set[int] = set()
         for index, frozen in enumerate(self._record.trials):
             data = frozen.user_attrs.get("result")
             result = None if data is None else trial_result_from_dict(data)
             if result is not None:
-                self._keep(result)
-                found += index < before
+                self._keep(result)  # of several legs the last, which is the longest
+                self._legs.setdefault(result.trial.number, (frozen, result))
+                if index < before:
+                    found.add(result.trial.number)
             own = getattr(frozen.distributions.get(FRACTION), "low", lowest)
             if index >= before and own == lowest:
                 self._study.add_trial(frozen)
@@ -267,7 +345,7 @@ class Study:
                 again = restated(frozen, self._candidates.fraction(result.trial, result), lowest)
                 if again is not None:
                     self._study.add_trial(again)
-        return found
+        return len(found)
 
     @contextlib.contextmanager
     def _sampling_at_random(self) -> Iterator[None]:

@@ -6,7 +6,6 @@ Every child process is a fork, so that starting one takes no imports, and is kil
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from runners.simulated import SimulatedRunner
 from runners.trial import Trial, TrialResult
 from search import resume
+from search.archive import TRIALS, TrialFiles
 from search.study import Study, StudySettings
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -65,12 +65,12 @@ def facts_of(result: TrialResult, folder: Path) -> list[object]:
 
 def search(folder: Path, trials: int, pipe: int) -> None:
     """Go on with the search in the folder; say what was found there, and each trial once it is recorded."""
-    (folder / resume.TRIALS).mkdir(parents=True, exist_ok=True)
+    (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     with resume.locked(folder):
         space = chain()
         storage = f"sqlite:///{folder / 'study.db'}"
         settings = StudySettings(("l2", "geometric_median"), trials=trials, storage=storage, resumed=True)
-        archive = functools.partial(resume.archive, folder)
+        archive = TrialFiles(folder)
         study = Study(settings, space, (Budget("flops", 100_000),), archive=archive)
         say(pipe, "found", [facts_of(result, folder) for result in study.results])
         study.listeners.append(lambda result, _: say(pipe, "done", *facts_of(result, folder)))
