@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from configs.rungs import parse_rungs
 from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.latency import REFERENCE
@@ -23,6 +24,7 @@ from runners.trial import TrialResult, TrialState
 from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
 from search.result import SearchResult
+from search.rung_report import audit_table, rung_lines
 from search.time_limit import ending
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -42,6 +44,7 @@ class Plan:
         workers: trials that run at once; threads: of each.
         seconds: estimated wall time; None when nothing is known.
         folder: where everything will be written.
+        epochs: of training that all trials together are expected to take, where they grow through rungs.
     """
 
     config: RunConfig
@@ -52,6 +55,7 @@ class Plan:
     threads: int
     folder: Path
     seconds: float | None = None
+    epochs: float = 0.0
 
 
 def scaled(count: float, unit: str = "") -> str:
@@ -96,6 +100,7 @@ def plan_facts(plan: Plan) -> Table:
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
+        + rungs_text(config)
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
@@ -108,6 +113,12 @@ def plan_facts(plan: Plan) -> Table:
     for name, text in rows.items():
         table.add_row(name, escape(text))
     return table
+
+
+def rungs_text(config: RunConfig) -> str:
+    """Say where trials pause; empty when they do not."""
+    rungs = parse_rungs(config.rungs, config.train.epochs, config.trials)
+    return f" at most, rungs after {', '.join(map(str, rungs[:-1]))}" if rungs else ""
 
 
 def _weights_source(config: RunConfig) -> str:
@@ -171,8 +182,10 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += [*latency_tables(result), *latency_lines(result)]
+    if (audited := audit_table(result)) is not None:
+        parts += ["", audited]
     failures = [*failure_lines(result.results), *failed_again(*result.front, result.control)]
-    parts += ["", result.uniform_comparison.statement, *failures, ""]
+    parts += ["", result.uniform_comparison.statement, *rung_lines(result), *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")

@@ -27,6 +27,7 @@ from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, usin
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
+from search.stopping import expected_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
@@ -158,6 +159,7 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         threads=setup.threads,
         folder=setup.folder,
         seconds=(forecast or forecast_time(setup)).total,
+        epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
     )
 
 
@@ -176,8 +178,20 @@ def study_settings(setup: Setup) -> StudySettings:
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
-        rungs=parse_rungs(config.rungs, config.train.epochs, config.trials),
+        rungs=rungs_of(config),
     )
+
+
+def rungs_of(config: RunConfig) -> tuple[int, ...]:
+    """Return the epochs after which trials pause, the last of them the whole training; none trains each at once."""
+    return parse_rungs(config.rungs, config.train.epochs, config.trials)
+
+
+def forecast_epochs(config: RunConfig) -> float:
+    """Estimate the epochs of training of all trials together: members of the front and control arms get them all."""
+    if rungs := rungs_of(config):
+        return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
+    return float(config.train.epochs * config.trials)
 
 
 def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
@@ -238,7 +252,9 @@ def forecast_time(setup: Setup) -> TimeForecast:
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     trials = _dense_trials(setup) * images_per_trial / setup.workers
-    trials *= 1 + _trained_again(setup.config) / setup.config.trials
+    # Confirmation trains to the end at once; of the trials, those that end at a rung take their share.
+    share = forecast_epochs(setup.config) / (train.epochs * setup.config.trials) if train.epochs else 1.0
+    trials *= share + _trained_again(setup.config) / setup.config.trials
     test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
     return TimeForecast((dense + test) * alone, trials * in_worker)

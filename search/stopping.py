@@ -94,6 +94,22 @@ def completion(climbers: Sequence[Climber], rungs: Sequence[int], front: Sequenc
     return None
 
 
+def expected_epochs(rungs: Sequence[int], trials: int, through: int) -> float:
+    """Return about how many epochs of training a search with rungs takes.
+
+    Args:
+        rungs: epochs, the last the whole training.
+        through: trials that go to the last rung: for comparison, or because they end on the front.
+    """
+    lengths = [after - before for before, after in zip((0, *rungs), rungs, strict=False)]
+    return sum(length * count for length, count in zip(lengths, expected(rungs, trials, through), strict=True))
+
+
+def expected(rungs: Sequence[int], trials: int, through: int) -> list[float]:
+    """Return about how many trials come to each rung."""
+    return [max(min(through, trials), trials / KEPT**level) for level in range(len(rungs))]
+
+
 def ordered(climbers: Sequence[Climber], epochs: int) -> list[Climber]:
     """Return trials best first, as they stood after so many epochs."""
     left = {each.number: (each, each.accuracy_at(epochs)) for each in climbers}
