@@ -117,7 +117,11 @@ def keep_dense(setup: Setup, study: Study, net: nn.Module) -> None:
 
 def remaining(plan: Plan, study: Study) -> Plan:
     """Return the plan with the time that the trials which are left take."""
-    total = study.settings.trials
-    if plan.seconds is None or not study.results:
+    total, done = study.settings.trials, len(study.results)
+    if plan.seconds is None or not done:
         return plan
-    return dataclasses.replace(plan, seconds=plan.seconds * max(0, total - len(study.results)) / total)
+    share = max(0, total - done) / total
+    epochs = max(0.0, plan.epochs - sum(each.trained or 0 for each in study.results))
+    if plan.epochs:  # trials that are finished may go on, so their number says little
+        share = epochs / plan.epochs
+    return dataclasses.replace(plan, seconds=plan.seconds * share, epochs=epochs)

@@ -23,9 +23,7 @@ def rung_lines(result: SearchResult) -> list[str]:
     climbed = [each for each in result.results if each.rungs]
     ended = Counter(each.rungs[-1][0] for each in climbed)
     spent = sum(epochs * trials for epochs, trials in ended.items())
-    places = ", ".join(
-        f"{ended[epochs]} after {epochs}" for epochs in sorted(each for each in ended if each is not None)
-    )
+    places = ", ".join(f"{ended[epochs]} after {epochs}" for epochs in sorted(ended))
     whole = len(climbed) * rungs[-1]
     lines = [
         f"Rungs after {_listed(rungs[:-1])} of {rungs[-1]} epochs: trials ended {places or 'nowhere'}; "

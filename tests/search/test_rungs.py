@@ -3,16 +3,23 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runners.base import Evaluation, RunnerConfig
+from configs.loading import RUN_FILE, load
+from configs.schema import RunConfig
+from runners.base import DataConfig, Evaluation, RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search import run
+from search.archive import TrialFiles
 from search.candidates import StudySettings
 from search.legs import KEPT_AFTER
+from search.live import SilentDisplay
+from search.pareto import ParetoFront
 from search.stopping import NOT_CONTINUED
 from search.study import Study
 from spaces.budget import Budget
@@ -22,6 +29,9 @@ from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    from runners.evaluate import Workbench
 
 RUNGS = (1, 2, 4)
 BENCH: Any = None  # formulas need none
@@ -184,3 +194,83 @@ def test_with_the_trials_given_out_there_is_none_yet_while_one_runs_that_may_go_
             waiting.append(trial)
     assert all(member.trained == RUNGS[-1] for member in study.front)
     assert study.ask() is None
+
+
+def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
+    tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from runners.ray_tune import RayRunner
+
+    monkeypatch.setattr("runners.ray_tune.fitting_workers", lambda config: 2)
+    bench = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=2))
+    settings = StudySettings(("l2",), trials=8, rungs=(1, 2), storage=f"sqlite:///{tmp_path / 'study.db'}")
+    study = Study(settings, bench.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
+    (tmp_path / "trials").mkdir()
+    legs = Legs(study)
+    RayRunner(RunnerConfig(runner="ray")).run(legs, bench)
+    assert [each.error for each in study.results if each.error] == []
+    assert not any(NOT_CONTINUED in each.note for each in study.results)
+    assert len(study.results) == 8
+    assert all(member.trained == 2 for member in study.front)
+    assert {each.number for each in legs.given if each.leg and each.leg.start} >= {0, 1}
+    assert {path.name for path in (tmp_path / "trials").iterdir()} == {Path(r.path).name for r in study.results}
+    again = Study(settings, bench.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
+    assert again.results == study.results
+    assert not again.unfinished
+
+
+class Watching(SilentDisplay):
+    """Notes phases, and stops the search once trials have gone on."""
+
+    def __init__(self, stop_after: int) -> None:
+        self.phases: list[str] = []
+        self._left = stop_after
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
+
+
+def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path / "run"
+    config = RunConfig(
+        budget=("60%",),
+        model="tiny_nets:residual",
+        data=DataConfig(image_size=8),
+        train=TrainConfig(epochs=2, batch_size=32, precision="float32", device="cpu"),
+        runner=RunnerConfig(runner="local"),
+        method="l2,random",
+        trials=8,
+        out=str(folder),
+    )
+    display = Watching(stop_after=7)
+    stopped = run(config, display)
+    assert stopped.interrupted
+    assert "trial 0 goes on to 2 epochs" in display.phases
+    before = {each.trial.number: each.rungs for each in stopped.results}
+    assert any(len(rungs) == 2 for rungs in before.values())
+
+    result = run(dataclasses.replace(load(str(folder / RUN_FILE)), resume=str(folder)))
+
+    after = {each.trial.number: each.rungs for each in result.results}
+    assert len(after) == 8
+    assert all(after[number][: len(rungs)] == rungs for number, rungs in before.items())  # none was trained twice
+    assert all(member.trained == 2 for member in result.front)
+    assert result.rungs == (1, 2)
+    assert {path.name for path in (folder / "trials").iterdir()} == {Path(each.path).name for each in result.results}
+    text = (folder / "report.html").read_text()
+    assert "Rungs after 1 of 2 epochs: trials ended " in text
+    assert "Proxy audit" in text
+    client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
+    children = {each.info.run_name: each for each in runs if "mlflow.parentRunId" in each.data.tags}
+    assert len(runs) == 9
+    for each in result.results:
+        metrics = children[f"trial {each.trial.number:04d}"].data.metrics
+        assert (metrics["accuracy"], metrics["epochs"]) == (each.accuracy, each.trained)
