@@ -223,12 +223,16 @@ def wide_epochs(method: Method, epochs: int) -> float:
     return float(own(epochs)) if own is not None else 0.0
 
 
-def pausable(method: Method) -> bool:
-    """Whether the net that a method has made can be stored and trained on later, by the trial's training alone.
+def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
+    """Whether the net that a method makes can be stored and trained on later, by the trial's training alone.
 
-    A method whose own terms or roundings take part in the whole training says no in an attribute of this name.
+    A method whose own terms or roundings take part in the whole training says no in an attribute of this name. One that
+    refuses its settings is asked no further: it says so when it runs.
     """
-    return bool(getattr(method, "pausable", True))
+    try:
+        return bool(getattr(kind(**settings), "pausable", True))
+    except SlimfrontError:
+        return True
 
 
 class StructuredLayer(Protocol):

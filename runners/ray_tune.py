@@ -151,15 +151,10 @@ class _Order:
     """A trial on its way to a worker, without weights. Tune writes configurations into names, so it prints short."""
 
     def __init__(self, trial: Trial) -> None:
-        self.trial = _started_from(trial, None)
+        self.trial = trial.started_from(None)
 
     def __repr__(self) -> str:
         return f"trial {self.trial.number}"
-
-
-def _started_from(trial: Trial, weights: bytes | None) -> Trial:
-    leg = trial.leg
-    return trial if leg is None else dataclasses.replace(trial, leg=dataclasses.replace(leg, start=weights))
 
 
 class _Relay(tune.Callback):  # type: ignore[misc]
@@ -290,7 +285,7 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
         return True
 
     def go_on_from(self, weights: bytes) -> None:
-        self._evaluation = self._evaluator(_started_from(self._trial, weights), self._bench)
+        self._evaluation = self._evaluator(self._trial.started_from(weights), self._bench)
 
     def end_early(self) -> None:
         self._go_on = False

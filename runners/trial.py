@@ -58,6 +58,11 @@ class Trial:
     arm: str = ""  # "uniform" for a control arm, empty for what the sampler proposed
     leg: Leg | None = None
 
+    def started_from(self, weights: bytes | None) -> "Trial":
+        """Return the trial with these weights to go on from in its leg."""
+        leg = self.leg
+        return self if leg is None else dataclasses.replace(self, leg=dataclasses.replace(leg, start=weights))
+
     def key(self) -> str:
         """Return a canonical description of what will be computed, the same in every process.
 

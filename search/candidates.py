@@ -25,7 +25,7 @@ from search.method_settings import parse_settings
 from search.pareto import measured
 from search.result import UNIFORM_ARM
 from spaces.budget import Budget
-from spaces.errors import BudgetError, SlimfrontError
+from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
 
 CONTROL_METHOD = "l2"
@@ -200,11 +200,8 @@ class CandidateSpace:
         return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
 
     def pausable(self, trial: Trial) -> bool:
-        """Whether a trial can be trained in parts; one whose settings its method refuses fails at its first."""
-        try:
-            return pausable(self._classes[trial.method](**trial.settings))
-        except SlimfrontError:
-            return True
+        """Whether a trial can be trained in parts."""
+        return pausable(self._classes[trial.method], trial.settings)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""

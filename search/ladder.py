@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from runners.trial import Leg, Trial, TrialResult
-from search.legs import climbers
-from search.pareto import ParetoFront
+from search.archive import Archive
+from search.known import Known
+from search.legs import climbers, ended
 from search.proxy_audit import audit, first_rung
 from search.result import UNIFORM_ARM
 from search.stopping import Promotion, completion, promotion
 from spaces.budget import Budget
+from spaces.errors import WeightsError
 
 # Trials besides the control arms that are trained to the end whatever their rungs say: the warm starts, which are
 # spread over the budget as the arms are. With six arms they are enough to judge a rung by.
@@ -34,14 +37,25 @@ class Ladder:
             return None
         return Leg(self.rungs[0 if trial.arm == UNIFORM_ARM else self._lowest(results)])
 
-    def next(
-        self,
-        results: Sequence[TrialResult],
-        running: Mapping[int, Trial],
-        front: ParetoFront,
-        *,
-        completing: bool,
-    ) -> Promotion | None:
+    def next_leg(
+        self, known: Known, running: Mapping[int, Trial], archive: Archive, *, completing: bool
+    ) -> Trial | None:
+        """Return the trial that goes on, with the leg that it is given; None when none does.
+
+        A trial whose weights are gone cannot go on; it keeps its result, with the reason.
+        """
+        while (found := self.next(known, running, completing=completing)) is not None:
+            earlier = known.of(found.number)
+            try:
+                start = archive.read(earlier)
+            except WeightsError as error:
+                known.keep(ended(earlier, str(error)))
+                continue
+            trained = earlier.rungs[-1][0]
+            return replace(earlier.trial, leg=Leg(found.epochs - trained, trained, start))
+        return None
+
+    def next(self, known: Known, running: Mapping[int, Trial], *, completing: bool) -> Promotion | None:
         """Return which trial goes on, if one does.
 
         Args:
@@ -50,11 +64,12 @@ class Ladder:
         """
         if not self.rungs:
             return None
+        results = known.results
         through = _through([*(each.trial for each in results), *running.values()])
         standing = climbers(results, self._budgets, running.keys(), through)
         found = promotion(standing, self.rungs, self._lowest(results))
         if found is None and completing:
-            own = [member.trial.number for member in front if not member.waypoint]
+            own = [member.trial.number for member in known.front if not member.waypoint]
             found = completion(standing, self.rungs, own)
         return found
 

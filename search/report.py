@@ -16,7 +16,6 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from configs.rungs import parse_rungs
 from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.latency import REFERENCE
@@ -24,7 +23,7 @@ from runners.trial import TrialResult, TrialState
 from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
 from search.result import SearchResult
-from search.rung_report import audit_table, rung_lines
+from search.rung_report import audit_table, rung_lines, rungs_text
 from search.time_limit import ending
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -113,12 +112,6 @@ def plan_facts(plan: Plan) -> Table:
     for name, text in rows.items():
         table.add_row(name, escape(text))
     return table
-
-
-def rungs_text(config: RunConfig) -> str:
-    """Say where trials pause; empty when they do not."""
-    rungs = parse_rungs(config.rungs, config.train.epochs, config.trials)
-    return f" at most, rungs after {', '.join(map(str, rungs[:-1]))}" if rungs else ""
 
 
 def _weights_source(config: RunConfig) -> str:

@@ -7,12 +7,20 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
+from configs.rungs import parse_rungs
+from configs.schema import RunConfig
 from search.legs import KEPT_AFTER
 from search.proxy_audit import LEAST, LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
 from search.result import SearchResult
 from search.stopping import NOT_CONTINUED
 
 _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
+
+
+def rungs_text(config: RunConfig) -> str:
+    """Say where trials pause; empty when they do not."""
+    rungs = parse_rungs(config.rungs, config.train.epochs, config.trials)
+    return f" at most, rungs after {', '.join(map(str, rungs[:-1]))}" if rungs else ""
 
 
 def rung_lines(result: SearchResult) -> list[str]:
@@ -47,18 +55,15 @@ def rung_lines(result: SearchResult) -> list[str]:
 def audit_statement(audits: Sequence[RungAudit], rungs: Sequence[int]) -> str:
     """Say from which rung on trials were judged, and why."""
     first = first_rung(audits)
-    if first:
-        blind = _listed([each.epochs for each in audits[:first]])
-        return (
-            f"Proxy audit: after {blind} epochs ranks do not agree with those at the end (below {TRUSTED:g}), so "
-            f"trials were first judged after {rungs[first]}."
-        )
-    if audits and audits[0].trials >= LEAST_TO_JUDGE and audits[0].correlation is not None:
-        return (
-            f"Proxy audit: ranks after {rungs[0]} epochs agree with those at the end well enough "
-            f"({audits[0].correlation:.2f} over {audits[0].trials} trials, {TRUSTED:g} is asked)."
-        )
-    return f"Proxy audit: fewer than {LEAST_TO_JUDGE} trials came to the end, too few to judge a rung by."
+    if not audits or audits[0].trials < LEAST_TO_JUDGE or audits[0].correlation is None:
+        return f"Proxy audit: fewer than {LEAST_TO_JUDGE} different trials came to the end, too few to judge a rung by."
+    known = ", ".join(f"{each.correlation or 0:.2f} after {each.epochs}" for each in audits)
+    text = f"Proxy audit: rank correlation with the end is {known} epochs over {audits[0].trials} trials; "
+    if first == len(audits):
+        return f"{text}no rung tells the end, so trials were trained to it."
+    if (audits[first].correlation or 0) < TRUSTED:
+        return f"{text}none reaches {TRUSTED:g}, so trials were first judged where it is highest, after {rungs[first]}."
+    return f"{text}trials were first judged after {rungs[first]}, the first to reach {TRUSTED:g}."
 
 
 def audit_table(result: SearchResult) -> Table | None:

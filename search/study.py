@@ -22,19 +22,18 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState, derive_seed
+from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.archive import Archive, InMemory
 from search.candidates import CandidateSpace, Planned, StudySettings
+from search.known import Known
 from search.ladder import Ladder
-from search.legs import after_first, ended, joined
+from search.legs import after_first, joined
 from search.method_choice import choose_method
 from search.pareto import ParetoFront, inside, measured, point
 from search.record import DIRECTIONS, FRACTION, Record, StudyError, continued, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
-from search.stopping import Promotion
 from spaces.budget import Budget
-from spaces.errors import WeightsError
 from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
@@ -79,13 +78,11 @@ class Study:
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
         self._record = Record(settings, identity) if settings.storage else None
         self._study = optuna.create_study(directions=DIRECTIONS)
-        self._results: dict[int, TrialResult] = {}
-        self._by_key: dict[str, TrialResult] = {}
+        self._known = Known(self.budgets)
         self._running: dict[int, tuple[optuna.Trial | None, Trial]] = {}  # None: another leg of a finished one
-        self._legs: dict[int, tuple[FrozenTrial, TrialResult]] = {}  # the first leg of each
+        self._stored: dict[int, FrozenTrial] = {}  # of finished trials, as their first leg was told
         self._ladder = Ladder(settings.rungs, self.budgets)
         self._repeats, self._exhausted = 0, False
-        self._front = ParetoFront()
         earlier = self._read_back()
         # New budgets have control arms of their own, and one of these is tried even when no trial is left.
         left = max(1, settings.trials - earlier)
@@ -99,12 +96,12 @@ class Study:
     @property
     def results(self) -> tuple[TrialResult, ...]:
         """Every finished trial, failed ones too, in the order of their numbers."""
-        return tuple(self._results[number] for number in sorted(self._results))
+        return self._known.results
 
     @property
     def front(self) -> ParetoFront:
         """The non-dominated networks inside the budgets so far."""
-        return self._front
+        return self._known.front
 
     @property
     def repeats(self) -> int:
@@ -114,12 +111,14 @@ class Study:
     @property
     def remaining(self) -> int:
         """How many trials are still to be given out."""
-        return self.settings.trials - len(self._results.keys() | self._running.keys())
+        return self.settings.trials - len(self._known.numbers | self._running.keys())
 
     @property
     def unfinished(self) -> bool:
         """Whether there is more to give out by what is known now, new trials or legs of known ones."""
-        return (self.remaining > 0 and not self._exhausted) or self._promotion(completing=True) is not None
+        return (self.remaining > 0 and not self._exhausted) or self._ladder.next(
+            self._known, self._given_out, completing=True
+        ) is not None
 
     def ask(self) -> Trial | None:
         """Return a trial that goes on to its next rung, else a candidate not tried yet.
@@ -134,24 +133,16 @@ class Study:
         return self._next_leg(completing=True)
 
     def _next_leg(self, *, completing: bool) -> Trial | None:
-        while (found := self._promotion(completing=completing)) is not None:
-            earlier = self._results[found.number]
-            try:
-                start = self._archive.read(earlier)
-            except WeightsError as error:
-                self._keep(ended(earlier, str(error)))
-                continue
-            trained = earlier.rungs[-1][0]
-            trial = replace(earlier.trial, leg=Leg(found.epochs - trained, trained, start))
-            self._running[found.number] = (None, trial)
+        trial = self._ladder.next_leg(self._known, self._given_out, self._archive, completing=completing)
+        if trial is not None and trial.leg is not None:
+            self._running[trial.number] = (None, trial)
             for listener in self.climbing:
-                listener(found.number, found.epochs)
-            return trial
-        return None
+                listener(trial.number, trial.leg.end)
+        return trial
 
-    def _promotion(self, *, completing: bool) -> Promotion | None:
-        running = {number: trial for number, (_, trial) in self._running.items()}
-        return self._ladder.next(self.results, running, self._front, completing=completing)
+    @property
+    def _given_out(self) -> dict[int, Trial]:
+        return {number: trial for number, (_, trial) in self._running.items()}
 
     def _next_candidate(self) -> Trial | None:
         while self._planned:
@@ -166,7 +157,9 @@ class Study:
                 if (trial := self._propose()) is not None:
                     return trial
         _logger.warning(
-            "no candidate left that was not tried: %d trials instead of %d", len(self._results), self.settings.trials
+            "no candidate left that was not tried: %d trials instead of %d",
+            len(self.results),
+            self.settings.trials,
         )
         self._exhausted = True
         return None
@@ -188,7 +181,7 @@ class Study:
         if number not in self._running:
             raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
         handle, trial = self._running[number]
-        earlier = self._results.get(number) if handle is None else None
+        earlier = self._known.of(number) if handle is None else None
         result = self._checked(result)
         if earlier is not None and trial.leg is not None:
             result = joined(earlier, result, trial.leg)
@@ -197,7 +190,7 @@ class Study:
         result = self._archive.keep(self._lightened(result))
         del self._running[number]
         self._write(self._told(handle, result))
-        self._keep(result)
+        self._known.keep(result)
         if earlier is not None and earlier.path != result.path:
             self._archive.drop(earlier)
         for listener in self.listeners:
@@ -214,9 +207,7 @@ class Study:
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network known so far, e.g. mark what has lost its weights; the record stays as it is."""
-        results, self._front = self.results, ParetoFront()
-        for result in results:
-            self._keep(result.with_each(change))
+        self._known.revise(change)
 
     def close(self) -> None:
         """Mark the trials that were asked for and not told as failed; they are no results."""
@@ -233,13 +224,13 @@ class Study:
             self._study.enqueue_trial(dict(planned.parameters))
         handle = self._study.ask()
         candidate = self._candidates.draw(handle, planned)
-        number = max([-1, *self._results, *self._running]) + 1
+        number = max([-1, *self._known.numbers, *self._running]) + 1
         arm = planned.arm if planned else ""
         trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
         key = trial.key()
         leg = self._ladder.begin(trial, self.results) if self._candidates.pausable(trial) else None
         trial = replace(trial, seed=derive_seed(self.settings.seed, key), leg=leg)
-        if (known := self._by_key.get(key)) is not None:
+        if (known := self._known.like(key)) is not None:
             handle.set_user_attr("duplicate_of", known.trial.number)
             self._end(handle, known)
             self._repeats += 1
@@ -264,7 +255,7 @@ class Study:
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget."""
         # All of them after their first leg, where they have had the same training.
-        tried = [self._candidates.tried(each.trial, each) for _, each in self._legs.values()]
+        tried = [self._candidates.tried(each.trial, each) for each in self._known.first.values()]
         tried += [self._candidates.tried(trial) for handle, trial in self._running.values() if handle is not None]
         seed = derive_seed(self.settings.seed, f"method:{len(tried)}")
         return choose_method(self.settings.methods, tried, fraction, seed)
@@ -284,13 +275,13 @@ class Study:
             attributes["reason"] = result.error
         if handle is None:
             flops, accuracy = point(result)
-            frozen = continued(self._legs[number][0], (accuracy, flops), attributes)
+            frozen = continued(self._stored[number], (accuracy, flops), attributes)
             self._study.add_trial(frozen)
             return frozen
         for name, value in attributes.items():
             handle.set_user_attr(name, value)
         frozen = self._end(handle, result)
-        self._legs[number] = (frozen, result)
+        self._stored[number] = frozen
         return frozen
 
     def _write(self, trial: FrozenTrial) -> None:
@@ -315,15 +306,6 @@ class Study:
         useful = {network.label for network in inside([result], self.budgets)}
         return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})
 
-    def _keep(self, result: TrialResult) -> None:
-        known = result.trial.number in self._results
-        self._results[result.trial.number] = result
-        self._by_key[result.trial.key()] = result
-        if known:  # it may be on the front with an earlier leg
-            self._front = ParetoFront(inside(self._results.values(), self.budgets))
-        else:
-            self._front = self._front.with_results(inside([result], self.budgets))
-
     def _read_back(self) -> int:
         """Take up the record; return how many results were found under other budgets."""
         if self._record is None:
@@ -334,8 +316,8 @@ class Study:
             data = frozen.user_attrs.get("result")
             result = None if data is None else trial_result_from_dict(data)
             if result is not None:
-                self._keep(result)  # of several legs the last, which is the longest
-                self._legs.setdefault(result.trial.number, (frozen, result))
+                self._known.keep(result)  # of several legs the last, which is the longest
+                self._stored.setdefault(result.trial.number, frozen)
                 if index < before:
                     found.add(result.trial.number)
             own = getattr(frozen.distributions.get(FRACTION), "low", lowest)

@@ -322,7 +322,8 @@ def test_a_later_leg_without_weights_fails_and_says_so(tiny_bench: Workbench) ->
 
 @pytest.mark.parametrize("setting", [{"bits": 6.0}, {"distill": 0.5}, {"gradual_epochs": 1}])
 def test_what_trains_in_a_way_of_its_own_to_the_end_cannot_pause(setting: dict[str, float]) -> None:
-    assert pausable(METHODS["di"]())
-    assert not pausable(METHODS["di"](**setting))
-    assert not pausable(METHODS["scratch"]())
-    assert all(pausable(METHODS[name]()) for name in ("l2", "kse", "csgd", "aofp", "abfp"))
+    assert pausable(METHODS["di"], {})
+    assert not pausable(METHODS["di"], setting)
+    assert not pausable(METHODS["scratch"], {})
+    assert pausable(METHODS["di"], {"distill": 7.0})  # which is refused when it runs
+    assert all(pausable(METHODS[name], {}) for name in ("l2", "kse", "csgd", "aofp", "abfp"))

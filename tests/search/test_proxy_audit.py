@@ -7,8 +7,8 @@ import pytest
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
+from search.known import Known
 from search.ladder import Ladder
-from search.pareto import ParetoFront
 from search.proxy_audit import audit, first_rung
 from search.result import SearchResult
 from search.rung_report import audit_html, audit_statement, audit_table, rung_lines
@@ -38,6 +38,13 @@ def run(first: Sequence[int], second: Sequence[int]) -> list[TrialResult]:
     return results
 
 
+def known(results: Sequence[TrialResult]) -> Known:
+    made = Known([Budget("flops", 10_000)])
+    for each in results:
+        made.keep(each)
+    return made
+
+
 def test_correlations_are_by_band_of_cost_and_within_bands() -> None:
     """Ranks 1, 0, 3, 2 against 0, 1, 2, 3: d = 1 four times, so 1 - 6 * 4 / (4 * 15) = 0.6."""
     one, two = audit(run((1, 0, 3, 2), (0, 1, 2, 3)), RUNGS)
@@ -56,7 +63,16 @@ def test_a_rung_that_only_tells_dear_from_cheap_is_blind() -> None:
 def test_the_first_rung_moves_past_the_blind_ones() -> None:
     assert first_rung(audit(run((0, 1, 2, 3), (0, 1, 2, 3)), RUNGS)) == 0
     assert first_rung(audit(run((3, 2, 1, 0), (0, 1, 2, 3)), RUNGS)) == 1
-    assert first_rung(audit(run((3, 2, 1, 0), (3, 2, 1, 0)), RUNGS)) == 2
+    assert first_rung(audit(run((3, 2, 1, 0), (3, 2, 1, 0)), RUNGS)) == 2  # which is the end
+
+
+def test_where_no_rung_is_trusted_the_one_that_agrees_best_judges() -> None:
+    """Ranks 2, 0, 3, 1 correlate by 0 with 0, 1, 2, 3 (d = 2, 1, 1, 2); 2, 0, 1, 3 by 0.4; 1, 2, 3, 0 by -0.2."""
+    nothing, some, against = (2, 0, 3, 1), (2, 0, 1, 3), (1, 2, 3, 0)
+    assert first_rung(audit(run(against, nothing), RUNGS)) == 2
+    weak = [*run(against, some)[:4], *run(against, nothing)[4:]]
+    assert audit(weak, RUNGS)[1].correlation == pytest.approx(0.4 / 3)
+    assert first_rung(audit(weak, RUNGS)) == 1
 
 
 def test_few_trials_or_equal_ones_judge_no_rung() -> None:
@@ -88,10 +104,10 @@ def test_a_blind_rung_judges_nobody_any_more_and_that_is_said(caplog: pytest.Log
     assert leg.epochs == 2
     assert "rank correlation -1.00 over 12 trials" in caplog.text
     paused = trial(50, 5000, 0.2)  # the worst of all, and goes on: where it was judged nothing can be seen
-    step = ladder.next([*blind, paused], {}, ParetoFront(), completing=False)
+    step = ladder.next(known([*blind, paused]), {}, completing=False)
     assert step is not None
     assert (step.number, step.epochs) == (50, 2)
-    assert ladder.next([*good, paused], {}, ParetoFront(), completing=False) is None
+    assert ladder.next(known([*good, paused]), {}, completing=False) is None
 
 
 def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchResult) -> None:
@@ -115,13 +131,18 @@ def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchRe
     assert "-1.00 (12)" in text
     lines = rung_lines(blind)
     assert lines[0] == "Rungs after 1, 2 of 4 epochs: trials ended 12 after 4; 48 epochs of training instead of 48."
-    assert lines[-1].endswith("(below 0.4), so trials were first judged after 2.")
+    assert lines[-1] == (
+        "Proxy audit: rank correlation with the end is -1.00 after 1, 1.00 after 2 epochs over 12 trials; "
+        "trials were first judged after 2, the first to reach 0.4."
+    )
     assert "-1.00 (12)" in audit_html(blind)
     stored = blind.to_dict()["proxy_audit"]
     assert stored[0]["epochs"] == 1
     assert stored[0]["correlation"] == pytest.approx(-1.0)
     again = SearchResult.from_json(blind.to_json())
     assert again.proxy_audit == blind.proxy_audit
-    assert "agree" in audit_statement(audit(run((0, 1, 2, 3), (0, 1, 2, 3)), RUNGS), RUNGS)
+    at_end = audit(run((3, 2, 1, 0), (3, 2, 1, 0)), RUNGS)
+    assert audit_statement(at_end, RUNGS).endswith("no rung tells the end, so trials were trained to it.")
+    assert "fewer than 8" in audit_statement(audit(run((0, 1, 2, 3), (0, 1, 2, 3))[:5], RUNGS), RUNGS)
     assert rung_lines(finished_search) == []
     assert audit_table(finished_search) is None
