@@ -59,8 +59,6 @@ def audit_statement(audits: Sequence[RungAudit], rungs: Sequence[int]) -> str:
         return f"Proxy audit: fewer than {LEAST_TO_JUDGE} different trials came to the end, too few to judge a rung by."
     known = ", ".join(f"{each.correlation or 0:.2f} after {each.epochs}" for each in audits)
     text = f"Proxy audit: rank correlation with the end is {known} epochs over {audits[0].trials} trials; "
-    if first == len(audits):
-        return f"{text}no rung tells the end, so trials were trained to it."
     if (audits[first].correlation or 0) < TRUSTED:
         return f"{text}none reaches {TRUSTED:g}, so trials were first judged where it is highest, after {rungs[first]}."
     return f"{text}trials were first judged after {rungs[first]}, the first to reach {TRUSTED:g}."

@@ -232,6 +232,7 @@ class Study:
         trial = replace(trial, seed=derive_seed(self.settings.seed, key), leg=leg)
         if (known := self._known.like(key)) is not None:
             handle.set_user_attr("duplicate_of", known.trial.number)
+            handle.set_user_attr("epochs", known.trained)
             self._end(handle, known)
             self._repeats += 1
             return None
