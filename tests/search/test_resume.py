@@ -40,7 +40,7 @@ def test_killing_a_simulated_search_at_random_moments_loses_no_finished_trial(
 ) -> None:
     arguments = [str(tmp_path / "run"), str(KILLS), "0", *map(str, rungs)]
     command = [sys.executable, str(ROOT / "tests" / "killed_search.py"), *arguments]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert len(outcome["starts"]) == KILLS + 1
