@@ -37,6 +37,9 @@ class RunConfig:
             that cannot do what is asked for do what they can, as long as another one of the run can.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
+        rungs: epochs after which trials pause and the better half by non-dominated rank goes on from its weights, as in
+            1,2,4; the last rung is all epochs. "auto" takes powers of 2, and none with one epoch or under 8 trials;
+            "none" trains every trial at once.
         time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,
             running ones end at their next report, and the front so far is the result. Empty sets no limit.
         confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
@@ -61,6 +64,7 @@ class RunConfig:
     allocation: str = "any"
     lowest_fraction: float = 0.03
     trials: int = 20
+    rungs: str = "auto"
     time_limit: str = ""
     confirm: int = 1
     sampler: str = "tpe"

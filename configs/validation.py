@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.duration import parse_duration
 from configs.resuming import check_resumed
+from configs.rungs import rungs_of
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
 from configs.search_training import parse_search_training
 from pruning.base import METHODS, parse_methods
@@ -87,6 +88,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
             value = getattr(values, name)
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+    rungs_of(config)
     if config.time_limit:
         parse_duration("--time-limit", config.time_limit)
     _check_schedules(config)

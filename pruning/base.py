@@ -232,6 +232,18 @@ def passes_nets(method: Method, epochs: int) -> bool:
     return bool(own(epochs)) if own is not None else False
 
 
+def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
+    """Whether the net that a method makes can be stored and trained on later, by the trial's training alone.
+
+    A method whose own terms or roundings take part in the whole training says no in an attribute of this name. One that
+    refuses its settings is asked no further: it says so when it runs.
+    """
+    try:
+        return bool(getattr(kind(**settings), "pausable", True))
+    except SlimfrontError:
+        return True
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
 

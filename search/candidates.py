@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pruning.base import METHODS, Goal
+from pruning.base import METHODS, Goal, pausable
 from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
@@ -83,6 +83,7 @@ class StudySettings:
         training: fine-tuning settings that are searched, fields of `TrainConfig`; control arms keep the set values.
         even: whether samplers that cluster are told where on the range to go, so that the front comes out even in log
             cost; without it they are as their library makes them, for comparing them.
+        rungs: epochs after which trials pause, the last of them the whole training; none trains each at once.
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -98,6 +99,7 @@ class StudySettings:
     targets: tuple[Budget, ...] = ()
     training: tuple[Setting, ...] = ()
     even: bool = True
+    rungs: tuple[int, ...] = ()
 
 
 class CandidateSpace:
@@ -216,6 +218,10 @@ class CandidateSpace:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
         scaled = self.spread.limit(fraction)
         return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
+
+    def pausable(self, trial: Trial) -> bool:
+        """Whether a trial can be trained in parts."""
+        return pausable(self._classes[trial.method], trial.settings)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""

@@ -8,18 +8,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from configs.rungs import rungs_of
 from pruning.base import METHODS, passes_nets
 from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
 from search.resume import DENSE
 from search.setup import FRONT_SHARE, Setup, dense_file, file_to_download, study_settings
+from search.stopping import expected
 from spaces.space import uniform_point
 
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
 PROGRAM = 2_200  # of a program per tensor, for its graph
 REPORT = 4_900_000  # report.html and front.png
 RESULT, RESULT_TRIAL = 5_000, 1_500  # result.json and config.yaml, and what a trial adds
-STUDY, STUDY_TRIAL = 110_000, 4_000
+STUDY, STUDY_TRIAL = 110_000, 4_000  # a leg of a trial is a trial of its own there
 MLFLOW, MLFLOW_TRIAL = 950_000, 8_000
 STEPS = 16  # at which the sizes of networks are averaged over log cost, where there are no targets
 
@@ -105,7 +107,9 @@ def _kept_dense_part(setup: Setup) -> DiskPart:
 
 def _study_part(setup: Setup) -> DiskPart:
     what, storage = "study", setup.config.storage
-    size = STUDY + STUDY_TRIAL * setup.config.trials
+    trials, rungs = setup.config.trials, rungs_of(setup.config)
+    legs = sum(expected(rungs, trials, round(FRONT_SHARE * trials))) if rungs else trials
+    size = int(STUDY + STUDY_TRIAL * legs)
     return DiskPart(what, 0, storage) if storage else DiskPart(what, size, str(setup.folder / "study.db"))
 
 

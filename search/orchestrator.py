@@ -6,7 +6,6 @@ write everything down. A resumed run has the same five, with the trials and the 
 (`search.resume`).
 """
 
-import functools
 import logging
 import shutil
 import time
@@ -25,6 +24,7 @@ from runners.fast import using_threads
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search import resume
+from search.archive import TRIALS, TrialFiles
 from search.confirmation import Confirmer
 from search.finish import Finish
 from search.interrupts import Interruptible
@@ -91,7 +91,7 @@ def _run_folder(setup: Setup) -> Iterator[tuple[Study, MlflowTracker]]:
     made = next((each for each in [*reversed(folder.parents), folder] if not each.exists()), folder)
     resumes = bool(setup.config.resume)
     try:
-        (folder / resume.TRIALS).mkdir(parents=True, exist_ok=resumes)
+        (folder / TRIALS).mkdir(parents=True, exist_ok=resumes)
         with resume.locked(folder):
             study = _open_folder(setup)
             tracker = MlflowTracker(setup.folder, setup.config.tracking_uri, setup.config, resumes=resumes)
@@ -111,7 +111,7 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
     so_far = f"; {done} of {wanted} trials are finished" if done else ""
     display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}{so_far}")
     try:
-        if done < wanted:
+        if trials.study.unfinished:
             with Interruptible(trials) as interruptible:
                 RUNNERS[setup.runner](setup.config.runner).run(interruptible, bench)
     except KeyboardInterrupt:
@@ -128,8 +128,8 @@ def _open_folder(setup: Setup) -> Study:
     resumes = bool(setup.config.resume)
     if not resumes:
         resume.write_settings(setup)
-    archive = functools.partial(resume.archive, setup.folder)
-    study = Study(study_settings(setup), setup.space, setup.budgets, archive=archive)
+    files = TrialFiles(setup.folder)
+    study = Study(study_settings(setup), setup.space, setup.budgets, archive=files)
     resume.take_up(setup, study)
     if resumes:
         resume.write_settings(setup)
@@ -182,3 +182,4 @@ def _follow(study: Study, dense_flops: int, tracker: MlflowTracker, display: Dis
         display.trial_done(result, study.front, len(study.results), study.settings.trials)
 
     study.listeners.append(listener)
+    study.climbing.append(lambda number, epochs: display.phase(f"trial {number} goes on to {epochs} epochs"))

@@ -27,6 +27,7 @@ from search.latency import cells, heads, latency_lines
 from search.pareto import point
 from search.report import dense_widths, megabytes, percent, quantised, scaled
 from search.result import SearchResult
+from search.rung_report import audit_html
 from search.time_limit import ending
 from search.training_settings import training_text
 from spaces.cost import Cost
@@ -47,6 +48,7 @@ def write_html(result: SearchResult, path: Path) -> None:
         timed="".join(f"<th>{html.escape(head)}</th>" for head in heads(result)),
         size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),
+        rungs=audit_html(result),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -197,5 +199,6 @@ tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
 <table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th>{timed}<th>params</th>{size}<th>validation</th>
 <th>test</th><th>widths</th></tr></thead><tbody>
 {rows}
-</tbody></table></body></html>
+</tbody></table>
+{rungs}</body></html>
 """

@@ -10,11 +10,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.duration import parse_duration
+from configs.rungs import rungs_of
 from search.candidates import CONTROL_METHOD, CandidateSpace, Planned
 from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
 from search.report import duration, percent, plan_facts, scaled
-from search.setup import Setup, TimeForecast, forecast_time, plan, study_settings
+from search.setup import (
+    FRONT_SHARE,
+    Setup,
+    TimeForecast,
+    forecast_epochs,
+    forecast_time,
+    plan,
+    study_settings,
+)
+from search.stopping import expected
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
@@ -31,6 +41,7 @@ def plan_page(setup: Setup) -> RenderableType:
         _methods(setup, candidates),
         _trials(setup, candidates),
         *_left_out(setup, candidates),
+        *_rungs(setup),
         _time(setup, time),
         *_too_short(setup, time),
         _disk(setup),
@@ -128,6 +139,21 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
             spread = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         table.add_row(str(rest), f"proposed by {config.sampler}", ", ".join(candidates.methods), spread)
     return table
+
+
+def _rungs(setup: Setup) -> Iterator[Table]:
+    """Tabulate how many trials are expected at each rung."""
+    rungs, trials = rungs_of(setup.config), setup.config.trials
+    if not rungs:
+        return
+    counts = expected(rungs, trials, round(FRONT_SHARE * trials))
+    whole = setup.config.train.epochs * trials
+    title = f"Rungs: about {forecast_epochs(setup.config):.0f} epochs of training instead of {whole}"
+    table = _table(title, ">epochs", ">trials, about", "what")
+    what = "control arms, the first others, members of the front; of the rest the better half, from its weights"
+    for epochs, count in zip(rungs, counts, strict=True):
+        table.add_row(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else what)
+    yield table
 
 
 def _fractions(planned: Sequence[Planned]) -> str:

@@ -61,7 +61,7 @@ class Record:
         return int(self._study.user_attrs.get("earlier", 0))
 
     def add(self, trial: FrozenTrial) -> None:
-        """Write a trial that has ended, whole or not at all."""
+        """Write a trial, or another leg of one, that has ended, whole or not at all."""
         self._study.add_trial(trial)
 
     def pinned(self, name: str) -> str | None:
@@ -95,6 +95,13 @@ class Record:
                 for each in differing
             )
             raise StudyError(f"{self._where} holds a search of {named}; give a fresh one, or those")
+
+
+def continued(trial: FrozenTrial, values: Sequence[float], attributes: Mapping[str, Any]) -> FrozenTrial:
+    """Return what a trial is after another leg: the same parameters, other values (accuracy, FLOPs) and attributes."""
+    return optuna.trial.create_trial(
+        values=list(values), params=trial.params, distributions=trial.distributions, user_attrs=dict(attributes)
+    )
 
 
 def restated(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:

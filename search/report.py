@@ -24,6 +24,7 @@ from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
 from search.result import SearchResult, best_at_text
+from search.rung_report import audit_table, rung_lines, rungs_text
 from search.time_limit import ending
 from search.training_settings import training_lines
 from spaces.budget import Budget
@@ -45,6 +46,7 @@ class Plan:
         workers: trials that run at once; threads: of each.
         seconds: estimated wall time; None when nothing is known.
         folder: where everything will be written.
+        epochs: of training that all trials together are expected to take, where they grow through rungs.
     """
 
     config: RunConfig
@@ -56,6 +58,7 @@ class Plan:
     folder: Path
     seconds: float | None = None
     targets: tuple[Budget, ...] = ()
+    epochs: float = 0.0
 
 
 def scaled(count: float, unit: str = "") -> str:
@@ -102,6 +105,7 @@ def plan_facts(plan: Plan) -> Table:
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
         + (f" but where searched ({config.search_training})" if config.search_training else "")
+        + rungs_text(config)
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
@@ -181,9 +185,11 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += [*latency_tables(result), *latency_lines(result)]
+    if (audited := audit_table(result)) is not None:
+        parts += ["", audited]
     again = (*result.reported, result.control, *result.target_controls.values())
     failures = [*failure_lines(result.results), *failed_again(*again)]
-    parts += ["", result.uniform_comparison.statement, *target_lines(result), *failures, ""]
+    parts += ["", result.uniform_comparison.statement, *target_lines(result), *rung_lines(result), *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from configs.rungs import NONE, parse_rungs
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import comparison
 from search.pareto import ParetoFront, dominates, inside, measured, point, rank
+from search.proxy_audit import RungAudit, audit
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -150,6 +152,17 @@ class SearchResult:
     def _inside(self) -> tuple[TrialResult, ...]:
         return inside(self.results, self.budgets)
 
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs of the rungs that trials grew through, the last the whole training; none when they had none."""
+        train, trials = self.config.get("train", {}), self.config.get("trials", 0)
+        return parse_rungs(self.config.get("rungs", NONE), train.get("epochs", 0), trials)  # older files: none
+
+    @cached_property
+    def proxy_audit(self) -> tuple[RungAudit, ...]:
+        """How well each rung but the last has told the end of training."""
+        return audit(self.results, self.rungs)
+
     def is_chosen(self, network: TrialResult) -> bool:
         """Whether this is the chosen network."""
         return self.chosen is not None and network.label == self.chosen.label
@@ -174,6 +187,7 @@ class SearchResult:
             "front": [network.label for network in self.front],
             "chosen": None if self.chosen is None else self.chosen.label,
             "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
+            "proxy_audit": [dataclasses.asdict(each) for each in self.proxy_audit],
             "results": [trial_result_to_dict(result) for result in self.results],
             "control": None if self.control is None else trial_result_to_dict(self.control),
             "target_controls": {label: trial_result_to_dict(each) for label, each in self.target_controls.items()},
@@ -319,6 +333,7 @@ def _network_to_dict(result: TrialResult) -> dict[str, Any]:
         "accuracy": plain(result.accuracy),
         "cost": None if result.cost is None else dataclasses.asdict(result.cost),
         "widths": None if result.widths is None else dict(result.widths),
+        "rungs": [[epochs, plain(accuracy)] for epochs, accuracy in result.rungs],
         "curve": [[report.epoch, plain(report.accuracy), report.seconds] for report in result.curve],
         "seconds": result.seconds,
         "train_seconds": result.train_seconds,
@@ -342,6 +357,7 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
         cost=None if data["cost"] is None else Cost(**data["cost"]),
         widths=None if data["widths"] is None else Widths(data["widths"]),
         curve=curve,
+        rungs=tuple((int(epochs), float(accuracy)) for epochs, accuracy in data.get("rungs", ())),  # older files: none
         confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
         **{name: data[name] for name in same},
     )

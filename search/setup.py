@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from configs.rungs import rungs_of
 from configs.schema import RunConfig
 from configs.search_training import parse_search_training
 from configs.validation import split_setting, validate
@@ -28,6 +29,7 @@ from runners.train import pick_device
 from search.allocation import check_allocation
 from search.candidates import CandidateSpace, StudySettings
 from search.report import Plan
+from search.stopping import expected_epochs
 from search.training_settings import mean_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
@@ -167,6 +169,7 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         threads=setup.threads,
         folder=setup.folder,
         seconds=(forecast or forecast_time(setup)).total,
+        epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
     )
 
 
@@ -187,7 +190,15 @@ def study_settings(setup: Setup) -> StudySettings:
         resumed=bool(config.resume),
         targets=setup.targets,
         training=parse_search_training(config.search_training, config.train),
+        rungs=rungs_of(config),
     )
+
+
+def forecast_epochs(config: RunConfig) -> float:
+    """Estimate the epochs of training of all trials together: members of the front and control arms get them all."""
+    if rungs := rungs_of(config):
+        return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
+    return float(config.train.epochs * config.trials)
 
 
 def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
@@ -248,7 +259,9 @@ def forecast_time(setup: Setup) -> TimeForecast:
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     trials = _dense_trials(setup) * images_per_trial / setup.workers
-    trials *= 1 + _trained_again(setup.config) / setup.config.trials
+    # Confirmation trains to the end at once; of the trials, those that end at a rung take their share.
+    share = forecast_epochs(setup.config) / (train.epochs * setup.config.trials) if train.epochs else 1.0
+    trials *= share + _trained_again(setup.config) / setup.config.trials
     test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
     return TimeForecast((dense + test) * alone, trials * in_worker)

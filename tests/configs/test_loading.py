@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "allocation": "method",
     "lowest_fraction": 0.5,
     "trials": 7,
+    "rungs": "2,3",
     "time_limit": "1h30m",
     "confirm": 3,
     "sampler": "nsga2",

@@ -39,6 +39,17 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path.with_name("empty")))  # no dense net of another test
 
 
+def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_each() -> None:
+    train = TrainConfig(epochs=4, device="cpu", precision="float32")
+    text = page_of(train=train, trials=10)
+    assert "Rungs: about 23 epochs of training instead of 40" in text  # 10 * 1 + 5 * 1 + 4 * 2 = 23, of 4 on the front
+    assert "\n 1 10 every trial" in text
+    assert "\n 4 4 control arms, the first others, members of the front" in text
+    assert "4 epochs each at most, rungs after 1, 2" in text
+    assert "Rungs" not in page_of(train=train, trials=10, rungs="none")
+    assert "Rungs" not in page_of(trials=10)
+
+
 def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> None:
     text = page_of(space=SpaceConfig(divisor=2, skip=("inner",)))
     assert "\n stem 8 2 8 2 4 stem, outer" in text  # 10% of 8 channels, up to a multiple of 2
