@@ -6,7 +6,7 @@ from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.errors import SlimfrontError
 from spaces.space import SpaceConfig
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
 
 

@@ -127,7 +127,8 @@ class CandidateSpace:
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
-        self._space = space
+        self.space = self._space = space
+        self.sensitivities: Mapping[str, float] | None = None
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
         self._scaled = _scaled_quantity(budgets)
@@ -196,6 +197,19 @@ class CandidateSpace:
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
         return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+
+    def limits_at(self, fraction: float) -> tuple[float, float]:
+        """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""
+        budgets = self.budgets_at(fraction)
+        flops, params = (
+            min([math.inf, *[each.limit for each in budgets if each.quantity == quantity]])
+            for quantity in ("flops", "params")
+        )
+        return flops, params
+
+    def share(self, cost: Mapping[str, int]) -> float:
+        """Return what share of the scaled budget a network costs, of its flops and params."""
+        return float(cost[self._scaled] / self._base)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
@@ -285,6 +299,17 @@ def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
 def _proportion(x: float) -> float:
     t = 2 * x - 1
     return float(SPREAD ** (t * abs(t)))
+
+
+def width_parameter(octaves: float) -> float:
+    """Return the width parameter of a proportion given as its log2; those beyond `SPREAD` take its ends."""
+    t = max(-1.0, min(1.0, octaves / math.log2(SPREAD)))
+    return 0.5 + math.copysign(math.sqrt(abs(t)), t) / 2
+
+
+def octaves_of(parameter: float) -> float:
+    """Return log2 of the proportion that a width parameter stands for."""
+    return math.log2(_proportion(parameter))
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:

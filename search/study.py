@@ -202,7 +202,7 @@ class Study:
 
     def _sampler(self, seed: int) -> BaseSampler:
         settings = self.settings
-        options = SamplerOptions(seed, len(self._planned), settings.trials)
+        options = SamplerOptions(seed, len(self._planned), settings.trials, self._candidates)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
             sampler = SAMPLERS[settings.sampler](options)
