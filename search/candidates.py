@@ -8,22 +8,24 @@ Parameters, by name:
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
         methods that can.
     width.GROUP: in [0, 1], the group's share of its dense width relative to the other groups. 0.5 is the middle, and
-        all groups at 0.5 are uniform widths; see `SPREAD`.
+        all groups at 0.5 are uniform widths; see `search.width_parameters`.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pruning.base import METHODS, Goal
-from pruning.settings import Setting, declared_settings
+from pruning.settings import declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
-from search.method_settings import parse_settings
+from search.method_settings import Suggest, parse_settings, suggest_setting
 from search.pareto import measured
 from search.result import UNIFORM_ARM
+from search.structure import balanced
+from search.width_parameters import MIDDLE, proportion, width_parameter
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
@@ -33,28 +35,7 @@ MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 
-# A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
-# gets under a quarter of the share of another. It is flat around the middle, so that what is drawn at random stays
-# near uniform widths, a strong point: over a closed-form search of 20 groups, hypervolume gained on the uniform arms
-# grew by a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
-SPREAD = 2.0
-MIDDLE = 0.5
-
-
-class Suggest(Protocol):
-    """What chooses the parameters (an Optuna trial)."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Choose a number between both bounds, included."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """Choose a whole number between both bounds, included."""
-        ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Choose one of the choices."""
-        ...
+SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
 
 
 @dataclass(frozen=True)
@@ -95,7 +76,7 @@ class StudySettings:
     methods: tuple[str, ...] = ("di",)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: int = 20
-    sampler: str = "tpe"
+    sampler: str = "structured"
     seed: int = 0
     storage: str = ""
     lowest_fraction: float = 0.03
@@ -114,6 +95,8 @@ class CandidateSpace:
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
         fixed: method -> setting -> value of the settings that are not searched.
+        space: of the network.
+        sensitivities: group -> what narrowing it alone to half costs; None until it is measured.
 
     Raises:
         BudgetError: no budget on flops or params, or one under the smallest network.
@@ -127,7 +110,7 @@ class CandidateSpace:
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
-        self.space = self._space = space
+        self.space = space
         self.sensitivities: Mapping[str, float] | None = None
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
@@ -166,6 +149,20 @@ class CandidateSpace:
             planned.append(Planned(parameters, name))
         return planned
 
+    def sensitive_starts(self, trials: int) -> list[Planned]:
+        """Widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
+
+        The methods take turns.
+        """
+        if self.sensitivities is None or trials < SENSITIVE_FROM:
+            return []
+        octaves = balanced(self.space, self.sensitivities).tolist()
+        able = [name for name in self.methods if "search" in self._allocations(name)]
+        widths = {f"width.{g.name}": width_parameter(o) for g, o in zip(self.space.variable, octaves, strict=True)}
+        fractions = (1.0, self.lowest_fraction**0.5) if able else ()
+        turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
+        return [Planned(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
+
     def untried(self, trials: int) -> tuple[str, ...]:
         """Return the methods that so few trials leave no room for."""
         planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
@@ -188,10 +185,10 @@ class CandidateSpace:
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
         if allocation == "method" and not self._flat:
             return Candidate(method, Goal(None, budgets), settings)
-        shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
+        shares = [proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self.space.variable]
         if allocation == "method":
             return Candidate(method, Goal(None, budgets), settings)
-        widths = self._space.fit([share / max(shares) for share in shares], budgets)
+        widths = self.space.fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
@@ -226,7 +223,7 @@ class CandidateSpace:
         for budget in trial.goal.budgets:
             if budget.quantity == self._scaled:
                 return float(budget.limit / self._base)
-        cost = self._space.cost(trial.goal.widths) if trial.goal.widths is not None else None
+        cost = self.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
         cost = result.cost if result is not None and result.cost is not None else cost
         return float(getattr(cost, self._scaled, self._base) / self._base)
 
@@ -259,12 +256,12 @@ class CandidateSpace:
             return chosen
         for each in self._settings[method]:
             if each.searchable and each.name not in chosen:
-                chosen[each.name] = _suggest_setting(suggest, f"{method}.{each.name}", each)
+                chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
         parameters: dict[str, Any] = {"budget_fraction": fraction}
-        parameters |= {f"width.{group.name}": MIDDLE for group in self._space.variable}
+        parameters |= {f"width.{group.name}": MIDDLE for group in self.space.variable}
         if method in self.methods and len(self.methods) > 1:
             parameters["method"] = method
         if method in self.methods and len(self._allocations(method)) > 1:
@@ -285,31 +282,6 @@ class CandidateSpace:
         if budget.quantity != self._scaled:
             return budget
         return dataclasses.replace(budget, limit=math.floor(fraction * self._base))
-
-
-def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
-    if each.choices:
-        return suggest.suggest_categorical(name, each.choices)
-    low, high = each.low or 0, each.high or 0
-    if isinstance(each.default, int):
-        return suggest.suggest_int(name, int(low), int(high), log=each.log)
-    return suggest.suggest_float(name, float(low), float(high), log=each.log)
-
-
-def _proportion(x: float) -> float:
-    t = 2 * x - 1
-    return float(SPREAD ** (t * abs(t)))
-
-
-def width_parameter(octaves: float) -> float:
-    """Return the width parameter of a proportion given as its log2; those beyond `SPREAD` take its ends."""
-    t = max(-1.0, min(1.0, octaves / math.log2(SPREAD)))
-    return 0.5 + math.copysign(math.sqrt(abs(t)), t) / 2
-
-
-def octaves_of(parameter: float) -> float:
-    """Return log2 of the proportion that a width parameter stands for."""
-    return math.log2(_proportion(parameter))
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pruning.base import METHODS
 from pruning.settings import Setting
@@ -12,6 +12,22 @@ from spaces.registry import unknown_name
 
 class SettingError(SlimfrontError):
     """A method setting that does not exist, or a value it cannot take."""
+
+
+class Suggest(Protocol):
+    """What chooses the parameters (an Optuna trial)."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Choose a number between both bounds, included."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Choose a whole number between both bounds, included."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Choose one of the choices."""
+        ...
 
 
 def parse_settings(
@@ -66,3 +82,13 @@ def _rule(each: Setting) -> str:
     if each.low is not None or each.high is not None:
         return f"give a number from {each.low} to {each.high}, the default is {each.default}"
     return f"give something like its default, {each.default}"
+
+
+def suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
+    """Let `suggest` choose a value of a setting within its bounds, under the name of its parameter."""
+    if each.choices:
+        return suggest.suggest_categorical(name, each.choices)
+    low, high = each.low or 0, each.high or 0
+    if isinstance(each.default, int):
+        return suggest.suggest_int(name, int(low), int(high), log=each.log)
+    return suggest.suggest_float(name, float(low), float(high), log=each.log)

@@ -14,7 +14,9 @@ from search.candidates import CONTROL_METHOD, CandidateSpace, Planned
 from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
 from search.report import duration, percent, plan_facts, scaled
-from search.setup import Setup, TimeForecast, forecast_time, plan, study_settings
+from search.samplers import STRUCTURED
+from search.setup import Setup, TimeForecast, forecast_time, plan, sensing_images, study_settings
+from search.structure import SENSITIVITY, structure_of
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
@@ -30,6 +32,7 @@ def plan_page(setup: Setup) -> RenderableType:
         _fixed(setup.space),
         _methods(setup, candidates),
         _trials(setup, candidates),
+        *_sampling(setup),
         *_left_out(setup, candidates),
         _time(setup, time),
         *_too_short(setup, time),
@@ -120,6 +123,18 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
             spread = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         table.add_row(str(rest), f"proposed by {config.sampler}", ", ".join(candidates.methods), spread)
     return table
+
+
+def _sampling(setup: Setup) -> Iterator[str]:
+    """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
+    if setup.config.sampler not in STRUCTURED:
+        return
+    images = sensing_images(setup)
+    names = [*structure_of(setup.space).names, *([SENSITIVITY] if images else [])]
+    count = f"{len(names)} structural coordinate{'' if len(names) == 1 else 's'}"
+    yield f"Widths are proposed in {count}" + (f" ({', '.join(names)})" if names else "") + ", then group by group."
+    if images:
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
 
 
 def _fractions(planned: Sequence[Planned]) -> str:

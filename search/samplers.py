@@ -44,6 +44,7 @@ SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
     "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
     "random": lambda options: RandomSampler(seed=options.seed),
 }
+STRUCTURED = ("structured",)  # samplers that use measured sensitivities
 BY_CHANCE = ("random",)  # samplers that are asked for the method too: a baseline learns nothing
 
 

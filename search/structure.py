@@ -17,6 +17,7 @@ from spaces.space import SearchSpace
 
 Floats = NDArray[np.float64]
 
+SENSITIVITY = "measured sensitivity"
 SECANTS = 6  # steps to a budget: log cost is nearly straight in the log of a common factor on all widths
 
 
@@ -54,13 +55,25 @@ def structure_of(space: SearchSpace, sensitivities: Mapping[str, float] | None =
         "share of the FLOPs": np.log(np.maximum(flops * full[0], 1.0)),
     }
     if sensitivities is not None:
-        columns["measured sensitivity"] = np.log([max(sensitivities[group.name], 1e-6) for group in groups])
+        columns[SENSITIVITY] = np.log([max(sensitivities[group.name], 1e-6) for group in groups])
     levels = sorted(set(stages.tolist()), reverse=True)
     for number, level in enumerate(levels, start=1):
         columns[f"stage {number} of {len(levels)}"] = (stages == level).astype(np.float64)
     kept = {name: column - column.mean() for name, column in columns.items() if np.ptp(column) > 1e-9}
     scaled = [column / math.sqrt(float((column**2).mean())) for column in kept.values()]
     return Structure(tuple(kept), np.stack(scaled, axis=1) if scaled else np.zeros((len(groups), 0)))
+
+
+def balanced(space: SearchSpace, sensitivities: Mapping[str, float]) -> Floats:
+    """Return proportions in octaves, shape (groups,), that are wide where a group is sensitive for its FLOPs.
+
+    What narrowing group i to half costs, s_i, is taken for the size of a loss s_i / x_i, and the FLOPs c_i that its
+    channels carry for the size of a cost c_i * x_i**2: the best shares x_i at a cost grow with (s_i / c_i) ** (1/3).
+    """
+    dense = np.array([[group.width for group in space.variable]], dtype=np.float64)
+    carried = np.maximum(space.cost_model.slopes(dense)[0][0] * dense[0], 1.0)
+    per_cost = np.log2([max(sensitivities[group.name], 1e-6) for group in space.variable]) - np.log2(carried)
+    return np.asarray((per_cost - np.median(per_cost)) / 3)
 
 
 class Relaxation:

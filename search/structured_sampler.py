@@ -11,10 +11,11 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from search.candidates import SPREAD, CandidateSpace, octaves_of, width_parameter
+from search.candidates import CandidateSpace
 from search.proposals import Proposer, Seen
 from search.record import FRACTION
 from search.structure import Relaxation, structure_of
+from search.width_parameters import REACH, octaves_of, width_parameter
 
 WIDTH = "width."
 EPOCHS = "epochs"  # of training that a trial had, noted with those that were stopped before the end
@@ -76,7 +77,7 @@ class StructuredSampler(TPESampler):
             candidates.limits_at,
             candidates.lowest_fraction,
             len(candidates.methods),
-            float(np.log2(SPREAD)),
+            REACH,
             self._random,
         )
 

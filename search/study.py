@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import optuna
@@ -152,6 +152,11 @@ class Study:
         self._keep(result)
         for listener in self.listeners:
             listener(result, self)
+
+    def learn_sensitivities(self, sensitivities: Mapping[str, float]) -> None:
+        """Start from what narrowing each group alone was measured to cost, and let the sampler use it."""
+        self._candidates.sensitivities = sensitivities
+        self._planned += self._candidates.sensitive_starts(self.remaining)
 
     def pin(self, name: str, digest: str) -> None:
         """Note in the record what every result rests on; raises StudyError when its results rest on another."""

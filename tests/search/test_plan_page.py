@@ -77,10 +77,11 @@ def test_settings_are_searched_fixed_or_at_their_default() -> None:
 
 def test_trials_are_told_apart_and_add_up() -> None:
     text = page_of()
-    rows = re.findall(r"\n (\d+) (uniform widths, the control arm|uniform widths to start from|proposed by tpe) ", text)
+    kinds = "uniform widths, the control arm|uniform widths to start from|proposed by structured"
+    rows = re.findall(rf"\n (\d+) ({kinds}) ", text)
     assert sum(int(count) for count, _ in rows) == 9
     assert {what for _, what in rows} == {
-        "uniform widths, the control arm", "uniform widths to start from", "proposed by tpe"
+        "uniform widths, the control arm", "uniform widths to start from", "proposed by structured"
     }  # fmt: skip
     assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
 
