@@ -18,7 +18,7 @@ from spaces.space import SearchSpace
 Floats = NDArray[np.float64]
 
 SENSITIVITY = "measured sensitivity"
-SECANTS = 6  # steps to a budget: log cost is nearly straight in the log of a common factor on all widths
+SECANTS = 4  # steps to a budget: log cost is nearly straight in the log of a common factor on all widths
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from search.structure import Floats, Structure
 
@@ -87,13 +88,13 @@ class Surrogate:
     def predict(self, tests: Tests) -> tuple[Floats, Floats]:
         """Return the mean and the standard deviation of the levels, without what measurements scatter by."""
         features = np.concatenate(self._parts(tests), axis=1)
-        spread = np.linalg.solve(self._half, (features * self._prior).T)
+        spread = solve_triangular(self._half, (features * self._prior).T, lower=True)
         deviation = np.sqrt((spread**2).sum(axis=0)) * self._unit
         return features @ self.mean * self._unit + self._middle, deviation
 
     def draws(self, count: int, random: np.random.Generator) -> Floats:
         """Return weights that the posterior holds possible, shape (count, features)."""
-        noise = np.linalg.solve(self._half.T, random.standard_normal((len(self.mean), count)))
+        noise = solve_triangular(self._half.T, random.standard_normal((len(self.mean), count)))
         return np.asarray(self.mean + (noise * self._prior[:, None]).T)
 
     def uphill(self, weights: Floats, tests: Tests) -> Floats:
@@ -167,5 +168,5 @@ class Surrogate:
     def _settle(self, features: Floats, y: Floats) -> None:
         scaled = features * self._prior / self._scatter
         self._half = np.linalg.cholesky(scaled.T @ scaled + np.eye(scaled.shape[1]))
-        towards = np.linalg.solve(self._half, scaled.T @ (y / self._scatter))
-        self.mean = self._prior * np.linalg.solve(self._half.T, towards)
+        towards = solve_triangular(self._half, scaled.T @ (y / self._scatter), lower=True)
+        self.mean = self._prior * solve_triangular(self._half.T, towards)

@@ -38,7 +38,8 @@ SAMPLERS = ("structured", SENSED, "tpe", "nsga2", "gp", "random")
 BUDGET = Budget.parse("50%")
 NOISE_OF_SENSITIVITIES = 0.7  # of their logarithm: a factor of two either way
 FIXED = {"l2": {"compensate": False, "allocation": "uniform"}}
-GRID = 24  # budgets at which the best front is computed
+LOWEST = 0.06  # share of the budget
+GRID = 16  # budgets at which the best front is computed
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,26 @@ class Area:
     """Areas under the true accuracies of a search's best networks and under the known best front."""
 
     def __init__(self, truth: GroupedAccuracy, low: float, high: float) -> None:
-        self._truth, self._low, self._high = truth, low, high
+        self._guess, self._low, self._high = truth.guess, low, high
         self._grid = np.geomspace(low, high, GRID)
         self._best = np.array([truth.best_at(each) for each in self._grid])
 
     def best(self, scale: Scale) -> float:
         return float(np.trapezoid(self._best, scale(self._grid)))
 
-    def under(self, results: Sequence[TrialResult], scale: Scale) -> float:
-        """Return the area under the staircase of these networks, from the lowest to the highest budget."""
-        points = sorted((point(each)[0], self._truth.accuracy(each.widths or {})) for each in results)
+    def under(self, networks: Sequence[tuple[int, float]], scale: Scale) -> float:
+        """Return the area under the staircase of (FLOPs, true accuracy), from the lowest to the highest budget."""
+        points = sorted(networks)
         costs = np.clip([cost for cost, _ in points] + [self._high], self._low, self._high)
         reached = np.maximum.accumulate([accuracy for _, accuracy in points])
-        return float((np.diff(scale(costs)) * reached).sum() + (scale(costs[:1]) - scale(self._grid[:1]))[0] * 0.1)
+        return float(
+            (np.diff(scale(costs)) * reached).sum() + (scale(costs[:1]) - scale(self._grid[:1]))[0] * self._guess
+        )
+
+
+@functools.cache
+def area_of(network: str, seed: int, high: int) -> Area:
+    return Area(GroupedAccuracy.drawn(space_of(network), seed), LOWEST * high, high)
 
 
 def search(job: Job) -> tuple[Job, Curve]:
@@ -104,7 +112,7 @@ def search(job: Job) -> tuple[Job, Curve]:
     truth = GroupedAccuracy.drawn(space, job.seed, job.scatter)
     sampler = job.sampler.partition(",")[0]
     settings = StudySettings(
-        ("l2",), FIXED, trials=job.trials, sampler=sampler, seed=job.seed, allocation="search", lowest_fraction=0.06
+        ("l2",), FIXED, trials=job.trials, sampler=sampler, seed=job.seed, allocation="search", lowest_fraction=LOWEST
     )
     study = Study(settings, space, (BUDGET,))
     if job.sampler == SENSED:
@@ -118,13 +126,14 @@ def search(job: Job) -> tuple[Job, Curve]:
         study.tell(TrialResult(trial, TrialState.COMPLETE, outcome.accuracy, outcome.cost, outcome.widths))
     seconds = (time.perf_counter() - began) / job.trials
     high = study.budgets[0].limit
-    area = Area(truth, 0.06 * high, high)
+    area = area_of(job.network, job.seed, high)
     arms = sum(bool(each.trial.arm) for each in study.results)
+    networks = [(point(each)[0], truth.accuracy(each.widths or {})) for each in study.results]
     shares = []
     for scale in (linear, np.log):
-        start, best = area.under(study.results[:arms], scale), area.best(scale)
-        counts = range(arms + 1, len(study.results) + 1)
-        shares.append([(area.under(study.results[:count], scale) - start) / (best - start) for count in counts])
+        start, best = area.under(networks[:arms], scale), area.best(scale)
+        counts = range(arms + 1, len(networks) + 1)
+        shares.append([(area.under(networks[:count], scale) - start) / (best - start) for count in counts])
     return job, Curve(*shares, seconds)
 
 
@@ -162,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--scatter", type=float, default=0.002, help="standard deviation of a measured accuracy")
+    parser.add_argument("--scatter", type=float, default=0.005, help="standard deviation of a measured accuracy")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     began = time.perf_counter()
@@ -170,7 +179,7 @@ def main() -> None:
         for network in chosen.networks.split(","):
             curves: dict[str, list[Curve]] = {name: [] for name in chosen.samplers.split(";")}
             seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-            jobs = [Job(network, name, seed, chosen.trials, chosen.scatter) for name in curves for seed in seeds]
+            jobs = [Job(network, name, seed, chosen.trials, chosen.scatter) for seed in seeds for name in curves]
             for job, curve in pool.imap_unordered(search, jobs):
                 curves[job.sampler].append(curve)
             print_table(network, curves, chosen.trials)
