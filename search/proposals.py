@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from search.structure import Floats, Relaxation, Structure
-from search.surrogate import Surrogate, Tests
+from search.surrogate import Networks, Surrogate
 
 COSTS = 12  # budget fractions looked at, one in each equal part of the log range
 PER_COST = 6  # candidates at each
 CLIMBS = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # octaves by which the steepest group moves at each step
+SKIPPED = 4  # candidates passed over for each proposal that was a repeat: small spaces have few to offer
 MOST = 250  # networks that the model is fitted to: the latest, and the front
 
 
@@ -70,47 +71,56 @@ class Proposer:
     reach: float = 1.0
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def propose(self, seen: Sequence[Seen], fraction: float | None = None) -> Proposal:
+    def propose(self, seen: Sequence[Seen], fraction: float | None = None, repeats: int = 0) -> Proposal:
         """Return what to try next.
 
         Args:
             seen: networks tried so far, at least one with an accuracy, and running ones.
             fraction: to propose widths at; None chooses it too.
+            repeats: proposals in a row, just before, that rounding made networks tried before.
         """
+        if repeats * SKIPPED >= COSTS * PER_COST // 2:
+            places = self.random.random(1 + len(self.structure.directions))
+            free = float(self.lowest ** places[0]) if fraction is None else fraction
+            return Proposal(free, self.reach * (2 * places[1:] - 1))
         told = self._kept_for_model([each for each in seen if each.accuracy is not None])
         pending = [each for each in seen if each.accuracy is None]
         levels = np.array([level(each.accuracy or 0.0) for each in told])
-        model = Surrogate(self.structure, self.methods + 1, self._tests(told), levels, self._tests(pending))
-        full = [each for each in told if each.training >= 1] or told
-        front = _staircase([(self._cost(each.fraction), level(each.accuracy or 0.0), each.kept) for each in full])
+        running = self._networks(pending)
+        model = Surrogate(self.structure, self.methods + 1, self._networks(told), levels, running)
+        finished = [each for each in told if each.training >= 1] or told
+        # Running networks count as if they gave what is expected of them, so that parallel proposals spread.
+        expected = model.predict(running)[0].tolist() if pending else []
+        known = [*[(each, level(each.accuracy or 0.0)) for each in finished], *zip(pending, expected, strict=True)]
+        front = _staircase([(self._cost(each.fraction), height, each.kept) for each, height in known])
         fractions = self._fractions(fraction)
         shares = self._starts(fractions, front)
         limits = np.array([self.limits(each) for each in fractions])
         costs = np.array([self._cost(each) for each in fractions])
         kept = self.relaxation.fit(shares, limits)
-        tests = Tests(kept, costs, np.zeros(len(costs), dtype=np.int64), np.zeros(len(costs)))
-        method = np.full(len(costs), model.best_method(tests) if self.methods > 1 else 0)
+        networks = Networks(kept, costs, np.zeros(len(costs), dtype=np.int64), np.zeros(len(costs)))
+        method = np.full(len(costs), model.best_method(networks) if self.methods > 1 else 0)
         weights = model.draws(len(costs), self.random)
         weights[::PER_COST] = model.mean
-        shares, tests = self._climb(model, weights, shares, Tests(kept, costs, method, tests.training), limits)
-        gains = _expected_gain(front, tests.cost, *model.predict(tests))
-        best = int(np.argmax(gains))
+        shares, networks = self._climb(model, weights, shares, Networks(kept, costs, method, networks.training), limits)
+        gains = expected_gain(front, networks.cost, *model.predict(networks))
+        best = int(np.argsort(-gains, kind="stable")[repeats * SKIPPED])
         return Proposal(float(fractions[best]), shares[best])
 
     def _climb(
-        self, model: Surrogate, weights: Floats, shares: Floats, tests: Tests, limits: Floats
-    ) -> tuple[Floats, Tests]:
+        self, model: Surrogate, weights: Floats, shares: Floats, networks: Networks, limits: Floats
+    ) -> tuple[Floats, Networks]:
         """Move every candidate along its budget towards what its weights hold best."""
         for step in CLIMBS:
-            rise = model.uphill(weights, tests)
-            price = self.relaxation.slopes(tests.kept, limits)
+            rise = model.uphill(weights, networks)
+            price = self.relaxation.slopes(networks.kept, limits)
             along = rise - price * ((rise * price).sum(1) / np.maximum((price**2).sum(1), 1e-12))[:, None]
             stuck = ((shares >= self.reach) & (along > 0)) | ((shares <= -self.reach) & (along < 0))
             along = np.where(stuck, 0.0, along)
             largest = np.maximum(np.abs(along).max(axis=1, keepdims=True), 1e-12)
             shares = np.clip(shares + step * along / largest, -self.reach, self.reach)
-            tests = Tests(self.relaxation.fit(shares, limits), tests.cost, tests.method, tests.training)
-        return shares, tests
+            networks = Networks(self.relaxation.fit(shares, limits), networks.cost, networks.method, networks.training)
+        return shares, networks
 
     def _starts(self, fractions: Floats, front: Sequence[tuple[float, float, tuple[float, ...]]]) -> Floats:
         """Return proportions to start from, shape (n, groups), `PER_COST` of them for each cost."""
@@ -142,9 +152,9 @@ class Proposer:
             return 1.0
         return 1.0 - 2.0 * math.log(min(1.0, max(fraction, 1e-6))) / math.log(self.lowest)
 
-    def _tests(self, seen: Sequence[Seen]) -> Tests:
+    def _networks(self, seen: Sequence[Seen]) -> Networks:
         groups = len(self.structure.directions)
-        return Tests(
+        return Networks(
             np.array([each.kept for each in seen], dtype=np.float64).reshape(-1, groups),
             np.array([self._cost(each.fraction) for each in seen]),
             np.array([each.method for each in seen], dtype=np.int64),
@@ -174,7 +184,7 @@ def _staircase(
     return kept
 
 
-def _expected_gain(
+def expected_gain(
     front: Sequence[tuple[float, float, tuple[float, ...]]], costs: Floats, means: Floats, deviations: Floats
 ) -> Floats:
     """Return the expected growth of the area under the front, shape (n,): exact for normal levels at known costs.

@@ -1,5 +1,6 @@
 """The default sampler: budget fraction and widths by `search.proposals`, everything else by TPE."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from search.structure import Relaxation, structure_of
 from search.width_parameters import REACH, octaves_of, width_parameter
 
 WIDTH = "width."
+DUPLICATE = "duplicate_of"  # noted with proposals that repeat an earlier one
 EPOCHS = "epochs"  # of training that a trial had, noted with those that were stopped before the end
 
 
@@ -61,7 +63,8 @@ class StructuredSampler(TPESampler):
         seen = [each for other in trials if (each := self._seen(other, longest)) is not None]
         if not any(each.accuracy is not None for each in seen):
             return drawn
-        proposal = self._proposer().propose(seen, given.get(FRACTION))
+        before = itertools.takewhile(lambda each: DUPLICATE in each.user_attrs, reversed(trials[: trial.number]))
+        proposal = self._proposer().propose(seen, given.get(FRACTION), len(list(before)))
         widths = {
             WIDTH + name: width_parameter(octaves)
             for name, octaves in zip(self._groups, proposal.shares.tolist(), strict=True)
@@ -87,7 +90,7 @@ class StructuredSampler(TPESampler):
         Args:
             longest: epochs of the fully trained ones.
         """
-        if "duplicate_of" in trial.user_attrs:
+        if DUPLICATE in trial.user_attrs:
             return None
         result = trial.user_attrs.get("result")
         if trial.state is OptunaState.COMPLETE and result is not None and result["widths"] is not None:

@@ -29,7 +29,7 @@ LEAST_SPREAD = 0.02  # of levels: what differs by less is scatter
 
 
 @dataclass(frozen=True)
-class Tests:
+class Networks:
     """Networks that the model is asked of, or told of.
 
     Attributes:
@@ -48,9 +48,9 @@ class Tests:
         """Count the networks."""
         return len(self.cost)
 
-    def joined(self, other: "Tests") -> "Tests":
+    def joined(self, other: "Networks") -> "Networks":
         """Return these and others after them."""
-        return Tests(
+        return Networks(
             np.concatenate([self.kept, other.kept]),
             np.concatenate([self.cost, other.cost]),
             np.concatenate([self.method, other.method]),
@@ -64,19 +64,19 @@ class Surrogate:
     Args:
         structure: the coordinates that groups share.
         methods: how many there are.
-        tests: networks that were measured, at least one.
+        networks: networks that were measured, at least one.
         levels: of their accuracy, shape (n,).
         pending: networks that are being tried: counted as if they gave what is expected of them.
     """
 
     def __init__(
-        self, structure: Structure, methods: int, tests: Tests, levels: Floats, pending: Tests | None = None
+        self, structure: Structure, methods: int, networks: Networks, levels: Floats, pending: Networks | None = None
     ) -> None:
         self._structure, self._methods = structure, methods
         self._middle = float(levels.mean())
         self._unit = max(float(levels.std()), LEAST_SPREAD)
         y = (levels - self._middle) / self._unit
-        parts = self._parts(tests)
+        parts = self._parts(networks)
         self._scales, self._scatter = self._likeliest(parts, y)
         features = np.concatenate(parts, axis=1)
         self._prior = np.concatenate([np.full(p.shape[1], s) for p, s in zip(parts, self._scales, strict=True)])
@@ -85,9 +85,9 @@ class Surrogate:
             more = np.concatenate(self._parts(pending), axis=1)
             self._settle(np.concatenate([features, more]), np.concatenate([y, more @ self.mean]))
 
-    def predict(self, tests: Tests) -> tuple[Floats, Floats]:
+    def predict(self, networks: Networks) -> tuple[Floats, Floats]:
         """Return the mean and the standard deviation of the levels, without what measurements scatter by."""
-        features = np.concatenate(self._parts(tests), axis=1)
+        features = np.concatenate(self._parts(networks), axis=1)
         spread = solve_triangular(self._half, (features * self._prior).T, lower=True)
         deviation = np.sqrt((spread**2).sum(axis=0)) * self._unit
         return features @ self.mean * self._unit + self._middle, deviation
@@ -97,51 +97,53 @@ class Surrogate:
         noise = solve_triangular(self._half.T, random.standard_normal((len(self.mean), count)))
         return np.asarray(self.mean + (noise * self._prior[:, None]).T)
 
-    def uphill(self, weights: Floats, tests: Tests) -> Floats:
+    def uphill(self, weights: Floats, networks: Networks) -> Floats:
         """Return by how much each level grows per octave of each group, shape (n, groups).
 
         Args:
             weights: of the features, a row per network or one for all.
         """
-        groups = tests.kept.shape[1]
+        groups = networks.kept.shape[1]
         size = POWERS * (1 + len(self._structure))
         start = 1 + len(KNOTS)
-        shared = weights[:, start : start + size] + weights[:, start + size : start + 2 * size] * tests.cost[:, None]
+        shared = weights[:, start : start + size] + weights[:, start + size : start + 2 * size] * networks.cost[:, None]
         single = weights[:, start + 2 * size : start + 2 * size + POWERS * groups]
-        rates = np.zeros_like(tests.kept)
-        for power, rate in enumerate((np.ones_like(tests.kept), tests.kept / 2)):
+        rates = np.zeros_like(networks.kept)
+        for power, rate in enumerate((np.ones_like(networks.kept), networks.kept / 2)):
             own = shared[:, power::POWERS]
             curve = own[:, :1] + own[:, 1:] @ self._structure.directions.T
             rates = rates + rate * (curve + single[:, power * groups : (power + 1) * groups]) / groups
-        return np.asarray(rates)
+        return np.asarray(rates * self._unit)
 
-    def best_method(self, tests: Tests) -> int:
+    def best_method(self, networks: Networks) -> int:
         """Return the method with the highest mean over these networks."""
         means = [
-            self.predict(Tests(tests.kept, tests.cost, np.full(len(tests), index), tests.training))[0].mean()
+            self.predict(Networks(networks.kept, networks.cost, np.full(len(networks), index), networks.training))[
+                0
+            ].mean()
             for index in range(self._methods)
         ]
         return int(np.argmax(means))
 
-    def _parts(self, tests: Tests) -> list[Floats]:
+    def _parts(self, networks: Networks) -> list[Floats]:
         """Return the features, in parts that have a prior deviation each."""
-        groups = max(1, tests.kept.shape[1])
-        powers = (tests.kept, tests.kept**2 / 4)
+        groups = max(1, networks.kept.shape[1])
+        powers = (networks.kept, networks.kept**2 / 4)
         directions = np.concatenate([np.ones((groups, 1)), self._structure.directions], axis=1)
         # Coordinate by coordinate, the powers of one side by side.
-        shared = np.stack([each @ directions / groups for each in powers], axis=2).reshape(len(tests), -1)
-        moved = shared * tests.cost[:, None]
-        methods = np.eye(self._methods)[tests.method]
+        shared = np.stack([each @ directions / groups for each in powers], axis=2).reshape(len(networks), -1)
+        moved = shared * networks.cost[:, None]
+        methods = np.eye(self._methods)[networks.method]
         return [
-            np.ones((len(tests), 1)),
-            np.exp(-(((tests.cost[:, None] - KNOTS) / BUMP) ** 2) / 2),
+            np.ones((len(networks), 1)),
+            np.exp(-(((networks.cost[:, None] - KNOTS) / BUMP) ** 2) / 2),
             shared[:, :POWERS],
             shared[:, POWERS:],
             moved[:, :POWERS],
             moved[:, POWERS:],
             np.concatenate(powers, axis=1) / groups,
-            np.concatenate([methods, methods * tests.cost[:, None]], axis=1),
-            tests.training[:, None],
+            np.concatenate([methods, methods * networks.cost[:, None]], axis=1),
+            networks.training[:, None],
         ]
 
     def _likeliest(self, parts: Sequence[Floats], y: Floats) -> tuple[tuple[float, ...], float]:
