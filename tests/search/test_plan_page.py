@@ -86,6 +86,15 @@ def test_trials_are_told_apart_and_add_up() -> None:
     assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
 
 
+def test_the_coordinates_of_the_sampler_are_named() -> None:
+    text = page_of(sampler="structured")
+    assert "Widths are proposed in " in text
+    assert "share of the FLOPs, measured sensitivity), then group by group." in " ".join(text.split())
+    assert "Sensitivities are measured on 512 training images, unless they are cached" in text
+    assert "measured" not in page_of(sampler="structured", trials=8).partition("Time, estimated")[0]
+    assert "structural coordinate" not in page_of(sampler="tpe")
+
+
 def test_time_and_disk_are_forecast_and_nothing_is_written(tmp_path: Path) -> None:
     text = page_of(time_limit="1h30m")
     for words in ("dense training", "trials, 1 at once", "\n time limit 1h30m", "one/run/study.db", "MLflow", "up to"):
