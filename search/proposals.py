@@ -7,6 +7,7 @@ of the front with a few groups or a structural direction changed, and from chanc
 surrogate holds possible (Thompson sampling), along its budget.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -80,37 +81,39 @@ class Proposer:
             repeats: proposals in a row, just before, that rounding made networks tried before.
         """
         if repeats * SKIPPED >= COSTS * PER_COST // 2:
-            places = self.random.random(1 + len(self.structure.directions))
-            free = float(self.lowest ** places[0]) if fraction is None else fraction
-            return Proposal(free, self.reach * (2 * places[1:] - 1))
+            return self._by_chance(fraction)
         told = self._kept_for_model([each for each in seen if each.accuracy is not None])
         pending = [each for each in seen if each.accuracy is None]
         levels = np.array([level(each.accuracy or 0.0) for each in told])
-        running = self._networks(pending)
-        model = Surrogate(self.structure, self.methods + 1, self._networks(told), levels, running)
-        finished = [each for each in told if each.training >= 1] or told
+        model = Surrogate(
+            self.structure, self.methods + 1, self._networks(told), levels, running := self._networks(pending)
+        )
         # Running networks count as if they gave what is expected of them, so that parallel proposals spread.
         expected = model.predict(running)[0].tolist() if pending else []
-        known = [*[(each, level(each.accuracy or 0.0)) for each in finished], *zip(pending, expected, strict=True)]
+        finished = [pair for pair in zip(told, levels.tolist(), strict=True) if pair[0].training >= 1]
+        known = [*(finished or zip(told, levels.tolist(), strict=True)), *zip(pending, expected, strict=True)]
         front = _staircase([(self._cost(each.fraction), height, each.kept) for each, height in known])
         fractions = self._fractions(fraction)
-        shares = self._starts(fractions, front)
         limits = np.array([self.limits(each) for each in fractions])
-        costs = np.array([self._cost(each) for each in fractions])
-        kept = self.relaxation.fit(shares, limits)
-        networks = Networks(kept, costs, np.zeros(len(costs), dtype=np.int64), np.zeros(len(costs)))
-        method = np.full(len(costs), model.best_method(networks) if self.methods > 1 else 0)
-        weights = model.draws(len(costs), self.random)
-        weights[::PER_COST] = model.mean
-        shares, networks = self._climb(model, weights, shares, Networks(kept, costs, method, networks.training), limits)
+        shares, networks = self._climb(model, self._starts(fractions, front), fractions, limits)
         gains = expected_gain(front, networks.cost, *model.predict(networks))
         best = int(np.argsort(-gains, kind="stable")[repeats * SKIPPED])
         return Proposal(float(fractions[best]), shares[best])
 
-    def _climb(
-        self, model: Surrogate, weights: Floats, shares: Floats, networks: Networks, limits: Floats
-    ) -> tuple[Floats, Networks]:
-        """Move every candidate along its budget towards what its weights hold best."""
+    def _by_chance(self, fraction: float | None) -> Proposal:
+        places = self.random.random(1 + len(self.structure.directions))
+        return Proposal(
+            float(self.lowest ** places[0]) if fraction is None else fraction, self.reach * (2 * places[1:] - 1)
+        )
+
+    def _climb(self, model: Surrogate, shares: Floats, fractions: Floats, limits: Floats) -> tuple[Floats, Networks]:
+        """Move every candidate along its budget towards what weights drawn for it hold best, or the mean ones."""
+        costs, none = np.array([self._cost(each) for each in fractions]), np.zeros(len(fractions))
+        networks = Networks(self.relaxation.fit(shares, limits), costs, none.astype(np.int64), none)
+        method = model.best_method(networks, self.methods) if self.methods > 1 else 0
+        networks = dataclasses.replace(networks, method=np.full(len(costs), method))
+        weights = model.draws(len(costs), self.random)
+        weights[::PER_COST] = model.mean
         for step in CLIMBS:
             rise = model.uphill(weights, networks)
             price = self.relaxation.slopes(networks.kept, limits)
@@ -119,7 +122,7 @@ class Proposer:
             along = np.where(stuck, 0.0, along)
             largest = np.maximum(np.abs(along).max(axis=1, keepdims=True), 1e-12)
             shares = np.clip(shares + step * along / largest, -self.reach, self.reach)
-            networks = Networks(self.relaxation.fit(shares, limits), networks.cost, networks.method, networks.training)
+            networks = dataclasses.replace(networks, kept=self.relaxation.fit(shares, limits))
         return shares, networks
 
     def _starts(self, fractions: Floats, front: Sequence[tuple[float, float, tuple[float, ...]]]) -> Floats:

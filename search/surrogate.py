@@ -115,13 +115,13 @@ class Surrogate:
             rates = rates + rate * (curve + single[:, power * groups : (power + 1) * groups]) / groups
         return np.asarray(rates * self._unit)
 
-    def best_method(self, networks: Networks) -> int:
-        """Return the method with the highest mean over these networks."""
+    def best_method(self, networks: Networks, among: int) -> int:
+        """Return which of the first `among` methods has the highest mean over these networks."""
         means = [
             self.predict(Networks(networks.kept, networks.cost, np.full(len(networks), index), networks.training))[
                 0
             ].mean()
-            for index in range(self._methods)
+            for index in range(among)
         ]
         return int(np.argmax(means))
 

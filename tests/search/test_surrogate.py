@@ -83,7 +83,9 @@ def test_the_better_method_is_known_by_its_trials() -> None:
     one, two = networks_of(drawn(10, 0).kept, method=0), networks_of(drawn(10, 1).kept, method=1)
     told = one.joined(two)
     levels = told.kept.mean(axis=1) + 0.3 * told.method
-    assert Surrogate(STRUCTURE, 2, told, levels).best_method(drawn(5, 2)) == 1
+    model = Surrogate(STRUCTURE, 2, told, levels)
+    assert model.best_method(drawn(5, 2), 2) == 1
+    assert model.best_method(drawn(5, 2), 1) == 0
 
 
 def test_one_trial_is_enough_to_ask() -> None:
