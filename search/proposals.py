@@ -85,9 +85,8 @@ class Proposer:
         told = self._kept_for_model([each for each in seen if each.accuracy is not None])
         pending = [each for each in seen if each.accuracy is None]
         levels = np.array([level(each.accuracy or 0.0) for each in told])
-        model = Surrogate(
-            self.structure, self.methods + 1, self._networks(told), levels, running := self._networks(pending)
-        )
+        running = self._networks(pending)
+        model = Surrogate(self.structure, self.methods + 1, self._networks(told), levels, running)
         # Running networks count as if they gave what is expected of them, so that parallel proposals spread.
         expected = model.predict(running)[0].tolist() if pending else []
         finished = [pair for pair in zip(told, levels.tolist(), strict=True) if pair[0].training >= 1]
