@@ -6,7 +6,7 @@ from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.errors import SlimfrontError
 from spaces.space import SpaceConfig
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
 
 
@@ -44,7 +44,8 @@ class RunConfig:
             running ones end at their next report, and the front so far is the result. Empty sets no limit.
         confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
             and deviation of its test accuracy, beside uniform widths at the chosen one's FLOPs; 1 trains none again.
-        sampler: "tpe", "nsga2", "gp" or "random".
+        sampler: "structured" learns what tilts over stages and wider streams are worth before it tells single groups
+            apart, and starts from measured sensitivities too; "tpe", "nsga2", "gp" and "random" are Optuna's.
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
         resume: run folder to go on with: its trials count, its settings hold. Flags on top may change what makes no
@@ -67,7 +68,7 @@ class RunConfig:
     rungs: str = "auto"
     time_limit: str = ""
     confirm: int = 1
-    sampler: str = "tpe"
+    sampler: str = "structured"
     seed: int = 0
     out: str = ""
     resume: str = ""

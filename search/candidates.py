@@ -9,7 +9,7 @@ Parameters, by name:
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
         methods that can.
     width.GROUP: in [0, 1], the group's share of its dense width relative to the other groups. 0.5 is the middle, and
-        all groups at 0.5 are uniform widths; see `SPREAD`.
+        all groups at 0.5 are uniform widths; see `search.width_parameters`.
 """
 
 import math
@@ -25,7 +25,9 @@ from search.method_settings import parse_settings
 from search.pareto import measured
 from search.result import UNIFORM_ARM
 from search.spread import Spread
+from search.structure import balanced
 from search.suggesting import Suggest, suggest_setting
+from search.width_parameters import MIDDLE, proportion, width_parameter
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
@@ -36,12 +38,7 @@ MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 
-# A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
-# gets under a quarter of the share of another. It is flat around the middle, so that what is drawn at random stays
-# near uniform widths, a strong point: over a closed-form search of 20 groups, hypervolume gained on the uniform arms
-# grew by a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
-SPREAD = 2.0
-MIDDLE = 0.5
+SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class StudySettings:
     methods: tuple[str, ...] = ("di",)
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: int = 20
-    sampler: str = "tpe"
+    sampler: str = "structured"
     seed: int = 0
     storage: str = ""
     lowest_fraction: float = 0.03
@@ -115,6 +112,8 @@ class CandidateSpace:
         targets: absolute, the largest first.
         training: fine-tuning settings that are searched.
         spread: of the candidates over the scaled budget.
+        space: of the network.
+        sensitivities: group -> what narrowing it alone to half costs; None until it is measured.
 
     Raises:
         BudgetError: no budget on flops or params, or one under the smallest network; a target out of reach.
@@ -129,7 +128,8 @@ class CandidateSpace:
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
-        self._space = space
+        self.space = space
+        self.sensitivities: Mapping[str, float] | None = None
         self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
         self.targets = absolute_targets(settings.targets, budgets, space)
@@ -171,6 +171,20 @@ class CandidateSpace:
             planned.append(Planned(parameters, name))
         return planned
 
+    def sensitive_starts(self, trials: int) -> list[Planned]:
+        """Widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
+
+        The methods take turns.
+        """
+        if self.sensitivities is None or trials < SENSITIVE_FROM:
+            return []
+        octaves = balanced(self.space, self.sensitivities).tolist()
+        able = [name for name in self.methods if "search" in self._allocations(name)]
+        widths = {f"width.{g.name}": width_parameter(o) for g, o in zip(self.space.variable, octaves, strict=True)}
+        fractions = (1.0, self.lowest_fraction**0.5) if able else ()
+        turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
+        return [Planned(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
+
     def untried(self, trials: int) -> tuple[str, ...]:
         """Return the methods that so few trials leave no room for."""
         planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
@@ -208,10 +222,10 @@ class CandidateSpace:
         training = self._draw_training(suggest, planned)
         if allocation == "method" and not self._flat:
             return Candidate(method, Goal(None, budgets), settings, training)
-        shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
+        shares = [proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self.space.variable]
         if allocation == "method":
             return Candidate(method, Goal(None, budgets), settings, training)
-        widths = self._space.fit([share / max(shares) for share in shares], budgets)
+        widths = self.space.fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings, training)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
@@ -222,6 +236,19 @@ class CandidateSpace:
     def pausable(self, trial: Trial) -> bool:
         """Whether a trial can be trained in parts."""
         return pausable(self._classes[trial.method], trial.settings)
+
+    def limits_at(self, fraction: float) -> tuple[float, float]:
+        """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""
+        budgets = self.budgets_at(fraction)
+        flops, params = (
+            min([math.inf, *[each.limit for each in budgets if each.quantity == quantity]])
+            for quantity in ("flops", "params")
+        )
+        return flops, params
+
+    def share(self, cost: Mapping[str, int]) -> float:
+        """Return what share of the scaled budget a network costs, of its flops and params."""
+        return float(cost[self._scaled] / self._base)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
@@ -238,7 +265,7 @@ class CandidateSpace:
         for budget in trial.goal.budgets:
             if budget.quantity == self._scaled:
                 return float(budget.limit / self._base)
-        cost = self._space.cost(trial.goal.widths) if trial.goal.widths is not None else None
+        cost = self.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
         cost = result.cost if result is not None and result.cost is not None else cost
         return float(getattr(cost, self._scaled, self._base) / self._base)
 
@@ -284,7 +311,7 @@ class CandidateSpace:
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
         parameters: dict[str, Any] = {"budget_fraction": fraction}
-        parameters |= {f"width.{group.name}": MIDDLE for group in self._space.variable}
+        parameters |= {f"width.{group.name}": MIDDLE for group in self.space.variable}
         if method in self.methods and len(self.methods) > 1:
             parameters["method"] = method
         if method in self.methods and len(self._allocations(method)) > 1:
@@ -303,11 +330,6 @@ class CandidateSpace:
             return list(self.spread.by_fraction)[:trials]
         count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
-
-
-def _proportion(x: float) -> float:
-    t = 2 * x - 1
-    return float(SPREAD ** (t * abs(t)))
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:

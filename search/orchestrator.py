@@ -30,7 +30,8 @@ from search.finish import Finish
 from search.interrupts import Interruptible
 from search.live import Display, SilentDisplay
 from search.result import SearchResult
-from search.setup import Setup, plan, prepare, study_settings
+from search.sensitivities import measured_sensitivities
+from search.setup import Setup, plan, prepare, sensing_images, study_settings
 from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from search.tracking import MlflowTracker
@@ -66,6 +67,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         tracker.dense(dense_accuracy, setup.space.dense_cost, setup.budgets)
         tracker.catch_up(study.results)
         bench = _workbench(setup, study, net, display)
+        _sense(setup, study, net, display)
         _follow(study, setup.space.dense_cost.flops, tracker, display)
         trials = TimeLimited(study, deadline)
         interrupted = _work_off(setup, trials, bench, display)
@@ -171,6 +173,18 @@ def _workbench(setup: Setup, study: Study, net: nn.Module, display: Display) -> 
     methods = {name: METHODS[name](**setup.fixed.get(name, {})) for name in study.settings.methods}
     statistics = {name: each.prepare(net, setup.space, context) for name, each in methods.items()}
     return Workbench(net.cpu().eval(), setup.space, setup.data, setup.config.train, statistics, fast=setup.fast)
+
+
+def _sense(setup: Setup, study: Study, net: nn.Module, display: Display) -> None:
+    """Let a sampler that can use them know how the dense network takes the narrowing of each group."""
+    images = sensing_images(setup)
+    if not images or study.remaining <= 0:
+        return
+    count = len(setup.space.variable)
+    display.phase(f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached")
+    context = TrialContext(setup.data, setup.config.train, setup.config.seed)
+    found = measured_sensitivities(net, setup.space, context, images, cache_root())
+    study.learn_sensitivities(found.by_group)
 
 
 def _follow(study: Study, dense_flops: int, tracker: MlflowTracker, display: Display) -> None:

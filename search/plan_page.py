@@ -15,6 +15,7 @@ from search.candidates import CONTROL_METHOD, CandidateSpace, Planned
 from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
 from search.report import duration, percent, plan_facts, scaled
+from search.samplers import STRUCTURED
 from search.setup import (
     FRONT_SHARE,
     Setup,
@@ -22,9 +23,11 @@ from search.setup import (
     forecast_epochs,
     forecast_time,
     plan,
+    sensing_images,
     study_settings,
 )
 from search.stopping import expected
+from search.structure import SENSITIVITY, structure_of
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
@@ -40,6 +43,7 @@ def plan_page(setup: Setup) -> RenderableType:
         _fixed(setup.space),
         _methods(setup, candidates),
         _trials(setup, candidates),
+        *_sampling(setup),
         *_left_out(setup, candidates),
         *_rungs(setup),
         _time(setup, time),
@@ -154,6 +158,18 @@ def _rungs(setup: Setup) -> Iterator[Table]:
     for epochs, count in zip(rungs, counts, strict=True):
         table.add_row(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else what)
     yield table
+
+
+def _sampling(setup: Setup) -> Iterator[str]:
+    """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
+    if setup.config.sampler not in STRUCTURED:
+        return
+    images = sensing_images(setup)
+    names = [*structure_of(setup.space).names, *([SENSITIVITY] if images else [])]
+    count = f"{len(names)} structural coordinate{'' if len(names) == 1 else 's'}"
+    yield f"Widths are proposed in {count}" + (f" ({', '.join(names)})" if names else "") + ", then group by group."
+    if images:
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
 
 
 def _fractions(planned: Sequence[Planned]) -> str:

@@ -27,8 +27,10 @@ from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.allocation import check_allocation
-from search.candidates import CandidateSpace, StudySettings
+from search.candidates import SENSITIVE_FROM, CandidateSpace, StudySettings
 from search.report import Plan
+from search.samplers import STRUCTURED
+from search.sensitivities import images_for
 from search.stopping import expected_epochs
 from search.training_settings import mean_epochs
 from spaces.budget import Budget
@@ -208,6 +210,13 @@ def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, 
         method, name, value = split_setting(text, methods)
         fixed.setdefault(method, {})[name] = value
     return fixed
+
+
+def sensing_images(setup: Setup) -> int:
+    """Return on how many training images the groups' sensitivities are measured; 0 where nothing would use them."""
+    config = setup.config
+    searched = config.sampler in STRUCTURED and config.allocation != "method" and len(setup.space.variable) > 1
+    return images_for(setup.space, len(setup.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0
 
 
 def _images(config: RunConfig, fetch: bool) -> ImageData:

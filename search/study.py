@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -202,6 +202,11 @@ class Study:
         for listener in self.listeners:
             listener(result, self)
 
+    def learn_sensitivities(self, sensitivities: Mapping[str, float]) -> None:
+        """Start from what narrowing each group alone was measured to cost, and let the sampler use it."""
+        self._candidates.sensitivities = sensitivities
+        self._planned += self._candidates.sensitive_starts(self.remaining)
+
     def pin(self, name: str, digest: str) -> None:
         """Note in the record what every result rests on; raises StudyError when its results rest on another."""
         if self._record is not None:
@@ -279,7 +284,7 @@ class Study:
 
     def _sampler(self, seed: int) -> BaseSampler:
         settings = self.settings
-        options = SamplerOptions(seed, len(self._planned), settings.trials)
+        options = SamplerOptions(seed, len(self._planned), settings.trials, self._candidates)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
             sampler = SAMPLERS[settings.sampler](options)

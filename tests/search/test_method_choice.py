@@ -51,7 +51,8 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Any:
     rates = dict(zip(space.by_name, np.random.default_rng(0).uniform(8, 40, len(space.groups)), strict=True))
 
     def search(seed: int, quality: dict[str, float], slowness: dict[str, float] | None = None) -> Study:
-        settings = StudySettings(("bad", "good"), trials=TRIALS, seed=seed)
+        # TPE, which would choose the method itself if it were left to it.
+        settings = StudySettings(("bad", "good"), trials=TRIALS, seed=seed, sampler="tpe")
         made = Study(settings, space, (Budget.parse("50%"),))
         outcome = SaturatingAccuracy(space, rates, quality=quality, slowness=slowness or {}, seconds_per_gflop=1e6)
         SimulatedRunner(outcome=outcome, epochs=0).run(made, None)  # type: ignore[arg-type]

@@ -88,12 +88,22 @@ def test_settings_are_searched_fixed_or_at_their_default() -> None:
 
 def test_trials_are_told_apart_and_add_up() -> None:
     text = page_of()
-    rows = re.findall(r"\n (\d+) (uniform widths, the control arm|uniform widths to start from|proposed by tpe) ", text)
+    kinds = "uniform widths, the control arm|uniform widths to start from|proposed by structured"
+    rows = re.findall(rf"\n (\d+) ({kinds}) ", text)
     assert sum(int(count) for count, _ in rows) == 9
     assert {what for _, what in rows} == {
-        "uniform widths, the control arm", "uniform widths to start from", "proposed by tpe"
+        "uniform widths, the control arm", "uniform widths to start from", "proposed by structured"
     }  # fmt: skip
     assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
+
+
+def test_the_coordinates_of_the_sampler_are_named() -> None:
+    text = page_of(sampler="structured")
+    assert "Widths are proposed in " in text
+    assert "share of the FLOPs, measured sensitivity), then group by group." in " ".join(text.split())
+    assert "Sensitivities are measured on 512 training images, unless they are cached" in text
+    assert "measured" not in page_of(sampler="structured", trials=8).partition("Time, estimated")[0]
+    assert "structural coordinate" not in page_of(sampler="tpe")
 
 
 def test_time_and_disk_are_forecast_and_nothing_is_written(tmp_path: Path) -> None:
