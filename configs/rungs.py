@@ -4,7 +4,9 @@ from configs.schema import ConfigError, RunConfig
 from configs.search_training import parse_search_training
 
 AUTO, NONE = "auto", "none"
-ETA = 2  # factor between automatic rungs
+# Between automatic rungs. A leg starts its schedule again, which costs accuracy where it is short: ResNet-20 on
+# cluttered_digits at 8% of its FLOPs has 87.7% after two epochs and 86.9% after two of one.
+ETA = 3
 LEAST_TRIALS = 8  # under which there is next to nobody to choose among
 
 
@@ -29,8 +31,8 @@ def parse_rungs(text: str, epochs: int, trials: int) -> tuple[int, ...]:
     """Return the epochs that a trial has had at each of its rungs, the last of which is the whole training.
 
     Args:
-        text: "auto" (powers of 2 from 1, none where there is one epoch or there are under 8 trials), "none", or epochs
-            in rising order.
+        text: "auto" (a third of the epochs, a ninth, ..., where that is an epoch; none under 8 trials), "none", or
+            epochs in rising order.
         epochs: of the whole training.
 
     Returns:
@@ -44,7 +46,8 @@ def parse_rungs(text: str, epochs: int, trials: int) -> tuple[int, ...]:
     if text == AUTO:
         if trials < LEAST_TRIALS:
             return ()
-        rungs = [ETA**power for power in range(epochs.bit_length()) if ETA**power < epochs]
+        powers = range(1, epochs.bit_length())
+        rungs = sorted({epochs // ETA**power for power in powers} - {0})
     else:
         rungs = _numbers(text)
     if rungs and rungs[-1] > epochs:

@@ -38,8 +38,8 @@ class RunConfig:
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
         rungs: epochs after which trials pause and the better half by non-dominated rank goes on from its weights, as in
-            1,2,4; the last rung is all epochs. "auto" takes powers of 2, and none with one epoch or under 8 trials;
-            "none" trains every trial at once.
+            1,2,4; the last rung is all epochs. "auto" takes a third of them, a ninth and so on, and none under 3 epochs
+            or 8 trials; "none" trains every trial at once.
         time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,
             running ones end at their next report, and the front so far is the result. Empty sets no limit.
         confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean

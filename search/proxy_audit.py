@@ -71,7 +71,7 @@ def first_rung(audits: Sequence[RungAudit]) -> int:
     """Return the index of the first rung at which trials are judged.
 
     It is the first that is trusted, or not known well enough to be mistrusted. Where none is, it is the one that agrees
-    best with the end. Then not even half of the training tells the end, so the ends themselves differ by chance:
+    best with the end. Then not even a good part of the training tells the end, so the ends themselves differ by chance:
     LeNet-5 on digits, 98% at any width, gave 0.00, -0.06 and -0.26 after 1, 2 and 4 of 8 epochs.
     """
     for index, each in enumerate(audits):

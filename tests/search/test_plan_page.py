@@ -41,7 +41,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_each() -> None:
     train = TrainConfig(epochs=4, device="cpu", precision="float32")
-    text = page_of(train=train, trials=10)
+    text = page_of(train=train, trials=10, rungs="1,2")
     assert "Rungs: about 23 epochs of training instead of 40" in text  # 10 * 1 + 5 * 1 + 4 * 2 = 23, of 4 on the front
     assert "\n 1 10 every trial" in text
     assert "\n 4 4 control arms, the first others, members of the front" in text

@@ -247,6 +247,7 @@ def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path
         runner=RunnerConfig(runner="local"),
         method="l2,random",
         trials=8,
+        rungs="1",
         out=str(folder),
     )
     display = Watching(stop_after=7)
