@@ -314,7 +314,9 @@ def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -
     table = audit_table(result)
     assert table is not None
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
-    assert screening_lines(result)[0].endswith(f"Rank correlation with the end of training: 1.00 over {24 - arms} trials.")
+    assert screening_lines(result)[0].endswith(
+        f"Rank correlation with the end of training: 1.00 over {24 - arms} trials."
+    )
 
 
 def test_without_screening_nothing_is_said_of_it() -> None:
