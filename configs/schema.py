@@ -40,6 +40,9 @@ class RunConfig:
         rungs: epochs after which trials pause and the better half by non-dominated rank goes on from its weights, as in
             1,2,4; the last rung is all epochs. "auto" takes a third of them, a ninth and so on, and none under 3 epochs
             or 8 trials; "none" trains every trial at once.
+        screen: how many candidates are cut and compared on validation before any training for each one that is trained,
+            with methods whose cut needs none (di, l2 and the other scores). "auto" takes as many as cost at most a
+            quarter of the training, up to 8; 1 or "none" trains every candidate.
         time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,
             running ones end at their next report, and the front so far is the result. Empty sets no limit.
         confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
@@ -66,6 +69,7 @@ class RunConfig:
     lowest_fraction: float = 0.03
     trials: int = 20
     rungs: str = "auto"
+    screen: str = "auto"
     time_limit: str = ""
     confirm: int = 1
     sampler: str = "structured"

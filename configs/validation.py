@@ -10,6 +10,7 @@ from configs.duration import parse_duration
 from configs.resuming import check_resumed
 from configs.rungs import rungs_of
 from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
+from configs.screening import parse_screen
 from configs.search_training import parse_search_training
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
@@ -89,6 +90,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
     rungs_of(config)
+    parse_screen(config.screen, config.train.epochs)
     if config.time_limit:
         parse_duration("--time-limit", config.time_limit)
     _check_schedules(config)

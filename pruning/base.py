@@ -244,6 +244,19 @@ def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
         return True
 
 
+def screenable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
+    """Whether the net that a method makes without any training says what its training starts from.
+
+    A method whose cut comes before all training says yes in an attribute of this name; those that train the wide net,
+    or put fresh weights in place of its own, have nothing to be compared by. One that refuses its settings is asked no
+    further: it says so when it runs.
+    """
+    try:
+        return bool(getattr(kind(**settings), "screenable", False))
+    except SlimfrontError:
+        return False
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pruning.base import METHODS, Goal, pausable
+from pruning.base import METHODS, Goal, pausable, screenable
 from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
@@ -236,6 +236,11 @@ class CandidateSpace:
     def pausable(self, trial: Trial) -> bool:
         """Whether a trial can be trained in parts."""
         return pausable(self._classes[trial.method], trial.settings)
+
+    def screenable(self, trial: Trial) -> bool:
+        """Whether a trial can be compared before any training, with others at its budget fraction that may differ."""
+        differ = "search" in self._allocations(trial.method)
+        return differ and screenable(self._classes[trial.method], trial.settings)
 
     def limits_at(self, fraction: float) -> tuple[float, float]:
         """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""

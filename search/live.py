@@ -14,6 +14,7 @@ from configs.duration import parse_duration
 from runners.trial import TrialResult
 from search.pareto import ParetoFront, measured
 from search.report import Plan, duration, percent, plan_table, scaled
+from search.screening_audit import SCREENED
 
 PLAIN_WIDTH = 120  # a file or pipe has no width of its own
 
@@ -233,6 +234,7 @@ def trial_text(result: TrialResult) -> str:
         return f"{name} {result.state}: {' '.join(result.error.split()) or 'no reason given'}"
     text = f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
     text += f" and {len(result.passed)} on the way" if result.passed else ""
+    text += f", best of {result.note[SCREENED]} before training" if SCREENED in result.note else ""
     return text + (f", after {result.trained} epoch{'' if result.trained == 1 else 's'}" if result.rungs else "")
 
 

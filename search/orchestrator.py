@@ -30,8 +30,9 @@ from search.finish import Finish
 from search.interrupts import Interruptible
 from search.live import Display, SilentDisplay
 from search.result import SearchResult
+from search.screening import Screened
 from search.sensitivities import measured_sensitivities
-from search.setup import Setup, plan, prepare, sensing_images, study_settings
+from search.setup import Setup, plan, prepare, screened_at_once, sensing_images, study_settings
 from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from search.tracking import MlflowTracker
@@ -69,7 +70,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         bench = _workbench(setup, study, net, display)
         _sense(setup, study, net, display)
         _follow(study, setup.space.dense_cost.flops, tracker, display)
-        trials = TimeLimited(study, deadline)
+        trials = TimeLimited(study, deadline, Screened(study, screened_at_once(setup)))
         interrupted = _work_off(setup, trials, bench, display)
         finish = Finish(setup, net, dense_accuracy, Confirmer(setup, bench, display), display)
         try:

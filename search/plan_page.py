@@ -16,6 +16,7 @@ from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
 from search.report import duration, percent, plan_facts, scaled
 from search.samplers import STRUCTURED
+from search.screening_report import screening_plan
 from search.setup import (
     FRONT_SHARE,
     Setup,
@@ -23,6 +24,7 @@ from search.setup import (
     forecast_epochs,
     forecast_time,
     plan,
+    screened_at_once,
     sensing_images,
     study_settings,
 )
@@ -46,6 +48,7 @@ def plan_page(setup: Setup) -> RenderableType:
         *_sampling(setup),
         *_left_out(setup, candidates),
         *_rungs(setup),
+        *_screening(setup, candidates),
         _time(setup, time),
         *_too_short(setup, time),
         _disk(setup),
@@ -158,6 +161,13 @@ def _rungs(setup: Setup) -> Iterator[Table]:
     for epochs, count in zip(rungs, counts, strict=True):
         table.add_row(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else what)
     yield table
+
+
+def _screening(setup: Setup, candidates: CandidateSpace) -> Iterator[str]:
+    data, config = setup.data, setup.config
+    training, size = config.train.epochs * len(data.train), screened_at_once(setup)
+    if text := screening_plan(size, candidates, config.trials, training, len(data.val)):
+        yield text
 
 
 def _sampling(setup: Setup) -> Iterator[str]:

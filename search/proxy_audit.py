@@ -81,21 +81,44 @@ def first_rung(audits: Sequence[RungAudit]) -> int:
     return known.index(max(known)) if known else 0
 
 
+def ranked_within(
+    epochs: int,
+    ended: Sequence[TrialResult],
+    bands: Sequence[Sequence[int]],
+    before: Sequence[float],
+    groups: Sequence[Sequence[Sequence[int]]],
+) -> RungAudit:
+    """Judge accuracies by the end of training, by rank within groups of trials.
+
+    Args:
+        epochs: after which trials had those accuracies.
+        ended: trials that were trained to the end, cheapest first.
+        bands: of cost, indices into `ended`.
+        before: the accuracy of each after `epochs`.
+        groups: of each band, those within which trials are ranked; a trial in none does not count.
+    """
+    after = [point(each)[1] for each in ended]
+    shown, lefts, rights = [], [np.zeros(0)], [np.zeros(0)]
+    for band, own in zip(bands, groups, strict=True):
+        left = np.concatenate([np.zeros(0), *(_ranks([before[i] for i in group]) for group in own)])
+        right = np.concatenate([np.zeros(0), *(_ranks([after[i] for i in group]) for group in own)])
+        span = point(ended[band[0]])[0], point(ended[band[-1]])[0]
+        shown.append(Band(span, len(left), _correlation(left, right, len(left))))
+        lefts.append(left)
+        rights.append(right)
+    every = np.concatenate(lefts), np.concatenate(rights)
+    return RungAudit(epochs, len(every[0]), _correlation(*every, len(every[0])), tuple(shown))
+
+
 def _rung(ended: Sequence[TrialResult], bands: Sequence[Sequence[int]], epochs: int) -> RungAudit:
     before = [max(accuracy for reached, accuracy in each.rungs if reached <= epochs) for each in ended]
-    after = [point(each)[1] for each in ended]
-    ranked = [(_ranks([before[i] for i in band]), _ranks([after[i] for i in band])) for band in bands]
-    shown = tuple(
-        Band((point(ended[band[0]])[0], point(ended[band[-1]])[0]), len(band), _correlation(*ranks, len(band)))
-        for band, ranks in zip(bands, ranked, strict=True)
-    )
-    left = np.concatenate([each for each, _ in ranked]) if ranked else np.zeros(0)
-    right = np.concatenate([each for _, each in ranked]) if ranked else np.zeros(0)
-    return RungAudit(epochs, len(ended), _correlation(left, right, len(ended)), shown)
+    return ranked_within(epochs, ended, bands, before, [[band] for band in bands])
 
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
     """Return ranks about their mean, equal values sharing theirs."""
+    if not values:
+        return np.zeros(0)
     from scipy.stats import rankdata  # takes half a second, which the command line's help must not wait for
 
     ranks = np.asarray(rankdata(values), dtype=np.float64)

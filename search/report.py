@@ -25,6 +25,7 @@ from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables
 from search.result import SearchResult, best_at_text
 from search.rung_report import audit_table, rung_lines, rungs_text
+from search.screening_report import screening_lines
 from search.time_limit import ending
 from search.training_settings import training_lines
 from spaces.budget import Budget
@@ -189,7 +190,8 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
         parts += ["", audited]
     again = (*result.reported, result.control, *result.target_controls.values())
     failures = [*failure_lines(result.results), *failed_again(*again)]
-    parts += ["", result.uniform_comparison.statement, *target_lines(result), *rung_lines(result), *failures, ""]
+    parts += ["", result.uniform_comparison.statement, *target_lines(result), *rung_lines(result)]
+    parts += [*screening_lines(result), *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")

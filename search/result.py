@@ -14,6 +14,7 @@ from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import comparison
 from search.pareto import ParetoFront, dominates, inside, measured, point, rank
 from search.proxy_audit import RungAudit, audit
+from search.screening_audit import audit_screening
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -163,6 +164,11 @@ class SearchResult:
         """How well each rung but the last has told the end of training."""
         return audit(self.results, self.rungs)
 
+    @cached_property
+    def screening_audit(self) -> RungAudit | None:
+        """How well the accuracy before training has told the end of it; None where nothing was compared by it."""
+        return audit_screening(self.results, self.rungs)
+
     def is_chosen(self, network: TrialResult) -> bool:
         """Whether this is the chosen network."""
         return self.chosen is not None and network.label == self.chosen.label
@@ -188,6 +194,7 @@ class SearchResult:
             "chosen": None if self.chosen is None else self.chosen.label,
             "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
             "proxy_audit": [dataclasses.asdict(each) for each in self.proxy_audit],
+            "screening_audit": None if self.screening_audit is None else dataclasses.asdict(self.screening_audit),
             "results": [trial_result_to_dict(result) for result in self.results],
             "control": None if self.control is None else trial_result_to_dict(self.control),
             "target_controls": {label: trial_result_to_dict(each) for label, each in self.target_controls.items()},

@@ -12,6 +12,7 @@ from configs.schema import RunConfig
 from search.legs import KEPT_AFTER
 from search.proxy_audit import LEAST, LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
 from search.result import SearchResult
+from search.screening_report import screening_lines
 from search.stopping import NOT_CONTINUED
 
 _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
@@ -80,7 +81,7 @@ def audit_table(result: SearchResult) -> Table | None:
 
 def audit_html(result: SearchResult) -> str:
     """Return the same as an HTML table, with its lines; empty where there is nothing to show."""
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in rung_lines(result))
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in (*rung_lines(result), *screening_lines(result)))
     rows = list(_rows(result))
     if not rows:
         return lines
@@ -91,14 +92,15 @@ def audit_html(result: SearchResult) -> str:
 
 def _rows(result: SearchResult) -> Iterator[tuple[str, ...]]:
     """Yield the head and a row per rung."""
-    audits = [each for each in result.proxy_audit if each.trials]
+    first = [] if result.screening_audit is None else [result.screening_audit]
+    audits = [each for each in (*first, *result.proxy_audit) if each.trials]
     if not audits:
         return
     bands = [f"{_short(low)} to {_short(high)}" for low, high in (band.flops for band in audits[0].bands)]
     yield ("epochs", *bands, "within all")
     for each in audits:
         cells = [_cell(band.correlation, band.trials) for band in each.bands]
-        yield (str(each.epochs), *cells, _cell(each.correlation, each.trials))
+        yield (str(each.epochs) if each.epochs else "0 (before training)", *cells, _cell(each.correlation, each.trials))
 
 
 def _cell(correlation: float | None, trials: int) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 from configs.rungs import rungs_of
 from configs.schema import RunConfig
+from configs.screening import STATISTICS_IMAGES, pool_size, screen_images
 from configs.search_training import parse_search_training
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods, wide_epochs
@@ -30,6 +31,7 @@ from search.allocation import check_allocation
 from search.candidates import SENSITIVE_FROM, CandidateSpace, StudySettings
 from search.report import Plan
 from search.samplers import STRUCTURED
+from search.screening_report import screened_trials
 from search.sensitivities import images_for
 from search.stopping import expected_epochs
 from search.training_settings import mean_epochs
@@ -42,7 +44,6 @@ from spaces.zoo import build, default_input_shape, published_file
 
 STEP_IMAGES = 16  # of the training step whose time forecasts the search's
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
-STATISTICS_IMAGES = 512  # that BatchNorm is re-estimated on
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
 SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
 
@@ -175,6 +176,12 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
     )
 
 
+def screened_at_once(setup: Setup) -> int:
+    """Return how many candidates are compared before training for each that is trained; 1 for none."""
+    config, data = setup.config, setup.data
+    return pool_size(config.screen, config.train.epochs, len(data.train), len(data.val))
+
+
 def study_settings(setup: Setup) -> StudySettings:
     """Return what the study needs of the config."""
     config = setup.config
@@ -267,6 +274,7 @@ def forecast_time(setup: Setup) -> TimeForecast:
     dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
+    images_per_trial += _screened_images(setup)
     trials = _dense_trials(setup) * images_per_trial / setup.workers
     # Confirmation trains to the end at once; of the trials, those that end at a rung take their share.
     share = forecast_epochs(setup.config) / (train.epochs * setup.config.trials) if train.epochs else 1.0
@@ -274,6 +282,14 @@ def forecast_time(setup: Setup) -> TimeForecast:
     test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
     return TimeForecast((dense + test) * alone, trials * in_worker)
+
+
+def _screened_images(setup: Setup) -> float:
+    """Estimate how many images of training take as long as what a trial, on average, is compared with before."""
+    size, trials = screened_at_once(setup), setup.config.trials
+    candidates = CandidateSpace(study_settings(setup), setup.space, setup.budgets)
+    chosen = screened_trials(candidates, trials) if size > 1 else 0.0
+    return size * screen_images(len(setup.data.val)) * chosen / trials
 
 
 def _trained_again(config: RunConfig) -> float:

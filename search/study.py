@@ -30,6 +30,7 @@ from search.ladder import Ladder
 from search.legs import after_first, joined
 from search.method_choice import Tried, choose_method
 from search.pareto import ParetoFront, inside, measured, point
+from search.pools import Pools
 from search.record import DIRECTIONS, FRACTION, Record, StudyError, continued, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
@@ -39,6 +40,7 @@ from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
+RIVAL_TURNS = 3  # proposals for each rival of a candidate, since some repeat earlier ones
 REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
 _logger = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Study:
         self._known = Known(self.budgets)
         self._running: dict[int, tuple[optuna.Trial | None, Trial]] = {}  # None: another leg of a finished one
         self._stored: dict[int, FrozenTrial] = {}  # of finished trials, as their first leg was told
+        self._pools = Pools[optuna.Trial]()
         self._ladder = Ladder(settings.rungs, self.budgets)
         self._repeats, self._exhausted = 0, False
         earlier = self._read_back()
@@ -154,6 +157,7 @@ class Study:
         while self._planned:
             trial = self._propose(self._planned.pop(0))
             if trial is not None:
+                self._pools.planned.add(trial.number)
                 return trial
         for turn in range(REPEATS):
             if (trial := self._propose(fraction=self._next_fraction(turn))) is not None:
@@ -169,6 +173,38 @@ class Study:
         )
         self._exhausted = True
         return None
+
+    def rivals(self, trial: Trial, count: int) -> list[Trial]:
+        """Return up to so many candidates that a trial is compared with before any of them is trained.
+
+        They have its number, method and budget fraction; `settle` says which of them is the trial. None where the
+        trial was planned, goes on from weights, or its method has nothing to compare before the training.
+        """
+        handle = self._running[trial.number][0]
+        if handle is None or not self.is_screenable(trial):
+            return []
+        found: list[Trial] = []
+        for _ in range(RIVAL_TURNS * count):
+            if len(found) == count:
+                break
+            rival = self._propose(fraction=handle.params[FRACTION], rival_of=trial)
+            found += [] if rival is None else [rival]
+        return found
+
+    def is_screenable(self, trial: Trial) -> bool:
+        """Whether rivals of a trial could be compared with it: it is new, proposed, and cut before any training."""
+        handle = self._running[trial.number][0]
+        return handle is not None and trial.number not in self._pools.planned and self._candidates.screenable(trial)
+
+    def settle(self, chosen: Trial) -> None:
+        """Go on with this one of a trial and its rivals; the others are neither tried nor proposed again."""
+        pool = [self._running[chosen.number], *self._pools.pop(chosen.number)]
+        for handle, trial in pool:
+            if trial.key() == chosen.key():
+                self._running[chosen.number] = (handle, trial)
+            elif handle is not None:
+                self._end(handle, None)
+                self._pools.keys[trial.key()] = trial.number
 
     def report(self, report: EpochReport) -> bool:
         """Take an intermediate report; a trial whose accuracy is no number any more need not go on."""
@@ -247,19 +283,23 @@ class Study:
             return None
         return widest_gap((each.share for each in self._tried()), self._candidates.lowest_fraction)
 
-    def _propose(self, planned: Planned | None = None, fraction: float | None = None) -> Trial | None:
+    def _propose(
+        self, planned: Planned | None = None, fraction: float | None = None, rival_of: Trial | None = None
+    ) -> Trial | None:
         """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler).
 
         Args:
             fraction: that the sampler finds chosen already, among the trial's fixed parameters.
+            rival_of: with whose number and method.
         """
         if planned is not None:
             self._study.enqueue_trial(dict(planned.parameters))
         elif fraction is not None:
-            self._study.enqueue_trial({FRACTION: fraction})
+            same = {"method": rival_of.method} if rival_of is not None and len(self.settings.methods) > 1 else {}
+            self._study.enqueue_trial({FRACTION: fraction, **same})
         handle = self._study.ask()
         candidate = self._candidates.draw(handle, planned)
-        number = max([-1, *self._known.numbers, *self._running]) + 1
+        number = max([-1, *self._known.numbers, *self._running]) + 1 if rival_of is None else rival_of.number
         arm = planned.arm if planned else ""
         trial = Trial(
             number, candidate.method, candidate.goal, candidate.settings, arm=arm, training=candidate.training
@@ -272,13 +312,16 @@ class Study:
             self._end(handle, known)
             self._repeats += 1
             return None
-        for _, running in self._running.values():
-            if running.key() == key:
-                handle.set_user_attr("duplicate_of", running.number)
-                self._end(handle, None)
-                self._repeats += 1
-                return None
-        self._running[number] = (handle, trial)
+        waiting = {running.key(): running.number for _, running in self._running.values()} | self._pools.keys
+        if key in waiting:
+            handle.set_user_attr("duplicate_of", waiting[key])
+            self._end(handle, None)
+            self._repeats += 1
+            return None
+        if rival_of is None:
+            self._running[number] = (handle, trial)
+        else:
+            self._pools.add(handle, trial)
         return trial
 
     def _sampler(self, seed: int) -> BaseSampler:

@@ -10,6 +10,7 @@ from search.result import SearchResult
 from spaces.errors import SlimfrontError
 
 if TYPE_CHECKING:
+    from search.screening import Screened
     from search.study import Study
 
 
@@ -54,12 +55,16 @@ class TimeLimited:
     they have by then. The first trial, which is the uniform arm, begins and ends whatever the time: without it there
     would be neither a front nor anything to compare with.
 
+    Args:
+        through: what the study's trials go through on their way to a runner and back; None hands them on as they are.
+
     Attributes:
         ended: whether the time limit has kept or cut trials of the study.
     """
 
-    def __init__(self, study: "Study", deadline: Deadline) -> None:
+    def __init__(self, study: "Study", deadline: Deadline, through: "Screened | None" = None) -> None:
         self.study = study
+        self._source = through or study
         self.ended = False
         self._deadline = deadline
         self._exempt: int | None = None
@@ -68,16 +73,16 @@ class TimeLimited:
     def ask(self) -> Trial | None:
         """Return the study's next trial, or None when the time is over."""
         if self._begun and self._deadline.over:
-            self.ended = self.ended or self.study.unfinished
+            self.ended = self.ended or self._source.unfinished
             return None
-        trial = self.study.ask()
+        trial = self._source.ask()
         if trial is not None and not self._begun:
             self._begun, self._exempt = True, trial.number
         return trial
 
     def report(self, report: EpochReport) -> bool:
         """Return whether the trial goes on."""
-        go_on = self.study.report(report)
+        go_on = self._source.report(report)
         if self._deadline.over and report.trial != self._exempt:
             self.ended = True
             return False
@@ -85,7 +90,7 @@ class TimeLimited:
 
     def tell(self, result: TrialResult) -> None:
         """Tell the study."""
-        self.study.tell(result)
+        self._source.tell(result)
 
 
 def ending(result: SearchResult) -> str:

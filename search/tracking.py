@@ -280,7 +280,8 @@ class _Records:
         for target, line in zip(result.targets, target_lines(result), strict=True):
             self._client.set_tag(self.parent, f"target.{target}", line)
         labels = {member.label for member in result.front}
-        for rung in result.proxy_audit:
+        screening = [] if result.screening_audit is None else [result.screening_audit]
+        for rung in (*screening, *result.proxy_audit):
             if rung.correlation is not None:
                 self.log(self.parent, {"rung_rank_correlation": rung.correlation}, step=rung.epochs)
         for member in result.reported:

@@ -138,6 +138,11 @@ class DiscriminantInformation(Discriminant):
         """Whether all that is special to the method comes before the training."""
         return self.precision() is None and not self.distill and not self.gradual_epochs
 
+    @property
+    def screenable(self) -> bool:
+        """Whether the cut net is there before any training."""
+        return not self.gradual_epochs
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield the cut net before training and after every epoch, quantised where `bits` says so.
 

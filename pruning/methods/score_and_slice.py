@@ -96,6 +96,7 @@ class ScoreAndSlice:
     needs: ClassVar[str] = "the weights alone; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
+    screenable: ClassVar[bool] = True  # what it does is done before any training
 
     def __post_init__(self) -> None:
         """Refuse an allocation that is not known."""

@@ -1,11 +1,12 @@
 """Fronts at equal training: python tests/benchmarks/fronts.py, under 2 hours on two cores, resumable.
 
 ResNet-20 on cluttered_digits, the best networks at 50%, 20% and 8% of its FLOPs, each found by a search of its own
-(`python -m search --targets 50,20,8% --sampler ...`), once with rungs and our sampler, as is the default, and once with
-each of the others, which train every candidate to the end. All searches take channels by the same method. The default
-goes first, and the others get as many trials as its training, in epochs over the training images, pays for, rounded up.
-The same training is also spent on uniform widths alone, in one long fine-tuning per target. Beside them stand uniform
-widths with as much training as a single candidate gets.
+(`python -m search --targets 50,20,8% --sampler ...`), once as is the default, with our sampler, screening and, from
+three epochs on, rungs, and once with each of the others, which train every candidate to the end. All searches take
+channels by the same method. The default goes first, and the others get as many trials as its training, in epochs over
+the training images, pays for, rounded up; what it compares before any training is in the minutes only. The same
+training is also spent on uniform widths alone, in one long fine-tuning per target. Beside them stand uniform widths
+with as much training as a single candidate gets.
 
 Every seed has a split, a dense net and searches of its own; training the dense net is not counted. The best network at
 a target is chosen on validation and read on test once. Hypervolume is the mean, over all budgets up to that of the
@@ -21,6 +22,7 @@ import math
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,9 +48,9 @@ from spaces.space import uniform_point
 DEFAULT = "default"
 SEARCHES: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
-    "tpe": ("--sampler", "tpe", "--rungs", "none"),
-    "nsga2": ("--sampler", "nsga2", "--rungs", "none"),
-    "random": ("--sampler", "random", "--rungs", "none"),
+    "tpe": ("--sampler", "tpe", "--rungs", "none", "--screen", "none"),
+    "nsga2": ("--sampler", "nsga2", "--rungs", "none", "--screen", "none"),
+    "random": ("--sampler", "random", "--rungs", "none", "--screen", "none"),
 }
 DENSE = ("--dense-epochs", "10", "--dense-learning-rate", "0.1")
 
@@ -78,13 +80,14 @@ class Outcome:
         val, test: target -> accuracy in [0, 1] of the network that validation chooses there.
         areas: hypervolume on validation, and on test of the same networks.
         epochs: of training in all.
+        minutes: that the search took, or the trainings.
     """
 
     val: Mapping[float, float]
     test: Mapping[float, float]
     areas: tuple[float, float]
     epochs: float
-    candidates: int
+    minutes: float
 
 
 def search(name: str, trials: int, seed: int, options: Options) -> SearchResult:
@@ -109,11 +112,13 @@ def trained_epochs(result: SearchResult) -> float:
 
 
 def outcome_of(result: SearchResult, options: Options) -> Outcome:
-    return outcome(inside(result.results, result.budgets), result.dense.cost.flops, options, trained_epochs(result))
+    networks = inside(result.results, result.budgets)
+    found = outcome(networks, result.dense.cost.flops, options)
+    return dataclasses.replace(found, epochs=trained_epochs(result), minutes=result.seconds / 60)
 
 
-def outcome(networks: Sequence[TrialResult], dense: int, options: Options, epochs: float) -> Outcome:
-    """Judge networks; those that validation chooses have been read on test."""
+def outcome(networks: Sequence[TrialResult], dense: int, options: Options) -> Outcome:
+    """Judge networks, training and time left aside; those that validation chooses have been read on test."""
     front = ParetoFront(tuple(networks))
     val, test = {}, {}
     for target in options.targets:
@@ -125,7 +130,7 @@ def outcome(networks: Sequence[TrialResult], dense: int, options: Options, epoch
     read = [member.test_accuracy or 0.0 for member in front]
     on_test = sum((b - a) / dense * each for a, b, each in zip(flops, flops[1:], read, strict=False))
     areas = (front.hypervolume(dense), on_test)
-    return Outcome(val, test, areas, epochs, len({each.trial.number for each in networks}))
+    return Outcome(val, test, areas, 0.0, 0.0)
 
 
 @dataclass
@@ -167,8 +172,11 @@ def uniform(method: str, epochs: int, seed: int, options: Options) -> Outcome:
         goal = Goal(bench.space.fit(uniform_point(bench.space), budgets), budgets)
         trials.append(Trial(number, method, goal, seed=derive_seed(seed, f"uniform {method} {target} {epochs}")))
     queue = Queue(trials, setup, bench.net)
+    began = time.perf_counter()
     RayRunner(RunnerConfig()).run(queue, bench)
-    found = outcome(queue.told, bench.space.dense_cost.flops, options, epochs * len(trials))
+    found = outcome(queue.told, bench.space.dense_cost.flops, options)
+    minutes = (time.perf_counter() - began) / 60
+    found = dataclasses.replace(found, epochs=float(epochs * len(trials)), minutes=minutes)
     file.write_text(json.dumps(dataclasses.asdict(found)))
     return found
 
@@ -212,15 +220,7 @@ def print_table(per_seed: Sequence[Mapping[str, Outcome]], options: Options) -> 
     """Print a line per row: means and deviations over the seeds, and the lead of the default over each row."""
     last = options.targets[-1]
     names = [f"test at {target:g}%" for target in options.targets]
-    head = [
-        "",
-        *names,
-        "validation",
-        "hypervolume, val",
-        "test",
-        "epochs",
-        f"default leads at {options.targets[-1]:g}%",
-    ]
+    head = ["", *names, "validation", "hypervolume, val", "test", "epochs", "minutes", f"default leads at {last:g}%"]
     print(f"\nTest accuracy in %, mean ± deviation over {len(per_seed)} seeds; leads in points ± standard error,")
     print("paired by seed.\n\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for row in per_seed[0]:
@@ -230,6 +230,7 @@ def print_table(per_seed: Sequence[Mapping[str, Outcome]], options: Options) -> 
         entries += [" / ".join(f"{mean:.1f}" for mean in means)]
         entries += [spread([each.areas[kind] for each in found], 4) for kind in (0, 1)]
         entries += [f"{statistics.fmean(each.epochs for each in found):.0f}"]
+        entries += [f"{statistics.fmean(each.minutes for each in found):.1f}"]
         leads = [100 * (rows["our default"].test[last] - rows[row].test[last]) for rows in per_seed]
         error = statistics.stdev(leads) / len(leads) ** 0.5 if len(leads) > 1 else float("nan")
         entries += ["" if row == "our default" else f"{statistics.fmean(leads):+.1f} ± {error:.1f}"]
@@ -247,7 +248,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--targets", default="50,20,8", help="percent of the dense FLOPs")
     parser.add_argument("--epochs", type=int, default=2, help="of a candidate that is trained to the end")
-    parser.add_argument("--trials", type=int, default=36, help="of the default's search")
+    parser.add_argument("--trials", type=int, default=24, help="of the default's search")
     parser.add_argument("--method", default="di")
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--out", type=Path, help="folder of the searches; default: in the cache folder")

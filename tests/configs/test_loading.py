@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "lowest_fraction": 0.5,
     "trials": 7,
     "rungs": "2,3",
+    "screen": "5",
     "time_limit": "1h30m",
     "confirm": 3,
     "sampler": "nsga2",

@@ -172,3 +172,14 @@ def test_an_allocation_that_no_method_of_the_run_can_follow_is_refused(
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_of_several_methods_one_that_can_follow_an_allocation_is_enough(allocation: str) -> None:
     check_allocation(["kse", "csgd"], allocation)
+
+
+@pytest.mark.parametrize("command", [[], ["plan"]])
+@pytest.mark.parametrize("screen", ["0", "x", "-2", "1.5"])
+def test_a_number_of_candidates_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str], screen: str
+) -> None:
+    flags = ["--budget", "50%", f"--screen={screen}", "--out", str(tmp_path / "run")]
+    assert main([*command, *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --screen is {screen!r} and must be a whole number from 1")
+    assert not (tmp_path / "run").exists()

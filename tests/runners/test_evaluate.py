@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.base import METHODS, Distillation, Goal, Snapshot, pausable
+from pruning.base import METHODS, Distillation, Goal, Snapshot, pausable, screenable
 from pruning.checkpoint import from_bytes
 from pruning.quantization import size_mb
 from runners.evaluate import TrialContext, Workbench, evaluate
@@ -303,6 +303,15 @@ def test_a_trial_goes_on_from_the_network_of_its_leg_before(tiny_bench: Workbenc
     assert any(name.startswith("0.") for name in moved)  # its first layer too, whatever kind of layer it is
     same = leg_of(bench, a_trial, Leg(2, 1, first.checkpoint))
     assert same.checkpoint == again.checkpoint
+
+
+@pytest.mark.parametrize("name", [each for each in sorted(METHODS) if screenable(METHODS[each], {})])
+def test_a_leg_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(tiny_bench: Workbench, name: str) -> None:
+    cut, (_, whole) = leg_of(tiny_bench, trial(name), Leg(0)), finish(tiny_bench, trial(name))
+    assert [report.epoch for report in cut.curve] == [0]
+    assert cut.accuracy == whole.curve[0].accuracy
+    assert cut.cost == whole.cost
+    assert len(whole.curve) > 1
 
 
 def test_a_later_leg_neither_cuts_nor_starts_from_the_dense_net(

@@ -50,6 +50,14 @@ def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_e
     assert "Rungs" not in page_of(trials=10)
 
 
+def test_screening_is_shown_with_its_size_and_its_cost_and_takes_its_part_of_the_time() -> None:
+    text = page_of(screen="4", method="l2", set=(), trials=12)
+    assert re.search(r"Screening: about \d trials \(l2\) are the best of 4 candidates each", text)
+    assert re.search(r"takes about \d+% of the time that training the best one does", text)
+    assert "Screening" not in page_of(screen="none", method="l2", set=(), trials=12)
+    assert "Screening: none, because aofp cannot be compared" in page_of(screen="4", method="aofp", set=(), trials=12)
+
+
 def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> None:
     text = page_of(space=SpaceConfig(divisor=2, skip=("inner",)))
     assert "\n stem 8 2 8 2 4 stem, outer" in text  # 10% of 8 channels, up to a multiple of 2

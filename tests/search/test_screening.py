@@ -1,0 +1,350 @@
+"""Screening by formula: what is compared before training, what is trained, and what is left of the rest."""
+
+import dataclasses
+import logging
+from collections import Counter
+from statistics import fmean
+from typing import Any
+
+import pytest
+from chain_space import chain
+
+from pruning.base import METHODS, screenable
+from runners.local import LocalRunner
+from runners.simulated import SaturatingAccuracy, SimulatedRunner
+from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
+from search.candidates import CandidateSpace, StudySettings
+from search.live import trial_text
+from search.result import DenseResult, SearchResult
+from search.rung_report import audit_html, audit_table
+from search.screening import Screened
+from search.screening_audit import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
+from search.screening_report import screening_lines, screening_plan
+from search.study import Study
+from search.time_limit import Deadline, TimeLimited
+from spaces.budget import Budget
+from spaces.space import SearchSpace
+
+BENCH: Any = None  # formulas need none
+SPACE = chain(groups=6, width=64)
+BUDGETS = [Budget("flops", 120_000)]
+
+
+def needs(space: SearchSpace = SPACE) -> SaturatingAccuracy:
+    return SaturatingAccuracy(space, rates={group.name: 1.0 + i for i, group in enumerate(space.variable)})
+
+
+def study_of(trials: int = 16, methods: tuple[str, ...] = ("l2",), **changes: Any) -> Study:
+    settings = {"sampler": "random", "lowest_fraction": 0.2, "allocation": "search", **changes}
+    return Study(StudySettings(methods, trials=trials, **settings), SPACE, BUDGETS)
+
+
+class Watched(Screened):
+    """Counts what is given out, by epochs."""
+
+    def __init__(self, study: Study, size: int) -> None:
+        super().__init__(study, size)
+        self.given: list[Trial] = []
+
+    def ask(self) -> Trial | None:
+        if (trial := super().ask()) is not None:
+            self.given.append(trial)
+        return trial
+
+    @property
+    def compared(self) -> list[Trial]:
+        return [each for each in self.given if each.leg is not None and each.leg.end == 0]
+
+
+def searched(size: int, study: Study | None = None, noise: float = 0.0, epochs: int = 2) -> Watched:
+    trials = Watched(study or study_of(), size)
+    SimulatedRunner(outcome=needs(), epochs=epochs, noise=noise).run(trials, BENCH)
+    return trials
+
+
+def told(trial: Trial, **changes: Any) -> TrialResult:
+    """Return what the formula gives of a trial, after no epoch a half of it."""
+    final = needs()(trial)
+    accuracy = final.accuracy / 2 if trial.leg == Leg(0) else final.accuracy
+    curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5),)
+    state = TrialState.COMPLETE
+    result = TrialResult(trial, state, accuracy, final.cost, final.widths, curve, seconds=2.0, train_seconds=1.0)
+    return dataclasses.replace(result, **changes)
+
+
+def planned(study: Study) -> None:
+    """Work off what was planned, so that the next candidate is proposed."""
+    settings = study.settings
+    candidates = CandidateSpace(settings, SPACE, study.budgets)
+    for _ in (*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)):
+        trial = study.ask()
+        assert trial is not None
+        study.tell(told(trial))
+
+
+def test_of_several_candidates_the_best_before_training_is_trained_under_their_number() -> None:
+    trials = searched(4)
+    results = trials.study.results
+    assert [each.trial.number for each in results] == list(range(16))
+    chosen = [each for each in results if SCREENED in each.note]
+    assert len(chosen) == len(trials.compared) / 4 > 3
+    for each in chosen:
+        rivals = [trial for trial in trials.compared if trial.number == each.trial.number]
+        by_key = {trial.key(): needs()(trial).accuracy for trial in rivals}
+        assert len(by_key) == 4
+        assert by_key[each.trial.key()] == max(by_key.values())
+        assert len({trial.goal.budgets for trial in rivals}) == 1  # compared at equal cost
+        assert each.note[SCREENED] == 4
+        assert each.curve[0].accuracy == each.note[SCREENED_ACCURACY]  # the same seed, so the same cut
+    assert "best of 4 before training" in trial_text(chosen[0])
+
+
+def test_arms_and_planned_starts_are_trained_without_rivals() -> None:
+    trials = searched(4, study_of(methods=("l1",)))
+    alone = [each for each in trials.study.results if SCREENED not in each.note]
+    assert [each.trial.arm for each in alone] == ["uniform"] * 5 + [""] * 2
+    assert {each.trial.number for each in alone}.isdisjoint(each.number for each in trials.compared)
+    assert not any(UNSCREENED in each.note for each in alone)
+
+
+def test_one_candidate_for_each_is_the_search_without_screening() -> None:
+    alone, plain = searched(1), study_of()
+    SimulatedRunner(outcome=needs(), epochs=2).run(plain, BENCH)
+    assert alone.study.results == plain.results
+    assert not alone.compared
+
+
+@pytest.mark.parametrize(("sampler", "lowest"), [("structured", 1.0), ("tpe", 0.2), ("random", 0.2)])
+def test_screening_raises_the_hypervolume_at_equal_training(sampler: str, lowest: float) -> None:
+    def reached(size: int, seed: int) -> float:
+        study = study_of(12, sampler=sampler, lowest_fraction=lowest, seed=seed)
+        trials = searched(size, study, noise=0.02)
+        assert len(trials.study.results) == 12
+        return trials.study.front.hypervolume(SPACE.dense_cost.flops)
+
+    assert fmean(reached(4, seed) for seed in range(3)) > fmean(reached(1, seed) for seed in range(3))
+
+
+def test_candidates_that_were_left_behind_are_not_proposed_again() -> None:
+    trials = searched(4, study_of(30, lowest_fraction=1.0))
+    keys = Counter(each.key() for each in trials.compared)
+    assert max(keys.values()) == 1
+
+
+@pytest.mark.parametrize("methods", [("csgd",), ("scratch",), ("kse",)])
+def test_methods_that_have_nothing_to_compare_are_trained_at_once(methods: tuple[str, ...]) -> None:
+    assert not searched(4, study_of(methods=methods)).compared
+
+
+def test_rivals_have_the_method_of_their_trial() -> None:
+    trials = searched(3, study_of(16, methods=("l1", "csgd", "l2")))
+    by_number = {number: [t.method for t in trials.compared if t.number == number] for number in range(16)}
+    pools = [methods for methods in by_number.values() if methods]
+    assert all(len(set(methods)) == 1 for methods in pools)
+    assert {methods[0] for methods in pools} <= {"l1", "l2"}
+
+
+def test_methods_say_whether_their_cut_comes_before_all_training() -> None:
+    assert [name for name in sorted(METHODS) if not screenable(METHODS[name], {})] == [
+        "abfp", "aofp", "csgd", "kse", "scratch",
+    ]  # fmt: skip
+    assert not screenable(METHODS["di"], {"gradual_epochs": 2})
+    assert not screenable(METHODS["di"], {"distill": 7.0})  # which is refused when it runs
+
+
+def test_a_second_worker_begins_the_next_pool_while_the_first_waits_for_its_last_member() -> None:
+    study = study_of()
+    planned(study)
+    trials = Screened(study, 2)
+    asked = [trials.ask() for _ in range(3)]
+    one, two, three = (each for each in asked if each is not None)
+    assert one.number == two.number
+    assert three.number == one.number + 1
+    trials.tell(told(two))
+    fourth = trials.ask()
+    assert fourth is not None
+    assert fourth.number == three.number  # nobody idles
+    trials.tell(told(one))
+    best = trials.ask()
+    assert best is not None
+    assert (best.number, best.leg) == (one.number, None)
+    assert best.key() in (one.key(), two.key())
+
+
+def test_none_yet_is_not_the_end_of_a_search_with_a_pool_in_flight() -> None:
+    study = study_of(6)
+    planned(study)
+    trials = Screened(study, 2)
+    members = []
+    while (trial := trials.ask()) is not None:
+        members.append(trial)
+    assert trials.unfinished
+    assert len(members) == 2 * (6 - len(study.results))
+    for each in members:
+        trials.tell(told(each))
+    while (trial := trials.ask()) is not None:
+        trials.tell(told(trial))
+    assert len(study.results) == 6
+    assert not trials.unfinished
+
+
+def test_the_time_of_a_pool_is_that_of_the_trial_it_gave() -> None:
+    study = study_of()
+    planned(study)
+    trials = Screened(study, 3)
+    for _ in range(4):
+        trial = trials.ask()
+        assert trial is not None
+        trials.tell(told(trial))
+    result = study.results[-1]
+    assert (result.seconds, result.train_seconds) == (4 * 2.0, 4 * 1.0)
+
+
+def test_a_failed_candidate_loses_and_where_all_fail_the_first_is_trained() -> None:
+    study = study_of()
+    planned(study)
+    trials = Screened(study, 2)
+    failed = {"state": TrialState.FAILED, "accuracy": None, "error": "RuntimeError: no"}
+    first, second = trials.ask(), trials.ask()
+    assert first is not None
+    assert second is not None
+    trials.tell(told(first, **failed))
+    trials.tell(told(second))
+    best = trials.ask()
+    assert best is not None
+    assert best.key() == second.key()
+    trials.tell(told(best))
+    pool = [trials.ask(), trials.ask()]
+    for each in pool:
+        assert each is not None
+        trials.tell(told(each, **failed))
+    best = trials.ask()
+    assert best is not None
+    assert pool[0] is not None
+    assert best.key() == pool[0].key()
+    trials.tell(told(best, **failed))
+    assert study.results[-1].error == "RuntimeError: no"
+    assert SCREENED_ACCURACY not in study.results[-1].note
+
+
+def test_the_end_of_the_time_drops_a_pool_and_loses_no_result() -> None:
+    clock = [0.0]
+    study = study_of()
+    planned(study)
+    before = study.results
+    trials = TimeLimited(study, Deadline("1m", lambda: clock[0]), Screened(study, 3))
+    members = [trials.ask(), trials.ask()]
+    clock[0] = 61.0
+    for each in members:
+        assert each is not None
+        assert not trials.report(EpochReport(each.number, 0, 0.5, 1.0))
+        trials.tell(told(each))
+    assert trials.ask() is None
+    assert trials.ended
+    study.close()
+    assert study.results == before
+
+
+def test_an_interrupted_pool_leaves_a_record_to_go_on_from(tmp_path: Any) -> None:
+    class Stopped(Watched):
+        def tell(self, result: TrialResult) -> None:
+            super().tell(result)
+            if len(self.compared) == 6:  # of four each: within the second pool
+                raise KeyboardInterrupt
+
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = study_of(storage=storage)
+    runner = SimulatedRunner(outcome=needs(), epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(Stopped(study, 4), BENCH)
+    done = study.results
+    study.close()
+    again = study_of(storage=storage)
+    assert again.results == done
+    runner.run(Screened(again, 4), BENCH)
+    assert [each.trial.number for each in again.results] == list(range(16))
+
+
+def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
+    caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    def backwards(trial: Trial, bench: Any) -> Any:
+        final = needs()(trial)
+        curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
+        yield curve[0]
+        if trial.leg is None:
+            curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
+            yield curve[1]
+        return TrialResult(
+            trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0
+        )
+
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = study_of(30, storage=storage)
+    trials = Watched(study, 2)
+    with caplog.at_level(logging.WARNING):
+        LocalRunner(evaluator=backwards).run(trials, BENCH)
+    assert [text for text in caplog.messages if "from now on every candidate is trained" in text] != []
+    off = [each.trial.number for each in study.results if UNSCREENED in each.note]
+    on = [each.trial.number for each in study.results if SCREENED in each.note]
+    assert off
+    assert min(off) > max(on)
+    again = Watched(study_of(40, storage=storage), 2)
+    LocalRunner(evaluator=backwards).run(again, BENCH)
+    assert len(again.study.results) == 40
+    assert not again.compared
+    lines = screening_lines(outcome(again.study))
+    assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
+    assert "Screening was switched off on the way, when that correlation was under 0.1." in lines
+
+
+def outcome(study: Study, **config: Any) -> SearchResult:
+    return SearchResult(config, study.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), study.results)
+
+
+def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -> None:
+    trials = searched(4, study_of(24))
+    result = outcome(trials.study)
+    audit = audit_screening(trials.study.results, ())
+    assert audit is not None
+    arms = sum(bool(each.trial.arm) for each in trials.study.results)
+    assert audit.trials == 24 - arms
+    assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
+    assert "0 (before training)" in audit_html(result)
+    table = audit_table(result)
+    assert table is not None
+    assert SearchResult.from_json(result.to_json()).screening_audit == audit
+    assert screening_lines(result)[0].endswith(
+        f"Rank correlation with the end of training: 1.00 over {24 - arms} trials."
+    )
+
+
+def test_without_screening_nothing_is_said_of_it() -> None:
+    result = outcome(searched(1).study)
+    assert result.screening_audit is None
+    assert screening_lines(result) == []
+    assert audit_table(result) is None
+
+
+def test_screening_goes_with_rungs() -> None:
+    trials = searched(3, study_of(24, rungs=(1, 2, 4)), epochs=4)
+    results = trials.study.results
+    assert len(results) == 24
+    chosen = [each for each in results if SCREENED in each.note]
+    assert len(trials.compared) == 3 * len(chosen) > 0
+    assert {each.trained for each in chosen} > {1}  # some went on, and kept what was noted
+    audit = audit_screening(results, (1, 2, 4))
+    assert audit is not None
+    assert 0 < audit.trials < len(results)
+
+
+def test_the_plan_says_how_many_are_compared_and_what_that_costs() -> None:
+    candidates = CandidateSpace(StudySettings(("l2", "csgd"), trials=20), SPACE, BUDGETS)
+    text = screening_plan(4, candidates, 20, training=4_000, val_images=488)
+    assert "(l2) are the best of 4 candidates each before any training" in text
+    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 4,000
+    only = CandidateSpace(StudySettings(("csgd",), trials=20), SPACE, BUDGETS)
+    assert screening_plan(4, only, 20, 4_000, 488) == (
+        "Screening: none, because csgd cannot be compared without training."
+    )
+    assert screening_plan(1, candidates, 20, 4_000, 488) == ""
