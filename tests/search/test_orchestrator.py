@@ -290,3 +290,16 @@ def test_ctrl_c_ends_a_search_and_keeps_its_trials(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "are kept" in rest
     assert len(SearchResult.from_json((tmp_path / "run" / "result.json").read_text()).results) >= 3
+
+
+def test_what_was_compared_before_training_is_in_the_result_and_in_the_report(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    result = run(tiny_config(folder, method="l1", trials=7, screen="3", sampler="random", allocation="search"))
+    chosen = [each for each in result.results if "screened" in each.note]
+    assert len(result.results) == 7
+    assert chosen
+    for each in chosen:
+        assert 2 <= each.note["screened"] <= 3
+        assert each.curve[0].accuracy == each.note["screened_accuracy"]
+    assert f"Screening: {len(chosen)} of 7 trials were the best of" in (folder / "report.html").read_text()
+    assert SearchResult.from_json((folder / "result.json").read_text()).screening_audit == result.screening_audit
