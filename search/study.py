@@ -40,8 +40,8 @@ from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
-RIVAL_TURNS = 3  # proposals for each rival of a candidate, since some repeat earlier ones
 REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
+RIVAL_REPEATS = 12  # the same before a candidate is given fewer rivals: small spaces have few at one budget fraction
 _logger = logging.getLogger(__name__)
 
 Listener = Callable[[TrialResult, "Study"], None]
@@ -184,11 +184,11 @@ class Study:
         if handle is None or not self.is_screenable(trial):
             return []
         found: list[Trial] = []
-        for _ in range(RIVAL_TURNS * count):
-            if len(found) == count:
-                break
+        repeats = 0
+        while len(found) < count and repeats < RIVAL_REPEATS:
             rival = self._propose(fraction=handle.params[FRACTION], rival_of=trial)
             found += [] if rival is None else [rival]
+            repeats = repeats + 1 if rival is None else 0
         return found
 
     def is_screenable(self, trial: Trial) -> bool:

@@ -26,6 +26,7 @@ from search.time_limit import Deadline, TimeLimitError
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import BudgetError, SlimfrontError
+from spaces.space import SpaceConfig
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -290,3 +291,23 @@ def test_ctrl_c_ends_a_search_and_keeps_its_trials(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "are kept" in rest
     assert len(SearchResult.from_json((tmp_path / "run" / "result.json").read_text()).results) >= 3
+
+
+def test_what_was_compared_before_training_is_in_the_result_and_in_the_report(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train = TrainConfig(batch_size=64, dense_epochs=1, precision="float32", device="cpu")
+    only = SpaceConfig(only=("layers.stage3.*", "layers.stage2.*"))  # more groups than tiny nets have
+    result = run(
+        tiny_config(
+            folder, model="resnet20", method="l1", budget=("90%",), trials=5, screen="3", space=only, train=train,
+            lowest_fraction=1.0, allocation="search",
+        )
+    )  # fmt: skip
+    chosen = [each for each in result.results if "screened" in each.note]
+    assert len(result.results) == 5
+    assert chosen
+    for each in chosen:
+        assert 2 <= each.note["screened"] <= 3
+        assert each.curve[0].accuracy == each.note["screened_accuracy"]
+    assert f"Screening: {len(chosen)} of 5 trials were the best of" in (folder / "report.html").read_text()
+    assert SearchResult.from_json((folder / "result.json").read_text()).screening_audit == result.screening_audit

@@ -4,12 +4,13 @@ import dataclasses
 import logging
 from collections import Counter
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from chain_space import chain
 
 from pruning.base import METHODS, screenable
+from runners.base import RunnerConfig
 from runners.local import LocalRunner
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
@@ -24,6 +25,9 @@ from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from spaces.budget import Budget
 from spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from runners.evaluate import Workbench
 
 BENCH: Any = None  # formulas need none
 SPACE = chain(groups=6, width=64)
@@ -296,6 +300,23 @@ def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
     lines = screening_lines(outcome(again.study))
     assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
     assert "Screening was switched off on the way, when that correlation was under 0.1." in lines
+
+
+def test_workers_of_ray_compare_before_they_train(
+    tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runners.ray_tune import RayRunner
+
+    monkeypatch.setattr("runners.ray_tune.fitting_workers", lambda config: 2)
+    settings = StudySettings(("l1",), trials=8, sampler="random", lowest_fraction=0.4, allocation="search")
+    trials = Watched(Study(settings, tiny_bench.space, [Budget.parse("70%")]), 3)
+    RayRunner(RunnerConfig(runner="ray")).run(trials, tiny_bench)
+    results = trials.study.results
+    assert [each.trial.number for each in results] == list(range(8))
+    assert [each.error for each in results if each.error] == []
+    chosen = [each for each in results if SCREENED in each.note]
+    assert sum(each.note[SCREENED] for each in chosen) == len(trials.compared) > len(chosen)
+    assert all(each.curve[0].accuracy == each.note[SCREENED_ACCURACY] for each in chosen)
 
 
 def outcome(study: Study, **config: Any) -> SearchResult:
