@@ -109,9 +109,15 @@ class LatencyMeter:
         Args:
             network: "dense" for the reference itself, else the label.
         """
-        return tuple(self._read(network, net, batch) for batch in self.config.latency_batch)
+        return tuple(self.read_at(network, net, batch) for batch in self.config.latency_batch)
 
-    def _read(self, network: str, net: nn.Module, batch: int) -> Reading:
+    @property
+    def first_batch(self) -> int:
+        """The batch size that budgets and the latency axis go by."""
+        return self.config.latency_batch[0]
+
+    def read_at(self, network: str, net: nn.Module, batch: int) -> Reading:
+        """Measure a net, left as it is, at one batch size."""
         images = torch.zeros(batch, *self.shape)
         conditions = self.conditions(batch)
         try:

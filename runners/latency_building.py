@@ -76,9 +76,9 @@ def build_model(meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -
     began = time.perf_counter()
     meter = meter.watched_by(_watch(meter))
     with exclusive(meter.device), using_threads(meter.device.threads), torch.no_grad():
-        before = brief_seconds(_call(meter, meter.dense), meter.watch)
+        before = brief_seconds(call_of(meter, meter.dense), meter.watch)
         layers, timer = _timed_layers(meter, space)
-        drift = abs(brief_seconds(_call(meter, meter.dense), meter.watch) / before - 1)
+        drift = abs(brief_seconds(call_of(meter, meter.dense), meter.watch) / before - 1)
         model = LatencyModel(layers, tuple(space.full.values()))
         held_out = _calibrated(model, meter, space, dense_seconds)
     seconds = time.perf_counter() - began
@@ -141,10 +141,10 @@ def _ends(extents: list[Extent], low: list[int], high: list[int]) -> tuple[int, 
 
 def _calibrated(model: LatencyModel, meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -> ModelError:
     """Have the model learn from whole nets; return its error on random widths, of which it had learned none."""
-    reference = _call(meter, meter.dense)
+    reference = call_of(meter, meter.dense)
 
     def measured(widths: Widths) -> float:
-        call = _call(meter, at_widths(meter.dense, space, widths))
+        call = call_of(meter, at_widths(meter.dense, space, widths))
         return dense_seconds * brief_ratio(call, reference, meter.watch)
 
     flops, least = space.dense_cost.flops, space.smallest_cost.flops
@@ -164,16 +164,17 @@ def _calibrated(model: LatencyModel, meter: LatencyMeter, space: SearchSpace, de
     return ModelError.of(unseen)
 
 
-def _call(meter: LatencyMeter, net: nn.Module) -> Call:
+def call_of(meter: LatencyMeter, net: nn.Module) -> Call:
+    """Return one inference of a net under the meter's conditions, at its first batch size."""
     if meter.config.latency_engine == "torch.compile":
         torch.compiler.reset()  # else so many nets of one class are too many recompilations
-    images = torch.zeros(meter.config.latency_batch[0], *meter.shape)
+    images = torch.zeros(meter.first_batch, *meter.shape)
     return inference(*prepared(net, images, meter.device, meter.config))
 
 
 def _digest(meter: LatencyMeter, space: SearchSpace) -> str:
     """Return what tells models apart: the net's layers, what of it may vary, the conditions."""
-    conditions: Conditions = meter.conditions(meter.config.latency_batch[0])
+    conditions: Conditions = meter.conditions(meter.first_batch)
     tensors = [(name, list(each.shape)) for name, each in meter.dense.state_dict().items()]
     groups = [(each.name, each.width, each.lowest, each.ceiling, each.divisor, each.fixed) for each in space.groups]
     spec = None if space.spec is None else dataclasses.asdict(space.spec)

@@ -89,9 +89,9 @@ class Layers:
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> "Layers":
         """Read back what `to_plain` gave."""
-        whole = {name: np.array(data[name], dtype=np.int64) for name in ("kernel", "stage")}
-        floats = {name: np.array(data[name], dtype=np.float64) for name in ("read", "written", "coefficients")}
-        return cls(names=tuple(data["names"]), **whole, **floats)
+        kernel, stage = (np.array(data[name], dtype=np.int64) for name in ("kernel", "stage"))
+        read, written, times = (np.array(data[name], dtype=np.float64) for name in ("read", "written", "coefficients"))
+        return cls(tuple(data["names"]), kernel, read, written, times, stage)
 
 
 class LatencyModel:

@@ -1,8 +1,8 @@
 """What a candidate is made of: the parameters a sampler chooses, and the network they ask for.
 
 Parameters, by name:
-    budget_fraction: share of the scaled budget (flops when there is one, else params), log scale, so that fronts
-        spread evenly in log cost.
+    budget_fraction: share of the scaled budget (flops when there is one, or one on latency, else params), log scale,
+        so that fronts spread evenly in log cost.
     method: when there are several; chosen last, by `search.method_choice`.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
@@ -15,18 +15,21 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pruning.base import METHODS, Goal
 from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings
-from search.pareto import measured
+from search.pareto import FLOPS, counted, measured
 from search.result import UNIFORM_ARM
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
+
+if TYPE_CHECKING:
+    from search.latency_guide import Guide
 
 CONTROL_METHOD = "l2"
 MAX_ARMS = 6
@@ -90,6 +93,8 @@ class StudySettings:
         allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
         resumed: the stored search may have had other budgets.
+        guide: predicts latency, where it is limited or compared.
+        axis: cost of the front, "flops" or "latency".
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -102,6 +107,8 @@ class StudySettings:
     allocation: str = "any"
     name: str = "slimfront"
     resumed: bool = False
+    guide: "Guide | None" = None
+    axis: str = FLOPS
 
 
 class CandidateSpace:
@@ -109,14 +116,14 @@ class CandidateSpace:
 
     Args:
         space: of the network.
-        budgets: absolute; at least one on flops or params.
+        budgets: absolute. With one on latency the guide of the settings, if there is one yet, keeps proposals in it.
 
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
         fixed: method -> setting -> value of the settings that are not searched.
 
     Raises:
-        BudgetError: no budget on flops or params, or one under the smallest network.
+        BudgetError: no budget, or one under the smallest network.
         SettingError: a fixed setting that does not exist or cannot take its value.
         UnknownNameError: a method that is in no table.
     """
@@ -128,9 +135,11 @@ class CandidateSpace:
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
         self._space = space
-        self._budgets = tuple(budgets)
+        self._guide = settings.guide
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
         self._scaled = _scaled_quantity(budgets)
+        budgets = counted(budgets) if self._guide is None else self._guide.analytic
+        self._budgets = tuple(budgets)
         largest, smallest = space.cost(space.largest), space.smallest_cost
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
         self._base = min(*limits, getattr(largest, self._scaled), math.inf)
@@ -185,12 +194,14 @@ class CandidateSpace:
         allocation = self._draw_allocation(suggest, method, foreign)
         budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
+        found = Goal(None, budgets if self._guide is None else self._guide.for_methods(budgets))
         if allocation == "method" and not self._flat:
-            return Candidate(method, Goal(None, budgets), settings)
+            return Candidate(method, found, settings)
         shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
         if allocation == "method":
-            return Candidate(method, Goal(None, budgets), settings)
-        widths = self._space.fit([share / max(shares) for share in shares], budgets)
+            return Candidate(method, found, settings)
+        fit = self._space.fit if self._guide is None else self._guide.fit
+        widths = fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
@@ -288,8 +299,8 @@ def _proportion(x: float) -> float:
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:
-    for quantity in ("flops", "params"):
+    for quantity, scaled in (("flops", "flops"), ("latency", "flops"), ("params", "params")):
         if any(budget.quantity == quantity for budget in budgets):
-            return quantity
+            return scaled
     named = ", ".join(str(budget) for budget in budgets)
-    raise BudgetError(f"budget {named or 'none'} limits neither flops nor params; add one such as 0.5gflops")
+    raise BudgetError(f"budget {named or 'none'} limits nothing; add one such as 0.5gflops or 8ms")

@@ -61,7 +61,7 @@ class Finish:
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
-                this project are left out, and no latency is measured.
+                this project are left out, and no latency is measured any more.
             time_limited: the time limit has ended the search.
         """
         setup = self._setup
@@ -87,6 +87,8 @@ class Finish:
             result = self._timed(self._confirmer(result))
         else:
             result = self._confirmer.applied(result)
+            if setup.latency is not None:
+                result = self._timed(result)
         self._display.phase("writing the front and the report")
         return self._written(result)
 
@@ -107,11 +109,16 @@ class Finish:
 
     def _timed(self, result: SearchResult) -> SearchResult:
         """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
-        config, shape = self._setup.config.latency, self._setup.data.input_shape
+        config, tools = self._setup.config.latency, self._setup.latency
         if not config.latency_device:
             return result
+        if tools is not None:  # whoever is on the front was measured beside the dense net of the start
+            timed = {member.label: member.latency for member in result.front} | {
+                REFERENCE: tuple(to_plain(tools.dense))
+            }
+            return dataclasses.replace(result, latency=timed, latency_model=tools.described())
         self._display.phase(f"timing the dense net on {config.latency_device}")
-        meter = LatencyMeter(config, self._dense, shape)
+        meter = LatencyMeter(config, self._dense, self._setup.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
         for number, member in enumerate(result.front, start=1):
             self._display.phase(f"timing network {number}/{len(result.front)} on {config.latency_device}")

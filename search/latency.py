@@ -4,7 +4,7 @@ A reading that was refused has no figures; every report says so and why. What a 
 only where nothing was measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich import box
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from runners.latency import REFERENCE, Reading
 from runners.trial import TrialResult
+from search.pareto import LATENCY, affordable
 from search.result import SearchResult, front_table
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
@@ -105,7 +106,45 @@ def latency_lines(result: SearchResult) -> list[str]:
         measured = readings(result, member.label)
         said = [_measured(each, _flops_ratio(result, member)) for each in measured] if measured else [_noted(member)]
         lines += [f"{name}: {text}" for text in said if text]
-    return lines
+    return [*lines, *_left_out(result), *_model_lines(result)]
+
+
+def _left_out(result: SearchResult) -> Iterator[str]:
+    """Say which networks their latency keeps off the front: refused, over the limit, or not measured."""
+    limits = [budget.limit for budget in result.budgets if budget.quantity == "latency"]
+    if not (limits or result.axis == LATENCY):
+        return
+    others = affordable(result.results, result.budgets)
+    for each in others:
+        if each.latency and each.timed is None:
+            refusal = _refusal(Reading.from_plain(each.latency[0]))
+            yield f"{each.trial.method} trial {each.label}: {refusal}; so it is not on the front"
+    over = [each for each in others if each.timed and any(each.timed["high"] > limit for limit in limits)]
+    if over:
+        named = ", ".join(f"{each.label} ({1e3 * each.timed['seconds']:.4g} ms)" for each in over if each.timed)
+        yield f"over the latency budget by what they measured: trial {named}"
+    unmeasured = sum(not each.latency for each in others)
+    if unmeasured:
+        yield (
+            f"{unmeasured} network{'' if unmeasured == 1 else 's'} inside the other budgets not measured: beaten by "
+            "what was, predicted far over the limit, or the search was stopped before"
+        )
+
+
+def _model_lines(result: SearchResult) -> Iterator[str]:
+    """Say how far the latency model was off."""
+    model = result.latency_model
+    if not model:
+        return
+    built = "an earlier run built it" if model["cached"] else f"built in {model['seconds']:.0f} s"
+    held_out, during = model["error"], model["during"]
+    text = f"latency model, {built}: off by {_errors(held_out)} over {held_out['nets']} random networks it had not seen"
+    later = f", by {_errors(during)} over {during['nets']} of the search before it learned them" if during else ""
+    yield text + later
+
+
+def _errors(error: Mapping[str, Any]) -> str:
+    return f"{100 * error['median']:.1f}% at the median and {100 * error['upper']:.1f}% at the 90% quantile"
 
 
 def _measured(reading: Reading, flops: float) -> str:

@@ -64,6 +64,16 @@ class Record:
         """Write a trial that has ended, whole or not at all."""
         self._study.add_trial(trial)
 
+    @property
+    def latencies(self) -> Mapping[str, Any]:
+        """Label of a network -> its readings as plain data, the last ones noted."""
+        start = "latency "
+        return {name[len(start) :]: each for name, each in self._study.user_attrs.items() if name.startswith(start)}
+
+    def note_latency(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
+        """Note what was measured of a network after its trial had ended."""
+        self._study.set_user_attr(f"latency {label}", [dict(each) for each in readings])
+
     def pinned(self, name: str) -> str | None:
         """Return what was pinned under this name."""
         found: str | None = self._study.user_attrs.get(f"pinned {name}")

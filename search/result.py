@@ -11,7 +11,7 @@ from typing import Any
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import comparison
-from search.pareto import ParetoFront, dominates, inside, measured, point, rank
+from search.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, point, rank
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -19,6 +19,7 @@ from spaces.widths import Widths
 
 SCHEMA_VERSION = 2
 UNIFORM_ARM = "uniform"
+_FREE_FORM = ("config", "space", "seconds", "versions", "paths", "latency", "latency_model", "interrupted")
 
 
 class ResultError(SlimfrontError):
@@ -70,6 +71,7 @@ class SearchResult:
         paths: what was written -> where, relative to the run folder.
         time_limited: whether the time limit ended it before all its trials were done.
         latency: "dense" or label -> readings of `runners.latency` as plain data; empty when none was asked for.
+        latency_model: how the model was built that proposed by latency, and its errors, plain data; empty without one.
     """
 
     config: Mapping[str, Any]
@@ -81,6 +83,7 @@ class SearchResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
+    latency_model: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
     control: TrialResult | None = None
@@ -88,13 +91,18 @@ class SearchResult:
 
     def __post_init__(self) -> None:
         """Bring the free-form fields to what JSON gives back, so that a round trip is exact."""
-        for name in ("config", "space", "versions", "paths", "latency"):
+        for name in ("config", "space", "versions", "paths", "latency", "latency_model"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     @cached_property
     def front(self) -> ParetoFront:
         """The non-dominated networks inside all budgets, those that a trial passed on its way too, cheapest first."""
-        return ParetoFront(self._inside)
+        return ParetoFront(self._inside, self.axis)
+
+    @property
+    def axis(self) -> str:
+        """What the cost of the front is: "flops", or "latency" as measured at the first batch size."""
+        return LATENCY if str(self.config.get("objective", "")).endswith(LATENCY) else FLOPS
 
     @cached_property
     def chosen(self) -> TrialResult | None:
@@ -104,9 +112,10 @@ class SearchResult:
     @cached_property
     def uniform_comparison(self) -> UniformComparison:
         """How the chosen network compares with the uniform control arm."""
-        arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM]
+        axis = self.axis
+        arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM and (axis == FLOPS or r.timed)]
         others = [r for r in self._inside if r.trial.arm != UNIFORM_ARM]
-        beaten = sum(any(dominates(other, arm) for other in others) for arm in arms)
+        beaten = sum(any(dominates(other, arm, axis) for other in others) for arm in arms)
         rival, chosen = _best([r for r in self._inside if r.trial.arm == UNIFORM_ARM]), self.chosen
         won = chosen is not None and chosen.trial.arm != UNIFORM_ARM
         confirmed = comparison.confirmed_statement(chosen, self.control, not won)
@@ -120,7 +129,7 @@ class SearchResult:
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
-        return inside(self.results, self.budgets)
+        return inside(self.results, self.budgets, self.axis)
 
     def is_chosen(self, network: TrialResult) -> bool:
         """Whether this is the chosen network."""
@@ -151,6 +160,7 @@ class SearchResult:
             "versions": self.versions,
             "paths": self.paths,
             "latency": self.latency,
+            "latency_model": self.latency_model,
             "interrupted": self.interrupted,
             "time_limited": self.time_limited,
         }
@@ -167,7 +177,7 @@ class SearchResult:
             ResultError: text that is no result, or one of another schema version.
         """
         try:
-            data = {"latency": {}, **json.loads(text)}  # which none had once
+            data = {"latency": {}, "latency_model": {}, **json.loads(text)}  # which none had once
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
@@ -183,10 +193,7 @@ class SearchResult:
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
             time_limited=data.get("time_limited", False),  # older files have none
             control=None if control is None else trial_result_from_dict(control),
-            **{
-                name: data[name]
-                for name in ("config", "space", "seconds", "versions", "paths", "latency", "interrupted")
-            },
+            **{name: data[name] for name in _FREE_FORM},
         )
 
 
@@ -276,6 +283,7 @@ def _network_to_dict(result: TrialResult) -> dict[str, Any]:
         "error": result.error,
         "note": plain(result.note),
         "test_accuracy": result.test_accuracy,
+        "latency": plain(result.latency),
         "confirmation": comparison.confirmation_to_dict(result.confirmation),
         "path": result.path,
     }
@@ -293,6 +301,7 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
         cost=None if data["cost"] is None else Cost(**data["cost"]),
         widths=None if data["widths"] is None else Widths(data["widths"]),
         curve=curve,
+        latency=tuple(data.get("latency", ())),  # which none had once
         confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
         **{name: data[name] for name in same},
     )

@@ -3,12 +3,13 @@
 Nothing is written here, so that a mistake in the config leaves nothing behind.
 """
 
+import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,12 +26,16 @@ from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
+from search.pareto import FLOPS, LATENCY
 from search.report import Plan
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing import trace
 from spaces.zoo import build, default_input_shape, published_file
+
+if TYPE_CHECKING:
+    from search.latency_start import LatencyTools
 
 STEP_IMAGES = 16  # of the training step whose time forecasts the search's
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
@@ -55,6 +60,7 @@ class Setup:
         threads_alone: of this process while no trial runs.
         fast: how trials compute, measured with as many threads as they get.
         fixed: method -> setting -> value, as `--set` gave them.
+        latency: once measured, of a search that limits or compares it.
     """
 
     config: RunConfig
@@ -72,6 +78,7 @@ class Setup:
     threads_alone: int
     fast: Fast
     fixed: Mapping[str, Mapping[str, Any]]
+    latency: "LatencyTools | None" = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     """
     texts = validate(config)
     device = pick_device(config.train.device)
+    config = with_latency_device(config, texts, device)
     check_latency(config.latency)
     data = _images(config, fetch)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
@@ -145,6 +153,19 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     )
 
 
+def latency_counts(config: RunConfig, budgets: Sequence[Budget]) -> bool:
+    """Whether latency is limited or an axis, so that networks are measured during the search."""
+    return config.objective.endswith(LATENCY) or any(budget.quantity == "latency" for budget in budgets)
+
+
+def with_latency_device(config: RunConfig, budgets: Sequence[Budget], device: torch.device) -> RunConfig:
+    """Return the config with a device to measure on, where latency counts and none is named: that of the training."""
+    if config.latency.latency_device or not latency_counts(config, budgets):
+        return config
+    found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
+    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, latency_device=found))
+
+
 def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
     """Describe the search, with a forecast of its time; without one it is made here."""
     data = setup.data
@@ -157,6 +178,7 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         threads=setup.threads,
         folder=setup.folder,
         seconds=(forecast or forecast_time(setup)).total,
+        dense_seconds=setup.latency.dense_seconds if setup.latency else None,
     )
 
 
@@ -175,6 +197,8 @@ def study_settings(setup: Setup) -> StudySettings:
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
+        guide=setup.latency.guide if setup.latency else None,
+        axis=LATENCY if config.objective.endswith(LATENCY) else FLOPS,
     )
 
 

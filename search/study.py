@@ -1,4 +1,4 @@
-"""Study: ask and tell over an Optuna study with two objectives, validation accuracy up and FLOPs down.
+"""Study: ask and tell over an Optuna study with two objectives, validation accuracy up and FLOPs or latency down.
 
 The stored Optuna study is the record of a search: every told result is written with its trial, as JSON without
 weights, and a study opened on an existing storage goes on from there.
@@ -12,8 +12,9 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -24,12 +25,13 @@ from optuna.trial import TrialState as OptunaState
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.candidates import CandidateSpace, Planned, StudySettings
 from search.method_choice import choose_method
-from search.pareto import ParetoFront, inside, measured, point
+from search.pareto import FLOPS, LATENCY, ParetoFront, affordable, inside, measured, point
 from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
 from spaces.budget import Budget
 from spaces.space import SearchSpace
+from spaces.widths import Widths
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
@@ -76,7 +78,8 @@ class Study:
         self._by_key: dict[str, TrialResult] = {}
         self._running: dict[int, tuple[optuna.Trial, Trial]] = {}
         self._repeats = 0
-        self._front = ParetoFront()
+        self._axis = settings.axis
+        self._front = ParetoFront(axis=self._axis)
         earlier = self._read_back()
         # New budgets have control arms of their own, and one of these is tried even when no trial is left.
         left = max(1, settings.trials - earlier)
@@ -153,6 +156,17 @@ class Study:
         for listener in self.listeners:
             listener(result, self)
 
+    def timed(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
+        """Note the latency of a network; a good one lets it on the front, where its other budgets hold."""
+        number = int(label.partition(".")[0])
+
+        def noted(network: TrialResult) -> TrialResult:
+            return replace(network, latency=tuple(readings)) if network.label == label else network
+
+        if self._record is not None:
+            self._record.note_latency(label, readings)
+        self._keep(self._results[number].with_each(noted))
+
     def pin(self, name: str, digest: str) -> None:
         """Note in the record what every result rests on; raises StudyError when its results rest on another."""
         if self._record is not None:
@@ -164,7 +178,7 @@ class Study:
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network known so far, e.g. mark what has lost its weights; the record stays as it is."""
-        results, self._front = self.results, ParetoFront()
+        results, self._front = self.results, ParetoFront(axis=self._axis)
         for result in results:
             self._keep(result.with_each(change))
 
@@ -220,7 +234,14 @@ class Study:
         if result is None or not measured(result):
             return self._study.tell(handle, state=OptunaState.FAIL)
         flops, accuracy = point(result)
-        return self._study.tell(handle, [accuracy, float(flops)])
+        return self._study.tell(handle, [accuracy, float(flops) if self._axis == FLOPS else self._latency(result)])
+
+    def _latency(self, result: TrialResult) -> float:
+        """Return what the sampler is told along a latency axis: measured, or else predicted, which is known by now."""
+        guide = self.settings.guide
+        if result.timed is not None or guide is None:
+            return point(result, LATENCY)[0]
+        return guide.seconds(result.widths or Widths({}))
 
     def _write(self, trial: FrozenTrial) -> None:
         if self._record is not None:
@@ -241,23 +262,29 @@ class Study:
 
     def _lightened(self, result: TrialResult) -> TrialResult:
         """Drop the weights of networks over a budget: no front can have them, and each weighs as much as a result."""
-        useful = {network.label for network in inside([result], self.budgets)}
+        useful = {network.label for network in affordable([result], self.budgets)}  # none is timed yet
         return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})
 
     def _keep(self, result: TrialResult) -> None:
         self._results[result.trial.number] = result
         self._by_key[result.trial.key()] = result
-        self._front = self._front.with_results(inside([result], self.budgets))
+        self._front = self._front.with_results(inside([result], self.budgets, self._axis))
 
     def _read_back(self) -> int:
         """Take up the record; return how many results were found under other budgets."""
         if self._record is None:
             return 0
         before, lowest, found = self._record.earlier, self._candidates.lowest_fraction, 0
+        latencies = self._record.latencies
+
+        def timed(network: TrialResult) -> TrialResult:
+            return replace(network, latency=tuple(latencies.get(network.label, ())))
+
         for index, frozen in enumerate(self._record.trials):
             data = frozen.user_attrs.get("result")
             result = None if data is None else trial_result_from_dict(data)
             if result is not None:
+                result = result.with_each(timed)
                 self._keep(result)
                 found += index < before
             own = getattr(frozen.distributions.get(FRACTION), "low", lowest)
