@@ -180,6 +180,8 @@ class _Extents:
         ids = seen.out if seen.out is not None else max(flows, key=len, default=np.zeros(0, np.int64))
         extent = self.of(ids)
         leaves = [_scaled(each, len(ids)) if isinstance(each, _Shape) else each for each in seen.leaves]
+        if seen.name == "layer_norm":  # takes the shape that it normalises over
+            leaves = [_AS_MANY if isinstance(each, int) and each == len(ids) else each for each in leaves]
         return _key(seen, leaves), Kernel(seen.name, False, _Call(seen, leaves)), extent, extent
 
     def _weighted(self, seen: _Seen, value: _Shape, weight: _Shape) -> tuple[str, Kernel, Extent, Extent]:

@@ -34,6 +34,7 @@ from spaces.widths import Widths
 LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM = (0.5, 0.25, 0.1)  # of the dense FLOPs, beside the smallest net
 HELD_OUT = 20
+MOST_DRIFT = 0.1  # of the dense net while layers are timed; a model beyond serves its search and is not kept
 VERSION = 1  # of what the cache holds
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class Building:
 def build_model(meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -> tuple[LatencyModel, Building]:
     """Return the model of the net that the meter measures, at its first batch size, from the cache where it is there.
 
+    One built while the machine changed its speed is corrected like any other, and not kept.
+
     Args:
         space: traced from the dense net of the meter.
         dense_seconds: that the dense net takes.
@@ -84,7 +87,8 @@ def build_model(meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -
     seconds = time.perf_counter() - began
     building = Building(seconds, timer.timings, timer.repeated, tuple(sorted(set(timer.failed))), drift, held_out)
     content = {"model": model.to_plain(), "building": dataclasses.asdict(building)}
-    write_cached(path, json.dumps(content).encode())
+    if drift <= MOST_DRIFT:
+        write_cached(path, json.dumps(content).encode())
     return model, building
 
 

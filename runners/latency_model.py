@@ -21,6 +21,7 @@ from runners.layer_timing import basis
 STAGES = 6  # whose shares the correction knows at most
 DEVIATIONS = (0.7, 0.3, 0.5)  # a priori, of the correction's constant, its slope in log time, each stage's share
 NOISE = 0.03  # of a measured net, in log time
+SURPRISE = 0.25  # of an error, that is taken to be noise where that is more
 UPPER = 0.9  # quantile of the errors that a safety factor covers
 MOST_SAFETY = 1.5
 RECENT = 40  # errors that the safety factor is taken of
@@ -172,8 +173,11 @@ class LatencyModel:
 
     def _learn(self, widths: Sequence[int], seconds: float) -> None:
         predicted, features = self._features(np.array([widths], dtype=np.float64))
-        self._precision = self._precision + features.T @ features / NOISE**2
-        self._moment = self._moment + features[0] * math.log(seconds / predicted[0]) / NOISE**2
+        told = math.log(seconds / predicted[0])
+        # What surprises weighs less, so that one net that is slow for its own reasons does not bend all predictions.
+        noise = max(NOISE, SURPRISE * abs(told - float(features[0] @ self._weights)))
+        self._precision = self._precision + features.T @ features / noise**2
+        self._moment = self._moment + features[0] * told / noise**2
         self._weights = np.asarray(np.linalg.solve(self._precision, self._moment))
         self.learned.append((tuple(widths), seconds))
 

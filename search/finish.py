@@ -113,9 +113,13 @@ class Finish:
         if not config.latency_device:
             return result
         if tools is not None:  # whoever is on the front was measured beside the dense net of the start
-            timed = {member.label: member.latency for member in result.front} | {
-                REFERENCE: tuple(to_plain(tools.dense))
-            }
+            timed = {member.label: list(member.latency[:1]) for member in result.front}
+            timed[REFERENCE] = to_plain([tools.dense])
+            if not result.interrupted:
+                timed[REFERENCE] += tools.other_batches(REFERENCE, self._dense)
+                for member in result.front:
+                    net = checkpoint.load(self._setup.folder / member.path)
+                    timed[member.label] += tools.other_batches(member.label, net)
             return dataclasses.replace(result, latency=timed, latency_model=tools.described())
         self._display.phase(f"timing the dense net on {config.latency_device}")
         meter = LatencyMeter(config, self._dense, self._setup.data.input_shape)

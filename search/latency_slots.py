@@ -15,7 +15,7 @@ from search.latency_guide import Guide
 from search.pareto import LATENCY, affordable, point
 from search.study import Study
 
-SLOTS = 3  # in which a network whose reading is refused is measured, besides the last one
+SLOTS = 2  # in which a network whose reading is refused is measured, besides the last one
 OPTIMISM = 0.9  # of a predicted latency, below which the network is taken to lie
 
 Read = Callable[[TrialResult], Sequence[Reading]]
@@ -67,8 +67,10 @@ class Timed:
     def measure(self, *, last: bool = False) -> None:
         """Measure what waits, the most accurate first: what it then dominates need not be measured.
 
+        A refused reading ends the slot: the next one would meet the same busy machine.
+
         Args:
-            last: those whose readings were refused are tried once more.
+            last: there is no later slot; all are tried, those whose readings were refused once more.
         """
         waiting = sorted(self._due(last), key=lambda each: (-(each.accuracy or 0.0), each.label))
         if not waiting:
@@ -81,6 +83,8 @@ class Timed:
             self._slots[network.label] += 1
             self._study.timed(network.label, to_plain(readings))
             learn(self._guide, network, readings[0])
+            if readings[0].refused and not last:
+                return
 
     def _due(self, last: bool = False) -> Iterator[TrialResult]:
         """Yield the networks without a good reading that might enter the front and were not tried too often."""

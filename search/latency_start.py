@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from pruning import checkpoint
 from pruning.latency import brief_seconds
@@ -31,7 +32,7 @@ class LatencyTools:
     """What the rest of the search needs.
 
     Attributes:
-        dense: its readings, one per batch size, refused ones too.
+        dense: its reading at the first batch size, which may be refused.
         dense_seconds: at the first batch size; a brief timing where the reading was refused.
         held_out: how many errors of the model are of networks that the search has not measured.
     """
@@ -39,22 +40,28 @@ class LatencyTools:
     meter: LatencyMeter
     guide: Guide
     building: Building
-    dense: tuple[Reading, ...]
+    dense: Reading
     dense_seconds: float
     held_out: int
 
     @property
     def conditions(self) -> Conditions:
         """Of the readings that budgets and the axis go by."""
-        return self.dense[0].conditions
+        return self.dense.conditions
 
     def reader(self, setup: Setup) -> Read:
-        """Return what measures a network whose weights are in the run folder."""
+        """Return what measures a network whose weights are in the run folder, at the first batch size."""
 
         def read(network: TrialResult) -> tuple[Reading, ...]:
-            return self.meter.read(network.label, checkpoint.load(setup.folder / network.path))
+            net = checkpoint.load(setup.folder / network.path)
+            return (self.meter.read_at(network.label, net, self.meter.first_batch),)
 
         return read
+
+    def other_batches(self, network: str, net: nn.Module) -> list[dict[str, Any]]:
+        """Measure a net at the batch sizes that only the report shows; return the readings as plain data."""
+        others = self.meter.config.latency_batch[1:]
+        return to_plain([self.meter.read_at(network, net, batch) for batch in others])
 
     def described(self) -> dict[str, Any]:
         """Return how the model was built and how far it was off, as plain data."""
@@ -62,7 +69,6 @@ class LatencyTools:
         return {
             **dataclasses.asdict(self.building),
             "during": dataclasses.asdict(ModelError.of(during)) if during else None,
-            "dense": to_plain(self.dense),
         }
 
 
@@ -78,14 +84,14 @@ def start_latency(setup: Setup, display: Display) -> LatencyTools | None:
     meter = LatencyMeter(config, setup.net, setup.data.input_shape)
     where = f"{config.latency_device} at batch {config.latency_batch[0]}"
     display.phase(f"timing the dense net and the smallest on {config.latency_device}")
-    dense = meter.read(REFERENCE, setup.net)
+    dense = meter.read_at(REFERENCE, setup.net, meter.first_batch)
     limit = latency_limit(setup.budgets)
     smallest = meter.read_at("smallest", at_widths(setup.net, setup.space, setup.space.smallest), meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
         check_smallest(limit, smallest.seconds, (smallest.low, smallest.high), where)
-    dense_seconds = dense[0].seconds or _brief(meter)
+    dense_seconds = dense.seconds or _brief(meter)
     display.phase(f"building the latency model of {where}, unless it is cached")
     model, building = build_model(meter, setup.space, dense_seconds)
     error = building.error

@@ -56,7 +56,8 @@ def point(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
     seconds = None if result.timed is None else float(result.timed["seconds"])
     cost = seconds if axis == LATENCY else None if result.cost is None else result.cost.flops
     if cost is None or result.accuracy is None:
-        raise ValueError(f"trial {result.label} is {result.state} and has no {axis} and accuracy to compare")
+        what = "latency" if axis == LATENCY else "cost"
+        raise ValueError(f"trial {result.label} is {result.state} and has no {what} and accuracy to compare")
     return cost, result.accuracy
 
 
