@@ -93,8 +93,7 @@ class StudySettings:
         allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
         name: of the study in its storage.
         resumed: the stored search may have had other budgets.
-        guide: predicts latency, where it is limited or compared.
-        axis: cost of the front, "flops" or "latency".
+        guide: predicts latency, where it counts; axis: cost of the front, "flops" or "latency".
     """
 
     methods: tuple[str, ...] = ("di",)
@@ -116,7 +115,7 @@ class CandidateSpace:
 
     Args:
         space: of the network.
-        budgets: absolute. With one on latency the guide of the settings, if there is one yet, keeps proposals in it.
+        budgets: absolute; one on latency is kept by the guide of the settings, if there is one yet.
 
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.

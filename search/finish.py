@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 from torch import nn
@@ -113,7 +114,7 @@ class Finish:
         if not config.latency_device:
             return result
         if tools is not None:  # whoever is on the front was measured beside the dense net of the start
-            timed = {member.label: list(member.latency[:1]) for member in result.front}
+            timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.front}
             timed[REFERENCE] = to_plain([tools.dense])
             if not result.interrupted:
                 timed[REFERENCE] += tools.other_batches(REFERENCE, self._dense)

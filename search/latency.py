@@ -4,20 +4,44 @@ A reading that was refused has no figures; every report says so and why. What a 
 only where nothing was measured.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from configs.schema import RunConfig
 from runners.latency import REFERENCE, Reading
 from runners.trial import TrialResult
 from search.pareto import LATENCY, affordable
 from search.result import SearchResult, front_table
+from spaces.budget import Budget
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
 REFUSED = "refused"
+
+
+def planned(config: RunConfig, budgets: Sequence[Budget], dense_seconds: float | None) -> dict[str, str]:
+    """Return the row of a plan that says where latency is measured, when and what for; none where it is not.
+
+    Args:
+        dense_seconds: of the dense network, once measured.
+    """
+    latency = config.latency
+    where = f"{latency.latency_device}, {latency.latency_engine}, {latency.latency_dtype}"
+    uses = ["the budget"] if any(budget.quantity == "latency" for budget in budgets) else []
+    uses += ["the axis of the front"] if config.objective.endswith(LATENCY) else []
+    if not uses:
+        return {"latency": f"of the front, measured at the end on {where}"} if latency.latency_device else {}
+    when = (
+        f"measured on {where}, at batch {latency.latency_batch[0]} for {' and '.join(uses)}; before any training the "
+        "dense and the smallest network, and layers for a model that proposes (a minute at most, once); networks while "
+        "no trial runs"
+    )
+    if dense_seconds is None:
+        return {"latency": f"{when}. A budget under what the smallest network measures then ends the search"}
+    return {"latency": f"{when}. The dense network takes {1e3 * dense_seconds:.4g} ms"}
 
 
 def readings(result: SearchResult, network: str) -> tuple[Reading, ...]:

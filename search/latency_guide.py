@@ -4,14 +4,18 @@ A prediction is multiplied by the model's own safety factor, so that few proposa
 is accepted by what is measured of it (`search.latency_slots`).
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
+from configs.schema import RunConfig
 from runners.latency_model import LatencyModel
 from runners.trial import TrialResult
-from search.pareto import counted
+from search.pareto import LATENCY, counted
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
@@ -39,6 +43,10 @@ class Guide:
     def seconds(self, widths: Widths) -> float:
         """Return the predicted latency."""
         return self.model.predict(widths)
+
+    def told(self, result: TrialResult) -> float:
+        """Return what a sampler is told of a result along a latency axis: predicted, since it is measured later."""
+        return self.seconds(result.widths or Widths({}))
 
     def seconds_of(self, network: TrialResult) -> float | None:
         """Return the predicted latency of a network; None for one that is not merely narrow."""
@@ -95,6 +103,19 @@ class Guide:
 
     def _inside(self, widths: Widths) -> bool:
         return self.seconds(widths) * self.model.safety <= self.limit
+
+
+def latency_counts(config: RunConfig, budgets: Sequence[Budget]) -> bool:
+    """Whether latency is limited or an axis, so that networks are measured during the search."""
+    return config.objective.endswith(LATENCY) or math.isfinite(latency_limit(budgets))
+
+
+def with_latency_device(config: RunConfig, budgets: Sequence[Budget], device: torch.device) -> RunConfig:
+    """Return the config with a device to measure on, where latency counts and none is named: that of the training."""
+    if config.latency.latency_device or not latency_counts(config, budgets):
+        return config
+    found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
+    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, latency_device=found))
 
 
 def latency_limit(budgets: Sequence[Budget]) -> float:

@@ -19,10 +19,10 @@ from runners.latency import REFERENCE, Conditions, LatencyMeter, Reading, to_pla
 from runners.latency_building import Building, at_widths, build_model, call_of
 from runners.latency_model import ModelError
 from runners.trial import TrialResult
-from search.latency_guide import Guide, check_smallest, latency_limit
+from search.latency_guide import Guide, check_smallest, latency_counts, latency_limit
 from search.latency_slots import Read
 from search.live import Display
-from search.setup import Setup, latency_counts
+from search.setup import Setup
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pruning.base import parse_methods
 from runners.latency import REFERENCE
 from runners.trial import TrialResult, TrialState
 from search.comparison import confirmed_figures, failed_again, reached_on_test
-from search.latency import figures, latency_lines, latency_tables
+from search.latency import figures, latency_lines, latency_tables, planned
 from search.pareto import LATENCY
 from search.result import SearchResult
 from search.time_limit import ending
@@ -29,8 +29,6 @@ from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
-LAYER_SECONDS = 30  # at most, for the layers of a latency model (`runners.latency_building`)
-AROUND_LAYERS = 30  # for the whole nets that it is calibrated with, and the readings before
 ROWS_SHOWN = 24  # of a table that grows with the network; a DenseNet has over a hundred groups
 _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
 
@@ -61,9 +59,7 @@ class Plan:
     @property
     def reference(self) -> float:
         """What the dense network costs along the axis of the front; 0 for a latency that is not known."""
-        if self.config.objective.endswith(LATENCY):
-            return self.dense_seconds or 0.0
-        return self.space.dense_cost.flops
+        return self.dense_seconds or 0.0 if self.config.objective.endswith(LATENCY) else self.space.dense_cost.flops
 
 
 def scaled(count: float, unit: str = "") -> str:
@@ -106,7 +102,7 @@ def plan_facts(plan: Plan) -> Table:
         "dense cost": _cost(dense),
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
-        **_latency_rows(plan),
+        **planned(config, plan.budgets, plan.dense_seconds),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
@@ -135,27 +131,6 @@ def _plural(number: int, noun: str) -> str:
 
 def _cost(cost: Cost) -> str:
     return f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}"
-
-
-def _latency_rows(plan: Plan) -> dict[str, str]:
-    """Say where latency is measured, when and what for."""
-    latency = plan.config.latency
-    limited = any(budget.quantity == "latency" for budget in plan.budgets)
-    compared = plan.config.objective.endswith(LATENCY)
-    if not latency.latency_device:
-        return {}
-    where = f"{latency.latency_device}, {latency.latency_engine}, {latency.latency_dtype}"
-    if not (limited or compared):
-        return {"latency": f"of the front, measured at the end on {where}"}
-    when = (
-        f"measured on {where}, at batch {latency.latency_batch[0]} for "
-        + " and ".join(["the budget"] * limited + ["the axis of the front"] * compared)
-        + "; before any training the dense and the smallest network, and layers for a model that proposes (about "
-        f"{duration(LAYER_SECONDS + AROUND_LAYERS)}, once); networks while no trial runs"
-    )
-    if plan.dense_seconds is None:
-        return {"latency": when + ". A budget under what the smallest network measures then ends the search"}
-    return {"latency": f"{when}. The dense network takes {1e3 * plan.dense_seconds:.4g} ms"}
 
 
 def _budget(budget: Budget, dense: Cost) -> str:

@@ -3,10 +3,9 @@
 Nothing is written here, so that a mistake in the config leaves nothing behind.
 """
 
-import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
+from search.latency_guide import with_latency_device
 from search.pareto import FLOPS, LATENCY
 from search.report import Plan
 from spaces.budget import Budget
@@ -151,19 +151,6 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         fast=fast,
         fixed=candidates.fixed,
     )
-
-
-def latency_counts(config: RunConfig, budgets: Sequence[Budget]) -> bool:
-    """Whether latency is limited or an axis, so that networks are measured during the search."""
-    return config.objective.endswith(LATENCY) or any(budget.quantity == "latency" for budget in budgets)
-
-
-def with_latency_device(config: RunConfig, budgets: Sequence[Budget], device: torch.device) -> RunConfig:
-    """Return the config with a device to measure on, where latency counts and none is named: that of the training."""
-    if config.latency.latency_device or not latency_counts(config, budgets):
-        return config
-    found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
-    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, latency_device=found))
 
 
 def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:

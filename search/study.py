@@ -25,13 +25,12 @@ from optuna.trial import TrialState as OptunaState
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.candidates import CandidateSpace, Planned, StudySettings
 from search.method_choice import choose_method
-from search.pareto import FLOPS, LATENCY, ParetoFront, affordable, inside, measured, point
+from search.pareto import LATENCY, ParetoFront, affordable, inside, measured, point
 from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
 from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
 from spaces.budget import Budget
 from spaces.space import SearchSpace
-from spaces.widths import Widths
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
@@ -234,14 +233,8 @@ class Study:
         if result is None or not measured(result):
             return self._study.tell(handle, state=OptunaState.FAIL)
         flops, accuracy = point(result)
-        return self._study.tell(handle, [accuracy, float(flops) if self._axis == FLOPS else self._latency(result)])
-
-    def _latency(self, result: TrialResult) -> float:
-        """Return what the sampler is told along a latency axis: measured, or else predicted, which is known by now."""
-        guide = self.settings.guide
-        if result.timed is not None or guide is None:
-            return point(result, LATENCY)[0]
-        return guide.seconds(result.widths or Widths({}))
+        guide = self.settings.guide if self._axis == LATENCY else None
+        return self._study.tell(handle, [accuracy, float(flops) if guide is None else guide.told(result)])
 
     def _write(self, trial: FrozenTrial) -> None:
         if self._record is not None:
