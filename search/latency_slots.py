@@ -89,7 +89,7 @@ class Timed:
     def _due(self, last: bool = False) -> Iterator[TrialResult]:
         """Yield the networks without a good reading that might enter the front and were not tried too often."""
         for network in affordable(self._study.results, self._study.budgets):
-            spent = self._slots[network.label] >= SLOTS and not last
+            spent = self._slots[network.label] >= SLOTS + last
             if network.timed is None and network.path and not spent and self._promises(network):
                 yield network
 
@@ -97,6 +97,8 @@ class Timed:
         """Whether a network might enter the front, by its prediction; one that cannot be predicted might."""
         if self._guide.far_over(network):
             return False
+        if network.trial.arm and not network.waypoint:  # what the others are compared with
+            return True
         front = self._study.front
         cost = point(network)[0]
         if front.axis == LATENCY:

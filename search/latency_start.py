@@ -94,6 +94,8 @@ def start_latency(setup: Setup, display: Display) -> LatencyTools | None:
     dense_seconds = dense.seconds or _brief(meter)
     display.phase(f"building the latency model of {where}, unless it is cached")
     model, building = build_model(meter, setup.space, dense_seconds)
+    if building.cached and dense.seconds is not None:  # the machine may be faster or slower than then
+        model.observe(setup.space.full, dense.seconds)
     error = building.error
     display.phase(f"the latency model is off by {error.median:.1%} at the median over {error.nets} random networks")
     guide = Guide(model, setup.space, setup.budgets, limit)

@@ -121,8 +121,8 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
         if done < wanted:
             with Interruptible(timed or trials) as interruptible:
                 RUNNERS[setup.runner](setup.config.runner).run(interruptible, bench)
-        if timed is not None:  # also what a search that was killed had left
-            timed.measure()
+        elif timed is not None:  # what a search that was killed had left
+            timed.measure(last=True)
     except KeyboardInterrupt:
         if not trials.study.results:
             raise

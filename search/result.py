@@ -121,7 +121,8 @@ class SearchResult:
         confirmed = comparison.confirmed_statement(chosen, self.control, not won)
         gap = comparison.difference(chosen, self.control)
         if rival is None or chosen is None:
-            text = "No uniform control arm finished: no comparison." + confirmed
+            text = "No uniform network is inside the budgets" if arms else "No uniform control arm finished"
+            text += ": no comparison." + confirmed
             return UniformComparison(None, False, beaten, len(arms), text, gap)
         text = comparison.validation_statement(chosen, rival, won)
         text += f" Searched networks dominate {beaten} of the {len(arms)} uniform ones." + confirmed

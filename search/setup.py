@@ -25,7 +25,7 @@ from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.candidates import CandidateSpace, StudySettings
-from search.latency_guide import with_latency_device
+from search.latency_guide import latency_counts, with_latency_device
 from search.pareto import FLOPS, LATENCY
 from search.report import Plan
 from spaces.budget import Budget
@@ -41,6 +41,8 @@ STEP_IMAGES = 16  # of the training step whose time forecasts the search's
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
 STATISTICS_IMAGES = 512  # that BatchNorm is re-estimated on
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
+LATENCY_SECONDS = 45.0  # the dense net, the smallest and the latency model, unless that is cached
+TIMING_SECONDS = 1.5  # each reading of a network on a machine that keeps still
 SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
 
 
@@ -250,7 +252,10 @@ def forecast_time(setup: Setup) -> TimeForecast:
     trials *= 1 + _trained_again(setup.config) / setup.config.trials
     test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
-    return TimeForecast((dense + test) * alone, trials * in_worker)
+    around = SECONDS_AROUND
+    if latency_counts(setup.config, setup.budgets):
+        around += LATENCY_SECONDS + TIMING_SECONDS * setup.config.trials
+    return TimeForecast((dense + test) * alone, trials * in_worker, around)
 
 
 def _trained_again(config: RunConfig) -> float:
