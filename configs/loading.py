@@ -7,7 +7,6 @@ unique over all sections. Precedence: defaults, then the file of --config, then 
 import argparse
 import dataclasses
 import difflib
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
+from configs.arguments import one_line, parse_arguments
 from configs.schema import ConfigError, RunConfig
 from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.space import SpaceConfig
@@ -40,12 +40,12 @@ _TITLES = {
     "latency": "measured latency",
 }
 _ALIASES = {"learning_rate": ("--lr",), "dense_learning_rate": ("--dense-lr",)}
-_KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 _EXAMPLES = """examples:
   python -m search --budget 0.5gflops
   python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
   python -m search --config quick --budget 1.2mparams --skip 'layer4.*'
   python -m search --config csgd-resnet56-cifar10 --data-dir ~/data
+  python -m search --targets 8,20,50% --model resnet20 --data cluttered_digits --trials 36
   python -m search --resume runs/NAME --budget 20%
 
 to see what a run would do, with everything that it would take, before it does:
@@ -111,11 +111,14 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     Raises:
         ConfigError: an unknown flag or key, a value of the wrong type, a file that cannot be read.
     """
-    given = vars(_parse(_parser(files=False), argv))
+    given = vars(parse_arguments(_parser(files=False), argv, _known_flags()))
     path, printing, debug = (given.pop(name, None) for name in ("config", "print_config", "debug"))
     flags = {k: v for k, v in given.items() if v is not None}
+    asked = (read_config(path) if path else {}) | flags
     stored = _of_run(flags["resume"], flags.get("out", "")) if flags.get("resume") else {}
-    values = stored | (read_config(path) if path else {}) | flags
+    if "budget" in asked or "targets" in asked:  # replace together what was asked for then
+        stored = {name: value for name, value in stored.items() if name not in ("budget", "targets")}
+    values = stored | asked
     return Flags(_compose(values), bool(printing), bool(debug))
 
 
@@ -137,7 +140,7 @@ def read_config(path: str) -> dict[str, Any]:
         values: dict[str, Any] = vars(_parser(files=True).parse_object(flat, defaults=False))
         return values
     except argparse.ArgumentError as error:
-        raise ConfigError(f"config {where}: {_one_line(str(error), '')}") from error
+        raise ConfigError(f"config {where}: {one_line(error)}") from error
 
 
 def run_config_file(folder: str) -> str:
@@ -279,31 +282,5 @@ def _add(group: Any, option: _Option, files: bool) -> None:
     )
 
 
-def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Any:
-    joined: list[str] = []
-    for argument in argv:
-        # argparse takes "-1gflops" for a flag; the user deserves the error about a negative value instead.
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", argument):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    try:
-        return parser.parse_args(joined, defaults=False)
-    except argparse.ArgumentError as error:
-        raise ConfigError(_one_line(str(error), "--")) from error
-
-
-def _one_line(message: str, prefix: str) -> str:
-    """Say in one line, with the user's own names, what jsonargparse says in several."""
-    message = " ".join(message.split())
-    wrong = re.search(r"Parser key \"(\w+)\":.*?Expected a <class '(\w+)'>\. Got value: (.*)", message)
-    if wrong:
-        name = prefix + (wrong[1].replace("_", "-") if prefix else wrong[1])
-        return f"{name} is {wrong[3]!r} and must be {_KINDS.get(wrong[2], wrong[2])}"
-    unknown = re.match(r"unrecognized arguments: (\S+)", message)
-    if unknown:
-        flag = unknown[1].partition("=")[0]
-        known = ["--" + name.replace("_", "-") for name in [*_options(), "config", "print-config", "debug", "help"]]
-        near = difflib.get_close_matches(flag, known, n=2, cutoff=0.5)
-        return f"unknown argument {unknown[1]!r}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
-    return message
+def _known_flags() -> list[str]:
+    return ["--" + name.replace("_", "-") for name in [*_options(), "config", "print-config", "debug", "help"]]

@@ -10,7 +10,18 @@ from typing import Any
 from configs.loading import load, run_config_file
 from configs.schema import ConfigError, RunConfig
 
-FIXED = ("objective", "model", "weights", "method", "set", "allocation", "seed", "storage")
+FIXED = (
+    "objective",
+    "model",
+    "weights",
+    "method",
+    "set",
+    "search_training",
+    "allocation",
+    "rungs",
+    "seed",
+    "storage",
+)
 FIXED_SECTIONS = ("space", "data", "train")
 FREE = ("data_dir", "device")  # where images lie and nets are trained, not what they are
 

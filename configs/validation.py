@@ -8,11 +8,14 @@ from typing import Any
 
 from configs.duration import parse_duration
 from configs.resuming import check_resumed
+from configs.rungs import rungs_of
 from configs.schema import ALLOCATIONS, OBJECTIVES, SAMPLERS, ConfigError, RunConfig
+from configs.search_training import parse_search_training
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
 from spaces.registry import unknown_name
+from spaces.targets import parse_targets, with_targets
 
 PRECISIONS = ("auto", "float32")
 
@@ -73,19 +76,23 @@ TRAINING_RUNNERS = ("auto", "local", "ray")  # "simulated" trains nothing, so it
 def validate(config: RunConfig) -> tuple[Budget, ...]:
     """Check every rule that needs neither data nor network; return the budgets, relative ones unresolved.
 
+    The largest target is one of them, unless there is a budget on its quantity.
+
     Raises:
         SlimfrontError: the first rule that does not hold.
     """
-    budgets = _budgets(config.budget)
+    budgets = with_targets(_budgets(config), parse_targets(config.targets))
     for section, rules in _RULES.items():
         values = getattr(config, section) if section else config
         for name, holds, rule in rules:
             value = getattr(values, name)
             if not holds(value):
                 raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+    rungs_of(config)
     if config.time_limit:
         parse_duration("--time-limit", config.time_limit)
     _check_schedules(config)
+    parse_search_training(config.search_training, config.train)
     if config.sampler not in SAMPLERS:
         raise unknown_name("sampler", config.sampler, list(SAMPLERS))
     if config.allocation not in ALLOCATIONS:
@@ -127,7 +134,10 @@ def split_setting(text: str, methods: Sequence[str]) -> tuple[str, str, str]:
     return method, name, value.strip()
 
 
-def _budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
+def _budgets(config: RunConfig) -> tuple[Budget, ...]:
+    texts = config.budget
     if isinstance(texts, str):
         raise ConfigError(f"budget {texts!r} is one text and must be a sequence of them, as in budget=({texts!r},)")
+    if not texts and config.targets.strip():
+        return ()
     return parse_budgets(texts)

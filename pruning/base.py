@@ -223,6 +223,27 @@ def wide_epochs(method: Method, epochs: int) -> float:
     return float(own(epochs)) if own is not None else 0.0
 
 
+def passes_nets(method: Method, epochs: int) -> bool:
+    """Return whether a trial of so many epochs may yield nets on the way to its goal, for forecasts of disk.
+
+    A method that does so says it in a method of this name, called with the trial's epochs; the others yield none.
+    """
+    own = getattr(method, "passes_nets", None)
+    return bool(own(epochs)) if own is not None else False
+
+
+def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
+    """Whether the net that a method makes can be stored and trained on later, by the trial's training alone.
+
+    A method whose own terms or roundings take part in the whole training says no in an attribute of this name. One that
+    refuses its settings is asked no further: it says so when it runs.
+    """
+    try:
+        return bool(getattr(kind(**settings), "pausable", True))
+    except SlimfrontError:
+        return True
+
+
 class StructuredLayer(Protocol):
     """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
 

@@ -96,7 +96,12 @@ def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     Raises:
         WeightsError: a file that is missing, corrupt, no checkpoint, or not of this network.
     """
-    return _rebuild(_read(path), model, str(path))
+    return _rebuild(read(path), model, str(path))
+
+
+def header_of(data: bytes) -> Header:
+    """Return what the bytes of a checkpoint say about their network; raises as `read_header` does."""
+    return _header(data, "the checkpoint")
 
 
 def read_header(path: Path | str) -> Header:
@@ -105,10 +110,15 @@ def read_header(path: Path | str) -> Header:
     Raises:
         WeightsError: a file that is missing, corrupt or no checkpoint.
     """
-    return _header(_read(path), str(path))
+    return _header(read(path), str(path))
 
 
-def _read(path: Path | str) -> bytes:
+def read(path: Path | str) -> bytes:
+    """Read what `write` wrote, unchecked.
+
+    Raises:
+        WeightsError: a file that is missing or cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except OSError as error:

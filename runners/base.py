@@ -76,7 +76,7 @@ class TrainConfig:
         mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
         largest_gradient: norm over all weights beyond which gradients are scaled down; 0 never does.
         schedule: "one_cycle", "cosine", "steps" or "constant"; of fine-tuning.
-        milestones: whole epochs after which "steps", and no other, multiplies the rate by `milestone_factor`.
+        milestones: epochs after which "steps", and no other, multiplies the rate by `milestone_factor`.
         milestone_factor: in (0, 1], for fine-tuning and the dense net alike.
         warm_up_epochs: over which the rate climbs linearly from 0; "one_cycle" has a climb of its own.
         dense_schedule: of the dense net; empty takes that of fine-tuning, with the two below.
@@ -101,11 +101,11 @@ class TrainConfig:
     mixup: float = 0.0
     largest_gradient: float = 5.0
     schedule: str = "one_cycle"
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[float, ...] = ()
     milestone_factor: float = 0.1
     warm_up_epochs: float = 0.0
     dense_schedule: str = ""
-    dense_milestones: tuple[int, ...] = ()
+    dense_milestones: tuple[float, ...] = ()
     dense_warm_up_epochs: float = 0.0
     distill_weight: float = 0.0
     distill_temperature: float = 2.0

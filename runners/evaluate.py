@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
+from runners.continuing import goes_on, trained_on
+from runners.course import check_settings
 from runners.data import ImageData
 from runners.fast import Fast, using_threads
-from runners.schedule import WHOLE, plan_training, travel
+from runners.schedule import WHOLE, plan_training, shortened, travel
 from runners.train import Course, accuracy, fit, pick_device, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from runners.waypoints import Way, promised_cost, short_of
@@ -157,9 +159,10 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
     Sending False in answer to a report ends the trial there: the result is STOPPED and holds that snapshot.
     Exceptions do not leave this generator, they return a FAILED result; KeyboardInterrupt passes through.
     """
-    clock = _Clock(trial)
+    clock = _Clock(dataclasses.replace(trial, leg=None))  # its weights must not travel back with every result
     with using_threads(bench.threads):
         try:
+            bench = _with_training(bench, trial)
             return (yield from _measure(trial, bench, clock))
         except Exception as error:
             logger.debug("trial %d failed", trial.number, exc_info=True)
@@ -177,15 +180,30 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
     )
 
 
+def _with_training(bench: Workbench, trial: Trial) -> Workbench:
+    """Return the workbench with what the trial's training has of its own."""
+    if not trial.training:
+        return bench
+    own: dict[str, Any] = dict(trial.training)
+    train = dataclasses.replace(bench.train, **own)
+    check_settings(train, train.learning_rate)
+    return dataclasses.replace(bench, train=train)
+
+
 def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[EpochReport, bool | None, TrialResult]:
     torch.manual_seed(trial.seed)
     device = pick_device(bench.train.device)
     dense = copy.deepcopy(bench.net).to(device).eval()
     statistics = bench.statistics.get(trial.method)
-    context = TrialContext(bench.data, bench.train, trial.seed, statistics=statistics, teacher=dense, fast=bench.fast)
-    method = METHODS[trial.method](**trial.settings)
-    snapshots: Iterator[Snapshot] = method.run(dense, bench.space, trial.goal, context)
-    way = Way(trial.goal, bench.space, bench.train.epochs)
+    train = bench.train if trial.leg is None else shortened(bench.train, trial.leg.epochs)
+    seed = derive_seed(trial.seed, f"after {trial.leg.trained}") if goes_on(trial.leg) else trial.seed
+    context = TrialContext(bench.data, train, seed, statistics=statistics, teacher=dense, fast=bench.fast)
+    snapshots: Iterator[Snapshot]
+    if goes_on(trial.leg):
+        snapshots = trained_on(trial.leg, bench.net, bench.space, context)
+    else:
+        snapshots = METHODS[trial.method](**trial.settings).run(dense, bench.space, trial.goal, context)
+    way = Way(trial.goal, bench.space, train.epochs)
     last: Snapshot | None = None
     short, state = "", TrialState.COMPLETE
     while True:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from spaces.forward import recording
 from spaces.labels import ChannelLabels, Ids
 from spaces.operations import CONVOLUTIONS, PARTS, PERMUTATIONS, RESHAPES
-from spaces.recording import Recorder, recording
+from spaces.recording import Recorder
 from spaces.space import SearchSpace
 
 # Views and questions about shapes take no time that grows with the channels.

@@ -148,10 +148,10 @@ def _unhandled() -> Iterator[None]:
 
 
 class _Order:
-    """A trial on its way to a worker. Tune writes configurations into names, so it prints short."""
+    """A trial on its way to a worker, without weights. Tune writes configurations into names, so it prints short."""
 
     def __init__(self, trial: Trial) -> None:
-        self.trial = trial
+        self.trial = trial.started_from(None)
 
     def __repr__(self) -> str:
         return f"trial {self.trial.number}"
@@ -174,7 +174,12 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         return trial
 
     def on_trial_start(self, *_: Any, trial: Any = None, **info: Any) -> None:
-        self._actors[trial.trial_id] = trial.temporary_state.ray_actor
+        actor = self._actors[trial.trial_id] = trial.temporary_state.ray_actor
+        leg = self.running[trial.trial_id].leg
+        if leg is not None and leg.start is not None:
+            # Weights go past Tune, which writes configurations down; calls of one caller run in order, so they are
+            # there before the first step.
+            actor.go_on_from.remote(leg.start)
         self._started[trial.trial_id] = time.perf_counter()
 
     def on_trial_result(self, *_: Any, trial: Any = None, result: Any = None, **info: Any) -> None:
@@ -278,6 +283,9 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
         self._evaluation = self._evaluator(self._trial, self._bench)
         self._go_on: bool | None = None
         return True
+
+    def go_on_from(self, weights: bytes) -> None:
+        self._evaluation = self._evaluator(self._trial.started_from(weights), self._bench)
 
     def end_early(self) -> None:
         self._go_on = False

@@ -1,6 +1,7 @@
 """Closed-form trials: a whole search in milliseconds, for tests and for comparing samplers."""
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -74,7 +75,9 @@ class SimulatedRunner:
     Args:
         outcome: trial -> what it gives; without it, `SaturatingAccuracy` over the workbench's space. An exception
             gives a FAILED trial.
-        epochs: reports per trial after epoch 0, approaching the final accuracy from below.
+        epochs: reports per trial after epoch 0, approaching the final accuracy from below; a leg has as many as it has
+            epochs, and goes on where the one before has ended.
+        noise: standard deviation of the accuracy, times the share of the epochs still to come.
     """
 
     def __init__(
@@ -82,31 +85,36 @@ class SimulatedRunner:
         config: RunnerConfig | None = None,
         outcome: Callable[[Trial], Outcome] | None = None,
         epochs: int = 1,
+        noise: float = 0.0,
     ) -> None:
         self.config = config or RunnerConfig()
         self._outcome = outcome
-        self._epochs = epochs
+        self._epochs, self._noise = epochs, noise
 
     def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
         """Return when every trial is told."""
         outcome = self._outcome or SaturatingAccuracy(workbench.space)
 
         def simulate(trial: Trial, bench: "Workbench") -> Evaluation:
-            return _simulate(trial, outcome, self._epochs)
+            return _simulate(trial, outcome, self._epochs, self._noise)
 
         LocalRunner(self.config, simulate).run(ask_tell, workbench)
 
 
-def _simulate(trial: Trial, outcome: Callable[[Trial], Outcome], epochs: int) -> Evaluation:
+def _simulate(trial: Trial, outcome: Callable[[Trial], Outcome], epochs: int, noise: float) -> Evaluation:
     try:
         final = outcome(trial)
     except Exception as error:
         return TrialResult(trial, TrialState.FAILED, error=f"{type(error).__name__}: {error}")
     curve: list[EpochReport] = []
     state = TrialState.COMPLETE
-    for epoch in range(epochs + 1):
+    trained, end = (trial.leg.trained, trial.leg.end) if trial.leg is not None else (0, epochs)
+    before = (trained + 1) / (epochs + 1) if trained else 0.0
+    for epoch in range(trained + 1 if trained else 0, end + 1):
         share = (epoch + 1) / (epochs + 1)
-        report = EpochReport(trial.number, epoch, final.accuracy * (0.5 + 0.5 * share), final.seconds * share)
+        chance = random.Random(f"{trial.seed} {epoch}").gauss(0.0, noise) * (1 - share)
+        reached = min(1.0, max(0.0, final.accuracy * (0.5 + 0.5 * share) + chance))
+        report = EpochReport(trial.number, epoch, reached, final.seconds * (share - before))
         curve.append(report)
         if (yield report) is False:
             state = TrialState.STOPPED

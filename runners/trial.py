@@ -23,8 +23,34 @@ class TrialState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Leg:
+    """A part of a trial's training, after which the trial pauses at a rung.
+
+    Attributes:
+        epochs: of this part.
+        trained: epochs before it; 0 begins with the method.
+        start: the narrow net to go on from, as `pruning.checkpoint` bytes; a first leg has none.
+    """
+
+    epochs: int
+    trained: int = 0
+    start: bytes | None = field(default=None, repr=False)
+
+    @property
+    def end(self) -> int:
+        """Epochs that the trial has had after this leg."""
+        return self.trained + self.epochs
+
+
+@dataclass(frozen=True)
 class Trial:
-    """A candidate to be tried: a goal, a method and that method's settings."""
+    """A candidate to be tried: a goal, a method and that method's settings.
+
+    Attributes:
+        training: fields of `TrainConfig` that differ from those of the search.
+        leg: the part of its training that a runner is asked for, None for all of it at once. What was tried is the
+            candidate, so neither `key` nor a record knows of it.
+    """
 
     number: int
     method: str
@@ -32,6 +58,13 @@ class Trial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     arm: str = ""  # "uniform" for a control arm, empty for what the sampler proposed
+    training: Mapping[str, float] = field(default_factory=dict)
+    leg: Leg | None = None
+
+    def started_from(self, weights: bytes | None) -> "Trial":
+        """Return the trial with these weights to go on from in its leg."""
+        leg = self.leg
+        return self if leg is None else dataclasses.replace(self, leg=dataclasses.replace(leg, start=weights))
 
     def key(self) -> str:
         """Return a canonical description of what will be computed, the same in every process.
@@ -41,7 +74,8 @@ class Trial:
         widths = None if self.goal.widths is None else dict(sorted(self.goal.widths.items()))
         budgets = sorted((b.quantity, b.limit) for b in self.goal.budgets) if widths is None else None
         settings = dict(sorted(self.settings.items()))
-        return json.dumps([self.method, settings, widths, budgets], default=str, separators=(",", ":"))
+        training = [dict(sorted(self.training.items()))] if self.training else []  # none leaves the keys as they were
+        return json.dumps([self.method, settings, widths, budgets, *training], default=str, separators=(",", ":"))
 
 
 def derive_seed(run_seed: int, key: str) -> int:
@@ -96,6 +130,9 @@ class TrialResult:
 
     Networks that the method passed on its way to the goal are results of the trial too, in `passed`: each what the
     trial would have come to had it ended there, with the one report of its measurement as curve.
+
+    A trial that grows through rungs is the best network of its legs: a longer training that came out worse is in
+    `rungs` and `curve`, and its network is not kept.
     """
 
     trial: Trial
@@ -114,12 +151,20 @@ class TrialResult:
     latency: tuple[Mapping[str, Any], ...] = ()  # readings of `runners.latency` as plain data, one per batch size
     path: str = ""  # of the checkpoint, relative to the run folder, once written
     passed: "tuple[TrialResult, ...]" = ()  # dearest first
+    rungs: tuple[tuple[int, float], ...] = ()  # (epochs so far, accuracy) at the end of each leg; () trained at once
     waypoint: int = 0  # which of those of its trial this is, from 1; 0 for what the trial came to in the end
 
     @property
     def timed(self) -> Mapping[str, Any] | None:
         """The reading that budgets and the latency axis go by: of the first batch size; None without a good one."""
         return self.latency[0] if self.latency and not self.latency[0]["refused"] else None
+
+    @property
+    def trained(self) -> int | None:
+        """How many epochs the trial has been trained; None where nothing says so."""
+        if self.rungs:
+            return self.rungs[-1][0]
+        return self.curve[-1].epoch if self.curve else None
 
     @property
     def label(self) -> str:

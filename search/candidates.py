@@ -1,63 +1,48 @@
 """What a candidate is made of: the parameters a sampler chooses, and the network they ask for.
 
 Parameters, by name:
-    budget_fraction: share of the scaled budget (flops when there is one, or one on latency, else params), log scale,
-        so that fronts spread evenly in log cost.
+    budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
+        or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
+        one of theirs.
     method: when there are several; chosen last, by `search.method_choice`.
+    train.SETTING: the fine-tuning settings that are searched; not of control arms.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
     allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
         methods that can.
     width.GROUP: in [0, 1], the group's share of its dense width relative to the other groups. 0.5 is the middle, and
-        all groups at 0.5 are uniform widths; see `SPREAD`.
+        all groups at 0.5 are uniform widths; see `search.width_parameters`.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from pruning.base import METHODS, Goal
-from pruning.settings import Setting, declared_settings
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.base import METHODS, Goal, pausable
+from pruning.settings import declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings
-from search.pareto import FLOPS, counted, measured
+from search.pareto import counted, measured
 from search.result import UNIFORM_ARM
+from search.spread import Spread
+from search.structure import balanced
+from search.study_settings import StudySettings
+from search.suggesting import Suggest, suggest_setting
+from search.width_parameters import MIDDLE, proportion, width_parameter
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
-
-if TYPE_CHECKING:
-    from search.latency_guide import Guide
+from spaces.targets import absolute_targets
 
 CONTROL_METHOD = "l2"
 MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
-
-# A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
-# gets under a quarter of the share of another. It is flat around the middle, so that what is drawn at random stays
-# near uniform widths, a strong point: over a closed-form search of 20 groups, hypervolume gained on the uniform arms
-# grew by a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
-SPREAD = 2.0
-MIDDLE = 0.5
-
-
-class Suggest(Protocol):
-    """What chooses the parameters (an Optuna trial)."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Choose a number between both bounds, included."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """Choose a whole number between both bounds, included."""
-        ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Choose one of the choices."""
-        ...
+SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
 
 
 @dataclass(frozen=True)
@@ -67,6 +52,7 @@ class Candidate:
     method: str
     goal: Goal
     settings: Mapping[str, Any]
+    training: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,38 +62,6 @@ class Planned:
     parameters: Mapping[str, Any]
     method: str
     arm: str = ""
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """How candidates are chosen.
-
-    Attributes:
-        methods: names the search chooses among.
-        fixed: method -> setting -> value (or its text); the other settings are searched.
-        trials: how many candidates are tried, control arms included, repeats not counted.
-        sampler: a name of `search.study.SAMPLERS`.
-        seed: of the run.
-        storage: Optuna storage URL; empty keeps the study in memory.
-        lowest_fraction: the least share of the budget that is proposed, unless the smallest network needs more.
-        allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
-        name: of the study in its storage.
-        resumed: the stored search may have had other budgets.
-        guide: predicts latency, where it counts; axis: cost of the front, "flops" or "latency".
-    """
-
-    methods: tuple[str, ...] = ("di",)
-    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    trials: int = 20
-    sampler: str = "tpe"
-    seed: int = 0
-    storage: str = ""
-    lowest_fraction: float = 0.03
-    allocation: str = "any"
-    name: str = "slimfront"
-    resumed: bool = False
-    guide: "Guide | None" = None
-    axis: str = FLOPS
 
 
 class CandidateSpace:
@@ -120,9 +74,14 @@ class CandidateSpace:
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
         fixed: method -> setting -> value of the settings that are not searched.
+        targets: absolute, the largest first.
+        training: fine-tuning settings that are searched.
+        spread: of the candidates over the scaled budget.
+        space: of the network.
+        sensitivities: group -> what narrowing it alone to half costs; None until it is measured.
 
     Raises:
-        BudgetError: no budget, or one under the smallest network.
+        BudgetError: no budget, or one under the smallest network; a target out of reach.
         SettingError: a fixed setting that does not exist or cannot take its value.
         UnknownNameError: a method that is in no table.
     """
@@ -130,24 +89,31 @@ class CandidateSpace:
     def __init__(self, settings: StudySettings, space: SearchSpace, budgets: Sequence[Budget]) -> None:
         self.methods = settings.methods
         self._allocation = settings.allocation
+        self.training = settings.training
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
-        self._space = space
         self._guide = settings.guide
+        self.space = space
+        self.sensitivities: Mapping[str, float] | None = None
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
-        self._scaled = _scaled_quantity(budgets)
-        budgets = counted(budgets) if self._guide is None else self._guide.analytic
+        self.targets = absolute_targets(settings.targets, budgets, space)
+        self._scaled = _scaled_quantity(self.targets or budgets)
+        # What latency allows is no limit on the FLOPs of targets: these are fractions of what the user gave.
+        foreseen = self._guide is not None and not (self.targets and self._scaled == "flops")
+        budgets = self._guide.analytic if self._guide is not None and foreseen else counted(budgets)
         self._budgets = tuple(budgets)
         largest, smallest = space.cost(space.largest), space.smallest_cost
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
-        self._base = min(*limits, getattr(largest, self._scaled), math.inf)
+        self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
         needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction))
+        fractions = [target.limit / self._base for target in self.targets]
+        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction), *fractions)
+        self.spread = Spread(self._scaled, self._base, self.lowest_fraction, self.targets)
         self._flat = settings.sampler in FLAT_SAMPLERS
 
     def control_arms(self, trials: int) -> list[Planned]:
-        """Uniform widths with the control method: at least one, at most a third of the trials."""
+        """Uniform widths with the control method: at each target, else at most a third of the trials."""
         return [
             Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
             for fraction in self._fractions(trials)
@@ -163,7 +129,8 @@ class CandidateSpace:
         ways = self._ways()
         fractions = self._fractions(trials)
         least = len({name for name, _ in ways})
-        count = max(min(max(trials // 6, len(ways)), trials // 3), min(least, trials - len(fractions)))
+        left = trials - len(fractions)
+        count = min(left, max(min(max(trials // 6, len(ways)), trials // 3), min(least, left)))
         planned = []
         for index in range(count):
             name, allocation = ways[index % len(ways)]
@@ -173,10 +140,38 @@ class CandidateSpace:
             planned.append(Planned(parameters, name))
         return planned
 
+    def sensitive_starts(self, trials: int) -> list[Planned]:
+        """Widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
+
+        The methods take turns.
+        """
+        if self.sensitivities is None or trials < SENSITIVE_FROM:
+            return []
+        octaves = balanced(self.space, self.sensitivities).tolist()
+        able = [name for name in self.methods if "search" in self._allocations(name)]
+        widths = {f"width.{g.name}": width_parameter(o) for g, o in zip(self.space.variable, octaves, strict=True)}
+        fractions = (1.0, self.lowest_fraction**0.5) if able else ()
+        turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
+        return [Planned(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
+
     def untried(self, trials: int) -> tuple[str, ...]:
         """Return the methods that so few trials leave no room for."""
         planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
         return tuple(name for name in self.methods if name not in planned)
+
+    def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
+        """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
+
+        Args:
+            tried: every trial given out, running ones too.
+            turn: how many proposals in a row have repeated earlier ones.
+        """
+        budgets = (budget for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled)
+        return self.spread.next_target((budget.limit for budget in budgets), turn)
+
+    def unserved(self, trials: int) -> tuple[Budget, ...]:
+        """Return the targets that so few trials leave without uniform widths to compare with."""
+        return self.targets[len(self._fractions(trials)) :]
 
     def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
         """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
@@ -194,18 +189,53 @@ class CandidateSpace:
         budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
         found = Goal(None, budgets if self._guide is None else self._guide.for_methods(budgets))
+        training = self._draw_training(suggest, planned)
         if allocation == "method" and not self._flat:
-            return Candidate(method, found, settings)
-        shares = [_proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self._space.variable]
+            return Candidate(method, found, settings, training)
+        shares = [proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self.space.variable]
         if allocation == "method":
-            return Candidate(method, found, settings)
-        fit = self._space.fit if self._guide is None else self._guide.fit
+            return Candidate(method, found, settings, training)
+        fit = self.space.fit if self._guide is None else self._guide.fit
         widths = fit([share / max(shares) for share in shares], budgets)
-        return Candidate(method, Goal(widths, budgets), settings)
+        return Candidate(method, Goal(widths, budgets), settings, training)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
-        return tuple(self._at_fraction(budget, fraction) for budget in self._budgets)
+        scaled = self.spread.limit(fraction)
+        return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
+
+    def pausable(self, trial: Trial) -> bool:
+        """Whether a trial can be trained in parts."""
+        return pausable(self._classes[trial.method], trial.settings)
+
+    def limits_at(self, fraction: float) -> tuple[float, float]:
+        """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""
+        budgets = self.budgets_at(fraction)
+        flops, params = (
+            min([math.inf, *[each.limit for each in budgets if each.quantity == quantity]])
+            for quantity in ("flops", "params")
+        )
+        return flops, params
+
+    def share(self, cost: Mapping[str, int]) -> float:
+        """Return what share of the scaled budget a network costs, of its flops and params."""
+        return float(cost[self._scaled] / self._base)
+
+    @property
+    def latency_use(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+        """Widths of the variable groups, shape (n, groups) -> shares of the latency limit, as predicted.
+
+        None without such a limit.
+        """
+        return None if self._guide is None or math.isinf(self._guide.limit) else self._guide.use
+
+    def place(self, trial: Trial, result: TrialResult | None = None) -> float:
+        """Return where on the range of the scaled budget a trial counts: at what its network costs or may cost.
+
+        Widths that the search chose count at what they might cost: another budget may have made them narrower, and
+        nothing that is tried there would ever cost more.
+        """
+        return self.fraction(trial) if trial.goal.widths is not None else self.tried(trial, result).share
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
@@ -222,7 +252,7 @@ class CandidateSpace:
         for budget in trial.goal.budgets:
             if budget.quantity == self._scaled:
                 return float(budget.limit / self._base)
-        cost = self._space.cost(trial.goal.widths) if trial.goal.widths is not None else None
+        cost = self.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
         cost = result.cost if result is not None and result.cost is not None else cost
         return float(getattr(cost, self._scaled, self._base) / self._base)
 
@@ -255,46 +285,38 @@ class CandidateSpace:
             return chosen
         for each in self._settings[method]:
             if each.searchable and each.name not in chosen:
-                chosen[each.name] = _suggest_setting(suggest, f"{method}.{each.name}", each)
+                chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
+
+    def _draw_training(self, suggest: Suggest, planned: Planned | None) -> dict[str, float]:
+        """Let the searched fine-tuning settings be chosen; a control arm is trained as the search was told to."""
+        arm = planned is not None and bool(planned.arm)
+        if arm and not self._flat:
+            return {}
+        drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
+        return {} if arm else drawn
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
         parameters: dict[str, Any] = {"budget_fraction": fraction}
-        parameters |= {f"width.{group.name}": MIDDLE for group in self._space.variable}
+        parameters |= {f"width.{group.name}": MIDDLE for group in self.space.variable}
         if method in self.methods and len(self.methods) > 1:
             parameters["method"] = method
         if method in self.methods and len(self._allocations(method)) > 1:
             parameters["allocation"] = "search"
+        parameters |= {f"train.{each.name}": each.default for each in self.training}
         if method in self.methods:
             parameters |= {f"{method}.{each.name}": each.default for each in self._settings[method] if each.searchable}
         return parameters
 
     def _fractions(self, trials: int) -> list[float]:
-        """Spread the control arms' budget fractions evenly in log cost, the whole budget first.
+        """Return the control arms' budget fractions: the targets, or some even in log cost; the largest first.
 
-        Each method comes before a second arm.
+        Without targets each method comes before a second arm.
         """
+        if self.targets:
+            return list(self.spread.by_fraction)[:trials]
         count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
-
-    def _at_fraction(self, budget: Budget, fraction: float) -> Budget:
-        if budget.quantity != self._scaled:
-            return budget
-        return dataclasses.replace(budget, limit=math.floor(fraction * self._base))
-
-
-def _suggest_setting(suggest: Suggest, name: str, each: Setting) -> Any:
-    if each.choices:
-        return suggest.suggest_categorical(name, each.choices)
-    low, high = each.low or 0, each.high or 0
-    if isinstance(each.default, int):
-        return suggest.suggest_int(name, int(low), int(high), log=each.log)
-    return suggest.suggest_float(name, float(low), float(high), log=each.log)
-
-
-def _proportion(x: float) -> float:
-    t = 2 * x - 1
-    return float(SPREAD ** (t * abs(t)))
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:

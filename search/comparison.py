@@ -78,17 +78,20 @@ def validation_statement(chosen: TrialResult, rival: TrialResult, won: bool) -> 
     return text + f"; test {verdict} ({chosen.test_accuracy:.2%} against {rival.test_accuracy:.2%})."
 
 
-def confirmed_statement(chosen: TrialResult | None, control: TrialResult | None, uniform: bool) -> str:
+def confirmed_statement(
+    chosen: TrialResult | None, control: TrialResult | None, uniform: bool, name: str = "the chosen one"
+) -> str:
     """Say what training again has shown, with a space before it; empty when nothing was.
 
     Args:
         control: uniform widths at the FLOPs of `chosen`; None when there is no such network.
         uniform: whether `chosen` is of the control arm itself.
+        name: what `chosen` is called.
     """
     if chosen is None or (confirmed := chosen.confirmation) is None:
         return ""
     again = len(confirmed.accuracies)
-    text = f" Trained again from the dense network with {again} fresh seed{'' if again == 1 else 's'}, the chosen one "
+    text = f" Trained again from the dense network with {again} fresh seed{'' if again == 1 else 's'}, {name} "
     text += f"has {_figure(confirmed)} on test"
     if uniform:
         return text + "; it is uniform itself."

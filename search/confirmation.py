@@ -3,7 +3,8 @@
 The search has seen one training of each network, and has chosen those that came out well. So every network of the
 front is trained again from the dense one with fresh seeds, the same for all, through the runner of the search, and
 read on test once each. Beside them, uniform widths by L2 norm at the FLOPs of the chosen network, which must meet the
-budgets too. The chosen network and those come first: if the user stops it, their comparison is the one to have.
+budgets too. The chosen network and those come first: if the user stops it, their comparison is the one to have. Then
+come the best at each target, if there are any, with uniform widths at theirs.
 
 What is trained again is the network: same method, settings and widths, with all the epochs of a trial. So one that
 the method chose the widths of, or passed on its way, is trained at the widths that it has got; only where a method
@@ -16,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -45,28 +46,34 @@ class Roster:
     Attributes:
         members: label of a front member -> the trial that trains it again; its number and seed do not count.
         control: uniform widths at the FLOPs of the chosen network; None when there are none, or it is an arm itself.
-        first: keys of the trials that are trained before the others.
+        target_controls: label of the best network at a target -> the same at its FLOPs, the chosen one left out.
+        first: keys of the trials that are trained before the others, those that are compared side by side.
     """
 
     members: Mapping[str, Trial]
     control: Trial | None
-    first: tuple[str, ...]
+    first: tuple[tuple[str, ...], ...]
+    target_controls: Mapping[str, Trial] = field(default_factory=dict)
 
     @property
     def trials(self) -> dict[str, Trial]:
         """Every trial by its key, each once."""
-        everything = [*self.members.values(), *([self.control] if self.control else [])]
+        controls = [*([self.control] if self.control else []), *self.target_controls.values()]
+        everything = [*self.members.values(), *controls]
         return {trial.key(): trial for trial in everything}
 
 
 def roster(result: SearchResult, space: SearchSpace) -> Roster:
     """List what is trained again of a search."""
-    members = {member.label: again(member) for member in result.front}
+    members = {member.label: again(member) for member in result.reported}
     chosen = result.chosen
     control = None if chosen is None else _control(chosen, result, space)
-    first = [members[chosen.label]] if chosen is not None else []
-    first += [control] if control is not None else []
-    return Roster(members, control, tuple(trial.key() for trial in first))
+    best = [each for each in map(result.best_at, result.targets) if each is not None and not result.is_chosen(each)]
+    rivals = {each.label: _control(each, result, space) for each in best}
+    pairs = [] if chosen is None else [(members[chosen.label], control)]
+    pairs += [(members[label], rival) for label, rival in rivals.items()]
+    first = tuple(tuple(trial.key() for trial in pair if trial is not None) for pair in pairs)
+    return Roster(members, control, first, {label: trial for label, trial in rivals.items() if trial is not None})
 
 
 def again(member: TrialResult) -> Trial:
@@ -131,9 +138,10 @@ class Retraining:
         on_done: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self._roster, self._read, self._on_done = roster, read, on_done
-        parts: tuple[list[Trial], list[Trial]] = ([], [])
-        for key, trial in roster.trials.items():
-            parts[key not in roster.first].append(trial)
+        waiting, parts = roster.trials, []
+        for pair in roster.first:
+            parts.append([waiting.pop(key) for key in dict.fromkeys(pair) if key in waiting])
+        parts.append(list(waiting.values()))
         orders = [(trial, seed) for part in parts for seed in seeds for trial in part]
         self._waiting = [
             dataclasses.replace(trial, number=number + place, seed=seed) for place, (trial, seed) in enumerate(orders)
@@ -160,7 +168,7 @@ class Retraining:
 
     def applied(self, result: SearchResult) -> SearchResult:
         """Return the search with what the trainings have shown so far."""
-        members = {member.label: (member, self._roster.members[member.label]) for member in result.front}
+        members = {member.label: (member, self._roster.members[member.label]) for member in result.reported}
         changed = [
             dataclasses.replace(member, confirmation=self._confirmation(trial))
             for member, trial in members.values()
@@ -168,6 +176,9 @@ class Retraining:
         ]
         if self._roster.control is not None and any(self._told.values()):
             result = dataclasses.replace(result, control=self._trained_control(self._roster.control))
+        told = {label: trial for label, trial in self._roster.target_controls.items() if self._told[trial.key()]}
+        trained = {label: self._trained_control(trial) for label, trial in told.items()}
+        result = dataclasses.replace(result, target_controls=trained)
         return result.with_results(changed)
 
     def _trained_control(self, trial: Trial) -> TrialResult:

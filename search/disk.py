@@ -8,19 +8,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.base import METHODS, wide_epochs
+from configs.rungs import rungs_of
+from pruning.base import METHODS, passes_nets
 from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
+from search.resume import DENSE
 from search.setup import FRONT_SHARE, Setup, dense_file, file_to_download, study_settings
+from search.stopping import expected
 from spaces.space import uniform_point
 
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
 PROGRAM = 2_200  # of a program per tensor, for its graph
 REPORT = 4_900_000  # report.html and front.png
 RESULT, RESULT_TRIAL = 5_000, 1_500  # result.json and config.yaml, and what a trial adds
-STUDY, STUDY_TRIAL = 110_000, 4_000
+STUDY, STUDY_TRIAL = 110_000, 4_000  # a leg of a trial is a trial of its own there
 MLFLOW, MLFLOW_TRIAL = 950_000, 8_000
-STEPS = 16  # at which the sizes of networks are averaged over log cost
+STEPS = 16  # at which the sizes of networks are averaged over log cost, where there are no targets
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,16 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
     planned = [*arms, *candidates.warm_starts(trials)]
     fractions = [each.parameters["budget_fraction"] for each in planned]
     low = candidates.lowest_fraction
-    spread = [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
+    spread = list(candidates.spread.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
     sizes = [*_net_sizes(setup, candidates, fractions)]
-    sizes += [sum(_net_sizes(setup, candidates, spread)) / STEPS] * (trials - len(planned))
+    sizes += [sum(_net_sizes(setup, candidates, spread)) / len(spread)] * (trials - len(planned))
     tensors = len(setup.net.state_dict())
     mean = sum(sizes) / len(sizes)
     exported = 2 * mean + PROGRAM * tensors  # weights of their own, and those in the program
     largest = max(_net_sizes(setup, candidates, [1.0]))
     parts = [
         _dense_part(setup),
+        _kept_dense_part(setup),
         DiskPart("checkpoints of the trials", int(sum(sizes)), str(folder / "trials")),
         DiskPart("front, with programs", int(max(1, FRONT_SHARE * trials) * exported), str(folder / "front")),
         DiskPart("report", REPORT + RESULT + RESULT_TRIAL * trials, str(folder)),
@@ -95,9 +99,17 @@ def _dense_part(setup: Setup) -> DiskPart:
     return DiskPart(what, dense_bytes(setup), str(file))
 
 
+def _kept_dense_part(setup: Setup) -> DiskPart:
+    """Return the copy that a resumed search takes its dense network from."""
+    what, file = "dense weights for --resume", setup.folder / DENSE
+    return DiskPart(what, 0, f"there: {file}") if file.exists() else DiskPart(what, dense_bytes(setup), str(file))
+
+
 def _study_part(setup: Setup) -> DiskPart:
     what, storage = "study", setup.config.storage
-    size = STUDY + STUDY_TRIAL * setup.config.trials
+    trials, rungs = setup.config.trials, rungs_of(setup.config)
+    legs = sum(expected(rungs, trials, round(FRONT_SHARE * trials))) if rungs else trials
+    size = int(STUDY + STUDY_TRIAL * legs)
     return DiskPart(what, 0, storage) if storage else DiskPart(what, size, str(setup.folder / "study.db"))
 
 
@@ -110,6 +122,6 @@ def _mlflow_part(setup: Setup, chosen: int) -> DiskPart:
 
 
 def _passing(setup: Setup, methods: Sequence[str]) -> list[str]:
-    """Return the methods that may pass networks inside the budgets before they end: those that begin wide."""
+    """Return the methods that may pass networks inside the budgets before they end."""
     epochs = setup.config.train.epochs
-    return [name for name in methods if wide_epochs(METHODS[name](**setup.fixed.get(name, {})), epochs) > 0]
+    return [name for name in methods if passes_nets(METHODS[name](**setup.fixed.get(name, {})), epochs)]

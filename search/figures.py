@@ -134,6 +134,13 @@ def limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
     return [(limit / axis.factor, f"budget {limit / axis.factor:.4g} {axis.unit}") for limit in found]
 
 
+def target_limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
+    """Return (position, label) of every target that the cost axis can show and no budget does already."""
+    shown = {budget.limit for budget in result.budgets if budget.quantity == result.axis}
+    found = [each.limit for each in result.targets if each.quantity == result.axis and each.limit not in shown]
+    return [(limit / axis.factor, f"target {limit / axis.factor:.4g} {axis.unit}") for limit in found]
+
+
 def heading(result: SearchResult) -> str:
     """Return the title of the picture."""
     config: Mapping[str, Any] = result.config
@@ -187,5 +194,5 @@ def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
     if (cost := dense_place(result)) is not None:
         place = (cost / axis.factor, 100 * result.dense.val_accuracy)
         axes.scatter(*place, s=150, marker="*", color=DENSE, label="dense network", zorder=5)
-    for position, label in limits(result, axis):
+    for position, label in (*limits(result, axis), *target_limits(result, axis)):
         axes.axvline(position, color=LIMIT, linestyle="--", linewidth=1.2, label=label, zorder=1)

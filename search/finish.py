@@ -23,7 +23,7 @@ from search.confirmation import Confirmer
 from search.export import export_member
 from search.latency import figures as latency_figures
 from search.live import Display
-from search.result import DenseResult, SearchResult
+from search.result import UNIFORM_ARM, DenseResult, SearchResult, best_at_text
 from search.setup import Setup
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
@@ -62,7 +62,8 @@ class Finish:
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
-                this project are left out, and no latency is measured any more.
+                this project are left out, and no latency is measured any more; nor is it when a stop ends the
+                confirmation.
             time_limited: the time limit has ended the search.
         """
         setup = self._setup
@@ -72,6 +73,7 @@ class Finish:
             budgets=setup.budgets,
             dense=DenseResult(self._dense_accuracy, test, setup.space.dense_cost),
             results=tuple(results),
+            targets=setup.targets,
             space={"groups": describe(setup.space.variable), "input_shape": list(setup.data.input_shape)},
             seconds=seconds,
             versions=_versions(),
@@ -80,16 +82,19 @@ class Finish:
         )
         if not brief:
             self._display.phase(f"confirming the front on {len(setup.data.test)} test images")
-            confirmed = {member.label: member for member in result.front}
+            confirmed = {member.label: member for member in result.reported}
+            arms = [result.best_at(target, UNIFORM_ARM) for target in result.targets]
+            confirmed |= {arm.label: arm for arm in arms if arm is not None}
             rival = result.uniform_comparison.rival
             if rival is not None:  # the statement about the control arm must hold on test too
                 confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
-            result = self._timed(self._confirmer(result))
+            result = self._confirmer(result)
         else:
             result = self._confirmer.applied(result)
-            if setup.latency is not None:
-                result = self._timed(result)
+        # A user who stops the confirmation waits for no measurement; what was measured during the search is there.
+        if setup.latency is not None or not result.interrupted:
+            result = self._timed(result)
         self._display.phase("writing the front and the report")
         return self._written(result)
 
@@ -114,19 +119,19 @@ class Finish:
         if not config.latency_device:
             return result
         if tools is not None:  # whoever is on the front was measured beside the dense net of the start
-            timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.front}
+            timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.reported}
             timed[REFERENCE] = to_plain([tools.dense])
             if not result.interrupted:
                 timed[REFERENCE] += tools.other_batches(REFERENCE, self._dense)
-                for member in result.front:
+                for member in result.reported:
                     net = checkpoint.load(self._setup.folder / member.path)
                     timed[member.label] += tools.other_batches(member.label, net)
             return dataclasses.replace(result, latency=timed, latency_model=tools.described())
         self._display.phase(f"timing the dense net on {config.latency_device}")
         meter = LatencyMeter(config, self._dense, self._setup.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
-        for number, member in enumerate(result.front, start=1):
-            self._display.phase(f"timing network {number}/{len(result.front)} on {config.latency_device}")
+        for number, member in enumerate(result.reported, start=1):
+            self._display.phase(f"timing network {number}/{len(result.reported)} on {config.latency_device}")
             net = checkpoint.load(self._setup.folder / member.path)
             readings[member.label] = to_plain(meter.read(member.label, net))
         return dataclasses.replace(result, latency=readings)
@@ -135,12 +140,15 @@ class Finish:
         folder = self._setup.folder
         paths = {"result": "result.json", "front table": "front.csv", "picture": "front.png", "report": "report.html"}
         shutil.rmtree(folder / "front", ignore_errors=True)  # of the search that was resumed
-        for member in result.front:
+        for member in result.reported:
             self._export(member, folder / _member_folder(member), result)
         if len(result.front):
             paths["networks"] = "front"
         if result.chosen is not None:
             paths["chosen"] = _member_folder(result.chosen)
+        for target, best in ((target, result.best_at(target)) for target in result.targets):
+            if best is not None:
+                paths[f"best at {target}"] = _member_folder(best)
         result = dataclasses.replace(result, paths=paths)
         report.write_csv(result, folder / paths["front table"])
         figures.write_png(result, folder / paths["picture"])
@@ -161,6 +169,7 @@ class Finish:
             "epoch": member.curve[-1].epoch if member.curve else None,
             "method": member.trial.method,
             "settings": dict(member.trial.settings),
+            "training": dict(member.trial.training),
             "flops": member.cost.flops if member.cost else None,
             "params": member.cost.params if member.cost else None,
             "val_accuracy": member.accuracy,
@@ -168,6 +177,7 @@ class Finish:
             "confirmation": confirmation_to_dict(member.confirmation),
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),
+            "best_at": best_at_text(result, member),
             **latency_figures(result, member.label),
             "latency": result.latency.get(member.label),
         }

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from configs.schema import RunConfig
 from runners.latency_model import LatencyModel
@@ -72,6 +74,17 @@ class Guide:
             else:
                 high = middle
         return best
+
+    def use(self, widths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the share of the limit that widths of the variable groups are predicted to use, shape (n,).
+
+        Args:
+            widths: shape (n, variable groups), which need not be whole.
+        """
+        order, variable = self.model.layers.names, [group.name for group in self.space.variable]
+        every = np.tile(np.array(self.model.dense, dtype=np.float64), (len(widths), 1))
+        every[:, [order.index(name) for name in variable]] = widths
+        return np.asarray(self.model.batch(every) * self.model.safety / self.limit)
 
     @cached_property
     def analytic(self) -> tuple[Budget, ...]:

@@ -49,10 +49,11 @@ class Timed:
         if not self._running:
             self.measure()
         trial = self._trials.ask()
+        if trial is None and not self._running:
+            self.measure(last=True)
+            trial = self._trials.ask()  # whoever has now come on the front may go on to the end of the training
         if trial is not None:
             self._running.add(trial.number)
-        elif not self._running:
-            self.measure(last=True)
         return trial
 
     def report(self, report: EpochReport) -> bool:
@@ -104,7 +105,14 @@ class Timed:
         if front.axis == LATENCY:
             cost = OPTIMISM * (self._guide.seconds_of(network) or 0.0)
         accuracy = point(network)[1]
-        return not any(point(each, front.axis)[0] <= cost and point(each)[1] >= accuracy for each in front)
+        beaten = any(point(each, front.axis)[0] <= cost and point(each)[1] >= accuracy for each in front)
+        return not beaten or self._answers(network)
+
+    def _answers(self, network: TrialResult) -> bool:
+        """Whether a network might be the best at a target, which one that is off the front may be."""
+        best = self._study.best_at
+        allowed = [target for target in self._study.targets if network.cost and target.allows(network.cost)]
+        return any((rival := best(target)) is None or point(rival)[1] < point(network)[1] for target in allowed)
 
 
 def learn(guide: Guide, network: TrialResult, reading: Reading) -> None:

@@ -56,28 +56,37 @@ class _Standing:
         self._ends: float | None = None  # by the time limit
         self._reference = 0.0
         self._workers = 1
-        self._seconds: list[float] = []
+        self._seconds: dict[int, float] = {}  # by trial
+        self._trained: dict[int, int] = {}  # epochs, by trial
+        self._wanted = 0.0  # epochs of all trials together, where they grow through rungs
         self._hypervolume = 0.0
         self._since_grown = 0  # trials
 
     def plan(self, plan: Plan) -> None:
         self._reference, self._workers = plan.reference, plan.workers
+        self._wanted = plan.epochs
         if limit := plan.config.time_limit:
             self._ends = self._began + parse_duration("--time-limit", limit)
 
     def after(self, result: TrialResult, front: ParetoFront) -> str:
         """Say how the search stands after a trial, and when the hypervolume last grew."""
-        self._seconds.append(result.seconds)
+        self._seconds[result.trial.number] = result.seconds
+        self._trained[result.trial.number] = result.trained or 0
         reached = front.hypervolume(self._reference) if self._reference else 0.0
         self._since_grown = 0 if reached > self._hypervolume else self._since_grown + 1
         self._hypervolume = reached
         return front_text(front, self._reference) + (f", {self._growth()}" if reached else "")
 
     def left(self, done: int, total: int) -> str:
-        """Say how long the rest will take by the mean time of a trial; empty when nothing is left."""
-        if done >= total:
+        """Say how long the rest will take by the mean time of a trial or an epoch; empty when nothing is left."""
+        trained, spent = sum(self._trained.values()), sum(self._seconds.values())
+        more = self._wanted - trained
+        if done >= total and more <= 0:
             return ""
-        seconds = sum(self._seconds) / len(self._seconds) * (total - done) / self._workers
+        if self._wanted and trained:
+            seconds = spent / trained * max(0.0, more) / self._workers
+        else:
+            seconds = spent / len(self._seconds) * (total - done) / self._workers
         if self._ends is not None:
             seconds = min(seconds, max(0.0, self._ends - time.monotonic()))
         return f"{duration(seconds)} left"
@@ -223,7 +232,8 @@ def trial_text(result: TrialResult) -> str:
     if not measured(result) or result.cost is None:
         return f"{name} {result.state}: {' '.join(result.error.split()) or 'no reason given'}"
     text = f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
-    return text + (f" and {len(result.passed)} on the way" if result.passed else "")
+    text += f" and {len(result.passed)} on the way" if result.passed else ""
+    return text + (f", after {result.trained} epoch{'' if result.trained == 1 else 's'}" if result.rungs else "")
 
 
 def front_text(front: ParetoFront, reference: float) -> str:

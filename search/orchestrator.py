@@ -7,7 +7,6 @@ network that its folder holds (`search.resume`).
 """
 
 import dataclasses
-import functools
 import logging
 import shutil
 import time
@@ -26,6 +25,7 @@ from runners.fast import using_threads
 from runners.train import accuracy
 from runners.trial import TrialResult
 from search import latency_slots, resume
+from search.archive import TRIALS, TrialFiles
 from search.confirmation import Confirmer
 from search.finish import Finish
 from search.interrupts import Interruptible
@@ -33,7 +33,8 @@ from search.latency_slots import Timed
 from search.latency_start import start_latency
 from search.live import Display, SilentDisplay
 from search.result import SearchResult
-from search.setup import Setup, plan, prepare, study_settings
+from search.sensitivities import measured_sensitivities
+from search.setup import Setup, plan, prepare, sensing_images, study_settings
 from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from search.tracking import MlflowTracker
@@ -72,6 +73,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         tracker.dense(dense_accuracy, setup.space.dense_cost, setup.budgets)
         tracker.catch_up(study.results)
         bench = _workbench(setup, study, net, display)
+        _sense(setup, study, net, display)
         _follow(study, planned.reference, tracker, display)
         trials = TimeLimited(study, deadline)
         interrupted = _work_off(setup, trials, bench, display)
@@ -97,7 +99,7 @@ def _run_folder(setup: Setup) -> Iterator[tuple[Study, MlflowTracker]]:
     made = next((each for each in [*reversed(folder.parents), folder] if not each.exists()), folder)
     resumes = bool(setup.config.resume)
     try:
-        (folder / resume.TRIALS).mkdir(parents=True, exist_ok=resumes)
+        (folder / TRIALS).mkdir(parents=True, exist_ok=resumes)
         with resume.locked(folder):
             study = _open_folder(setup)
             tracker = MlflowTracker(setup.folder, setup.config.tracking_uri, setup.config, resumes=resumes)
@@ -118,11 +120,11 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
     display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}{so_far}")
     timed = _timed(setup, trials, display)
     try:
-        if done < wanted:
+        if timed is not None and not trials.study.unfinished:
+            timed.measure(last=True)  # what a search that was killed had left
+        if trials.study.unfinished:
             with Interruptible(timed or trials) as interruptible:
                 RUNNERS[setup.runner](setup.config.runner).run(interruptible, bench)
-        elif timed is not None:  # what a search that was killed had left
-            timed.measure(last=True)
     except KeyboardInterrupt:
         if not trials.study.results:
             raise
@@ -145,8 +147,8 @@ def _open_folder(setup: Setup) -> Study:
     resumes = bool(setup.config.resume)
     if not resumes:
         resume.write_settings(setup)
-    archive = functools.partial(resume.archive, setup.folder)
-    study = Study(study_settings(setup), setup.space, setup.budgets, archive=archive)
+    files = TrialFiles(setup.folder)
+    study = Study(study_settings(setup), setup.space, setup.budgets, archive=files)
     resume.take_up(setup, study)
     if setup.latency is not None:
         latency_slots.take_up(study, setup.latency.conditions)
@@ -192,6 +194,18 @@ def _workbench(setup: Setup, study: Study, net: nn.Module, display: Display) -> 
     return Workbench(net.cpu().eval(), setup.space, setup.data, setup.config.train, statistics, fast=setup.fast)
 
 
+def _sense(setup: Setup, study: Study, net: nn.Module, display: Display) -> None:
+    """Let a sampler that can use them know how the dense network takes the narrowing of each group."""
+    images = sensing_images(setup)
+    if not images or study.remaining <= 0:
+        return
+    count = len(setup.space.variable)
+    display.phase(f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached")
+    context = TrialContext(setup.data, setup.config.train, setup.config.seed)
+    found = measured_sensitivities(net, setup.space, context, images, cache_root())
+    study.learn_sensitivities(found.by_group)
+
+
 def _follow(study: Study, reference: float, tracker: MlflowTracker, display: Display) -> None:
     """Have every finished trial logged and shown."""
 
@@ -201,3 +215,4 @@ def _follow(study: Study, reference: float, tracker: MlflowTracker, display: Dis
         display.trial_done(result, study.front, len(study.results), study.settings.trials)
 
     study.listeners.append(listener)
+    study.climbing.append(lambda number, epochs: display.phase(f"trial {number} goes on to {epochs} epochs"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from runners.latency import REFERENCE
 from runners.trial import TrialResult
+from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import reached_on_test
 from search.figures import (
     DENSE,
@@ -22,12 +23,15 @@ from search.figures import (
     heading,
     limits,
     series,
+    target_limits,
 )
 from search.latency import cells, heads, latency_lines
 from search.pareto import point
 from search.report import dense_widths, megabytes, percent, quantised, scaled
 from search.result import SearchResult
+from search.rung_report import audit_html
 from search.time_limit import ending
+from search.training_settings import training_text
 from spaces.cost import Cost
 
 WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
@@ -37,13 +41,16 @@ def write_html(result: SearchResult, path: Path) -> None:
     """Write the interactive picture and the front's table as one file; plotly.js is inside it."""
     chart = _chart(result).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
     latency = [f"{line}." for line in latency_lines(result)]
+    statements = [ending(result), result.uniform_comparison.statement, *target_lines(result), *latency]
     text = _PAGE.format(
         title=html.escape(heading(result)),
-        statement=html.escape(" ".join(filter(None, [ending(result), result.uniform_comparison.statement, *latency]))),
+        statement=html.escape(" ".join(filter(None, statements))),
+        targets=_targets_table(result),
         chart=chart,
         timed="".join(f"<th>{html.escape(head)}</th>" for head in heads(result)),
         size="<th>MB</th>" if quantised(result) else "",
         rows="\n".join(_html_rows(result)),
+        rungs=audit_html(result),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -54,7 +61,7 @@ def _chart(result: SearchResult) -> Any:
     axis = cost_axis(result)
     accuracies = accuracy_range(result)
     figure = graph_objects.Figure()  # type: ignore[no-untyped-call]
-    for position, label in limits(result, axis):
+    for position, label in (*limits(result, axis), *target_limits(result, axis)):
         line = {"color": LIMIT, "dash": "dash", "width": 1.5}
         figure.add_scatter(x=[position] * 2, y=accuracies, mode="lines", line=line, name=label, hoverinfo="skip")
     xs, ys = front_steps(result, axis)
@@ -115,6 +122,7 @@ def hover_text(result: SearchResult, member: TrialResult) -> str:
     trial = member.trial
     head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
     lines = [head, _figures(member.cost, member.accuracy, reached_on_test(member))]
+    lines += [f"fine-tuned with {training_text(trial)}"] if trial.training else []
     before = dense_widths(result)
     widths = list((member.widths or {}).items())
     cells = [f"{html.escape(name)} {before.get(name, '?')}→{width}" for name, width in widths[:WIDTHS_SHOWN]]
@@ -144,7 +152,9 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
         widths = ", ".join(f"{name} {before.get(name, '?')}→{width}" for name, width in (member.widths or {}).items())
         yield _row(
             "chosen" if result.is_chosen(member) else "",
-            f"trial {member.label}: {trial.method}" + (f" ({trial.arm})" if trial.arm else ""),
+            f"trial {member.label}: {trial.method}"
+            + (f" ({trial.arm})" if trial.arm else "")
+            + (f", {training_text(trial)}" if trial.training else ""),
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),
             *cells(result, member.label),
@@ -154,6 +164,16 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
             reached_on_test(member),
             widths,
         )
+
+
+def _targets_table(result: SearchResult) -> str:
+    """Return the answers to the targets as a table; empty when there are none."""
+    if not result.targets:
+        return ""
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in TARGET_HEADS)
+    rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in target_rows(result))
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<table class="targets"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
 
 
 def _row(css: str, *cells: str) -> str:
@@ -177,8 +197,10 @@ tr.chosen td {{ font-weight: 600; background: #eef7f1; }}
 </style></head><body>
 <h1>{title}</h1><p>{statement}</p>
 {chart}
+{targets}
 <table><thead><tr><th>network</th><th>FLOPs</th><th>of dense</th>{timed}<th>params</th>{size}<th>validation</th>
 <th>test</th><th>widths</th></tr></thead><tbody>
 {rows}
-</tbody></table></body></html>
+</tbody></table>
+{rungs}</body></html>
 """

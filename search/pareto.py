@@ -4,6 +4,7 @@ Cost is FLOPs, or the latency that was measured (`--objective`). Whoever limits 
 only: a network without one is on no front.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,13 @@ def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tup
     limits = counted(budgets)
     networks = [network for result in results for network in result.points if measured(network)]
     return tuple(n for n in networks if n.cost is not None and all(budget.allows(n.cost) for budget in limits))
+
+
+def may_enter(network: TrialResult, budgets: Sequence[Budget]) -> bool:
+    """Whether a front may yet have this network: it is affordable, and no reading found it over a latency budget."""
+    limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
+    slow = network.timed is not None and any(network.timed["high"] > limit for limit in limits)
+    return not slow and bool(affordable([dataclasses.replace(network, passed=())], budgets))
 
 
 def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str = FLOPS) -> tuple[TrialResult, ...]:

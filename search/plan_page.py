@@ -10,11 +10,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.duration import parse_duration
+from configs.rungs import rungs_of
 from search.candidates import CONTROL_METHOD, CandidateSpace, Planned
 from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
 from search.report import duration, percent, plan_facts, scaled
-from search.setup import Setup, TimeForecast, forecast_time, plan, study_settings
+from search.samplers import STRUCTURED
+from search.setup import (
+    FRONT_SHARE,
+    Setup,
+    TimeForecast,
+    forecast_epochs,
+    forecast_time,
+    plan,
+    sensing_images,
+    study_settings,
+)
+from search.stopping import expected
+from search.structure import SENSITIVITY, structure_of
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
@@ -30,7 +43,9 @@ def plan_page(setup: Setup) -> RenderableType:
         _fixed(setup.space),
         _methods(setup, candidates),
         _trials(setup, candidates),
+        *_sampling(setup),
         *_left_out(setup, candidates),
+        *_rungs(setup),
         _time(setup, time),
         *_too_short(setup, time),
         _disk(setup),
@@ -89,6 +104,10 @@ def _methods(setup: Setup, candidates: CandidateSpace) -> Table:
         for row in rows or [("none to set", "", "")]:
             table.add_row(of, method["widths"] if of else "", *map(escape, row))
             of = ""
+    for each in candidates.training:
+        log = ", log" if each.log else ""
+        row = (each.name, "searched", f"{value_text(each.low)} to {value_text(each.high)}{log}")
+        table.add_row("fine-tuning, not of the arm", "", *row)
     return table
 
 
@@ -116,10 +135,41 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
         table.add_row(str(len(own)), "uniform widths to start from", method, _fractions(own))
     if rest := config.trials - len(arms) - len(starts):
         spread = "all of it"
-        if candidates.lowest_fraction < 1:
+        if candidates.targets:
+            spread = (
+                f"{', '.join(percent(each, 1) for each in candidates.spread.by_fraction)}, the targets, in equal shares"
+            )
+        elif candidates.lowest_fraction < 1:
             spread = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         table.add_row(str(rest), f"proposed by {config.sampler}", ", ".join(candidates.methods), spread)
     return table
+
+
+def _rungs(setup: Setup) -> Iterator[Table]:
+    """Tabulate how many trials are expected at each rung."""
+    rungs, trials = rungs_of(setup.config), setup.config.trials
+    if not rungs:
+        return
+    counts = expected(rungs, trials, round(FRONT_SHARE * trials))
+    whole = setup.config.train.epochs * trials
+    title = f"Rungs: about {forecast_epochs(setup.config):.0f} epochs of training instead of {whole}"
+    table = _table(title, ">epochs", ">trials, about", "what")
+    what = "control arms, the first others, members of the front; of the rest the better half, from its weights"
+    for epochs, count in zip(rungs, counts, strict=True):
+        table.add_row(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else what)
+    yield table
+
+
+def _sampling(setup: Setup) -> Iterator[str]:
+    """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
+    if setup.config.sampler not in STRUCTURED:
+        return
+    images = sensing_images(setup)
+    names = [*structure_of(setup.space).names, *([SENSITIVITY] if images else [])]
+    count = f"{len(names)} structural coordinate{'' if len(names) == 1 else 's'}"
+    yield f"Widths are proposed in {count}" + (f" ({', '.join(names)})" if names else "") + ", then group by group."
+    if images:
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
 
 
 def _fractions(planned: Sequence[Planned]) -> str:
@@ -129,6 +179,8 @@ def _fractions(planned: Sequence[Planned]) -> str:
 def _left_out(setup: Setup, candidates: CandidateSpace) -> Iterator[str]:
     if names := candidates.untried(setup.config.trials):
         yield f"{setup.config.trials} trials leave none for {', '.join(names)}; give more --trials."
+    if unserved := ", ".join(str(each) for each in candidates.unserved(setup.config.trials)):
+        yield f"{setup.config.trials} trials leave no uniform widths at target {unserved}; give more --trials."
 
 
 def _time(setup: Setup, time: TimeForecast) -> Table:

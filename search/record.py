@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.candidates import StudySettings
+from search.study_settings import StudySettings
 from spaces.errors import SlimfrontError
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, FLOPs
@@ -61,7 +61,7 @@ class Record:
         return int(self._study.user_attrs.get("earlier", 0))
 
     def add(self, trial: FrozenTrial) -> None:
-        """Write a trial that has ended, whole or not at all."""
+        """Write a trial, or another leg of one, that has ended, whole or not at all."""
         self._study.add_trial(trial)
 
     @property
@@ -105,6 +105,13 @@ class Record:
                 for each in differing
             )
             raise StudyError(f"{self._where} holds a search of {named}; give a fresh one, or those")
+
+
+def continued(trial: FrozenTrial, values: Sequence[float], attributes: Mapping[str, Any]) -> FrozenTrial:
+    """Return what a trial is after another leg: the same parameters, other values (accuracy, FLOPs) and attributes."""
+    return optuna.trial.create_trial(
+        values=list(values), params=trial.params, distributions=trial.distributions, user_attrs=dict(attributes)
+    )
 
 
 def restated(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:

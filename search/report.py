@@ -20,11 +20,14 @@ from configs.schema import RunConfig
 from pruning.base import parse_methods
 from runners.latency import REFERENCE
 from runners.trial import TrialResult, TrialState
+from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import confirmed_figures, failed_again, reached_on_test
 from search.latency import figures, latency_lines, latency_tables, planned
 from search.pareto import LATENCY
-from search.result import SearchResult
+from search.result import SearchResult, best_at_text
+from search.rung_report import audit_table, rung_lines, rungs_text
 from search.time_limit import ending
+from search.training_settings import training_lines
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
@@ -39,11 +42,13 @@ class Plan:
 
     Attributes:
         budgets: absolute.
+        targets: absolute, the largest first; none unless asked for.
         images: split -> number of images.
         workers: trials that run at once; threads: of each.
         seconds: estimated wall time; None when nothing is known.
         folder: where everything will be written.
         dense_seconds: latency of the dense network, once measured.
+        epochs: of training that all trials together are expected to take, where they grow through rungs.
     """
 
     config: RunConfig
@@ -55,6 +60,8 @@ class Plan:
     folder: Path
     seconds: float | None = None
     dense_seconds: float | None = None
+    targets: tuple[Budget, ...] = ()
+    epochs: float = 0.0
 
     @property
     def reference(self) -> float:
@@ -102,9 +109,12 @@ def plan_facts(plan: Plan) -> Table:
         "dense cost": _cost(dense),
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
+        "targets": "; ".join(_budget(target, dense) for target in plan.targets),
         **planned(config, plan.budgets, plan.dense_seconds),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
+        + (f" but where searched ({config.search_training})" if config.search_training else "")
+        + rungs_text(config)
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{_plural(plan.workers, 'worker')} with {_plural(plan.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
@@ -115,7 +125,8 @@ def plan_facts(plan: Plan) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, escape(text))
+        if text:
+            table.add_row(name, escape(text))
     return table
 
 
@@ -178,12 +189,18 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
     if early := ending(result):
         parts += [early, ""]
     parts.append(front_table(result))
+    if result.targets:
+        parts += ["", targets_table(result)]
+    parts += training_lines(result)
     chosen = result.chosen
     if chosen is not None and chosen.widths is not None:
         parts += ["", widths_table(result, chosen)]
     parts += [*latency_tables(result), *latency_lines(result)]
-    failures = [*failure_lines(result.results), *failed_again(*result.front, result.control)]
-    parts += ["", result.uniform_comparison.statement, *failures, ""]
+    if (audited := audit_table(result)) is not None:
+        parts += ["", audited]
+    again = (*result.reported, result.control, *result.target_controls.values())
+    failures = [*failure_lines(result.results), *failed_again(*again)]
+    parts += ["", result.uniform_comparison.statement, *target_lines(result), *rung_lines(result), *failures, ""]
     parts += paths_lines(result.paths, folder)
     if mlflow:
         parts.append(f"MLflow: {mlflow}")
@@ -192,11 +209,14 @@ def summary(result: SearchResult, folder: Path, mlflow: str) -> list[RenderableT
 
 
 def front_table(result: SearchResult) -> Table:
-    """Tabulate the dense network and the front, most accurate first; the chosen network is marked."""
+    """Tabulate the dense network and the front, most accurate first; the chosen network is marked.
+
+    Where a terminal is too narrow for it, the methods wrap and every figure stays whole.
+    """
     dense = result.dense
-    title = f"Pareto front: {_plural(len(result.front), 'network')}"
+    title = f"Pareto front: {_plural(len(result.front), 'network')}, accuracy on val and test"
     sized = [">MB"] if quantised(result) else []
-    columns = (">FLOPs", ">of dense", ">params", *sized, ">val acc.", ">test acc.", "method", ">trial", "")
+    columns = (">FLOPs", ">of dense", ">params", *sized, ">val", ">test", "method", ">trial", "")
     table = _table(title, *columns)
     accuracies = (percent(dense.val_accuracy), percent(dense.test_accuracy))
     counts = [scaled(dense.cost.flops), "100.0%", scaled(dense.cost.params)]
@@ -215,11 +235,19 @@ def front_table(result: SearchResult) -> Table:
             *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             reached_on_test(member),
-            trial.method + (f" ({trial.arm})" if trial.arm else ""),
+            f"{trial.arm} {trial.method}".lstrip(),
             member.label,
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
         )
+    return table
+
+
+def targets_table(result: SearchResult) -> Table:
+    """Tabulate the answer to each target, the largest first, beside uniform widths there."""
+    table = _table("Best at each target", *TARGET_HEADS)
+    for row in target_rows(result):
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -270,13 +298,28 @@ def paths_lines(paths: Mapping[str, str], folder: Path) -> list[str]:
 
 
 def write_csv(result: SearchResult, path: Path) -> None:
-    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON."""
+    """Write the front, cheapest first: counts as whole numbers, accuracies as shares, widths as JSON.
+
+    What is best at a target and not on the front comes after it.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = "trial method arm flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds"
-        writer.writerow([*names.split(), "seconds", "path", "settings", "widths", *figures(result, REFERENCE)])
-        for member in result.front:
-            row = _csv_row(member, result.dense.cost.flops)
+        writer.writerow(
+            [
+                *names.split(),
+                "seconds",
+                "path",
+                "settings",
+                "widths",
+                "best_at",
+                "training",
+                *figures(result, REFERENCE),
+            ]
+        )
+        for member in result.reported:
+            row = (*_csv_row(member, result.dense.cost.flops), best_at_text(result, member))
+            row += (json.dumps(dict(member.trial.training), sort_keys=True),)
             writer.writerow([*row, *figures(result, member.label).values()])
 
 

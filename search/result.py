@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from configs.rungs import NONE, parse_rungs
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import comparison
 from search.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, point, rank
+from search.proxy_audit import RungAudit, audit
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -68,8 +70,10 @@ class SearchResult:
         results: every candidate tried, in the order of their numbers.
         seconds: wall time of the search; of a resumed one, since then.
         control: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
+        target_controls: label of the best network at a target -> the same at its FLOPs.
         paths: what was written -> where, relative to the run folder.
         time_limited: whether the time limit ended it before all its trials were done.
+        targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
         latency: "dense" or label -> readings of `runners.latency` as plain data; empty when none was asked for.
         latency_model: how the model was built that proposed by latency, and its errors, plain data; empty without one.
     """
@@ -87,6 +91,8 @@ class SearchResult:
     interrupted: bool = False
     time_limited: bool = False
     control: TrialResult | None = None
+    target_controls: Mapping[str, TrialResult] = field(default_factory=dict)
+    targets: tuple[Budget, ...] = ()
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -108,6 +114,30 @@ class SearchResult:
     def chosen(self) -> TrialResult | None:
         """The most accurate network on validation inside all budgets; of equals the cheaper. None when all failed."""
         return _best(self._inside)
+
+    def best_at(self, budget: Budget | str, arm: str | None = None) -> TrialResult | None:
+        """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
+
+        Args:
+            arm: of which alone, such as `UNIFORM_ARM`; None takes every network.
+
+        Raises:
+            BudgetError: a text that is no budget, or one on latency.
+        """
+        limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
+        own = [each for each in self._inside if arm is None or each.trial.arm == arm]
+        return _best(each for each in own if each.cost is not None and limit.allows(each.cost))
+
+    def control_of(self, network: TrialResult) -> TrialResult | None:
+        """Return uniform widths at the FLOPs of the chosen network or of the best at a target, trained again."""
+        return self.control if self.is_chosen(network) else self.target_controls.get(network.label)
+
+    @cached_property
+    def reported(self) -> tuple[TrialResult, ...]:
+        """The front, and what is best at a target without being on it: one on params may cost FLOPs to be met best."""
+        best = [each for each in map(self.best_at, self.targets) if each is not None]
+        known = {each.label: each for each in (*self.front, *best)}
+        return tuple(known.values())
 
     @cached_property
     def uniform_comparison(self) -> UniformComparison:
@@ -132,6 +162,17 @@ class SearchResult:
     def _inside(self) -> tuple[TrialResult, ...]:
         return inside(self.results, self.budgets, self.axis)
 
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs of the rungs that trials grew through, the last the whole training; none when they had none."""
+        train, trials = self.config.get("train", {}), self.config.get("trials", 0)
+        return parse_rungs(self.config.get("rungs", NONE), train.get("epochs", 0), trials)  # older files: none
+
+    @cached_property
+    def proxy_audit(self) -> tuple[RungAudit, ...]:
+        """How well each rung but the last has told the end of training."""
+        return audit(self.results, self.rungs)
+
     def is_chosen(self, network: TrialResult) -> bool:
         """Whether this is the chosen network."""
         return self.chosen is not None and network.label == self.chosen.label
@@ -150,13 +191,16 @@ class SearchResult:
             "schema": self.schema,
             "config": self.config,
             "budgets": [dataclasses.asdict(budget) for budget in self.budgets],
+            "targets": [self._target_to_dict(target) for target in self.targets],
             "dense": dataclasses.asdict(self.dense),
             "space": self.space,
             "front": [network.label for network in self.front],
             "chosen": None if self.chosen is None else self.chosen.label,
             "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
+            "proxy_audit": [dataclasses.asdict(each) for each in self.proxy_audit],
             "results": [trial_result_to_dict(result) for result in self.results],
             "control": None if self.control is None else trial_result_to_dict(self.control),
+            "target_controls": {label: trial_result_to_dict(each) for label, each in self.target_controls.items()},
             "seconds": self.seconds,
             "versions": self.versions,
             "paths": self.paths,
@@ -165,6 +209,11 @@ class SearchResult:
             "interrupted": self.interrupted,
             "time_limited": self.time_limited,
         }
+
+    def _target_to_dict(self, target: Budget) -> dict[str, Any]:
+        found = {"best": self.best_at(target), "uniform": self.best_at(target, UNIFORM_ARM)}
+        labels = {name: None if each is None else each.label for name, each in found.items()}
+        return {"budget": dataclasses.asdict(target), **labels}
 
     def to_json(self) -> str:
         """Write the result as JSON without weights."""
@@ -194,6 +243,10 @@ class SearchResult:
             results=tuple(trial_result_from_dict(result) for result in data["results"]),
             time_limited=data.get("time_limited", False),  # older files have none
             control=None if control is None else trial_result_from_dict(control),
+            target_controls={
+                label: trial_result_from_dict(each) for label, each in data.get("target_controls", {}).items()
+            },
+            targets=tuple(Budget(**target["budget"]) for target in data.get("targets", [])),
             **{name: data[name] for name in _FREE_FORM},
         )
 
@@ -213,11 +266,18 @@ def front_table(result: SearchResult) -> dict[str, list[Any]]:
             "method": member.trial.method,
             "arm": member.trial.arm,
             "chosen": result.is_chosen(member),
+            "best_at": best_at_text(result, member),
         }
-        for member in result.front
+        for member in result.reported
         if member.cost is not None
     ]
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+
+
+def best_at_text(result: SearchResult, network: TrialResult) -> str:
+    """Write the targets that a network is the best at, such as "0.3gflops, 0.1gflops"; empty for none."""
+    found = [(target, result.best_at(target)) for target in result.targets]
+    return ", ".join(str(target) for target, best in found if best is not None and best.label == network.label)
 
 
 def plain(value: Any) -> Any:
@@ -243,6 +303,7 @@ def trial_to_dict(trial: Trial) -> dict[str, Any]:
         "budgets": [dataclasses.asdict(budget) for budget in trial.goal.budgets],
         "seed": trial.seed,
         "arm": trial.arm,
+        "training": plain(trial.training),
     }
 
 
@@ -250,7 +311,9 @@ def trial_from_dict(data: Mapping[str, Any]) -> Trial:
     """Read back what `trial_to_dict` wrote."""
     widths = None if data["widths"] is None else Widths(data["widths"])
     goal = Goal(widths, tuple(Budget(**budget) for budget in data["budgets"]))
-    return Trial(data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"])
+    return Trial(
+        data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"], data.get("training", {})
+    )
 
 
 def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:
@@ -278,6 +341,7 @@ def _network_to_dict(result: TrialResult) -> dict[str, Any]:
         "accuracy": plain(result.accuracy),
         "cost": None if result.cost is None else dataclasses.asdict(result.cost),
         "widths": None if result.widths is None else dict(result.widths),
+        "rungs": [[epochs, plain(accuracy)] for epochs, accuracy in result.rungs],
         "curve": [[report.epoch, plain(report.accuracy), report.seconds] for report in result.curve],
         "seconds": result.seconds,
         "train_seconds": result.train_seconds,
@@ -303,6 +367,7 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
         widths=None if data["widths"] is None else Widths(data["widths"]),
         curve=curve,
         latency=tuple(data.get("latency", ())),  # which none had once
+        rungs=tuple((int(epochs), float(accuracy)) for epochs, accuracy in data.get("rungs", ())),  # older files: none
         confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
         **{name: data[name] for name in same},
     )

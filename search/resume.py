@@ -1,23 +1,23 @@
 """What a run folder keeps so that a search killed at any moment goes on: settings, dense network, weights of trials.
 
 The study is the record of the trials. A checkpoint is written before its trial is recorded, so what is recorded has
-its weights; a checkpoint that no recorded trial names was in the making, and is overwritten.
+its weights; a checkpoint that no recorded trial names was in the making, or is that of a shorter training, and goes.
 """
 
 import dataclasses
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import nn
 
 from configs.loading import RUN_FILE, effective_yaml
-from pruning import checkpoint
 from runners.dense import load_weights, weights_digest
 from runners.trial import TrialResult, TrialState
+from search.archive import TrialFiles
 from search.pareto import measured
 from search.report import Plan
 from search.setup import RunFolderError, Setup
@@ -25,10 +25,9 @@ from search.study import Study, StudyError
 from spaces.files import write_atomically
 from spaces.zoo import build
 
-TRIALS = "trials"
 DENSE = "dense.safetensors"
 DENSE_WEIGHTS, IMAGES = "dense weights", "images"  # what is pinned in the record
-LOCK = ".lock"
+LOCK, OWNER = ".lock", ".lock.owner"
 
 
 @contextmanager
@@ -38,24 +37,19 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         RunFolderError: another process searches there.
     """
-    if sys.platform == "win32":  # has no such lock
+    lock, owner = FileLock(folder / LOCK), folder / OWNER
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        process = owner.read_text(encoding="utf-8").strip() if owner.is_file() else ""
+        raise RunFolderError(
+            f"run folder {str(folder)!r} is in use by process {process or 'unknown'}; wait until it ends, or stop it"
+        ) from error
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")  # not in the lock's own file, which others empty
         yield
-        return
-    import fcntl
-
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise RunFolderError(
-                f"run folder {str(folder)!r} is in use by process {owner}; wait until it ends, or stop it"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    finally:
+        lock.release()
 
 
 def write_settings(setup: Setup) -> None:
@@ -64,19 +58,6 @@ def write_settings(setup: Setup) -> None:
     if config.storage:  # where the study has the name of the folder, whatever that is called later
         config = dataclasses.replace(config, out=config.out or str(setup.folder))
     write_atomically(setup.folder / RUN_FILE, effective_yaml(config).encode())
-
-
-def archive(folder: Path, result: TrialResult) -> TrialResult:
-    """Return a result with the weights of every network of the trial on disk."""
-
-    def archived(network: TrialResult) -> TrialResult:
-        if network.checkpoint is None:
-            return network
-        path = folder / TRIALS / f"{network.stem}.safetensors"
-        checkpoint.write(path, network.checkpoint)
-        return network.without_checkpoint(str(path.relative_to(folder)))
-
-    return result.with_each(archived)
 
 
 def take_up(setup: Setup, study: Study) -> None:
@@ -93,6 +74,7 @@ def take_up(setup: Setup, study: Study) -> None:
             "bring its study back, or start a new search"
         )
     study.pin(IMAGES, setup.data.fingerprint)
+    TrialFiles(setup.folder).drop_unnamed(study.results)
 
     def checked(network: TrialResult) -> TrialResult:
         if not measured(network) or (network.path and (setup.folder / network.path).is_file()):
@@ -130,7 +112,11 @@ def keep_dense(setup: Setup, study: Study, net: nn.Module) -> None:
 
 def remaining(plan: Plan, study: Study) -> Plan:
     """Return the plan with the time that the trials which are left take."""
-    total = study.settings.trials
-    if plan.seconds is None or not study.results:
+    total, done = study.settings.trials, len(study.results)
+    if plan.seconds is None or not done:
         return plan
-    return dataclasses.replace(plan, seconds=plan.seconds * max(0, total - len(study.results)) / total)
+    share = max(0, total - done) / total
+    epochs = max(0.0, plan.epochs - sum(each.trained or 0 for each in study.results))
+    if plan.epochs:  # trials that are finished may go on, so their number says little
+        share = epochs / plan.epochs
+    return dataclasses.replace(plan, seconds=plan.seconds * share, epochs=epochs)

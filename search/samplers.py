@@ -10,6 +10,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from search.candidates import CandidateSpace
+from search.structured_sampler import StructuredSampler
 from spaces.registry import unknown_name
 
 
@@ -20,17 +22,21 @@ class SamplerOptions:
     Attributes:
         startup: trials before the sampler's model is used.
         trials: of the whole search.
+        candidates: what is searched.
     """
 
     seed: int
     startup: int
     trials: int
+    candidates: CandidateSpace
 
 
+# The structured sampler takes about 0.03 s a proposal over 37 groups and 0.1 s over 120.
 # TPE models the parameters of each method apart (group) and spreads the proposals of parallel workers (constant liar).
 # GP and NSGA-II model only parameters that every trial has; see candidates.FLAT_SAMPLERS. A GP takes about 0.4 s a
 # proposal over 20 groups, TPE 0.01 s.
 SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
+    "structured": lambda options: StructuredSampler(options.candidates, options.startup, options.seed),
     "tpe": lambda options: TPESampler(
         multivariate=True, group=True, constant_liar=True, n_startup_trials=options.startup, seed=options.seed
     ),
@@ -38,6 +44,10 @@ SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
     "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
     "random": lambda options: RandomSampler(seed=options.seed),
 }
+# Samplers for which `search.study` fills the widest gap in log cost instead: left to themselves they go where the
+# hypervolume is, which is not log; of 48 trials, TPE put 5 into the cheaper half of the range.
+CLUSTERING = ("tpe", "nsga2", "gp")
+STRUCTURED = ("structured",)  # samplers that use measured sensitivities
 BY_CHANCE = ("random",)  # samplers that are asked for the method too: a baseline learns nothing
 
 

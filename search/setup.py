@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from configs.rungs import rungs_of
 from configs.schema import RunConfig
+from configs.search_training import parse_search_training
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods, wide_epochs
 from runners.base import pick_runner, workers
@@ -24,13 +26,20 @@ from runners.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
-from search.candidates import CandidateSpace, StudySettings
+from search.allocation import check_allocation
+from search.candidates import SENSITIVE_FROM, CandidateSpace
 from search.latency_guide import latency_counts, with_latency_device
 from search.pareto import FLOPS, LATENCY
 from search.report import Plan
+from search.samplers import STRUCTURED
+from search.sensitivities import images_for
+from search.stopping import expected_epochs
+from search.study_settings import StudySettings
+from search.training_settings import mean_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
+from spaces.targets import parse_targets
 from spaces.tracing import trace
 from spaces.zoo import build, default_input_shape, published_file
 
@@ -57,6 +66,7 @@ class Setup:
     Attributes:
         net: at full width; its weights are the user's when `weighted`, else fresh.
         budgets: absolute.
+        targets: absolute, the largest first; none unless asked for.
         workers: trials that run at once.
         threads: of each worker.
         threads_alone: of this process while no trial runs.
@@ -72,6 +82,7 @@ class Setup:
     weighted: bool
     space: SearchSpace
     budgets: tuple[Budget, ...]
+    targets: tuple[Budget, ...]
     folder: Path
     device: torch.device
     runner: str
@@ -114,6 +125,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         SlimfrontError: anything in the config that cannot be met; the message names it.
     """
     texts = validate(config)
+    check_allocation(parse_methods(config.method), config.allocation)
     device = pick_device(config.train.device)
     config = with_latency_device(config, texts, device)
     check_latency(config.latency)
@@ -126,7 +138,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     methods = tuple(parse_methods(config.method))
     fixed = fixed_settings(config, methods)
     fraction = config.lowest_fraction
-    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation)
+    targets = parse_targets(config.targets)
+    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation, targets=targets)
     candidates = CandidateSpace(settings, space, budgets)
     if weighted and (fetch or file_to_download(spec, config.weights) is None):
         net = given_net(spec, config.weights)
@@ -144,6 +157,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         weighted=weighted,
         space=space,
         budgets=budgets,
+        targets=candidates.targets,
         folder=folder,
         device=device,
         runner=runner,
@@ -162,12 +176,14 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         config=setup.config,
         space=setup.space,
         budgets=setup.budgets,
+        targets=setup.targets,
         images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         workers=setup.workers,
         threads=setup.threads,
         folder=setup.folder,
         seconds=(forecast or forecast_time(setup)).total,
         dense_seconds=setup.latency.dense_seconds if setup.latency else None,
+        epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
     )
 
 
@@ -188,7 +204,17 @@ def study_settings(setup: Setup) -> StudySettings:
         resumed=bool(config.resume),
         guide=setup.latency.guide if setup.latency else None,
         axis=LATENCY if config.objective.endswith(LATENCY) else FLOPS,
+        targets=setup.targets,
+        training=parse_search_training(config.search_training, config.train),
+        rungs=rungs_of(config),
     )
+
+
+def forecast_epochs(config: RunConfig) -> float:
+    """Estimate the epochs of training of all trials together: members of the front and control arms get them all."""
+    if rungs := rungs_of(config):
+        return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
+    return float(config.train.epochs * config.trials)
 
 
 def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
@@ -198,6 +224,13 @@ def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, 
         method, name, value = split_setting(text, methods)
         fixed.setdefault(method, {})[name] = value
     return fixed
+
+
+def sensing_images(setup: Setup) -> int:
+    """Return on how many training images the groups' sensitivities are measured; 0 where nothing would use them."""
+    config = setup.config
+    searched = config.sampler in STRUCTURED and config.allocation != "method" and len(setup.space.variable) > 1
+    return images_for(setup.space, len(setup.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0
 
 
 def _images(config: RunConfig, fetch: bool) -> ImageData:
@@ -249,7 +282,9 @@ def forecast_time(setup: Setup) -> TimeForecast:
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     trials = _dense_trials(setup) * images_per_trial / setup.workers
-    trials *= 1 + _trained_again(setup.config) / setup.config.trials
+    # Confirmation trains to the end at once; of the trials, those that end at a rung take their share.
+    share = forecast_epochs(setup.config) / (train.epochs * setup.config.trials) if train.epochs else 1.0
+    trials *= share + _trained_again(setup.config) / setup.config.trials
     test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
     around = SECONDS_AROUND
@@ -259,15 +294,16 @@ def forecast_time(setup: Setup) -> TimeForecast:
 
 
 def _trained_again(config: RunConfig) -> float:
-    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it."""
-    return config.confirm * (1 + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
+    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it or at each target."""
+    arms = max(1, len(parse_targets(config.targets)))
+    return config.confirm * (arms + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 
 def _dense_trials(setup: Setup) -> float:
     """Estimate how many trials that train the dense net all the time would cost as much as those of the search.
 
-    Those that are planned are known. The others are spread evenly over log cost, and over methods as if all of them
-    were equally good: in proportion to one over their time (see `search.method_choice`).
+    Those that are planned are known. The others are spread evenly over the targets or over log cost, and over methods
+    as if all of them were equally good: in proportion to one over their time (see `search.method_choice`).
     """
     settings = study_settings(setup)
     candidates = CandidateSpace(settings, setup.space, setup.budgets)
@@ -282,10 +318,10 @@ def _dense_trials(setup: Setup) -> float:
 
     planned = [*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
-    low = candidates.lowest_fraction
-    mean = (1 - low) / -math.log(low) if low < 1 else 1.0
+    mean = candidates.spread.mean
     speeds = [1 / share(name, mean) for name in settings.methods]
-    return sum(known) + (settings.trials - len(planned)) * len(speeds) / sum(speeds)
+    longer = mean_epochs(settings.training, epochs) / max(1, epochs)
+    return sum(known) + longer * (settings.trials - len(planned)) * len(speeds) / sum(speeds)
 
 
 def _seconds_per_image(setup: Setup, threads: int) -> float:

@@ -23,12 +23,18 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
-from search.candidates import CandidateSpace, Planned, StudySettings
-from search.method_choice import choose_method
-from search.pareto import LATENCY, ParetoFront, affordable, inside, measured, point
-from search.record import DIRECTIONS, FRACTION, Record, StudyError, restated
+from search.archive import Archive, InMemory
+from search.candidates import CandidateSpace, Planned
+from search.known import Known
+from search.ladder import Ladder
+from search.legs import after_first, joined
+from search.method_choice import Tried, choose_method
+from search.pareto import ParetoFront, affordable, measured, point
+from search.record import DIRECTIONS, FRACTION, Record, StudyError, continued, restated
 from search.result import trial_result_from_dict, trial_result_to_dict
-from search.samplers import BY_CHANCE, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
+from search.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions, check_sampler
+from search.spread import TURN, widest_gap
+from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
@@ -46,8 +52,8 @@ class Study:
     Args:
         space: of the network.
         budgets: that every candidate must meet; relative ones are taken of the dense network.
-        listeners: called with (result, study) after each finished trial.
-        archive: called with each result before it is recorded; returns it with its weights on disk.
+        listeners: called with (result, study) after each finished trial, and each leg of one.
+        archive: keeps the weights of each result before it is recorded.
 
     Raises:
         UnknownNameError: sampler or method.
@@ -60,44 +66,59 @@ class Study:
         space: SearchSpace,
         budgets: Sequence[Budget],
         listeners: Sequence[Listener] = (),
-        archive: Callable[[TrialResult], TrialResult] = lambda result: result,
+        archive: Archive | None = None,
     ) -> None:
         check_sampler(settings.sampler)
         if settings.trials < 1:
             raise StudyError(f"trials {settings.trials} leaves nothing to do; give at least 1")
         self.budgets = tuple(budget.resolve(space.dense_cost) for budget in budgets)
-        self.listeners, self._archive = list(listeners), archive
+        self.listeners, self._archive = list(listeners), archive or InMemory()
+        self.climbing: list[Callable[[int, int], None]] = []  # called with (number, epochs) when a trial goes on
         self._candidates = CandidateSpace(settings, space, self.budgets)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
-        limits = {budget.quantity: budget.limit for budget in self.budgets}
+        limits: dict[str, object] = {budget.quantity: budget.limit for budget in self.budgets}
+        if targets := [target.limit for target in self._candidates.targets]:
+            limits["targets"] = targets
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
         self._record = Record(settings, identity) if settings.storage else None
         self._study = optuna.create_study(directions=DIRECTIONS)
-        self._results: dict[int, TrialResult] = {}
-        self._by_key: dict[str, TrialResult] = {}
-        self._running: dict[int, tuple[optuna.Trial, Trial]] = {}
-        self._repeats = 0
-        self._axis = settings.axis
-        self._front = ParetoFront(axis=self._axis)
+        self._known = Known(self.budgets, settings.axis)
+        self._running: dict[int, tuple[optuna.Trial | None, Trial]] = {}  # None: another leg of a finished one
+        self._stored: dict[int, FrozenTrial] = {}  # of finished trials, as their first leg was told
+        self._ladder = Ladder(settings.rungs, self.budgets, settings.cost)
+        self._repeats, self._exhausted = 0, False
         earlier = self._read_back()
-        # New budgets have control arms of their own, and one of these is tried even when no trial is left.
-        left = max(1, settings.trials - earlier)
+        # New budgets have control arms of their own, and these are tried even when no trial is left: one, or one at
+        # each target.
+        left = max(1, len(settings.targets), settings.trials - earlier) if earlier else settings.trials
         self.settings = replace(settings, trials=earlier + left) if earlier else settings
         self._planned = self._candidates.control_arms(left) + self._candidates.warm_starts(left)
         if not earlier and (left_out := self._candidates.untried(left)):
             _logger.warning("%d trials leave none for %s; give more --trials", left, ", ".join(left_out))
+        if unserved := ", ".join(str(target) for target in self._candidates.unserved(left)):
+            _logger.warning("%d trials leave no uniform widths at target %s; give more --trials", left, unserved)
         seed = derive_seed(settings.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
         self._study.sampler, self._random = self._sampler(seed), RandomSampler(seed=seed)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
         """Every finished trial, failed ones too, in the order of their numbers."""
-        return tuple(self._results[number] for number in sorted(self._results))
+        return self._known.results
+
+    @property
+    def targets(self) -> tuple[Budget, ...]:
+        """Absolute, the largest first; none unless asked for."""
+        return self._candidates.targets
 
     @property
     def front(self) -> ParetoFront:
         """The non-dominated networks inside the budgets so far."""
-        return self._front
+        return self._known.front
+
+    def best_at(self, target: Budget) -> TrialResult | None:
+        """Return the most accurate network inside all budgets and this one; None when there is none."""
+        found = [each for each in self._known.inside() if each.cost is not None and target.allows(each.cost)]
+        return max(found, key=lambda each: point(each)[1], default=None)
 
     @property
     def repeats(self) -> int:
@@ -107,26 +128,57 @@ class Study:
     @property
     def remaining(self) -> int:
         """How many trials are still to be given out."""
-        return self.settings.trials - len(self._results) - len(self._running)
+        return self.settings.trials - len(self._known.numbers | self._running.keys())
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more to give out by what is known now, new trials or legs of known ones."""
+        return (self.remaining > 0 and not self._exhausted) or self._ladder.next(
+            self._known, self._given_out, completing=True
+        ) is not None
 
     def ask(self) -> Trial | None:
-        """Return the next candidate not tried yet; None when all trials are given out or the space is exhausted."""
-        if self.remaining <= 0:
-            return None
+        """Return a trial that goes on to its next rung, else a candidate not tried yet.
+
+        None when all trials are given out or the space is exhausted, and all that shall go on has gone on; while some
+        run, others may yet go on when these are told.
+        """
+        if (trial := self._next_leg(completing=False)) is not None:
+            return trial
+        if self.remaining > 0 and not self._exhausted and (trial := self._next_candidate()) is not None:
+            return trial
+        return self._next_leg(completing=True)
+
+    def _next_leg(self, *, completing: bool) -> Trial | None:
+        trial = self._ladder.next_leg(self._known, self._given_out, self._archive, completing=completing)
+        if trial is not None and trial.leg is not None:
+            self._running[trial.number] = (None, trial)
+            for listener in self.climbing:
+                listener(trial.number, trial.leg.end)
+        return trial
+
+    @property
+    def _given_out(self) -> dict[int, Trial]:
+        return {number: trial for number, (_, trial) in self._running.items()}
+
+    def _next_candidate(self) -> Trial | None:
         while self._planned:
             trial = self._propose(self._planned.pop(0))
             if trial is not None:
                 return trial
-        for _ in range(REPEATS):
-            if (trial := self._propose()) is not None:
+        for turn in range(REPEATS):
+            if (trial := self._propose(fraction=self._next_fraction(turn))) is not None:
                 return trial
         with self._sampling_at_random():
-            for _ in range(REPEATS):
-                if (trial := self._propose()) is not None:
+            for turn in range(REPEATS):
+                if (trial := self._propose(fraction=self._candidates.next_fraction(self._given, turn))) is not None:
                     return trial
         _logger.warning(
-            "no candidate left that was not tried: %d trials instead of %d", len(self._results), self.settings.trials
+            "no candidate left that was not tried: %d trials instead of %d",
+            len(self.results),
+            self.settings.trials,
         )
+        self._exhausted = True
         return None
 
     def report(self, report: EpochReport) -> bool:
@@ -134,7 +186,7 @@ class Study:
         return math.isfinite(report.accuracy)
 
     def tell(self, result: TrialResult) -> None:
-        """Record a finished trial.
+        """Record a finished trial, or another leg of one.
 
         A result without a finite accuracy, or over a budget, is recorded as failed with that reason. Networks that its
         trial passed may be over a budget: they are recorded without weights and are on no front.
@@ -145,26 +197,36 @@ class Study:
         number = result.trial.number
         if number not in self._running:
             raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
-        result = self._archive(self._lightened(self._checked(result)))
-        handle, _ = self._running.pop(number)
-        handle.set_user_attr("result", trial_result_to_dict(result))
-        if result.error:
-            handle.set_user_attr("reason", result.error)
-        self._write(self._end(handle, result))
-        self._keep(result)
+        handle, trial = self._running[number]
+        earlier = self._known.of(number) if handle is None else None
+        result = self._checked(result)
+        if earlier is not None and trial.leg is not None:
+            result = joined(earlier, result, trial.leg)
+        else:
+            result = after_first(result, trial.leg)
+        result = self._archive.keep(self._lightened(result))
+        del self._running[number]
+        self._write(self._told(handle, result))
+        self._known.keep(result)
+        if earlier is not None and earlier.path != result.path:
+            self._archive.drop(earlier)
         for listener in self.listeners:
             listener(result, self)
 
     def timed(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
         """Note the latency of a network; a good one lets it on the front, where its other budgets hold."""
-        number = int(label.partition(".")[0])
 
         def noted(network: TrialResult) -> TrialResult:
             return replace(network, latency=tuple(readings)) if network.label == label else network
 
         if self._record is not None:
             self._record.note_latency(label, readings)
-        self._keep(self._results[number].with_each(noted))
+        self._known.keep(self._known.of(int(label.partition(".")[0])).with_each(noted))
+
+    def learn_sensitivities(self, sensitivities: Mapping[str, float]) -> None:
+        """Start from what narrowing each group alone was measured to cost, and let the sampler use it."""
+        self._candidates.sensitivities = sensitivities
+        self._planned += self._candidates.sensitive_starts(self.remaining)
 
     def pin(self, name: str, digest: str) -> None:
         """Note in the record what every result rests on; raises StudyError when its results rest on another."""
@@ -177,30 +239,60 @@ class Study:
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network known so far, e.g. mark what has lost its weights; the record stays as it is."""
-        results, self._front = self.results, ParetoFront(axis=self._axis)
-        for result in results:
-            self._keep(result.with_each(change))
+        self._known.revise(change)
 
     def close(self) -> None:
         """Mark the trials that were asked for and not told as failed; they are no results."""
         for handle, _ in self._running.values():
+            if handle is None:  # what its earlier legs gave is in the record
+                continue
             handle.set_user_attr("reason", "interrupted")
             self._write(self._end(handle, None))
         self._running.clear()
 
-    def _propose(self, planned: Planned | None = None) -> Trial | None:
-        """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler)."""
+    @property
+    def _given(self) -> list[Trial]:
+        """Every trial given out, running ones too."""
+        begun = [trial for handle, trial in self._running.values() if handle is not None]
+        return [*(each.trial for each in self.results), *begun]
+
+    def _next_fraction(self, turn: int) -> float | None:
+        """Return the budget fraction of the next trial; None leaves it to the sampler.
+
+        Args:
+            turn: how many proposals in a row have repeated earlier ones.
+        """
+        if self._candidates.targets:
+            return self._candidates.next_fraction(self._given, turn)
+        if not self.settings.even or self.settings.sampler not in CLUSTERING or turn >= TURN:
+            return None
+        known = [self._candidates.place(each.trial, each) for each in self._known.first.values()]
+        begun = [self._candidates.place(trial) for handle, trial in self._running.values() if handle is not None]
+        return widest_gap([*known, *begun], self._candidates.lowest_fraction)
+
+    def _propose(self, planned: Planned | None = None, fraction: float | None = None) -> Trial | None:
+        """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler).
+
+        Args:
+            fraction: that the sampler finds chosen already, among the trial's fixed parameters.
+        """
         if planned is not None:
             self._study.enqueue_trial(dict(planned.parameters))
+        elif fraction is not None:
+            self._study.enqueue_trial({FRACTION: fraction})
         handle = self._study.ask()
         candidate = self._candidates.draw(handle, planned)
-        number = max([-1, *self._results, *self._running]) + 1
+        number = max([-1, *self._known.numbers, *self._running]) + 1
         arm = planned.arm if planned else ""
-        trial = Trial(number, candidate.method, candidate.goal, candidate.settings, arm=arm)
+        trial = Trial(
+            number, candidate.method, candidate.goal, candidate.settings, arm=arm, training=candidate.training
+        )
         key = trial.key()
-        trial = replace(trial, seed=derive_seed(self.settings.seed, key))
-        if (known := self._by_key.get(key)) is not None:
+        leg = self._ladder.begin(trial, self.results) if self._candidates.pausable(trial) else None
+        trial = replace(trial, seed=derive_seed(self.settings.seed, key), leg=leg)
+        if (known := self._known.like(key)) is not None:
             handle.set_user_attr("duplicate_of", known.trial.number)
+            handle.set_user_attr("epochs", known.trained)
             self._end(handle, known)
             self._repeats += 1
             return None
@@ -215,7 +307,7 @@ class Study:
 
     def _sampler(self, seed: int) -> BaseSampler:
         settings = self.settings
-        options = SamplerOptions(seed, len(self._planned), settings.trials)
+        options = SamplerOptions(seed, len(self._planned), settings.trials, self._candidates)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
             sampler = SAMPLERS[settings.sampler](options)
@@ -223,18 +315,36 @@ class Study:
 
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget."""
-        tried = [self._candidates.tried(each.trial, each) for each in self._results.values()]
-        tried += [self._candidates.tried(trial) for _, trial in self._running.values()]
+        tried = self._tried()
         seed = derive_seed(self.settings.seed, f"method:{len(tried)}")
         return choose_method(self.settings.methods, tried, fraction, seed)
+
+    def _tried(self) -> list[Tried]:
+        """Return what was tried, each after its first leg, where all have had the same training."""
+        tried = [self._candidates.tried(each.trial, each) for each in self._known.first.values()]
+        return tried + [self._candidates.tried(trial) for handle, trial in self._running.values() if handle is not None]
 
     def _end(self, handle: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
         """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""
         if result is None or not measured(result):
             return self._study.tell(handle, state=OptunaState.FAIL)
-        flops, accuracy = point(result)
-        guide = self.settings.guide if self._axis == LATENCY else None
-        return self._study.tell(handle, [accuracy, float(flops) if guide is None else guide.told(result)])
+        return self._study.tell(handle, [point(result)[1], float(self.settings.cost(result))])
+
+    def _told(self, handle: optuna.Trial | None, result: TrialResult) -> FrozenTrial:
+        """Tell the sampler a result with all that the record has of it; another leg is a trial of its own to it."""
+        number = result.trial.number
+        attributes: dict[str, Any] = {"result": trial_result_to_dict(result), "epochs": result.trained}
+        if result.error:
+            attributes["reason"] = result.error
+        if handle is None:
+            frozen = continued(self._stored[number], (point(result)[1], self.settings.cost(result)), attributes)
+            self._study.add_trial(frozen)
+            return frozen
+        for name, value in attributes.items():
+            handle.set_user_attr(name, value)
+        frozen = self._end(handle, result)
+        self._stored[number] = frozen
+        return frozen
 
     def _write(self, trial: FrozenTrial) -> None:
         if self._record is not None:
@@ -255,20 +365,15 @@ class Study:
 
     def _lightened(self, result: TrialResult) -> TrialResult:
         """Drop the weights of networks over a budget: no front can have them, and each weighs as much as a result."""
-        useful = {network.label for network in affordable([result], self.budgets)}  # none is timed yet
+        useful = {network.label for network in affordable([result], self.budgets)}  # timed or not
         return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})
-
-    def _keep(self, result: TrialResult) -> None:
-        self._results[result.trial.number] = result
-        self._by_key[result.trial.key()] = result
-        self._front = self._front.with_results(inside([result], self.budgets, self._axis))
 
     def _read_back(self) -> int:
         """Take up the record; return how many results were found under other budgets."""
         if self._record is None:
             return 0
-        before, lowest, found = self._record.earlier, self._candidates.lowest_fraction, 0
-        latencies = self._record.latencies
+        before, lowest = self._record.earlier, self._candidates.lowest_fraction
+        latencies, found = self._record.latencies, set[int]()
 
         def timed(network: TrialResult) -> TrialResult:
             return replace(network, latency=tuple(latencies.get(network.label, ())))
@@ -277,9 +382,10 @@ class Study:
             data = frozen.user_attrs.get("result")
             result = None if data is None else trial_result_from_dict(data)
             if result is not None:
-                result = result.with_each(timed)
-                self._keep(result)
-                found += index < before
+                self._known.keep(result.with_each(timed))  # of several legs the last, which is the longest
+                self._stored.setdefault(result.trial.number, frozen)
+                if index < before:
+                    found.add(result.trial.number)
             own = getattr(frozen.distributions.get(FRACTION), "low", lowest)
             if index >= before and own == lowest:
                 self._study.add_trial(frozen)
@@ -287,7 +393,7 @@ class Study:
                 again = restated(frozen, self._candidates.fraction(result.trial, result), lowest)
                 if again is not None:
                     self._study.add_trial(again)
-        return found
+        return len(found)
 
     @contextlib.contextmanager
     def _sampling_at_random(self) -> Iterator[None]:

@@ -68,7 +68,7 @@ class TimeLimited:
     def ask(self) -> Trial | None:
         """Return the study's next trial, or None when the time is over."""
         if self._begun and self._deadline.over:
-            self.ended = self.ended or self.study.remaining > 0
+            self.ended = self.ended or self.study.unfinished
             return None
         trial = self.study.ask()
         if trial is not None and not self._begun:

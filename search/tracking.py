@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult, TrialState
+from search.answers import target_lines
 from search.comparison import confirmed_figures
 from search.latency import front_columns
 from search.latency import metrics as latency_metrics
-from search.result import SearchResult
+from search.result import SearchResult, best_at_text
 from search.tracking_fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, flatten, trial_params
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -76,11 +77,12 @@ class MlflowTracker:
 
     def catch_up(self, results: Sequence[TrialResult]) -> None:
         """Take trials that an earlier process has finished; those that the store lacks are written."""
-        self._done = len(results)
+        self._done = sum(max(1, len(result.rungs)) for result in results)
 
         def write(records: "_Records") -> None:
             for result in results:
-                if result.trial.number not in records.children:
+                # The last leg of a trial may be missing where its others are there.
+                if result.trial.number not in records.children or len(result.rungs) > 1:
                     records.trial(result, self._budgets, time.time())
 
         if results:
@@ -104,7 +106,7 @@ class MlflowTracker:
         self._queue.put(lambda records: records.log(records.parent, metrics, limits))
 
     def trial(self, result: TrialResult, hypervolume: float, best_accuracy: float | None, front_size: int) -> None:
-        """Log a finished trial, and how the search stands after it."""
+        """Log a finished trial, or another leg of one, and how the search stands after it."""
         self._done += 1
         step = self._done
         standing = {"hypervolume": hypervolume, "front_size": front_size}
@@ -236,14 +238,16 @@ class _Records:
             tags["failure_reason"] = result.error
         start, end = int((ended - result.seconds) * 1000), int(ended * 1000)
         name = f"trial {trial.number:04d}"
-        run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
-        self.children[trial.number] = run
-        metrics = {"seconds": result.seconds}
+        run = self.children.get(trial.number)
+        if run is None:  # otherwise another leg, which goes on in the run of those before
+            run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
+            self.children[trial.number] = run
+        metrics = {"seconds": result.seconds} | ({"epochs": float(result.trained or 0)} if result.rungs else {})
         if result.accuracy is not None:
             metrics["accuracy"] = result.accuracy
         if result.cost is not None:
             metrics |= dataclasses.asdict(result.cost)
-        self.log(run, metrics, trial_params(trial, budgets))
+        self.log(run, metrics, trial_params(trial, budgets), step=result.trained or 0 if result.rungs else 0)
         curve = [
             Metric("val_accuracy", report.accuracy, start + int(report.seconds * 1000), report.epoch)
             for report in result.curve
@@ -273,10 +277,19 @@ class _Records:
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         if gap := result.uniform_comparison.difference:
             self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
-        for member in result.front:
+        for target, line in zip(result.targets, target_lines(result), strict=True):
+            self._client.set_tag(self.parent, f"target.{target}", line)
+        labels = {member.label for member in result.front}
+        for rung in result.proxy_audit:
+            if rung.correlation is not None:
+                self.log(self.parent, {"rung_rank_correlation": rung.correlation}, step=rung.epochs)
+        for member in result.reported:
             child = self.children.get(member.trial.number)
             if child is not None:
-                self._client.set_tag(child, "front", "true")
+                if member.label in labels:
+                    self._client.set_tag(child, "front", "true")
+                if targets := best_at_text(result, member):
+                    self._client.set_tag(child, "best_at", targets)
                 prefix = "passed_" if member.waypoint else ""
                 known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
                 metrics = {prefix + name: value for name, value in known.items() if value is not None}

@@ -91,4 +91,5 @@ def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
     params["allocation"] = "method" if trial.goal.widths is None else "search"
     if shares:
         params["budget_fraction"] = f"{min(shares):.6g}"
+    params |= {f"train.{name}": str(value) for name, value in trial.training.items()}
     return params | {f"{trial.method}.{name}": str(plain(value)) for name, value in trial.settings.items()}

@@ -90,6 +90,10 @@ class Polynomial:
         values = np.einsum("ij,ij->i", x @ matrix, x) if exact else ((x @ matrix) * x).sum(axis=1)
         return values.astype(np.int64) // self.denominator
 
+    def slopes(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the derivatives by every variable but the constant, shape (n, groups), at x of (n, groups + 1)."""
+        return np.asarray((x @ (self._fast + self._fast.T))[:, 1:] / self.denominator)
+
     def substitute(self, fixed: Mapping[int, int]) -> "Polynomial":
         """Put numbers in for some groups (index -> width); the others keep their order."""
         kept = [0] + [i for i in range(1, len(self.matrix)) if i - 1 not in fixed]
@@ -130,6 +134,12 @@ class CostModel:
         x = np.ones((len(widths), len(self.names) + 1), dtype=self._dtype)
         x[:, 1:] = widths
         return self._flops(x, self._exact), self._params(x, self._exact)
+
+    def slopes(self, widths: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """FLOPs and parameters per further channel of each group, at n width vectors: two of shape (n, groups)."""
+        x = np.ones((len(widths), len(self.names) + 1))
+        x[:, 1:] = widths
+        return self._flops.slopes(x), self._params.slopes(x)
 
     def fix(self, widths: Mapping[str, int]) -> "CostModel":
         """Return the model over the remaining groups once those of `widths` have the given width for good."""

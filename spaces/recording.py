@@ -10,11 +10,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from spaces.axes import permuted, reduced, reshaped
 from spaces.labels import ChannelLabels, Ids
 from spaces.operations import (
     CONCATENATIONS,
@@ -229,24 +229,13 @@ class Recorder(TorchFunctionMode):
             self._set(each, lead)
 
     def _reshape(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        value, flow = args[0], self._flow(args[0])
+        before, flow = args[0].shape, self._flow(args[0])
         if flow is None:
             return
-        before, axis = value.shape, flow.axis
-        if name == "unsqueeze" or name == "squeeze":
-            kept = [size for size in before if size != 1]
-            if [size for size in out.shape if size != 1] != kept or len(flow.ids) == 1:
-                return self._lose(name, args)
-            rank = sum(size != 1 for size in before[:axis])
-            new_axis = [i for i, size in enumerate(out.shape) if size != 1][rank]
-            return self._set(out, Flow(new_axis, flow.ids))
-        if out.shape[: axis + 1] == before[: axis + 1]:
-            return self._set(out, flow)
-        if out.ndim == axis + 1 and out.shape[:axis] == before[:axis]:
-            return self._set(out, Flow(axis, np.repeat(flow.ids, prod(before[axis + 1 :]))))
-        if prod(before[:axis]) == prod(out.shape[:-1]) and before[axis:] == out.shape[-1:]:
-            return self._set(out, Flow(out.ndim - 1, flow.ids))
-        self._lose(f"{name} from {tuple(before)} to {tuple(out.shape)}", args)
+        after = reshaped(name, flow, before, out.shape)
+        if after is None:
+            return self._lose(f"{name} from {tuple(before)} to {tuple(out.shape)}", args)
+        self._set(out, after)
 
     def _reduction(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value, flow = args[0], self._flow(args[0])
@@ -254,25 +243,16 @@ class Recorder(TorchFunctionMode):
         keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
         if flow is None:
             return
-        reduced = {d % value.ndim for d in ([dims] if isinstance(dims, int) else dims or range(value.ndim))}
-        if flow.axis in reduced:
+        after = reduced(flow, value.ndim, dims, keep)
+        if after is None:
             return self._lose(f"{name} over channels", args)
-        shift = 0 if keep else sum(d < flow.axis for d in reduced)
-        self._set(out, Flow(flow.axis - shift, flow.ids))
+        self._set(out, after)
 
     def _permutation(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         flow = self._flow(args[0])
         if flow is None:
             return
-        # The same permutation of a tensor whose sizes are the axis numbers tells where the axis went.
-        probe = torch.empty(tuple(range(1, args[0].ndim + 1)), device="meta")
-        with torch._C.DisableTorchFunction():
-            moved = (
-                getattr(torch, name)(probe, *args[1:], **kwargs)
-                if name != "permute"
-                else probe.permute(*args[1:], **kwargs)
-            )
-        self._set(out, Flow(list(moved.shape).index(flow.axis + 1), flow.ids))
+        self._set(out, permuted(name, flow, args, kwargs))
 
     def _concatenation(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         parts = args[0] if args else kwargs["tensors"]
@@ -301,38 +281,3 @@ class Recorder(TorchFunctionMode):
 
     def _uncountable(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         self._lose(name, [args, kwargs])
-
-
-def record(model: nn.Module, image: Tensor, labels: ChannelLabels) -> Recorder:
-    """Run one forward pass of a meta-device network and return what was observed.
-
-    Args:
-        model: in eval mode, on the meta device.
-        image: shape (1, C, H, W), on the meta device.
-    """
-    return recording(Recorder(model, labels), model, image)
-
-
-def recording(recorder: Recorder, model: nn.Module, image: Tensor) -> Recorder:
-    """Run one forward pass under a recorder of the network, see `record`; image of shape (N, C, H, W)."""
-    stack: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-
-        def before(_module: nn.Module, _args: Any, name: str = name) -> None:
-            stack.append(name)
-            recorder.layer = name
-
-        def after(_module: nn.Module, _args: Any, _out: Any) -> None:
-            stack.pop()
-            recorder.layer = stack[-1] if stack else ""
-
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        recorder.enter(image, "input image")
-        with recorder:
-            recorder.leave(model(image), "network output")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return recorder

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.counting import count_cost
 from spaces.errors import TraceError
+from spaces.forward import record
 from spaces.groups import ChannelGroup
 from spaces.labels import ChannelLabels, Ids, signatures
 from spaces.operations import CountedWeight
-from spaces.recording import Recorder, record
+from spaces.recording import Recorder
 from spaces.space import FixedLayer, ModelSpec, SearchSpace, SpaceConfig
 
 

@@ -6,7 +6,6 @@ Every child process is a fork, so that starting one takes no imports, and is kil
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -17,31 +16,21 @@ import time
 import traceback
 from pathlib import Path
 
+from chain_space import chain
+
 from runners.simulated import SimulatedRunner
 from runners.trial import Trial, TrialResult
 from search import resume
+from search.archive import TRIALS, TrialFiles
 from search.study import Study, StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
-from spaces.groups import ChannelGroup
-from spaces.space import SearchSpace
 
+EPOCHS = 4
 ENDLESS = 400  # trials, more than are ever reached
 
 
-def chain(groups: int = 4, width: int = 64) -> SearchSpace:
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in zip(axes, axes[1:], strict=False):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    return SearchSpace(tuple(ChannelGroup(name, width, 2, width) for name in names), (), model, {}, (3, 8, 8))
-
-
-def weights_of(trial: Trial) -> bytes:
-    return hashlib.sha256(trial.key().encode()).digest() * 2000
+def weights_of(trial: Trial, epochs: int) -> bytes:
+    return hashlib.sha256(f"{trial.key()} after {epochs}".encode()).digest() * 2000
 
 
 class WithWeights:
@@ -51,7 +40,9 @@ class WithWeights:
         self.ask, self.report, self._study = study.ask, study.report, study
 
     def tell(self, result: TrialResult) -> None:
-        self._study.tell(dataclasses.replace(result, checkpoint=weights_of(result.trial)))
+        leg = result.trial.leg
+        weights = weights_of(result.trial, leg.end if leg is not None else EPOCHS)
+        self._study.tell(dataclasses.replace(result, checkpoint=weights))
 
 
 def say(pipe: int, what: str, *facts: object) -> None:
@@ -59,33 +50,35 @@ def say(pipe: int, what: str, *facts: object) -> None:
 
 
 def facts_of(result: TrialResult, folder: Path) -> list[object]:
-    whole = (folder / result.path).read_bytes() == weights_of(result.trial)
-    return [result.trial.number, result.trial.key(), result.accuracy, whole]
+    epochs = result.rungs[-1][0] if result.rungs else EPOCHS
+    whole = (folder / result.path).read_bytes() == weights_of(result.trial, epochs)
+    return [result.trial.number, result.trial.key(), result.accuracy, whole, epochs]
 
 
-def search(folder: Path, trials: int, pipe: int) -> None:
+def search(folder: Path, trials: int, rungs: tuple[int, ...], pipe: int) -> None:
     """Go on with the search in the folder; say what was found there, and each trial once it is recorded."""
-    (folder / resume.TRIALS).mkdir(parents=True, exist_ok=True)
+    (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     with resume.locked(folder):
-        space = chain()
+        space = chain(4, 64)
         storage = f"sqlite:///{folder / 'study.db'}"
-        settings = StudySettings(("l2", "geometric_median"), trials=trials, storage=storage, resumed=True)
-        archive = functools.partial(resume.archive, folder)
-        study = Study(settings, space, (Budget("flops", 100_000),), archive=archive)
+        settings = StudySettings(("l2", "geometric_median"), trials=trials, storage=storage, resumed=True, rungs=rungs)
+        files = TrialFiles(folder)
+        study = Study(settings, space, (Budget("flops", 100_000),), archive=files)
+        files.drop_unnamed(study.results)
         say(pipe, "found", [facts_of(result, folder) for result in study.results])
         study.listeners.append(lambda result, _: say(pipe, "done", *facts_of(result, folder)))
         bench = type("Bench", (), {"space": space})()
-        SimulatedRunner().run(WithWeights(study), bench)
+        SimulatedRunner(epochs=EPOCHS).run(WithWeights(study), bench)
 
 
-def child(folder: Path, trials: int, seconds: float, *, first: str = "") -> list[list[object]]:
+def child(folder: Path, trials: int, rungs: tuple[int, ...], seconds: float, first: str = "") -> list[list[object]]:
     """Let a process search, kill it so many seconds after it said something, and return what it said until then."""
     reader, writer = os.pipe()
     process = os.fork()
     if not process:
         try:
             os.close(reader)
-            search(folder, trials, writer)
+            search(folder, trials, rungs, writer)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -105,7 +98,12 @@ def child(folder: Path, trials: int, seconds: float, *, first: str = "") -> list
     return [json.loads(line) for line in text.decode().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def main(folder: Path, kills: int, seed: int) -> None:
+def later(facts: list[object], known: list[object] | None) -> bool:
+    """Whether a trial was trained on since, which a process may do and be killed before it says so."""
+    return known is not None and int(str(known[4])) > int(str(facts[4])) and known[:2] == facts[:2]
+
+
+def main(folder: Path, kills: int, seed: int, rungs: tuple[int, ...]) -> None:
     chance = random.Random(seed)
     recorded: dict[int, list[object]] = {}
     lost, changed, starts = [], [], []
@@ -113,15 +111,19 @@ def main(folder: Path, kills: int, seed: int) -> None:
         last = turn == kills
         trials = len(recorded) + 4 if last else ENDLESS  # at least one more even where some were recorded, not said
         if last:
-            said = child(folder, trials, float("inf"))
+            said = child(folder, trials, rungs, float("inf"))
         elif turn % 3:
-            said = child(folder, trials, chance.uniform(0.0, 0.2), first='["done"')
+            said = child(folder, trials, rungs, chance.uniform(0.0, 0.2), '["done"')
         else:  # while it opens the study
-            said = child(folder, trials, chance.uniform(0.0, 0.6))
+            said = child(folder, trials, rungs, chance.uniform(0.0, 0.6))
         for found in (facts[0] for what, *facts in said if what == "found"):
             known = {facts[0]: facts for facts in found}
             lost += [number for number in recorded if number not in known]
-            changed += [number for number in recorded if known.get(number, recorded[number]) != recorded[number]]
+            changed += [
+                number
+                for number, facts in recorded.items()
+                if known.get(number, facts) != facts and not later(facts, known.get(number))
+            ]
             recorded |= known
         done = {facts[0]: facts for what, *facts in said if what == "done"}
         recorded |= done
@@ -129,8 +131,10 @@ def main(folder: Path, kills: int, seed: int) -> None:
     weights = all(facts[3] for facts in recorded.values())
     keys = len({str(facts[1]) for facts in recorded.values()})
     print(json.dumps({"starts": starts, "lost": lost, "changed": changed, "weights": weights,
-                      "numbers": sorted(recorded), "keys": keys}))  # fmt: skip
+                      "numbers": sorted(recorded), "keys": keys,
+                      "epochs": sorted(int(str(facts[4])) for facts in recorded.values()),
+                      "files": len(list((folder / TRIALS).iterdir()))}))  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), tuple(map(int, sys.argv[4:])))

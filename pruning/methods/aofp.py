@@ -92,6 +92,10 @@ class ApproximatedOracle:
         """Return how many of a trial's epochs the search has at most; channels are hidden in it, not yet cut."""
         return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
 
+    def passes_nets(self, epochs: int) -> bool:
+        """Return whether there is a search, each move of which is a net."""
+        return epochs > 0
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield nets on the way, then the net of the goal after it was cut and after every epoch left.
 

@@ -129,6 +129,15 @@ class DiscriminantInformation(Discriminant):
         """Return how many epochs at full width take as long as those in which the net narrows, at most."""
         return min(self.gradual_epochs, epochs) / 2
 
+    def passes_nets(self, epochs: int) -> bool:
+        """Return whether there is a net after an epoch before the last of those in which it narrows."""
+        return min(self.gradual_epochs, epochs) > 1
+
+    @property
+    def pausable(self) -> bool:
+        """Whether all that is special to the method comes before the training."""
+        return self.precision() is None and not self.distill and not self.gradual_epochs
+
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield the cut net before training and after every epoch, quantised where `bits` says so.
 

@@ -37,6 +37,7 @@ class FromScratch:
     name: ClassVar[str] = "scratch"
     paper: ClassVar[str] = "Liu et al., Rethinking the Value of Network Pruning, arXiv 1810.05270"
     needs: ClassVar[str] = "labelled training images, and epochs to train in"
+    pausable: ClassVar[bool] = False  # its rate is that of the dense net, over one schedule
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 

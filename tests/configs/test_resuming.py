@@ -57,6 +57,7 @@ def test_flags_on_top_change_what_makes_no_trial_another(folder: str) -> None:
         ("--epochs", "5", 4),
         ("--precision", "float32", "auto"),
         ("--method", "csgd", "l2,di"),
+        ("--rungs", "none", "auto"),
         ("--storage", "sqlite:///other.db", ""),
     ],
 )

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from configs.schema import ALLOCATIONS
 from pruning.base import METHODS, Goal, Snapshot
 from runners.evaluate import TrialContext, Workbench, evaluate
 from runners.latency import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
+from search.allocation import check_allocation
 from search.cli import main
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
@@ -172,3 +174,28 @@ def test_a_latency_that_cannot_be_met_or_measured_ends_with_code_2(
     assert main([*flags.split(), *common.split()]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [[], ["plan"]])
+@pytest.mark.parametrize(
+    ("method", "allocation", "reason"),
+    [
+        ("kse", "search", "work at widths that the search chooses: kse only finds widths itself"),
+        ("csgd", "method", "find widths itself: csgd only works at given widths"),
+    ],
+)
+def test_an_allocation_that_no_method_of_the_run_can_follow_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str], method: str, allocation: str, reason: str
+) -> None:
+    flags = ["--budget", "50%", "--method", method, "--allocation", allocation, "--out", str(tmp_path / "run")]
+    assert main([*command, *flags]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --allocation is {allocation!r} and no method of the run can {reason}; "
+        "leave --allocation at 'any', or add a method that can to --method\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_of_several_methods_one_that_can_follow_an_allocation_is_enough(allocation: str) -> None:
+    check_allocation(["kse", "csgd"], allocation)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import METHODS, Goal
+from pruning.base import METHODS, Goal, passes_nets
 from runners.evaluate import TrialContext, count_cost
+from runners.waypoints import short_of
 from spaces.budget import Budget
 from spaces.space import SearchSpace, uniform_point
 from spaces.tracing import trace
@@ -152,3 +153,21 @@ def test_snapshots_follow_the_epochs(net, method, context) -> None:
     epochs = [snapshot.epoch for snapshot in snapshots]
     assert epochs == sorted(epochs)
     assert epochs[-1] == 2
+
+
+NARROWING = {  # settings under which a method that can has nets on the way in 8 epochs of 4 batches
+    "abfp": {"iterations": 3},
+    "aofp": {"theta": 0.3, "scope": "all", "half_batches": 2, "warm_up_batches": 0},
+    "di": {"gradual_epochs": 3},
+}
+
+
+def test_a_method_says_whether_it_yields_nets_on_the_way(method, context) -> None:
+    torch.manual_seed(0)
+    net, method = Residual().eval(), dataclasses.replace(method, **NARROWING.get(method.name, {}))
+    space = trace(net, IMAGE)
+    limited = Goal(budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
+    goals = ([limited] if method.finds_widths else []) + [_goal(method, space, 0.3)]
+    yielded = [(goal, each) for goal in goals for each in _run(method, net, space, goal, context(epochs=8))]
+    assert passes_nets(method, 8) == any(short_of(goal, each, space) for goal, each in yielded)
+    assert not passes_nets(method, 0)

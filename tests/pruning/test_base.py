@@ -34,3 +34,7 @@ def test_methods_that_train_before_they_cut_say_so() -> None:
     assert wide_epochs(METHODS["csgd"](deadline=0.3), 4) == 2
     assert wide_epochs(METHODS["csgd"](early_trim=False), 4) == 4
     assert wide_epochs(METHODS["abfp"](balancing=0.25), 4) == 1
+
+
+def test_a_net_with_shared_kernels_takes_as_long_as_the_dense_one() -> None:
+    assert wide_epochs(METHODS["kse"](), 4) == 4

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.base import Distillation, Goal, Snapshot
+from pruning.base import METHODS, Distillation, Goal, Snapshot, pausable
 from pruning.checkpoint import from_bytes
 from pruning.quantization import size_mb
 from runners.evaluate import TrialContext, Workbench, evaluate
 from runners.fast import PLAIN, Fast
 from runners.train import TrainingError, accuracy
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.widths import Widths
@@ -272,3 +272,58 @@ def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(tiny_bench: Wo
 def test_a_workbench_pickles(tiny_bench: Workbench) -> None:
     copied = pickle.loads(pickle.dumps(tiny_bench))
     assert finish(copied)[1].checkpoint == finish(tiny_bench)[1].checkpoint
+
+
+def leg_of(bench: Workbench, a_trial: Trial, leg: Leg) -> TrialResult:
+    reports, result = finish(bench, dataclasses.replace(a_trial, leg=leg))
+    assert result.state is TrialState.COMPLETE, result.error
+    assert result.trial.leg is None  # whose weights would travel back
+    assert result.curve == tuple(reports)
+    return result
+
+
+BUDGETS = Goal(budgets=(Budget.parse("70%"),))
+
+
+@pytest.mark.parametrize(
+    "a_trial", [trial(), trial("di"), trial("kse", BUDGETS), trial("csgd"), trial("aofp", BUDGETS)]
+)
+def test_a_trial_goes_on_from_the_network_of_its_leg_before(tiny_bench: Workbench, a_trial: Trial) -> None:
+    bench = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=4))
+    first = leg_of(bench, a_trial, Leg(1))
+    assert first.curve[-1].epoch == 1
+    assert first.checkpoint is not None
+    again = leg_of(bench, a_trial, Leg(2, 1, first.checkpoint))
+    assert [report.epoch for report in again.curve] == [2, 3]
+    assert (again.widths, again.cost) == (first.widths, first.cost)
+    assert again.checkpoint is not None
+    before, after = (from_bytes(each, bench.net).state_dict() for each in (first.checkpoint, again.checkpoint))
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert any(name.startswith("0.") for name in moved)  # its first layer too, whatever kind of layer it is
+    same = leg_of(bench, a_trial, Leg(2, 1, first.checkpoint))
+    assert same.checkpoint == again.checkpoint
+
+
+def test_a_later_leg_neither_cuts_nor_starts_from_the_dense_net(
+    tiny_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = leg_of(tiny_bench, trial(), Leg(1))
+    monkeypatch.setattr("runners.evaluate.METHODS", {})  # none is asked
+    again = leg_of(tiny_bench, trial(), Leg(1, 1, first.checkpoint))
+    assert again.accuracy is not None
+
+
+def test_a_later_leg_without_weights_fails_and_says_so(tiny_bench: Workbench) -> None:
+    _, result = finish(tiny_bench, dataclasses.replace(trial(), leg=Leg(1, 1)))
+    assert result.state is TrialState.FAILED
+    assert "has no weights to go on from; start its trial anew" in result.error
+
+
+@pytest.mark.parametrize("setting", [{"bits": 6.0}, {"distill": 0.5}, {"gradual_epochs": 1}])
+def test_what_trains_in_a_way_of_its_own_to_the_end_cannot_pause(setting: dict[str, float]) -> None:
+    assert pausable(METHODS["di"], {})
+    assert not pausable(METHODS["di"], setting)
+    assert not pausable(METHODS["scratch"], {})
+    assert pausable(METHODS["di"], {"distill": 7.0})  # which is refused when it runs
+    assert all(pausable(METHODS[name], {}) for name in ("l2", "kse", "csgd", "aofp", "abfp"))

@@ -7,7 +7,7 @@ import pytest
 from pruning.base import Goal
 from runners.evaluate import Workbench
 from runners.simulated import Outcome, SaturatingAccuracy, SimulatedRunner
-from runners.trial import EpochReport, Trial, TrialResult
+from runners.trial import EpochReport, Leg, Trial, TrialResult
 from spaces.budget import Budget
 from spaces.widths import Widths
 
@@ -76,3 +76,17 @@ def test_methods_may_differ_in_quality_and_speed(tiny_bench: Workbench) -> None:
     assert better.accuracy > plain.accuracy
     assert better.seconds == pytest.approx(3 * plain.seconds)
     assert better.cost == plain.cost
+
+
+def test_legs_go_on_where_the_one_before_has_ended_and_early_accuracies_may_be_noisy(tiny_bench: Workbench) -> None:
+    goal = Goal(Widths({"0": 4, "3": 6}))
+    whole, legs = Desk([goal]), Desk([])
+    SimulatedRunner(epochs=3, noise=0.2).run(whole, tiny_bench)
+    legs.trials = [Trial(0, "di", goal, leg=leg) for leg in (Leg(1), Leg(2, 1))]
+    SimulatedRunner(epochs=3, noise=0.2).run(legs, tiny_bench)
+    assert [(each.epoch, each.accuracy) for each in legs.reports] == [(e.epoch, e.accuracy) for e in whole.reports]
+    assert sum(each.seconds for each in legs.told) == pytest.approx(whole.told[0].seconds)
+    quiet = Desk([goal])
+    SimulatedRunner(epochs=3).run(quiet, tiny_bench)
+    assert quiet.told[0].accuracy == whole.told[0].accuracy  # only the end is certain
+    assert quiet.reports[0].accuracy != whole.reports[0].accuracy

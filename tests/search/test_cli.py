@@ -86,6 +86,8 @@ def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsy
         (["--budget", "50%", "--time-limit", "-5m"], "--time-limit is '-5m' and must be a time above 0"),
         (["--budget", "50%", "--time-limit", "30"], "such as 90s, 30m, 1h30m or 2h"),
         (["--budget", "50%", "--confirm", "0"], "--confirm is 0 and must be at least 1"),
+        (["--budget", "50%", "--epochs", "4", "--rungs", "1,8"], "a rung after 8 epochs, longer than the training"),
+        (["--budget", "50%", "--epochs", "4", "--rungs", "2,1"], "--rungs is '2,1' and must be whole epochs"),
         (["--budget", "50%", "--method", "dii"], "did you mean di?"),
         (["--budget", "50%", "--latency-engine", "tvm"], "--latency-engine is 'tvm'"),
         (["--budgett", "50%"], "did you mean --budget"),

@@ -10,7 +10,7 @@ import torch
 
 from configs.schema import RunConfig
 from pruning.base import Goal
-from runners.base import RUNNERS, DataConfig, RunnerConfig, TrainConfig
+from runners.base import RUNNERS, DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.evaluate import Workbench
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -223,9 +223,11 @@ def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
     assert len(result.results) == 5
 
 
-def test_ctrl_c_while_the_front_is_trained_again_loses_nothing(tmp_path: Path) -> None:
-    result = run(tiny_config(tmp_path / "run"), _Stops("training the front again, 1/"))
+def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config(tmp_path / "run"), latency=LatencyConfig("cpu:1thread"))
+    result = run(config, _Stops("training the front again, 1/"))
     assert result.interrupted
+    assert result.latency == {}
     assert len(result.results) == 5
     assert result.chosen is not None
     assert result.chosen.test_accuracy is not None

@@ -9,6 +9,7 @@ from safetensors.torch import save
 from configs.schema import RunConfig
 from runners.base import DataConfig, RunnerConfig, TrainConfig
 from search.disk import DiskPart, dense_bytes, forecast_disk
+from search.resume import DENSE
 from search.setup import Setup, dense_file, prepare
 
 
@@ -51,6 +52,14 @@ def test_dense_weights_take_their_file_and_nothing_once_they_are_cached(setup: S
     assert parts_of(given)["dense weights"] == DiskPart("dense weights", 0, "given: net.pt")
 
 
+def test_the_run_folder_keeps_the_dense_weights_too(setup: Setup) -> None:
+    assert parts_of(setup)["dense weights for --resume"].size == dense_bytes(setup)
+    file = setup.folder / DENSE
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert parts_of(setup)["dense weights for --resume"] == DiskPart("dense weights for --resume", 0, f"there: {file}")
+
+
 def test_what_goes_to_a_server_takes_no_disk_here(setup: Setup) -> None:
     remote = parts_of(changed(setup, tracking_uri="http://host:5000", storage="postgresql://host/db"))
     assert (remote["MLflow"].size, remote["MLflow"].place) == (0, "http://host:5000")
@@ -63,8 +72,13 @@ def test_checkpoints_grow_with_the_trials_and_stay_under_those_of_the_whole_budg
     assert many < 40 * dense_bytes(setup)
 
 
-def test_only_methods_that_begin_wide_may_pass_networks(setup: Setup) -> None:
-    (extra,) = [part for part in forecast_disk(setup) if part.extra]
-    assert extra.what == "nets that aofp may pass on the way"
+def test_only_methods_that_yield_nets_on_the_way_may_pass_some(setup: Setup) -> None:
+    (extra,) = [part for part in forecast_disk(changed(setup, method="all")) if part.extra]
+    assert (
+        extra.what == "nets that aofp may pass on the way"
+    )  # csgd, abfp and kse begin wide too, yet yield narrow nets
     assert 0 < extra.size < 10 * 4 * dense_bytes(setup)  # two per epoch
-    assert not [part for part in forecast_disk(changed(setup, method="l2")) if part.extra]
+    gradual = dataclasses.replace(changed(setup, method="di,l2"), fixed={"di": {"gradual_epochs": 2}})
+    (extra,) = [part for part in forecast_disk(gradual) if part.extra]
+    assert extra.what == "nets that di may pass on the way"
+    assert not [part for part in forecast_disk(changed(setup, method="di,l2")) if part.extra]

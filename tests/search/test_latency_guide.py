@@ -8,8 +8,9 @@ from made_up_latency import guide
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.candidates import CandidateSpace, StudySettings
+from search.candidates import CandidateSpace
 from search.latency_guide import check_smallest, latency_limit
+from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import BudgetError

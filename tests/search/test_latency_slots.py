@@ -12,9 +12,9 @@ from runners.base import AskTell
 from runners.latency import Reading
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.candidates import StudySettings
 from search.latency_slots import SLOTS, Timed, take_up
 from search.study import Study
+from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 

@@ -109,12 +109,32 @@ def test_time_left_comes_from_the_mean_time_per_trial_and_the_workers(
 ) -> None:
     standing = live._Standing()
     standing.plan(dataclasses.replace(plan, workers=2))
-    first, second = (dataclasses.replace(finished_search.results[0], seconds=seconds) for seconds in (10.0, 30.0))
+    first, second = (
+        dataclasses.replace(each, seconds=seconds)
+        for each, seconds in zip(finished_search.results, (10.0, 30.0), strict=False)
+    )
     standing.after(first, ParetoFront())
     assert standing.left(1, 5) == "20 s left"  # 10 s each, 4 to go, 2 at once
     standing.after(second, ParetoFront())
     assert standing.left(2, 5) == "30 s left"  # 20 s each, 3 to go, 2 at once
     assert standing.left(5, 5) == ""
+
+
+def test_with_rungs_time_left_comes_from_the_epochs_that_are_expected_and_a_leg_is_no_new_trial(
+    plan: Plan, finished_search: SearchResult
+) -> None:
+    standing = live._Standing()
+    standing.plan(dataclasses.replace(plan, epochs=10.0))
+    one = dataclasses.replace(finished_search.results[0], seconds=6.0, rungs=((1, 0.8),))
+    standing.after(one, ParetoFront())
+    assert standing.left(1, 4) == "54 s left"  # 9 more epochs of 6 s
+    standing.after(dataclasses.replace(one, seconds=9.0, rungs=((1, 0.8), (3, 0.9))), ParetoFront())
+    assert standing.left(1, 4) == "21 s left"  # 7 of 3 s
+    assert standing.left(4, 4) == "21 s left"
+    longer = dataclasses.replace(finished_search.results[1], rungs=((8, 0.9),))
+    standing.after(longer, ParetoFront())
+    assert standing.left(4, 4) == ""
+    assert trial_text(longer) == "trial 1 di: 96.00% at 1.440 MFLOPs in 3 s, after 8 epochs"
 
 
 def test_no_more_time_is_left_than_the_limit_leaves(

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from chain_space import chain
 
 from pruning.settings import setting
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
@@ -14,9 +15,6 @@ from search import candidates, study
 from search.method_choice import Tried, choose_method, method_shares
 from search.study import Study, StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
-from spaces.groups import ChannelGroup
-from spaces.space import SearchSpace
 
 SEEDS = range(10)
 TRIALS = 24
@@ -45,26 +43,16 @@ class Bad:
     images: int = setting(64, low=16, high=512)
 
 
-def chain(groups: int = 8, width: int = 64) -> SearchSpace:
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in zip(axes, axes[1:], strict=False):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    return SearchSpace(tuple(ChannelGroup(name, width, 6, width) for name in names), (), model, {}, (3, 8, 8))
-
-
 @pytest.fixture
 def searched(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a simulated search over methods that differ in quality and speed."""
     monkeypatch.setattr(candidates, "METHODS", {"l2": Arm, "good": Good, "bad": Bad})
-    space = chain()
+    space = chain(8, 64, floor=6)
     rates = dict(zip(space.by_name, np.random.default_rng(0).uniform(8, 40, len(space.groups)), strict=True))
 
     def search(seed: int, quality: dict[str, float], slowness: dict[str, float] | None = None) -> Study:
-        settings = StudySettings(("bad", "good"), trials=TRIALS, seed=seed)
+        # TPE, which would choose the method itself if it were left to it.
+        settings = StudySettings(("bad", "good"), trials=TRIALS, seed=seed, sampler="tpe")
         made = Study(settings, space, (Budget.parse("50%"),))
         outcome = SaturatingAccuracy(space, rates, quality=quality, slowness=slowness or {}, seconds_per_gflop=1e6)
         SimulatedRunner(outcome=outcome, epochs=0).run(made, None)  # type: ignore[arg-type]
@@ -91,7 +79,8 @@ def test_most_later_trials_take_the_better_method_and_the_front_gains(
     assert np.mean(shares) > np.mean(plain)
     assert np.mean(shares) >= 0.75
     assert min(shares) >= 0.5
-    volumes, plain_volumes = ([each.front.hypervolume(chain().dense_cost.flops) for each in m] for m in (ours, theirs))
+    dense = chain(8, 64, floor=6).dense_cost.flops
+    volumes, plain_volumes = ([each.front.hypervolume(dense) for each in m] for m in (ours, theirs))
     assert np.mean(volumes) > np.mean(plain_volumes)
 
 
@@ -162,7 +151,7 @@ def test_nothing_tried_yet_takes_the_first() -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_side_by_side_do_not_all_take_one_method(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     monkeypatch.setattr(candidates, "METHODS", {"l2": Arm, "good": Good, "bad": Bad})
-    space = chain(3)
+    space = chain(3, 64, floor=6)
     made = Study(StudySettings(("bad", "good"), trials=TRIALS, seed=1), space, (Budget.parse("50%"),))
     outcome, running = SaturatingAccuracy(space), list[Trial]()
     while True:

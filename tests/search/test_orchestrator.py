@@ -23,6 +23,7 @@ from runners.train import accuracy
 from search import SearchResult, load, run
 from search.disk import forecast_disk
 from search.live import SilentDisplay
+from search.resume import DENSE
 from search.setup import prepare
 from search.time_limit import Deadline, TimeLimitError
 from spaces.budget import Budget
@@ -91,6 +92,34 @@ def test_one_trial_of_aofp_gives_several_points_to_the_front(tmp_path: Path) -> 
         assert accuracy(net, data.test, device=CPU) == member.test_accuracy
 
 
+class Phases(SilentDisplay):
+    """Keeps what the live line said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_sensitivities_are_measured_once_and_kept_for_a_resumed_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
+    train = TrainConfig(epochs=0, dense_epochs=1, batch_size=32, precision="float32", device="cpu")
+    config = tiny_config(tmp_path / "run", method="l2", set=("l2.allocation=uniform",), train=train, trials=9)
+    display = Phases()
+    result = run(config, display)
+    assert any("narrowing of each of 2 groups" in each for each in display.said)
+    (file,) = (tmp_path / "cache" / "sensitivities").iterdir()
+    assert min(json.loads(file.read_text()).values()) > 0
+    assert len(result.results) == 9
+
+    measured = file.stat().st_mtime_ns
+    run(dataclasses.replace(config, resume=config.out, out="", trials=10))
+    assert [each.stat().st_mtime_ns for each in (tmp_path / "cache" / "sensitivities").iterdir()] == [measured]
+
+
 def test_the_exported_program_runs_without_the_project(finished: tuple[Path, SearchResult]) -> None:
     folder, result = finished
     assert result.chosen is not None
@@ -118,6 +147,7 @@ def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResu
     checkpoints = sum(file.stat().st_size for file in (folder / "trials").iterdir())
     assert parts["checkpoints of the trials"] == pytest.approx(checkpoints, rel=0.4)
     assert parts["dense weights"] == 0  # cached by that run
+    assert parts["dense weights for --resume"] == pytest.approx((folder / DENSE).stat().st_size, rel=0.1)
 
 
 def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:

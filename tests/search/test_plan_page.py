@@ -39,6 +39,17 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path.with_name("empty")))  # no dense net of another test
 
 
+def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_each() -> None:
+    train = TrainConfig(epochs=4, device="cpu", precision="float32")
+    text = page_of(train=train, trials=10)
+    assert "Rungs: about 23 epochs of training instead of 40" in text  # 10 * 1 + 5 * 1 + 4 * 2 = 23, of 4 on the front
+    assert "\n 1 10 every trial" in text
+    assert "\n 4 4 control arms, the first others, members of the front" in text
+    assert "4 epochs each at most, rungs after 1, 2" in text
+    assert "Rungs" not in page_of(train=train, trials=10, rungs="none")
+    assert "Rungs" not in page_of(trials=10)
+
+
 def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> None:
     text = page_of(space=SpaceConfig(divisor=2, skip=("inner",)))
     assert "\n stem 8 2 8 2 4 stem, outer" in text  # 10% of 8 channels, up to a multiple of 2
@@ -77,12 +88,22 @@ def test_settings_are_searched_fixed_or_at_their_default() -> None:
 
 def test_trials_are_told_apart_and_add_up() -> None:
     text = page_of()
-    rows = re.findall(r"\n (\d+) (uniform widths, the control arm|uniform widths to start from|proposed by tpe) ", text)
+    kinds = "uniform widths, the control arm|uniform widths to start from|proposed by structured"
+    rows = re.findall(rf"\n (\d+) ({kinds}) ", text)
     assert sum(int(count) for count, _ in rows) == 9
     assert {what for _, what in rows} == {
-        "uniform widths, the control arm", "uniform widths to start from", "proposed by tpe"
+        "uniform widths, the control arm", "uniform widths to start from", "proposed by structured"
     }  # fmt: skip
     assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
+
+
+def test_the_coordinates_of_the_sampler_are_named() -> None:
+    text = page_of(sampler="structured")
+    assert "Widths are proposed in " in text
+    assert "share of the FLOPs, measured sensitivity), then group by group." in " ".join(text.split())
+    assert "Sensitivities are measured on 512 training images, unless they are cached" in text
+    assert "measured" not in page_of(sampler="structured", trials=8).partition("Time, estimated")[0]
+    assert "structural coordinate" not in page_of(sampler="tpe")
 
 
 def test_time_and_disk_are_forecast_and_nothing_is_written(tmp_path: Path) -> None:
@@ -116,3 +137,11 @@ def test_a_latency_budget_is_planned_without_measuring_anything(monkeypatch: pyt
     assert "A budget under what the smallest network measures then ends the search" in shown
     assert "of the front, measured at the end on cpu:1thread" in page_of(latency=LatencyConfig("cpu:1thread"))
     assert "measured" not in page_of()
+
+
+def test_targets_share_the_proposals() -> None:
+    text = page_of(budget=(), targets="20,40%", trials=9)
+    assert re.search(r"\n ?targets at most \S+ \S+ \(\d+\.\d% of dense\); at most \S+ \S+ \(\d+\.\d% of dense\)", text)
+    assert re.search(r"\n ?2 uniform widths, the control arm l2 100\.0%, (49\.9|50\.\d)%", text)
+    assert re.search(r"\d proposed by \w+ l2, aofp 100\.0%, (49\.9|50\.\d)%, the targets, in equal shares", text)
+    assert "1 trials leave no uniform widths at target" in page_of(budget=(), targets="20,40%", trials=1)

@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from configs.schema import RunConfig
+from pruning.base import METHODS
+from runners.trial import Confirmation
 from search.latency import latency_lines
 from search.report import (
     ROWS_SHOWN,
@@ -105,27 +107,57 @@ def test_the_front_starts_with_the_dense_net_and_marks_the_chosen_one(finished_s
     assert rows == [
         "2.560 M 100.0% 2.560 k 97.00% 96.50% dense",
         "1.440 M 56.2% 1.440 k 96.00% 95.00% di 1 chosen",
-        "640.0 k 25.0% 640 90.00% 89.00% l2 (uniform) 0",
+        "640.0 k 25.0% 640 90.00% 89.00% uniform l2 0",
         "160.0 k 6.2% 160 85.00% 84.00% di 3",
     ]
 
 
-def test_the_front_fits_a_terminal_of_80_columns(finished_search: SearchResult) -> None:
+def columns_of(part: RenderableType) -> int:
+    """Return how wide a part is where it may be as wide as it likes."""
+    return Console(file=io.StringIO(), width=200).measure(part).maximum
+
+
+def longest_named(search: SearchResult) -> SearchResult:
+    """Return the search with its chosen net made by the method of the longest name."""
+    chosen = search.results[1]
+    return search.with_results(
+        [dataclasses.replace(chosen, trial=dataclasses.replace(chosen.trial, method=max(METHODS, key=len)))]
+    )
+
+
+def confirmed(search: SearchResult) -> SearchResult:
+    seeds = Confirmation((1, 2, 3), (0.91, 0.93, 0.95), (1, 1, 1), 360)
+    return search.with_results([dataclasses.replace(each, confirmation=seeds) for each in search.front])
+
+
+def test_the_front_fits_a_terminal_of_80_columns(
+    finished_search: SearchResult, search_with_waypoints: SearchResult, quantised_search: SearchResult
+) -> None:
+    for search in (longest_named(finished_search), search_with_waypoints, confirmed(finished_search), quantised_search):
+        assert columns_of(front_table(search)) <= 80
+
+
+def test_a_front_too_wide_for_a_terminal_wraps_methods_and_keeps_figures_whole(quantised_search: SearchResult) -> None:
+    widest = confirmed(longest_named(quantised_search))
+    assert columns_of(front_table(widest)) > 80
     console = Console(file=io.StringIO(), width=80)
-    assert console.measure(front_table(finished_search)).maximum <= 80
+    console.print(front_table(widest))
+    text = str(console.file.getvalue())  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    row = line_with(text, "chosen")
+    assert row.startswith("1.440 M 56.2% 1.440 k 0.00115 96.00% 93.00±2.00% ")
+    assert row.endswith(" 1 chosen")
 
 
 def test_sizes_are_shown_where_a_net_is_quantised(quantised_search: SearchResult) -> None:
     text = text_of(front_table(quantised_search))
     rows = [" ".join(line.split()) for line in text.splitlines() if "%" in line]
-    assert "params MB val acc." in " ".join(text.split())
+    assert "params MB val test" in " ".join(text.split())
     assert rows[:3] == [
         "2.560 M 100.0% 2.560 k 0.01024 97.00% 96.50% dense",
         "1.440 M 56.2% 1.440 k 0.00115 96.00% 95.00% di 1 chosen",
-        "640.0 k 25.0% 640 0.00256 90.00% 89.00% l2 (uniform) 0",
+        "640.0 k 25.0% 640 0.00256 90.00% 89.00% uniform l2 0",
     ]
-    console = Console(file=io.StringIO(), width=80)
-    assert console.measure(front_table(quantised_search)).maximum <= 80
 
 
 def test_widths_are_shown_before_and_after(finished_search: SearchResult) -> None:

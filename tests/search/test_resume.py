@@ -34,9 +34,13 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killing_a_simulated_search_at_random_moments_loses_no_finished_trial(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "killed_search.py"), str(tmp_path / "run"), str(KILLS), "0"]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=200)
+@pytest.mark.parametrize("rungs", [(), (1, 2, 4)], ids=["at once", "rungs"])
+def test_killing_a_simulated_search_at_random_moments_loses_no_finished_trial(
+    tmp_path: Path, rungs: tuple[int, ...]
+) -> None:
+    arguments = [str(tmp_path / "run"), str(KILLS), "0", *map(str, rungs)]
+    command = [sys.executable, str(ROOT / "tests" / "killed_search.py"), *arguments]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert len(outcome["starts"]) == KILLS + 1
@@ -45,6 +49,9 @@ def test_killing_a_simulated_search_at_random_moments_loses_no_finished_trial(tm
     assert outcome["weights"] is True
     assert outcome["numbers"] == list(range(len(outcome["numbers"])))
     assert outcome["keys"] == len(outcome["numbers"])  # none was tried twice
+    assert outcome["files"] == len(outcome["numbers"])  # of no trial the weights of a shorter training are left
+    if rungs:
+        assert max(outcome["epochs"]) == 4
 
 
 def until(process: subprocess.Popen[str], words: str) -> list[str]:

@@ -27,8 +27,9 @@ def test_narrow_training_costs_a_share_of_the_budget(tmp_path: Path) -> None:
     assert 0 < _dense_trials(setup_of(tmp_path, "di")) < 0.16 * 12
 
 
-def test_a_method_that_trains_the_dense_net_costs_its_trials_in_full(tmp_path: Path) -> None:
-    setup = setup_of(tmp_path, "csgd")
+@pytest.mark.parametrize("method", ["csgd", "kse"])
+def test_a_method_that_trains_at_dense_cost_costs_its_trials_in_full(tmp_path: Path, method: str) -> None:
+    setup = setup_of(tmp_path, method)
     arms = 4
     assert _dense_trials(setup) == pytest.approx(12 - arms, abs=0.16 * arms)
 

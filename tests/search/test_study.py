@@ -2,37 +2,24 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import optuna
 import pytest
+from chain_space import chain
 
 from pruning.settings import setting
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search import candidates, method_settings
+from search.archive import InMemory
 from search.study import SAMPLERS, Study, StudyError, StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.errors import BudgetError, SlimfrontError, UnknownNameError
-from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 FLOPS = Budget("flops", 20_000)
-
-
-def chain(groups: int = 3, width: int = 32, floor: int = 2) -> SearchSpace:
-    """A chain of layers: params = sum of width[i] * width[i + 1], flops = 16 times as many."""
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in zip(axes, axes[1:], strict=False):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    members = tuple(ChannelGroup(name, width, floor, width) for name in names)
-    return SearchSpace(members, (), model, {}, (3, 8, 8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +71,11 @@ def drain(study: Study, space: SearchSpace, most: int = 10_000) -> list[Trial]:
         trials.append(trial)
         study.tell(result_of(trial, space))
     return trials
+
+
+class Shelf(InMemory):
+    def __init__(self, keep: Callable[[TrialResult], TrialResult]) -> None:
+        self.keep = keep  # type: ignore[method-assign]
 
 
 def optuna_trials(url: str) -> list[optuna.trial.FrozenTrial]:
@@ -458,7 +450,7 @@ def test_listeners_see_the_archived_result_and_the_study() -> None:
         space,
         (FLOPS,),
         listeners=[lambda result, study: seen.append((result.path, len(study.results)))],
-        archive=lambda result: result.without_checkpoint(f"{result.trial.number}.pt"),
+        archive=Shelf(lambda result: result.without_checkpoint(f"{result.trial.number}.pt")),
     )
     drain(study, space)
     assert seen == [("0.pt", 1), ("1.pt", 2), ("2.pt", 3)]
@@ -486,7 +478,7 @@ def test_nets_passed_on_the_way_are_recorded_and_only_those_inside_the_budgets_r
         archived.append(sorted(result.checkpoints))
         return result.with_each(lambda each: each.without_checkpoint(f"{each.stem}.pt" if each.checkpoint else ""))
 
-    study = Study(settings, space, (FLOPS,), archive=archive)
+    study = Study(settings, space, (FLOPS,), archive=Shelf(archive))
     trial = study.ask()
     assert trial is not None
     own = result_of(trial, space, accuracy=0.5, checkpoint=b"own")

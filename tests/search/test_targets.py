@@ -1,0 +1,236 @@
+"""Several budgets answered by one search: where its trials go, and what each target gets."""
+
+import csv
+import dataclasses
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from configs.loading import parse_flags
+from runners.simulated import SaturatingAccuracy, SimulatedRunner
+from search import SearchResult
+from search.answers import answers, target_lines
+from search.cli import main
+from search.samplers import CLUSTERING, SAMPLERS
+from search.spread import least_served, widest_gap
+from search.study import Study, StudySettings
+from spaces.budget import Budget
+from spaces.cost import Cost, CostModel, Form, PolynomialBuilder
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace
+from spaces.targets import parse_targets
+
+
+def chain(groups: int = 8, width: int = 64, floor: int = 4) -> SearchSpace:
+    names = [f"layer{i}" for i in range(groups)]
+    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
+    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
+    for left, right in itertools.pairwise(axes):
+        params.add(1, left, right)
+        flops.add(16, left, right)
+    model = CostModel(names, [width] * groups, flops.build(), params.build())
+    return SearchSpace(tuple(ChannelGroup(name, width, floor, width) for name in names), (), model, {}, (3, 8, 8))
+
+
+SPACE = chain()
+HALF = SPACE.dense_cost.flops // 2
+RATES = {group.name: random.Random(group.name).uniform(1, 12) for group in SPACE.variable}
+
+
+def search(storage: str = "", budgets: Sequence[Budget] = (), **changes: Any) -> Study:
+    """A whole search by formula."""
+    settings = StudySettings(("l2",), **{"trials": 24, "storage": storage, **changes})
+    study = Study(settings, SPACE, budgets or (Budget("flops", HALF),))
+    SimulatedRunner(outcome=SaturatingAccuracy(SPACE, RATES)).run(study, SimpleNamespace(space=SPACE, threads=0))  # type: ignore[arg-type]
+    return study
+
+
+def limits(study: Study, quantity: str = "flops") -> list[float]:
+    return [b.limit for r in study.results for b in r.trial.goal.budgets if b.quantity == quantity]
+
+
+def test_the_target_with_the_fewest_trials_is_served_first_and_of_equals_the_largest() -> None:
+    assert least_served([50, 20, 8], []) == [50, 20, 8]
+    assert least_served([50, 20, 8], [50, 20, 50, 7, 7, 7]) == [8, 20, 50]
+
+
+def test_the_widest_gap_is_found_in_log_cost() -> None:
+    assert widest_gap([], 0.01) == pytest.approx(0.1)
+    assert widest_gap([0.1], 0.01) == pytest.approx(math.sqrt(0.1))  # of equals the dearest
+    assert widest_gap([0.1, 0.3, 1.4], 0.01) == pytest.approx(math.sqrt(0.01 * 0.1))
+    assert widest_gap([0.5], 1.0) == 1.0
+
+
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))  # half a second a proposal
+def test_every_candidate_is_drawn_to_a_target_and_all_get_an_equal_share(sampler: str) -> None:
+    trials = 12
+    targets = tuple(target.resolve(SPACE.dense_cost) for target in parse_targets("8,20,50%"))
+    study = search(targets=targets, sampler=sampler, trials=trials)
+    assert Counter(limits(study)) == dict.fromkeys((target.limit for target in targets), trials // 3)
+    arms = [r.trial.goal.budgets[0] for r in study.results if r.trial.arm]
+    assert tuple(arms) == targets  # uniform widths at each, the largest first
+    assert [r.trial.arm for r in study.results][:3] == ["uniform"] * 3
+
+
+def test_a_target_in_params_beside_a_budget_on_flops() -> None:
+    study = search(budgets=(Budget("flops", HALF), Budget("params", 20_000)), targets=(Budget("params", 9_001),))
+    assert set(limits(study, "params")) == {9_001}
+    assert all(r.cost.params <= 9_001 and r.cost.flops <= HALF for r in study.results if r.cost)
+
+
+def test_a_limit_is_met_to_the_flop_whatever_its_share_rounds_to() -> None:
+    odd = tuple(Budget("flops", HALF * share // 100 - 1) for share in (97, 29, 7))
+    assert set(limits(search(targets=odd, trials=9))) == {each.limit for each in odd}
+
+
+def test_an_exhausted_target_leaves_its_trials_to_the_others() -> None:
+    space = chain(groups=1, width=12, floor=3)
+    least = space.smallest_cost.flops
+    targets = (Budget("flops", space.dense_cost.flops), Budget("flops", least))  # the second has one network
+    study = Study(StudySettings(("l2",), trials=9, allocation="search", targets=targets), space, targets[:1])
+    SimulatedRunner().run(study, SimpleNamespace(space=space, threads=0))  # type: ignore[arg-type]
+    assert len(study.results) == 2  # and the first too: one group at the whole budget is one width
+    wide = chain(groups=3, width=12, floor=3)
+    targets = (Budget("flops", wide.dense_cost.flops // 2), Budget("flops", wide.smallest_cost.flops))
+    study = Study(StudySettings(("l2",), trials=9, allocation="search", targets=targets), wide, targets[:1])
+    SimulatedRunner().run(study, SimpleNamespace(space=wide, threads=0))  # type: ignore[arg-type]
+    assert Counter(limits(study)) == {targets[0].limit: 8, targets[1].limit: 1}
+
+
+def test_too_few_trials_for_the_targets_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    targets = tuple(target.resolve(SPACE.dense_cost) for target in parse_targets("8,20,50%"))
+    study = search(targets=targets, trials=2)
+    assert [r.trial.arm for r in study.results] == ["uniform"] * 2
+    assert f"2 trials leave no uniform widths at target {targets[2]}; give more --trials" in caplog.messages
+
+
+@pytest.mark.parametrize("sampler", sorted(set(CLUSTERING) - {"gp"}))
+def test_the_trials_come_out_even_in_log_cost(sampler: str) -> None:
+    assert largest_gap(search(sampler=sampler, trials=40)) < 2.0
+
+
+def test_without_it_tpe_clusters() -> None:
+    assert largest_gap(search(sampler="tpe", trials=40, even=False)) > 4.0
+
+
+def largest_gap(study: Study) -> float:
+    """Return the largest step in log cost from one network to the next, relative to even steps."""
+    logs = sorted(math.log(r.cost.flops) for r in study.results if r.cost)
+    steps = [high - low for low, high in itertools.pairwise(logs)]
+    return max(steps) * len(steps) / (logs[-1] - logs[0])
+
+
+def test_new_targets_are_answered_from_the_old_trials_with_arms_of_their_own(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    before = search(storage, trials=12)
+    targets = (Budget("flops", HALF), Budget("flops", HALF // 5))
+    after = search(storage, trials=18, targets=targets, resumed=True)
+    assert after.results[:12] == before.results
+    assert set(limits(after)[12:]) == {target.limit for target in targets}
+    counts = Counter(limits(after))  # an old trial at a target counts for it
+    assert counts[targets[0].limit] == counts[targets[1].limit]
+    arms = [r.trial.goal.budgets[0].limit for r in after.results[12:] if r.trial.arm]
+    assert arms == [targets[1].limit]  # uniform widths at half the network are known already
+    again = search(storage, trials=18, targets=targets, resumed=True)
+    assert again.results == after.results
+
+
+def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    flags = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "
+    flags += f"--method l2,random --trials 8 --confirm 2 --targets 30,60,90% --out {folder}"
+    assert main(flags.split()) == 0
+    out = capsys.readouterr().out
+    result = SearchResult.from_json((folder / "result.json").read_text())
+    found = answers(result)
+    assert [each.target for each in found] == [b.resolve(result.dense.cost) for b in parse_targets("30,60,90%")]
+    assert result.budgets == (found[0].target,)
+    for each in found:
+        assert each.best is not None
+        assert each.best.cost is not None
+        assert each.uniform is not None
+        assert each.target.allows(each.best.cost)
+        assert each.best.label in {member.label for member in result.reported}
+        assert each.uniform.trial.arm == "uniform"
+        assert each.uniform.test_accuracy is not None
+        assert (folder / result.paths[f"best at {each.target}"] / "model.safetensors").is_file()
+        assert f"best at {each.target}" in out
+        assert each.best.confirmation is not None
+        assert len(each.best.confirmation.accuracies) == 2
+        if each.best.trial.arm != "uniform":
+            control = result.control_of(each.best)
+            assert control is not None
+            assert control.confirmation is not None
+            assert control.cost is not None
+            assert control.cost.flops <= each.best.cost.flops
+    assert result.best_at("30%") == found[2].best
+    assert result.chosen == found[0].best
+    for words in ("Best at each target", "Best at 30.0% of flops: network", "with 2 fresh seeds, it has"):
+        assert words in out
+    assert "30.0% of flops" in (folder / "report.html").read_text()
+    with (folder / "front.csv").open() as file:
+        marked = [target for row in csv.DictReader(file) for target in row["best_at"].split(", ") if target]
+    assert sorted(marked) == sorted(str(each.target) for each in found)
+    told = mlflow_tags(folder)
+    for each in found:
+        assert told["search"][f"target.{each.target}"].startswith("Best at ")
+        assert each.best is not None
+        assert str(each.target) in told[f"trial {each.best.trial.number:04d}"]["best_at"].split(", ")
+    assert parse_flags(["--resume", str(folder), "--budget", "50%"]).config.targets == ""
+    assert parse_flags(["--resume", str(folder), "--targets", "20,40%"]).config.targets == "20,40%"
+
+
+def mlflow_tags(folder: Path) -> dict[str, dict[str, str]]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
+    return {each.info.run_name: each.data.tags for each in runs}
+
+
+def test_the_best_at_a_target_on_params_is_reported_though_the_front_is_over_flops(
+    finished_search: SearchResult,
+) -> None:
+    dear = dataclasses.replace(finished_search.results[3], cost=Cost(flops=1_500_000, params=100))
+    target = Budget("params", 150)
+    result = dataclasses.replace(finished_search.with_results([dear]), targets=(target,))
+    assert dear.label not in {member.label for member in result.front}
+    assert result.best_at(target) == dear
+    assert result.reported == (*result.front, dear)
+    (answer,) = answers(result)
+    assert (answer.uniform, answer.verdict) == (None, "no uniform one")
+    assert SearchResult.from_json(result.to_json()).targets == (target,)
+    nothing = dataclasses.replace(result, targets=(Budget("params", 10),))
+    assert nothing.reported == tuple(nothing.front)
+    assert target_lines(nothing) == ("At 0.4% of params no network was found.",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--targets 20,120%", "budget '120%' is above the dense network"),
+        ("--targets 0.1,0.5", "has no known unit"),
+        ("--targets 0.1gflops,1mparams", "give all in one unit"),
+        ("--targets 20,20%", "names one budget twice"),
+        ("--targets 5gflops", "target 5gflops is above the dense network, which has"),
+        ("--targets 20,60% --budget 50%", "is above the budget"),
+        ("--targets 0.1,60%", "is under the smallest network of this space"),
+    ],
+)
+@pytest.mark.parametrize("start", [[], ["plan"]])
+def test_targets_that_cannot_be_are_one_line_and_code_2(
+    start: list[str], flags: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tiny = f"--model tiny_nets:residual --image-size 8 --device cpu --precision float32 --out {tmp_path / 'run'}"
+    assert main([*start, *flags.split(), *tiny.split()]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
