@@ -292,7 +292,6 @@ class Study:
         trial = replace(trial, seed=derive_seed(self.settings.seed, key), leg=leg)
         if (known := self._known.like(key)) is not None:
             handle.set_user_attr("duplicate_of", known.trial.number)
-            handle.set_user_attr("epochs", known.trained)
             self._end(handle, known)
             self._repeats += 1
             return None
@@ -333,7 +332,9 @@ class Study:
     def _told(self, handle: optuna.Trial | None, result: TrialResult) -> FrozenTrial:
         """Tell the sampler a result with all that the record has of it; another leg is a trial of its own to it."""
         number = result.trial.number
-        attributes: dict[str, Any] = {"result": trial_result_to_dict(result), "epochs": result.trained}
+        attributes: dict[str, Any] = {"result": trial_result_to_dict(result)}
+        if result.trained is not None:
+            attributes["epochs"] = result.trained
         if result.error:
             attributes["reason"] = result.error
         if handle is None:
