@@ -42,6 +42,7 @@ CONTROL_METHOD = "l2"
 MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
+CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less was narrowed by another budget
 SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
 
 
@@ -229,13 +230,13 @@ class CandidateSpace:
         """
         return None if self._guide is None or math.isinf(self._guide.limit) else self._guide.use
 
-    def place(self, trial: Trial, result: TrialResult | None = None) -> float:
-        """Return where on the range of the scaled budget a trial counts: at what its network costs or may cost.
+    def places(self, trial: Trial, result: TrialResult | None = None) -> tuple[float, ...]:
+        """Return where on the range of the scaled budget a trial counts: at what its network costs, or may cost.
 
-        Widths that the search chose count at what they might cost: another budget may have made them narrower, and
-        nothing that is tried there would ever cost more.
+        Widths that another budget has made clearly narrower count at both: nothing tried there would ever cost more.
         """
-        return self.fraction(trial) if trial.goal.widths is not None else self.tried(trial, result).share
+        allowed, share = self.fraction(trial, result), self.tried(trial, result).share
+        return (share, allowed) if trial.goal.widths is not None and share < CAPPED * allowed else (share,)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""

@@ -9,6 +9,7 @@ killed process would leave trials that run for ever.
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import warnings
@@ -266,9 +267,9 @@ class Study:
             return self._candidates.next_fraction(self._given, turn)
         if not self.settings.even or self.settings.sampler not in CLUSTERING or turn >= TURN:
             return None
-        known = [self._candidates.place(each.trial, each) for each in self._known.first.values()]
-        begun = [self._candidates.place(trial) for handle, trial in self._running.values() if handle is not None]
-        return widest_gap([*known, *begun], self._candidates.lowest_fraction)
+        known = [self._candidates.places(each.trial, each) for each in self._known.first.values()]
+        begun = [self._candidates.places(trial) for handle, trial in self._running.values() if handle is not None]
+        return widest_gap(itertools.chain(*known, *begun), self._candidates.lowest_fraction)
 
     def _propose(self, planned: Planned | None = None, fraction: float | None = None) -> Trial | None:
         """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler).

@@ -12,6 +12,7 @@ from runners.base import AskTell
 from runners.latency import Reading
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.archive import InMemory
 from search.latency_slots import SLOTS, Timed, take_up
 from search.study import Study
 from search.study_settings import StudySettings
@@ -22,6 +23,15 @@ LIMIT = Budget("latency", 1.2e-3)
 Measure = Callable[[TrialResult], Reading]
 
 
+class Paths(InMemory):
+    """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
+
+    def keep(self, result: TrialResult) -> TrialResult:
+        return result.with_each(
+            lambda network: dataclasses.replace(network, path=f"{network.stem}-e{network.trained}.safetensors")
+        )
+
+
 def study_of(
     space: SearchSpace, *budgets: Budget, axis: str = "flops", storage: str = "", resumed: bool = False
 ) -> Study:
@@ -29,10 +39,7 @@ def study_of(
         ("l2",), trials=10, sampler="random", guide=guide(space, *budgets), axis=axis, storage=storage, resumed=resumed
     )
 
-    def archive(result: TrialResult) -> TrialResult:
-        return result.with_each(lambda network: dataclasses.replace(network, path=f"{network.stem}.safetensors"))
-
-    return Study(settings, space, budgets, archive=archive)
+    return Study(settings, space, budgets, archive=Paths())
 
 
 def searched(study: Study, space: SearchSpace, measure: Measure, every: int = 1) -> list[str]:
