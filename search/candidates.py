@@ -167,8 +167,16 @@ class CandidateSpace:
             tried: every trial given out, running ones too.
             turn: how many proposals in a row have repeated earlier ones.
         """
-        budgets = (budget for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled)
-        return self.spread.next_target((budget.limit for budget in budgets), turn)
+        return self.spread.next_target((limit for trial in tried for limit in self._aims(trial)), turn)
+
+    def _aims(self, trial: Trial) -> list[float]:
+        """Return the limit of the scaled budget that a trial was drawn to, none where it had no such budget."""
+        limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled]
+        if self._guide is None or trial.goal.widths is not None:
+            return limits
+        # A method that finds widths itself was given less than its target, for its latency.
+        above = (target.limit for target in self.targets if target.limit >= max(limits, default=0))
+        return [min(above, default=each) for each in limits]
 
     def unserved(self, trials: int) -> tuple[Budget, ...]:
         """Return the targets that so few trials leave without uniform widths to compare with."""

@@ -28,9 +28,6 @@ from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from runners.evaluate import Workbench
 
 RUNGS = (1, 2, 4)
