@@ -22,28 +22,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.base import METHODS, Goal, pausable
-from pruning.settings import declared_settings
+from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings
 from search.pareto import counted, measured
-from search.result import UNIFORM_ARM
 from search.spread import Spread
-from search.structure import balanced
 from search.study_settings import StudySettings
 from search.suggesting import Suggest, suggest_setting
-from search.width_parameters import MIDDLE, proportion, width_parameter
+from search.width_parameters import proportion
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
 from spaces.targets import absolute_targets
 
 CONTROL_METHOD = "l2"
-MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less was narrowed by another budget
-SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
 
 
 @dataclass(frozen=True)
@@ -113,53 +109,6 @@ class CandidateSpace:
         self.spread = Spread(self._scaled, self._base, self.lowest_fraction, self.targets)
         self._flat = settings.sampler in FLAT_SAMPLERS
 
-    def control_arms(self, trials: int) -> list[Planned]:
-        """Uniform widths with the control method: at each target, else at most a third of the trials."""
-        return [
-            Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
-            for fraction in self._fractions(trials)
-        ]
-
-    def warm_starts(self, trials: int) -> list[Planned]:
-        """Uniform proportions with each of the methods, at the fractions of the control arms.
-
-        So a method and the control differ in the kept channels alone. Every method once, in the order they were
-        given, as long as there are trials; then, where there is room, each other way of working (method, allocation);
-        about a sixth of the trials and, but for the first round, at most a third.
-        """
-        ways = self._ways()
-        fractions = self._fractions(trials)
-        least = len({name for name, _ in ways})
-        left = trials - len(fractions)
-        count = min(left, max(min(max(trials // 6, len(ways)), trials // 3), min(least, left)))
-        planned = []
-        for index in range(count):
-            name, allocation = ways[index % len(ways)]
-            parameters = self._uniform(name, fractions[index % len(fractions)])
-            if len(self._allocations(name)) > 1:
-                parameters["allocation"] = allocation
-            planned.append(Planned(parameters, name))
-        return planned
-
-    def sensitive_starts(self, trials: int) -> list[Planned]:
-        """Widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
-
-        The methods take turns.
-        """
-        if self.sensitivities is None or trials < SENSITIVE_FROM:
-            return []
-        octaves = balanced(self.space, self.sensitivities).tolist()
-        able = [name for name in self.methods if "search" in self._allocations(name)]
-        widths = {f"width.{g.name}": width_parameter(o) for g, o in zip(self.space.variable, octaves, strict=True)}
-        fractions = (1.0, self.lowest_fraction**0.5) if able else ()
-        turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
-        return [Planned(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
-
-    def untried(self, trials: int) -> tuple[str, ...]:
-        """Return the methods that so few trials leave no room for."""
-        planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
-        return tuple(name for name in self.methods if name not in planned)
-
     def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
         """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
 
@@ -177,10 +126,6 @@ class CandidateSpace:
         # A method that finds widths itself was given less than its target, for its latency.
         above = (target.limit for target in self.targets if target.limit >= max(limits, default=0))
         return [min(above, default=each) for each in limits]
-
-    def unserved(self, trials: int) -> tuple[Budget, ...]:
-        """Return the targets that so few trials leave without uniform widths to compare with."""
-        return self.targets[len(self._fractions(trials)) :]
 
     def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
         """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
@@ -265,16 +210,11 @@ class CandidateSpace:
         cost = result.cost if result is not None and result.cost is not None else cost
         return float(getattr(cost, self._scaled, self._base) / self._base)
 
-    def _ways(self) -> list[tuple[str, str]]:
-        """List (method, allocation): the first of every method, then the second of those that have one.
+    def searchable(self, method: str) -> list[Setting]:
+        """Return the settings of a method that may be searched, fixed ones too."""
+        return [each for each in self._settings[method] if each.searchable]
 
-        What the control arm does already is left out, unless it is all that is asked for.
-        """
-        able = {name: self._allocations(name) for name in self.methods}
-        ways = [(name, each[turn]) for turn in (0, 1) for name, each in able.items() if turn < len(each)]
-        return [way for way in ways if way != (CONTROL_METHOD, "search")] or ways
-
-    def _allocations(self, method: str) -> tuple[str, ...]:
+    def allocations(self, method: str) -> tuple[str, ...]:
         """Return who may choose the widths that the method works at."""
         chosen = self._classes[method]
         able = {"search": chosen.takes_widths, "method": chosen.finds_widths}
@@ -282,18 +222,18 @@ class CandidateSpace:
         return (self._allocation,) if self._allocation in found and method in self.methods else found
 
     def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
-        able = any(len(self._allocations(name)) > 1 for name in self.methods)
-        asked = able and not foreign if self._flat else len(self._allocations(method)) > 1 and not foreign
+        able = any(len(self.allocations(name)) > 1 for name in self.methods)
+        asked = able and not foreign if self._flat else len(self.allocations(method)) > 1 and not foreign
         allocation = suggest.suggest_categorical("allocation", ("search", "method")) if asked else "search"
-        allowed = self._allocations(method)
+        allowed = self.allocations(method)
         return allocation if allocation in allowed else allowed[0]
 
     def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
         chosen = dict(self.fixed.get(method, {}))
         if method not in self.methods:
             return chosen
-        for each in self._settings[method]:
-            if each.searchable and each.name not in chosen:
+        for each in self.searchable(method):
+            if each.name not in chosen:
                 chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
 
@@ -304,28 +244,6 @@ class CandidateSpace:
             return {}
         drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
         return {} if arm else drawn
-
-    def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
-        parameters: dict[str, Any] = {"budget_fraction": fraction}
-        parameters |= {f"width.{group.name}": MIDDLE for group in self.space.variable}
-        if method in self.methods and len(self.methods) > 1:
-            parameters["method"] = method
-        if method in self.methods and len(self._allocations(method)) > 1:
-            parameters["allocation"] = "search"
-        parameters |= {f"train.{each.name}": each.default for each in self.training}
-        if method in self.methods:
-            parameters |= {f"{method}.{each.name}": each.default for each in self._settings[method] if each.searchable}
-        return parameters
-
-    def _fractions(self, trials: int) -> list[float]:
-        """Return the control arms' budget fractions: the targets, or some even in log cost; the largest first.
-
-        Without targets each method comes before a second arm.
-        """
-        if self.targets:
-            return list(self.spread.by_fraction)[:trials]
-        count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
-        return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:

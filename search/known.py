@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from runners.trial import TrialResult
-from search.pareto import FLOPS, ParetoFront, inside
+from search.pareto import FLOPS, ParetoFront, inside, point
 from spaces.budget import Budget
 
 
@@ -54,9 +54,11 @@ class Known:
         others = self._results.values() if anew else [result]
         self.front = before.with_results(inside(others, self._budgets, self._axis))
 
-    def inside(self) -> tuple[TrialResult, ...]:
-        """Return every network that the front may have."""
-        return inside(self._results.values(), self._budgets, self._axis)
+    def best_at(self, target: Budget) -> TrialResult | None:
+        """Return the most accurate network that the front may have and that is inside this budget, too."""
+        allowed = inside(self._results.values(), self._budgets, self._axis)
+        found = [each for each in allowed if each.cost is not None and target.allows(each.cost)]
+        return max(found, key=lambda each: point(each)[1], default=None)
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network."""

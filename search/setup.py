@@ -27,12 +27,13 @@ from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.allocation import check_allocation
-from search.candidates import SENSITIVE_FROM, CandidateSpace
+from search.candidates import CandidateSpace
 from search.latency_guide import latency_counts, with_latency_device
 from search.pareto import FLOPS, LATENCY
 from search.report import Plan
 from search.samplers import STRUCTURED
 from search.sensitivities import images_for
+from search.starts import SENSITIVE_FROM, Starts
 from search.stopping import expected_epochs
 from search.study_settings import StudySettings
 from search.training_settings import mean_epochs
@@ -316,7 +317,8 @@ def _dense_trials(setup: Setup) -> float:
         wide = wide_epochs(method, epochs) / max(1, epochs)
         return wide + (1 - wide) * math.pow(fraction * budget, NARROW_POWER)
 
-    planned = [*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)]
+    starts = Starts(candidates)
+    planned = [*starts.control_arms(settings.trials), *starts.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
     mean = candidates.spread.mean
     speeds = [1 / share(name, mean) for name in settings.methods]
