@@ -78,7 +78,7 @@ def metrics(result: SearchResult, network: str) -> dict[str, float]:
 
 def front_columns(result: SearchResult) -> dict[str, list[Any]]:
     """Return the front as columns, with the measured latencies after the rest."""
-    rows = [figures(result, member.label) for member in result.front if member.cost is not None]
+    rows = [figures(result, member.label) for member in result.reported if member.cost is not None]
     return front_table(result) | {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
 
 
@@ -98,7 +98,7 @@ def cells(result: SearchResult, network: str) -> list[str]:
 def latency_tables(result: SearchResult) -> list[RenderableType]:
     """Tabulate the measured latencies of dense and front beside their FLOPs; nothing where nothing was measured."""
     rows = [(REFERENCE, "100.0%")]
-    for member in reversed(result.front.members):
+    for member in reversed(result.reported):
         if member.cost is not None:
             rows.append((member.label, f"{100 * member.cost.flops / result.dense.cost.flops:.1f}%"))
     batches = _batches(result)
@@ -125,7 +125,7 @@ def latency_lines(result: SearchResult) -> list[str]:
     measure it themselves, since such layers need not become faster as they get narrower.
     """
     lines = [f"dense net: {_refusal(each)}" for each in readings(result, REFERENCE) if each.refused]
-    for member in reversed(result.front.members):
+    for member in reversed(result.reported):
         name = f"{member.trial.method} trial {member.label}"
         measured = readings(result, member.label)
         said = [_measured(each, _flops_ratio(result, member)) for each in measured] if measured else [_noted(member)]

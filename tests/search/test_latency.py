@@ -132,6 +132,21 @@ def test_mlflow_gets_columns_and_metrics(timed_search: SearchResult) -> None:
     assert metrics(timed_search, "1")["latency_of_dense_batch1"] == 0.8
 
 
+def test_the_best_at_a_target_has_its_latency_shown_off_the_front_too(timed_search: SearchResult) -> None:
+    better = dataclasses.replace(timed_search.results[2], accuracy=0.88, test_accuracy=0.87)
+    answered = dataclasses.replace(
+        timed_search.with_results([better]),
+        targets=(Budget("params", 600),),
+        latency={**timed_search.latency, "2": timed_search.latency["0"]},
+    )
+    assert [each.label for each in answered.front] == ["3", "0", "1"]
+    assert [each.label for each in answered.reported] == ["3", "0", "1", "2"]
+    table = front_columns(answered)
+    assert table["latency_ms_batch1"] == [None, 9.8, 8.0, 9.8]
+    assert {len(column) for column in table.values()} == {4}
+    assert any("di trial 2: " in line for line in latency_lines(answered))
+
+
 def test_nothing_is_shown_where_nothing_was_measured(finished_search: SearchResult) -> None:
     assert (heads(finished_search), latency_tables(finished_search), latency_lines(finished_search)) == ([], [], [])
     assert (figures(finished_search, "1"), cells(finished_search, "1")) == ({}, [])

@@ -11,7 +11,7 @@ from chain_space import chain
 from pruning.settings import setting
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
-from search import candidates
+from search import candidates, sampling
 from search.method_choice import Tried, choose_method, method_shares
 from search.study import Study, StudySettings
 from spaces.budget import Budget
@@ -72,7 +72,7 @@ def test_most_later_trials_take_the_better_method_and_the_front_gains(
 ) -> None:
     quality = {"good": 1.3}
     ours = [searched(seed, quality) for seed in SEEDS]
-    monkeypatch.setattr(study, "MethodSampler", lambda sampler, choose: sampler)
+    monkeypatch.setattr(sampling, "MethodSampler", lambda sampler, choose: sampler)
     theirs = [searched(seed, quality) for seed in SEEDS]
 
     shares, plain = ([share(each, "good") for each in made] for made in (ours, theirs))
