@@ -14,6 +14,7 @@ from search.page import write_html
 from search.report import summary, write_csv
 from search.result import SearchResult
 from spaces.budget import Budget
+from spaces.cost import Cost
 
 CONDITIONS = Conditions("cpu:1thread", "Made-up 3000", 1, 1, "float32", False, "eager", {"torch": "2.6"})
 MILLISECONDS = {"dense": 10.0, "1": 8.0, "0": 9.8, "3": None}  # None: refused
@@ -133,10 +134,13 @@ def test_mlflow_gets_columns_and_metrics(timed_search: SearchResult) -> None:
 
 
 def test_the_best_at_a_target_has_its_latency_shown_off_the_front_too(timed_search: SearchResult) -> None:
-    better = dataclasses.replace(timed_search.results[2], accuracy=0.88, test_accuracy=0.87)
+    uniform = timed_search.results[0].cost
+    assert uniform is not None
+    dearer = Cost(uniform.flops + 1, uniform.params - 1)  # so the uniform network beats it
+    better = dataclasses.replace(timed_search.results[2], accuracy=0.88, test_accuracy=0.87, cost=dearer)
     answered = dataclasses.replace(
         timed_search.with_results([better]),
-        targets=(Budget("params", 600),),
+        targets=(Budget("params", dearer.params),),
         latency={**timed_search.latency, "2": timed_search.latency["0"]},
     )
     assert [each.label for each in answered.front] == ["3", "0", "1"]
