@@ -41,12 +41,14 @@ class Timed:
         self._guide: Guide = study.settings.guide
         self._running: set[int] = set()
         self._slots: Counter[str] = Counter()
+        self._told = self._next = 0  # results so far, and how many there must be before the next slot
 
     def ask(self) -> Trial | None:
         """Return the next trial; None while the running ones are waited for, or when there are no more."""
-        if self._running and sum(1 for _ in self._due()) >= self._every:
+        rested = self._told >= self._next
+        if self._running and rested and sum(1 for _ in self._due()) >= self._every:
             return None
-        if not self._running:
+        if not self._running and rested:
             self.measure()
         trial = self._trials.ask()
         if trial is None and not self._running:
@@ -63,12 +65,14 @@ class Timed:
     def tell(self, result: TrialResult) -> None:
         """Tell the study, which has the result before it is measured: nothing is lost then."""
         self._running.discard(result.trial.number)
+        self._told += 1
         self._trials.tell(result)
 
     def measure(self, *, last: bool = False) -> None:
         """Measure what waits, the most accurate first: what it then dominates need not be measured.
 
-        A refused reading ends the slot: the next one would meet the same busy machine.
+        A refused reading ends the slot: the next one would meet the same busy machine. Trials go on meanwhile, as many
+        as networks wait for a slot.
 
         Args:
             last: there is no later slot; all are tried, those whose readings were refused once more.
@@ -85,6 +89,7 @@ class Timed:
             self._study.timed(network.label, to_plain(readings))
             learn(self._guide, network, readings[0])
             if readings[0].refused and not last:
+                self._next = self._told + self._every
                 return
 
     def _due(self, last: bool = False) -> Iterator[TrialResult]:

@@ -75,10 +75,10 @@ class Study:
         if targets := [target.limit for target in self._candidates.targets]:
             limits["targets"] = targets
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
-        self._record = Record(settings, identity) if settings.storage else None
         self._known = Known(self.budgets, settings.axis)
         self._running: dict[int, tuple[optuna.Trial | None, Trial]] = {}  # None: another leg of a finished one
         self._sampling = Sampling(settings, self._candidates, self._known, self._begun)
+        self._record = Record(settings, identity) if settings.storage else None  # quietly, once there is a sampling
         self._ladder = Ladder(settings.rungs, self.budgets, settings.cost)
         self._repeats, self._exhausted = 0, False
         earlier = self._read_back()

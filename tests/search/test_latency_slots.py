@@ -1,6 +1,7 @@
 """What is measured when, and that only it lets a network on the front; over closed-form trials and a made-up device."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,20 @@ def test_with_several_workers_measuring_waits_until_none_works(chain_space: Sear
     assert len(study.results) == 10
     assert len(study.front) >= 2
     assert 2 <= len(set(slots)) <= 5  # several networks a slot, not one each
+
+
+def test_a_busy_machine_does_not_hold_up_the_trials(chain_space: SearchSpace) -> None:
+    study, slots = study_of(chain_space, LIMIT), []
+
+    def read(network: TrialResult) -> list[Reading]:
+        slots.append(len(study.results))
+        return [refused(network)]
+
+    _Hands(chain_space).run(Timed(study, study, read, every=3))
+    during = [told for told in slots if told < 10]
+    assert 1 <= len(during) <= 3  # one reading a slot, and three results at least from one to the next
+    assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(during))
+    assert not len(study.front)
 
 
 def test_a_resumed_search_measures_nothing_again_under_the_same_conditions(
