@@ -10,7 +10,19 @@ from typing import Any
 from configs.loading import load, run_config_file
 from configs.schema import ConfigError, RunConfig
 
-FIXED = ("model", "weights", "method", "set", "search_training", "allocation", "rungs", "screen", "seed", "storage")
+FIXED = (
+    "objective",
+    "model",
+    "weights",
+    "method",
+    "set",
+    "search_training",
+    "allocation",
+    "rungs",
+    "screen",
+    "seed",
+    "storage",
+)
 FIXED_SECTIONS = ("space", "data", "train")
 FREE = ("data_dir", "device")  # where images lie and nets are trained, not what they are
 

@@ -6,6 +6,7 @@ from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.errors import SlimfrontError
 from spaces.space import SpaceConfig
 
+OBJECTIVES = ("accuracy,flops", "accuracy,latency")
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
 
@@ -20,10 +21,13 @@ class RunConfig:
 
     Attributes:
         budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
-            or a share such as 50% of the dense FLOPs. One multiply-add is one FLOP.
+            a share such as 50% of the dense FLOPs, or a latency such as 8ms. One multiply-add is one FLOP. Latency is
+            that of the first --latency-batch on --latency-device, measured during the search: the upper end of its
+            interval must hold. Empty, the device is the training's: cpu:1thread, or cuda:0.
         targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: trials
             are drawn to them in equal shares and the best network at each is reported, beside uniform widths there.
             Without a budget on their quantity the largest is the budget. Empty spreads the trials over the whole range.
+        objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
@@ -60,6 +64,7 @@ class RunConfig:
 
     budget: tuple[str, ...] = ()
     targets: str = ""
+    objective: str = "accuracy,flops"
     model: str = "cifar_resnet18"
     weights: str = ""
     method: str = "auto"

@@ -9,13 +9,12 @@ from typing import Any
 from configs.duration import parse_duration
 from configs.resuming import check_resumed
 from configs.rungs import rungs_of
-from configs.schema import ALLOCATIONS, SAMPLERS, ConfigError, RunConfig
+from configs.schema import ALLOCATIONS, OBJECTIVES, SAMPLERS, ConfigError, RunConfig
 from configs.screening import parse_screen
 from configs.search_training import parse_search_training
 from pruning.base import METHODS, parse_methods
 from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
-from spaces.errors import BudgetError
 from spaces.registry import unknown_name
 from spaces.targets import parse_targets, with_targets
 
@@ -28,6 +27,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("confirm", lambda v: v >= 1, "at least 1, which trains nothing again; 3 gives means and deviations"),
         ("lowest_fraction", lambda v: 0 < v <= 1, "a share of the budget in (0, 1]"),
         ("seed", lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+        ("objective", lambda v: v in OBJECTIVES, "one of " + " or ".join(OBJECTIVES)),
         ("model", bool, "a model name or package.module:factory"),
     ),
     "space": (
@@ -142,11 +142,4 @@ def _budgets(config: RunConfig) -> tuple[Budget, ...]:
         raise ConfigError(f"budget {texts!r} is one text and must be a sequence of them, as in budget=({texts!r},)")
     if not texts and config.targets.strip():
         return ()
-    budgets = parse_budgets(texts)
-    for budget in budgets:
-        if budget.quantity == "latency":
-            raise BudgetError(
-                f"budget {budget} limits latency, which --latency-device measures and no search can hold yet; "
-                "give flops, params or a share such as 50%"
-            )
-    return budgets
+    return parse_budgets(texts)

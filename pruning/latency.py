@@ -133,13 +133,33 @@ def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int
     return statistics.median(taken) / statistics.median(reference)
 
 
+def brief_ratio(net: Call, reference: Call, watch: Watch, rounds: int = LEAST_ROUNDS) -> float:
+    """Return how many times as long as the reference a net takes, from few turns: the median ratio of neighbours.
+
+    For many nets at once, such as those that a model is calibrated with; no figure to give out.
+    """
+    for call in (net, reference) * WARM_UPS:
+        call()
+    calls = [max(1, math.ceil(0.5 * SAMPLE_SECONDS / max(_seconds(call, watch), 1e-6))) for call in (net, reference)]
+    taken, beside = _turns(_repeated(net, calls[0]), _repeated(reference, calls[1]), rounds, watch)
+    ratios = [one / max(other, 1e-12) for one, other in zip(taken, beside, strict=True)]
+    return statistics.median(ratios) * calls[1] / calls[0]
+
+
+def brief_seconds(call: Call, watch: Watch) -> float:
+    """Return the median seconds of a few calls, to see whether a machine is as fast as before."""
+    for _ in range(WARM_UPS):
+        call()
+    return statistics.median(_seconds(call, watch) for _ in range(LEAST_ROUNDS))
+
+
 def inference(net: Callable[[torch.Tensor], object], images: torch.Tensor) -> Call:
     """Return the call that takes images through a net and waits for the result."""
 
     def call() -> None:
-        _wait(images.device)
+        wait(images.device)
         net(images)
-        _wait(images.device)
+        wait(images.device)
 
     return call
 
@@ -231,7 +251,8 @@ def _seconds(call: Call, watch: Watch) -> float:
     return watch.clock() - begin
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

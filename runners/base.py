@@ -160,11 +160,14 @@ class RunnerConfig:
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """Whether and how the networks of the front are timed at the end of a search, beside the dense one.
+    """Whether and how networks are timed, beside the dense one: those of the front, at the end of a search.
+
+    Under a latency budget, or with latency as an axis, during it, at the first batch size.
 
     Attributes:
-        latency_device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; empty measures nothing.
-        latency_batch: images of one inference, as in 1,8.
+        latency_device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; empty measures nothing, or where latency
+            counts on the device of the training ("cpu:1thread" for a processor).
+        latency_batch: images of one inference, as in 1,8; a latency budget is for the first.
         latency_dtype: "float32", "bfloat16" or "float16", of weights and images.
         latency_channels_last: whether weights and images are kept in that memory format.
         latency_engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).

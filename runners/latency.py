@@ -94,10 +94,14 @@ class LatencyMeter:
     def __init__(
         self, config: LatencyConfig, dense: nn.Module, input_shape: Sequence[int], watch: Watch | None = None
     ) -> None:
-        self._config, self._dense, self._shape = config, dense, tuple(input_shape)
-        self._device = parse_device(config.latency_device)
-        self._watch = watch or Watch(stalled=stalled_seconds)
+        self.config, self.dense, self.shape = config, dense, tuple(input_shape)
+        self.device = parse_device(config.latency_device)
+        self.watch = watch or Watch(stalled=stalled_seconds)
         self._anchors: dict[int, float] = {}  # batch -> seconds of the dense net when first read
+
+    def watched_by(self, watch: Watch) -> "LatencyMeter":
+        """Return a meter of the same net and device that tells the time otherwise."""
+        return LatencyMeter(self.config, self.dense, self.shape, watch)
 
     def read(self, network: str, net: nn.Module) -> tuple[Reading, ...]:
         """Measure a net, left as it is, at every batch size that is asked for.
@@ -105,27 +109,33 @@ class LatencyMeter:
         Args:
             network: "dense" for the reference itself, else the label.
         """
-        return tuple(self._read(network, net, batch) for batch in self._config.latency_batch)
+        return tuple(self.read_at(network, net, batch) for batch in self.config.latency_batch)
 
-    def _read(self, network: str, net: nn.Module, batch: int) -> Reading:
-        images = torch.zeros(batch, *self._shape)
-        conditions = self._conditions(batch)
+    @property
+    def first_batch(self) -> int:
+        """The batch size that budgets and the latency axis go by."""
+        return self.config.latency_batch[0]
+
+    def read_at(self, network: str, net: nn.Module, batch: int) -> Reading:
+        """Measure a net, left as it is, at one batch size."""
+        images = torch.zeros(batch, *self.shape)
+        conditions = self.conditions(batch)
         try:
-            with exclusive(self._device), using_threads(self._device.threads), torch.no_grad():
+            with exclusive(self.device), using_threads(self.device.threads), torch.no_grad():
                 if conditions.engine == "torch.compile":
                     torch.compiler.reset()  # else the nets of a front, all of one class, are too many recompilations
-                reference = self._call(self._dense, images)
-                call = reference if net is self._dense else self._call(net, images)
-                timing = steady(call, reference, self._watch, self._anchors.get(batch))
+                reference = self._call(self.dense, images)
+                call = reference if net is self.dense else self._call(net, images)
+                timing = steady(call, reference, self.watch, self._anchors.get(batch))
         except Timeout:
-            reason = f"another process has measured on {self._device.text} for over {LOCK_SECONDS:.0f} s"
+            reason = f"another process has measured on {self.device.text} for over {LOCK_SECONDS:.0f} s"
             return Reading(network, conditions, reason)
         except Exception as error:  # an engine that cannot take this net raises whatever it meets, of any class
             return Reading(network, conditions, f"{conditions.engine} cannot run it: {first_line(error)}")
         return self._judged(network, conditions, timing)
 
     def _call(self, net: nn.Module, images: Tensor) -> Call:
-        return inference(*prepared(net, images, self._device, self._config))
+        return inference(*prepared(net, images, self.device, self.config))
 
     def _judged(self, network: str, conditions: Conditions, timing: Timing) -> Reading:
         if timing.problem:
@@ -141,8 +151,9 @@ class LatencyMeter:
             tries=timing.tries,
         )
 
-    def _conditions(self, batch: int) -> Conditions:
-        config, device = self._config, self._device
+    def conditions(self, batch: int) -> Conditions:
+        """Return what a figure at this batch size is measured under."""
+        config, device = self.config, self.device
         return Conditions(
             device=device.text,
             device_name=device.name,

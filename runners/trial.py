@@ -148,10 +148,16 @@ class TrialResult:
     test_accuracy: float | None = None  # read once, for front members, at the end
     confirmation: Confirmation | None = None  # of front members, when asked for
     checkpoint: bytes | None = None
+    latency: tuple[Mapping[str, Any], ...] = ()  # readings of `runners.latency` as plain data, one per batch size
     path: str = ""  # of the checkpoint, relative to the run folder, once written
     passed: "tuple[TrialResult, ...]" = ()  # dearest first
     rungs: tuple[tuple[int, float], ...] = ()  # (epochs so far, accuracy) at the end of each leg; () trained at once
     waypoint: int = 0  # which of those of its trial this is, from 1; 0 for what the trial came to in the end
+
+    @property
+    def timed(self) -> Mapping[str, Any] | None:
+        """The reading that budgets and the latency axis go by: of the first batch size; None without a good one."""
+        return self.latency[0] if self.latency and not self.latency[0]["refused"] else None
 
     @property
     def trained(self) -> int | None:

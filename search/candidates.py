@@ -2,7 +2,8 @@
 
 Parameters, by name:
     budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
-        else params), log scale, so that fronts spread evenly in log cost; with targets it is always one of theirs.
+        or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
+        one of theirs.
     method: when there are several; chosen last, by `search.method_choice`.
     train.SETTING: the fine-tuning settings that are searched; not of control arms.
     METHOD.SETTING: the searchable settings of that method that are not fixed.
@@ -13,32 +14,32 @@ Parameters, by name:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pruning.base import METHODS, Goal, pausable, screenable
 from pruning.settings import Setting, declared_settings
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings
-from search.pareto import measured
-from search.result import UNIFORM_ARM
+from search.pareto import counted, measured
 from search.spread import Spread
-from search.structure import balanced
+from search.study_settings import StudySettings
 from search.suggesting import Suggest, suggest_setting
-from search.width_parameters import MIDDLE, proportion, width_parameter
+from search.width_parameters import proportion
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_point
 from spaces.targets import absolute_targets
 
 CONTROL_METHOD = "l2"
-MAX_ARMS = 6
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
-
-SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
+CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less was narrowed by another budget
 
 
 @dataclass(frozen=True)
@@ -60,51 +61,12 @@ class Planned:
     arm: str = ""
 
 
-@dataclass(frozen=True)
-class StudySettings:
-    """How candidates are chosen.
-
-    Attributes:
-        methods: names the search chooses among.
-        fixed: method -> setting -> value (or its text); the other settings are searched.
-        trials: how many candidates are tried, control arms included, repeats not counted.
-        sampler: a name of `search.study.SAMPLERS`.
-        seed: of the run.
-        storage: Optuna storage URL; empty keeps the study in memory.
-        lowest_fraction: the least share of the budget that is proposed, unless the smallest network needs more.
-        allocation: "search" or "method" where a method can leave the widths to either; "any" tries both.
-        name: of the study in its storage.
-        resumed: the stored search may have had other budgets.
-        targets: budgets on one quantity to which all candidates are drawn, shared evenly; none spreads them over the
-            whole range.
-        training: fine-tuning settings that are searched, fields of `TrainConfig`; control arms keep the set values.
-        even: whether samplers that cluster are told where on the range to go, so that the front comes out even in log
-            cost; without it they are as their library makes them, for comparing them.
-        rungs: epochs after which trials pause, the last of them the whole training; none trains each at once.
-    """
-
-    methods: tuple[str, ...] = ("di",)
-    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    trials: int = 20
-    sampler: str = "structured"
-    seed: int = 0
-    storage: str = ""
-    lowest_fraction: float = 0.03
-    allocation: str = "any"
-    name: str = "slimfront"
-    resumed: bool = False
-    targets: tuple[Budget, ...] = ()
-    training: tuple[Setting, ...] = ()
-    even: bool = True
-    rungs: tuple[int, ...] = ()
-
-
 class CandidateSpace:
     """Turns parameters into candidates, all of them inside the budgets.
 
     Args:
         space: of the network.
-        budgets: absolute; at least one on flops or params.
+        budgets: absolute; one on latency is kept by the guide of the settings, if there is one yet.
 
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
@@ -116,7 +78,7 @@ class CandidateSpace:
         sensitivities: group -> what narrowing it alone to half costs; None until it is measured.
 
     Raises:
-        BudgetError: no budget on flops or params, or one under the smallest network; a target out of reach.
+        BudgetError: no budget, or one under the smallest network; a target out of reach.
         SettingError: a fixed setting that does not exist or cannot take its value.
         UnknownNameError: a method that is in no table.
     """
@@ -128,12 +90,16 @@ class CandidateSpace:
         self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
         self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
         self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
+        self._guide = settings.guide
         self.space = space
         self.sensitivities: Mapping[str, float] | None = None
-        self._budgets = tuple(budgets)
         space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
         self.targets = absolute_targets(settings.targets, budgets, space)
         self._scaled = _scaled_quantity(self.targets or budgets)
+        # What latency allows is no limit on the FLOPs of targets: these are fractions of what the user gave.
+        foreseen = self._guide is not None and not (self.targets and self._scaled == "flops")
+        budgets = self._guide.analytic if self._guide is not None and foreseen else counted(budgets)
+        self._budgets = tuple(budgets)
         largest, smallest = space.cost(space.largest), space.smallest_cost
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
         self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
@@ -143,53 +109,6 @@ class CandidateSpace:
         self.spread = Spread(self._scaled, self._base, self.lowest_fraction, self.targets)
         self._flat = settings.sampler in FLAT_SAMPLERS
 
-    def control_arms(self, trials: int) -> list[Planned]:
-        """Uniform widths with the control method: at each target, else at most a third of the trials."""
-        return [
-            Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
-            for fraction in self._fractions(trials)
-        ]
-
-    def warm_starts(self, trials: int) -> list[Planned]:
-        """Uniform proportions with each of the methods, at the fractions of the control arms.
-
-        So a method and the control differ in the kept channels alone. Every method once, in the order they were
-        given, as long as there are trials; then, where there is room, each other way of working (method, allocation);
-        about a sixth of the trials and, but for the first round, at most a third.
-        """
-        ways = self._ways()
-        fractions = self._fractions(trials)
-        least = len({name for name, _ in ways})
-        left = trials - len(fractions)
-        count = min(left, max(min(max(trials // 6, len(ways)), trials // 3), min(least, left)))
-        planned = []
-        for index in range(count):
-            name, allocation = ways[index % len(ways)]
-            parameters = self._uniform(name, fractions[index % len(fractions)])
-            if len(self._allocations(name)) > 1:
-                parameters["allocation"] = allocation
-            planned.append(Planned(parameters, name))
-        return planned
-
-    def sensitive_starts(self, trials: int) -> list[Planned]:
-        """Widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
-
-        The methods take turns.
-        """
-        if self.sensitivities is None or trials < SENSITIVE_FROM:
-            return []
-        octaves = balanced(self.space, self.sensitivities).tolist()
-        able = [name for name in self.methods if "search" in self._allocations(name)]
-        widths = {f"width.{g.name}": width_parameter(o) for g, o in zip(self.space.variable, octaves, strict=True)}
-        fractions = (1.0, self.lowest_fraction**0.5) if able else ()
-        turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
-        return [Planned(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
-
-    def untried(self, trials: int) -> tuple[str, ...]:
-        """Return the methods that so few trials leave no room for."""
-        planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
-        return tuple(name for name in self.methods if name not in planned)
-
     def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
         """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
 
@@ -197,12 +116,16 @@ class CandidateSpace:
             tried: every trial given out, running ones too.
             turn: how many proposals in a row have repeated earlier ones.
         """
-        budgets = (budget for trial in tried for budget in trial.goal.budgets if budget.quantity == self._scaled)
-        return self.spread.next_target((budget.limit for budget in budgets), turn)
+        return self.spread.next_target((limit for trial in tried for limit in self._aims(trial)), turn)
 
-    def unserved(self, trials: int) -> tuple[Budget, ...]:
-        """Return the targets that so few trials leave without uniform widths to compare with."""
-        return self.targets[len(self._fractions(trials)) :]
+    def _aims(self, trial: Trial) -> list[float]:
+        """Return the limit of the scaled budget that a trial was drawn to, none where it had no such budget."""
+        limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled]
+        if self._guide is None or trial.goal.widths is not None:
+            return limits
+        # A method that finds widths itself was given less than its target, for its latency.
+        above = (target.limit for target in self.targets if target.limit >= max(limits, default=0))
+        return [min(above, default=each) for each in limits]
 
     def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
         """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
@@ -219,13 +142,15 @@ class CandidateSpace:
         allocation = self._draw_allocation(suggest, method, foreign)
         budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.fixed.get(method, {}))
+        found = Goal(None, budgets if self._guide is None else self._guide.for_methods(budgets))
         training = self._draw_training(suggest, planned)
         if allocation == "method" and not self._flat:
-            return Candidate(method, Goal(None, budgets), settings, training)
+            return Candidate(method, found, settings, training)
         shares = [proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self.space.variable]
         if allocation == "method":
-            return Candidate(method, Goal(None, budgets), settings, training)
-        widths = self.space.fit([share / max(shares) for share in shares], budgets)
+            return Candidate(method, found, settings, training)
+        fit = self.space.fit if self._guide is None else self._guide.fit
+        widths = fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings, training)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
@@ -239,7 +164,7 @@ class CandidateSpace:
 
     def screenable(self, trial: Trial) -> bool:
         """Whether a trial can be compared before any training, with others at its budget fraction that may differ."""
-        differ = "search" in self._allocations(trial.method)
+        differ = "search" in self.allocations(trial.method)
         return differ and screenable(self._classes[trial.method], trial.settings)
 
     def limits_at(self, fraction: float) -> tuple[float, float]:
@@ -254,6 +179,22 @@ class CandidateSpace:
     def share(self, cost: Mapping[str, int]) -> float:
         """Return what share of the scaled budget a network costs, of its flops and params."""
         return float(cost[self._scaled] / self._base)
+
+    @property
+    def latency_use(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+        """Widths of the variable groups, shape (n, groups) -> shares of the latency limit, as predicted.
+
+        None without such a limit.
+        """
+        return None if self._guide is None or math.isinf(self._guide.limit) else self._guide.use
+
+    def places(self, trial: Trial, result: TrialResult | None = None) -> tuple[float, ...]:
+        """Return where on the range of the scaled budget a trial counts: at what its network costs, or may cost.
+
+        Widths that another budget has made clearly narrower count at both: nothing tried there would ever cost more.
+        """
+        allowed, share = self.fraction(trial, result), self.tried(trial, result).share
+        return (share, allowed) if trial.goal.widths is not None and share < CAPPED * allowed else (share,)
 
     def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
         """Return what the choice of a method sees of a trial of this search; without a result it runs."""
@@ -274,16 +215,11 @@ class CandidateSpace:
         cost = result.cost if result is not None and result.cost is not None else cost
         return float(getattr(cost, self._scaled, self._base) / self._base)
 
-    def _ways(self) -> list[tuple[str, str]]:
-        """List (method, allocation): the first of every method, then the second of those that have one.
+    def searchable(self, method: str) -> list[Setting]:
+        """Return the settings of a method that may be searched, fixed ones too."""
+        return [each for each in self._settings[method] if each.searchable]
 
-        What the control arm does already is left out, unless it is all that is asked for.
-        """
-        able = {name: self._allocations(name) for name in self.methods}
-        ways = [(name, each[turn]) for turn in (0, 1) for name, each in able.items() if turn < len(each)]
-        return [way for way in ways if way != (CONTROL_METHOD, "search")] or ways
-
-    def _allocations(self, method: str) -> tuple[str, ...]:
+    def allocations(self, method: str) -> tuple[str, ...]:
         """Return who may choose the widths that the method works at."""
         chosen = self._classes[method]
         able = {"search": chosen.takes_widths, "method": chosen.finds_widths}
@@ -291,18 +227,18 @@ class CandidateSpace:
         return (self._allocation,) if self._allocation in found and method in self.methods else found
 
     def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
-        able = any(len(self._allocations(name)) > 1 for name in self.methods)
-        asked = able and not foreign if self._flat else len(self._allocations(method)) > 1 and not foreign
+        able = any(len(self.allocations(name)) > 1 for name in self.methods)
+        asked = able and not foreign if self._flat else len(self.allocations(method)) > 1 and not foreign
         allocation = suggest.suggest_categorical("allocation", ("search", "method")) if asked else "search"
-        allowed = self._allocations(method)
+        allowed = self.allocations(method)
         return allocation if allocation in allowed else allowed[0]
 
     def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
         chosen = dict(self.fixed.get(method, {}))
         if method not in self.methods:
             return chosen
-        for each in self._settings[method]:
-            if each.searchable and each.name not in chosen:
+        for each in self.searchable(method):
+            if each.name not in chosen:
                 chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
         return chosen
 
@@ -314,32 +250,10 @@ class CandidateSpace:
         drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
         return {} if arm else drawn
 
-    def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
-        parameters: dict[str, Any] = {"budget_fraction": fraction}
-        parameters |= {f"width.{group.name}": MIDDLE for group in self.space.variable}
-        if method in self.methods and len(self.methods) > 1:
-            parameters["method"] = method
-        if method in self.methods and len(self._allocations(method)) > 1:
-            parameters["allocation"] = "search"
-        parameters |= {f"train.{each.name}": each.default for each in self.training}
-        if method in self.methods:
-            parameters |= {f"{method}.{each.name}": each.default for each in self._settings[method] if each.searchable}
-        return parameters
-
-    def _fractions(self, trials: int) -> list[float]:
-        """Return the control arms' budget fractions: the targets, or some even in log cost; the largest first.
-
-        Without targets each method comes before a second arm.
-        """
-        if self.targets:
-            return list(self.spread.by_fraction)[:trials]
-        count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
-        return [self.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
-
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:
-    for quantity in ("flops", "params"):
+    for quantity, scaled in (("flops", "flops"), ("latency", "flops"), ("params", "params")):
         if any(budget.quantity == quantity for budget in budgets):
-            return quantity
+            return scaled
     named = ", ".join(str(budget) for budget in budgets)
-    raise BudgetError(f"budget {named or 'none'} limits neither flops nor params; add one such as 0.5gflops")
+    raise BudgetError(f"budget {named or 'none'} limits nothing; add one such as 0.5gflops or 8ms")

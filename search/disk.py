@@ -14,6 +14,7 @@ from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
 from search.resume import DENSE
 from search.setup import FRONT_SHARE, Setup, dense_file, file_to_download, study_settings
+from search.starts import Starts
 from search.stopping import expected
 from spaces.space import uniform_point
 
@@ -46,8 +47,9 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
     """Estimate what the search writes, part by part."""
     folder, trials = setup.folder, setup.config.trials
     candidates = CandidateSpace(study_settings(setup), setup.space, setup.budgets)
-    arms = candidates.control_arms(trials)
-    planned = [*arms, *candidates.warm_starts(trials)]
+    starts = Starts(candidates)
+    arms = starts.control_arms(trials)
+    planned = [*arms, *starts.warm_starts(trials)]
     fractions = [each.parameters["budget_fraction"] for each in planned]
     low = candidates.lowest_fraction
     spread = list(candidates.spread.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]

@@ -1,4 +1,7 @@
-"""The picture of a search: accuracy over FLOPs. What is drawn is decided here; drawn as PNG here, as HTML in `page`."""
+"""The picture of a search: accuracy over FLOPs or latency.
+
+What is drawn is decided here; drawn as PNG here, as HTML in `page`.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult
-from search.pareto import measured, point
+from search.pareto import FLOPS, LATENCY, measured, point
 from search.result import UNIFORM_ARM, SearchResult
 
 if TYPE_CHECKING:
@@ -21,9 +24,9 @@ _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 
 @dataclass(frozen=True)
 class Axis:
-    """The FLOPs axis: counts are divided by `factor`; ticks and range are in the unit."""
+    """The cost axis: FLOPs or seconds are divided by `factor`; ticks and range are in the unit."""
 
-    factor: int
+    factor: float
     unit: str
     ticks: tuple[float, ...]
     low: float
@@ -41,17 +44,39 @@ class Series:
 
 
 def drawn(result: SearchResult) -> list[TrialResult]:
-    """Return every measured network, those that a trial passed on its way too, also above the budget."""
-    return [network for each in result.results for network in each.points if measured(network)]
+    """Return every measured network, those that a trial passed on its way too, also above the budget.
+
+    Along a latency axis only those that were timed have a place.
+    """
+    found = [network for each in result.results for network in each.points if measured(network)]
+    return found if result.axis == FLOPS else [network for network in found if network.timed is not None]
 
 
-def flops_axis(result: SearchResult) -> Axis:
-    """Choose unit, range and round ticks for the logarithmic FLOPs axis."""
-    counts = [point(r)[0] for r in drawn(result)] + [result.dense.cost.flops]
-    factor, prefix = next(((f, p) for f, p in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if max(counts) >= f), (1, ""))
+def dense_place(result: SearchResult) -> float | None:
+    """Return the dense network's cost along the axis; None where its latency reading was refused."""
+    if result.axis == FLOPS:
+        return result.dense.cost.flops
+    readings = result.latency.get("dense", ())
+    return readings[0]["seconds"] if readings else None
+
+
+def cost_axis(result: SearchResult) -> Axis:
+    """Choose unit, range and round ticks for the logarithmic cost axis."""
+    dense = dense_place(result)
+    counts = [point(r, result.axis)[0] for r in drawn(result)] + ([] if dense is None else [dense]) or [1e-3]
+    units = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs"))
+    factor, unit = next((each for each in units if max(counts) >= each[0]), units[-1])
+    if result.axis == LATENCY:
+        factor, unit = 1e-3, "ms"
     margin = max((max(counts) / min(counts)) ** 0.08, 1.1)
     low, high = min(counts) / factor / margin, max(counts) / factor * margin
-    return Axis(factor, f"{prefix}FLOPs", _ticks(low, high), low, high)
+    return Axis(factor, unit, _ticks(low, high), low, high)
+
+
+def axis_title(axis: Axis) -> str:
+    """Return what stands below the axis."""
+    what = "measured latency" if axis.unit == "ms" else "cost of one image"
+    return f"{what} ({axis.unit}, log scale)"
 
 
 def _ticks(low: float, high: float) -> tuple[float, ...]:
@@ -90,29 +115,30 @@ def series(result: SearchResult) -> Iterator[Series]:
 
 
 def front_steps(result: SearchResult, axis: Axis) -> tuple[list[float], list[float]]:
-    """Return the corners of the best accuracy that fits, over FLOPs in the axis' unit, up to the budget."""
+    """Return the corners of the best accuracy that fits, over cost in the axis' unit, up to the budget."""
     xs, ys = [], []
     for member in result.front:
-        flops, accuracy = point(member)
-        xs.append(flops / axis.factor)
+        cost, accuracy = point(member, result.axis)
+        xs.append(cost / axis.factor)
         ys.append(100 * accuracy)
     if not xs:
         return [], []
-    end = min([position for position, _ in flops_limits(result, axis)], default=result.dense.cost.flops / axis.factor)
+    dense = (dense_place(result) or 0.0) / axis.factor
+    end = min([position for position, _ in limits(result, axis)], default=dense)
     return [*xs, max(end, xs[-1])], [*ys, ys[-1]]
 
 
-def flops_limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
-    """Return (position, label) of every budget that the FLOPs axis can show."""
-    limits = [budget.limit for budget in result.budgets if budget.quantity == "flops"]
-    return [(limit / axis.factor, f"budget {limit / axis.factor:.4g} {axis.unit}") for limit in limits]
+def limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
+    """Return (position, label) of every budget that the cost axis can show."""
+    found = [budget.limit for budget in result.budgets if budget.quantity == result.axis]
+    return [(limit / axis.factor, f"budget {limit / axis.factor:.4g} {axis.unit}") for limit in found]
 
 
-def flops_targets(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
-    """Return (position, label) of every target that the FLOPs axis can show and no budget does already."""
-    shown = {budget.limit for budget in result.budgets if budget.quantity == "flops"}
-    limits = [each.limit for each in result.targets if each.quantity == "flops" and each.limit not in shown]
-    return [(limit / axis.factor, f"target {limit / axis.factor:.4g} {axis.unit}") for limit in limits]
+def target_limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
+    """Return (position, label) of every target that the cost axis can show and no budget does already."""
+    shown = {budget.limit for budget in result.budgets if budget.quantity == result.axis}
+    found = [each.limit for each in result.targets if each.quantity == result.axis and each.limit not in shown]
+    return [(limit / axis.factor, f"target {limit / axis.factor:.4g} {axis.unit}") for limit in found]
 
 
 def heading(result: SearchResult) -> str:
@@ -120,7 +146,8 @@ def heading(result: SearchResult) -> str:
     config: Mapping[str, Any] = result.config
     data = config.get("data", {})
     name = data.get("data", "") if isinstance(data, Mapping) else data
-    return f"{config.get('model', 'network')} on {name}: accuracy over FLOPs"
+    cost = "latency" if result.axis == LATENCY else "FLOPs"
+    return f"{config.get('model', 'network')} on {name}: accuracy over {cost}"
 
 
 def write_png(result: SearchResult, path: Path) -> None:
@@ -129,7 +156,7 @@ def write_png(result: SearchResult, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-    axis, (low, high) = flops_axis(result), accuracy_range(result)
+    axis, (low, high) = cost_axis(result), accuracy_range(result)
     figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -138,7 +165,7 @@ def write_png(result: SearchResult, path: Path) -> None:
     axes.xaxis.set_major_locator(FixedLocator(list(axis.ticks)))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in axis.ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(f"cost of one image ({axis.unit}, log scale)")
+    axes.set_xlabel(axis_title(axis))
     axes.set_ylabel("validation accuracy (%)")
     axes.set_title(heading(result), loc="left", fontsize=12, fontweight="bold")
     axes.grid(color="#e5e7eb", linewidth=0.8)
@@ -155,7 +182,7 @@ def write_png(result: SearchResult, path: Path) -> None:
 
 def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
     for each in series(result):
-        xs = [point(r)[0] / axis.factor for r in each.results]
+        xs = [point(r, result.axis)[0] / axis.factor for r in each.results]
         ys = [100 * point(r)[1] for r in each.results]
         face, marker = ("none", "s") if each.hollow else (each.colour, "o")
         sizes = [9 if r.waypoint else 34 for r in each.results]
@@ -164,8 +191,8 @@ def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
     if ys:
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)
         axes.scatter(xs[:-1], ys[:-1], s=95, facecolors="none", edgecolors=FRONT, linewidths=1.2, zorder=4)
-    dense = result.dense
-    place = (dense.cost.flops / axis.factor, 100 * dense.val_accuracy)
-    axes.scatter(*place, s=150, marker="*", color=DENSE, label="dense network", zorder=5)
-    for position, label in (*flops_limits(result, axis), *flops_targets(result, axis)):
+    if (cost := dense_place(result)) is not None:
+        place = (cost / axis.factor, 100 * result.dense.val_accuracy)
+        axes.scatter(*place, s=150, marker="*", color=DENSE, label="dense network", zorder=5)
+    for position, label in (*limits(result, axis), *target_limits(result, axis)):
         axes.axvline(position, color=LIMIT, linestyle="--", linewidth=1.2, label=label, zorder=1)

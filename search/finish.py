@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 from torch import nn
@@ -61,7 +62,8 @@ class Finish:
         Args:
             seconds: wall time of the search up to here.
             brief: the user has stopped the search and waits: the test accuracies and the programs that run without
-                this project are left out, and no latency is measured; nor is it when a stop ends the confirmation.
+                this project are left out, and no latency is measured any more; nor is it when a stop ends the
+                confirmation.
             time_limited: the time limit has ended the search.
         """
         setup = self._setup
@@ -88,10 +90,11 @@ class Finish:
                 confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
             result = result.with_results([self._confirmed(member) for member in confirmed.values()])
             result = self._confirmer(result)
-            if not result.interrupted:  # a user who stops the confirmation waits for no measurement
-                result = self._timed(result)
         else:
             result = self._confirmer.applied(result)
+        # A user who stops the confirmation waits for no measurement; what was measured during the search is there.
+        if setup.latency is not None or not result.interrupted:
+            result = self._timed(result)
         self._display.phase("writing the front and the report")
         return self._written(result)
 
@@ -112,11 +115,20 @@ class Finish:
 
     def _timed(self, result: SearchResult) -> SearchResult:
         """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
-        config, shape = self._setup.config.latency, self._setup.data.input_shape
+        config, tools = self._setup.config.latency, self._setup.latency
         if not config.latency_device:
             return result
+        if tools is not None:  # whoever is on the front was measured beside the dense net of the start
+            timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.reported}
+            timed[REFERENCE] = to_plain([tools.dense])
+            if not result.interrupted:
+                timed[REFERENCE] += tools.other_batches(REFERENCE, self._dense)
+                for member in result.reported:
+                    net = checkpoint.load(self._setup.folder / member.path)
+                    timed[member.label] += tools.other_batches(member.label, net)
+            return dataclasses.replace(result, latency=timed, latency_model=tools.described())
         self._display.phase(f"timing the dense net on {config.latency_device}")
-        meter = LatencyMeter(config, self._dense, shape)
+        meter = LatencyMeter(config, self._dense, self._setup.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
         for number, member in enumerate(result.reported, start=1):
             self._display.phase(f"timing network {number}/{len(result.reported)} on {config.latency_device}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from runners.trial import TrialResult
-from search.pareto import ParetoFront, inside
+from search.pareto import FLOPS, ParetoFront, inside, point
 from spaces.budget import Budget
 
 
@@ -12,18 +12,19 @@ class Known:
 
     Args:
         budgets: absolute; no network outside of them is on the front.
+        axis: cost of the front, "flops" or "latency".
 
     Attributes:
         front: the non-dominated networks inside the budgets.
         first: trial number -> its result after its first leg, where all have had the same training.
     """
 
-    def __init__(self, budgets: Sequence[Budget]) -> None:
-        self._budgets = tuple(budgets)
+    def __init__(self, budgets: Sequence[Budget], axis: str = FLOPS) -> None:
+        self._budgets, self._axis = tuple(budgets), axis
         self._results: dict[int, TrialResult] = {}
         self._by_key: dict[str, TrialResult] = {}
         self.first: dict[int, TrialResult] = {}
-        self.front = ParetoFront()
+        self.front = ParetoFront(axis=axis)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -49,8 +50,15 @@ class Known:
         anew = number in self._results  # an earlier one may be on the front
         self._results[number] = self._by_key[result.trial.key()] = result
         self.first.setdefault(number, result)
-        before = ParetoFront() if anew else self.front
-        self.front = before.with_results(inside(self._results.values() if anew else [result], self._budgets))
+        before = ParetoFront(axis=self._axis) if anew else self.front
+        others = self._results.values() if anew else [result]
+        self.front = before.with_results(inside(others, self._budgets, self._axis))
+
+    def best_at(self, target: Budget) -> TrialResult | None:
+        """Return the most accurate network that the front may have and that is inside this budget, too."""
+        allowed = inside(self._results.values(), self._budgets, self._axis)
+        found = [each for each in allowed if each.cost is not None and target.allows(each.cost)]
+        return max(found, key=lambda each: point(each)[1], default=None)
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network."""

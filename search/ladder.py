@@ -1,13 +1,14 @@
 """Ladder: the rungs of one search, applied to what it knows: who goes on, and from which rung on trials are judged."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from runners.trial import Leg, Trial, TrialResult
 from search.archive import Archive
 from search.known import Known
 from search.legs import climbers, ended
+from search.pareto import may_enter
 from search.proxy_audit import audit, first_rung
 from search.result import UNIFORM_ARM
 from search.stopping import Promotion, completion, promotion
@@ -26,10 +27,11 @@ class Ladder:
     Args:
         rungs: epochs, the last of which is the whole training; none has every trial trained at once.
         budgets: absolute; a network outside of them goes no further.
+        cost: of a network, by which the rungs judge beside its accuracy.
     """
 
-    def __init__(self, rungs: Sequence[int], budgets: Sequence[Budget]) -> None:
-        self.rungs, self._budgets, self._first = tuple(rungs), tuple(budgets), 0
+    def __init__(self, rungs: Sequence[int], budgets: Sequence[Budget], cost: Callable[[TrialResult], float]) -> None:
+        self.rungs, self._budgets, self._cost, self._first = tuple(rungs), tuple(budgets), cost, 0
 
     def begin(self, trial: Trial, results: Iterable[TrialResult]) -> Leg | None:
         """Return the first leg of a candidate; None when it is trained at once."""
@@ -66,7 +68,8 @@ class Ladder:
             return None
         results = known.results
         through = _through([*(each.trial for each in results), *running.values()])
-        standing = climbers(results, self._budgets, running.keys(), through)
+        hopeful = [each for each in results if each.rungs and may_enter(each, self._budgets)]
+        standing = climbers(hopeful, self._cost, running.keys(), through)
         found = promotion(standing, self.rungs, self._lowest(results))
         if found is None and completing:
             own = [member.trial.number for member in known.front if not member.waypoint]

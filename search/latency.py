@@ -4,19 +4,44 @@ A reading that was refused has no figures; every report says so and why. What a 
 only where nothing was measured.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from configs.schema import RunConfig
 from runners.latency import REFERENCE, Reading
 from runners.trial import TrialResult
+from search.pareto import LATENCY, affordable
 from search.result import SearchResult, front_table
+from spaces.budget import Budget
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
 REFUSED = "refused"
+
+
+def planned(config: RunConfig, budgets: Sequence[Budget], dense_seconds: float | None) -> dict[str, str]:
+    """Return the row of a plan that says where latency is measured, when and what for; none where it is not.
+
+    Args:
+        dense_seconds: of the dense network, once measured.
+    """
+    latency = config.latency
+    where = f"{latency.latency_device}, {latency.latency_engine}, {latency.latency_dtype}"
+    uses = ["the budget"] if any(budget.quantity == "latency" for budget in budgets) else []
+    uses += ["the axis of the front"] if config.objective.endswith(LATENCY) else []
+    if not uses:
+        return {"latency": f"of the front, measured at the end on {where}"} if latency.latency_device else {}
+    when = (
+        f"measured on {where}, at batch {latency.latency_batch[0]} for {' and '.join(uses)}; before any training the "
+        "dense and the smallest network, and layers for a model that proposes (a minute at most, once); networks while "
+        "no trial runs"
+    )
+    if dense_seconds is None:
+        return {"latency": f"{when}. A budget under what the smallest network measures then ends the search"}
+    return {"latency": f"{when}. The dense network takes {1e3 * dense_seconds:.4g} ms"}
 
 
 def readings(result: SearchResult, network: str) -> tuple[Reading, ...]:
@@ -53,7 +78,7 @@ def metrics(result: SearchResult, network: str) -> dict[str, float]:
 
 def front_columns(result: SearchResult) -> dict[str, list[Any]]:
     """Return the front as columns, with the measured latencies after the rest."""
-    rows = [figures(result, member.label) for member in result.front if member.cost is not None]
+    rows = [figures(result, member.label) for member in result.reported if member.cost is not None]
     return front_table(result) | {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
 
 
@@ -73,7 +98,7 @@ def cells(result: SearchResult, network: str) -> list[str]:
 def latency_tables(result: SearchResult) -> list[RenderableType]:
     """Tabulate the measured latencies of dense and front beside their FLOPs; nothing where nothing was measured."""
     rows = [(REFERENCE, "100.0%")]
-    for member in reversed(result.front.members):
+    for member in reversed(result.reported):
         if member.cost is not None:
             rows.append((member.label, f"{100 * member.cost.flops / result.dense.cost.flops:.1f}%"))
     batches = _batches(result)
@@ -100,12 +125,50 @@ def latency_lines(result: SearchResult) -> list[str]:
     measure it themselves, since such layers need not become faster as they get narrower.
     """
     lines = [f"dense net: {_refusal(each)}" for each in readings(result, REFERENCE) if each.refused]
-    for member in reversed(result.front.members):
+    for member in reversed(result.reported):
         name = f"{member.trial.method} trial {member.label}"
         measured = readings(result, member.label)
         said = [_measured(each, _flops_ratio(result, member)) for each in measured] if measured else [_noted(member)]
         lines += [f"{name}: {text}" for text in said if text]
-    return lines
+    return [*lines, *_left_out(result), *_model_lines(result)]
+
+
+def _left_out(result: SearchResult) -> Iterator[str]:
+    """Say which networks their latency keeps off the front: refused, over the limit, or not measured."""
+    limits = [budget.limit for budget in result.budgets if budget.quantity == "latency"]
+    if not (limits or result.axis == LATENCY):
+        return
+    others = affordable(result.results, result.budgets)
+    for each in others:
+        if each.latency and each.timed is None:
+            refusal = _refusal(Reading.from_plain(each.latency[0]))
+            yield f"{each.trial.method} trial {each.label}: {refusal}; so it is not on the front"
+    over = [each for each in others if each.timed and any(each.timed["high"] > limit for limit in limits)]
+    if over:
+        named = ", ".join(f"{each.label} ({1e3 * each.timed['seconds']:.4g} ms)" for each in over if each.timed)
+        yield f"over the latency budget by what they measured: trial {named}"
+    unmeasured = sum(not each.latency for each in others)
+    if unmeasured:
+        yield (
+            f"{unmeasured} network{'' if unmeasured == 1 else 's'} inside the other budgets not measured: beaten by "
+            "what was, predicted far over the limit, or the search was stopped before"
+        )
+
+
+def _model_lines(result: SearchResult) -> Iterator[str]:
+    """Say how far the latency model was off."""
+    model = result.latency_model
+    if not model:
+        return
+    built = "an earlier run built it" if model["cached"] else f"built in {model['seconds']:.0f} s"
+    held_out, during = model["error"], model["during"]
+    text = f"latency model, {built}: off by {_errors(held_out)} over {held_out['nets']} random networks it had not seen"
+    later = f", by {_errors(during)} over {during['nets']} of the search before it learned them" if during else ""
+    yield text + later
+
+
+def _errors(error: Mapping[str, Any]) -> str:
+    return f"{100 * error['median']:.1f}% at the median and {100 * error['upper']:.1f}% at the 90% quantile"
 
 
 def _measured(reading: Reading, flops: float) -> str:

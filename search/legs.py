@@ -1,12 +1,11 @@
 """What a leg makes of a trial: the results of both in one, and the view that the rungs have of it."""
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from runners.trial import Leg, TrialResult, TrialState
-from search.pareto import inside, measured, point
+from search.pareto import measured, point
 from search.stopping import NOT_CONTINUED, Climber
-from spaces.budget import Budget
 
 KEPT_AFTER = "kept_after_epochs"  # in the note of a trial whose longer training came out worse
 
@@ -22,6 +21,8 @@ def after_first(result: TrialResult, leg: Leg | None) -> TrialResult:
 
 def joined(earlier: TrialResult, result: TrialResult, leg: Leg) -> TrialResult:
     """Return what a trial has come to after another leg: the better network of both, and the course of the whole.
+
+    Training changes no architecture: the latency that was measured of the network stays.
 
     A leg that failed leaves the trial as it was, with the reason in its note, and ends it.
     """
@@ -61,19 +62,22 @@ def ended(result: TrialResult, reason: str) -> TrialResult:
 
 
 def climbers(
-    results: Iterable[TrialResult], budgets: Collection[Budget], running: Collection[int], through: Collection[int]
+    results: Iterable[TrialResult],
+    cost: Callable[[TrialResult], float],
+    running: Collection[int],
+    through: Collection[int],
 ) -> list[Climber]:
-    """Return the trials that pause at rungs and whose own network is inside the budgets.
+    """Return how trials that pause at rungs stand.
 
     Args:
+        results: of those whose own network may go on.
+        cost: of that network.
         running: numbers of the trials that a worker has.
         through: numbers of those that go to the last rung whatever the others do.
     """
     found = []
     for each in results:
-        own = dataclasses.replace(each, passed=())
-        if each.rungs and inside([own], tuple(budgets)):
-            number = each.trial.number
-            resting = number not in running and NOT_CONTINUED not in each.note
-            found.append(Climber(number, point(each)[0], each.rungs, number in through, resting))
+        number = each.trial.number
+        resting = number not in running and NOT_CONTINUED not in each.note
+        found.append(Climber(number, cost(each), each.rungs, number in through, resting))
     return found

@@ -55,7 +55,7 @@ class _Standing:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._ends: float | None = None  # by the time limit
-        self._dense_flops = 0
+        self._reference = 0.0
         self._workers = 1
         self._seconds: dict[int, float] = {}  # by trial
         self._trained: dict[int, int] = {}  # epochs, by trial
@@ -64,7 +64,7 @@ class _Standing:
         self._since_grown = 0  # trials
 
     def plan(self, plan: Plan) -> None:
-        self._dense_flops, self._workers = plan.space.dense_cost.flops, plan.workers
+        self._reference, self._workers = plan.reference, plan.workers
         self._wanted = plan.epochs
         if limit := plan.config.time_limit:
             self._ends = self._began + parse_duration("--time-limit", limit)
@@ -73,10 +73,10 @@ class _Standing:
         """Say how the search stands after a trial, and when the hypervolume last grew."""
         self._seconds[result.trial.number] = result.seconds
         self._trained[result.trial.number] = result.trained or 0
-        reached = front.hypervolume(self._dense_flops) if self._dense_flops else 0.0
+        reached = front.hypervolume(self._reference) if self._reference else 0.0
         self._since_grown = 0 if reached > self._hypervolume else self._since_grown + 1
         self._hypervolume = reached
-        return front_text(front, self._dense_flops) + (f", {self._growth()}" if reached else "")
+        return front_text(front, self._reference) + (f", {self._growth()}" if reached else "")
 
     def left(self, done: int, total: int) -> str:
         """Say how long the rest will take by the mean time of a trial or an epoch; empty when nothing is left."""
@@ -238,11 +238,11 @@ def trial_text(result: TrialResult) -> str:
     return text + (f", after {result.trained} epoch{'' if result.trained == 1 else 's'}" if result.rungs else "")
 
 
-def front_text(front: ParetoFront, reference_flops: int) -> str:
+def front_text(front: ParetoFront, reference: float) -> str:
     """Say how the search stands: best accuracy inside the budget, size of the front, and its hypervolume."""
     best = front.best()
     text = f"best {percent(None if best is None else best.accuracy)}, front {len(front)}"
-    return f"{text}, hypervolume {front.hypervolume(reference_flops):.3f}" if reference_flops else text
+    return f"{text}, hypervolume {front.hypervolume(reference):.3f}" if reference else text
 
 
 def print_parts(console: Console, parts: Sequence[RenderableType]) -> None:

@@ -1,11 +1,12 @@
 """One search from config to result: the composition root, and the place to start reading.
 
-A run has five acts: set up and show the plan; train the dense network; gather what the methods share; let the
-runner work off the study's candidates; confirm the front on test (where it is asked for by training it again) and
-write everything down. A resumed run has the same five, with the trials and the dense network that its folder holds
-(`search.resume`).
+A run has five acts: set up (where latency counts, time the layers) and show the plan; train the dense network; gather
+what the methods share; let the runner work off the study's candidates; confirm the front on test (where it is asked
+for by training it again) and write everything down. A resumed run has the same five, with the trials and the dense
+network that its folder holds (`search.resume`).
 """
 
+import dataclasses
 import logging
 import shutil
 import time
@@ -23,11 +24,13 @@ from runners.evaluate import TrialContext, Workbench
 from runners.fast import using_threads
 from runners.train import accuracy
 from runners.trial import TrialResult
-from search import resume
+from search import latency_slots, resume
 from search.archive import TRIALS, TrialFiles
 from search.confirmation import Confirmer
 from search.finish import Finish
 from search.interrupts import Interruptible
+from search.latency_slots import Timed
+from search.latency_start import start_latency
 from search.live import Display, SilentDisplay
 from search.result import SearchResult
 from search.screening import Screened
@@ -36,6 +39,8 @@ from search.setup import Setup, plan, prepare, screened_at_once, sensing_images,
 from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from search.tracking import MlflowTracker
+
+WAITING_PER_WORKER = 3  # networks that wait to be timed before the running trials are waited for
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
     display = display or SilentDisplay()
     display.phase("reading data and tracing the network")
     setup = prepare(config)
+    setup = dataclasses.replace(setup, latency=start_latency(setup, display))
     planned = plan(setup)
     with _run_folder(setup) as (study, tracker), using_threads(setup.threads_alone):
         display.plan(resume.remaining(planned, study))
@@ -69,7 +75,7 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         tracker.catch_up(study.results)
         bench = _workbench(setup, study, net, display)
         _sense(setup, study, net, display)
-        _follow(study, setup.space.dense_cost.flops, tracker, display)
+        _follow(study, planned.reference, tracker, display)
         trials = TimeLimited(study, deadline, Screened(study, screened_at_once(setup)))
         interrupted = _work_off(setup, trials, bench, display)
         finish = Finish(setup, net, dense_accuracy, Confirmer(setup, bench, display), display)
@@ -113,9 +119,12 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
     done, wanted = len(trials.study.results), trials.study.settings.trials
     so_far = f"; {done} of {wanted} trials are finished" if done else ""
     display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}{so_far}")
+    timed = _timed(setup, trials, display)
     try:
+        if timed is not None and not trials.study.unfinished:
+            timed.measure(last=True)  # what a search that was killed had left
         if trials.study.unfinished:
-            with Interruptible(trials) as interruptible:
+            with Interruptible(timed or trials) as interruptible:
                 RUNNERS[setup.runner](setup.config.runner).run(interruptible, bench)
     except KeyboardInterrupt:
         if not trials.study.results:
@@ -126,6 +135,14 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
     return False
 
 
+def _timed(setup: Setup, trials: TimeLimited, display: Display) -> Timed | None:
+    """Have networks measured between trials, where latency counts."""
+    tools = setup.latency
+    if tools is None:
+        return None
+    return Timed(trials, trials.study, tools.reader(setup), WAITING_PER_WORKER * setup.workers, display.phase)
+
+
 def _open_folder(setup: Setup) -> Study:
     """Open the study in the run folder; a resumed one changes the folder's settings once the record agrees to them."""
     resumes = bool(setup.config.resume)
@@ -134,6 +151,8 @@ def _open_folder(setup: Setup) -> Study:
     files = TrialFiles(setup.folder)
     study = Study(study_settings(setup), setup.space, setup.budgets, archive=files)
     resume.take_up(setup, study)
+    if setup.latency is not None:
+        latency_slots.take_up(study, setup.latency.conditions)
     if resumes:
         resume.write_settings(setup)
     return study
@@ -188,12 +207,12 @@ def _sense(setup: Setup, study: Study, net: nn.Module, display: Display) -> None
     study.learn_sensitivities(found.by_group)
 
 
-def _follow(study: Study, dense_flops: int, tracker: MlflowTracker, display: Display) -> None:
+def _follow(study: Study, reference: float, tracker: MlflowTracker, display: Display) -> None:
     """Have every finished trial logged and shown."""
 
     def listener(result: TrialResult, study: Study) -> None:
         best = study.front.best(study.budgets)
-        tracker.trial(result, study.front.hypervolume(dense_flops), best.accuracy if best else None, len(study.front))
+        tracker.trial(result, study.front.hypervolume(reference), best.accuracy if best else None, len(study.front))
         display.trial_done(result, study.front, len(study.results), study.settings.trials)
 
     study.listeners.append(listener)

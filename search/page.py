@@ -16,12 +16,14 @@ from search.figures import (
     LIMIT,
     Axis,
     accuracy_range,
-    flops_axis,
-    flops_limits,
-    flops_targets,
+    axis_title,
+    cost_axis,
+    dense_place,
     front_steps,
     heading,
+    limits,
     series,
+    target_limits,
 )
 from search.latency import cells, heads, latency_lines
 from search.pareto import point
@@ -56,10 +58,10 @@ def write_html(result: SearchResult, path: Path) -> None:
 def _chart(result: SearchResult) -> Any:
     from plotly import graph_objects
 
-    axis = flops_axis(result)
+    axis = cost_axis(result)
     accuracies = accuracy_range(result)
     figure = graph_objects.Figure()  # type: ignore[no-untyped-call]
-    for position, label in (*flops_limits(result, axis), *flops_targets(result, axis)):
+    for position, label in (*limits(result, axis), *target_limits(result, axis)):
         line = {"color": LIMIT, "dash": "dash", "width": 1.5}
         figure.add_scatter(x=[position] * 2, y=accuracies, mode="lines", line=line, name=label, hoverinfo="skip")
     xs, ys = front_steps(result, axis)
@@ -70,7 +72,7 @@ def _chart(result: SearchResult) -> Any:
         figure.add_scatter(x=xs[:-1], y=ys[:-1], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
     for each in series(result):
         figure.add_scatter(
-            x=[point(r)[0] / axis.factor for r in each.results],
+            x=[point(r, result.axis)[0] / axis.factor for r in each.results],
             y=[100 * point(r)[1] for r in each.results],
             mode="markers",
             name=each.name,
@@ -82,9 +84,9 @@ def _chart(result: SearchResult) -> Any:
             text=[hover_text(result, r) for r in each.results],
             hovertemplate="%{text}<extra></extra>",
         )
-    dense = result.dense
+    dense, place = result.dense, dense_place(result)
     figure.add_scatter(
-        x=[dense.cost.flops / axis.factor],
+        x=[] if place is None else [place / axis.factor],
         y=[100 * dense.val_accuracy],
         mode="markers",
         name="dense network",
@@ -100,7 +102,7 @@ def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:
     ticks = list(axis.ticks)
     figure.update_xaxes(
         type="log",
-        title=f"cost of one image ({axis.unit}, log scale)",
+        title=axis_title(axis),
         tickvals=ticks,
         ticktext=[f"{tick:g}" for tick in ticks],
         range=[math.log10(axis.low), math.log10(axis.high)],

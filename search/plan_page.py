@@ -28,6 +28,7 @@ from search.setup import (
     sensing_images,
     study_settings,
 )
+from search.starts import Starts
 from search.stopping import expected
 from search.structure import SENSITIVITY, structure_of
 from spaces.cost import Cost
@@ -46,7 +47,7 @@ def plan_page(setup: Setup) -> RenderableType:
         _methods(setup, candidates),
         _trials(setup, candidates),
         *_sampling(setup),
-        *_left_out(setup, candidates),
+        *(f"{text}." for text in Starts(candidates).left_out(setup.config.trials)),
         *_rungs(setup),
         *_screening(setup, candidates),
         _time(setup, time),
@@ -131,7 +132,8 @@ def _settings(
 def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
     config = setup.config
     table = _table(f"Trials: {config.trials}", ">trials", "what", "method", "at most, of the budget")
-    arms, starts = candidates.control_arms(config.trials), candidates.warm_starts(config.trials)
+    planned = Starts(candidates)
+    arms, starts = planned.control_arms(config.trials), planned.warm_starts(config.trials)
     table.add_row(str(len(arms)), "uniform widths, the control arm", CONTROL_METHOD, _fractions(arms))
     for method in dict.fromkeys(each.method for each in starts):
         own = [each for each in starts if each.method == method]
@@ -184,13 +186,6 @@ def _sampling(setup: Setup) -> Iterator[str]:
 
 def _fractions(planned: Sequence[Planned]) -> str:
     return ", ".join(percent(each.parameters["budget_fraction"], 1) for each in planned)
-
-
-def _left_out(setup: Setup, candidates: CandidateSpace) -> Iterator[str]:
-    if names := candidates.untried(setup.config.trials):
-        yield f"{setup.config.trials} trials leave none for {', '.join(names)}; give more --trials."
-    if unserved := ", ".join(str(each) for each in candidates.unserved(setup.config.trials)):
-        yield f"{setup.config.trials} trials leave no uniform widths at target {unserved}; give more --trials."
 
 
 def _time(setup: Setup, time: TimeForecast) -> Table:

@@ -102,12 +102,16 @@ def ranked_within(
     for band, own in zip(bands, groups, strict=True):
         left = np.concatenate([np.zeros(0), *(_ranks([before[i] for i in group]) for group in own)])
         right = np.concatenate([np.zeros(0), *(_ranks([after[i] for i in group]) for group in own)])
-        span = point(ended[band[0]])[0], point(ended[band[-1]])[0]
+        span = _flops(ended[band[0]]), _flops(ended[band[-1]])
         shown.append(Band(span, len(left), _correlation(left, right, len(left))))
         lefts.append(left)
         rights.append(right)
     every = np.concatenate(lefts), np.concatenate(rights)
     return RungAudit(epochs, len(every[0]), _correlation(*every, len(every[0])), tuple(shown))
+
+
+def _flops(result: TrialResult) -> int:
+    return int(point(result)[0])
 
 
 def _rung(ended: Sequence[TrialResult], bands: Sequence[Sequence[int]], epochs: int) -> RungAudit:

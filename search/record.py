@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.candidates import StudySettings
+from search.study_settings import StudySettings
 from spaces.errors import SlimfrontError
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, FLOPs
@@ -63,6 +63,16 @@ class Record:
     def add(self, trial: FrozenTrial) -> None:
         """Write a trial, or another leg of one, that has ended, whole or not at all."""
         self._study.add_trial(trial)
+
+    @property
+    def latencies(self) -> Mapping[str, Any]:
+        """Label of a network -> its readings as plain data, the last ones noted."""
+        start = "latency "
+        return {name[len(start) :]: each for name, each in self._study.user_attrs.items() if name.startswith(start)}
+
+    def note_latency(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
+        """Note what was measured of a network after its trial had ended."""
+        self._study.set_user_attr(f"latency {label}", [dict(each) for each in readings])
 
     def pinned(self, name: str) -> str | None:
         """Return what was pinned under this name."""

@@ -22,7 +22,8 @@ from runners.latency import REFERENCE
 from runners.trial import TrialResult, TrialState
 from search.answers import TARGET_HEADS, target_lines, target_rows
 from search.comparison import confirmed_figures, failed_again, reached_on_test
-from search.latency import figures, latency_lines, latency_tables
+from search.latency import figures, latency_lines, latency_tables, planned
+from search.pareto import LATENCY
 from search.result import SearchResult, best_at_text
 from search.rung_report import audit_table, rung_lines, rungs_text
 from search.screening_report import screening_lines
@@ -47,6 +48,7 @@ class Plan:
         workers: trials that run at once; threads: of each.
         seconds: estimated wall time; None when nothing is known.
         folder: where everything will be written.
+        dense_seconds: latency of the dense network, once measured.
         epochs: of training that all trials together are expected to take, where they grow through rungs.
     """
 
@@ -58,8 +60,14 @@ class Plan:
     threads: int
     folder: Path
     seconds: float | None = None
+    dense_seconds: float | None = None
     targets: tuple[Budget, ...] = ()
     epochs: float = 0.0
+
+    @property
+    def reference(self) -> float:
+        """What the dense network costs along the axis of the front; 0 for a latency that is not known."""
+        return self.dense_seconds or 0.0 if self.config.objective.endswith(LATENCY) else self.space.dense_cost.flops
 
 
 def scaled(count: float, unit: str = "") -> str:
@@ -103,6 +111,7 @@ def plan_facts(plan: Plan) -> Table:
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
         "targets": "; ".join(_budget(target, dense) for target in plan.targets),
+        **planned(config, plan.budgets, plan.dense_seconds),
         "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {_plural(config.train.epochs, 'epoch')} each"
         + (f" but where searched ({config.search_training})" if config.search_training else "")
@@ -137,6 +146,8 @@ def _cost(cost: Cost) -> str:
 
 
 def _budget(budget: Budget, dense: Cost) -> str:
+    if budget.quantity == "latency":
+        return f"at most {budget.limit * 1e3:g} ms"
     name = "FLOPs" if budget.quantity == "flops" else budget.quantity
     share = budget.limit / getattr(dense, budget.quantity)
     return f"at most {scaled(budget.limit, name)} ({percent(share, 1)} of dense)"

@@ -12,7 +12,7 @@ from configs.rungs import NONE, parse_rungs
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import comparison
-from search.pareto import ParetoFront, dominates, inside, measured, point, rank
+from search.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, point, rank
 from search.proxy_audit import RungAudit, audit
 from search.screening_audit import audit_screening
 from spaces.budget import Budget
@@ -22,6 +22,7 @@ from spaces.widths import Widths
 
 SCHEMA_VERSION = 2
 UNIFORM_ARM = "uniform"
+_FREE_FORM = ("config", "space", "seconds", "versions", "paths", "latency", "latency_model", "interrupted")
 
 
 class ResultError(SlimfrontError):
@@ -75,6 +76,7 @@ class SearchResult:
         time_limited: whether the time limit ended it before all its trials were done.
         targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
         latency: "dense" or label -> readings of `runners.latency` as plain data; empty when none was asked for.
+        latency_model: how the model was built that proposed by latency, and its errors, plain data; empty without one.
     """
 
     config: Mapping[str, Any]
@@ -86,6 +88,7 @@ class SearchResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
+    latency_model: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
     control: TrialResult | None = None
@@ -95,13 +98,18 @@ class SearchResult:
 
     def __post_init__(self) -> None:
         """Bring the free-form fields to what JSON gives back, so that a round trip is exact."""
-        for name in ("config", "space", "versions", "paths", "latency"):
+        for name in ("config", "space", "versions", "paths", "latency", "latency_model"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     @cached_property
     def front(self) -> ParetoFront:
         """The non-dominated networks inside all budgets, those that a trial passed on its way too, cheapest first."""
-        return ParetoFront(self._inside)
+        return ParetoFront(self._inside, self.axis)
+
+    @property
+    def axis(self) -> str:
+        """What the cost of the front is: "flops", or "latency" as measured at the first batch size."""
+        return LATENCY if str(self.config.get("objective", "")).endswith(LATENCY) else FLOPS
 
     @cached_property
     def chosen(self) -> TrialResult | None:
@@ -135,15 +143,17 @@ class SearchResult:
     @cached_property
     def uniform_comparison(self) -> UniformComparison:
         """How the chosen network compares with the uniform control arm."""
-        arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM]
+        axis = self.axis
+        arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM and (axis == FLOPS or r.timed)]
         others = [r for r in self._inside if r.trial.arm != UNIFORM_ARM]
-        beaten = sum(any(dominates(other, arm) for other in others) for arm in arms)
+        beaten = sum(any(dominates(other, arm, axis) for other in others) for arm in arms)
         rival, chosen = _best([r for r in self._inside if r.trial.arm == UNIFORM_ARM]), self.chosen
         won = chosen is not None and chosen.trial.arm != UNIFORM_ARM
         confirmed = comparison.confirmed_statement(chosen, self.control, not won)
         gap = comparison.difference(chosen, self.control)
         if rival is None or chosen is None:
-            text = "No uniform control arm finished: no comparison." + confirmed
+            text = "No uniform network is inside the budgets" if arms else "No uniform control arm finished"
+            text += ": no comparison." + confirmed
             return UniformComparison(None, False, beaten, len(arms), text, gap)
         text = comparison.validation_statement(chosen, rival, won)
         text += f" Searched networks dominate {beaten} of the {len(arms)} uniform ones." + confirmed
@@ -151,7 +161,7 @@ class SearchResult:
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
-        return inside(self.results, self.budgets)
+        return inside(self.results, self.budgets, self.axis)
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
@@ -202,6 +212,7 @@ class SearchResult:
             "versions": self.versions,
             "paths": self.paths,
             "latency": self.latency,
+            "latency_model": self.latency_model,
             "interrupted": self.interrupted,
             "time_limited": self.time_limited,
         }
@@ -223,7 +234,7 @@ class SearchResult:
             ResultError: text that is no result, or one of another schema version.
         """
         try:
-            data = {"latency": {}, **json.loads(text)}  # which none had once
+            data = {"latency": {}, "latency_model": {}, **json.loads(text)}  # which none had once
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
@@ -243,10 +254,7 @@ class SearchResult:
                 label: trial_result_from_dict(each) for label, each in data.get("target_controls", {}).items()
             },
             targets=tuple(Budget(**target["budget"]) for target in data.get("targets", [])),
-            **{
-                name: data[name]
-                for name in ("config", "space", "seconds", "versions", "paths", "latency", "interrupted")
-            },
+            **{name: data[name] for name in _FREE_FORM},
         )
 
 
@@ -347,6 +355,7 @@ def _network_to_dict(result: TrialResult) -> dict[str, Any]:
         "error": result.error,
         "note": plain(result.note),
         "test_accuracy": result.test_accuracy,
+        "latency": plain(result.latency),
         "confirmation": comparison.confirmation_to_dict(result.confirmation),
         "path": result.path,
     }
@@ -364,6 +373,7 @@ def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
         cost=None if data["cost"] is None else Cost(**data["cost"]),
         widths=None if data["widths"] is None else Widths(data["widths"]),
         curve=curve,
+        latency=tuple(data.get("latency", ())),  # which none had once
         rungs=tuple((int(epochs), float(accuracy)) for epochs, accuracy in data.get("rungs", ())),  # older files: none
         confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
         **{name: data[name] for name in same},

@@ -5,14 +5,15 @@ from pruning.base import METHODS, screenable
 from search.candidates import CandidateSpace
 from search.result import SearchResult
 from search.screening_audit import SCREENED, USEFUL, misleads, switched_off
+from search.starts import Starts
 
 
 def screened_trials(candidates: CandidateSpace, trials: int) -> float:
     """Return about how many trials will be the best of several candidates: those that are proposed, with methods that
     can be compared before training.
     """
-    able = comparable(candidates)
-    planned = len(candidates.control_arms(trials)) + len(candidates.warm_starts(trials))
+    able, starts = comparable(candidates), Starts(candidates)
+    planned = len(starts.control_arms(trials)) + len(starts.warm_starts(trials))
     return (trials - planned) * len(able) / len(candidates.methods)
 
 

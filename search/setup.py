@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -28,12 +28,16 @@ from runners.engines import check as check_latency
 from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
 from runners.train import pick_device
 from search.allocation import check_allocation
-from search.candidates import SENSITIVE_FROM, CandidateSpace, StudySettings
+from search.candidates import CandidateSpace
+from search.latency_guide import latency_counts, with_latency_device
+from search.pareto import FLOPS, LATENCY
 from search.report import Plan
 from search.samplers import STRUCTURED
 from search.screening_report import screened_trials
 from search.sensitivities import images_for
+from search.starts import SENSITIVE_FROM, Starts
 from search.stopping import expected_epochs
+from search.study_settings import StudySettings
 from search.training_settings import mean_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
@@ -42,9 +46,14 @@ from spaces.targets import parse_targets
 from spaces.tracing import trace
 from spaces.zoo import build, default_input_shape, published_file
 
+if TYPE_CHECKING:
+    from search.latency_start import LatencyTools
+
 STEP_IMAGES = 16  # of the training step whose time forecasts the search's
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
+LATENCY_SECONDS = 45.0  # the dense net, the smallest and the latency model, unless that is cached
+TIMING_SECONDS = 1.5  # each reading of a network on a machine that keeps still
 SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
 
 
@@ -65,6 +74,7 @@ class Setup:
         threads_alone: of this process while no trial runs.
         fast: how trials compute, measured with as many threads as they get.
         fixed: method -> setting -> value, as `--set` gave them.
+        latency: once measured, of a search that limits or compares it.
     """
 
     config: RunConfig
@@ -83,6 +93,7 @@ class Setup:
     threads_alone: int
     fast: Fast
     fixed: Mapping[str, Mapping[str, Any]]
+    latency: "LatencyTools | None" = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     texts = validate(config)
     check_allocation(parse_methods(config.method), config.allocation)
     device = pick_device(config.train.device)
+    config = with_latency_device(config, texts, device)
     check_latency(config.latency)
     data = _images(config, fetch)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
@@ -172,6 +184,7 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         threads=setup.threads,
         folder=setup.folder,
         seconds=(forecast or forecast_time(setup)).total,
+        dense_seconds=setup.latency.dense_seconds if setup.latency else None,
         epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
     )
 
@@ -197,6 +210,8 @@ def study_settings(setup: Setup) -> StudySettings:
         storage=config.storage or f"sqlite:///{(setup.folder / 'study.db').resolve()}",
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
+        guide=setup.latency.guide if setup.latency else None,
+        axis=LATENCY if config.objective.endswith(LATENCY) else FLOPS,
         targets=setup.targets,
         training=parse_search_training(config.search_training, config.train),
         rungs=rungs_of(config),
@@ -281,7 +296,10 @@ def forecast_time(setup: Setup) -> TimeForecast:
     trials *= share + _trained_again(setup.config) / setup.config.trials
     test = _trained_again(setup.config) * len(data.test) / 3
     alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
-    return TimeForecast((dense + test) * alone, trials * in_worker)
+    around = SECONDS_AROUND
+    if latency_counts(setup.config, setup.budgets):
+        around += LATENCY_SECONDS + TIMING_SECONDS * setup.config.trials
+    return TimeForecast((dense + test) * alone, trials * in_worker, around)
 
 
 def _screened_images(setup: Setup) -> float:
@@ -315,7 +333,8 @@ def _dense_trials(setup: Setup) -> float:
         wide = wide_epochs(method, epochs) / max(1, epochs)
         return wide + (1 - wide) * math.pow(fraction * budget, NARROW_POWER)
 
-    planned = [*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)]
+    starts = Starts(candidates)
+    planned = [*starts.control_arms(settings.trials), *starts.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
     mean = candidates.spread.mean
     speeds = [1 / share(name, mean) for name in settings.methods]

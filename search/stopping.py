@@ -2,7 +2,7 @@
 
 Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list:
 of those that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and
-FLOPs, so a cheap narrow net is never behind for being less accurate than a wide one. Within a rank, what a net alone
+cost, so a cheap narrow net is never behind for being less accurate than a wide one. Within a rank, what a net alone
 adds to the dominated area decides; the area is over log cost, in which fronts are to be even, and the cheapest and the
 most accurate of a rank come first, as both ends of a front do in NSGA-II.
 
@@ -22,14 +22,14 @@ class Climber:
     """A trial that grows through rungs.
 
     Attributes:
-        flops: of its network.
+        cost: of its network, in FLOPs or seconds; above 0.
         rungs: (epochs, accuracy) after each of its legs.
         through: it goes to the last rung whatever the others do.
         resting: it can be given another leg: no worker has it, and none of its legs has failed.
     """
 
     number: int
-    flops: int
+    cost: float
     rungs: tuple[tuple[int, float], ...]
     through: bool = False
     resting: bool = True
@@ -126,8 +126,8 @@ def ordered(climbers: Sequence[Climber], epochs: int) -> list[Climber]:
 def _non_dominated(standing: Sequence[tuple[Climber, float]]) -> list[tuple[Climber, float]]:
     """Return those that none of the others beats, cheapest first; several may be equal."""
     front: list[tuple[Climber, float]] = []
-    for each, accuracy in sorted(standing, key=lambda item: (item[0].flops, -item[1], item[0].number)):
-        if not front or accuracy > front[-1][1] or (each.flops, accuracy) == (front[-1][0].flops, front[-1][1]):
+    for each, accuracy in sorted(standing, key=lambda item: (item[0].cost, -item[1], item[0].number)):
+        if not front or accuracy > front[-1][1] or (each.cost, accuracy) == (front[-1][0].cost, front[-1][1]):
             front.append((each, accuracy))
     return front
 
@@ -136,5 +136,5 @@ def _added(front: Sequence[tuple[Climber, float]]) -> dict[int, float]:
     """Return the area over log cost that each alone dominates; infinite at both ends, none for one of several equal."""
     added = {each.number: math.inf for each, _ in front}
     for (_, below), (each, accuracy), (dearer, _) in zip(front, front[1:], front[2:], strict=False):
-        added[each.number] = math.log(dearer.flops / each.flops) * (accuracy - below)
+        added[each.number] = math.log(dearer.cost / each.cost) * (accuracy - below)
     return added

@@ -7,7 +7,7 @@ they carry and, where it was measured, how the dense network takes their narrowi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,10 +80,13 @@ class Relaxation:
     """Widths as real numbers, many candidates at once: what `SearchSpace.fit` gives but for its rounding.
 
     Kept shares are in octaves: log2 of width / dense width, at most 0.
+
+    Args:
+        latency_use: widths of shape (n, groups) -> predicted shares of a latency limit, shape (n,); None without one.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self._cost = space.cost_model
+    def __init__(self, space: SearchSpace, latency_use: Callable[[Floats], Floats] | None = None) -> None:
+        self._cost, self._latency_use = space.cost_model, latency_use
         self._full = np.array([group.width for group in space.variable], dtype=np.float64)
         self._least = np.log2(np.array([group.lowest for group in space.variable]) / self._full)
         self._most = np.log2(np.array([group.ceiling for group in space.variable]) / self._full)
@@ -107,11 +110,18 @@ class Relaxation:
 
     def usage(self, kept: Floats, limits: Floats) -> Floats:
         """Return log2 of the share of the tightest limit that is used, shape (n,)."""
-        flops, params = self._cost.batch(self._full * 2.0**kept)
-        return np.asarray(np.log2(np.maximum(np.maximum(flops / limits[:, 0], params / limits[:, 1]), 1e-12)))
+        widths = self._full * 2.0**kept
+        flops, params = self._cost.batch(widths)
+        used = np.maximum(flops / limits[:, 0], params / limits[:, 1])
+        if self._latency_use is not None:
+            used = np.maximum(used, self._latency_use(widths))
+        return np.asarray(np.log2(np.maximum(used, 1e-12)))
 
     def slopes(self, kept: Floats, limits: Floats) -> Floats:
-        """Return the octaves of the tightest limit that an octave more of each group takes, shape (n, groups)."""
+        """Return the octaves of the tighter of both limits that an octave more of each group takes, shape (n, groups).
+
+        FLOPs stand for latency here: what is climbed along them is fitted to the predicted latency at every step.
+        """
         widths = self._full * 2.0**kept
         costs = np.stack(self._cost.batch(widths), axis=1) / limits
         by_flops, by_params = self._cost.slopes(widths)

@@ -37,7 +37,7 @@ class StructuredSampler(TPESampler):
         self._random = np.random.default_rng(seed)
         self._groups = [group.name for group in candidates.space.variable]
         self._full = np.array([group.width for group in candidates.space.variable], dtype=np.float64)
-        self._relaxation = Relaxation(candidates.space)
+        self._relaxation = Relaxation(candidates.space, candidates.latency_use)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Add the fraction and the widths, which every trial may have, to what TPE has seen."""

@@ -21,7 +21,7 @@ _QUANTITIES = {
 }
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)")
-_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams or 50% (of the dense FLOPs)"
+_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms or 50% (of the dense FLOPs)"
 
 
 @dataclass(frozen=True)

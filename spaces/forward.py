@@ -15,7 +15,11 @@ def record(model: nn.Module, image: Tensor, labels: ChannelLabels) -> Recorder:
         model: in eval mode, on the meta device.
         image: shape (1, C, H, W), on the meta device.
     """
-    recorder = Recorder(model, labels)
+    return recording(Recorder(model, labels), model, image)
+
+
+def recording(recorder: Recorder, model: nn.Module, image: Tensor) -> Recorder:
+    """Run one forward pass under a recorder of the network, see `record`; image of shape (N, C, H, W)."""
     stack: list[str] = []
     handles = []
     for name, module in model.named_modules():

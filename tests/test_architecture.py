@@ -23,7 +23,7 @@ HEAVY = {
 HOMES = {
     "ray": {"runners/ray_tune.py"},
     "mlflow": {"search/tracking.py"},
-    "optuna": {"search/study.py", "search/record.py", "search/samplers.py", "search/structured_sampler.py"},
+    "optuna": {f"search/{each}.py" for each in ("study", "record", "samplers", "sampling", "structured_sampler")},
 }
 LIGHT = """
     search/__init__.py search/__main__.py search/cli.py search/stopping.py search/pareto.py search/result.py

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from runners.grouped_accuracy import GroupedAccuracy
 from runners.trial import TrialResult, TrialState
-from search.candidates import StudySettings
 from search.pareto import point
 from search.study import Study
+from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing import trace

@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "set": ("di.ridge=0.1", "di.way=closed"),
     "search_training": "lr,epochs=1:2",
     "targets": "8,20%",
+    "objective": "accuracy,latency",
     "allocation": "method",
     "lowest_fraction": 0.5,
     "trials": 7,

@@ -53,6 +53,7 @@ def test_flags_on_top_change_what_makes_no_trial_another(folder: str) -> None:
         ("--floor", "0.5", 0.2),
         ("--skip", "layer1.*", ()),
         ("--seed", "4", 3),
+        ("--objective", "accuracy,latency", "accuracy,flops"),
         ("--epochs", "5", 4),
         ("--precision", "float32", "auto"),
         ("--method", "csgd", "l2,di"),

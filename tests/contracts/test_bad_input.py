@@ -1,4 +1,7 @@
-"""What every method makes of input that is odd or unusable: a finite net, or an error that says what to do."""
+"""What is made of input that is odd or unusable: a finite net, or an error that says what to do.
+
+By every method, and by the command line where latency is asked for.
+"""
 
 import dataclasses
 import math
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from configs.schema import ALLOCATIONS
 from pruning.base import METHODS, Goal, Snapshot
 from runners.evaluate import TrialContext, Workbench, evaluate
+from runners.latency import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
 from search.allocation import check_allocation
 from search.cli import main
@@ -147,6 +151,29 @@ def test_where_no_width_may_vary_a_budget_is_refused_and_the_dense_widths_are_tr
         with pytest.raises(SlimfrontError, match="smallest network|nothing that"):
             list(method.run(tiny_bench.net, space, half, context))
         assert list(method.run(tiny_bench.net, space, Goal(widths=space.full), context))[-1].widths == space.full
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--budget 8ms --budget 9ms", "budgets 8ms and 9ms both limit latency; keep the one that must hold"),
+        ("--budget 8ms --latency-device tpu:0", "latency device 'tpu:0' is not on this machine; there is: cpu:1thread"),
+        ("--budget 2ms", "is under what the smallest network of this space measures on cpu:1thread at batch 1: 3 ms"),
+        ("--budget 2ms --budget 50%", "smallest network of this space measures on cpu:1thread at batch 1: 3 ms"),
+        ("--budget 8parsecs", "has no known unit; write 0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms or 50%"),
+    ],
+)
+def test_a_latency_that_cannot_be_met_or_measured_ends_with_code_2(
+    flags: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def three(meter: LatencyMeter, network: str, net: nn.Module, batch: int) -> Reading:
+        return Reading(network, meter.conditions(batch), "", 0.003, 0.0029, 0.0031, 1.0)
+
+    monkeypatch.setattr(LatencyMeter, "read_at", three)
+    common = f"--model tiny_nets:residual --image-size 8 --device cpu --precision float32 --out {tmp_path / 'run'}"
+    assert main([*flags.split(), *common.split()]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", [[], ["plan"]])

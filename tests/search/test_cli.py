@@ -75,7 +75,12 @@ def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsy
         ([], "no budget given"),
         (["--budget", "banana"], "'banana'"),
         (["--budget", "-1gflops"], "'-1gflops'"),
-        (["--budget", "8ms"], "no search can hold yet"),
+        (["--budget", "8ms", "--budget", "9ms"], "budgets 8ms and 9ms both limit latency; keep the one that must hold"),
+        (["--budget", "0ms"], "'0ms' must be a positive finite number"),
+        (
+            ["--budget", "50%", "--objective", "latency"],
+            "--objective is 'latency' and must be one of accuracy,flops or",
+        ),
         (["--budget", "50%", "--trials", "0"], "--trials is 0"),
         (["--budget", "50%", "--time-limit", "0"], "--time-limit is '0' and must be a time above 0"),
         (["--budget", "50%", "--time-limit", "-5m"], "--time-limit is '-5m' and must be a time above 0"),

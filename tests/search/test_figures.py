@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from runners.trial import TrialResult
-from search.figures import accuracy_range, flops_axis, front_steps, heading, series, write_png
+from search.figures import accuracy_range, cost_axis, front_steps, heading, series, write_png
 from search.result import SearchResult
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -30,7 +30,7 @@ def with_flops(search: SearchResult, *counts: int) -> SearchResult:
 def test_the_axis_has_round_ticks_in_a_fitting_unit(
     finished_search: SearchResult, counts: tuple[int, ...], unit: str, ticks: tuple[float, ...] | None
 ) -> None:
-    axis = flops_axis(with_flops(finished_search, *counts))
+    axis = cost_axis(with_flops(finished_search, *counts))
     assert axis.unit == unit
     assert axis.low < counts[0] / axis.factor <= counts[-1] / axis.factor < axis.high
     if ticks:
@@ -51,7 +51,7 @@ def test_methods_and_control_arm_are_drawn_apart_and_failures_not_at_all(finishe
 
 
 def test_the_front_line_steps_up_at_each_member_and_ends_at_the_budget(finished_search: SearchResult) -> None:
-    xs, ys = front_steps(finished_search, flops_axis(finished_search))
+    xs, ys = front_steps(finished_search, cost_axis(finished_search))
     assert xs == pytest.approx([0.16, 0.64, 1.44, 1.536])
     assert ys == pytest.approx([85, 90, 96, 96])
 

@@ -8,10 +8,13 @@ import pytest
 from rich.console import Console
 
 from runners.latency import Conditions, Reading, to_plain
+from search.figures import axis_title, cost_axis, dense_place, drawn, front_steps, limits, write_png
 from search.latency import FASTER, cells, figures, front_columns, heads, latency_lines, latency_tables, metrics
 from search.page import write_html
 from search.report import summary, write_csv
 from search.result import SearchResult
+from spaces.budget import Budget
+from spaces.cost import Cost
 
 CONDITIONS = Conditions("cpu:1thread", "Made-up 3000", 1, 1, "float32", False, "eager", {"torch": "2.6"})
 MILLISECONDS = {"dense": 10.0, "1": 8.0, "0": 9.8, "3": None}  # None: refused
@@ -130,6 +133,24 @@ def test_mlflow_gets_columns_and_metrics(timed_search: SearchResult) -> None:
     assert metrics(timed_search, "1")["latency_of_dense_batch1"] == 0.8
 
 
+def test_the_best_at_a_target_has_its_latency_shown_off_the_front_too(timed_search: SearchResult) -> None:
+    uniform = timed_search.results[0].cost
+    assert uniform is not None
+    dearer = Cost(uniform.flops + 1, uniform.params - 1)  # so the uniform network beats it
+    better = dataclasses.replace(timed_search.results[2], accuracy=0.88, test_accuracy=0.87, cost=dearer)
+    answered = dataclasses.replace(
+        timed_search.with_results([better]),
+        targets=(Budget("params", dearer.params),),
+        latency={**timed_search.latency, "2": timed_search.latency["0"]},
+    )
+    assert [each.label for each in answered.front] == ["3", "0", "1"]
+    assert [each.label for each in answered.reported] == ["3", "0", "1", "2"]
+    table = front_columns(answered)
+    assert table["latency_ms_batch1"] == [None, 9.8, 8.0, 9.8]
+    assert {len(column) for column in table.values()} == {4}
+    assert any("di trial 2: " in line for line in latency_lines(answered))
+
+
 def test_nothing_is_shown_where_nothing_was_measured(finished_search: SearchResult) -> None:
     assert (heads(finished_search), latency_tables(finished_search), latency_lines(finished_search)) == ([], [], [])
     assert (figures(finished_search, "1"), cells(finished_search, "1")) == ({}, [])
@@ -140,3 +161,65 @@ def test_a_net_that_was_not_measured_says_so(timed_search: SearchResult) -> None
     search = dataclasses.replace(timed_search, latency=left)
     assert cells(search, "1") == ["-"] * 4
     assert figures(search, "1")["latency_refused_batch1"] == "not measured"
+
+
+@pytest.fixture
+def search_by_latency(timed_search: SearchResult) -> SearchResult:
+    """Latency limited to 9 ms and the axis: 1 (8 ms) is inside, 0 (9.8 ms) over it, 3 refused, 2 never measured."""
+    measured = {number: tuple(to_plain([reading(number, 1)])) for number in ("0", "1", "3")}
+    results = [dataclasses.replace(r, latency=measured.get(r.label, ())) for r in timed_search.results]
+    error = {"median": 0.03, "upper": 0.07, "nets": 20}
+    return dataclasses.replace(
+        timed_search,
+        results=tuple(results),
+        budgets=(*timed_search.budgets, Budget("latency", 0.009)),
+        config={**timed_search.config, "objective": "accuracy,latency"},
+        latency_model={"seconds": 12.0, "cached": False, "error": error, "during": {**error, "nets": 3}},
+    )
+
+
+def test_only_what_measured_inside_is_on_the_front_and_the_rest_is_accounted_for(
+    search_by_latency: SearchResult,
+) -> None:
+    assert [member.label for member in search_by_latency.front] == ["1"]
+    assert latency_lines(search_by_latency) == [
+        "di trial 3: latency at batch 1 refused after 4 tries: the machine was busy; so it is not on the front",
+        "over the latency budget by what they measured: trial 0 (9.8 ms)",
+        "1 network inside the other budgets not measured: beaten by what was, predicted far over the limit, or the "
+        "search was stopped before",
+        "latency model, built in 12 s: off by 3.0% at the median and 7.0% at the 90% quantile over 20 random networks "
+        "it had not seen, by 3.0% at the median and 7.0% at the 90% quantile over 3 of the search before it learned "
+        "them",
+    ]
+
+
+def test_a_search_by_latency_survives_the_round_trip(search_by_latency: SearchResult) -> None:
+    again = SearchResult.from_json(search_by_latency.to_json())
+    assert again == search_by_latency
+    assert again.results[1].timed == search_by_latency.results[1].timed
+
+
+def test_the_picture_is_drawn_over_milliseconds(search_by_latency: SearchResult, tmp_path: Path) -> None:
+    axis = cost_axis(search_by_latency)
+    assert (axis.unit, axis_title(axis)) == ("ms", "measured latency (ms, log scale)")
+    assert [each.label for each in drawn(search_by_latency)] == ["0", "1"]
+    assert limits(search_by_latency, axis) == [(pytest.approx(9), "budget 9 ms")]
+    xs, ys = front_steps(search_by_latency, axis)
+    assert xs == pytest.approx([8, 9])
+    assert ys == pytest.approx([96, 96])
+    assert dense_place(search_by_latency) == pytest.approx(0.01)
+    write_png(search_by_latency, tmp_path / "front.png")
+    write_html(search_by_latency, tmp_path / "report.html")
+    assert "measured latency (ms, log scale)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "accuracy over latency" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_dense_net_that_was_refused_has_no_place_in_the_picture(
+    search_by_latency: SearchResult, tmp_path: Path
+) -> None:
+    busy = to_plain([dataclasses.replace(reading("3", 1), network="dense")])
+    search = dataclasses.replace(search_by_latency, latency={**search_by_latency.latency, "dense": busy})
+    assert dense_place(search) is None
+    write_png(search, tmp_path / "front.png")
+    write_html(search, tmp_path / "report.html")
+    assert (tmp_path / "front.png").stat().st_size > 1_000

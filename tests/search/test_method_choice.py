@@ -10,8 +10,8 @@ from chain_space import chain
 
 from pruning.settings import setting
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
-from runners.trial import Trial
-from search import candidates, study
+from runners.trial import Trial, TrialResult, TrialState
+from search import candidates, sampling
 from search.method_choice import Tried, choose_method, method_shares
 from search.study import Study, StudySettings
 from spaces.budget import Budget
@@ -72,7 +72,7 @@ def test_most_later_trials_take_the_better_method_and_the_front_gains(
 ) -> None:
     quality = {"good": 1.3}
     ours = [searched(seed, quality) for seed in SEEDS]
-    monkeypatch.setattr(study, "MethodSampler", lambda sampler, choose: sampler)
+    monkeypatch.setattr(sampling, "MethodSampler", lambda sampler, choose: sampler)
     theirs = [searched(seed, quality) for seed in SEEDS]
 
     shares, plain = ([share(each, "good") for each in made] for made in (ours, theirs))
@@ -101,7 +101,7 @@ def test_the_same_seed_and_results_give_the_same_methods(searched: Any) -> None:
 
 def test_the_method_stays_a_parameter_of_the_record(searched: Any) -> None:
     made = searched(0, {"good": 1.3})
-    for frozen in made._study.trials:
+    for frozen in made._sampling.study.trials:
         if "result" in frozen.user_attrs and not frozen.user_attrs["result"]["trial"]["arm"]:
             assert frozen.params["method"] == frozen.user_attrs["result"]["trial"]["method"]
 
@@ -161,5 +161,5 @@ def test_workers_side_by_side_do_not_all_take_one_method(monkeypatch: pytest.Mon
             break
         trial = running.pop(0)
         given = outcome(trial)
-        made.tell(study.TrialResult(trial, study.TrialState.COMPLETE, given.accuracy, given.cost, given.widths))
+        made.tell(TrialResult(trial, TrialState.COMPLETE, given.accuracy, given.cost, given.widths))
     assert 0.25 < share(made, "good") < 0.75

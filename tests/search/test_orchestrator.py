@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.loading import load as load_config
 from configs.schema import RunConfig
+from runners import latency_building
 from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.data import load_data
 from runners.engines import LatencyError
+from runners.latency import LatencyMeter, Reading
 from runners.train import accuracy
 from search import SearchResult, load, run
 from search.disk import forecast_disk
@@ -187,6 +190,52 @@ def test_latency_is_measured_at_the_end_of_a_search_and_is_everywhere_in_the_run
         assert (metrics["latency_ms_batch1"] is None) == bool(reading["refused"])
     assert "latency_ms_batch1" in (tmp_path / "run" / "front.csv").read_text()
     assert "ms, batch 1" in (tmp_path / "run" / "report.html").read_text()
+
+
+def _by_parameters(self: LatencyMeter, network: str, net: torch.nn.Module, batch: int) -> Reading:
+    """Measure as a device would that takes a microsecond per parameter."""
+    seconds = 1e-6 * batch * sum(each.numel() for each in net.parameters())
+    dense = 1e-6 * batch * sum(each.numel() for each in self.dense.parameters())
+    return Reading(network, self.conditions(batch), "", seconds, 0.99 * seconds, 1.01 * seconds, seconds / dense)
+
+
+@pytest.fixture
+def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatencyMeter, "read_at", _by_parameters)
+    monkeypatch.setattr(latency_building, "LAYER_SECONDS", 0.0)
+    monkeypatch.setattr(latency_building, "HELD_OUT", 2)
+
+
+@pytest.mark.usefixtures("made_up_device")
+def test_a_latency_budget_alone_holds_for_every_network_of_the_front(tmp_path: Path) -> None:
+    result = run(tiny_config(tmp_path / "run", budget=("0.9ms",), objective="accuracy,latency"))
+    assert len(result.front) >= 1
+    seconds = [float(member.timed["seconds"]) for member in result.front if member.timed]
+    assert len(seconds) == len(result.front)
+    assert seconds == sorted(seconds)
+    for member in result.front:
+        assert 1.01e-6 * member.cost.params <= 0.9e-3  # type: ignore[union-attr]
+        stored = result.latency[member.label]
+        assert [each["conditions"]["batch"] for each in stored] == [1, 8]
+        assert stored[0] == member.timed
+    assert result.config["latency"]["latency_device"] == "cpu:1thread"  # that of the training
+    assert result.latency_model["error"]["nets"] == 2
+    assert result.axis == "latency"
+    assert "measured latency (ms, log scale)" in (tmp_path / "run" / "report.html").read_text()
+    again = run(dataclasses.replace(tiny_config(Path()), **_resumed(tmp_path / "run")))  # type: ignore[arg-type]
+    assert [each.label for each in again.front] == [each.label for each in result.front]
+
+
+def _resumed(folder: Path) -> dict[str, object]:
+    stored = load_config(folder / "config.yaml")
+    return {**{each.name: getattr(stored, each.name) for each in dataclasses.fields(stored)}, "resume": str(folder)}
+
+
+@pytest.mark.usefixtures("made_up_device")
+def test_a_latency_budget_under_the_smallest_network_ends_the_search_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"under what the smallest network .* measures on cpu:1thread at batch 1: "):
+        run(tiny_config(tmp_path / "out", budget=("0.05ms", "50%")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_latency_device_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.pareto import ParetoFront, dominates, inside, measured, point
+from search.pareto import LATENCY, ParetoFront, affordable, dominates, inside, measured, point
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -103,10 +103,44 @@ def test_networks_inside_the_budgets_are_those_of_trials_and_those_passed_even_w
         dataclasses.replace(result(0, flops, 0.5), waypoint=i) for i, flops in enumerate((60, 50, 40), start=1)
     )
     failed = dataclasses.replace(result(0, 10, None, TrialState.FAILED), passed=passed)
-    found = inside([failed, result(1, 50, 0.5), result(2, 51, 0.9)], [Budget("flops", 50), Budget("latency", 0.1)])
+    found = inside([failed, result(1, 50, 0.5), result(2, 51, 0.9)], [Budget("flops", 50)])
     assert [each.label for each in found] == ["0.2", "0.3", "1"]
 
 
 def test_of_equals_a_trials_own_net_stays_before_one_it_passed() -> None:
     own, passed = result(3, 50, 0.5), dataclasses.replace(result(3, 50, 0.5), waypoint=1)
     assert ParetoFront((passed, own)).members == (own,)
+
+
+def timed(network: TrialResult, seconds: float | None) -> TrialResult:
+    """The same network with a reading of 1% to either side, or a refused one."""
+    figures = {"seconds": seconds, "low": 0.99 * seconds, "high": 1.01 * seconds} if seconds else {}
+    return dataclasses.replace(network, latency=({"refused": "" if seconds else "a busy machine", **figures},))
+
+
+def test_a_latency_budget_takes_what_measured_inside_it_with_the_upper_end() -> None:
+    networks = [
+        timed(result(0, 10, 0.5), 0.098),
+        timed(result(1, 10, 0.5), 0.0995),  # up to 0.1005
+        timed(result(2, 10, 0.5), None),
+        result(3, 10, 0.5),
+    ]
+    assert [each.label for each in inside(networks, [Budget("latency", 0.1)])] == ["0"]
+    assert [each.label for each in affordable(networks, [Budget("latency", 0.1), Budget("flops", 10)])] == list("0123")
+
+
+def test_along_a_latency_axis_the_fastest_comes_first_and_what_has_no_reading_is_left_out() -> None:
+    networks = (
+        timed(result(0, 90, 0.6), 0.02),
+        timed(result(1, 10, 0.9), 0.08),
+        timed(result(2, 5, 0.5), 0.03),
+        timed(result(3, 1, 0.99), None),
+        result(4, 1, 0.99),
+    )
+    front = ParetoFront(networks, LATENCY)
+    assert [each.label for each in front] == ["0", "1"]
+    assert [each.label for each in front.with_results([timed(result(5, 9, 0.7), 0.01)])] == ["5", "1"]
+    assert front.hypervolume(0.1) == pytest.approx(0.6 * 0.6 + 0.2 * 0.9)
+    assert [each.label for each in inside(networks, [], LATENCY)] == ["0", "1", "2"]
+    assert dominates(networks[0], networks[2], LATENCY)
+    assert not dominates(networks[0], networks[2])

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from configs.schema import RunConfig
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from search.plan_page import plan_page
 from search.setup import prepare
 from spaces.space import SpaceConfig
@@ -132,6 +132,19 @@ def test_published_weights_are_not_downloaded(tmp_path: Path, monkeypatch: pytes
     text = page_of(model="squeezenet1_1", weights="DEFAULT", data=DataConfig(image_size=64))
     assert re.search(r"dense weights 2\.\d+ MB downloaded to /", text)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_latency_budget_is_planned_without_measuring_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("a plan measures no latency")
+
+    monkeypatch.setattr("runners.latency.LatencyMeter.read_at", measured)
+    shown = " ".join(page_of(budget=("8ms", "1kparams"), objective="accuracy,latency").split())
+    assert "budget at most 8 ms and at most 1.000 kparams" in shown
+    assert "measured on cpu:1thread, eager, float32, at batch 1 for the budget and the axis of the front" in shown
+    assert "A budget under what the smallest network measures then ends the search" in shown
+    assert "of the front, measured at the end on cpu:1thread" in page_of(latency=LatencyConfig("cpu:1thread"))
+    assert "latency" not in page_of()
 
 
 def test_targets_share_the_proposals() -> None:

@@ -12,6 +12,7 @@ from search.ladder import Ladder
 from search.proxy_audit import audit, first_rung
 from search.result import SearchResult
 from search.rung_report import audit_html, audit_statement, audit_table, rung_lines
+from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -92,7 +93,7 @@ def test_only_trials_that_came_to_the_end_count() -> None:
 
 
 def test_a_blind_rung_judges_nobody_any_more_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    ladder = Ladder(RUNGS, [Budget("flops", 10_000)])
+    ladder = Ladder(RUNGS, [Budget("flops", 10_000)], StudySettings().cost)
     candidate = Trial(99, "l2", Goal())
     good, blind = run((0, 1, 2, 3), (0, 1, 2, 3)), run((3, 2, 1, 0), (0, 1, 2, 3))
     leg = ladder.begin(candidate, good)

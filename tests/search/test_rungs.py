@@ -16,19 +16,16 @@ from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
 from search.archive import TrialFiles
-from search.candidates import StudySettings
 from search.legs import KEPT_AFTER
 from search.live import SilentDisplay
 from search.pareto import ParetoFront
 from search.stopping import NOT_CONTINUED
 from search.study import Study
+from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from runners.evaluate import Workbench

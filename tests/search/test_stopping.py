@@ -25,7 +25,7 @@ def going_on(climbers: list[Climber], first: int = 0) -> list[int]:
         index = numbers(climbers).index(step.number)
         before = climbers[index]
         rungs = (*before.rungs, (step.epochs, before.rungs[-1][1]))
-        climbers[index] = Climber(before.number, before.flops, rungs, before.through, before.resting)
+        climbers[index] = Climber(before.number, before.cost, rungs, before.through, before.resting)
     return found
 
 

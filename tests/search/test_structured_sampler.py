@@ -10,9 +10,10 @@ import pytest
 
 from runners.simulated import Outcome, SaturatingAccuracy
 from runners.trial import Trial, TrialResult, TrialState
-from search.candidates import CandidateSpace, StudySettings
+from search.candidates import CandidateSpace
 from search.structured_sampler import StructuredSampler
 from search.study import Study
+from search.study_settings import StudySettings
 from search.width_parameters import octaves_of, proportion, width_parameter
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -71,7 +72,7 @@ def test_few_trials_are_enough(trials: int) -> None:
 
 def test_it_is_the_default() -> None:
     study = Study(settings_of(trials=3), chain(), (HALF,))
-    assert isinstance(study._study.sampler._inner, StructuredSampler)  # type: ignore[attr-defined]
+    assert isinstance(study._sampling.study.sampler._inner, StructuredSampler)  # type: ignore[attr-defined]
 
 
 def test_parallel_asks_get_different_candidates_at_different_costs() -> None:
@@ -168,7 +169,7 @@ def test_measured_sensitivities_give_two_starts_and_a_coordinate() -> None:
         assert start.goal.widths["layer3"] > 1.5 * max(others)
     assert starts[0].goal.budgets == study.budgets
     assert len(trials) == 12
-    structure = study._study.sampler._inner._proposer().structure  # type: ignore[attr-defined]
+    structure = study._sampling.study.sampler._inner._proposer().structure  # type: ignore[attr-defined]
     assert "measured sensitivity" in structure.names
 
 

@@ -8,9 +8,9 @@ import pytest
 from runners.base import Runner, RunnerConfig
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, TrialResult
-from search.candidates import StudySettings
 from search.result import SearchResult
 from search.study import Study
+from search.study_settings import StudySettings
 from search.time_limit import Deadline, TimeLimited, TimeLimitError, ending
 from spaces.budget import Budget
 from spaces.space import SearchSpace
