@@ -1,7 +1,7 @@
 """A search with screening over closed-form trials."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chain_space import chain
 
@@ -12,9 +12,6 @@ from search.screening import Screened
 from search.study import Study
 from spaces.budget import Budget
 from spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    pass
 
 BENCH: Any = None  # formulas need none
 SPACE = chain(groups=6, width=64)

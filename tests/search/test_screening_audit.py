@@ -1,7 +1,7 @@
 """Whether the accuracy before training is worth believing, and what a reader is told of screening."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from screened_search import BENCH, BUDGETS, SPACE, Watched, needs, searched, study_of
@@ -14,9 +14,6 @@ from search.rung_report import audit_html, audit_table
 from search.screening_audit import SCREENED, UNSCREENED, audit_screening
 from search.screening_report import screening_lines, screening_plan
 from search.study import Study
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
