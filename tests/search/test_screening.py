@@ -1,89 +1,26 @@
 """Screening by formula: what is compared before training, what is trained, and what is left of the rest."""
 
-import dataclasses
-import logging
 from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chain_space import chain
+from screened_search import BENCH, SPACE, Watched, needs, planned, searched, study_of, told
 
 from pruning.base import METHODS, screenable
 from runners.base import RunnerConfig
-from runners.local import LocalRunner
-from runners.simulated import SaturatingAccuracy, SimulatedRunner
-from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
-from search.candidates import CandidateSpace, StudySettings
+from runners.simulated import SimulatedRunner
+from runners.trial import EpochReport, TrialResult, TrialState
+from search.candidates import StudySettings
 from search.live import trial_text
-from search.result import DenseResult, SearchResult
-from search.rung_report import audit_html, audit_table
 from search.screening import Screened
 from search.screening_audit import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
-from search.screening_report import screening_lines, screening_plan
 from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from spaces.budget import Budget
-from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from runners.evaluate import Workbench
-
-BENCH: Any = None  # formulas need none
-SPACE = chain(groups=6, width=64)
-BUDGETS = [Budget("flops", 120_000)]
-
-
-def needs(space: SearchSpace = SPACE) -> SaturatingAccuracy:
-    return SaturatingAccuracy(space, rates={group.name: 1.0 + i for i, group in enumerate(space.variable)})
-
-
-def study_of(trials: int = 16, methods: tuple[str, ...] = ("l2",), **changes: Any) -> Study:
-    settings = {"sampler": "random", "lowest_fraction": 0.2, "allocation": "search", **changes}
-    return Study(StudySettings(methods, trials=trials, **settings), SPACE, BUDGETS)
-
-
-class Watched(Screened):
-    """Counts what is given out, by epochs."""
-
-    def __init__(self, study: Study, size: int) -> None:
-        super().__init__(study, size)
-        self.given: list[Trial] = []
-
-    def ask(self) -> Trial | None:
-        if (trial := super().ask()) is not None:
-            self.given.append(trial)
-        return trial
-
-    @property
-    def compared(self) -> list[Trial]:
-        return [each for each in self.given if each.leg is not None and each.leg.end == 0]
-
-
-def searched(size: int, study: Study | None = None, noise: float = 0.0, epochs: int = 2) -> Watched:
-    trials = Watched(study or study_of(), size)
-    SimulatedRunner(outcome=needs(), epochs=epochs, noise=noise).run(trials, BENCH)
-    return trials
-
-
-def told(trial: Trial, **changes: Any) -> TrialResult:
-    """Return what the formula gives of a trial, after no epoch a half of it."""
-    final = needs()(trial)
-    accuracy = final.accuracy / 2 if trial.leg == Leg(0) else final.accuracy
-    curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5),)
-    state = TrialState.COMPLETE
-    result = TrialResult(trial, state, accuracy, final.cost, final.widths, curve, seconds=2.0, train_seconds=1.0)
-    return dataclasses.replace(result, **changes)
-
-
-def planned(study: Study) -> None:
-    """Work off what was planned, so that the next candidate is proposed."""
-    settings = study.settings
-    candidates = CandidateSpace(settings, SPACE, study.budgets)
-    for _ in (*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)):
-        trial = study.ask()
-        assert trial is not None
-        study.tell(told(trial))
 
 
 def test_of_several_candidates_the_best_before_training_is_trained_under_their_number() -> None:
@@ -269,39 +206,6 @@ def test_an_interrupted_pool_leaves_a_record_to_go_on_from(tmp_path: Any) -> Non
     assert [each.trial.number for each in again.results] == list(range(16))
 
 
-def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
-    caplog: pytest.LogCaptureFixture, tmp_path: Any
-) -> None:
-    def backwards(trial: Trial, bench: Any) -> Any:
-        final = needs()(trial)
-        curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
-        yield curve[0]
-        if trial.leg is None:
-            curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
-            yield curve[1]
-        return TrialResult(
-            trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0
-        )
-
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    study = study_of(30, storage=storage)
-    trials = Watched(study, 2)
-    with caplog.at_level(logging.WARNING):
-        LocalRunner(evaluator=backwards).run(trials, BENCH)
-    assert [text for text in caplog.messages if "from now on every candidate is trained" in text] != []
-    off = [each.trial.number for each in study.results if UNSCREENED in each.note]
-    on = [each.trial.number for each in study.results if SCREENED in each.note]
-    assert off
-    assert min(off) > max(on)
-    again = Watched(study_of(40, storage=storage), 2)
-    LocalRunner(evaluator=backwards).run(again, BENCH)
-    assert len(again.study.results) == 40
-    assert not again.compared
-    lines = screening_lines(outcome(again.study))
-    assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
-    assert "Screening was switched off on the way, when that correlation was under 0.1." in lines
-
-
 def test_workers_of_ray_compare_before_they_train(
     tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,34 +223,6 @@ def test_workers_of_ray_compare_before_they_train(
     assert all(each.curve[0].accuracy == each.note[SCREENED_ACCURACY] for each in chosen)
 
 
-def outcome(study: Study, **config: Any) -> SearchResult:
-    return SearchResult(config, study.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), study.results)
-
-
-def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -> None:
-    trials = searched(4, study_of(24))
-    result = outcome(trials.study)
-    audit = audit_screening(trials.study.results, ())
-    assert audit is not None
-    arms = sum(bool(each.trial.arm) for each in trials.study.results)
-    assert audit.trials == 24 - arms
-    assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
-    assert "0 (before training)" in audit_html(result)
-    table = audit_table(result)
-    assert table is not None
-    assert SearchResult.from_json(result.to_json()).screening_audit == audit
-    assert screening_lines(result)[0].endswith(
-        f"Rank correlation with the end of training: 1.00 over {24 - arms} trials."
-    )
-
-
-def test_without_screening_nothing_is_said_of_it() -> None:
-    result = outcome(searched(1).study)
-    assert result.screening_audit is None
-    assert screening_lines(result) == []
-    assert audit_table(result) is None
-
-
 def test_screening_goes_with_rungs() -> None:
     trials = searched(3, study_of(24, rungs=(1, 2, 4)), epochs=4)
     results = trials.study.results
@@ -357,15 +233,3 @@ def test_screening_goes_with_rungs() -> None:
     audit = audit_screening(results, (1, 2, 4))
     assert audit is not None
     assert 0 < audit.trials < len(results)
-
-
-def test_the_plan_says_how_many_are_compared_and_what_that_costs() -> None:
-    candidates = CandidateSpace(StudySettings(("l2", "csgd"), trials=20), SPACE, BUDGETS)
-    text = screening_plan(4, candidates, 20, training=4_000, val_images=488)
-    assert "(l2) are the best of 4 candidates each before any training" in text
-    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 4,000
-    only = CandidateSpace(StudySettings(("csgd",), trials=20), SPACE, BUDGETS)
-    assert screening_plan(4, only, 20, 4_000, 488) == (
-        "Screening: none, because csgd cannot be compared without training."
-    )
-    assert screening_plan(1, candidates, 20, 4_000, 488) == ""
