@@ -9,6 +9,7 @@ from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
 from search.candidates import CandidateSpace, StudySettings
 from search.screening import Screened
+from search.starts import Starts
 from search.study import Study
 from spaces.budget import Budget
 from spaces.space import SearchSpace
@@ -63,8 +64,8 @@ def told(trial: Trial, **changes: Any) -> TrialResult:
 def planned(study: Study) -> None:
     """Work off what was planned, so that the next candidate is proposed."""
     settings = study.settings
-    candidates = CandidateSpace(settings, SPACE, study.budgets)
-    for _ in (*candidates.control_arms(settings.trials), *candidates.warm_starts(settings.trials)):
+    starts = Starts(CandidateSpace(settings, SPACE, study.budgets))
+    for _ in (*starts.control_arms(settings.trials), *starts.warm_starts(settings.trials)):
         trial = study.ask()
         assert trial is not None
         study.tell(told(trial))
