@@ -13,8 +13,9 @@ from rich.text import Text
 from configs.duration import parse_duration
 from runners.trial import TrialResult
 from search.pareto import ParetoFront, measured
-from search.report import Plan, duration, percent, plan_table, scaled
+from search.plan_table import Plan, plan_table
 from search.screening_audit import SCREENED
+from search.wording import duration, percent, scaled
 
 PLAIN_WIDTH = 120  # a file or pipe has no width of its own
 

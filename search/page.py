@@ -27,11 +27,12 @@ from search.figures import (
 )
 from search.latency import cells, heads, latency_lines
 from search.pareto import point
-from search.report import dense_widths, megabytes, percent, quantised, scaled
+from search.report import dense_widths, megabytes, quantised
 from search.result import SearchResult
 from search.rung_report import audit_html
 from search.time_limit import ending
 from search.training_settings import training_text
+from search.wording import percent, scaled
 from spaces.cost import Cost
 
 WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen

@@ -17,8 +17,8 @@ from search.candidates import CandidateSpace
 from search.known import Known
 from search.method_choice import Tried, choose_method
 from search.pareto import measured, point
+from search.plain_data import trial_result_to_dict
 from search.record import DIRECTIONS, FRACTION, continued, restated
-from search.result import trial_result_to_dict
 from search.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
 from search.spread import TURN, widest_gap
 from search.study_settings import StudySettings

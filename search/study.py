@@ -25,9 +25,9 @@ from search.known import Known
 from search.ladder import Ladder
 from search.legs import after_first, joined
 from search.pareto import ParetoFront
+from search.plain_data import trial_result_from_dict
 from search.pools import Pools
 from search.record import FRACTION, Record, StudyError
-from search.result import trial_result_from_dict
 from search.samplers import SAMPLERS, check_sampler
 from search.sampling import Sampling
 from search.starts import Starts

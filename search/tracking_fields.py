@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runners.trial import Trial
-from search.result import plain
+from search.plain_data import plain
 from spaces.budget import Budget
 
 FOLDER = "slimfront.run_folder"  # tag of a parent run, by which a server's runs are known again
