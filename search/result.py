@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from configs.rungs import NONE, parse_rungs
+from configs.search_training import searches_epochs
 from runners.trial import TrialResult
 from search import comparison
 from search.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, point, rank
@@ -164,6 +165,8 @@ class SearchResult:
     @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs of the rungs that trials grew through, the last the whole training; none when they had none."""
+        if searches_epochs(self.config.get("search_training", "")):
+            return ()
         train, trials = self.config.get("train", {}), self.config.get("trials", 0)
         return parse_rungs(self.config.get("rungs", NONE), train.get("epochs", 0), trials)  # older files: none
 
