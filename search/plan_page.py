@@ -64,8 +64,7 @@ def _shares(cost: Cost, dense: Cost) -> tuple[str, str, str, str]:
 
 
 def _groups(space: SearchSpace) -> Table:
-    count = len(space.variable)
-    title = f"{count} group{'' if count == 1 else 's'} of channels may vary"
+    title = f"{plural(len(space.variable), 'group')} of channels may vary"
     table = titled_table(title, "group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
     for group in space.variable:
         numbers = (group.width, group.lowest, group.ceiling, group.divisor, group.steps + 1)

@@ -107,19 +107,12 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
-    methods = tuple(parse_methods(config.method))
-    fixed = fixed_settings(config, methods)
-    fraction = config.lowest_fraction
-    targets = parse_targets(config.targets)
-    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation, targets=targets)
-    candidates = CandidateSpace(settings, space, budgets)
+    candidates = CandidateSpace(_asked(config), space, budgets)
     if weighted and (fetch or file_to_download(spec, config.weights) is None):
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
-    with using_threads(threads):
-        automatic = config.train.precision == "auto"
-        fast = measure_fast(net, data.input_shape, config.train.batch_size, device) if automatic else Fast()
+    fast = _fast(config, net, data, threads)
     images = torch.rand(STEP_IMAGES, *data.input_shape, device=device)
     return Setup(
         config=config,
@@ -139,6 +132,26 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         fast=fast,
         fixed=candidates.fixed,
     )
+
+
+def _asked(config: RunConfig) -> StudySettings:
+    """Return of the study's settings what tells whether there are candidates at all."""
+    methods = tuple(parse_methods(config.method))
+    return StudySettings(
+        methods,
+        fixed_settings(config, methods),
+        lowest_fraction=config.lowest_fraction,
+        allocation=config.allocation,
+        targets=parse_targets(config.targets),
+    )
+
+
+def _fast(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> Fast:
+    """Find out how trials compute fastest, unless their precision is set."""
+    if config.train.precision != "auto":
+        return Fast()
+    with using_threads(threads):
+        return measure_fast(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
 
 
 def screened_at_once(setup: Setup) -> int:
