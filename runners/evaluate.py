@@ -226,7 +226,8 @@ def _measure(trial: Trial, bench: Workbench, clock: Clock) -> Generator[EpochRep
         raise EvaluationError(f"method {trial.method!r} ended without a snapshot; it must yield at least one")
     if short:
         raise EvaluationError(f"the narrow net {short}; method {trial.method!r} must end in a net that meets its goal")
-    result = _result(bench, clock, last, clock.curve[-1].accuracy)
+    compare = _compared if trial.leg is not None and trial.leg.compares else _result
+    result = compare(bench, clock, last, clock.curve[-1].accuracy)
     return dataclasses.replace(result, state=state, curve=tuple(clock.curve), passed=tuple(clock.passed))
 
 
@@ -239,16 +240,22 @@ def _waypoint(bench: Workbench, clock: Clock, snapshot: Snapshot) -> TrialResult
 
 
 def _result(bench: Workbench, clock: Clock, snapshot: Snapshot, reached: float) -> TrialResult:
+    cost = _checked_cost(clock.trial, snapshot, bench.space)
+    weights = to_bytes(snapshot.net, bench.space.spec, snapshot.widths)
+    return dataclasses.replace(_compared(bench, clock, snapshot, reached), cost=cost, checkpoint=weights)
+
+
+def _compared(bench: Workbench, clock: Clock, snapshot: Snapshot, reached: float) -> TrialResult:
+    """Return what comparing candidates before training needs: most of them are never counted, nor seen again."""
     return TrialResult(
         clock.trial,
         TrialState.COMPLETE,
         accuracy=reached,
-        cost=_checked_cost(clock.trial, snapshot, bench.space),
+        cost=promised_cost(snapshot, bench.space),
         widths=snapshot.widths,
         seconds=clock.seconds(),
         train_seconds=clock.active_seconds,
         note=dict(snapshot.note),
-        checkpoint=to_bytes(snapshot.net, bench.space.spec, snapshot.widths),
     )
 
 

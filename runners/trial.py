@@ -37,6 +37,11 @@ class Leg:
     start: bytes | None = field(default=None, repr=False)
 
     @property
+    def compares(self) -> bool:
+        """Whether it is there to compare candidates before any training; no network of it is kept."""
+        return self.epochs == 0
+
+    @property
     def end(self) -> int:
         """Epochs that the trial has had after this leg."""
         return self.trained + self.epochs

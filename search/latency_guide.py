@@ -25,6 +25,7 @@ from spaces.widths import Widths
 
 HEADROOM = 1.25  # over the FLOPs of uniform widths at the limit: good proportions have more FLOPs in the same time
 FAR = 1.3  # times the limit; what is predicted above is not measured
+BUSY = 4  # times as long as alone: what a brief timing beside other processes takes at most
 NARROWINGS = 14
 
 
@@ -151,4 +152,18 @@ def check_smallest(limit: float, seconds: float, interval: tuple[float, float], 
             f"budget {Budget('latency', limit)} is under what the smallest network of this space measures on {where}: "
             f"{1e3 * seconds:.4g} ms ({1e3 * low:.4g} to {1e3 * high:.4g}); raise the budget, or lower --floor or "
             "--divisor"
+        )
+
+
+def check_smallest_briefly(limit: float, seconds: float, where: str) -> None:
+    """Compare a latency limit with a timing of the smallest network on a machine too busy to measure it.
+
+    Raises:
+        BudgetError: the limit is so far under that timing that the others on the machine cannot be the reason.
+    """
+    if limit < seconds / BUSY:
+        raise BudgetError(
+            f"budget {Budget('latency', limit)} is far under what the smallest network of this space takes on {where}, "
+            f"about {1e3 * seconds:.4g} ms (this machine is too busy to measure it); raise the budget, or lower "
+            "--floor or --divisor"
         )

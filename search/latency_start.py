@@ -19,7 +19,7 @@ from runners.latency import REFERENCE, Conditions, LatencyMeter, Reading, to_pla
 from runners.latency_building import Building, at_widths, build_model, call_of
 from runners.latency_model import ModelError
 from runners.trial import TrialResult
-from search.latency_guide import Guide, check_smallest, latency_counts, latency_limit
+from search.latency_guide import Guide, check_smallest, check_smallest_briefly, latency_counts, latency_limit
 from search.latency_slots import Read
 from search.live import Display
 from search.setup import Setup
@@ -86,12 +86,14 @@ def start_latency(setup: Setup, display: Display) -> LatencyTools | None:
     display.phase(f"timing the dense net and the smallest on {config.latency_device}")
     dense = meter.read_at(REFERENCE, setup.net, meter.first_batch)
     limit = latency_limit(setup.budgets)
-    smallest = meter.read_at("smallest", at_widths(setup.net, setup.space, setup.space.smallest), meter.first_batch)
+    narrow = at_widths(setup.net, setup.space, setup.space.smallest)
+    smallest = meter.read_at("smallest", narrow, meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
+        check_smallest_briefly(limit, _brief(meter, narrow), where)
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
         check_smallest(limit, smallest.seconds, (smallest.low, smallest.high), where)
-    dense_seconds = dense.seconds or _brief(meter)
+    dense_seconds = dense.seconds or _brief(meter, meter.dense)
     display.phase(f"building the latency model of {where}, unless it is cached")
     model, building = build_model(meter, setup.space, dense_seconds)
     if building.cached and dense.seconds is not None:  # the machine may be faster or slower than then
@@ -102,6 +104,6 @@ def start_latency(setup: Setup, display: Display) -> LatencyTools | None:
     return LatencyTools(meter, guide, building, dense, dense_seconds, len(model.errors))
 
 
-def _brief(meter: LatencyMeter) -> float:
+def _brief(meter: LatencyMeter, net: nn.Module) -> float:
     with using_threads(meter.device.threads), torch.no_grad():
-        return brief_seconds(call_of(meter, meter.dense), meter.watch)
+        return brief_seconds(call_of(meter, net), meter.watch)

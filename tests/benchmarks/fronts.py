@@ -210,8 +210,8 @@ def rows_of(seed: int, options: Options) -> dict[str, Outcome]:
             rows[name] = outcome_of(search(name, math.ceil(spent / options.epochs), seed, options), options)
             print(f"seed {seed}: {name}: {rows[name]}", flush=True)
     long = math.ceil(spent / len(options.targets))
-    for method in dict.fromkeys(("l2", options.method)):
-        rows[f"uniform {method}, one long training"] = uniform(method, long, seed, options)
+    rows[f"uniform {options.method}, one long training"] = uniform(options.method, long, seed, options)
+    for method in dict.fromkeys((options.method, "l2")):
         rows[f"uniform {method}, as long as a candidate"] = uniform(method, options.epochs, seed, options)
     return rows
 

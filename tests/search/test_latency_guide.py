@@ -9,7 +9,7 @@ from made_up_latency import guide
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
 from search.candidates import CandidateSpace
-from search.latency_guide import check_smallest, latency_limit
+from search.latency_guide import check_smallest, check_smallest_briefly, latency_limit
 from search.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -98,6 +98,12 @@ def test_a_limit_under_the_smallest_network_names_what_that_measures() -> None:
     check_smallest(2e-3, 1.9e-3, (1.8e-3, 2.1e-3), "cpu:1thread at batch 1")
     with pytest.raises(BudgetError, match=r"budget 1ms is under .* at batch 1: 1\.9 ms \(1\.8 to 2\.1\)"):
         check_smallest(1e-3, 1.9e-3, (1.8e-3, 2.1e-3), "cpu:1thread at batch 1")
+
+
+def test_on_a_busy_machine_only_a_limit_far_under_a_brief_timing_is_refused() -> None:
+    check_smallest_briefly(0.5e-3, 1.9e-3, "cpu:1thread at batch 1")
+    with pytest.raises(BudgetError, match=r"budget 0\.4ms is far under .* about 1\.9 ms \(this machine is too busy"):
+        check_smallest_briefly(0.4e-3, 1.9e-3, "cpu:1thread at batch 1")
 
 
 def test_the_limit_is_the_latency_budget() -> None:
