@@ -194,8 +194,8 @@ def main() -> None:
             spans, end = searched(config, controller, beside)
     span = end - min(each.began for each in spans)
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    print(f"{len(spans)} evaluations on {chosen.data}, {chosen.workers} workers, {span:.1f} s from the first start to the "
-          f"last tell; load of the machine {loads}\n")  # fmt: skip
+    print(f"{len(spans)} evaluations on {chosen.data}, {chosen.workers} workers, {span:.1f} s from the first start to "
+          f"the last tell; load of the machine {loads}\n")  # fmt: skip
     if print_table(account(spans, end, chosen.workers), controller, beside) > ALLOWED:
         sys.exit(1)
 
