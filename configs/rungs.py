@@ -1,7 +1,7 @@
 """`--rungs`: the lengths of training after which trials pause and the better half goes on."""
 
 from configs.schema import ConfigError, RunConfig
-from configs.search_training import parse_search_training
+from configs.search_training import searches_epochs
 
 AUTO, NONE = "auto", "none"
 # Between automatic rungs. A leg starts its schedule again, which costs accuracy where it is short: ResNet-20 on
@@ -18,7 +18,7 @@ def rungs_of(config: RunConfig) -> tuple[int, ...]:
     Raises:
         ConfigError: rungs that cannot be read or do not fit the training.
     """
-    searched = any(each.name == "epochs" for each in parse_search_training(config.search_training, config.train))
+    searched = searches_epochs(config.search_training)
     if searched and config.rungs not in (AUTO, NONE):
         raise ConfigError(
             f"--rungs {config.rungs!r} says how long trials train, and --search-training epochs lets the search choose "

@@ -56,8 +56,8 @@ class RunConfig:
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
         resume: run folder to go on with: its trials count, its settings hold. Flags on top may change what makes no
-            trial another: budget or targets (answered from the old trials; those replace these), trials, sampler,
-            lowest_fraction, runner and device.
+            trial another: budget or targets (answered from the old trials; those replace these), trials, time_limit,
+            confirm, sampler, lowest_fraction, runner and device.
         storage: Optuna storage URL; empty takes SQLite in the run folder.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
     """

@@ -43,9 +43,18 @@ def parse_search_training(text: str, train: TrainConfig) -> tuple[Setting, ...]:
     return found
 
 
+def searches_epochs(text: str) -> bool:
+    """Whether every trial has epochs of its own."""
+    return any(_field(piece.partition("=")[0]) == "epochs" for piece in text.split(","))
+
+
+def _field(given: str) -> str | None:
+    return NAMES.get(given.strip().removeprefix("--").replace("-", "_"))
+
+
 def _parse_one(piece: str, train: TrainConfig) -> Setting:
     given, equals, span = piece.partition("=")
-    name = NAMES.get(given.strip().removeprefix("--").replace("-", "_"))
+    name = _field(given)
     if name is None:
         raise ConfigError(f"--search-training knows no {given.strip()!r}; known: lr, distill-weight, epochs")
     low, high = _parse_span(piece, name, span) if equals else _default_span(name, train)

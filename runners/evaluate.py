@@ -3,12 +3,10 @@
 Any exception of a trial becomes a FAILED result with its reason, so one bad candidate never ends a search.
 """
 
-import contextlib
 import copy
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.base import TrainConfig
+from runners.clock import Clock
 from runners.continuing import goes_on, trained_on
 from runners.course import check_settings
 from runners.data import ImageData
@@ -159,7 +158,7 @@ def evaluate(trial: Trial, bench: Workbench) -> Generator[EpochReport, bool | No
     Sending False in answer to a report ends the trial there: the result is STOPPED and holds that snapshot.
     Exceptions do not leave this generator, they return a FAILED result; KeyboardInterrupt passes through.
     """
-    clock = _Clock(dataclasses.replace(trial, leg=None))  # its weights must not travel back with every result
+    clock = Clock(dataclasses.replace(trial, leg=None))  # its weights must not travel back with every result
     with using_threads(bench.threads):
         try:
             bench = _with_training(bench, trial)
@@ -190,7 +189,7 @@ def _with_training(bench: Workbench, trial: Trial) -> Workbench:
     return dataclasses.replace(bench, train=train)
 
 
-def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[EpochReport, bool | None, TrialResult]:
+def _measure(trial: Trial, bench: Workbench, clock: Clock) -> Generator[EpochReport, bool | None, TrialResult]:
     torch.manual_seed(trial.seed)
     device = pick_device(bench.train.device)
     dense = copy.deepcopy(bench.net).to(device).eval()
@@ -232,7 +231,7 @@ def _measure(trial: Trial, bench: Workbench, clock: "_Clock") -> Generator[Epoch
     return dataclasses.replace(result, state=state, curve=tuple(clock.curve), passed=tuple(clock.passed))
 
 
-def _waypoint(bench: Workbench, clock: "_Clock", snapshot: Snapshot) -> TrialResult:
+def _waypoint(bench: Workbench, clock: Clock, snapshot: Snapshot) -> TrialResult:
     """Return what a trial would be had it ended at this snapshot."""
     reached = _accuracy(bench, snapshot)
     report = EpochReport(clock.trial.number, snapshot.epoch, reached, clock.seconds())
@@ -240,13 +239,13 @@ def _waypoint(bench: Workbench, clock: "_Clock", snapshot: Snapshot) -> TrialRes
     return dataclasses.replace(result, curve=(report,), waypoint=len(clock.passed) + 1)
 
 
-def _result(bench: Workbench, clock: "_Clock", snapshot: Snapshot, reached: float) -> TrialResult:
+def _result(bench: Workbench, clock: Clock, snapshot: Snapshot, reached: float) -> TrialResult:
     cost = _checked_cost(clock.trial, snapshot, bench.space)
     weights = to_bytes(snapshot.net, bench.space.spec, snapshot.widths)
     return dataclasses.replace(_compared(bench, clock, snapshot, reached), cost=cost, checkpoint=weights)
 
 
-def _compared(bench: Workbench, clock: "_Clock", snapshot: Snapshot, reached: float) -> TrialResult:
+def _compared(bench: Workbench, clock: Clock, snapshot: Snapshot, reached: float) -> TrialResult:
     """Return what comparing candidates before training needs: most of them are never counted, nor seen again."""
     return TrialResult(
         clock.trial,
@@ -279,31 +278,3 @@ def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
             f"{promised.flops:,} and {promised.params:,}; method {trial.method!r} must yield the net it reports"
         )
     return counted
-
-
-class _Clock:
-    """The learning curve of a trial, the networks it has passed, and where its time went."""
-
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self._began = time.perf_counter()
-        self.active_seconds = 0.0
-        self.curve: list[EpochReport] = []
-        self.passed: list[TrialResult] = []
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """Count the time of this block as method, training or evaluation."""
-        entered = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.active_seconds += time.perf_counter() - entered
-
-    def report(self, epoch: int, reached: float) -> EpochReport:
-        report = EpochReport(self.trial.number, epoch, reached, self.seconds())
-        self.curve.append(report)
-        return report

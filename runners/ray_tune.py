@@ -8,8 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from runners.base import AskTell, Evaluator, RunnerConfig, RunnerError, default_evaluator, fitting_workers, needed_gpus
+from runners.ray_start import knock, own_folders
 from runners.trial import Trial, TrialResult, TrialState
 from runners.tune_settings import quiet_tune
 
@@ -90,7 +89,8 @@ def connected(config: RunnerConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "job_config": _job_config()}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["job_config"] = JobConfig(_py_driver_sys_path=own_folders())
     if config.ray_address:
         options |= {"address": config.ray_address}
     else:
@@ -98,7 +98,7 @@ def connected(config: RunnerConfig) -> Iterator[None]:
         options |= {"address": "local", "include_dashboard": False, "num_cpus": workers * config.cpus_per_trial}
     try:
         try:
-            _knock(config.ray_address)
+            knock(config.ray_address)
             ray.init(**options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             what = f"no Ray cluster answers at {config.ray_address!r}" if config.ray_address else "Ray does not start"
@@ -106,20 +106,6 @@ def connected(config: RunnerConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()  # also what an interrupted start has left
-
-
-def _knock(address: str) -> None:
-    """Raise an OSError if nobody listens at "host:port": Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=5).close()
-
-
-def _job_config() -> JobConfig:
-    """Let workers import what this process can, also when neither is installed nor in the current folder."""
-    installed = (os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))
-    own = [os.path.abspath(path) for path in sys.path if not os.path.realpath(path).startswith(installed)]
-    return JobConfig(_py_driver_sys_path=own)
 
 
 def _room(config: RunnerConfig) -> int:

@@ -18,7 +18,7 @@ class TrialState(StrEnum):
     """How a trial ended."""
 
     COMPLETE = "complete"
-    STOPPED = "stopped"  # ended early by a rung; its last snapshot still counts
+    STOPPED = "stopped"  # ended at one of its reports, e.g. when the time was over; its last snapshot still counts
     FAILED = "failed"
 
 

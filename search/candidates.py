@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.base import METHODS, Goal, pausable, screenable
+from pruning.base import METHODS, Goal
 from pruning.settings import Setting, declared_settings
+from pruning.traits import pausable, screenable
 from runners.trial import Trial, TrialResult
 from search.method_choice import Tried
 from search.method_settings import parse_settings

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.rungs import rungs_of
-from pruning.base import METHODS, passes_nets
+from pruning.base import METHODS
+from pruning.traits import passes_nets
 from runners.waypoints import MOST, PER_EPOCH
 from search.candidates import CandidateSpace
+from search.forecast import FRONT_SHARE
 from search.resume import DENSE
-from search.setup import FRONT_SHARE, Setup, dense_file, file_to_download, study_settings
+from search.setup import Setup, dense_file, file_to_download, study_settings
 from search.starts import Starts
 from search.stopping import expected
 from spaces.space import uniform_point

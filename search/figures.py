@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from runners.trial import TrialResult
 from search.pareto import FLOPS, LATENCY, measured, point
 from search.result import UNIFORM_ARM, SearchResult
+from search.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,7 +175,7 @@ def write_png(result: SearchResult, path: Path) -> None:
     _draw_points(axes, result, axis)
     below = sum(100 * point(r)[1] < low for r in drawn(result))
     if below:
-        note = f"{below} network{'s' if below > 1 else ''} below this range"
+        note = f"{plural(below, 'network')} below this range"
         axes.text(0.01, 0.015, note, transform=axes.transAxes, color=GREY, fontsize=8)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False, fontsize=9)
     figure.savefig(path)

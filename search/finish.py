@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,7 @@ class Finish:
         )
         if not brief:
             self._display.phase(f"confirming the front on {len(setup.data.test)} test images")
-            confirmed = {member.label: member for member in result.reported}
-            arms = [result.best_at(target, UNIFORM_ARM) for target in result.targets]
-            confirmed |= {arm.label: arm for arm in arms if arm is not None}
-            rival = result.uniform_comparison.rival
-            if rival is not None:  # the statement about the control arm must hold on test too
-                confirmed[str(rival)] = next(each for each in results if each.trial.number == rival)
-            result = result.with_results([self._confirmed(member) for member in confirmed.values()])
+            result = result.with_results([self._confirmed(network) for network in _to_confirm(result)])
             result = self._confirmer(result)
         else:
             result = self._confirmer.applied(result)
@@ -182,6 +176,17 @@ class Finish:
             "latency": result.latency.get(member.label),
         }
         (folder / "metrics.json").write_text(json.dumps(figures_of_member, indent=1) + "\n", encoding="utf-8")
+
+
+def _to_confirm(result: SearchResult) -> Iterable[TrialResult]:
+    """Return the networks that are read on test: what is reported, and uniform ones that it is compared with."""
+    confirmed = {member.label: member for member in result.reported}
+    arms = [result.best_at(target, UNIFORM_ARM) for target in result.targets]
+    confirmed |= {arm.label: arm for arm in arms if arm is not None}
+    rival = result.uniform_comparison.rival
+    if rival is not None:  # the statement about the control arm must hold on test too
+        confirmed[str(rival)] = next(each for each in result.results if each.trial.number == rival)
+    return confirmed.values()
 
 
 def _member_folder(member: TrialResult) -> str:

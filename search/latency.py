@@ -16,6 +16,7 @@ from runners.latency import REFERENCE, Reading
 from runners.trial import TrialResult
 from search.pareto import LATENCY, affordable
 from search.result import SearchResult, front_table
+from search.wording import plural
 from spaces.budget import Budget
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
@@ -150,7 +151,7 @@ def _left_out(result: SearchResult) -> Iterator[str]:
     unmeasured = sum(not each.latency for each in others)
     if unmeasured:
         yield (
-            f"{unmeasured} network{'' if unmeasured == 1 else 's'} inside the other budgets not measured: beaten by "
+            f"{plural(unmeasured, 'network')} inside the other budgets not measured: beaten by "
             "what was, predicted far over the limit, or the search was stopped before"
         )
 

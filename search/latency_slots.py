@@ -14,6 +14,7 @@ from runners.trial import EpochReport, Trial, TrialResult
 from search.latency_guide import Guide
 from search.pareto import LATENCY, affordable, point
 from search.study import Study
+from search.wording import plural
 
 SLOTS = 2  # in which a network whose reading is refused is measured, besides the last one
 OPTIMISM = 0.9  # of a predicted latency, below which the network is taken to lie
@@ -79,7 +80,7 @@ class Timed:
         waiting = sorted(self._due(last), key=lambda each: (-(each.accuracy or 0.0), each.label))
         if not waiting:
             return
-        self._phase(f"timing {len(waiting)} network{'' if len(waiting) == 1 else 's'} while no trial runs")
+        self._phase(f"timing {plural(len(waiting), 'network')} while no trial runs")
         for network in waiting:
             if not self._promises(network):
                 continue

@@ -13,8 +13,9 @@ from rich.text import Text
 from configs.duration import parse_duration
 from runners.trial import TrialResult
 from search.pareto import ParetoFront, measured
-from search.report import Plan, duration, percent, plan_table, scaled
+from search.plan_table import Plan, plan_table
 from search.screening_audit import SCREENED
+from search.wording import duration, percent, plural, scaled
 
 PLAIN_WIDTH = 120  # a file or pipe has no width of its own
 
@@ -94,7 +95,7 @@ class _Standing:
 
     def _growth(self) -> str:
         count = self._since_grown
-        return f"grew {count} trial{'' if count == 1 else 's'} ago" if count else "just grew"
+        return f"grew {plural(count, 'trial')} ago" if count else "just grew"
 
 
 class SilentDisplay:
@@ -235,7 +236,7 @@ def trial_text(result: TrialResult) -> str:
     text = f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
     text += f" and {len(result.passed)} on the way" if result.passed else ""
     text += f", best of {result.note[SCREENED]} before training" if SCREENED in result.note else ""
-    return text + (f", after {result.trained} epoch{'' if result.trained == 1 else 's'}" if result.rungs else "")
+    return text + (f", after {plural(result.trained or 0, 'epoch')}" if result.rungs else "")
 
 
 def front_text(front: ParetoFront, reference: float) -> str:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from search.accuracy_level import level
+
 EXPLORED = 0.1  # share of the proposals that is spread evenly over all methods
-# Of accuracy, on the scale of `_level`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this close to
+# Of accuracy, on the scale of `level`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this close to
 # the best count as equally good, and their time decides.
 INDIFFERENT = 0.01
 # Times are compared in powers of two, and below this not at all: what else the machine does must not change a search.
@@ -65,7 +67,7 @@ def method_shares(methods: Sequence[str], tried: Sequence[Tried], share: float, 
     every = [*methods, *sorted({each.method for each in tried} - set(methods))]
     measured = [each for each in tried if each.accuracy is not None or each.failed]
     worst = min((each.accuracy for each in measured if each.accuracy is not None), default=0.0)
-    accuracy = _Model(every, measured, [_level(worst if e.accuracy is None else e.accuracy) for e in measured])
+    accuracy = _Model(every, measured, [level(worst if e.accuracy is None else e.accuracy) for e in measured])
     accuracy.expect([each for each in tried if each.accuracy is None and not each.failed])
     chances = accuracy.chances(methods, share, INDIFFERENT, np.random.default_rng(seed))
     timed = [each for each in measured if each.seconds and not each.failed]
@@ -74,11 +76,6 @@ def method_shares(methods: Sequence[str], tried: Sequence[Tried], share: float, 
     deserved = chances * 2.0 ** -np.round((means - means.min()) / math.log(2))
     shares = (1 - EXPLORED) * deserved / deserved.sum() + EXPLORED / len(methods)
     return dict(zip(methods, shares.tolist(), strict=True))
-
-
-def _level(accuracy: float) -> float:
-    """Return an accuracy on the scale on which the scatter of a count of correct images is the same everywhere."""
-    return math.asin(math.sqrt(min(1.0, max(0.0, accuracy))))
 
 
 class _Model:

@@ -28,6 +28,7 @@ from search import latency_slots, resume
 from search.archive import TRIALS, TrialFiles
 from search.confirmation import Confirmer
 from search.finish import Finish
+from search.forecast import plan
 from search.interrupts import Interruptible
 from search.latency_slots import Timed
 from search.latency_start import start_latency
@@ -35,10 +36,11 @@ from search.live import Display, SilentDisplay
 from search.result import SearchResult
 from search.screening import Screened
 from search.sensitivities import measured_sensitivities
-from search.setup import Setup, plan, prepare, screened_at_once, sensing_images, study_settings
+from search.setup import Setup, prepare, screened_at_once, sensing_images, study_settings
 from search.study import Study
 from search.time_limit import Deadline, TimeLimited
 from search.tracking import MlflowTracker
+from search.wording import plural
 
 WAITING_PER_WORKER = 3  # networks that wait to be timed before the running trials are waited for
 
@@ -118,7 +120,7 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
     """Have the runner try the study's candidates while there is time; return whether the user stopped it."""
     done, wanted = len(trials.study.results), trials.study.settings.trials
     so_far = f"; {done} of {wanted} trials are finished" if done else ""
-    display.phase(f"searching with {setup.workers} worker{'s' if setup.workers > 1 else ''}{so_far}")
+    display.phase(f"searching with {plural(setup.workers, 'worker')}{so_far}")
     timed = _timed(setup, trials, display)
     try:
         if timed is not None and not trials.study.unfinished:
@@ -164,7 +166,7 @@ def _train_dense(setup: Setup, display: Display, deadline: Deadline) -> nn.Modul
     if setup.weighted:
         return setup.net
     epochs = setup.config.train.dense_epochs
-    display.phase(f"training the dense network, {epochs} epoch{'s' if epochs > 1 else ''}, unless it is cached")
+    display.phase(f"training the dense network, {plural(epochs, 'epoch')}, unless it is cached")
 
     def on_epoch(epoch: int, val_accuracy: float) -> None:
         display.phase(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation")

@@ -27,11 +27,12 @@ from search.figures import (
 )
 from search.latency import cells, heads, latency_lines
 from search.pareto import point
-from search.report import dense_widths, megabytes, percent, quantised, scaled
+from search.report import dense_widths, megabytes, quantised
 from search.result import SearchResult
 from search.rung_report import audit_html
 from search.time_limit import ending
 from search.training_settings import training_text
+from search.wording import percent, scaled
 from spaces.cost import Cost
 
 WIDTHS_SHOWN = 24  # in a hover box; more would not fit on a screen
@@ -61,15 +62,7 @@ def _chart(result: SearchResult) -> Any:
     axis = cost_axis(result)
     accuracies = accuracy_range(result)
     figure = graph_objects.Figure()  # type: ignore[no-untyped-call]
-    for position, label in (*limits(result, axis), *target_limits(result, axis)):
-        line = {"color": LIMIT, "dash": "dash", "width": 1.5}
-        figure.add_scatter(x=[position] * 2, y=accuracies, mode="lines", line=line, name=label, hoverinfo="skip")
-    xs, ys = front_steps(result, axis)
-    if ys:
-        line = {"shape": "hv", "color": FRONT, "width": 2}
-        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip")
-        ring = {"size": 17, "color": FRONT, "symbol": "circle-open", "line": {"width": 1.5}}
-        figure.add_scatter(x=xs[:-1], y=ys[:-1], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
+    _add_lines(figure, result, axis, accuracies)
     for each in series(result):
         figure.add_scatter(
             x=[point(r, result.axis)[0] / axis.factor for r in each.results],
@@ -96,6 +89,19 @@ def _chart(result: SearchResult) -> Any:
     )
     _lay_out(figure, axis, accuracies)
     return figure
+
+
+def _add_lines(figure: Any, result: SearchResult, axis: Axis, accuracies: tuple[float, float]) -> None:
+    """Draw budgets and targets as upright lines, and the front as steps with a ring around each member."""
+    for position, label in (*limits(result, axis), *target_limits(result, axis)):
+        line = {"color": LIMIT, "dash": "dash", "width": 1.5}
+        figure.add_scatter(x=[position] * 2, y=accuracies, mode="lines", line=line, name=label, hoverinfo="skip")
+    xs, ys = front_steps(result, axis)
+    if ys:
+        line = {"shape": "hv", "color": FRONT, "width": 2}
+        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip")
+        ring = {"size": 17, "color": FRONT, "symbol": "circle-open", "line": {"width": 1.5}}
+        figure.add_scatter(x=xs[:-1], y=ys[:-1], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
 
 
 def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:

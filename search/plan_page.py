@@ -2,9 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -14,23 +13,15 @@ from configs.rungs import rungs_of
 from search.candidates import CONTROL_METHOD, CandidateSpace, Planned
 from search.catalogue import describe_methods, range_text, value_text
 from search.disk import forecast_disk
-from search.report import duration, percent, plan_facts, scaled
+from search.forecast import FRONT_SHARE, TimeForecast, forecast_epochs, forecast_time, plan
+from search.plan_table import plan_facts
 from search.samplers import STRUCTURED
 from search.screening_report import screening_plan
-from search.setup import (
-    FRONT_SHARE,
-    Setup,
-    TimeForecast,
-    forecast_epochs,
-    forecast_time,
-    plan,
-    screened_at_once,
-    sensing_images,
-    study_settings,
-)
+from search.setup import Setup, screened_at_once, sensing_images, study_settings
 from search.starts import Starts
 from search.stopping import expected
 from search.structure import SENSITIVITY, structure_of
+from search.wording import duration, percent, plural, scaled, titled_table
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
@@ -59,7 +50,7 @@ def plan_page(setup: Setup) -> RenderableType:
 
 
 def _reach(space: SearchSpace) -> Table:
-    table = _table("What the widths can reach", "", ">FLOPs", ">of dense", ">params", ">of dense")
+    table = titled_table("What the widths can reach", "", ">FLOPs", ">of dense", ">params", ">of dense")
     dense = space.dense_cost
     rows = {"smallest": space.smallest_cost, "largest": space.cost(space.largest), "dense": dense}
     for name, cost in rows.items():
@@ -73,9 +64,8 @@ def _shares(cost: Cost, dense: Cost) -> tuple[str, str, str, str]:
 
 
 def _groups(space: SearchSpace) -> Table:
-    count = len(space.variable)
-    title = f"{count} group{'' if count == 1 else 's'} of channels may vary"
-    table = _table(title, "group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
+    title = f"{plural(len(space.variable), 'group')} of channels may vary"
+    table = titled_table(title, "group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
     for group in space.variable:
         numbers = (group.width, group.lowest, group.ceiling, group.divisor, group.steps + 1)
         table.add_row(escape(group.name), *map(str, numbers), escape(", ".join(group.producers)))
@@ -91,7 +81,7 @@ def _fixed(space: SearchSpace) -> RenderableType:
             by_reason[group.fixed] |= dict.fromkeys(group.producers, group.width)
     if not by_reason:
         return "No layer keeps its width for good."
-    table = _table("What keeps its width, and why", "layer", ">width", "why")
+    table = titled_table("What keeps its width, and why", "layer", ">width", "why")
     for reason, layers in by_reason.items():
         for name, width in layers.items():
             table.add_row(escape(name), str(width), escape(reason))
@@ -100,7 +90,7 @@ def _fixed(space: SearchSpace) -> RenderableType:
 
 def _methods(setup: Setup, candidates: CandidateSpace) -> Table:
     title = "Methods and their settings: searched, fixed by --set, or left at the default"
-    table = _table(title, "method", "widths", "setting", "", "value")
+    table = titled_table(title, "method", "widths", "setting", "", "value")
     known = describe_methods(tuple(dict.fromkeys((*candidates.methods, CONTROL_METHOD))))
     for name, method in known.items():
         of = name if name in candidates.methods else f"{name} (control arm only)"
@@ -131,7 +121,7 @@ def _settings(
 
 def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
     config = setup.config
-    table = _table(f"Trials: {config.trials}", ">trials", "what", "method", "at most, of the budget")
+    table = titled_table(f"Trials: {config.trials}", ">trials", "what", "method", "at most, of the budget")
     planned = Starts(candidates)
     arms, starts = planned.control_arms(config.trials), planned.warm_starts(config.trials)
     table.add_row(str(len(arms)), "uniform widths, the control arm", CONTROL_METHOD, _fractions(arms))
@@ -158,7 +148,7 @@ def _rungs(setup: Setup) -> Iterator[Table]:
     counts = expected(rungs, trials, round(FRONT_SHARE * trials))
     whole = setup.config.train.epochs * trials
     title = f"Rungs: about {forecast_epochs(setup.config):.0f} epochs of training instead of {whole}"
-    table = _table(title, ">epochs", ">trials, about", "what")
+    table = titled_table(title, ">epochs", ">trials, about", "what")
     what = "control arms, the first others, members of the front; of the rest the better half, from its weights"
     for epochs, count in zip(rungs, counts, strict=True):
         table.add_row(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else what)
@@ -178,8 +168,8 @@ def _sampling(setup: Setup) -> Iterator[str]:
         return
     images = sensing_images(setup)
     names = [*structure_of(setup.space).names, *([SENSITIVITY] if images else [])]
-    count = f"{len(names)} structural coordinate{'' if len(names) == 1 else 's'}"
-    yield f"Widths are proposed in {count}" + (f" ({', '.join(names)})" if names else "") + ", then group by group."
+    named = f" ({', '.join(names)})" if names else ""
+    yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."
     if images:
         yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
 
@@ -189,7 +179,7 @@ def _fractions(planned: Sequence[Planned]) -> str:
 
 
 def _time(setup: Setup, time: TimeForecast) -> Table:
-    table = _table("Time, estimated from timed steps on this machine", "", ">time")
+    table = titled_table("Time, estimated from timed steps on this machine", "", ">time")
     table.add_row("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense))
     table.add_row(f"trials, {setup.workers} at once", duration(time.trials))
     table.add_row("start, statistics, confirmation, report", duration(time.around))
@@ -207,20 +197,10 @@ def _too_short(setup: Setup, time: TimeForecast) -> Iterator[str]:
 
 def _disk(setup: Setup) -> Table:
     parts = forecast_disk(setup)
-    table = _table("Disk, estimated", "", ">bytes", "where")
+    table = titled_table("Disk, estimated", "", ">bytes", "where")
     for part in parts:
         table.add_row(part.what, f"{'up to ' if part.extra else ''}{scaled(part.size, 'B')}", escape(part.place))
     sure, all_of_it = (sum(p.size for p in parts if not p.extra or extra) for extra in (False, True))
     most = f", up to {scaled(all_of_it, 'B')}" if all_of_it > sure else ""
     table.add_row("total", f"{scaled(sure, 'B')}{most}", "", style="bold")
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Make an empty table; a column name that starts with ">" is aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.collapse_padding = True
-    for name in columns:
-        justify: Literal["right", "left"] = "right" if name.startswith(">") else "left"
-        table.add_column(name.lstrip(">"), justify=justify, overflow="fold", no_wrap=name.startswith(">"))
     return table

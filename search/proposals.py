@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from search.accuracy_level import level
 from search.structure import Floats, Relaxation, Structure
 from search.surrogate import Networks, Surrogate
 
@@ -23,7 +24,7 @@ COSTS = 12  # budget fractions looked at, one in each equal part of the log rang
 PER_COST = 6  # candidates at each
 CLIMBS = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # octaves by which the steepest group moves at each step
 SKIPPED = 4  # candidates passed over for each proposal that was a repeat: small spaces have few to offer
-MOST = 250  # networks that the model is fitted to: the latest, and the front
+MOST = 250  # networks that the model is fitted to: the latest, and the most accurate of those before
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,6 @@ class Proposer:
             return list(told)
         best = sorted(told[:-MOST], key=lambda each: each.accuracy or 0.0)[-MOST // 5 :]
         return [*best, *told[len(best) - MOST :]]
-
-
-def level(accuracy: float) -> float:
-    """Return an accuracy on the scale on which a count of correct images scatters everywhere alike."""
-    return math.asin(math.sqrt(min(1.0, max(0.0, accuracy))))
 
 
 def _staircase(

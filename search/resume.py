@@ -19,7 +19,7 @@ from runners.dense import load_weights, weights_digest
 from runners.trial import TrialResult, TrialState
 from search.archive import TrialFiles
 from search.pareto import measured
-from search.report import Plan
+from search.plan_table import Plan
 from search.setup import RunFolderError, Setup
 from search.study import Study, StudyError
 from spaces.files import write_atomically

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from configs.rungs import parse_rungs
+from configs.rungs import rungs_of
 from configs.schema import RunConfig
 from search.legs import KEPT_AFTER
 from search.proxy_audit import LEAST, LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
@@ -20,7 +20,7 @@ _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
 
 def rungs_text(config: RunConfig) -> str:
     """Say where trials pause; empty when they do not."""
-    rungs = parse_rungs(config.rungs, config.train.epochs, config.trials)
+    rungs = rungs_of(config)
     return f" at most, rungs after {', '.join(map(str, rungs[:-1]))}" if rungs else ""
 
 

@@ -44,7 +44,7 @@ SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
     "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
     "random": lambda options: RandomSampler(seed=options.seed),
 }
-# Samplers for which `search.study` fills the widest gap in log cost instead: left to themselves they go where the
+# Samplers for which `search.sampling` fills the widest gap in log cost instead: left to themselves they go where the
 # hypervolume is, which is not log; of 48 trials, TPE put 5 into the cheaper half of the range.
 CLUSTERING = ("tpe", "nsga2", "gp")
 STRUCTURED = ("structured",)  # samplers that use measured sensitivities

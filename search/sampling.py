@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -17,11 +17,13 @@ from search.candidates import CandidateSpace
 from search.known import Known
 from search.method_choice import Tried, choose_method
 from search.pareto import measured, point
+from search.plain_data import trial_result_to_dict
 from search.record import DIRECTIONS, FRACTION, continued, restated
-from search.result import trial_result_to_dict
 from search.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
 from search.spread import TURN, widest_gap
 from search.study_settings import StudySettings
+
+Handle = optuna.Trial  # what a trial is told to the sampler by
 
 
 class Sampling:
@@ -79,6 +81,17 @@ class Sampling:
     def next_target(self, turn: int) -> float | None:
         """Return the target of the next trial as a fraction; None without targets, see `next_fraction`."""
         return self._candidates.next_fraction([*(each.trial for each in self._known.results), *self._begun()], turn)
+
+    def ask(self, given: Mapping[str, Any] | None = None) -> optuna.Trial:
+        """Begin a trial, for which these parameters are chosen already."""
+        if given is not None:
+            self.study.enqueue_trial(dict(given))
+        return self.study.ask()
+
+    def repeat(self, handle: optuna.Trial, number: int, known: TrialResult | None) -> None:
+        """Tell the sampler that it has proposed an earlier trial again, and its result where it has one."""
+        handle.set_user_attr("duplicate_of", number)
+        self.end(handle, known)
 
     def end(self, handle: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
         """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""

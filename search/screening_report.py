@@ -1,7 +1,8 @@
 """What a reader is told of screening: what it will do and cost, and what has come of it."""
 
 from configs.screening import screen_images
-from pruning.base import METHODS, screenable
+from pruning.base import METHODS
+from pruning.traits import screenable
 from search.candidates import CandidateSpace
 from search.result import SearchResult
 from search.screening_audit import SCREENED, USEFUL, misleads, switched_off

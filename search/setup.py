@@ -3,7 +3,6 @@
 Nothing is written here, so that a mistake in the config leaves nothing behind.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,30 +14,26 @@ from torch import nn
 
 from configs.rungs import rungs_of
 from configs.schema import RunConfig
-from configs.screening import STATISTICS_IMAGES, pool_size, screen_images
+from configs.screening import pool_size
 from configs.search_training import parse_search_training
 from configs.validation import split_setting, validate
-from pruning.base import METHODS, parse_methods, wide_epochs
+from pruning.base import parse_methods
 from runners.base import pick_runner, workers
 from runners.cache import cache_root
 from runners.data import ImageData, load_data
 from runners.datasets import check_on_disk
 from runners.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.engines import check as check_latency
-from runners.fast import Fast, fastest_threads, measure_fast, step_seconds, using_threads
+from runners.fast import Fast, fastest_threads, measure_fast, using_threads
 from runners.train import pick_device
 from search.allocation import check_allocation
 from search.candidates import CandidateSpace
-from search.latency_guide import latency_counts, with_latency_device
+from search.latency_guide import with_latency_device
 from search.pareto import FLOPS, LATENCY
-from search.report import Plan
 from search.samplers import STRUCTURED
-from search.screening_report import screened_trials
 from search.sensitivities import images_for
-from search.starts import SENSITIVE_FROM, Starts
-from search.stopping import expected_epochs
+from search.starts import SENSITIVE_FROM
 from search.study_settings import StudySettings
-from search.training_settings import mean_epochs
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
@@ -49,12 +44,7 @@ from spaces.zoo import build, default_input_shape, published_file
 if TYPE_CHECKING:
     from search.latency_start import LatencyTools
 
-STEP_IMAGES = 16  # of the training step whose time forecasts the search's
-NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
-FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
-LATENCY_SECONDS = 45.0  # the dense net, the smallest and the latency model, unless that is cached
-TIMING_SECONDS = 1.5  # each reading of a network on a machine that keeps still
-SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
+STEP_IMAGES = 16  # of the training step that is timed
 
 
 class RunFolderError(SlimfrontError):
@@ -96,26 +86,6 @@ class Setup:
     latency: "LatencyTools | None" = None
 
 
-@dataclass(frozen=True)
-class TimeForecast:
-    """Estimated seconds of wall time.
-
-    Attributes:
-        dense: for the dense network; 0 when its weights are given or cached.
-        trials: for all trials, as many at once as there are workers.
-        around: for everything else.
-    """
-
-    dense: float
-    trials: float
-    around: float = SECONDS_AROUND
-
-    @property
-    def total(self) -> float:
-        """The whole search, time limit aside."""
-        return self.dense + self.trials + self.around
-
-
 def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     """Read the config and build what it names.
 
@@ -137,19 +107,12 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
-    methods = tuple(parse_methods(config.method))
-    fixed = fixed_settings(config, methods)
-    fraction = config.lowest_fraction
-    targets = parse_targets(config.targets)
-    settings = StudySettings(methods, fixed, lowest_fraction=fraction, allocation=config.allocation, targets=targets)
-    candidates = CandidateSpace(settings, space, budgets)
+    candidates = CandidateSpace(_asked(config), space, budgets)
     if weighted and (fetch or file_to_download(spec, config.weights) is None):
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
-    with using_threads(threads):
-        automatic = config.train.precision == "auto"
-        fast = measure_fast(net, data.input_shape, config.train.batch_size, device) if automatic else Fast()
+    fast = _fast(config, net, data, threads)
     images = torch.rand(STEP_IMAGES, *data.input_shape, device=device)
     return Setup(
         config=config,
@@ -171,22 +134,24 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     )
 
 
-def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
-    """Describe the search, with a forecast of its time; without one it is made here."""
-    data = setup.data
-    return Plan(
-        config=setup.config,
-        space=setup.space,
-        budgets=setup.budgets,
-        targets=setup.targets,
-        images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
-        workers=setup.workers,
-        threads=setup.threads,
-        folder=setup.folder,
-        seconds=(forecast or forecast_time(setup)).total,
-        dense_seconds=setup.latency.dense_seconds if setup.latency else None,
-        epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
+def _asked(config: RunConfig) -> StudySettings:
+    """Return of the study's settings what tells whether there are candidates at all."""
+    methods = tuple(parse_methods(config.method))
+    return StudySettings(
+        methods,
+        fixed_settings(config, methods),
+        lowest_fraction=config.lowest_fraction,
+        allocation=config.allocation,
+        targets=parse_targets(config.targets),
     )
+
+
+def _fast(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> Fast:
+    """Find out how trials compute fastest, unless their precision is set."""
+    if config.train.precision != "auto":
+        return Fast()
+    with using_threads(threads):
+        return measure_fast(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
 
 
 def screened_at_once(setup: Setup) -> int:
@@ -216,13 +181,6 @@ def study_settings(setup: Setup) -> StudySettings:
         training=parse_search_training(config.search_training, config.train),
         rungs=rungs_of(config),
     )
-
-
-def forecast_epochs(config: RunConfig) -> float:
-    """Estimate the epochs of training of all trials together: members of the front and control arms get them all."""
-    if rungs := rungs_of(config):
-        return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
-    return float(config.train.epochs * config.trials)
 
 
 def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
@@ -280,69 +238,3 @@ def dense_file(setup: Setup) -> Path | None:
     """Return where the dense network is cached once it is trained here; None when its weights are given."""
     recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, setup.config.seed)
     return None if setup.weighted else cached_file(recipe, cache_root())
-
-
-def forecast_time(setup: Setup) -> TimeForecast:
-    """Estimate the wall time from timed training steps of the dense net, by images, epochs and mean FLOPs."""
-    train, data = setup.config.train, setup.data
-    file = dense_file(setup)
-    dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
-    forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
-    images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
-    images_per_trial += _screened_images(setup)
-    trials = _dense_trials(setup) * images_per_trial / setup.workers
-    # Confirmation trains to the end at once; of the trials, those that end at a rung take their share.
-    share = forecast_epochs(setup.config) / (train.epochs * setup.config.trials) if train.epochs else 1.0
-    trials *= share + _trained_again(setup.config) / setup.config.trials
-    test = _trained_again(setup.config) * len(data.test) / 3
-    alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
-    around = SECONDS_AROUND
-    if latency_counts(setup.config, setup.budgets):
-        around += LATENCY_SECONDS + TIMING_SECONDS * setup.config.trials
-    return TimeForecast((dense + test) * alone, trials * in_worker, around)
-
-
-def _screened_images(setup: Setup) -> float:
-    """Estimate how many images of training take as long as what a trial, on average, is compared with before."""
-    size, trials = screened_at_once(setup), setup.config.trials
-    candidates = CandidateSpace(study_settings(setup), setup.space, setup.budgets)
-    chosen = screened_trials(candidates, trials) if size > 1 else 0.0
-    return size * screen_images(len(setup.data.val)) * chosen / trials
-
-
-def _trained_again(config: RunConfig) -> float:
-    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it or at each target."""
-    arms = max(1, len(parse_targets(config.targets)))
-    return config.confirm * (arms + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
-
-
-def _dense_trials(setup: Setup) -> float:
-    """Estimate how many trials that train the dense net all the time would cost as much as those of the search.
-
-    Those that are planned are known. The others are spread evenly over the targets or over log cost, and over methods
-    as if all of them were equally good: in proportion to one over their time (see `search.method_choice`).
-    """
-    settings = study_settings(setup)
-    candidates = CandidateSpace(settings, setup.space, setup.budgets)
-    dense, epochs = setup.space.dense_cost, setup.config.train.epochs
-    limits = [each for each in setup.budgets if each.quantity != "latency"]
-    budget: float = min([1.0, *[each.limit / getattr(dense, each.quantity) for each in limits]])
-
-    def share(name: str, fraction: float) -> float:
-        method = METHODS[name](**setup.fixed.get(name, {}))
-        wide = wide_epochs(method, epochs) / max(1, epochs)
-        return wide + (1 - wide) * math.pow(fraction * budget, NARROW_POWER)
-
-    starts = Starts(candidates)
-    planned = [*starts.control_arms(settings.trials), *starts.warm_starts(settings.trials)]
-    known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
-    mean = candidates.spread.mean
-    speeds = [1 / share(name, mean) for name in settings.methods]
-    longer = mean_epochs(settings.training, epochs) / max(1, epochs)
-    return sum(known) + longer * (settings.trials - len(planned)) * len(speeds) / sum(speeds)
-
-
-def _seconds_per_image(setup: Setup, threads: int) -> float:
-    images = torch.rand(STEP_IMAGES, *setup.data.input_shape, device=setup.device)
-    with using_threads(threads):
-        return step_seconds(setup.net, images, setup.fast) / STEP_IMAGES

@@ -14,22 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
-from runners.trial import EpochReport, Trial, TrialResult, derive_seed
+from runners.trial import EpochReport, Trial, TrialResult
 from search.acceptance import checked, lightened
 from search.archive import Archive, InMemory
-from search.candidates import CandidateSpace, Planned
+from search.asking import Asking
+from search.candidates import CandidateSpace
+from search.given_out import GivenOut
 from search.known import Known
 from search.ladder import Ladder
 from search.legs import after_first, joined
 from search.pareto import ParetoFront
-from search.pools import Pools
-from search.record import FRACTION, Record, StudyError
-from search.result import trial_result_from_dict
+from search.plain_data import trial_result_from_dict
+from search.record import Record, StudyError
 from search.samplers import SAMPLERS, check_sampler
-from search.sampling import Sampling
+from search.sampling import Handle
 from search.starts import Starts
 from search.study_settings import StudySettings
 from spaces.budget import Budget
@@ -37,8 +37,6 @@ from spaces.space import SearchSpace
 
 __all__ = ["SAMPLERS", "Study", "StudyError", "StudySettings", "check_sampler"]
 
-REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
-RIVAL_REPEATS = 12  # the same before a candidate is given fewer rivals: small spaces have few at one budget fraction
 _logger = logging.getLogger(__name__)
 
 Listener = Callable[[TrialResult, "Study"], None]
@@ -78,22 +76,22 @@ class Study:
             limits["targets"] = targets
         identity = {"widths": dict(space.full), "methods": list(settings.methods), "budgets": limits}
         self._known = Known(self.budgets, settings.axis)
-        self._running: dict[int, tuple[optuna.Trial | None, Trial]] = {}  # None: another leg of a finished one
-        self._pools = Pools[optuna.Trial]()
-        self._sampling = Sampling(settings, self._candidates, self._known, self._begun)
-        self._record = Record(settings, identity) if settings.storage else None  # quietly, once there is a sampling
+        self._given_out = GivenOut[Handle]()
         self._ladder = Ladder(settings.rungs, self.budgets, settings.cost)
-        self._repeats, self._exhausted = 0, False
+        self._asking = Asking(settings, self._candidates, self._known, self._ladder, self._given_out)
+        self._sampling = self._asking.sampling
+        self._record = Record(settings, identity) if settings.storage else None  # quietly, once there is a sampling
+        self._exhausted = False
         earlier = self._read_back()
         # New budgets have control arms of their own, and these are tried even when no trial is left: one, or one at
         # each target.
         left = max(1, len(settings.targets), settings.trials - earlier) if earlier else settings.trials
         self.settings = replace(settings, trials=earlier + left) if earlier else settings
         self._starts = Starts(self._candidates)
-        self._planned = self._starts.control_arms(left) + self._starts.warm_starts(left)
+        self._asking.planned = self._starts.control_arms(left) + self._starts.warm_starts(left)
         for text in self._starts.left_out(left, resumed=earlier > 0):
             _logger.warning("%s", text)
-        self._sampling.start(len(self._planned), self.settings.trials)
+        self._sampling.start(len(self._asking.planned), self.settings.trials)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -117,18 +115,18 @@ class Study:
     @property
     def repeats(self) -> int:
         """How many proposals repeated an earlier candidate and were answered from its result."""
-        return self._repeats
+        return self._asking.repeats
 
     @property
     def remaining(self) -> int:
         """How many trials are still to be given out."""
-        return self.settings.trials - len(self._known.numbers | self._running.keys())
+        return self.settings.trials - len(self._known.numbers | self._given_out.running.keys())
 
     @property
     def unfinished(self) -> bool:
         """Whether there is more to give out by what is known now, new trials or legs of known ones."""
         return (self.remaining > 0 and not self._exhausted) or self._ladder.next(
-            self._known, self._given_out, completing=True
+            self._known, self._given_out.trials, completing=True
         ) is not None
 
     def ask(self) -> Trial | None:
@@ -144,38 +142,20 @@ class Study:
         return self._next_leg(completing=True)
 
     def _next_leg(self, *, completing: bool) -> Trial | None:
-        trial = self._ladder.next_leg(self._known, self._given_out, self._archive, completing=completing)
+        trial = self._ladder.next_leg(self._known, self._given_out.trials, self._archive, completing=completing)
         if trial is not None and trial.leg is not None:
-            self._running[trial.number] = (None, trial)
+            self._given_out.running[trial.number] = (None, trial)
             for listener in self.climbing:
                 listener(trial.number, trial.leg.end)
         return trial
 
-    @property
-    def _given_out(self) -> dict[int, Trial]:
-        return {number: trial for number, (_, trial) in self._running.items()}
-
-    def _begun(self) -> list[Trial]:
-        """Return the trials that run for the first time."""
-        return [trial for handle, trial in self._running.values() if handle is not None]
-
     def _next_candidate(self) -> Trial | None:
-        while self._planned:
-            trial = self._propose(self._planned.pop(0))
-            if trial is not None:
-                self._pools.planned.add(trial.number)
-                return trial
-        for turn in range(REPEATS):
-            if (trial := self._propose(fraction=self._sampling.next_fraction(turn))) is not None:
-                return trial
-        with self._sampling.at_random():
-            for turn in range(REPEATS):
-                if (trial := self._propose(fraction=self._sampling.next_target(turn))) is not None:
-                    return trial
-        found, wanted = len(self.results), self.settings.trials
-        _logger.warning("no candidate left that was not tried: %d trials instead of %d", found, wanted)
-        self._exhausted = True
-        return None
+        trial = self._asking.next()
+        if trial is None:
+            found, wanted = len(self.results), self.settings.trials
+            _logger.warning("no candidate left that was not tried: %d trials instead of %d", found, wanted)
+            self._exhausted = True
+        return trial
 
     def rivals(self, trial: Trial, count: int) -> list[Trial]:
         """Return up to so many candidates that a trial is compared with before any of them is trained.
@@ -183,31 +163,16 @@ class Study:
         They have its number, method and budget fraction; `settle` says which of them is the trial. None where the
         trial was planned, goes on from weights, or its method has nothing to compare before the training.
         """
-        handle = self._running[trial.number][0]
-        if handle is None or not self.is_screenable(trial):
-            return []
-        found: list[Trial] = []
-        repeats = 0
-        while len(found) < count and repeats < RIVAL_REPEATS:
-            rival = self._propose(fraction=handle.params[FRACTION], rival_of=trial)
-            found += [] if rival is None else [rival]
-            repeats = repeats + 1 if rival is None else 0
-        return found
+        return self._asking.rivals(trial, count)
 
     def is_screenable(self, trial: Trial) -> bool:
         """Whether rivals of a trial could be compared with it: it is new, proposed, and cut before any training."""
-        handle = self._running[trial.number][0]
-        return handle is not None and trial.number not in self._pools.planned and self._candidates.screenable(trial)
+        return self._asking.is_screenable(trial)
 
     def settle(self, chosen: Trial) -> None:
         """Go on with this one of a trial and its rivals; the others are neither tried nor proposed again."""
-        pool = [self._running[chosen.number], *self._pools.pop(chosen.number)]
-        for handle, trial in pool:
-            if trial.key() == chosen.key():
-                self._running[chosen.number] = (handle, trial)
-            elif handle is not None:
-                self._sampling.end(handle, None)
-                self._pools.keys[trial.key()] = trial.number
+        for handle in self._given_out.settle(chosen):
+            self._sampling.end(handle, None)
 
     def report(self, report: EpochReport) -> bool:
         """Take an intermediate report; a trial whose accuracy is no number any more need not go on."""
@@ -223,9 +188,9 @@ class Study:
             StudyError: the trial is not running in this study.
         """
         number = result.trial.number
-        if number not in self._running:
+        if number not in self._given_out.running:
             raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
-        handle, trial = self._running[number]
+        handle, trial = self._given_out.running[number]
         earlier = self._known.of(number) if handle is None else None
         result = checked(result, self.budgets)
         if earlier is not None and trial.leg is not None:
@@ -233,7 +198,7 @@ class Study:
         else:
             result = after_first(result, trial.leg)
         result = self._archive.keep(lightened(result, self.budgets))
-        del self._running[number]
+        del self._given_out.running[number]
         self._write(self._sampling.tell(handle, result))
         self._known.keep(result)
         if earlier is not None and earlier.path != result.path:
@@ -254,7 +219,7 @@ class Study:
     def learn_sensitivities(self, sensitivities: Mapping[str, float]) -> None:
         """Start from what narrowing each group alone was measured to cost, and let the sampler use it."""
         self._candidates.sensitivities = sensitivities
-        self._planned += self._starts.sensitive_starts(self.remaining)
+        self._asking.planned += self._starts.sensitive_starts(self.remaining)
 
     def pin(self, name: str, digest: str) -> None:
         """Note in the record what every result rests on; raises StudyError when its results rest on another."""
@@ -271,53 +236,12 @@ class Study:
 
     def close(self) -> None:
         """Mark the trials that were asked for and not told as failed; they are no results."""
-        for handle, _ in self._running.values():
+        for handle, _ in self._given_out.running.values():
             if handle is None:  # what its earlier legs gave is in the record
                 continue
             handle.set_user_attr("reason", "interrupted")
             self._write(self._sampling.end(handle, None))
-        self._running.clear()
-
-    def _propose(
-        self, planned: Planned | None = None, fraction: float | None = None, rival_of: Trial | None = None
-    ) -> Trial | None:
-        """Return the next candidate, or None when it repeats an earlier one (which is told to the sampler).
-
-        Args:
-            fraction: that the sampler finds chosen already, among the trial's fixed parameters.
-            rival_of: with whose number and method.
-        """
-        if planned is not None:
-            self._sampling.study.enqueue_trial(dict(planned.parameters))
-        elif fraction is not None:
-            same = {"method": rival_of.method} if rival_of is not None and len(self.settings.methods) > 1 else {}
-            self._sampling.study.enqueue_trial({FRACTION: fraction, **same})
-        handle = self._sampling.study.ask()
-        candidate = self._candidates.draw(handle, planned)
-        number = max([-1, *self._known.numbers, *self._running]) + 1 if rival_of is None else rival_of.number
-        arm = planned.arm if planned else ""
-        trial = Trial(
-            number, candidate.method, candidate.goal, candidate.settings, arm=arm, training=candidate.training
-        )
-        key = trial.key()
-        leg = self._ladder.begin(trial, self.results) if self._candidates.pausable(trial) else None
-        trial = replace(trial, seed=derive_seed(self.settings.seed, key), leg=leg)
-        if (known := self._known.like(key)) is not None:
-            handle.set_user_attr("duplicate_of", known.trial.number)
-            self._sampling.end(handle, known)
-            self._repeats += 1
-            return None
-        waiting = {running.key(): running.number for _, running in self._running.values()} | self._pools.keys
-        if key in waiting:
-            handle.set_user_attr("duplicate_of", waiting[key])
-            self._sampling.end(handle, None)
-            self._repeats += 1
-            return None
-        if rival_of is None:
-            self._running[number] = (handle, trial)
-        else:
-            self._pools.add(handle, trial)
-        return trial
+        self._given_out.running.clear()
 
     def _write(self, trial: FrozenTrial) -> None:
         if self._record is not None:

@@ -21,7 +21,7 @@ class StudySettings:
         methods: names the search chooses among.
         fixed: method -> setting -> value (or its text); the other settings are searched.
         trials: how many candidates are tried, control arms included, repeats not counted.
-        sampler: a name of `search.study.SAMPLERS`.
+        sampler: a name of `search.samplers.SAMPLERS`.
         seed: of the run.
         storage: Optuna storage URL; empty keeps the study in memory.
         lowest_fraction: the least share of the budget that is proposed, unless the smallest network needs more.

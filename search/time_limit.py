@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from configs.duration import parse_duration
 from runners.trial import EpochReport, Trial, TrialResult
 from search.result import SearchResult
+from search.wording import plural
 from spaces.errors import SlimfrontError
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ class TimeLimited:
 
 def ending(result: SearchResult) -> str:
     """Say what ended a search before all its trials were done; empty when nothing did."""
-    count = len(result.results)
-    trials = f"{count} finished trial{'' if count == 1 else 's'}"
+    trials = plural(len(result.results), "finished trial")
     if result.interrupted:
         return f"Stopped early: {trials}, the front and the report are kept."
     if not result.time_limited:

@@ -8,13 +8,11 @@ A resumed search goes on in its own parent run: finished trials that a killed pr
 first, and settings that differ now become tags "now.NAME", since MLflow never changes a parameter.
 """
 
-import dataclasses
 import logging
 import math
 import os
 import queue
 import shlex
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult, TrialState
 from search.answers import target_lines
-from search.comparison import confirmed_figures
 from search.latency import front_columns
-from search.latency import metrics as latency_metrics
 from search.result import SearchResult, best_at_text
-from search.tracking_fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, flatten, trial_params
+from search.tracking_fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, first_line, flatten, trial_params
+from search.tracking_metrics import member_metrics, passed_metrics, rung_correlations, trial_metrics, uniform_metrics
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -97,7 +94,7 @@ class MlflowTracker:
         self._opened.wait()
         if self._error is not None:
             raise TrackingError(
-                f"MLflow cannot record to {self.uri!r} ({_first_line(self._error)}); "
+                f"MLflow cannot record to {self.uri!r} ({first_line(self._error)}); "
                 "give a running server with --tracking-uri, or none"
             ) from self._error
         self._budgets = tuple(budgets)
@@ -163,7 +160,7 @@ class MlflowTracker:
                 self._failures += 1
                 if self._failures == 1:
                     _log.warning(
-                        "MLflow at %s did not take a record (%s); the search goes on", self.uri, _first_line(error)
+                        "MLflow at %s did not take a record (%s); the search goes on", self.uri, first_line(error)
                     )
 
 
@@ -242,12 +239,8 @@ class _Records:
         if run is None:  # otherwise another leg, which goes on in the run of those before
             run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
             self.children[trial.number] = run
-        metrics = {"seconds": result.seconds} | ({"epochs": float(result.trained or 0)} if result.rungs else {})
-        if result.accuracy is not None:
-            metrics["accuracy"] = result.accuracy
-        if result.cost is not None:
-            metrics |= dataclasses.asdict(result.cost)
-        self.log(run, metrics, trial_params(trial, budgets), step=result.trained or 0 if result.rungs else 0)
+        step = result.trained or 0 if result.rungs else 0
+        self.log(run, trial_metrics(result), trial_params(trial, budgets), step)
         curve = [
             Metric("val_accuracy", report.accuracy, start + int(report.seconds * 1000), report.epoch)
             for report in result.curve
@@ -256,8 +249,7 @@ class _Records:
         if curve:
             self._client.log_batch(run, metrics=curve)
         for each in result.passed:
-            figures = {"accuracy": each.accuracy or 0.0} | (dataclasses.asdict(each.cost) if each.cost else {})
-            self.log(run, {f"passed_{name}": value for name, value in figures.items()}, step=each.waypoint)
+            self.log(run, passed_metrics(each), step=each.waypoint)
         if result.passed:
             self._client.log_dict(run, {each.label: dict(each.widths or {}) for each in result.passed}, "passed.json")
         if (widths := result.widths or trial.goal.widths) is not None:
@@ -275,15 +267,13 @@ class _Records:
         for before in self._before:
             self._client.set_tag(before, "front", "false")
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
-        if gap := result.uniform_comparison.difference:
-            self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
+        if over := uniform_metrics(result):
+            self.log(self.parent, over)
         for target, line in zip(result.targets, target_lines(result), strict=True):
             self._client.set_tag(self.parent, f"target.{target}", line)
         labels = {member.label for member in result.front}
-        screening = [] if result.screening_audit is None else [result.screening_audit]
-        for rung in (*screening, *result.proxy_audit):
-            if rung.correlation is not None:
-                self.log(self.parent, {"rung_rank_correlation": rung.correlation}, step=rung.epochs)
+        for epochs, correlation in rung_correlations(result).items():
+            self.log(self.parent, {"rung_rank_correlation": correlation}, step=epochs)
         for member in result.reported:
             child = self.children.get(member.trial.number)
             if child is not None:
@@ -291,10 +281,7 @@ class _Records:
                     self._client.set_tag(child, "front", "true")
                 if targets := best_at_text(result, member):
                     self._client.set_tag(child, "best_at", targets)
-                prefix = "passed_" if member.waypoint else ""
-                known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
-                metrics = {prefix + name: value for name, value in known.items() if value is not None}
-                self.log(child, metrics | latency_metrics(result, member.label), step=member.waypoint)
+                self.log(child, member_metrics(result, member), step=member.waypoint)
 
     def files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the chosen network's folder as artifacts."""
@@ -310,7 +297,3 @@ class _Records:
     def end(self, run: str, status: str, milliseconds: int | None = None) -> None:
         """End a run."""
         self._client.set_terminated(run, status, milliseconds)
-
-
-def _first_line(error: BaseException) -> str:
-    return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder="...")

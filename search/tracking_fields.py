@@ -1,12 +1,13 @@
 """What MLflow is given, configuration and trials as flat texts; and how runs of an earlier process are known again."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runners.trial import Trial
-from search.result import plain
+from search.plain_data import plain
 from spaces.budget import Budget
 
 FOLDER = "slimfront.run_folder"  # tag of a parent run, by which a server's runs are known again
@@ -93,3 +94,8 @@ def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
         params["budget_fraction"] = f"{min(shares):.6g}"
     params |= {f"train.{name}": str(value) for name, value in trial.training.items()}
     return params | {f"{trial.method}.{name}": str(plain(value)) for name, value in trial.settings.items()}
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in its first line, cut to 160 characters, for a line of our own."""
+    return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder="...")

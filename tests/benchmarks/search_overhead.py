@@ -26,8 +26,9 @@ from configs.schema import RunConfig
 from runners import evaluate, ray_tune
 from runners.base import DataConfig, RunnerConfig, TrainConfig
 from runners.trial import EpochReport, Trial, TrialResult
-from search import resume
+from search.archive import TrialFiles
 from search.record import Record
+from search.screening import Screened
 from search.study import Study
 from search.tracking import MlflowTracker, _Records
 
@@ -40,7 +41,7 @@ ANSWER = "waiting for the answer to a report"
 CONTROLLER = (
     (Study, "ask", "proposals"),
     (Study, "tell", "tell, with the next three"),
-    (resume, "archive", "  checkpoint written"),
+    (TrialFiles, "keep", "  checkpoint written"),
     (Record, "add", "  record written"),
     (MlflowTracker, "trial", "  MLflow, handing over"),
 )
@@ -118,26 +119,31 @@ def account(spans: Sequence[Span], end: float, workers: int) -> Clock:
 
 
 def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[Span], float]:
-    """Search with watched trials; return their spans and when the last one was told."""
-    tells: list[float] = []
-    tell: Callable[..., None] = Study.tell
+    """Search with watched trials; return their spans and when the last one was told.
 
-    def noted(study: Study, result: TrialResult) -> None:
-        tell(study, result)
-        tells.append(time.time())
+    What is compared before training, and each leg of a trial, has a span of its own: all of it is told to `Screened`.
+    """
+    told: list[TrialResult] = []
+    ends: list[float] = []
+    tell: Callable[..., None] = Screened.tell
+
+    def noted(screened: Screened, result: TrialResult) -> None:
+        tell(screened, result)
+        told.append(result)
+        ends.append(time.time())
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(Study, "tell", noted))
+        stack.enter_context(patch.object(Screened, "tell", noted))
         stack.enter_context(patch.object(ray_tune, "default_evaluator", lambda: watched))
         for owner, name, label in CONTROLLER:
             stack.enter_context(timed(owner, name, controller, label))
         for owner, name in BESIDE:
             stack.enter_context(timed(owner, name, beside, "MLflow"))
-        result = search.run(config)
-    failed = [each.error for each in result.results if "span" not in each.note]
+        search.run(config)
+    failed = [each.error for each in told if "span" not in each.note]
     if failed:
         sys.exit(f"{len(failed)} trials failed, the first with: {failed[0]}")
-    return [Span(**each.note["span"]) for each in result.results], tells[-1]
+    return [Span(**each.note["span"]) for each in told], ends[-1]
 
 
 def print_table(parts: Clock, controller: Clock, beside: Clock) -> float:
@@ -188,8 +194,8 @@ def main() -> None:
             spans, end = searched(config, controller, beside)
     span = end - min(each.began for each in spans)
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    print(f"{len(spans)} trials of {chosen.data}, {chosen.workers} workers, {span:.1f} s from the first start to the "
-          f"last tell; load of the machine {loads}\n")  # fmt: skip
+    print(f"{len(spans)} evaluations on {chosen.data}, {chosen.workers} workers, {span:.1f} s from the first start to "
+          f"the last tell; load of the machine {loads}\n")  # fmt: skip
     if print_table(account(spans, end, chosen.workers), controller, beside) > ALLOWED:
         sys.exit(1)
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import METHODS, Goal, passes_nets
+from pruning.base import METHODS, Goal
+from pruning.traits import passes_nets
 from runners.evaluate import TrialContext, count_cost
 from runners.waypoints import short_of
 from spaces.budget import Budget

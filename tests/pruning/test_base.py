@@ -2,7 +2,8 @@
 
 import pytest
 
-from pruning.base import METHODS, parse_methods, wide_epochs
+from pruning.base import METHODS, parse_methods
+from pruning.traits import wide_epochs
 from spaces.errors import UnknownNameError
 
 

@@ -10,9 +10,10 @@ import tiny_nets as nets
 import torch
 from torch import nn
 
-from pruning.base import Goal, Snapshot, wide_epochs
+from pruning.base import Goal, Snapshot
 from pruning.gradual import goals_between, reached
 from pruning.methods.di import DiscriminantInformation
+from pruning.traits import wide_epochs
 from runners.evaluate import TrialContext, Workbench, evaluate
 from runners.trial import Trial, TrialState
 from spaces.budget import Budget

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.base import METHODS, Distillation, Goal, Snapshot, pausable, screenable
+from pruning.base import METHODS, Distillation, Goal, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.quantization import size_mb
+from pruning.traits import pausable, screenable
 from runners.evaluate import TrialContext, Workbench, evaluate
 from runners.fast import PLAIN, Fast
 from runners.train import TrainingError, accuracy

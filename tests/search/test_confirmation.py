@@ -16,9 +16,10 @@ from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
 from search.confirmation import Reader, Retraining, again, roster
+from search.forecast import _trained_again, forecast_time
 from search.live import SilentDisplay
 from search.result import DenseResult
-from search.setup import _trained_again, forecast_time, prepare
+from search.setup import prepare
 from spaces.budget import Budget
 from spaces.space import uniform_point
 from spaces.widths import Widths

@@ -10,7 +10,7 @@ from configs.schema import RunConfig
 from search import live
 from search.live import Display, LiveDisplay, PlainDisplay, SilentDisplay, front_text, make_display, trial_text
 from search.pareto import ParetoFront
-from search.report import Plan
+from search.plan_table import Plan
 from search.result import SearchResult
 from spaces.space import SearchSpace
 

@@ -48,6 +48,7 @@ def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_e
     assert "4 epochs each at most, rungs after 1, 2" in text
     assert "Rungs" not in page_of(train=train, trials=10, rungs="none")
     assert "Rungs" not in page_of(trials=10)
+    assert "rungs after" not in page_of(train=train, trials=10, rungs="auto", search_training="epochs")
 
 
 def test_screening_is_shown_with_its_size_and_its_cost_and_takes_its_part_of_the_time() -> None:

@@ -1,5 +1,6 @@
 """Whether rungs tell the end of training, computed from made-up runs."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
@@ -111,8 +112,17 @@ def test_a_blind_rung_judges_nobody_any_more_and_that_is_said(caplog: pytest.Log
     assert ladder.next(known([*good, paused]), {}, completing=False) is None
 
 
+def test_a_search_whose_trials_have_epochs_of_their_own_reports_no_rungs(finished_search: SearchResult) -> None:
+    train = {**finished_search.config["train"], "epochs": 9}
+    config = {**finished_search.config, "rungs": "auto", "trials": 12, "train": train}
+    search = dataclasses.replace(finished_search, config=config)
+    assert search.rungs == (1, 3, 9)
+    searched = dataclasses.replace(search, config={**config, "search_training": "lr,epochs=2:9"})
+    assert searched.rungs == ()
+    assert rung_lines(searched) == []
+
+
 def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchResult) -> None:
-    import dataclasses
     import io
 
     from rich.console import Console

@@ -4,27 +4,16 @@ import io
 import json
 from pathlib import Path
 
-import pytest
 from rich.console import Console, RenderableType
 
 from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.trial import Confirmation
 from search.latency import latency_lines
-from search.report import (
-    ROWS_SHOWN,
-    Plan,
-    duration,
-    failure_lines,
-    front_table,
-    percent,
-    plan_table,
-    scaled,
-    summary,
-    widths_table,
-    write_csv,
-)
+from search.plan_table import Plan, plan_table
+from search.report import failure_lines, front_table, summary, widths_table, write_csv
 from search.result import SearchResult
+from search.wording import ROWS_SHOWN
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace, SpaceConfig
 from spaces.widths import Widths
@@ -47,23 +36,6 @@ def plan_of(space: SearchSpace, search: SearchResult) -> Plan:
     config = RunConfig(budget=("60%",), trials=12, set=("di.way=closed",))
     images = {"train": 1150, "val": 287, "test": 360}
     return Plan(config, space, search.budgets, images, workers=2, threads=1, folder=Path("runs/one"), seconds=190.0)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(557_892_000, "557.9 MFLOPs"), (4_111_512_576, "4.112 GFLOPs"), (12_500, "12.50 kFLOPs"), (999, "999 FLOPs")],
-)
-def test_counts_are_scaled_to_four_digits(count: int, text: str) -> None:
-    assert scaled(count, "FLOPs") == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
-def test_durations_read_as_a_person_says_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_what_is_not_known_is_a_dash() -> None:
-    assert percent(None) == "-"
 
 
 def test_the_plan_says_costs_budget_images_and_workers(chain_space: SearchSpace, finished_search: SearchResult) -> None:

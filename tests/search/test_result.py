@@ -8,7 +8,8 @@ import pytest
 
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.result import DenseResult, ResultError, SearchResult, trial_result_from_dict, trial_result_to_dict
+from search.plain_data import trial_result_from_dict, trial_result_to_dict
+from search.result import DenseResult, ResultError, SearchResult
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths

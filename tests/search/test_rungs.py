@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chain_space import chain
 
 from configs.loading import RUN_FILE, load
 from configs.schema import RunConfig
@@ -23,8 +24,6 @@ from search.stopping import NOT_CONTINUED
 from search.study import Study
 from search.study_settings import StudySettings
 from spaces.budget import Budget
-from spaces.cost import CostModel, Form, PolynomialBuilder
-from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -32,18 +31,6 @@ if TYPE_CHECKING:
 
 RUNGS = (1, 2, 4)
 BENCH: Any = None  # formulas need none
-
-
-def chain(groups: int = 8, width: int = 64) -> SearchSpace:
-    """A chain of layers that differ in how much they need (see `needs`)."""
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in zip(axes, axes[1:], strict=False):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    return SearchSpace(tuple(ChannelGroup(name, width, 2, width) for name in names), (), model, {}, (3, 8, 8))
 
 
 def needs(space: SearchSpace) -> SaturatingAccuracy:
@@ -88,7 +75,7 @@ def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
 
 @pytest.fixture(params=["local", "simulated"])
 def searched(request: pytest.FixtureRequest) -> Legs:
-    space = chain()
+    space = chain(8, 64)
     legs = Legs(study_of(space))
     if request.param == "simulated":
         SimulatedRunner(outcome=needs(space), epochs=RUNGS[-1]).run(legs, BENCH)
@@ -129,7 +116,7 @@ def legs_of(study: Study, number: int) -> Iterator[Trial]:
 
 
 def finished(trial: Trial, **changes: Any) -> TrialResult:
-    evaluation = formula(trial, needs(chain()))
+    evaluation = formula(trial, needs(chain(8, 64)))
     while True:
         try:
             next(evaluation)
@@ -138,7 +125,7 @@ def finished(trial: Trial, **changes: Any) -> TrialResult:
 
 
 def test_a_leg_that_fails_keeps_what_was_finished_and_ends_the_trial() -> None:
-    study = study_of(chain())
+    study = study_of(chain(8, 64))
     legs = legs_of(study, 0)
     study.tell(finished(next(legs)))
     before = study.results[0]
@@ -152,7 +139,7 @@ def test_a_leg_that_fails_keeps_what_was_finished_and_ends_the_trial() -> None:
 
 
 def test_a_longer_training_that_comes_out_worse_leaves_the_better_network() -> None:
-    study = study_of(chain())
+    study = study_of(chain(8, 64))
     legs = legs_of(study, 0)
     study.tell(finished(next(legs)))
     before = study.results[0]
@@ -168,7 +155,7 @@ def test_a_longer_training_that_comes_out_worse_leaves_the_better_network() -> N
 
 
 def test_a_leg_that_the_time_limit_cuts_short_can_be_made_up_for() -> None:
-    study = study_of(chain())
+    study = study_of(chain(8, 64))
     legs = legs_of(study, 0)
     study.tell(finished(next(legs)))
     study.tell(finished(next(legs), state=TrialState.STOPPED, accuracy=0.01))
@@ -180,7 +167,7 @@ def test_a_leg_that_the_time_limit_cuts_short_can_be_made_up_for() -> None:
 
 
 def test_with_the_trials_given_out_there_is_none_yet_while_one_runs_that_may_go_on() -> None:
-    study = study_of(chain(), trials=8)
+    study = study_of(chain(8, 64), trials=8)
     waiting: list[Trial] = []
     while (trial := study.ask()) is not None:
         waiting.append(trial)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from screened_search import BENCH, SPACE, Watched, needs, planned, searched, study_of, told
 
-from pruning.base import METHODS, screenable
+from pruning.base import METHODS
+from pruning.traits import screenable
 from runners.base import RunnerConfig
 from runners.simulated import SimulatedRunner
 from runners.trial import EpochReport, TrialResult, TrialState

@@ -175,6 +175,6 @@ def test_measured_sensitivities_give_two_starts_and_a_coordinate() -> None:
 
 def test_too_few_trials_leave_no_sensitive_starts() -> None:
     study = Study(settings_of(trials=8), chain(), (HALF,))
-    before = len(study._planned)
+    before = len(study._asking.planned)
     study.learn_sensitivities({f"layer{i}": 1.0 + i for i in range(16)})
-    assert len(study._planned) == before
+    assert len(study._asking.planned) == before

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chain_space import chain
 
 from configs.loading import parse_flags
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
@@ -22,24 +23,10 @@ from search.samplers import CLUSTERING, SAMPLERS
 from search.spread import least_served, widest_gap
 from search.study import Study, StudySettings
 from spaces.budget import Budget
-from spaces.cost import Cost, CostModel, Form, PolynomialBuilder
-from spaces.groups import ChannelGroup
-from spaces.space import SearchSpace
+from spaces.cost import Cost
 from spaces.targets import parse_targets
 
-
-def chain(groups: int = 8, width: int = 64, floor: int = 4) -> SearchSpace:
-    names = [f"layer{i}" for i in range(groups)]
-    flops, params = PolynomialBuilder(groups), PolynomialBuilder(groups)
-    axes = [Form(3), *[Form(0, ((i, 1),)) for i in range(groups)], Form(10)]
-    for left, right in itertools.pairwise(axes):
-        params.add(1, left, right)
-        flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
-    return SearchSpace(tuple(ChannelGroup(name, width, floor, width) for name in names), (), model, {}, (3, 8, 8))
-
-
-SPACE = chain()
+SPACE = chain(8, 64, floor=4)
 HALF = SPACE.dense_cost.flops // 2
 RATES = {group.name: random.Random(group.name).uniform(1, 12) for group in SPACE.variable}
 

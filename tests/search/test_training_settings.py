@@ -17,7 +17,7 @@ from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
 from search.confirmation import again
-from search.result import trial_from_dict, trial_to_dict
+from search.plain_data import trial_from_dict, trial_to_dict
 from search.samplers import SAMPLERS
 from search.study import Study, StudySettings
 from search.training_settings import mean_epochs, training_text

@@ -6,7 +6,8 @@ import pytest
 
 from configs.schema import RunConfig
 from runners.base import RunnerConfig, TrainConfig
-from search.setup import Setup, _dense_trials, plan, prepare
+from search.forecast import _dense_trials, plan
+from search.setup import Setup, prepare
 
 
 def setup_of(folder: Path, method: str, budget: str = "10%", trials: int = 12) -> Setup:
@@ -44,7 +45,7 @@ def test_a_mix_lies_between_because_slow_methods_are_proposed_less(tmp_path: Pat
 def test_the_plan_names_the_methods_behind_auto(tmp_path: Path) -> None:
     from rich.console import Console
 
-    from search.report import plan_table
+    from search.plan_table import plan_table
 
     made = plan(setup_of(tmp_path, "auto"))
     console = Console(width=200)
