@@ -26,9 +26,10 @@ def joined(earlier: TrialResult, result: TrialResult, leg: Leg) -> TrialResult:
 
     A leg that failed leaves the trial as it was, with the reason in its note, and ends it.
     """
+    later = [dataclasses.replace(each, seconds=earlier.seconds + each.seconds) for each in result.curve]
     whole = dataclasses.replace(
         earlier,
-        curve=(*earlier.curve, *result.curve),
+        curve=(*earlier.curve, *later),
         seconds=earlier.seconds + result.seconds,
         train_seconds=earlier.train_seconds + result.train_seconds,
     )

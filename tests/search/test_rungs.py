@@ -100,6 +100,9 @@ def test_a_trial_that_goes_on_keeps_its_number_and_adds_up_its_legs(searched: Le
     assert [(leg.trained, leg.epochs) for leg in legs if leg] == [(0, 1), (1, 1), (2, 2)]
     assert [epochs for epochs, _ in first.rungs] == [1, 2, 4]
     assert [report.epoch for report in first.curve if report.epoch] == [1, 2, 3, 4]
+    seconds = [report.seconds for report in first.curve]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > seconds[0]  # since the trial began, not since its leg did
     assert first.accuracy == max(accuracy for _, accuracy in first.rungs)
     assert first.trial.leg is None
     if first.checkpoint is not None:
