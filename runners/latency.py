@@ -21,6 +21,7 @@ from runners.base import LatencyConfig
 from runners.cache import cache_root
 from runners.engines import Device, first_line, parse_device, prepared, versions
 from runners.fast import using_threads
+from runners.held_memory import keep_freed_memory
 
 REFERENCE = "dense"  # the name of the reference among the readings
 LOCK_SECONDS = 600.0  # that a measurement waits for another process's
@@ -96,6 +97,7 @@ class LatencyMeter:
     ) -> None:
         self.config, self.dense, self.shape = config, dense, tuple(input_shape)
         self.device = parse_device(config.latency_device)
+        keep_freed_memory()
         self.watch = watch or Watch(stalled=stalled_seconds)
         self._anchors: dict[int, float] = {}  # batch -> seconds of the dense net when first read
 
