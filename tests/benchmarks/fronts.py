@@ -176,7 +176,7 @@ def uniform(method: str, epochs: int, seed: int, options: Options) -> Outcome:
     RayRunner(RunnerConfig()).run(queue, bench)
     found = outcome(queue.told, bench.space.dense_cost.flops, options)
     minutes = (time.perf_counter() - began) / 60
-    found = dataclasses.replace(found, epochs=float(epochs * len(trials)), minutes=minutes)
+    found = dataclasses.replace(found, epochs=float(epochs * len(options.targets)), minutes=minutes)
     file.write_text(json.dumps(dataclasses.asdict(found)))
     return found
 
