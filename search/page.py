@@ -194,7 +194,7 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.35rem; margin: 0 0 .25rem; }}
 p {{ margin: 0 0 1rem; color: #57606a; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+table {{ border-collapse: collapse; width: 100%; margin: 1.2rem 0; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: right; padding: .35rem .7rem; border-bottom: 1px solid #e5e7eb; vertical-align: top; }}
 th:first-child, td:first-child, th:last-child, td:last-child {{ text-align: left; }}
 td:last-child {{ max-width: 26rem; }}
