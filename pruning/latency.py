@@ -4,6 +4,10 @@ The core knows calls and a clock, no trials and no devices: `latency_ratio` serv
 A net and a reference take turns, and the reference is timed before and after too. A timing says itself what speaks
 against it: a wide interval, a reference that drifted, threads that had to wait for a core. `steady` repeats such a
 timing a few times; what still has a `problem` then must not be given out as a figure.
+
+Clocks and neighbours make a machine a few percent faster or slower for minutes, steadily within a process and otherwise
+in the next. What a net takes beside the reference hardly moves then, so figures are that ratio times what the
+reference takes when the machine is quiet (`quiet_seconds`).
 """
 
 import dataclasses
@@ -26,7 +30,10 @@ WARM_SECONDS = 0.3
 ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
 TRIES = 4
 WIDEST = 0.05  # of an interval over its median
-DRIFT = 0.05  # of the reference, over its least median
+DRIFT = 0.05  # of the reference within a timing, over its least median
+MOVED = 0.10  # of the reference from what it takes on the quiet machine, either way; up to there ratios hold
+BLOCKS, BLOCK_SAMPLES = 6, 9  # in which the quiet machine is looked for
+BLOCK_PAUSE = 0.5  # seconds between them, so that neighbours may come and go
 STALLED = 0.05  # share of the time in which a thread that could have run had to wait
 CONFIDENCE = 0.95
 
@@ -50,11 +57,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call of a net, and of a reference in turn with it.
+    """Seconds of one call of a net on the quiet machine, from its ratios to a reference in turn with it.
 
     Attributes:
-        low, high: distribution-free 95% interval of the median, from order statistics.
-        reference: median of the reference, over the same rounds.
+        median: median ratio of neighbouring samples, times `quiet`.
+        low, high: distribution-free 95% interval of that median, from order statistics.
+        reference: median of the reference over the same rounds, as it was timed.
+        quiet: what the reference takes on the quiet machine; where that is not known, `reference`.
         problem: what speaks against these figures; empty when nothing does.
         tries: how many attempts were made.
     """
@@ -63,13 +72,24 @@ class Timing:
     low: float
     high: float
     reference: float
+    quiet: float
     problem: str = ""
     tries: int = 1
 
     @property
     def ratio(self) -> float:
         """How many times as long as the reference it takes."""
-        return self.median / self.reference
+        return self.median / self.quiet
+
+    @property
+    def pace(self) -> float:
+        """How many times as long as on the quiet machine everything took meanwhile."""
+        return self.reference / self.quiet
+
+    @property
+    def moved(self) -> bool:
+        """Whether the machine is too far from quiet to correct for it."""
+        return max(self.pace, 1 / self.pace) - 1 > MOVED
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
@@ -89,21 +109,37 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     return ordered[k - 1], ordered[-k]
 
 
-def steady(net: Call, reference: Call, watch: Watch, anchor: float | None = None) -> Timing:
+def steady(net: Call, reference: Call, watch: Watch, quiet: float | None = None) -> Timing:
     """Time a net until nothing speaks against the figures, a few times at most; then the problem stays in them.
 
     Args:
         net: one call; for an accelerator it waits for the result.
         reference: the same of the reference.
-        anchor: median of the reference in an earlier timing, whose machine this one is to be compared with.
+        quiet: seconds of the reference on the quiet machine; None takes the machine as it is.
     """
     for tries in range(1, TRIES + 1):
-        timing = _attempt(net, reference, watch, anchor)
+        timing = _attempt(net, reference, watch, quiet)
         if not timing.problem:
             break
         if tries < TRIES:
             watch.pause(0.5 * 2 ** (tries - 1))
     return dataclasses.replace(timing, tries=tries)
+
+
+def quiet_seconds(call: Call, watch: Watch) -> float | None:
+    """Return what a call takes when the machine is at its quietest within a few seconds; None while others hold it.
+
+    It is the second least of a few medians: the least may be a clock that jumped.
+    """
+    calls, _ = _warm(call, watch)
+    sample, medians, stalled, passed = _repeated(call, calls), list[float](), 0.0, 0.0
+    for block in range(BLOCKS):
+        if block:
+            watch.pause(BLOCK_PAUSE)
+        began, waited = watch.clock(), watch.stalled()
+        medians.append(statistics.median(_seconds(sample, watch) for _ in range(BLOCK_SAMPLES)) / calls)
+        stalled, passed = stalled + watch.stalled() - waited, passed + watch.clock() - began
+    return None if stalled > STALLED * passed else sorted(medians)[1]
 
 
 def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int], device: torch.device) -> float:
@@ -178,7 +214,7 @@ def stalled_seconds() -> float:
     return total / 1e9
 
 
-def _attempt(net: Call, reference: Call, watch: Watch, anchor: float | None) -> Timing:
+def _attempt(net: Call, reference: Call, watch: Watch, quiet: float | None) -> Timing:
     net_calls, net_seconds = _warm(net, watch)
     reference_calls, reference_seconds = _warm(reference, watch)
     rounds = int(ATTEMPT_SECONDS / max(net_seconds + reference_seconds, 1e-9))
@@ -192,26 +228,27 @@ def _attempt(net: Call, reference: Call, watch: Watch, anchor: float | None) -> 
     share = (watch.stalled() - stalled) / max(watch.clock() - began, 1e-9)
     half = len(beside) // 2
     parts = [statistics.median(part) / reference_calls for part in (before, beside[:half], beside[half:], after)]
-    low, high = median_interval(taken)
-    timing = Timing(
-        median=statistics.median(taken) / net_calls,
-        low=low / net_calls,
-        high=high / net_calls,
-        reference=statistics.median(beside) / reference_calls,
-    )
-    return dataclasses.replace(timing, problem=_problem(timing, parts, share, anchor))
+    calls = reference_calls / net_calls
+    ratios = [calls * one / max(other, 1e-12) for one, other in zip(taken, beside, strict=True)]
+    together = statistics.median(beside) / reference_calls
+    unit = together if quiet is None else quiet
+    low, high = median_interval(ratios)
+    timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, together, unit)
+    return dataclasses.replace(timing, problem=_problem(timing, parts, share))
 
 
-def _problem(timing: Timing, parts: Sequence[float], stalled: float, anchor: float | None) -> str:
+def _problem(timing: Timing, parts: Sequence[float], stalled: float) -> str:
     """Say what speaks against a timing: the cause where it is known, else what was seen."""
     if stalled > STALLED:
         return f"other processes held the cores: threads waited for one in {min(stalled, 1):.0%} of the time"
     drift = max(parts) / min(parts) - 1
     if drift > DRIFT:
         return f"the reference net drifted by {drift:.0%} meanwhile (at most {DRIFT:.0%} is taken)"
-    moved = 0.0 if anchor is None else max(timing.reference / anchor, anchor / timing.reference) - 1
-    if moved > DRIFT:
-        return f"the reference net is {moved:.0%} off its first reading (at most {DRIFT:.0%} is taken)"
+    if timing.moved:
+        return (
+            f"the reference net takes {timing.pace:.2f} times as long as on the quiet machine "
+            f"(up to {MOVED:.0%} off is corrected)"
+        )
     width = (timing.high - timing.low) / timing.median
     if width > WIDEST:
         return f"the 95% interval is {width:.0%} of the median wide (at most {WIDEST:.0%} is taken)"

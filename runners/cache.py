@@ -1,5 +1,7 @@
 """Where files that can be made again are kept."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +20,11 @@ def cache_root() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "slimfront"
     return Path.home() / ".cache" / "slimfront"
+
+
+def digest_of(described: object) -> str:
+    """Return 64 hexadecimal digits that tell plain data from any other."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def write_cached(path: Path, content: bytes) -> None:

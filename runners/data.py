@@ -4,9 +4,7 @@ Validation is cut out of the training images by the run's seed; the test images 
 read once, at the end of a search.
 """
 
-import hashlib
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from runners.base import SCALES, DataConfig
+from runners.cache import digest_of
 from runners.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
 
@@ -178,7 +177,7 @@ def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
 
 def _fingerprint(config: DataConfig, seed: int, splits: tuple[Split, ...]) -> str:
     described = asdict(config) | {"seed": seed, "data_dir": "", "splits": [split.digest() for split in splits]}
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return digest_of(described)
 
 
 def _load_factory(text: str) -> Callable[[DataConfig, int], Any]:

@@ -1,7 +1,6 @@
 """The dense network: given weights, or trained once and cached by everything that determines it."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from runners.base import TrainConfig
-from runners.cache import write_cached
+from runners.cache import digest_of, write_cached
 from runners.data import ImageData
 from runners.fast import Fast
 from runners.train import Course, accuracy, fit, pick_device
@@ -46,7 +45,7 @@ class DenseRecipe:
         """Return a hash of it, the same in every process."""
         settings = {name: value for name, value in asdict(self.train.for_dense()).items() if name not in NOT_DENSE}
         described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return digest_of(described)
 
 
 def cached_file(recipe: DenseRecipe, cache_dir: Path) -> Path:

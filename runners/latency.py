@@ -4,24 +4,29 @@ The timing itself is `pruning.latency`; here are the conditions it is done under
 a time (a lock among the processes of one user); a search measures when none of its trials runs. What others compute
 meanwhile shows in the readings, which are then refused; a GPU that another program shares evenly all the time is the
 one thing that nothing here can see.
+
+All figures are of the quiet machine (`runners.quiet_machine`): a process that meets a machine a few percent slower
+corrects for it, one that meets a machine further off refuses.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from pruning.latency import Call, Timing, Watch, inference, stalled_seconds, steady
+from pruning.latency import Call, Timing, Watch, inference, quiet_seconds, stalled_seconds, steady
 from runners.base import LatencyConfig
-from runners.cache import cache_root
+from runners.cache import cache_root, digest_of
 from runners.engines import Device, first_line, parse_device, prepared, versions
 from runners.fast import using_threads
 from runners.held_memory import keep_freed_memory
+from runners.quiet_machine import quietest
 
 REFERENCE = "dense"  # the name of the reference among the readings
 LOCK_SECONDS = 600.0  # that a measurement waits for another process's
@@ -54,8 +59,11 @@ class Reading:
     Attributes:
         network: "dense" or the label of the trial's network.
         refused: why no figure is given; empty when there is one.
-        seconds: median of one inference of the whole batch; low, high: 95% interval of it, from order statistics.
+        seconds: median of one inference of the whole batch when the machine is quiet; low, high: 95% interval of it,
+            from order statistics.
         ratio: to the dense net, which took turns with it.
+        pace: how many times as long as on the quiet machine everything took meanwhile; seconds x pace is what the
+            clock showed. None in readings from before it was noted.
         tries: how often it was measured until it was accepted or refused.
     """
 
@@ -67,6 +75,7 @@ class Reading:
     high: float | None = None
     ratio: float | None = None
     tries: int = 1
+    pace: float | None = None
 
     def __post_init__(self) -> None:
         """A refused reading has no figures, any other has all of them."""
@@ -99,7 +108,7 @@ class LatencyMeter:
         self.device = parse_device(config.latency_device)
         keep_freed_memory()
         self.watch = watch or Watch(stalled=stalled_seconds)
-        self._anchors: dict[int, float] = {}  # batch -> seconds of the dense net when first read
+        self._quiet: dict[int, float] = {}  # batch -> seconds of the dense net on the quiet machine
 
     def watched_by(self, watch: Watch) -> "LatencyMeter":
         """Return a meter of the same net and device that tells the time otherwise."""
@@ -128,7 +137,7 @@ class LatencyMeter:
                     torch.compiler.reset()  # else the nets of a front, all of one class, are too many recompilations
                 reference = self._call(self.dense, images)
                 call = reference if net is self.dense else self._call(net, images)
-                timing = steady(call, reference, self.watch, self._anchors.get(batch))
+                timing = steady(call, reference, self.watch, self._quiet_seconds(reference, conditions))
         except Timeout:
             reason = f"another process has measured on {self.device.text} for over {LOCK_SECONDS:.0f} s"
             return Reading(network, conditions, reason)
@@ -141,8 +150,8 @@ class LatencyMeter:
 
     def _judged(self, network: str, conditions: Conditions, timing: Timing) -> Reading:
         if timing.problem:
-            return Reading(network, conditions, timing.problem, tries=timing.tries)
-        self._anchors.setdefault(conditions.batch, timing.reference)
+            advice = f"; if it is so for good, remove {self._notes(conditions)}" if timing.moved else ""
+            return Reading(network, conditions, timing.problem + advice, tries=timing.tries)
         return Reading(
             network,
             conditions,
@@ -151,7 +160,27 @@ class LatencyMeter:
             high=timing.high,
             ratio=timing.ratio,
             tries=timing.tries,
+            pace=timing.pace,
         )
+
+    def _quiet_seconds(self, reference: Call, conditions: Conditions) -> float | None:
+        """Return what the dense net takes on the quiet machine, the same for as long as this process lives.
+
+        It is None while others hold the cores and no process has found it before.
+        """
+        if (known := self._quiet.get(conditions.batch)) is not None:
+            return known
+        found = quiet_seconds(reference, self.watch)
+        quiet = quietest(self._notes(conditions), found)
+        if found is not None and quiet is not None:
+            self._quiet[conditions.batch] = quiet
+        return quiet
+
+    def _notes(self, conditions: Conditions) -> Path:
+        """Return the file in which processes leave what the dense net took them."""
+        tensors = [(name, list(each.shape)) for name, each in self.dense.state_dict().items()]
+        content = [repr(self.dense), tensors, self.shape, dataclasses.asdict(conditions)]
+        return cache_root() / "latency" / f"quiet-{digest_of(content)[:24]}.json"
 
     def conditions(self, batch: int) -> Conditions:
         """Return what a figure at this batch size is measured under."""

@@ -5,7 +5,6 @@ dense net: the uniform ones calibrate, the 20 random ones tell how far the model
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -20,7 +19,7 @@ from torch import nn
 from pruning.latency import Call, Watch, brief_ratio, brief_seconds, inference
 from pruning.selection import select_channels
 from pruning.surgery import slice_channels
-from runners.cache import cache_root, write_cached
+from runners.cache import cache_root, digest_of, write_cached
 from runners.engines import prepared
 from runners.fast import using_threads
 from runners.kernels import Extent, matrix, operations
@@ -183,7 +182,7 @@ def _digest(meter: LatencyMeter, space: SearchSpace) -> str:
     groups = [(each.name, each.width, each.lowest, each.ceiling, each.divisor, each.fixed) for each in space.groups]
     spec = None if space.spec is None else dataclasses.asdict(space.spec)
     content = [VERSION, spec, tensors, groups, list(space.input_shape), dataclasses.asdict(conditions)]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    return digest_of(content)[:24]
 
 
 def _cached(path: Path) -> tuple[LatencyModel, Building] | None:

@@ -20,6 +20,7 @@ from search.wording import plural
 from spaces.budget import Budget
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
+STILL = 0.02  # off the quiet machine; below, a correction is not worth a line
 REFUSED = "refused"
 
 
@@ -126,12 +127,24 @@ def latency_lines(result: SearchResult) -> list[str]:
     measure it themselves, since such layers need not become faster as they get narrower.
     """
     lines = [f"dense net: {_refusal(each)}" for each in readings(result, REFERENCE) if each.refused]
+    lines += _corrected(result)
     for member in reversed(result.reported):
         name = f"{member.trial.method} trial {member.label}"
         measured = readings(result, member.label)
         said = [_measured(each, _flops_ratio(result, member)) for each in measured] if measured else [_noted(member)]
         lines += [f"{name}: {text}" for text in said if text]
     return [*lines, *_left_out(result), *_model_lines(result)]
+
+
+def _corrected(result: SearchResult) -> Iterator[str]:
+    """Say how far from quiet the machine was, where figures were corrected by more than a little."""
+    networks = [REFERENCE, *(member.label for member in result.reported)]
+    paces = [each.pace for network in networks for each in readings(result, network) if each.pace is not None]
+    if any(abs(pace - 1) > STILL for pace in paces):
+        yield (
+            "latencies are those of the quiet machine: beside the networks the dense net took "
+            f"{min(paces):.2f} to {max(paces):.2f} times as long, for which they are corrected"
+        )
 
 
 def _left_out(result: SearchResult) -> Iterator[str]:

@@ -3,8 +3,9 @@
     python tests/benchmarks/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
 
 Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
-while other processes keep every core busy. It prints each reading and how far the processes are apart, and ends with 1
-when readings differ by more than 5%, one under load is given out that differs that much, or the machine is too busy.
+while other processes keep every core busy. It prints each reading and how far the processes are apart, corrected for a
+machine off the quiet one (of which processes leave word in the cache) and as the clock showed it. It ends with 1 when
+readings differ by more than 5%, one under load is given out that differs that much, or the machine is too busy.
 """
 
 import argparse
@@ -94,12 +95,17 @@ def shown(reading: dict[str, object]) -> str:
         return f"{name}: refused after {reading['tries']} tries: {reading['refused']}"
     low, high = 1e3 * reading["low"], 1e3 * reading["high"]
     middle = 1e3 * reading["seconds"]
-    return f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {reading['ratio']:.1%} of dense, try {reading['tries']}"
+    ratio, pace, tries = reading["ratio"], reading["pace"], reading["tries"]
+    return f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {ratio:.1%} of dense, pace {pace:.3f}, try {tries}"
 
 
-def spread(readings: Sequence[dict[str, object]]) -> float | None:
-    """Return by how much the good readings differ, largest over smallest less one; None for fewer than two."""
-    good = [reading["seconds"] for reading in readings if not reading["refused"]]
+def spread(readings: Sequence[dict[str, object]], *, clock: bool = False) -> float | None:
+    """Return by how much the good readings differ, largest over smallest less one; None for fewer than two.
+
+    Args:
+        clock: compare what the clock showed, not what is given out.
+    """
+    good = [each["seconds"] * (each["pace"] if clock else 1) for each in readings if not each["refused"]]
     return max(good) / min(good) - 1 if len(good) > 1 else None
 
 
@@ -111,9 +117,10 @@ def compare(title: str, runs: Sequence[list[dict[str, object]]], others: Sequenc
         same = [each for each in others if (each["network"], each["conditions"]["batch"]) == key]
         apart, given = spread([*row, *same]), sum(not reading["refused"] for reading in row)
         fine = fine and (apart is None or apart <= AGREE)
-        far = (
-            "nothing to compare" if apart is None else f"{apart:.1%} apart" + (" (with the quiet ones)" if same else "")
-        )
+        far = "nothing to compare"
+        if apart is not None:
+            far = f"{apart:.1%} apart, {spread([*row, *same], clock=True):.1%} by the clock"
+            far += " (with the quiet ones)" if same else ""
         print(f"{title}: {key[0]} at batch {key[1]}: {given} of {len(row)} given out, {far}")
     return fine
 

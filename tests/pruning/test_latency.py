@@ -8,6 +8,8 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from pruning.latency import (
+    BLOCK_PAUSE,
+    BLOCKS,
     CONFIDENCE,
     ROUNDS,
     TRIES,
@@ -15,6 +17,7 @@ from pruning.latency import (
     Watch,
     latency_ratio,
     median_interval,
+    quiet_seconds,
     stalled_seconds,
     steady,
 )
@@ -61,8 +64,8 @@ class Machine:
 
         return call
 
-    def timed(self, seconds: float = 0.02, noise: float = 0.0, anchor: float | None = None) -> Timing:
-        return steady(self.net(seconds, noise), self.net(0.04), self.watch, anchor)
+    def timed(self, seconds: float = 0.02, noise: float = 0.0, quiet: float | None = None) -> Timing:
+        return steady(self.net(seconds, noise), self.net(0.04), self.watch, quiet)
 
 
 def test_the_ratio_is_of_single_images_in_evaluation_mode():
@@ -139,10 +142,43 @@ def test_an_even_load_shows_in_the_time_that_threads_wait():
     assert Machine(waits=0.01).timed().problem == ""
 
 
-@pytest.mark.parametrize(("anchor", "refused"), [(0.04, False), (0.041, False), (0.03, True), (0.06, True)])
-def test_a_reference_that_is_off_its_first_reading_is_refused(anchor: float, refused: bool):
-    timing = Machine().timed(anchor=anchor)
-    assert ("off its first reading" in timing.problem) is refused
+@pytest.mark.parametrize("quiet", [0.04, 0.0405, 0.0375, 0.043])
+def test_a_machine_a_little_off_the_quiet_one_is_corrected_for(quiet: float):
+    timing = Machine().timed(quiet=quiet)
+    assert timing.problem == ""
+    assert timing.ratio == pytest.approx(0.5)
+    assert timing.median == pytest.approx(0.5 * quiet)
+    assert timing.low <= timing.median <= timing.high
+    assert timing.pace == pytest.approx(0.04 / quiet)
+
+
+@pytest.mark.parametrize(("quiet", "pace"), [(0.03, "1.33"), (0.06, "0.67")])
+def test_a_machine_far_off_the_quiet_one_is_refused(quiet: float, pace: str):
+    timing = Machine().timed(quiet=quiet)
+    assert f"takes {pace} times as long as on the quiet machine" in timing.problem
+    assert timing.moved
+
+
+def test_what_both_nets_meet_does_not_widen_the_interval():
+    timing = Machine(pace=lambda now: 1 + 0.02 * (int(now * 5) % 2)).timed(seconds=0.04)
+    assert timing.problem == ""
+    assert timing.high - timing.low < 0.01 * timing.median
+
+
+def test_the_quiet_machine_is_found_between_disturbances():
+    machine = Machine(pace=lambda now: 1.3 if 0.6 < now < 2.0 else 1.0)
+    assert quiet_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
+    assert machine.pauses == [BLOCK_PAUSE] * (BLOCKS - 1)
+
+
+def test_a_clock_that_jumped_once_is_not_the_quiet_machine():
+    machine = Machine(pace=lambda now: 0.1 if 0.4 < now < 0.42 else 1.0)
+    assert quiet_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
+
+
+def test_while_others_hold_the_cores_nobody_knows_the_quiet_machine():
+    machine = Machine(waits=0.3)
+    assert quiet_seconds(machine.net(0.04), machine.watch) is None
 
 
 def test_slow_nets_are_timed_in_fewer_rounds():

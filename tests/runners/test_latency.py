@@ -42,7 +42,9 @@ class Takes(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def clock() -> Clock:
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock at zero, on a machine that no process has measured on."""
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
     CLOCK.now = CLOCK.waits = 0.0
     return CLOCK
 
@@ -84,19 +86,45 @@ def test_no_reading_is_both_refused_and_given_or_neither(changes: dict[str, obje
         dataclasses.replace(good, **changes)
 
 
+ONE = LatencyConfig("cpu:1thread", (1,))
+
+
 def test_later_readings_are_held_to_the_speed_of_the_first() -> None:
     dense = Takes(20)
-    timed = meter(LatencyConfig("cpu:1thread", (1,)), dense)
+    timed = meter(ONE, dense)
     assert timed.read("dense", dense)[0].refused == ""
     dense.milliseconds = 30  # the machine is slower now
-    assert "off its first reading" in timed.read("7", Takes(7.5))[0].refused
-    dense.milliseconds = 20
-    assert timed.read("7", Takes(5))[0].refused == ""
+    refused = timed.read("7", Takes(7.5))[0].refused
+    assert "takes 1.50 times as long as on the quiet machine" in refused
+    assert "if it is so for good, remove " in refused
+    Path(refused.rpartition(" ")[2]).unlink()
+    assert meter(ONE, dense).read("7", Takes(7.5))[0].seconds == pytest.approx(0.0075)
 
 
-def test_a_refused_reading_sets_no_speed_for_later_ones(clock: Clock) -> None:
+def test_a_process_that_meets_a_slower_machine_corrects_for_it() -> None:
+    first = meter(ONE, Takes(20)).read("7", Takes(5))[0]
+    later = meter(ONE, Takes(21)).read("7", Takes(5.25))[0]
+    assert (first.seconds, first.pace) == (pytest.approx(0.005), pytest.approx(1.0))
+    assert (later.seconds, later.pace) == (pytest.approx(0.005), pytest.approx(1.05))
+    assert (first.ratio, later.ratio) == (pytest.approx(0.25), pytest.approx(0.25))
+
+
+def test_a_process_that_meets_a_quieter_machine_is_what_later_ones_go_by() -> None:
+    assert meter(ONE, Takes(20)).read("7", Takes(5))[0].seconds == pytest.approx(0.005)
+    for _ in range(2):
+        assert meter(ONE, Takes(16)).read("7", Takes(4))[0].seconds == pytest.approx(0.004)
+    assert "takes 1.25 times" in meter(ONE, Takes(20)).read("7", Takes(5))[0].refused
+
+
+def test_other_conditions_have_a_quiet_machine_of_their_own() -> None:
+    assert meter(ONE, Takes(20)).read("7", Takes(5))[0].pace == pytest.approx(1.0)
+    other = dataclasses.replace(ONE, latency_dtype="bfloat16")
+    assert meter(other, Takes(40)).read("7", Takes(5))[0].pace == pytest.approx(1.0)
+
+
+def test_a_busy_machine_sets_no_speed_for_later_readings(clock: Clock) -> None:
     dense = Takes(30)
-    timed = meter(LatencyConfig("cpu:1thread", (1,)), dense)
+    timed = meter(ONE, dense)
     clock.waits = 0.4
     assert timed.read("dense", dense)[0].refused
     clock.waits, dense.milliseconds = 0.0, 20
