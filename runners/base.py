@@ -158,26 +158,34 @@ class RunnerConfig:
     ray_address: str = ""
 
 
+AUTO_DEVICE, NO_DEVICE = "auto", "none"
+
+
 @dataclass(frozen=True)
 class LatencyConfig:
-    """Whether and how networks are timed, beside the dense one: those of the front, at the end of a search.
+    """How networks are timed, beside the dense one: those of the front, at the end of a search.
 
     Under a latency budget, or with latency as an axis, during it, at the first batch size.
 
     Attributes:
-        latency_device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; empty measures nothing, or where latency
-            counts on the device of the training ("cpu:1thread" for a processor).
+        latency_device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is that of the training ("cpu:1thread"
+            for a processor), "none" measures nothing.
         latency_batch: images of one inference, as in 1,8; a latency budget is for the first.
         latency_dtype: "float32", "bfloat16" or "float16", of weights and images.
         latency_channels_last: whether weights and images are kept in that memory format.
         latency_engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
     """
 
-    latency_device: str = ""
-    latency_batch: tuple[int, ...] = (1, 8)
+    latency_device: str = "auto"
+    latency_batch: tuple[int, ...] = (1,)
     latency_dtype: str = "float32"
     latency_channels_last: bool = False
     latency_engine: str = "eager"
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is timed; runs of before said so by an empty text."""
+        return self.latency_device not in ("", NO_DEVICE)
 
 
 # A running trial: yields a report per epoch, is sent False to end there, returns its result.

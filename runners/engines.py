@@ -82,7 +82,7 @@ def check(config: LatencyConfig) -> None:
     Raises:
         LatencyError: an unknown device, or an engine or number format that does not work here.
     """
-    if not config.latency_device:
+    if not config.measures:
         return
     device, engine = parse_device(config.latency_device), config.latency_engine
     if engine == "onnxruntime":

@@ -21,6 +21,7 @@ from search import figures, page, report
 from search.comparison import confirmation_to_dict
 from search.confirmation import Confirmer
 from search.export import export_member
+from search.latency import GIVE_UP
 from search.latency import figures as latency_figures
 from search.live import Display
 from search.result import UNIFORM_ARM, DenseResult, SearchResult, best_at_text
@@ -110,7 +111,7 @@ class Finish:
     def _timed(self, result: SearchResult) -> SearchResult:
         """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
         config, tools = self._setup.config.latency, self._setup.latency
-        if not config.latency_device:
+        if not config.measures:
             return result
         if tools is not None:  # whoever is on the front was measured beside the dense net of the start
             timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.reported}
@@ -124,10 +125,15 @@ class Finish:
         self._display.phase(f"timing the dense net on {config.latency_device}")
         meter = LatencyMeter(config, self._dense, self._setup.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
+        refused = 0  # in a row
         for number, member in enumerate(result.reported, start=1):
+            if refused == GIVE_UP:
+                break
             self._display.phase(f"timing network {number}/{len(result.reported)} on {config.latency_device}")
             net = checkpoint.load(self._setup.folder / member.path)
-            readings[member.label] = to_plain(meter.read(member.label, net))
+            read = meter.read(member.label, net)
+            readings[member.label] = to_plain(read)
+            refused = refused + 1 if all(each.refused for each in read) else 0
         return dataclasses.replace(result, latency=readings)
 
     def _written(self, result: SearchResult) -> SearchResult:

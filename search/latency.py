@@ -20,6 +20,7 @@ from search.wording import plural
 from spaces.budget import Budget
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
+GIVE_UP = 3  # readings in a row, all refused, after which the machine is taken to stay busy
 STILL = 0.02  # off the quiet machine; below, a correction is not worth a line
 REFUSED = "refused"
 
@@ -35,7 +36,7 @@ def planned(config: RunConfig, budgets: Sequence[Budget], dense_seconds: float |
     uses = ["the budget"] if any(budget.quantity == "latency" for budget in budgets) else []
     uses += ["the axis of the front"] if config.objective.endswith(LATENCY) else []
     if not uses:
-        return {"latency": f"of the front, measured at the end on {where}"} if latency.latency_device else {}
+        return {"latency": f"of the front, measured at the end on {where}"} if latency.measures else {}
     when = (
         f"measured on {where}, at batch {latency.latency_batch[0]} for {' and '.join(uses)}; before any training the "
         "dense and the smallest network, and layers for a model that proposes (a minute at most, once); networks while "
@@ -127,7 +128,7 @@ def latency_lines(result: SearchResult) -> list[str]:
     measure it themselves, since such layers need not become faster as they get narrower.
     """
     lines = [f"dense net: {_refusal(each)}" for each in readings(result, REFERENCE) if each.refused]
-    lines += _corrected(result)
+    lines += [*_corrected(result), *_given_up(result)]
     for member in reversed(result.reported):
         name = f"{member.trial.method} trial {member.label}"
         measured = readings(result, member.label)
@@ -145,6 +146,14 @@ def _corrected(result: SearchResult) -> Iterator[str]:
             "latencies are those of the quiet machine: beside the networks the dense net took "
             f"{min(paces):.2f} to {max(paces):.2f} times as long, for which they are corrected"
         )
+
+
+def _given_up(result: SearchResult) -> Iterator[str]:
+    """Say how many networks of the front were not measured, since the machine was too busy for those before them."""
+    measured = [readings(result, member.label) for member in result.reported]
+    unmeasured = measured.count(())
+    if unmeasured and sum(bool(read) and all(each.refused for each in read) for read in measured) >= GIVE_UP:
+        yield f"{plural(unmeasured, 'network')} of the front not measured: {GIVE_UP} before in a row were refused"
 
 
 def _left_out(result: SearchResult) -> Iterator[str]:

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from configs.schema import RunConfig
+from runners.base import AUTO_DEVICE, NO_DEVICE
+from runners.engines import LatencyError
 from runners.latency_model import LatencyModel
 from runners.trial import TrialResult
 from search.pareto import LATENCY, counted
@@ -125,8 +127,17 @@ def latency_counts(config: RunConfig, budgets: Sequence[Budget]) -> bool:
 
 
 def with_latency_device(config: RunConfig, budgets: Sequence[Budget], device: torch.device) -> RunConfig:
-    """Return the config with a device to measure on, where latency counts and none is named: that of the training."""
-    if config.latency.latency_device or not latency_counts(config, budgets):
+    """Return the config with the device to measure on in place of "auto": that of the training.
+
+    Raises:
+        LatencyError: latency counts, and nothing is to be measured.
+    """
+    if latency_counts(config, budgets) and not config.latency.measures:
+        raise LatencyError(
+            f"--latency-device {NO_DEVICE} measures nothing, and a latency budget or --objective accuracy,latency "
+            "needs what networks measure; leave it out, or name a device such as cpu:1thread"
+        )
+    if config.latency.latency_device != AUTO_DEVICE:
         return config
     found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
     return dataclasses.replace(config, latency=dataclasses.replace(config.latency, latency_device=found))

@@ -69,7 +69,7 @@ class Options:
     def flags(self, seed: int) -> list[str]:
         texts = ["--model", "resnet20", "--data", "cluttered_digits", "--method", self.method, "--seed", str(seed)]
         texts += ["--targets", ",".join(f"{each:g}" for each in self.targets) + "%", "--epochs", str(self.epochs)]
-        return [*texts, "--lr", f"{self.learning_rate:g}", "--batch-size", "64", *DENSE]
+        return [*texts, "--lr", f"{self.learning_rate:g}", "--batch-size", "64", "--latency-device", "none", *DENSE]
 
 
 @dataclass(frozen=True)

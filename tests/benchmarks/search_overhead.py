@@ -24,7 +24,7 @@ from unittest.mock import patch
 import search
 from configs.schema import RunConfig
 from runners import evaluate, ray_tune
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.trial import EpochReport, Trial, TrialResult
 from search.archive import TrialFiles
 from search.record import Record
@@ -183,6 +183,7 @@ def main() -> None:
         data=DataConfig(data=chosen.data),
         train=TrainConfig(epochs=chosen.epochs, dense_epochs=2, batch_size=64, device="cpu"),
         runner=RunnerConfig(runner="ray"),
+        latency=LatencyConfig("none"),
     )
     controller: Clock = defaultdict(float)
     beside: Clock = defaultdict(float)

@@ -158,6 +158,8 @@ def test_where_no_width_may_vary_a_budget_is_refused_and_the_dense_widths_are_tr
     [
         ("--budget 8ms --budget 9ms", "budgets 8ms and 9ms both limit latency; keep the one that must hold"),
         ("--budget 8ms --latency-device tpu:0", "latency device 'tpu:0' is not on this machine; there is: cpu:1thread"),
+        ("--budget 8ms --latency-device none", "--latency-device none measures nothing, and a latency budget or"),
+        ("--objective accuracy,latency --budget 50% --latency-device none", "or name a device such as cpu:1thread"),
         ("--budget 2ms", "is under what the smallest network of this space measures on cpu:1thread at batch 1: 3 ms"),
         ("--budget 2ms --budget 50%", "smallest network of this space measures on cpu:1thread at batch 1: 3 ms"),
         ("--budget 8parsecs", "has no known unit; write 0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms or 50%"),

@@ -40,7 +40,8 @@ def test_many_cores_are_not_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_checked_where_nothing_is_asked_for() -> None:
-    check(LatencyConfig(latency_engine="onnxruntime"))
+    for text in ("none", ""):
+        check(LatencyConfig(text, latency_engine="onnxruntime"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -193,6 +193,7 @@ def tiny_config(out: Path) -> RunConfig:
         runner=RunnerConfig(runner="local"),
         method="l2,random",
         trials=5,
+        latency=LatencyConfig("none"),
         out=str(out),
         confirm=2,
     )

@@ -20,7 +20,8 @@ from runners.data import load_data
 from runners.engines import LatencyError
 from runners.latency import LatencyMeter, Reading
 from runners.train import accuracy
-from search import SearchResult, load, run
+from search import SearchResult, finish, load, run
+from search import latency as latency_report
 from search.disk import forecast_disk
 from search.live import SilentDisplay
 from search.resume import DENSE
@@ -35,6 +36,9 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
+TWO_SIZES = LatencyConfig(latency_batch=(1, 8))
+
+
 def tiny_config(out: Path, **changes: object) -> RunConfig:
     return RunConfig(
         **{
@@ -46,6 +50,7 @@ def tiny_config(out: Path, **changes: object) -> RunConfig:
             "method": "l2,random",
             "trials": 5,
             "out": str(out),
+            "latency": LatencyConfig("none"),
             **changes,
         }  # type: ignore[arg-type]
     )
@@ -208,7 +213,7 @@ def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("made_up_device")
 def test_a_latency_budget_alone_holds_for_every_network_of_the_front(tmp_path: Path) -> None:
-    result = run(tiny_config(tmp_path / "run", budget=("0.9ms",), objective="accuracy,latency"))
+    result = run(tiny_config(tmp_path / "run", budget=("0.9ms",), objective="accuracy,latency", latency=TWO_SIZES))
     assert len(result.front) >= 1
     seconds = [float(member.timed["seconds"]) for member in result.front if member.timed]
     assert len(seconds) == len(result.front)
@@ -234,7 +239,7 @@ def _resumed(folder: Path) -> dict[str, object]:
 @pytest.mark.usefixtures("made_up_device")
 def test_a_latency_budget_under_the_smallest_network_ends_the_search_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match=r"under what the smallest network .* measures on cpu:1thread at batch 1: "):
-        run(tiny_config(tmp_path / "out", budget=("0.05ms", "50%")))
+        run(tiny_config(tmp_path / "out", budget=("0.05ms", "50%"), latency=TWO_SIZES))
     assert not (tmp_path / "out").exists()
 
 
@@ -307,7 +312,8 @@ def test_a_limit_shorter_than_the_dense_training_says_so_and_leaves_nothing(
 
 def _command(folder: Path, *flags: str) -> list[str]:
     base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
-    return [sys.executable, "-m", "search", *base.split(), "--out", str(folder), *flags]
+    command = [sys.executable, "-m", "search", *base.split(), "--latency-device", "none", "--out", str(folder)]
+    return [*command, *flags]
 
 
 def _environment(cache: Path) -> dict[str, str]:
@@ -360,3 +366,21 @@ def test_what_was_compared_before_training_is_in_the_result_and_in_the_report(tm
         assert each.curve[0].accuracy == each.note["screened_accuracy"]
     assert f"Screening: {len(chosen)} of 5 trials were the best of" in (folder / "report.html").read_text()
     assert SearchResult.from_json((folder / "result.json").read_text()).screening_audit == result.screening_audit
+
+
+def test_a_machine_that_stays_busy_is_asked_a_few_times_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def busy(self: LatencyMeter, network: str, net: torch.nn.Module, batch: int) -> Reading:
+        asked.append(network)
+        return Reading(network, self.conditions(batch), "the machine was busy", tries=4)
+
+    monkeypatch.setattr(LatencyMeter, "read_at", busy)
+    monkeypatch.setattr(finish, "GIVE_UP", 1)
+    monkeypatch.setattr(latency_report, "GIVE_UP", 1)
+    result = run(tiny_config(tmp_path / "run", latency=LatencyConfig()))
+    assert len(result.front) > 1
+    assert len(asked) == 2
+    assert asked[0] == "dense"
+    unmeasured = f"{len(result.front) - 1} network"
+    assert any(line.startswith(unmeasured) and "not measured" in line for line in latency_report.latency_lines(result))

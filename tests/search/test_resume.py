@@ -15,7 +15,7 @@ import pytest
 
 from configs.loading import RUN_FILE, load
 from configs.schema import RunConfig
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from search import SearchResult, resume, run
 from search import load as load_net
 from search.live import SilentDisplay
@@ -69,7 +69,19 @@ def until(process: subprocess.Popen[str], words: str) -> list[str]:
 def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Path) -> None:
     folder, chance = tmp_path / "run", random.Random(0)
     base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
-    flags = [*base.split(), "--method", "l2,random", "--runner", "local", "--trials", "400", "--out", str(folder)]
+    flags = [
+        *base.split(),
+        "--method",
+        "l2,random",
+        "--runner",
+        "local",
+        "--trials",
+        "400",
+        "--latency-device",
+        "none",
+        "--out",
+        str(folder),
+    ]
     shown: dict[str, str] = {}
     for words in ("training the dense network", "searching with", "searching with"):
         command = [sys.executable, "-m", "search", *flags]
@@ -100,6 +112,7 @@ def tiny_config(out: Path, **changes: Any) -> RunConfig:
         runner=RunnerConfig(runner="local"),
         method="l2,random",
         trials=5,
+        latency=LatencyConfig("none"),
         out=str(out),
     )
     return dataclasses.replace(config, **changes)

@@ -11,7 +11,7 @@ from chain_space import chain
 
 from configs.loading import RUN_FILE, load
 from configs.schema import RunConfig
-from runners.base import DataConfig, Evaluation, RunnerConfig, TrainConfig
+from runners.base import DataConfig, Evaluation, LatencyConfig, RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -235,6 +235,7 @@ def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path
         method="l2,random",
         trials=8,
         rungs="1",
+        latency=LatencyConfig("none"),
         out=str(folder),
     )
     display = Watching(stop_after=7)

@@ -132,7 +132,7 @@ def test_new_targets_are_answered_from_the_old_trials_with_arms_of_their_own(tmp
 def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     flags = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "
-    flags += f"--method l2,random --trials 8 --confirm 2 --targets 30,60,90% --out {folder}"
+    flags += f"--latency-device none --method l2,random --trials 8 --confirm 2 --targets 30,60,90% --out {folder}"
     assert main(flags.split()) == 0
     out = capsys.readouterr().out
     result = SearchResult.from_json((folder / "result.json").read_text())
