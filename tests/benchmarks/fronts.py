@@ -5,8 +5,9 @@ ResNet-20 on cluttered_digits, the best networks at 50%, 20% and 8% of its FLOPs
 three epochs on, rungs, and once with each of the others, which train every candidate to the end. All searches take
 channels by the same method. The default goes first, and the others get as many trials as its training, in epochs over
 the training images, pays for, rounded up; what it compares before any training is in the minutes only. The same
-training is also spent on uniform widths alone, in one long fine-tuning per target. Beside them stand uniform widths
-with as much training as a single candidate gets.
+training is also spent on uniform widths alone, in one long fine-tuning per target. Beside them stand, for the same
+training of the final network, uniform widths with as much as a single candidate gets, and the widths that the default
+found, trained again from the dense net for as long as the uniform ones.
 
 Every seed has a split, a dense net and searches of its own; training the dense net is not counted. The best network at
 a target is chosen on validation and read on test once. Hypervolume is the mean, over all budgets up to that of the
@@ -43,7 +44,8 @@ from search.pareto import ParetoFront, inside, point
 from search.result import SearchResult
 from search.setup import Setup, prepare
 from spaces.budget import Budget
-from spaces.space import uniform_point
+from spaces.space import SearchSpace, uniform_point
+from spaces.widths import Widths
 
 DEFAULT = "default"
 SEARCHES: dict[str, tuple[str, ...]] = {
@@ -150,7 +152,7 @@ class Queue:
 
     def tell(self, result: TrialResult) -> None:
         if result.checkpoint is None:
-            raise SystemExit(f"uniform widths failed: {result.error}")
+            raise SystemExit(f"given widths failed: {result.error}")
         net = checkpoint.from_bytes(result.checkpoint, self.dense)
         test = accuracy(net, self.setup.data.test, device=self.setup.device)
         self.told.append(dataclasses.replace(result.with_checkpoints({}), passed=(), test_accuracy=test))
@@ -158,7 +160,26 @@ class Queue:
 
 def uniform(method: str, epochs: int, seed: int, options: Options) -> Outcome:
     """Train uniform widths at every target, or read what was trained."""
-    file = options.folder / f"seed{seed}-uniform-{method}-{epochs}.json"
+    space = workbench(seed, options)[1].space
+    widths = [space.fit(uniform_point(space), (budget_of(target, space),)) for target in options.targets]
+    return trained("uniform", method, widths, epochs, seed, options)
+
+
+def searched(result: SearchResult, epochs: int, seed: int, options: Options) -> Outcome:
+    """Train the widths that a search found best at every target from the dense net again, or read what was trained."""
+    space, front = workbench(seed, options)[1].space, ParetoFront(tuple(inside(result.results, result.budgets)))
+    best = [front.best((budget_of(target, space),)) for target in options.targets]
+    widths = [each.widths for each in best if each is not None and each.widths is not None]
+    return trained("searched", options.method, widths, epochs, seed, options)
+
+
+def budget_of(target: float, space: SearchSpace) -> Budget:
+    return Budget.parse(f"{target}%").resolve(space.dense_cost)
+
+
+def trained(name: str, method: str, widths: Sequence[Widths], epochs: int, seed: int, options: Options) -> Outcome:
+    """Train a network of given widths for every target, or read what was trained."""
+    file = options.folder / f"seed{seed}-{name}-{method}-{epochs}.json"
     if file.is_file():
         return read_outcome(file)
     setup, bench = workbench(seed, options)
@@ -167,10 +188,9 @@ def uniform(method: str, epochs: int, seed: int, options: Options) -> Outcome:
     statistics_of = {method: METHODS[method]().prepare(bench.net, bench.space, context)}
     bench = dataclasses.replace(bench, train=train, statistics=statistics_of)
     trials = []
-    for number, target in enumerate(options.targets):
-        budgets = (Budget.parse(f"{target}%").resolve(bench.space.dense_cost),)
-        goal = Goal(bench.space.fit(uniform_point(bench.space), budgets), budgets)
-        trials.append(Trial(number, method, goal, seed=derive_seed(seed, f"uniform {method} {target} {epochs}")))
+    for number, (target, each) in enumerate(zip(options.targets, widths, strict=True)):
+        goal = Goal(each, (budget_of(target, bench.space),))
+        trials.append(Trial(number, method, goal, seed=derive_seed(seed, f"{name} {method} {target} {epochs}")))
     queue = Queue(trials, setup, bench.net)
     began = time.perf_counter()
     RayRunner(RunnerConfig()).run(queue, bench)
@@ -211,6 +231,8 @@ def rows_of(seed: int, options: Options) -> dict[str, Outcome]:
             print(f"seed {seed}: {name}: {rows[name]}", flush=True)
     long = math.ceil(spent / len(options.targets))
     rows[f"uniform {options.method}, one long training"] = uniform(options.method, long, seed, options)
+    again = searched(ours, long, seed, options)
+    rows["our default's widths, trained as long"] = dataclasses.replace(again, epochs=spent + again.epochs)
     for method in dict.fromkeys((options.method, "l2")):
         rows[f"uniform {method}, as long as a candidate"] = uniform(method, options.epochs, seed, options)
     return rows
