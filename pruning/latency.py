@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -28,10 +27,10 @@ EDGE = 7  # samples of the reference before, and as many after
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
 WARM_SECONDS = 0.3
 ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
-TRIES = 4
+TRIES = 5
 WIDEST = 0.05  # of an interval over its median
-DRIFT = 0.05  # of the reference within a timing, over its least median
-MOVED = 0.10  # of the reference from what it takes on the quiet machine, either way; up to there ratios hold
+DRIFT = 0.10  # of the reference within a timing, over its least median; up to there ratios of neighbours hold
+MOVED = 0.10  # of the reference from what it takes on the quiet machine, either way; likewise
 BLOCKS, BLOCK_SAMPLES = 6, 9  # in which the quiet machine is looked for
 BLOCK_PAUSE = 0.5  # seconds between them, so that neighbours may come and go
 STALLED = 0.05  # share of the time in which a thread that could have run had to wait
@@ -53,6 +52,19 @@ class Watch:
     clock: Callable[[], float] = time.perf_counter
     stalled: Callable[[], float] = lambda: 0.0
     pause: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """The quiet machine.
+
+    Attributes:
+        seconds: that the reference takes on it.
+        otherwise: what to do when the machine will never be as fast again.
+    """
+
+    seconds: float
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,6 @@ class Timing:
         """How many times as long as on the quiet machine everything took meanwhile."""
         return self.reference / self.quiet
 
-    @property
-    def moved(self) -> bool:
-        """Whether the machine is too far from quiet to correct for it."""
-        return max(self.pace, 1 / self.pace) - 1 > MOVED
-
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """Return the narrowest symmetric pair of order statistics that holds the median with 95% confidence.
@@ -109,13 +116,13 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     return ordered[k - 1], ordered[-k]
 
 
-def steady(net: Call, reference: Call, watch: Watch, quiet: float | None = None) -> Timing:
+def steady(net: Call, reference: Call, watch: Watch, quiet: Quiet | None = None) -> Timing:
     """Time a net until nothing speaks against the figures, a few times at most; then the problem stays in them.
 
     Args:
         net: one call; for an accelerator it waits for the result.
         reference: the same of the reference.
-        quiet: seconds of the reference on the quiet machine; None takes the machine as it is.
+        quiet: None takes the machine as it is.
     """
     for tries in range(1, TRIES + 1):
         timing = _attempt(net, reference, watch, quiet)
@@ -200,21 +207,7 @@ def inference(net: Callable[[torch.Tensor], object], images: torch.Tensor) -> Ca
     return call
 
 
-def stalled_seconds() -> float:
-    """Return how long threads of this process have waited for a core so far, summed; 0 where the system keeps quiet.
-
-    Linux counts it: the second number of /proc/self/task/*/schedstat, in nanoseconds.
-    """
-    total = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        try:
-            total += int(path.read_text().split()[1])
-        except (OSError, IndexError, ValueError):  # a thread that has just ended, or a kernel without this count
-            continue
-    return total / 1e9
-
-
-def _attempt(net: Call, reference: Call, watch: Watch, quiet: float | None) -> Timing:
+def _attempt(net: Call, reference: Call, watch: Watch, quiet: Quiet | None) -> Timing:
     net_calls, net_seconds = _warm(net, watch)
     reference_calls, reference_seconds = _warm(reference, watch)
     rounds = int(ATTEMPT_SECONDS / max(net_seconds + reference_seconds, 1e-9))
@@ -231,23 +224,24 @@ def _attempt(net: Call, reference: Call, watch: Watch, quiet: float | None) -> T
     calls = reference_calls / net_calls
     ratios = [calls * one / max(other, 1e-12) for one, other in zip(taken, beside, strict=True)]
     together = statistics.median(beside) / reference_calls
-    unit = together if quiet is None else quiet
+    quiet = quiet or Quiet(together)
     low, high = median_interval(ratios)
+    unit = quiet.seconds
     timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, together, unit)
-    return dataclasses.replace(timing, problem=_problem(timing, parts, share))
+    return dataclasses.replace(timing, problem=_problem(timing, parts, share, quiet.otherwise))
 
 
-def _problem(timing: Timing, parts: Sequence[float], stalled: float) -> str:
+def _problem(timing: Timing, parts: Sequence[float], stalled: float, otherwise: str) -> str:
     """Say what speaks against a timing: the cause where it is known, else what was seen."""
     if stalled > STALLED:
         return f"other processes held the cores: threads waited for one in {min(stalled, 1):.0%} of the time"
     drift = max(parts) / min(parts) - 1
     if drift > DRIFT:
         return f"the reference net drifted by {drift:.0%} meanwhile (at most {DRIFT:.0%} is taken)"
-    if timing.moved:
+    if max(timing.pace, 1 / timing.pace) - 1 > MOVED:
         return (
             f"the reference net takes {timing.pace:.2f} times as long as on the quiet machine "
-            f"(up to {MOVED:.0%} off is corrected)"
+            f"(up to {MOVED:.0%} off is corrected{otherwise})"
         )
     width = (timing.high - timing.low) / timing.median
     if width > WIDEST:

@@ -20,13 +20,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from pruning.latency import Call, Timing, Watch, inference, quiet_seconds, stalled_seconds, steady
+from pruning.latency import Call, Quiet, Timing, Watch, inference, quiet_seconds, steady
 from runners.base import LatencyConfig
 from runners.cache import cache_root, digest_of
 from runners.engines import Device, first_line, parse_device, prepared, versions
 from runners.fast import using_threads
 from runners.held_memory import keep_freed_memory
 from runners.quiet_machine import quietest
+from runners.stalls import stalled_seconds
 
 REFERENCE = "dense"  # the name of the reference among the readings
 LOCK_SECONDS = 600.0  # that a measurement waits for another process's
@@ -108,7 +109,7 @@ class LatencyMeter:
         self.device = parse_device(config.latency_device)
         keep_freed_memory()
         self.watch = watch or Watch(stalled=stalled_seconds)
-        self._quiet: dict[int, float] = {}  # batch -> seconds of the dense net on the quiet machine
+        self._quiet: dict[int, Quiet] = {}  # by batch size
 
     def watched_by(self, watch: Watch) -> "LatencyMeter":
         """Return a meter of the same net and device that tells the time otherwise."""
@@ -137,7 +138,7 @@ class LatencyMeter:
                     torch.compiler.reset()  # else the nets of a front, all of one class, are too many recompilations
                 reference = self._call(self.dense, images)
                 call = reference if net is self.dense else self._call(net, images)
-                timing = steady(call, reference, self.watch, self._quiet_seconds(reference, conditions))
+                timing = steady(call, reference, self.watch, self._quiet_machine(reference, conditions))
         except Timeout:
             reason = f"another process has measured on {self.device.text} for over {LOCK_SECONDS:.0f} s"
             return Reading(network, conditions, reason)
@@ -150,8 +151,7 @@ class LatencyMeter:
 
     def _judged(self, network: str, conditions: Conditions, timing: Timing) -> Reading:
         if timing.problem:
-            advice = f"; if it is so for good, remove {self._notes(conditions)}" if timing.moved else ""
-            return Reading(network, conditions, timing.problem + advice, tries=timing.tries)
+            return Reading(network, conditions, timing.problem, tries=timing.tries)
         return Reading(
             network,
             conditions,
@@ -163,16 +163,18 @@ class LatencyMeter:
             pace=timing.pace,
         )
 
-    def _quiet_seconds(self, reference: Call, conditions: Conditions) -> float | None:
+    def _quiet_machine(self, reference: Call, conditions: Conditions) -> Quiet | None:
         """Return what the dense net takes on the quiet machine, the same for as long as this process lives.
 
         It is None while others hold the cores and no process has found it before.
         """
         if (known := self._quiet.get(conditions.batch)) is not None:
             return known
-        found = quiet_seconds(reference, self.watch)
-        quiet = quietest(self._notes(conditions), found)
-        if found is not None and quiet is not None:
+        found, notes = quiet_seconds(reference, self.watch), self._notes(conditions)
+        if (seconds := quietest(notes, found)) is None:
+            return None
+        quiet = Quiet(seconds, f"; is it slower for good, remove {notes}")
+        if found is not None:
             self._quiet[conditions.batch] = quiet
         return quiet
 
