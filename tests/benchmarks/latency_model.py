@@ -46,12 +46,12 @@ def judged(name: str, device: str) -> bool:
         return False
     model, building = build_model(meter, space, dense.seconds)
     generator = np.random.default_rng(1)
-    errors, by_flops, refused = [], [], 0
+    errors, by_flops, refused = [], [], list[str]()
     for number in range(HELD_OUT):
         widths = random_widths(space, generator)
         (reading,) = meter.read(str(number), at_widths(net, space, widths))
         if reading.seconds is None:
-            refused += 1
+            refused.append(reading.refused)
             continue
         share = space.cost(widths).flops / space.dense_cost.flops
         errors.append(abs(model.predict(widths) / reading.seconds - 1))
@@ -65,7 +65,8 @@ def judged(name: str, device: str) -> bool:
         f"timings ({building.repeated} repeated, drift {building.drift:.1%}); a prediction takes {1e6 * each:.0f} us"
     )
     if len(errors) < FEWEST:
-        print(f"{name}: {refused} of {HELD_OUT} nets were refused; run it again on a quiet machine")
+        reasons = "\n  ".join(sorted(refused))
+        print(f"{name}: {len(refused)} of {HELD_OUT} nets were refused; run it again on a quiet machine:\n  {reasons}")
         return False
     median, upper = statistics.median(errors), float(np.quantile(errors, 0.9))
     print(

@@ -143,7 +143,7 @@ def test_an_even_load_shows_in_the_time_that_threads_wait():
     assert Machine(waits=0.01).timed().problem == ""
 
 
-@pytest.mark.parametrize("quiet", [0.04, 0.0405, 0.0375, 0.043])
+@pytest.mark.parametrize("quiet", [0.04, 0.0405, 0.033, 0.048])
 def test_a_machine_a_little_off_the_quiet_one_is_corrected_for(quiet: float):
     timing = Machine().timed(quiet=quiet)
     assert timing.problem == ""
@@ -157,7 +157,7 @@ def test_a_machine_a_little_off_the_quiet_one_is_corrected_for(quiet: float):
 def test_a_machine_far_off_the_quiet_one_is_refused(quiet: float, pace: str):
     timing = Machine().timed(quiet=quiet)
     assert f"takes {pace} times as long as on the quiet machine" in timing.problem
-    assert timing.problem.endswith("(up to 10% off is corrected; or move)")
+    assert timing.problem.endswith("(up to 25% off is corrected; or move)")
 
 
 def test_what_both_nets_meet_does_not_widen_the_interval():

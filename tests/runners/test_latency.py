@@ -113,8 +113,8 @@ def test_a_process_that_meets_a_slower_machine_corrects_for_it() -> None:
 def test_a_process_that_meets_a_quieter_machine_is_what_later_ones_go_by() -> None:
     assert meter(ONE, Takes(20)).read("7", Takes(5))[0].seconds == pytest.approx(0.005)
     for _ in range(2):
-        assert meter(ONE, Takes(16)).read("7", Takes(4))[0].seconds == pytest.approx(0.004)
-    assert "takes 1.25 times" in meter(ONE, Takes(20)).read("7", Takes(5))[0].refused
+        assert meter(ONE, Takes(14)).read("7", Takes(3.5))[0].seconds == pytest.approx(0.0035)
+    assert "takes 1.43 times" in meter(ONE, Takes(20)).read("7", Takes(5))[0].refused
 
 
 def test_other_conditions_have_a_quiet_machine_of_their_own() -> None:
