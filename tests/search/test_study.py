@@ -246,7 +246,7 @@ def test_a_budget_under_the_smallest_network_is_refused_at_once() -> None:
 @pytest.mark.parametrize(("allocation", "given"), [("search", {True}), ("method", {False}), ("any", {True, False})])
 def test_who_chooses_the_widths_can_be_fixed(sampler: str, allocation: str, given: set[bool]) -> None:
     space = chain()
-    settings = StudySettings(("tuned",), trials=16, sampler=sampler, allocation=allocation)
+    settings = StudySettings(("tuned",), trials=12, sampler=sampler, allocation=allocation)
     trials = [trial for trial in drain(Study(settings, space, (FLOPS,)), space) if not trial.arm]
     assert {trial.goal.widths is not None for trial in trials} == given
 
