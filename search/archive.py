@@ -76,7 +76,8 @@ class TrialFiles:
     def drop_unnamed(self, results: Iterable[TrialResult]) -> None:
         """Remove files that no network of these trials names: superseded, or in the making when a search was killed."""
         named = {self.folder / network.path for result in results for network in result.points if network.path}
-        for file in (self.folder / TRIALS).glob("*.safetensors"):
+        folder = self.folder / TRIALS
+        for file in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*")):  # the latter half written
             if file not in named:
                 file.unlink()
 

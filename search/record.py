@@ -37,9 +37,7 @@ class Record:
     def __init__(self, settings: StudySettings, identity: Mapping[str, Any]) -> None:
         self._where = f"storage {settings.storage!r}"
         try:
-            self._study = optuna.create_study(
-                study_name=settings.name, storage=settings.storage, directions=DIRECTIONS, load_if_exists=True
-            )
+            self._study = _opened(settings.storage, settings.name)
             stored = self._study.user_attrs.get("identity")
             if stored is None:
                 self._study.set_user_attr("identity", dict(identity))
@@ -105,6 +103,18 @@ class Record:
                 for each in differing
             )
             raise StudyError(f"{self._where} holds a search of {named}; give a fresh one, or those")
+
+
+def _opened(url: str, name: str) -> optuna.Study:
+    """Return the study of this name, made where there is none.
+
+    Looked for before it is made: a process that was killed while it made the tables may have left that of the studies
+    without the index which keeps names unique, and by which `create_study` would know that it has it.
+    """
+    storage = optuna.storages.get_storage(url)
+    if name in optuna.get_all_study_names(storage):
+        return optuna.load_study(study_name=name, storage=storage)
+    return optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True)
 
 
 def continued(trial: FrozenTrial, values: Sequence[float], attributes: Mapping[str, Any]) -> FrozenTrial:

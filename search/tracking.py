@@ -164,6 +164,18 @@ class MlflowTracker:
                     )
 
 
+def _client(uri: str) -> "MlflowClient":
+    """Open a store, which MLflow makes where there is none."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    # Its lines about migrations would tear the progress bar.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
 class _Records:
     """The runs of one search in an open store; used by the writer thread alone."""
 
@@ -182,14 +194,7 @@ class _Records:
     @classmethod
     def open(cls, uri: str, folder: Path, local: bool, resumes: bool, config: Any) -> "_Records":
         """Open the store and begin the parent run; `local` says that it lies in the run folder."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow.tracking import MlflowClient
-
-        # Its lines about migrations would tear the progress bar.
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        client = MlflowClient(tracking_uri=uri)
+        client = _client(uri)
         known = client.get_experiment_by_name(EXPERIMENT)
         place = (folder / "mlartifacts").as_uri() if local else None
         found = known.experiment_id if known else client.create_experiment(EXPERIMENT, artifact_location=place)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 # Two threads in each of two processes on two cores are many times slower than one in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Pages are as wide as these say, which a shell, or readline in a process that starts this one, may have set.
+for size in ("COLUMNS", "LINES"):
+    os.environ.pop(size, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,12 +1,17 @@
-"""A made-up search on a small chain of layers, for whatever shows results."""
+"""A made-up search on a small chain of layers, for whatever shows results, and what real searches need not repeat."""
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from configs.schema import RunConfig
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search import tracking
 from search.result import DenseResult, SearchResult
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -14,7 +19,34 @@ from spaces.groups import ChannelGroup
 from spaces.space import FixedLayer, SearchSpace
 from spaces.widths import Widths
 
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
 NAMES, FULL = ("conv1", "layer1.conv1", "layer2.conv1"), (16, 32, 64)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give every search a copy of one empty store: MLflow takes a second of work and many of disk to make another."""
+    made, opened = tmp_path_factory.mktemp("mlflow") / "mlflow.db", tracking._client
+
+    def client(uri: str) -> "MlflowClient":
+        store = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and store.parent.is_dir() and not store.exists():
+            if not made.exists():
+                opened(f"sqlite:///{made}").search_experiments(max_results=1)
+            shutil.copyfile(made, store)
+        return opened(uri)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_client", client)
+        yield
+
+
+@pytest.fixture
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no programs of exported nets, for searches that are looked at for something else."""
+    monkeypatch.setattr("search.export._write_program", lambda net, input_shape, folder: (None, 0.0))
 
 
 @pytest.fixture

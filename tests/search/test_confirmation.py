@@ -210,6 +210,7 @@ class _Stops(SilentDisplay):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("without_programs")
 def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
     result = run(tiny_config(tmp_path / "run"))
     assert not result.interrupted
@@ -225,6 +226,7 @@ def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
     assert len(result.results) == 5
 
 
+@pytest.mark.usefixtures("without_programs")
 def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
     config = dataclasses.replace(tiny_config(tmp_path / "run"), latency=LatencyConfig("cpu:1thread"))
     result = run(config, _Stops("training the front again, 1/"))

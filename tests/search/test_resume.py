@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,14 @@ class Stops(SilentDisplay):
     def trial_done(self, result: object, front: object, done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_programs() -> Iterator[None]:
+    """Write no programs of exported nets: tests of the export look at those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.export._write_program", lambda net, input_shape, folder: (None, 0.0))
+        yield
 
 
 @pytest.fixture(scope="module")

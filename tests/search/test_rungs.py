@@ -222,6 +222,7 @@ class Watching(SilentDisplay):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("without_programs")
 def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 

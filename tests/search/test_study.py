@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import math
@@ -245,7 +246,7 @@ def test_a_budget_under_the_smallest_network_is_refused_at_once() -> None:
 @pytest.mark.parametrize(("allocation", "given"), [("search", {True}), ("method", {False}), ("any", {True, False})])
 def test_who_chooses_the_widths_can_be_fixed(sampler: str, allocation: str, given: set[bool]) -> None:
     space = chain()
-    settings = StudySettings(("tuned",), trials=16, sampler=sampler, allocation=allocation)
+    settings = StudySettings(("tuned",), trials=12, sampler=sampler, allocation=allocation)
     trials = [trial for trial in drain(Study(settings, space, (FLOPS,)), space) if not trial.arm]
     assert {trial.goal.widths is not None for trial in trials} == given
 
@@ -397,6 +398,17 @@ def test_a_study_goes_on_from_its_storage(url: str) -> None:
     assert lost.key() in {trial.key() for trial in later}  # a planned candidate that was cut off comes again
     assert {result.trial.arm for result in second.results} == {"uniform", ""}
     assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in optuna_trials(url))
+
+
+def test_a_storage_whose_making_was_killed_goes_on_from_its_one_study(url: str) -> None:
+    """Killed between the table of studies and its index, it has nothing that keeps a name from being taken twice."""
+    with contextlib.closing(optuna.storages.RDBStorage(url).engine.raw_connection()) as connection:
+        connection.execute("DROP INDEX ix_studies_study_name")
+    space, settings = chain(), StudySettings(("plain",), trials=4, storage=url)
+    first = Study(settings, space, (FLOPS,))
+    drain(first, space, most=2)
+    for _ in range(2):
+        assert Study(settings, space, (FLOPS,)).results == first.results
 
 
 def test_the_record_holds_the_whole_result_without_weights(url: str) -> None:

@@ -129,6 +129,7 @@ def test_new_targets_are_answered_from_the_old_trials_with_arms_of_their_own(tmp
     assert again.results == after.results
 
 
+@pytest.mark.usefixtures("without_programs")
 def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     flags = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "

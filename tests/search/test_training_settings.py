@@ -107,6 +107,7 @@ def test_it_is_written_shortly() -> None:
     assert training_text(trial) == "distill_weight 0.5, epochs 2, lr 0.0123"
 
 
+@pytest.mark.usefixtures("without_programs")
 def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     tiny = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "

@@ -11,6 +11,7 @@ from runners.evaluate import TrialContext
 from spaces.tracing import trace
 from spaces.widths import Widths
 
+LONG = {"epochs": 75, "batch_size": 4}  # 1200 steps, after which the gradient alone has made filters equal
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
 
@@ -37,8 +38,7 @@ def test_short_trainings_collapse_by_a_direct_pull_and_go_on_in_the_narrow_net(t
 
 
 def test_long_trainings_collapse_through_the_gradient_alone(tiny_bench) -> None:
-    steps = len(tiny_bench.data.train) // tiny_bench.train.batch_size
-    last = run(CentripetalSGD(), tiny_bench, epochs=1200 // steps)[-1]
+    last = run(CentripetalSGD(), tiny_bench, **LONG)[-1]
     assert (last.note["pull"], last.note["collapsed"]) == ("gradient", True)
     assert last.note["epsilon"] > 0.003  # the paper's would take hundreds of epochs of its own data
 
@@ -47,9 +47,9 @@ def test_biases_that_learn_faster_collapse_faster_and_the_plan_knows(tiny_bench)
     net = copy.deepcopy(tiny_bench.net)
     for layer in (net[1], net[4]):
         torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(0))
-    bench, epochs = dataclasses.replace(tiny_bench, net=net), 1200 // 4
-    once = run(CentripetalSGD(), bench, epochs=epochs)[-1].note
-    twice = run(CentripetalSGD(bias_strength=0.5), bench, epochs=epochs, bias_rate_factor=2.0)[-1].note
+    bench = dataclasses.replace(tiny_bench, net=net)
+    once = run(CentripetalSGD(), bench, **LONG)[-1].note
+    twice = run(CentripetalSGD(bias_strength=0.5), bench, **LONG, bias_rate_factor=2.0)[-1].note
     assert twice["epsilon"] == once["epsilon"]  # half the strength at twice the rate is the same pull
     assert (twice["collapsed"], twice["pull"]) == (True, "gradient")
     strong = run(CentripetalSGD(strength="fixed", epsilon=0.01), bench, 2, bias_rate_factor=2.0)[-1].note
