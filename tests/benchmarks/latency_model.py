@@ -64,15 +64,16 @@ def judged(name: str, device: str) -> bool:
         f"{name}: dense {1e3 * dense.seconds:.3g} ms; model built in {building.seconds:.0f} s from {building.timings} "
         f"timings ({building.repeated} repeated, drift {building.drift:.1%}); a prediction takes {1e6 * each:.0f} us"
     )
+    if errors:
+        median, upper = statistics.median(errors), float(np.quantile(errors, 0.9))
+        print(
+            f"{name}: error on {len(errors)} unseen nets: median {median:.1%}, 90% quantile {upper:.1%}, "
+            f"largest {max(errors):.1%}; by FLOPs alone: median {statistics.median(by_flops):.1%}"
+        )
     if len(errors) < FEWEST:
         reasons = "\n  ".join(sorted(refused))
         print(f"{name}: {len(refused)} of {HELD_OUT} nets were refused; run it again on a quiet machine:\n  {reasons}")
         return False
-    median, upper = statistics.median(errors), float(np.quantile(errors, 0.9))
-    print(
-        f"{name}: error on {len(errors)} unseen nets: median {median:.1%}, 90% quantile {upper:.1%}, "
-        f"largest {max(errors):.1%}; by FLOPs alone: median {statistics.median(by_flops):.1%}"
-    )
     return median < AIM
 
 
