@@ -23,13 +23,12 @@ from torch import nn
 REPETITIONS = 7  # of each net for a ratio; the median of few is steady enough to tell faster from slower
 WARM_UPS = 2  # calls at least
 ROUNDS, LEAST_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
-MOST_ROUNDS = 8 * ROUNDS  # a repeated timing takes twice the turns, so that noise averages out
 EDGE = 7  # samples of the reference before, and as many after
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
 WARM_SECONDS = 0.3
 ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
 TRIES = 5
-WIDEST = 0.05  # of an interval over its median
+WIDEST = 0.03  # of an interval over its median
 DRIFT = 0.25  # of the reference within a timing, over its least median
 MOVED = 0.25  # of it from what it takes on the quiet machine, either way; up to here ratios were seen to hold within 4%
 BLOCKS, BLOCK_SAMPLES = 6, 9  # in which the quiet machine is looked for
@@ -125,10 +124,13 @@ def steady(net: Call, reference: Call, watch: Watch, quiet: Quiet | None = None)
         reference: the same of the reference.
         quiet: None takes the machine as it is.
     """
+    rounds = ROUNDS
     for tries in range(1, TRIES + 1):
-        timing = _attempt(net, reference, watch, quiet, min(ROUNDS * 2 ** (tries - 1), MOST_ROUNDS))
+        timing = _attempt(net, reference, watch, quiet, rounds)
         if not timing.problem:
             break
+        if timing.problem == _too_wide(timing):
+            rounds *= 2  # so that noise averages out
         if tries < TRIES:
             watch.pause(0.5 * 2 ** (tries - 1))
     return dataclasses.replace(timing, tries=tries)
@@ -244,10 +246,14 @@ def _problem(timing: Timing, parts: Sequence[float], stalled: float, otherwise: 
             f"the reference net takes {timing.pace:.2f} times as long as on the quiet machine "
             f"(up to {MOVED:.0%} off is corrected{otherwise})"
         )
+    return _too_wide(timing)
+
+
+def _too_wide(timing: Timing) -> str:
     width = (timing.high - timing.low) / timing.median
-    if width > WIDEST:
-        return f"the 95% interval is {width:.0%} of the median wide (at most {WIDEST:.0%} is taken)"
-    return ""
+    return (
+        f"the 95% interval is {width:.1%} of the median wide (at most {WIDEST:.0%} is taken)" if width > WIDEST else ""
+    )
 
 
 def _warm(call: Call, watch: Watch) -> tuple[int, float]:

@@ -123,7 +123,7 @@ def test_noise_is_refused_after_a_few_tries():
 
 
 def test_noise_that_more_turns_average_out_is_taken_in_the_end():
-    timing = Machine().timed(noise=0.15)
+    timing = Machine().timed(noise=0.12)
     assert timing.problem == ""
     assert 1 < timing.tries < TRIES
     assert timing.median == pytest.approx(0.02, rel=0.02)
