@@ -90,6 +90,9 @@ def forecast_time(setup: Setup) -> TimeForecast:
     around = SECONDS_AROUND
     if latency_counts(setup.config, setup.budgets):
         around += LATENCY_SECONDS + TIMING_SECONDS * setup.config.trials
+    elif setup.config.latency.measures:
+        sizes = len(setup.config.latency.latency_batch)
+        around += sizes * TIMING_SECONDS * (1 + FRONT_SHARE * setup.config.trials)
     return TimeForecast((dense + test) * alone, trials * in_worker, around)
 
 

@@ -1,12 +1,13 @@
 """The forecast of a search's time knows the methods that train the dense network."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from configs.schema import RunConfig
-from runners.base import RunnerConfig, TrainConfig
-from search.forecast import _dense_trials, plan
+from runners.base import LatencyConfig, RunnerConfig, TrainConfig
+from search.forecast import _dense_trials, forecast_time, plan
 from search.setup import Setup, prepare
 
 
@@ -54,3 +55,12 @@ def test_the_plan_names_the_methods_behind_auto(tmp_path: Path) -> None:
     assert "di, aofp, csgd, and the uniform control arm" in shown.get()
     assert made.seconds is not None
     assert made.seconds > 0
+
+
+def test_timing_the_front_takes_its_time_and_more_where_latency_counts(tmp_path: Path) -> None:
+    made = setup_of(tmp_path, "di")
+    front, counting, untimed = (
+        forecast_time(dataclasses.replace(made, config=dataclasses.replace(made.config, **changes))).around
+        for changes in ({}, {"objective": "accuracy,latency"}, {"latency": LatencyConfig("none")})
+    )
+    assert untimed < front < counting
