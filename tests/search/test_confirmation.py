@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_search import tiny_config
 
-from configs.schema import RunConfig
 from pruning.base import Goal
-from runners.base import RUNNERS, DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.base import RUNNERS, LatencyConfig, RunnerConfig
 from runners.evaluate import Workbench
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -184,21 +184,6 @@ def test_a_stop_keeps_what_was_trained_until_then(
     assert SearchResult.from_json(after.to_json()) == after
 
 
-def tiny_config(out: Path) -> RunConfig:
-    return RunConfig(
-        budget=("50%",),
-        model="tiny_nets:residual",
-        data=DataConfig(image_size=8),
-        train=TrainConfig(batch_size=32, precision="float32", device="cpu"),
-        runner=RunnerConfig(runner="local"),
-        method="l2,random",
-        trials=5,
-        latency=LatencyConfig("none"),
-        out=str(out),
-        confirm=2,
-    )
-
-
 class _Stops(SilentDisplay):
     """Ctrl-C after a phase whose name begins as said."""
 
@@ -212,7 +197,7 @@ class _Stops(SilentDisplay):
 
 @pytest.mark.usefixtures("without_programs")
 def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
-    result = run(tiny_config(tmp_path / "run"))
+    result = run(tiny_config(tmp_path / "run", confirm=2))
     assert not result.interrupted
     for each in result.front:
         assert each.confirmation is not None
@@ -228,7 +213,7 @@ def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_programs")
 def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
-    config = dataclasses.replace(tiny_config(tmp_path / "run"), latency=LatencyConfig("cpu:1thread"))
+    config = tiny_config(tmp_path / "run", confirm=2, latency=LatencyConfig("cpu:1thread"))
     result = run(config, _Stops("training the front again, 1/"))
     assert result.interrupted
     assert result.latency == {}
@@ -241,7 +226,7 @@ def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_l
 
 
 def test_the_forecast_counts_the_trainings_of_the_confirmation(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path / "run")
+    config = tiny_config(tmp_path / "run", confirm=2)
     assert _trained_again(dataclasses.replace(config, confirm=1)) == 0
     assert _trained_again(config) == pytest.approx(2 * (1 + 0.4 * 5))
     setup = prepare(config)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_search import tiny_config
 
 from configs.loading import load as load_config
-from configs.schema import RunConfig
 from runners import latency_building
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.base import DataConfig, LatencyConfig, TrainConfig
 from runners.data import load_data
 from runners.engines import LatencyError
 from runners.latency import LatencyMeter, Reading
@@ -37,23 +37,6 @@ CPU = torch.device("cpu")
 
 
 TWO_SIZES = LatencyConfig(latency_batch=(1, 8))
-
-
-def tiny_config(out: Path, **changes: object) -> RunConfig:
-    return RunConfig(
-        **{
-            "budget": ("50%",),
-            "model": "tiny_nets:residual",
-            "data": DataConfig(image_size=8),
-            "train": TrainConfig(batch_size=32, precision="float32", device="cpu"),
-            "runner": RunnerConfig(runner="local"),
-            "method": "l2,random",
-            "trials": 5,
-            "out": str(out),
-            "latency": LatencyConfig("none"),
-            **changes,
-        }  # type: ignore[arg-type]
-    )
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
 from configs.schema import RunConfig
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.base import TrainConfig
 from search import SearchResult, resume, run
 from search import load as load_net
 from search.live import SilentDisplay
@@ -102,21 +103,6 @@ def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Pat
     kept = {str(each.trial.number): f"{100 * (each.accuracy or 0):.2f}%" for each in result.results}
     assert shown.items() <= kept.items()
     assert all((folder / each.path).is_file() for each in result.results)
-
-
-def tiny_config(out: Path, **changes: Any) -> RunConfig:
-    config = RunConfig(
-        budget=("50%",),
-        model="tiny_nets:residual",
-        data=DataConfig(image_size=8),
-        train=TrainConfig(batch_size=32, precision="float32", device="cpu"),
-        runner=RunnerConfig(runner="local"),
-        method="l2,random",
-        trials=5,
-        latency=LatencyConfig("none"),
-        out=str(out),
-    )
-    return dataclasses.replace(config, **changes)
 
 
 def resumed(folder: Path, **changes: Any) -> RunConfig:

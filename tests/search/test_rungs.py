@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chain_space import chain
+from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
-from configs.schema import RunConfig
-from runners.base import DataConfig, Evaluation, LatencyConfig, RunnerConfig, TrainConfig
+from runners.base import Evaluation, RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -227,18 +227,8 @@ def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path
     from mlflow.tracking import MlflowClient
 
     folder = tmp_path / "run"
-    config = RunConfig(
-        budget=("60%",),
-        model="tiny_nets:residual",
-        data=DataConfig(image_size=8),
-        train=TrainConfig(epochs=2, batch_size=32, precision="float32", device="cpu"),
-        runner=RunnerConfig(runner="local"),
-        method="l2,random",
-        trials=8,
-        rungs="1",
-        latency=LatencyConfig("none"),
-        out=str(folder),
-    )
+    train = TrainConfig(epochs=2, batch_size=32, precision="float32", device="cpu")
+    config = tiny_config(folder, budget=("60%",), train=train, trials=8, rungs="1")
     display = Watching(stop_after=7)
     stopped = run(config, display)
     assert stopped.interrupted
