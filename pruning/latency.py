@@ -25,11 +25,12 @@ from pruning.intervals import median_interval
 REPETITIONS = 7  # of each net for a ratio; the median of few is steady enough to tell faster from slower
 WARM_UPS = 2  # calls at least
 ROUNDS, LEAST_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
+MOST_ROUNDS = 8 * ROUNDS
 EDGE = 7  # samples of the reference before, and as many after
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
 WARM_SECONDS = 0.3
 ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
-TRIES = 5
+TRIES, AIMED = 5, 3  # attempts, and those of them that aim at a narrow interval where one that will do is there
 NARROW, WIDEST = 0.03, 0.05  # of an interval over its median: what is aimed at, and what the last try may have
 DRIFT = 0.25  # of the reference within a timing, over its least median
 MOVED = 0.25  # of it from what it takes on the quiet machine, either way; up to here ratios were seen to hold within 4%
@@ -121,9 +122,9 @@ def steady(net: Call, reference: Call, watch: Watch, quiet: Quiet | None = None)
         if not timing.problem and (best is None or timing.width < best.width):
             best = timing
         noisy = timing.width > NARROW and timing.problem in ("", _too_wide(timing))
-        if tries == TRIES or not (timing.problem or noisy):
+        if tries == TRIES or (best is not None and (not noisy or tries >= AIMED)):
             break
-        rounds *= 1 + noisy  # more of them average it out
+        rounds = min((1 + noisy) * rounds, MOST_ROUNDS)  # more of them average it out
         if timing.problem:
             watch.pause(0.5 * 2 ** (tries - 1))
     return dataclasses.replace(best or timing, tries=tries)

@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ class Finish:
             result = self._confirmer.applied(result)
         # A user who stops the confirmation waits for no measurement; what was measured during the search is there.
         if setup.latency is not None or not result.interrupted:
+            began = time.perf_counter()
             result = self._timed(result)
+            result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
         self._display.phase("writing the front and the report")
         return self._written(result)
 

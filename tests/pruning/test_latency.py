@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.latency import (
+    AIMED,
     BLOCK_PAUSE,
     BLOCKS,
     NARROW,
@@ -118,7 +119,7 @@ def test_noise_that_more_turns_average_out_is_taken_in_the_end():
 def test_an_interval_that_could_be_narrower_is_taken_in_the_end():
     timing = Machine().timed(noise=0.2)
     assert timing.problem == ""
-    assert timing.tries == TRIES
+    assert AIMED <= timing.tries < TRIES
     assert NARROW < timing.width <= WIDEST
 
 
@@ -126,7 +127,7 @@ def test_the_narrowest_interval_is_kept_when_the_machine_is_disturbed_later():
     machine = Machine(pace=lambda now: 1.0 + max(0.0, now - 4.0))
     timing = machine.timed(noise=0.06)
     assert timing.problem == ""
-    assert timing.tries == TRIES
+    assert timing.tries > 1
     assert timing.median == pytest.approx(0.02, rel=0.02)
 
 
