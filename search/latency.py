@@ -143,7 +143,7 @@ def _corrected(result: SearchResult) -> Iterator[str]:
     paces = [each.pace for network in networks for each in readings(result, network) if each.pace is not None]
     if any(abs(pace - 1) > STILL for pace in paces):
         yield (
-            "latencies are those of the quiet machine: beside the networks the dense net took "
+            "Latencies are those of the quiet machine: beside the networks the dense net took "
             f"{min(paces):.2f} to {max(paces):.2f} times as long, for which they are corrected"
         )
 
