@@ -15,6 +15,7 @@ import queue
 import shlex
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from spaces.errors import SlimfrontError
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+SQLITE = "sqlite:///"  # before the path of a store in a file
 EXPERIMENT = "slimfront"
 MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have waited for a dead server
 STOP_SECONDS = 6.0  # that a user who has stopped the search waits for the last records at most
@@ -56,7 +58,7 @@ class MlflowTracker:
     def __init__(self, folder: Path, tracking_uri: str, config: Any, *, resumes: bool = False) -> None:
         self._folder, self._resumes = folder.resolve(), resumes
         self._local = not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
-        local = f"sqlite:///{self._folder / 'mlflow.db'}"
+        local = f"{SQLITE}{self._folder / 'mlflow.db'}"
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local
         self._config = config
         self._budgets: tuple[Budget, ...] = ()
@@ -173,6 +175,14 @@ def _client(uri: str) -> "MlflowClient":
     # Its lines about migrations would tear the progress bar.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    store = Path(uri.removeprefix(SQLITE))
+    if uri.startswith(SQLITE) and store.parent.is_dir() and not store.exists():
+        # Made beside its place: one that a kill leaves in the middle of the migrations can never be opened again.
+        for leftover in store.parent.glob(f".{store.name}.*"):
+            leftover.unlink()
+        made = store.with_name(f".{store.name}.{uuid.uuid4().hex}")
+        MlflowClient(tracking_uri=f"{SQLITE}{made}").search_experiments(max_results=1)
+        made.replace(store)
     return MlflowClient(tracking_uri=uri)
 
 

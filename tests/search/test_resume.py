@@ -71,21 +71,10 @@ def until(process: subprocess.Popen[str], words: str) -> list[str]:
 def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Path) -> None:
     folder, chance = tmp_path / "run", random.Random(0)
     base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
-    flags = [
-        *base.split(),
-        "--method",
-        "l2,random",
-        "--runner",
-        "local",
-        "--trials",
-        "400",
-        "--latency-device",
-        "none",
-        "--out",
-        str(folder),
-    ]
+    base += " --latency-device none --method l2,random --runner local --trials 400"
+    flags = [*base.split(), "--out", str(folder)]
     shown: dict[str, str] = {}
-    for words in ("training the dense network", "searching with", "searching with"):
+    for words in ("training the dense network", "/400 trial", "/400 trial"):
         command = [sys.executable, "-m", "search", *flags]
         with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -18,6 +18,7 @@ from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialSt
 from search import tracking
 from search.result import DenseResult, SearchResult
 from search.tracking import MlflowTracker, TrackingError, flatten
+from search.tracking import _client as opened_for_good  # bound before the stores of tests become copies
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths
@@ -279,3 +280,25 @@ def test_the_command_opens_mlflow_on_this_store(tmp_path: Path, monkeypatch: pyt
 
 def test_flatten_joins_names_with_dots() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": "1", "d": "1, 2"}
+
+
+def test_a_store_that_a_kill_left_half_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow.tracking
+
+    made = []
+
+    class Killed(mlflow.tracking.MlflowClient):
+        def search_experiments(self, *arguments: Any, **settings: Any) -> Any:
+            super().search_experiments(*arguments, **settings)
+            made.append(sorted(each.name for each in tmp_path.iterdir()))
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.tracking, "MlflowClient", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened_for_good(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    ((name,),) = made
+    assert name.startswith(".mlflow.db.")
+    (tmp_path / name).write_bytes(b"half made")
+    assert opened_for_good(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
+    assert [each.name for each in tmp_path.iterdir()] == ["mlflow.db"]
