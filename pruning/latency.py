@@ -5,9 +5,9 @@ A net and a reference take turns, and the reference is timed before and after to
 against it: a wide interval, a reference that drifted, threads that had to wait for a core. `steady` repeats such a
 timing a few times; what still has a `problem` then must not be given out as a figure.
 
-Clocks and neighbours make a machine a few percent faster or slower for minutes, steadily within a process and otherwise
-in the next. What a net takes beside the reference hardly moves then, so figures are that ratio times what the
-reference takes when the machine is quiet (`quiet_seconds`).
+Clocks and neighbours make a machine faster or slower for minutes, steadily within a process and otherwise in the next.
+What a net takes beside the reference hardly moves then, so figures are that ratio times what the reference takes when
+the machine is quiet (`quiet_seconds`).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
 WARM_SECONDS = 0.3
 ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
 TRIES, AIMED = 5, 3  # attempts, and those of them that aim at a narrow interval where one that will do is there
-NARROW, WIDEST = 0.03, 0.05  # of an interval over its median: what is aimed at, and what the last try may have
+NARROW, WIDEST = 0.03, 0.05  # of an interval over its median: what is aimed at, and what will do after that
 DRIFT = 0.25  # of the reference within a timing, over its least median
 MOVED = 0.25  # of it from what it takes on the quiet machine, either way; up to here ratios were seen to hold within 4%
 BLOCKS, BLOCK_SAMPLES = 6, 9  # in which the quiet machine is looked for

@@ -5,8 +5,8 @@ a time (a lock among the processes of one user); a search measures when none of 
 meanwhile shows in the readings, which are then refused; a GPU that another program shares evenly all the time is the
 one thing that nothing here can see.
 
-All figures are of the quiet machine (`runners.quiet_machine`): a process that meets a machine a few percent slower
-corrects for it, one that meets a machine further off refuses.
+All figures are of the quiet machine (`runners.quiet_machine`): a process that meets a machine up to a quarter
+slower corrects for it, one that meets a machine further off refuses.
 """
 
 import dataclasses
@@ -173,7 +173,7 @@ class LatencyMeter:
         found, notes = quiet_seconds(reference, self.watch), self._notes(conditions)
         if (seconds := quietest(notes, found)) is None:
             return None
-        quiet = Quiet(seconds, f"; is it slower for good, remove {notes}")
+        quiet = Quiet(seconds, f"; if it is slower for good, remove {notes}")
         if found is not None:
             self._quiet[conditions.batch] = quiet
         return quiet

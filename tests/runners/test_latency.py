@@ -97,7 +97,7 @@ def test_later_readings_are_held_to_the_speed_of_the_first() -> None:
     dense.milliseconds = 30  # the machine is slower now
     refused = timed.read("7", Takes(7.5))[0].refused
     assert "takes 1.50 times as long as on the quiet machine" in refused
-    assert "; is it slower for good, remove " in refused
+    assert "; if it is slower for good, remove " in refused
     Path(refused.rpartition(" ")[2].rstrip(")")).unlink()
     assert meter(ONE, dense).read("7", Takes(7.5))[0].seconds == pytest.approx(0.0075)
 
