@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 METHODS = Registry(
     "method",
     {
-        "abfp": "pruning.methods.abfp:AutoBalanced",
-        "aofp": "pruning.methods.aofp:ApproximatedOracle",
+        "abfp": "pruning.methods.abfp.method:AutoBalanced",
+        "aofp": "pruning.methods.aofp.method:ApproximatedOracle",
         "bn_scale": "pruning.methods.score_and_slice:SlimmingScales",
-        "csgd": "pruning.methods.csgd:CentripetalSGD",
-        "di": "pruning.methods.di:DiscriminantInformation",
+        "csgd": "pruning.methods.csgd.method:CentripetalSGD",
+        "di": "pruning.methods.di.method:DiscriminantInformation",
         "feature_rank": "pruning.methods.score_and_slice:RankedMaps",
         "geometric_median": "pruning.methods.score_and_slice:MedianFilters",
         "l1": "pruning.methods.score_and_slice:UniformL1",
-        "kse": "pruning.methods.kse:KernelSparsityEntropy",
+        "kse": "pruning.methods.kse.method:KernelSparsityEntropy",
         "l2": "pruning.methods.score_and_slice:UniformL2",
         "random": "pruning.methods.score_and_slice:RandomChannels",
         "scratch": "pruning.methods.scratch:FromScratch",
@@ -54,9 +54,9 @@ CRITERIA = Registry(
 LAYERS = Registry(
     "layer",
     {
-        "quantized_conv2d": "pruning.quantization:QuantizedConv2d",
-        "quantized_linear": "pruning.quantization:QuantizedLinear",
-        "shared_kernels": "pruning.kernel_sharing:SharedKernelConv2d",
+        "quantized_conv2d": "pruning.quantization.layers:QuantizedConv2d",
+        "quantized_linear": "pruning.quantization.layers:QuantizedLinear",
+        "shared_kernels": "pruning.methods.kse.kernel_sharing:SharedKernelConv2d",
     },
 )
 

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pruning.base import LAYERS
-from pruning.layers import fit_attributes
-from spaces import zoo
+from pruning.rewriting.layers import fit_attributes
 from spaces.errors import SpaceError, WeightsError
 from spaces.files import write_atomically
 from spaces.space import ModelSpec
 from spaces.widths import Widths
+from spaces.zoo import models as zoo
 
 FORMAT = "slimfront-checkpoint-1"
 _KEY = "slimfront"  # of our JSON in the metadata of the safetensors file

@@ -12,14 +12,14 @@ from spaces.errors import SlimfrontError
 from spaces.registry import Registry
 
 if TYPE_CHECKING:
-    from runners.evaluate import Workbench
+    from runners.evaluation.evaluate import Workbench
 
 RUNNERS = Registry(
     "runner",
     {
         "local": "runners.local:LocalRunner",
-        "ray": "runners.ray_tune:RayRunner",
-        "simulated": "runners.simulated:SimulatedRunner",
+        "ray": "runners.ray.runner:RayRunner",
+        "simulated": "runners.simulated.runner:SimulatedRunner",
     },
 )
 
@@ -194,8 +194,8 @@ Evaluator = Callable[[Trial, "Workbench"], Evaluation]
 
 
 def default_evaluator() -> Evaluator:
-    """Return `runners.evaluate.evaluate`; it loads torch, which the command line's help must not wait for."""
-    from runners.evaluate import evaluate
+    """Return `runners.evaluation.evaluate.evaluate`; it loads torch, which the command line's help must not wait for."""
+    from runners.evaluation.evaluate import evaluate
 
     return evaluate
 
@@ -252,7 +252,7 @@ def workers(config: RunnerConfig, device: str = "auto") -> int:
         return 1
     if config.ray_address:
         # The only file that may import ray, and only when there is a cluster to ask.
-        from runners.ray_tune import cluster_workers
+        from runners.ray.runner import cluster_workers
 
         return cluster_workers(dataclasses.replace(config, gpus_per_trial=needed_gpus(config, device)))
     return max(1, fitting_workers(config, device))

@@ -7,7 +7,7 @@ from runners.base import AskTell, Evaluator, RunnerConfig, default_evaluator
 from runners.trial import Trial, TrialResult
 
 if TYPE_CHECKING:
-    from runners.evaluate import Workbench
+    from runners.evaluation.evaluate import Workbench
 
 
 class LocalRunner:
@@ -16,7 +16,7 @@ class LocalRunner:
     Args:
         config: kept so that every runner is built alike; one process needs none of its options, the torch threads
             of a trial are `Workbench.threads`.
-        evaluator: how a trial is run; `runners.evaluate.evaluate` unless something else is said.
+        evaluator: how a trial is run; `runners.evaluation.evaluate.evaluate` unless something else is said.
     """
 
     def __init__(self, config: RunnerConfig | None = None, evaluator: Evaluator | None = None) -> None:

@@ -153,7 +153,7 @@ class TrialResult:
     test_accuracy: float | None = None  # read once, for front members, at the end
     confirmation: Confirmation | None = None  # of front members, when asked for
     checkpoint: bytes | None = None
-    latency: tuple[Mapping[str, Any], ...] = ()  # readings of `runners.latency` as plain data, one per batch size
+    latency: tuple[Mapping[str, Any], ...] = ()  # readings of `runners.latency.meter` as plain data, one per batch size
     path: str = ""  # of the checkpoint, relative to the run folder, once written
     passed: "tuple[TrialResult, ...]" = ()  # dearest first
     rungs: tuple[tuple[int, float], ...] = ()  # (epochs so far, accuracy) at the end of each leg; () trained at once

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
-    from search.export import load
+    from search.finalization.export import load
+    from search.results.pareto import ParetoFront
+    from search.results.result import SearchResult
     from search.orchestrator import run
-    from search.pareto import ParetoFront
-    from search.result import SearchResult
 
 __all__ = ["ParetoFront", "RunConfig", "SearchResult", "load", "run"]
 
 _HOMES = {
-    "ParetoFront": "search.pareto",
+    "ParetoFront": "search.results.pareto",
     "RunConfig": "configs.schema",
-    "SearchResult": "search.result",
-    "load": "search.export",
+    "SearchResult": "search.results.result",
+    "load": "search.finalization.export",
     "run": "search.orchestrator",
 }
 

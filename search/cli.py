@@ -67,7 +67,7 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     _configure_logging(debug)
     if planning:
         return _plan(flags)
-    from search.live import make_display
+    from search.reporting.live import make_display
 
     with make_display(sys.stdout) as display:
         display.phase("loading")  # the libraries take seconds: something should be seen before them
@@ -79,9 +79,9 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 
 def _plan(flags: Flags) -> int:
     """Print what a search would do; nothing is downloaded, trained or written."""
-    from search.catalogue import show
-    from search.plan_page import plan_page
-    from search.setup import prepare
+    from search.problem import prepare
+    from search.reporting.catalogue import show
+    from search.reporting.plan_page import plan_page
 
     show(plan_page(prepare(flags.config, fetch=False)), sys.stdout)
     return 0
@@ -89,7 +89,7 @@ def _plan(flags: Flags) -> int:
 
 def _show(what: str, arguments: Sequence[str]) -> int:
     """Print what there is to choose from."""
-    from search.catalogue import describe_methods, describe_presets, methods_page, presets_page, show
+    from search.reporting.catalogue import describe_methods, describe_presets, methods_page, presets_page, show
 
     names = [each for each in arguments if not each.startswith("-")]
     unknown = [each for each in arguments if each.startswith("-") and each not in ("--json", "--debug")]

@@ -3,7 +3,7 @@
 A run has five acts: set up (where latency counts, time the layers) and show the plan; train the dense network; gather
 what the methods share; let the runner work off the study's candidates; confirm the front on test (where it is asked
 for by training it again) and write everything down. A resumed run has the same five, with the trials and the dense
-network that its folder holds (`search.resume`).
+network that its folder holds (`search.storage.run_folder`).
 """
 
 import dataclasses
@@ -19,28 +19,29 @@ from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
-from runners.dense import DenseRecipe, trained_net
-from runners.evaluate import TrialContext, Workbench
-from runners.fast import using_threads
-from runners.train import accuracy
+from runners.evaluation.evaluate import TrialContext, Workbench
+from runners.training.compute_format import using_threads
+from runners.training.dense import DenseRecipe, trained_net
+from runners.training.loop import accuracy
 from runners.trial import TrialResult
-from search import latency_slots, resume
-from search.archive import TRIALS, TrialFiles
-from search.confirmation import Confirmer
-from search.finish import Finish
-from search.forecast import plan
+from search.finalization.finish import Finish
+from search.finalization.retraining import Confirmer
 from search.interrupts import Interruptible
-from search.latency_slots import Timed
-from search.latency_start import start_latency
-from search.live import Display, SilentDisplay
-from search.result import SearchResult
-from search.screening import Screened
-from search.sensitivities import measured_sensitivities
-from search.setup import Setup, prepare, screened_at_once, sensing_images, study_settings
-from search.study import Study
-from search.time_limit import Deadline, TimeLimited
-from search.tracking import MlflowTracker
-from search.wording import plural
+from search.latency import queue as latency_slots
+from search.latency.calibration import start_latency
+from search.latency.queue import Timed
+from search.planning.time import plan
+from search.problem import Setup, prepare, screened_at_once, sensing_images, study_settings
+from search.reporting.live import Display, SilentDisplay
+from search.reporting.wording import plural
+from search.results.result import SearchResult
+from search.schedulers.screening import Screened
+from search.schedulers.stopping import Deadline, TimeLimited
+from search.searchers.sensitivities import measured_sensitivities
+from search.storage import run_folder as resume
+from search.storage.checkpoints import TRIALS, TrialFiles
+from search.tracking.mlflow_tracker import MlflowTracker
+from search.tuner import Study
 
 WAITING_PER_WORKER = 3  # networks that wait to be timed before the running trials are waited for
 

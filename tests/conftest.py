@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from runners.evaluate import Workbench
+    from runners.evaluation.evaluate import Workbench
 
 # Two threads in each of two processes on two cores are many times slower than one in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,11 +32,11 @@ def tiny_bench() -> "Workbench":
     from torch import nn
 
     from runners.base import TrainConfig
-    from runners.data import ImageData
-    from runners.evaluate import Workbench
-    from runners.fast import PLAIN
-    from runners.splits import TensorSplit
-    from spaces.tracing import trace
+    from runners.data.loading import ImageData
+    from runners.data.splits import TensorSplit
+    from runners.evaluation.evaluate import Workbench
+    from runners.training.compute_format import PLAIN
+    from spaces.tracing.tracer import trace
 
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(96) % 4
@@ -70,10 +70,10 @@ def ray_of_two() -> Iterator[None]:
     import ray
 
     from runners.base import RunnerConfig
-    from runners.ray_tune import connected
+    from runners.ray.runner import connected
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runners.ray_tune.fitting_workers", lambda config: 2)
+        patch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
         with connected(RunnerConfig()):
             assert ray.cluster_resources()["CPU"] == 2
             yield

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from chain_space import chain
 
-from runners.simulated import SimulatedRunner
+from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult
-from search import resume
-from search.archive import TRIALS, TrialFiles
-from search.study import Study, StudySettings
+from search.storage import run_folder as resume
+from search.storage.checkpoints import TRIALS, TrialFiles
+from search.tuner import Study, StudySettings
 from spaces.budget import Budget
 
 EPOCHS = 4

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from runners.latency import Conditions, Reading
-from runners.latency_model import LatencyModel, Layers
-from runners.layer_timing import TERMS
+from runners.latency.layer_timing import TERMS
+from runners.latency.meter import Conditions, Reading
+from runners.latency.model import LatencyModel, Layers
 from runners.trial import TrialResult
-from search.latency_guide import Guide
+from search.latency.predictor import Guide
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from chain_space import chain
 
-from runners.simulated import SaturatingAccuracy, SimulatedRunner
+from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
-from search.candidates import CandidateSpace, StudySettings
-from search.screening import Screened
-from search.starts import Starts
-from search.study import Study
+from search.schedulers.screening import Screened
+from search.searchers.candidate_space import CandidateSpace, StudySettings
+from search.searchers.initial_design import Starts
+from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 

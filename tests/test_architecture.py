@@ -21,14 +21,14 @@ HEAVY = {
     "sklearn",
 }
 HOMES = {
-    "ray": {"runners/ray_tune.py"},
-    "mlflow": {"search/tracking.py"},
+    "ray": {"runners/ray/runner.py"},
+    "mlflow": {"search/tracking/mlflow_tracker.py"},
     "optuna": {f"search/{each}.py" for each in ("study", "record", "samplers", "sampling", "structured_sampler")},
 }
 LIGHT = """
-    search/__init__.py search/__main__.py search/cli.py search/stopping.py search/pareto.py search/result.py
+    search/__init__.py search/__main__.py search/cli.py search/schedulers/asha.py search/results/pareto.py search/results/result.py
     configs/__init__.py configs/schema.py configs/loading.py
-    runners/__init__.py runners/trial.py runners/base.py runners/local.py runners/simulated.py
+    runners/__init__.py runners/trial.py runners/base.py runners/local.py runners/simulated/runner.py
     pruning/__init__.py pruning/base.py
     spaces/__init__.py spaces/budget.py spaces/widths.py spaces/cost.py spaces/space.py spaces/registry.py
 """.split()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import Context, PruningError
-from pruning.criteria.information import RidgeInformation, ridge_for, ridge_inverse
+from pruning.calibration.activation_moments import Recipe, Site, Statistics, gather
+from pruning.calibration.information import RidgeInformation, ridge_for, ridge_inverse
 from pruning.settings import declared_settings, setting
-from pruning.statistics import Recipe, Site, Statistics, gather
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 

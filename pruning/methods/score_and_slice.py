@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from pruning.allocation import allocate, score_curve
 from pruning.base import CRITERIA, Context, Criterion, Distillation, Goal, PruningError, Snapshot
+from pruning.calibration.activation_moments import Statistics, gather
+from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.criteria.feature_rank import FeatureRank
 from pruning.criteria.taylor import Taylor
-from pruning.reconstruction import RECIPE, reconstruct
+from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
-from pruning.statistics import Statistics, gather
-from pruning.surgery import slice_channels
 from spaces.space import SearchSpace, uniform_point
 from spaces.widths import Widths
 

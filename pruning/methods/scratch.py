@@ -9,12 +9,12 @@ from torch import nn
 
 from pruning.base import Context, Goal, PruningError, Snapshot
 from pruning.methods.score_and_slice import wanted_widths
+from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
-from pruning.surgery import slice_channels
-from spaces import zoo
 from spaces.space import SearchSpace
 from spaces.widths import Widths
+from spaces.zoo import models as zoo
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,21 @@ from torch import nn
 
 from pruning.allocation import Curve
 from pruning.base import Context, Goal, Method
-from pruning.criteria.information import RidgeInformation, ridge_for
-from pruning.methods.di import DiscriminantInformation, Prepared
+from pruning.calibration.activation_moments import Statistics
+from pruning.calibration.information import RidgeInformation, ridge_for
+from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
-from pruning.statistics import Statistics
 from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
-from runners.data import ImageData, load_data
-from runners.dense import DenseRecipe, trained_net
-from runners.evaluate import TrialContext
-from runners.fast import Fast, measure_fast
-from runners.train import accuracy
+from runners.data.loading import ImageData, load_data
+from runners.evaluation.evaluate import TrialContext
+from runners.training.compute_format import Fast, measure_fast
+from runners.training.dense import DenseRecipe, trained_net
+from runners.training.loop import accuracy
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")

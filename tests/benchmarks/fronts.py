@@ -35,14 +35,14 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RunnerConfig
 from runners.cache import cache_root
-from runners.dense import DenseRecipe, trained_net
-from runners.evaluate import TrialContext, Workbench
-from runners.ray_tune import RayRunner
-from runners.train import accuracy
+from runners.evaluation.evaluate import TrialContext, Workbench
+from runners.ray.runner import RayRunner
+from runners.training.dense import DenseRecipe, trained_net
+from runners.training.loop import accuracy
 from runners.trial import EpochReport, Trial, TrialResult, derive_seed
-from search.pareto import ParetoFront, inside, point
-from search.result import SearchResult
-from search.setup import Setup, prepare
+from search.problem import Setup, prepare
+from search.results.pareto import ParetoFront, inside, point
+from search.results.result import SearchResult
 from spaces.budget import Budget
 from spaces.space import SearchSpace, uniform_point
 from spaces.widths import Widths

@@ -28,11 +28,11 @@ def judged(name: str, device: str) -> bool:
     import torch
 
     from runners.base import LatencyConfig
-    from runners.latency import LatencyMeter
-    from runners.latency_building import at_widths, build_model, random_widths
+    from runners.latency.meter import LatencyMeter
+    from runners.latency.model_building import at_widths, build_model, random_widths
     from spaces.space import ModelSpec
-    from spaces.tracing import trace
-    from spaces.zoo import build, default_input_shape
+    from spaces.tracing.tracer import trace
+    from spaces.zoo.models import build, default_input_shape
 
     model_name, _, side = name.partition(":")
     shape = (3, int(side), int(side)) if side else default_input_shape(model_name)

@@ -28,10 +28,10 @@ def measure(model: str, config_text: str) -> None:
     import torch
 
     from runners.base import LatencyConfig
-    from runners.latency import LatencyMeter, to_plain
+    from runners.latency.meter import LatencyMeter, to_plain
     from spaces.space import ModelSpec
-    from spaces.tracing import trace
-    from spaces.zoo import build, default_input_shape
+    from spaces.tracing.tracer import trace
+    from spaces.zoo.models import build, default_input_shape
 
     options = json.loads(config_text)
     options["latency_batch"] = tuple(options["latency_batch"])
@@ -48,8 +48,8 @@ def narrowed(dense, space):
     """Return the net at half the FLOPs, every group narrowed alike, the first channels kept."""
     import torch
 
+    from pruning.rewriting.surgery import slice_channels
     from pruning.selection import select_channels
-    from pruning.surgery import slice_channels
     from spaces.budget import Budget
     from spaces.space import uniform_point
 

@@ -4,7 +4,7 @@ ResNet-20 on cluttered_digits at 50%, 20% and 8% of its FLOPs. One dense net, tr
 all runs; seeds vary what a method and its training draw. Every run sees equally many training images, those on which a
 method looks for filters included. Only images without a gradient, on which channels are scored, come on top: at most
 1024 for a method. Widths are uniform, except where a row says that they are found. Runs go through
-`runners.evaluate`, as those of a search do, each on one thread.
+`runners.evaluation.evaluate`, as those of a search do, each on one thread.
 
 A finished run is a line in a file, so the same command goes on where it was stopped; lines of other recipes or of
 another dense net are passed over, but those of older code are not: `--fresh` forgets them. Validation accuracy chose
@@ -29,16 +29,16 @@ from pruning.checkpoint import from_bytes
 from pruning.methods.score_and_slice import uniform_widths
 from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
-from runners.data import load_data
-from runners.dense import DenseRecipe, trained_net, weights_digest
-from runners.evaluate import TrialContext, Workbench, evaluate
-from runners.fast import measure_fast
-from runners.train import accuracy
+from runners.data.loading import load_data
+from runners.evaluation.evaluate import TrialContext, Workbench, evaluate
+from runners.training.compute_format import measure_fast
+from runners.training.dense import DenseRecipe, trained_net, weights_digest
+from runners.training.loop import accuracy
 from runners.trial import Trial, TrialResult
 from spaces.budget import Budget
 from spaces.space import ModelSpec
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")

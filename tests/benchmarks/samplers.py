@@ -3,7 +3,7 @@
     python tests/benchmarks/samplers.py
 
 Traces ResNet-50 (37 groups) and DenseNet-121 (120 groups), and searches their widths under half of the dense FLOPs
-with a closed form in place of training (`runners.grouped_accuracy`): per seed, groups matter by a trend over depth, by
+with a closed form in place of training (`runners.simulated.grouped_accuracy`): per seed, groups matter by a trend over depth, by
 how many layers share them, by their share of the FLOPs and by chance, each of a sign and strength of its own. All
 samplers get the same uniform control arms first. Printed is how much of what can be gained over these arms a search
 has gained: 0% is the arms' hypervolume, 100% that of the known best front; as the mean over all trials (the area under
@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runners.grouped_accuracy import GroupedAccuracy
+from runners.simulated.grouped_accuracy import GroupedAccuracy
 from runners.trial import TrialResult, TrialState
-from search.pareto import point
-from search.study import Study
-from search.study_settings import StudySettings
+from search.results.pareto import point
+from search.searchers.study_settings import StudySettings
+from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 NETWORKS = ("resnet50", "densenet121")
 SENSED = "structured, sensitivities"

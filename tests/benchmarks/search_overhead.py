@@ -23,14 +23,15 @@ from unittest.mock import patch
 
 import search
 from configs.schema import RunConfig
-from runners import evaluate, ray_tune
 from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.evaluation import evaluate
+from runners.ray import runner as ray_tune
 from runners.trial import EpochReport, Trial, TrialResult
-from search.archive import TrialFiles
-from search.record import Record
-from search.screening import Screened
-from search.study import Study
-from search.tracking import MlflowTracker, _Records
+from search.schedulers.screening import Screened
+from search.storage.checkpoints import TrialFiles
+from search.storage.study_storage import Record
+from search.tracking.mlflow_tracker import MlflowTracker, _Records
+from search.tuner import Study
 
 ALLOWED = 0.05
 Clock = dict[str, float]

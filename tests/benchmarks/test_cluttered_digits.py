@@ -5,15 +5,15 @@ import statistics
 import pytest
 import torch
 
+from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from pruning.surgery import slice_channels
 from runners.base import DataConfig, TrainConfig
-from runners.data import load_data
-from runners.fast import measure_fast
-from runners.train import Course, accuracy, fit
+from runners.data.loading import load_data
+from runners.training.compute_format import measure_fast
+from runners.training.loop import Course, accuracy, fit
 from spaces.space import ModelSpec, SpaceConfig
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")

@@ -4,10 +4,10 @@ import time
 
 import torch
 
-from pruning.methods.di import DiscriminantInformation
+from pruning.methods.di.method import DiscriminantInformation
 from spaces.space import ModelSpec
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 IMAGES, BATCH, ROUNDS = 512, 128, 3
 ALLOWED = 1.5

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.kernel_levels import KernelSpace
-from pruning.latency import latency_ratio
-from pruning.methods.kse import KernelSparsityEntropy
+from pruning.methods.kse.kernel_levels import KernelSpace
+from pruning.methods.kse.method import KernelSparsityEntropy
+from runners.latency.timing import latency_ratio
 from spaces.budget import Budget
 from spaces.space import ModelSpec
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = (3, 32, 32)

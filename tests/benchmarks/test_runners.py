@@ -11,13 +11,13 @@ import torch
 
 from pruning.base import Goal
 from runners.base import RunnerConfig
-from runners.evaluate import Workbench
-from runners.fast import Fast, step_seconds, using_threads
+from runners.evaluation.evaluate import Workbench
 from runners.local import LocalRunner
-from runners.ray_tune import RayRunner
+from runners.ray.runner import RayRunner
+from runners.training.compute_format import Fast, step_seconds, using_threads
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.space import ModelSpec
-from spaces.zoo import build
+from spaces.zoo.models import build
 
 TRIALS = 24
 WARM_UP = 4
@@ -49,7 +49,7 @@ class Desk:
 
 
 def test_overhead_of_a_trial(tiny_bench: Workbench, benchmark: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("runners.ray_tune.fitting_workers", lambda config: 1)
+    monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 1)
     ours, theirs = Desk(tiny_bench), Desk(tiny_bench)
     LocalRunner().run(ours, tiny_bench)
     benchmark.pedantic(RayRunner(RunnerConfig(cpus_per_trial=1)).run, (theirs, tiny_bench), rounds=1)

@@ -15,11 +15,11 @@ import torch
 import torch_pruning
 from torch import nn
 
-from pruning.surgery import slice_channels
+from pruning.rewriting.surgery import slice_channels
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace, uniform_point
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 SHAPE = (3, 224, 224)
 

@@ -15,24 +15,24 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pruning.balancing import AutoBalance, balance_factors
 from pruning.base import StepHook, TrainingPlan
-from pruning.centripetal import CentripetalHook, RescalingHook, clustered_tensors
-from pruning.clustering import cluster_channels
-from pruning.collapse import Pull
 from pruning.criteria.weights import norm_scores
-from pruning.filter_search import Aim, FilterSearch, Pace
-from pruning.halving import Rules
-from pruning.kernel_levels import KernelSpace
-from pruning.methods.aofp import ApproximatedOracle
-from pruning.methods.kse import KernelSparsityEntropy
-from pruning.segments import Partition
+from pruning.methods.abfp.balancing import AutoBalance, balance_factors
+from pruning.methods.aofp.filter_search import Aim, FilterSearch, Pace
+from pruning.methods.aofp.halving import Rules
+from pruning.methods.aofp.method import ApproximatedOracle
+from pruning.methods.csgd.clustering import cluster_channels
+from pruning.methods.csgd.collapse import Pull
+from pruning.methods.csgd.gradient_hook import CentripetalHook, RescalingHook, clustered_tensors
+from pruning.methods.kse.kernel_levels import KernelSpace
+from pruning.methods.kse.method import KernelSparsityEntropy
+from pruning.rewriting.index_maps import Partition
+from pruning.rewriting.surgery import merge_channels
 from pruning.selection import select_channels
-from pruning.surgery import merge_channels
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDS = int(os.environ.get("SLIMFRONT_BENCHMARK_ROUNDS", "100" if DEVICE.type == "cuda" else "7"))

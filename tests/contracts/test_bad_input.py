@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from configs.schema import ALLOCATIONS
 from pruning.base import METHODS, Goal, Snapshot
-from runners.evaluate import TrialContext, Workbench, evaluate
-from runners.latency import LatencyMeter, Reading
+from runners.evaluation.evaluate import TrialContext, Workbench, evaluate
+from runners.latency.meter import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
-from search.allocation import check_allocation
 from search.cli import main
+from search.searchers.allocation import check_allocation
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace, SpaceConfig
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 IMAGES = torch.rand(2, 1, 8, 8)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pruning.base import CRITERIA, PruningError
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 @dataclasses.dataclass

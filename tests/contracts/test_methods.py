@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from pruning.base import METHODS, Goal
 from pruning.traits import passes_nets
-from runners.evaluate import TrialContext, count_cost
-from runners.waypoints import short_of
+from runners.evaluation.evaluate import TrialContext, count_cost
+from runners.evaluation.intermediate import short_of
 from spaces.budget import Budget
 from spaces.space import SearchSpace, uniform_point
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 IMAGE = torch.zeros(1, 1, 8, 8)

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from pruning.base import METHODS, Goal, Snapshot
 from pruning.checkpoint import from_bytes, to_bytes
-from pruning.methods.abfp import AutoBalanced
+from pruning.methods.abfp.method import AutoBalanced
 from pruning.methods.score_and_slice import ScoreAndSlice
 from pruning.methods.scratch import FromScratch
+from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from pruning.surgery import slice_channels
 from runners.base import TrainConfig
-from runners.data import ImageData
-from runners.evaluate import TrialContext, count_cost
-from runners.fast import PLAIN
-from runners.splits import TensorSplit
+from runners.data.loading import ImageData
+from runners.data.splits import TensorSplit
+from runners.evaluation.evaluate import TrialContext, count_cost
+from runners.training.compute_format import PLAIN
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace, uniform_point
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 # Side of the images: the smallest that the strides of the net leave something of.
 SIDES = {"resnet20": 16, "cifar_vgg16_bn": 32, "densenet40": 8, "mobilenet_v2": 32, "efficientnet_b0": 32}

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from pruning import checkpoint
+from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from pruning.surgery import slice_channels
-from spaces import zoo
 from spaces.space import ModelSpec
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
+from spaces.zoo import models as zoo
 
 # One of every kind: flatten, residual, concatenating, depthwise, gated, grouped, LayerNorm, without BatchNorm.
 KINDS = [

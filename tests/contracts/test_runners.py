@@ -4,7 +4,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.base import RUNNERS, RunnerConfig
-from runners.evaluate import Workbench
+from runners.evaluation.evaluate import Workbench
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.widths import Widths

@@ -6,7 +6,7 @@ import pytest
 
 from pruning.base import METHODS
 from pruning.settings import Setting, declared_settings
-from search.method_settings import parse_setting
+from search.searchers.method_settings import parse_setting
 
 DECLARED = [(name, each) for name in sorted(METHODS) for each in declared_settings(METHODS[name])]
 IDS = [f"{name}.{each.name}" for name, each in DECLARED]

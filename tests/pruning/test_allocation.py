@@ -11,7 +11,7 @@ from spaces.cost import Cost
 from spaces.errors import BudgetError
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 

@@ -8,11 +8,11 @@ import torchvision
 from torch import nn
 
 from pruning import checkpoint
-from spaces import zoo
-from spaces.cifar import DenseNet, ResNet
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 from spaces.widths import Widths
+from spaces.zoo import models as zoo
+from spaces.zoo.cifar import DenseNet, ResNet
 
 RESNET = ModelSpec("resnet20", 10, (3, 32, 32))
 WIDTHS = Widths({"conv1": 5, "layers.stage2.0.conv1": 9})

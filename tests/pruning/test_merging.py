@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.base import PruningError
-from pruning.clustering import cluster_channels
-from pruning.segments import Clusters, Partition
+from pruning.methods.csgd.clustering import cluster_channels
+from pruning.rewriting.index_maps import Clusters, Partition
+from pruning.rewriting.surgery import merge_channels, slice_channels
 from pruning.selection import Selection
-from pruning.surgery import merge_channels, slice_channels
 from spaces.counting import count_cost
 from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 
 class Pooled(nn.Module):

@@ -1,8 +1,8 @@
 import torch
 
+from pruning.rewriting.surgery import slice_channels
 from pruning.sensitivity import Divergence, sensitivity
-from pruning.surgery import slice_channels
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 def test_the_dense_net_does_not_diverge_and_a_cut_one_does(tiny_residual, tiny_context) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.base import Evaluation, RunnerConfig, RunnerError, available_cpus, fitting_workers, pick_runner, workers
-from runners.evaluate import Workbench
+from runners.evaluation.evaluate import Workbench
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 

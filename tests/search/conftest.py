@@ -11,8 +11,8 @@ import pytest
 from configs.schema import RunConfig
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search import tracking
-from search.result import DenseResult, SearchResult
+from search.results.result import DenseResult, SearchResult
+from search.tracking import mlflow_tracker as tracking
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.groups import ChannelGroup
@@ -46,7 +46,7 @@ def _stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write no programs of exported nets, for searches that are looked at for something else."""
-    monkeypatch.setattr("search.export._write_program", lambda net, input_shape, folder: (None, 0.0))
+    monkeypatch.setattr("search.finalization.export._write_program", lambda net, input_shape, folder: (None, 0.0))
 
 
 @pytest.fixture

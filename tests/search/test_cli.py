@@ -15,7 +15,7 @@ from configs.schema import SAMPLERS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import declared_settings
 from search.cli import main
-from search.result import SearchResult
+from search.results.result import SearchResult
 from spaces.errors import SlimfrontError
 
 Calls = list[RunConfig]
@@ -159,7 +159,7 @@ def test_help_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_names_of_samplers_are_those_that_the_study_has() -> None:
-    from search.study import SAMPLERS as of_study
+    from search.tuner import SAMPLERS as of_study
 
     assert set(SAMPLERS) == set(of_study)
 

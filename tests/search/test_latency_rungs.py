@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from made_up_latency import CONDITIONS, guide, reading
 
-from runners.latency import Reading, to_plain
-from runners.simulated import SaturatingAccuracy, SimulatedRunner
+from runners.latency.meter import Reading, to_plain
+from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import Leg, TrialResult
-from search.archive import InMemory
-from search.candidates import CandidateSpace
-from search.ladder import Ladder
-from search.latency_slots import Timed, take_up
-from search.legs import joined
-from search.pareto import LATENCY, may_enter, point
-from search.structure import Relaxation
-from search.study import Study
-from search.study_settings import StudySettings
+from search.latency.queue import Timed, take_up
+from search.results.pareto import LATENCY, may_enter, point
+from search.schedulers.ladder import Ladder
+from search.schedulers.legs import joined
+from search.searchers.candidate_space import CandidateSpace
+from search.searchers.structure import Relaxation
+from search.searchers.study_settings import StudySettings
+from search.storage.checkpoints import InMemory
+from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 

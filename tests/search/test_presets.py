@@ -15,19 +15,19 @@ from configs.schema import RunConfig
 from configs.validation import split_setting, validate
 from pruning.base import METHODS, parse_methods
 from pruning.criteria.weights import norm_scores
-from pruning.gradual import CUTS_AN_EPOCH
+from pruning.methods.di.gradual import CUTS_AN_EPOCH
+from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import declared_settings
-from pruning.surgery import slice_channels
-from runners.datasets import Shape, Source, TensorSplit
+from runners.data.sources import Shape, Source, TensorSplit
 from runners.trial import Trial, TrialResult, TrialState
-from search.candidates import CONTROL_METHOD
-from search.setup import prepare, study_settings
-from search.study import Study
+from search.problem import prepare, study_settings
+from search.searchers.candidate_space import CONTROL_METHOD
+from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing import trace
-from spaces.zoo import build
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build
 
 RECIPES = sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "quick")
 
@@ -56,8 +56,8 @@ def small_set(shape: Shape, classes: int = 10) -> Source:
 @pytest.fixture
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for the sets of the recipes: CIFAR-10 and MNIST made up, ImageNet a folder of a few files."""
-    monkeypatch.setattr("runners.datasets.cifar10", lambda config, shape: small_set((3, 32, 32)))
-    monkeypatch.setattr("runners.datasets.mnist", lambda config, shape: small_set((1, 28, 28)))
+    monkeypatch.setattr("runners.data.sources.cifar10", lambda config, shape: small_set((3, 32, 32)))
+    monkeypatch.setattr("runners.data.sources.mnist", lambda config, shape: small_set((1, 28, 28)))
     for part in ("train", "val"):
         for shade, label in enumerate(("cat", "dog")):
             folder = tmp_path / "imagenet" / part / label

@@ -13,21 +13,21 @@ from tiny_search import tiny_config
 from configs.loading import RUN_FILE, load
 from runners.base import Evaluation, RunnerConfig, TrainConfig
 from runners.local import LocalRunner
-from runners.simulated import SaturatingAccuracy, SimulatedRunner
+from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
-from search.archive import TrialFiles
-from search.legs import KEPT_AFTER
-from search.live import SilentDisplay
-from search.pareto import ParetoFront
-from search.stopping import NOT_CONTINUED
-from search.study import Study
-from search.study_settings import StudySettings
+from search.reporting.live import SilentDisplay
+from search.results.pareto import ParetoFront
+from search.schedulers.asha import NOT_CONTINUED
+from search.schedulers.legs import KEPT_AFTER
+from search.searchers.study_settings import StudySettings
+from search.storage.checkpoints import TrialFiles
+from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from runners.evaluate import Workbench
+    from runners.evaluation.evaluate import Workbench
 
 RUNGS = (1, 2, 4)
 BENCH: Any = None  # formulas need none
@@ -186,9 +186,9 @@ def test_with_the_trials_given_out_there_is_none_yet_while_one_runs_that_may_go_
 def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
     tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from runners.ray_tune import RayRunner
+    from runners.ray.runner import RayRunner
 
-    monkeypatch.setattr("runners.ray_tune.fitting_workers", lambda config: 2)
+    monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
     bench = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=2))
     settings = StudySettings(("l2",), trials=8, rungs=(1, 2), storage=f"sqlite:///{tmp_path / 'study.db'}")
     study = Study(settings, bench.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))

@@ -15,13 +15,13 @@ import pytest
 from chain_space import chain
 
 from configs.loading import parse_flags
-from runners.simulated import SaturatingAccuracy, SimulatedRunner
+from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from search import SearchResult
-from search.answers import answers, target_lines
 from search.cli import main
-from search.samplers import CLUSTERING, SAMPLERS
-from search.spread import least_served, widest_gap
-from search.study import Study, StudySettings
+from search.reporting.targets import answers, target_lines
+from search.searchers.cost_coverage import least_served, widest_gap
+from search.searchers.samplers import CLUSTERING, SAMPLERS
+from search.tuner import Study, StudySettings
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.targets import parse_targets

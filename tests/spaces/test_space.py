@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from spaces.budget import Budget
 from spaces.errors import BudgetError, SpaceError
 from spaces.space import ModelSpec, SearchSpace, SpaceConfig, uniform_point
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
-from spaces.zoo import build
+from spaces.zoo.models import build
 
 NAMES = ("resnet20", "resnet50", "densenet121", "resnext50_32x4d")
 

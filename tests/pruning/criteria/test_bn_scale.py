@@ -3,7 +3,7 @@ from torch import nn
 
 from pruning.criteria.bn_scale import BatchNormScale
 from pruning.criteria.l1 import L1
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 def test_scores_are_absolute_scales_relative_to_the_layers_mean(tiny_residual, tiny_context) -> None:

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from pruning.base import PruningError
-from pruning.criteria import discriminant
-from pruning.criteria.information import (
+from pruning.calibration.information import (
     MomentAccumulator,
     Moments,
     RidgeInformation,
@@ -14,6 +13,7 @@ from pruning.criteria.information import (
     label_codes,
     ridge_for,
 )
+from pruning.criteria import discriminant
 
 SAMPLES, CHANNELS, CLASSES = 60, 7, 4
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from pruning.base import PruningError
 from pruning.criteria.feature_rank import FeatureRank
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 def test_scores_are_mean_ranks_relative_to_the_layers_mean(tiny_context) -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pruning.criteria.geometric_median import GeometricMedian, distances
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 def test_distances_to_all_others_in_closed_form() -> None:

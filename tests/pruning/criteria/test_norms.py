@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from pruning.criteria.l1 import L1
 from pruning.criteria.l2 import L2
 from pruning.criteria.random import Random
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 def _chain() -> nn.Sequential:

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from pruning.base import PruningError
 from pruning.criteria.taylor import Taylor
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 
 
 def _plain() -> nn.Sequential:

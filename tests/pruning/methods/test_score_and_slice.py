@@ -12,7 +12,7 @@ from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.errors import BudgetError, UnknownNameError
 from spaces.space import SearchSpace, uniform_point
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))

@@ -9,7 +9,7 @@ from pruning.base import Goal, PruningError
 from pruning.methods.scratch import FromScratch, random_net
 from spaces.budget import Budget
 from spaces.space import ModelSpec, uniform_point
-from spaces.tracing import trace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))

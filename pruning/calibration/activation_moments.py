@@ -1,0 +1,192 @@
+"""Class statistics of a dense network's feature maps, of every layer at once, in one pass over the images."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning.base import Context, PruningError
+from pruning.calibration.information import MomentAccumulator, Moments, flattened_scores, label_codes
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is gathered; statistics of one recipe serve every setting that only reads them.
+
+    Attributes:
+        features: "pooled" (spatial mean), "spatial" (positions are samples) or "flatten" (whole maps, scored batch by
+            batch as the authors do).
+        where: "input" of the layers that read the channels (after addition, BatchNorm and activation) or "output" of
+            the layers that write them.
+        images: how many calibration images.
+        positions: at most so many positions of each map, on a regular grid, for "spatial".
+        ridge: of the flattened score, which cannot be changed afterwards; 0 for the other features.
+    """
+
+    features: str
+    where: str
+    images: int
+    positions: int
+    ridge: float = 0.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor between layers in which channels can be observed.
+
+    Attributes:
+        module: the layer whose input or output it is.
+        ids: channel id of each observed feature, ascending in memory order (see `ChannelGroup.start`).
+        moments: of the features; None for flattened maps.
+        scores: sum over batches of the flattened score of each feature; None for moments.
+    """
+
+    module: str
+    ids: Tensor
+    moments: Moments | None = None
+    scores: Tensor | None = None
+
+    def locate(self, group: ChannelGroup) -> tuple[Tensor, Tensor]:
+        """Return where channels of the group are among the features, and which channels they are."""
+        channels = self.ids - group.start
+        features = torch.nonzero((channels >= 0) & (channels < group.width)).flatten()
+        return features, channels[features]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one pass over the calibration images left: plain tensors on the CPU, picklable."""
+
+    recipe: Recipe
+    sites: tuple[Site, ...]
+
+    def sites_of(self, group: ChannelGroup) -> Iterator[tuple[Site, Tensor, Tensor]]:
+        """Yield the sites that show channels of the group, with `Site.locate`."""
+        for site in self.sites:
+            features, channels = site.locate(group)
+            if len(channels):
+                yield site, features, channels
+
+
+def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context) -> Statistics:
+    """Run the calibration images through the net once, in eval mode, and gather at every layer.
+
+    Raises:
+        PruningError: no calibration images, fewer than two classes among them, or values that are not finite.
+    """
+    observers: dict[str, _Observer] | None = None
+    with _evaluating(net), torch.no_grad():
+        batches = context.calibration_batches(recipe.images)
+        for images, labels in batches:
+            if observers is None:
+                classes = max(int(net(images[:2]).shape[1]), 2)
+                observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed(net, space, recipe)}
+            with _watching(net, observers, recipe.where, labels):
+                net(images)
+    if observers is None:
+        raise PruningError("there are no calibration images; give the method a training set that is not empty")
+    sites = tuple(observer.site(name) for name, observer in observers.items() if observer.seen)
+    for site in sites:
+        values = site.scores if site.moments is None else site.moments.scatter
+        if values is not None and not torch.isfinite(values).all():
+            raise PruningError(f"the feature maps at {site.module!r} are not finite; the dense weights are unusable")
+    return Statistics(recipe, sites)
+
+
+def _observed(net: nn.Module, space: SearchSpace, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+    """List the layers to watch with the channel id of every index of the tensor; -1 for those of no variable group."""
+    variable = np.zeros(sum(group.width for group in space.groups) + 1, dtype=bool)
+    for group in space.variable:
+        variable[group.start : group.start + group.width] = True
+    for name, module in net.named_modules():
+        ids = space.axes.get(f"{name}.weight", {}).get(1 if recipe.where == "input" else 0)
+        if ids is None or not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            continue
+        ids = np.where(variable[ids], ids, -1)
+        if (ids >= 0).any():
+            yield name, torch.as_tensor(ids, dtype=torch.int64)
+
+
+class _Observer:
+    """Gathers at one layer."""
+
+    def __init__(self, ids: Tensor, recipe: Recipe, classes: int) -> None:
+        self.seen = False
+        self._recipe, self._classes = recipe, classes
+        self._indices = torch.nonzero(ids >= 0).flatten()
+        kept = ids[self._indices]
+        # A flattened map shows each channel at several indices, in equal runs: they are positions of one feature.
+        self._runs = len(kept) // len(kept.unique())
+        self._ids = kept[:: self._runs]
+        self._all = len(self._indices) == len(ids)
+        self._moments = MomentAccumulator(classes)
+        self._scores = torch.zeros(len(self._ids), dtype=torch.float64)
+
+    def add(self, tensor: Tensor, channels_last: bool, labels: Tensor) -> None:
+        maps = tensor.movedim(-1, 1) if channels_last else tensor
+        if not self._all:
+            maps = maps.index_select(1, self._indices.to(maps.device))
+        self.seen = True
+        if self._recipe.features == "flatten":
+            codes = label_codes(labels.cpu(), self._classes)
+            maps = maps.reshape(len(maps), len(self._ids), -1).float()
+            self._scores += flattened_scores(maps, codes, self._recipe.ridge)
+            return
+        if self._recipe.features == "pooled":
+            self._moments.add(maps.reshape(len(maps), len(self._ids), -1).mean(dim=2).float(), labels)
+            return
+        maps = self._grid(maps)
+        samples = maps.movedim(1, -1).reshape(-1, len(self._ids)).float()
+        self._moments.add(samples, labels.repeat_interleave(len(samples) // len(labels)))
+
+    def _grid(self, maps: Tensor) -> Tensor:
+        """Return at most `positions` positions: shape (B, C, ...)."""
+        if maps.ndim < 4:
+            return maps.reshape(len(maps), len(self._ids), -1)[..., : self._recipe.positions]
+        step = max(1, math.ceil(math.sqrt(maps[0, 0].numel() / self._recipe.positions)))
+        return maps[:, :, step // 2 :: step, step // 2 :: step]
+
+    def site(self, name: str) -> Site:
+        if self._recipe.features == "flatten":
+            return Site(name, self._ids, scores=self._scores)
+        return Site(name, self._ids, moments=self._moments.finish())
+
+
+@contextmanager
+def _watching(net: nn.Module, observers: Mapping[str, _Observer], where: str, labels: Tensor) -> Iterator[None]:
+    def before(module: nn.Module, inputs: tuple[Any, ...], observer: _Observer) -> None:
+        observer.add(inputs[0], isinstance(module, nn.Linear), labels)
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor, observer: _Observer) -> None:
+        observer.add(output, isinstance(module, nn.Linear), labels)
+
+    handles = []
+    for name, observer in observers.items():
+        module = net.get_submodule(name)
+        if where == "input":
+            handles.append(module.register_forward_pre_hook(lambda m, x, o=observer: before(m, x, o)))
+        else:
+            handles.append(module.register_forward_hook(lambda m, x, y, o=observer: after(m, x, y, o)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

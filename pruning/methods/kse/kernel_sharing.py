@@ -1,0 +1,258 @@
+"""A convolution whose input channels keep a few 2-D kernels each, shared by the outputs. Li et al., arXiv 1812.04368.
+
+Input channel c has q_c kernels, and output n uses the one that an index says; channels without kernels are not read.
+In training the weight is gathered from the kernels, whose gradients thus are the sums of those of their uses. In
+evaluation every channel is convolved once with each of its kernels, and the outputs only add those maps: that is what
+saves multiplications. Channels that keep all their kernels are convolved as usual.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.methods.kse.kernel_clustering import cluster_kernels
+from pruning.methods.kse.kernel_indicator import channel_kernels
+from pruning.quantization.packing import bits_for, pack, packed_bytes, unpack
+
+CACHED_ELEMENTS = 2**20  # of maps on a processor at once; more are slow to come by and leave its cache
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """How kernels are clustered: k-means' starts, iterations of each, and seed."""
+
+    restarts: int = 4
+    iterations: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Input channels that keep equally many kernels; `first` is the codebook row of the first channel's first one."""
+
+    kernels: int
+    channels: tuple[int, ...]
+    first: int
+
+    @property
+    def last(self) -> int:
+        return self.first + self.kernels * len(self.channels)
+
+
+class SharedKernelConv2d(nn.Module):
+    """A 2-D convolution with few kernels per input channel; every kernel and index is 0 until set.
+
+    Attributes:
+        codebook: the kernels, shape (sum of the kernels kept, kh * kw): level by level, channel by channel.
+        packed: the indices as bytes; channels with one kernel or all of them need none.
+            `follow_tensors` after a change.
+
+    Args:
+        plain: a convolution with zero padding of the same kernel size, stride, padding, dilation, groups and bias.
+        channels: number of (input, output) channels.
+        levels: (kernels kept, input channels that keep so many), each channel once; channels not named are not read.
+    """
+
+    kind: ClassVar[str] = "shared_kernels"
+
+    def __init__(
+        self, plain: nn.Conv2d, channels: tuple[int, int], levels: Sequence[tuple[int, Sequence[int]]]
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = channels
+        self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
+        self.dilation, self.groups = plain.dilation, plain.groups
+        self.each = self.out_channels // self.groups  # kernels of a channel in the plain convolution
+        self.levels: tuple[_Level, ...] = tuple(_placed(levels))
+        size = self.kernel_size[0] * self.kernel_size[1]
+        options: dict[str, Any] = {"dtype": plain.weight.dtype}
+        self.codebook = nn.Parameter(torch.zeros(self.levels[-1].last, size, **options))
+        self.bias = nn.Parameter(torch.zeros(self.out_channels, **options)) if plain.bias is not None else None
+        stored = sum(packed_bytes(len(level.channels) * self.each, self._bits(level)) for level in self.levels)
+        self.register_buffer("packed", torch.zeros(stored, dtype=torch.uint8))
+        self._unpack()
+
+    packed: Tensor
+    _inputs: Tensor  # channels to read in training, those of one group after the other
+    _rows: Tensor  # shape (out_channels, channels to read of a group): row of the codebook, or the one after the last
+    _by_level: Tensor  # channels to read in evaluation
+    _maps: Tensor  # the maps that each output adds up in evaluation, one output after the other
+    _offsets: Tensor  # where each output's maps begin
+
+    def _bits(self, level: _Level) -> int:
+        return 0 if level.kernels == self.each else bits_for(level.kernels)
+
+    def _is_plain(self, level: _Level) -> bool:
+        """Whether an ordinary convolution does for these channels."""
+        return self.groups == 1 and level.kernels == self.each
+
+    def structure(self) -> Mapping[str, Any]:
+        """Return channels and levels; the geometry is that of the plain layer."""
+        levels = [[level.kernels, list(level.channels)] for level in self.levels]
+        return {"channels": [self.in_channels, self.out_channels], "levels": levels}
+
+    @classmethod
+    def rebuild(cls, plain: nn.Module, structure: Mapping[str, Any]) -> "SharedKernelConv2d":
+        """Return a layer of this structure with the geometry of `plain`."""
+        if not isinstance(plain, nn.Conv2d):
+            raise TypeError(f"{type(plain).__name__} is in the place of a convolution")
+        inputs, outputs = structure["channels"]
+        return cls(plain, (int(inputs), int(outputs)), [(int(q), list(where)) for q, where in structure["levels"]])
+
+    def follow_tensors(self) -> None:
+        """Take in that `packed` was replaced."""
+        self._unpack()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._unpack()
+
+    def set_indices(self, indices: Sequence[Tensor]) -> None:
+        """Store, level by level, which kernel of its channel each use takes, shape (channels, out / groups)."""
+        pairs = [(index, self._bits(level)) for level, index in zip(self.levels, indices, strict=True)]
+        parts = [pack(index.to(self.packed.device), bits) for index, bits in pairs if bits]
+        self.packed = torch.cat([self.packed[:0], *parts])
+        self._unpack()
+
+    def indices(self) -> list[NDArray[np.int64]]:
+        """Return what `set_indices` was given."""
+        data, found, begin = self.packed.cpu(), [], 0
+        for level in self.levels:
+            count, bits = len(level.channels) * self.each, self._bits(level)
+            end = begin + packed_bytes(count, bits)
+            index = unpack(data[begin:end], bits, count).reshape(-1, self.each).long().numpy()
+            found.append(index if level.kernels < self.each else index + np.arange(self.each))
+            begin = end
+        return found
+
+    @property
+    def index_bits(self) -> int:
+        """How many bits the indices take."""
+        return sum(len(level.channels) * self.each * self._bits(level) for level in self.levels)
+
+    def _unpack(self) -> None:
+        """Lay the indices out as training and evaluation read them."""
+        rows: dict[int, NDArray[np.int64]] = {}  # channel -> codebook row of each of its uses
+        maps: dict[int, NDArray[np.int64]] = {}  # channel -> map that each of its uses adds; none where not added
+        skipped = sum(level.last - level.first for level in self.levels if self._is_plain(level))
+        for level, index in zip(self.levels, self.indices(), strict=True):
+            first = level.first + np.arange(len(level.channels))[:, None] * level.kernels
+            rows |= dict(zip(level.channels, index + first, strict=True))
+            if not self._is_plain(level):
+                maps |= dict(zip(level.channels, index + first - skipped, strict=True))
+        size = self.in_channels // self.groups
+        runs = [[c for c in sorted(rows) if c // size == run] for run in range(self.groups)]
+        longest = max(len(run) for run in runs)
+        unused = np.full(self.each, self.levels[-1].last)
+        padded = [run + [i * size] * (longest - len(run)) for i, run in enumerate(runs)]
+        table = [[rows[c] for c in run] + [unused] * (longest - len(run)) for run in runs]
+        added = [[maps[c] for c in run if c in maps] for run in runs]
+        bags = [np.stack(each, axis=1) if each else np.zeros((self.each, 0), dtype=np.int64) for each in added]
+        counts = np.repeat([bag.shape[1] for bag in bags], self.each)
+        self._keep("_inputs", np.concatenate(padded).astype(np.int64))
+        self._keep("_rows", np.concatenate([np.stack(each, axis=1) for each in table]))
+        self._keep("_by_level", np.concatenate([level.channels for level in self.levels]))
+        self._keep("_maps", np.concatenate([bag.ravel() for bag in bags]))
+        self._keep("_offsets", np.cumsum(counts) - counts)
+        self._all_read = padded == [list(range(self.in_channels))]
+        self._ragged = min(len(run) for run in runs) < longest
+
+    def _keep(self, name: str, values: NDArray[np.int64]) -> None:
+        self.register_buffer(name, torch.from_numpy(values).to(self.packed.device), persistent=False)
+
+    def dense_weight(self) -> Tensor:
+        """Return the weight over the channels read, shape (out, channels of a group, kh, kw)."""
+        book = functional.pad(self.codebook, (0, 0, 0, 1)) if self._ragged else self.codebook
+        return functional.embedding(self._rows, book).reshape(self.out_channels, -1, *self.kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve images of shape (B, in, H, W)."""
+        if not self.training:
+            if x.device.type != "cpu" or torch.compiler.is_compiling():
+                return self._from_maps(x)
+            at_once = max(1, CACHED_ELEMENTS // (len(self.codebook) * x.shape[2] * x.shape[3]))
+            return self._from_maps(x) if len(x) <= at_once else torch.cat([*map(self._from_maps, x.split(at_once))])
+        read = x if self._all_read else x.index_select(1, self._inputs)
+        return self._convolve(read, self.dense_weight(), self.bias, self.groups)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+    def _from_maps(self, x: Tensor) -> Tensor:
+        """Convolve every channel once with each of its kernels, and add the maps up."""
+        maps, sums, bias, begin = [], [], self.bias, 0
+        for level in self.levels:
+            count = len(level.channels)
+            read = x.index_select(1, self._by_level[begin : begin + count])
+            kernels = self.codebook[level.first : level.last].unflatten(1, self.kernel_size)
+            if self._is_plain(level):
+                weight = kernels.unflatten(0, (count, self.each)).transpose(0, 1)
+                sums.append(self._convolve(read, weight, bias, 1))
+                bias = None
+            else:
+                maps.append(self._convolve(read, kernels.unsqueeze(1), None, count))
+            begin += count
+        if maps:
+            added = self._added(maps[0] if len(maps) == 1 else torch.cat(maps, 1))
+            sums.append(added if bias is None else added + bias[:, None, None])
+        return sums[0] if len(sums) == 1 else sums[0] + sums[1]
+
+    def _added(self, maps: Tensor) -> Tensor:
+        """Add up the maps of each output; maps of shape (B, number, H, W)."""
+        batch, number, height, width = maps.shape
+        image = torch.arange(batch, device=maps.device).unsqueeze(1)
+        uses, starts = len(self._maps), len(self._offsets)
+        bags = (self._maps + image * number).reshape(batch * uses)
+        offsets = (self._offsets + image * uses).reshape(batch * starts)
+        flat = maps.reshape(batch * number, height * width)
+        return functional.embedding_bag(bags, flat, offsets, mode="sum").reshape(batch, starts, height, width)
+
+    def extra_repr(self) -> str:
+        """Say what the layer is."""
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, kernels={len(self.codebook)}"
+
+
+def _placed(levels: Sequence[tuple[int, Sequence[int]]]) -> Iterator[_Level]:
+    first = 0
+    for kernels, channels in levels:
+        level = _Level(kernels, tuple(channels), first)
+        first = level.last
+        yield level
+
+
+def share_kernels(conv: nn.Conv2d, kept: NDArray[np.int64], clustering: Clustering) -> SharedKernelConv2d:
+    """Return a layer in which every input channel keeps so many kernels: the centroids of its clusters.
+
+    Args:
+        conv: a convolution with zero padding; it is left as it is.
+        kept: kernels that each input channel keeps, shape (in_channels,), at most out / groups; not all 0.
+        clustering: how the kernels of a channel are clustered.
+    """
+    counts = sorted({int(count) for count in kept if count}, reverse=True)
+    levels = [(count, np.flatnonzero(kept == count).tolist()) for count in counts]
+    layer = SharedKernelConv2d(conv, (conv.in_channels, conv.out_channels), levels).to(conv.weight.device)
+    generator = torch.Generator().manual_seed(clustering.seed)
+    kernels = channel_kernels(conv.weight, conv.groups)
+    books, indices = [], []
+    for count, channels in levels:
+        own = kernels[torch.tensor(channels, device=kernels.device)]
+        if count == layer.each:
+            centroids, index = own, torch.zeros(own.shape[:2], dtype=torch.int64)
+        else:
+            centroids, index = cluster_kernels(
+                own, count, generator, restarts=clustering.restarts, iterations=clustering.iterations
+            )
+        books.append(centroids.flatten(0, 1))
+        indices.append(index)
+    with torch.no_grad():
+        layer.codebook.copy_(torch.cat(books))
+        if layer.bias is not None and conv.bias is not None:
+            layer.bias.copy_(conv.bias)
+    layer.set_indices(indices)
+    return layer.train(conv.training)

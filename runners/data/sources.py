@@ -1,0 +1,208 @@
+"""The data sets known by name: two made from scikit-learn's handwritten digits, three that torchvision fetches."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runners.base import DataConfig
+from runners.cache import cache_root
+from runners.data.clutter import clutter
+from runners.data.loading import Source, class_mixed_order
+from runners.data.splits import Augmentation, DataError, TensorSplit
+
+Shape = tuple[int, int, int]
+DIGITS_SIDE = 32
+DIGITS_TEST_SHARE = 0.2
+TEST_SEED = 20  # which digits are test images must not depend on the run's seed
+CLUTTER_TRAIN_IMAGES = 6000
+CLUTTER_TEST_IMAGES = 2000
+DOWNLOAD_SECONDS = 20.0  # of silence, after which a server counts as unreachable
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "mnist": "MNIST"}  # as torchvision has it
+
+
+def digits(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Load scikit-learn's 1797 handwritten digits, scaled from 8x8 to 32x32; 20% are test images."""
+    images, labels = _scanned_digits()
+    side = [DIGITS_SIDE, DIGITS_SIDE]
+    scaled = functional.interpolate(images, size=side, mode="bilinear", antialias=True)
+    scaled = (scaled * 255).round().clamp(0, 255).to(torch.uint8)
+    order = class_mixed_order(labels, TEST_SEED)
+    aside = round(DIGITS_TEST_SHARE * len(order))
+    return _source(
+        (scaled[order[aside:]], labels[order[aside:]]),
+        (scaled[order[:aside]], labels[order[:aside]]),
+        shape_for(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
+        Augmentation(shift=2),
+    )
+
+
+def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Make 8000 hard images out of the handwritten digits; train and test share no digit. See `runners.data.clutter`."""
+    images, labels = _scanned_digits()
+    order = class_mixed_order(labels, TEST_SEED)
+    aside = round(DIGITS_TEST_SHARE * len(order))
+    return _source(
+        clutter(images[order[aside:]], labels[order[aside:]], CLUTTER_TRAIN_IMAGES, seed=1),
+        clutter(images[order[:aside]], labels[order[:aside]], CLUTTER_TEST_IMAGES, seed=2),
+        shape_for(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
+        Augmentation(shift=2),
+    )
+
+
+def cifar10(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Load CIFAR-10: 50,000 training and 10,000 test photographs of 32x32."""
+    return _fetched("CIFAR10", config, input_shape)
+
+
+def cifar100(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Load CIFAR-100: 50,000 training and 10,000 test photographs of 32x32."""
+    return _fetched("CIFAR100", config, input_shape)
+
+
+def mnist(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Load MNIST: 60,000 training and 10,000 test digits of 28x28."""
+    return _fetched("MNIST", config, input_shape)
+
+
+def _scanned_digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    images = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
+    return images, torch.from_numpy(bunch.target).to(torch.int64)
+
+
+def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
+    """Return what batches look like: the size asked for, else what the network expects, else what is natural."""
+    channels, height, width = wanted or natural
+    if config.image_size:
+        height = width = config.image_size
+    return channels, height, width
+
+
+def _source(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], shape: Shape, augmentation: Augmentation
+) -> Source:
+    images = with_channels(train[0], shape[0])
+    values = images.to(torch.float32).transpose(0, 1).flatten(1) / 255
+    mean, std = tuple(values.mean(1).tolist()), tuple(values.std(1).clamp(min=1e-3).tolist())
+    size = shape[1:]
+    return Source(
+        train=TensorSplit(images, train[1], mean, std, size, augmentation),
+        test=TensorSplit(with_channels(test[0], shape[0]), test[1], mean, std, size, augmentation),
+        num_classes=int(train[1].max()) + 1,
+        input_shape=shape,
+    )
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images of shape (N, C, H, W) with `channels` channels: grey repeated, or colours averaged.
+
+    Raises:
+        DataError: neither is possible.
+    """
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.repeat(1, channels, 1, 1)
+    if channels == 1:
+        grey = images.to(torch.float32).mean(1, keepdim=True)
+        return grey.round().to(torch.uint8) if images.dtype == torch.uint8 else grey
+    raise DataError(
+        f"the network reads {channels} channels, the images have {images.shape[1]}; take a network that reads 1, 3 or "
+        f"{images.shape[1]} channels"
+    )
+
+
+def check_on_disk(config: DataConfig) -> None:
+    """Raise DataError for a set that `load_data` would have to fetch first."""
+    folder = _FOLDERS.get(config.data)
+    if folder is not None and not (_root(config) / folder).is_dir():
+        raise DataError(
+            f"{config.data} is not in {_root(config)} and would have to be fetched; name the folder that holds "
+            f"{folder!r} with --data-dir, or run the search, which fetches it"
+        )
+
+
+def _root(config: DataConfig) -> Path:
+    return Path(config.data_dir).expanduser() if config.data_dir else cache_root() / "data"
+
+
+def _fetched(kind: str, config: DataConfig, input_shape: Shape | None) -> Source:
+    """Load one of torchvision's small sets whole; fetch it first where it is not on disk."""
+    from torchvision import datasets
+
+    root, folder = _root(config), _FOLDERS[config.data]
+    known: Callable[..., Any] = getattr(datasets, kind)
+    if not (root / folder).is_dir():
+        _fetch(known, root, folder, config.data)
+    try:
+        parts = [known(str(root), train=train) for train in (True, False)]
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{config.data} in {root / folder} is incomplete or damaged ({error}); delete that folder to fetch it anew"
+        ) from error
+    train, test = ((_channels_first(part.data), torch.as_tensor(part.targets, dtype=torch.int64)) for part in parts)
+    natural = (3, *train[0].shape[2:])
+    # Mirrored digits are no digits.
+    augmentation = Augmentation(shift=2) if kind == "MNIST" else Augmentation(shift=4, flip=True)
+    augmentation = replace(augmentation, border=config.border)
+    return _source(train, test, shape_for(config, input_shape, natural), augmentation)
+
+
+def _channels_first(images: Any) -> Tensor:
+    tensor = torch.as_tensor(images)
+    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+
+
+def _fetch(known: Callable[..., Any], root: Path, folder: str, name: str) -> None:
+    """Download into a folder beside the final place, and move it there only when it is whole and checked.
+
+    Raises:
+        DataError: whatever went wrong; nothing is left behind.
+    """
+    with _staging(root, name) as staging:
+        waited = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(DOWNLOAD_SECONDS)
+        try:
+            known(str(staging), train=True, download=True)
+            (staging / folder).rename(root / folder)
+        except Exception as error:  # urllib, ssl, tarfile and torchvision each raise their own
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DataError(
+                f"{name} is not in {root} and cannot be fetched ({reason}); put its folder {folder!r} there, or name "
+                "the folder that holds it with --data-dir"
+            ) from error
+        finally:
+            socket.setdefaulttimeout(waited)
+
+
+@contextmanager
+def _staging(root: Path, name: str) -> Iterator[Path]:
+    """Lend a temporary folder inside `root`; afterwards remove it, and every folder that was made for it in vain."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".fetching-", dir=root))
+    except OSError as error:
+        raise DataError(
+            f"{name} is not in {root}, and nothing can be written there ({error.strerror or error}); name a folder "
+            "that can be written with --data-dir"
+        ) from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in missing:
+            if folder.is_dir() and not os.listdir(folder):
+                folder.rmdir()

@@ -1,0 +1,171 @@
+"""What a measured net runs on and in: device texts, and engines that turn a net into something to be called."""
+
+import copy
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runners.base import LatencyConfig, available_cpus
+from runners.training.compute_format import using_threads
+from spaces.errors import SlimfrontError
+
+ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
+Program = Callable[[Tensor], object]
+
+
+class LatencyError(SlimfrontError):
+    """A device or an engine that latency cannot be measured with here; the message names what there is."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a latency is measured.
+
+    Attributes:
+        text: as the user gave it, "cpu:1thread".
+        threads: that torch or the engine uses on the processor.
+    """
+
+    text: str
+    device: torch.device
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """What the maker calls it."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return _processor()
+
+
+def devices() -> dict[str, Device]:
+    """Return what there is to measure on, by the text that asks for it."""
+    found = {}
+    for threads in range(1, available_cpus() + 1):
+        text = f"cpu:{threads}thread" + ("s" if threads > 1 else "")
+        found[text] = Device(text, torch.device("cpu"), threads)
+    for index in range(torch.cuda.device_count()):
+        found[f"cuda:{index}"] = Device(f"cuda:{index}", torch.device("cuda", index), 1)
+    if torch.backends.mps.is_available():
+        found["mps"] = Device("mps", torch.device("mps"), 1)
+    return found
+
+
+def parse_device(text: str) -> Device:
+    """Return the device that a text such as "cpu:1thread" or "cuda:0" asks for.
+
+    Raises:
+        LatencyError: there is no such device here; the message names those there are.
+    """
+    found = devices()
+    if text not in found:
+        processors = [each for each in found if each.startswith("cpu")]
+        others = [each for each in found if not each.startswith("cpu")]
+        named = processors if len(processors) <= 4 else [processors[0], processors[1], f"... {processors[-1]}"]
+        raise LatencyError(f"latency device {text!r} is not on this machine; there is: {', '.join([*named, *others])}")
+    return found[text]
+
+
+def check(config: LatencyConfig) -> None:
+    """Try a small net under the conditions that are asked for, so that a long search does not end in an error.
+
+    Raises:
+        LatencyError: an unknown device, or an engine or number format that does not work here.
+    """
+    if not config.measures:
+        return
+    device, engine = parse_device(config.latency_device), config.latency_engine
+    if engine == "onnxruntime":
+        _check_onnx(config, device)
+    net, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8)
+    try:
+        with using_threads(device.threads), torch.no_grad():
+            program, placed = prepared(net, images, device, config)
+            program(placed)
+    except Exception as error:  # a compiler or a library that fails raises whatever it meets, of any class
+        raise LatencyError(
+            f"latency engine {engine!r} with {config.latency_dtype} does not work on {device.text} "
+            f"({first_line(error)}); take --latency-engine eager or --latency-dtype float32"
+        ) from error
+
+
+def prepared(net: nn.Module, images: Tensor, device: Device, config: LatencyConfig) -> tuple[Program, Tensor]:
+    """Return a copy of a net in its engine, and images to call it with; the net stays as it is.
+
+    Args:
+        images: shape (B, C, H, W), float32.
+    """
+    dtype = getattr(torch, config.latency_dtype)
+    form = torch.channels_last if config.latency_channels_last else torch.contiguous_format
+    net = copy.deepcopy(net).eval().to(device.device, dtype).to(memory_format=form)
+    images = images.to(device.device, dtype).contiguous(memory_format=form)
+    if config.latency_engine == "torch.compile":
+        return torch.compile(net, dynamic=False), images
+    if config.latency_engine == "onnxruntime":
+        return _onnx_session(net, images, device.threads), images
+    return net, images
+
+
+def versions(engine: str) -> dict[str, str]:
+    """Return the versions of the libraries that a figure depends on."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    if engine == "onnxruntime":
+        found[engine] = importlib.metadata.version(engine)
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _check_onnx(config: LatencyConfig, device: Device) -> None:
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LatencyError(
+            f"latency engine 'onnxruntime' needs {', '.join(missing)}, not installed here; "
+            f"pip install {' '.join(missing)}, or take --latency-engine eager"
+        )
+    if device.device.type != "cpu" or config.latency_dtype != "float32" or config.latency_channels_last:
+        raise LatencyError(
+            f"latency engine 'onnxruntime' runs float32 nets on the processor in its own memory format, and "
+            f"{config.latency_dtype} on {device.text}{', channels_last' if config.latency_channels_last else ''} is "
+            "asked for; take --latency-engine eager"
+        )
+
+
+def _onnx_session(net: nn.Module, images: Tensor, threads: int) -> Program:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+        path = Path(folder) / "net.onnx"
+        torch.onnx.export(net, (images,), path, input_names=["images"], dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def program(batch: Tensor) -> object:
+        return session.run(None, {"images": batch.numpy()})
+
+    return program
+
+
+def _processor() -> str:
+    """Return the processor's name, as Linux knows it, else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,294 @@
+"""Run trials on Ray Tune, on this machine or on a cluster; the only file that imports ray.
+
+Tune places the workers and keeps them between trials. What to try next, what was found and when a trial stops stay
+with AskTell in this process: a searcher asks, a callback reports and tells. Tune's own records are thrown away.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import ray
+import torch
+from ray import tune
+from ray.job_config import JobConfig
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import ConcurrencyLimiter, Searcher
+
+from runners.base import AskTell, Evaluator, RunnerConfig, RunnerError, default_evaluator, fitting_workers, needed_gpus
+from runners.ray.settings import quiet_tune
+from runners.ray.start import knock, own_folders
+from runners.trial import Trial, TrialResult, TrialState
+
+if TYPE_CHECKING:
+    from runners.evaluation.evaluate import Workbench
+
+logger = logging.getLogger(__name__)
+
+
+class RayRunner:
+    """Runs as many trials at once as the machine or the cluster has room for.
+
+    A Ray that the caller has initialised is used and left running; one that is started here is shut down. Without an
+    `evaluator`, workers take `runners.evaluation.evaluate.evaluate`.
+    """
+
+    def __init__(self, config: RunnerConfig | None = None, evaluator: Evaluator | None = None) -> None:
+        self.config = config or RunnerConfig()
+        self._evaluator = evaluator
+
+    def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
+        """Return when every trial is told. A KeyboardInterrupt passes through after the workers are stopped.
+
+        Raises:
+            RunnerError: no such cluster, or no room for a trial in it.
+        """
+        config = dataclasses.replace(self.config, gpus_per_trial=needed_gpus(self.config, workbench.train.device))
+        with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
+            workers = _room(config)
+            evaluator = self._evaluator or default_evaluator()
+            shared = ray.put((evaluator, dataclasses.replace(workbench, threads=config.cpus_per_trial)))
+            relay, scheduler = _Relay(ask_tell), _FirstCome()  # type: ignore[no-untyped-call]
+            try:
+                tune.run(
+                    type("Worker", (_Worker,), {"shared": shared}),
+                    search_alg=ConcurrencyLimiter(_AskTellSearcher(relay), max_concurrent=workers),
+                    scheduler=scheduler,
+                    num_samples=-1,
+                    resources_per_trial={"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial},
+                    reuse_actors=True,
+                    callbacks=[relay],
+                    raise_on_failed_trial=False,
+                    storage_path=folder,
+                    trial_name_creator=_trial_name,
+                    trial_dirname_creator=_trial_name,
+                    verbose=0,
+                )
+            except BaseException as error:
+                scheduler.give_back()
+                if isinstance(error, _Abort):
+                    raise error.args[0] from None
+                raise
+
+
+def cluster_workers(config: RunnerConfig) -> int:
+    """Connect to the cluster of `config.ray_address` and return how many trials it has room for at once."""
+    with connected(config):
+        return _room(config)
+
+
+@contextlib.contextmanager
+def connected(config: RunnerConfig) -> Iterator[None]:
+    """Have a Ray inside the block: the caller's, the cluster at the configured address, or one started here."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["job_config"] = JobConfig(_py_driver_sys_path=own_folders())
+    if config.ray_address:
+        options |= {"address": config.ray_address}
+    else:
+        workers = max(1, fitting_workers(config))
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": workers * config.cpus_per_trial}
+    try:
+        try:
+            knock(config.ray_address)
+            ray.init(**options)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            what = f"no Ray cluster answers at {config.ray_address!r}" if config.ray_address else "Ray does not start"
+            raise RunnerError(f"{what} ({_reason(error)}); check --ray-address, or take --runner local") from error
+        yield
+    finally:
+        ray.shutdown()  # also what an interrupted start has left
+
+
+def _room(config: RunnerConfig) -> int:
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = int(resources.get("CPU", 0)) // config.cpus_per_trial
+    if config.gpus_per_trial:
+        workers = min(workers, int(resources.get("GPU", 0) / config.gpus_per_trial + 1e-9))
+    if workers < 1:
+        raise RunnerError(
+            f"a trial needs {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs, this Ray has "
+            f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or --gpus-per-trial"
+        )
+    return workers
+
+
+class _Abort(BaseException):
+    """Carries an error of the AskTell through Tune, which would take an Exception for the trial's own."""
+
+
+@contextlib.contextmanager
+def _unhandled() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _Abort(error) from error
+
+
+class _Order:
+    """A trial on its way to a worker, without weights. Tune writes configurations into names, so it prints short."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial.started_from(None)
+
+    def __repr__(self) -> str:
+        return f"trial {self.trial.number}"
+
+
+class _Relay(tune.Callback):  # type: ignore[misc]
+    """Reports and tells what workers send, and takes it out of the results that Tune keeps."""
+
+    def __init__(self, ask_tell: AskTell) -> None:
+        self._ask_tell = ask_tell
+        self.running: dict[str, Trial] = {}  # by Tune's id
+        self._started: dict[str, float] = {}
+        self._actors: dict[str, Any] = {}
+
+    def ask(self, trial_id: str) -> Trial | None:
+        with _unhandled():
+            trial = self._ask_tell.ask()
+        if trial is not None:
+            self.running[trial_id] = trial
+        return trial
+
+    def on_trial_start(self, *_: Any, trial: Any = None, **info: Any) -> None:
+        actor = self._actors[trial.trial_id] = trial.temporary_state.ray_actor
+        leg = self.running[trial.trial_id].leg
+        if leg is not None and leg.start is not None:
+            # Weights go past Tune, which writes configurations down; calls of one caller run in order, so they are
+            # there before the first step.
+            actor.go_on_from.remote(leg.start)
+        self._started[trial.trial_id] = time.perf_counter()
+
+    def on_trial_result(self, *_: Any, trial: Any = None, result: Any = None, **info: Any) -> None:
+        report, outcome, checkpoints = (result.pop(name, None) for name in ("report", "outcome", "checkpoints"))
+        if report is not None:
+            with _unhandled():
+                go_on = self._ask_tell.report(report)
+            if not go_on:
+                # Calls of one caller run in order, so this arrives before the step that Tune asks for next.
+                self._actors[trial.trial_id].end_early.remote()
+        if outcome is not None:
+            try:
+                weights = {label: ray.get(each) for label, each in checkpoints.items()}
+            except ray.exceptions.RayError as error:
+                self._fail(trial.trial_id, error)
+                return
+            self._tell(trial.trial_id, outcome.with_checkpoints(weights))
+
+    def on_trial_error(self, *_: Any, trial: Any = None, **info: Any) -> None:
+        if trial.trial_id in self.running:
+            # Tune hands the error to nobody, but has just written it down in the folder of this run.
+            self._fail(trial.trial_id, ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes()))
+
+    def _tell(self, trial_id: str, result: TrialResult) -> None:
+        del self.running[trial_id]
+        self._actors.pop(trial_id, None)
+        with _unhandled():
+            self._ask_tell.tell(result)
+
+    def _fail(self, trial_id: str, error: Exception) -> None:
+        seconds = time.perf_counter() - self._started.get(trial_id, time.perf_counter())
+        trial = self.running[trial_id]
+        self._tell(trial_id, TrialResult(trial, TrialState.FAILED, seconds=seconds, error=_reason(error)))
+
+
+class _FirstCome(FIFOScheduler):  # type: ignore[misc]
+    """Runs trials as they come, and can end the run at once.
+
+    Tune itself cleans up after an Exception only, and then waits for running epochs.
+    """
+
+    _controller: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._controller = tune_controller
+
+    def give_back(self) -> None:
+        """Kill every worker and give back the places that are held or asked for."""
+        if self._controller is not None:
+            self._controller._actor_manager.cleanup()
+
+
+class _AskTellSearcher(Searcher):  # type: ignore[misc]
+    """Asks for trials. While others run, "none" may mean "none yet": it asks again after the next result."""
+
+    def __init__(self, relay: _Relay) -> None:
+        super().__init__()
+        self._relay = relay
+        self._in_vain_beside: set[str] = set()  # the trials that ran when there was none to be had
+
+    def suggest(self, trial_id: str) -> Any:
+        running = self._relay.running
+        if running and self._in_vain_beside == running.keys():
+            return None
+        trial = self._relay.ask(trial_id)
+        if trial is not None:
+            return {"order": _Order(trial)}
+        self._in_vain_beside = set(running)
+        return None if running else self.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: `_Relay` has the result, or the reason of the failure."""
+
+
+def _reason(error: Exception) -> str:
+    """Put an error of a lost worker in one line: what Ray says first, and last, where it gives the cause."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        error = cast(Exception, error.as_instanceof_cause())  # type: ignore[no-untyped-call]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return f"{type(error).__name__}: {' '.join(dict.fromkeys((lines[0], lines[-1])))}"[:500]
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+class _Worker(tune.Trainable):  # type: ignore[misc]
+    """One process that evaluates trial after trial; a step is one report."""
+
+    shared: Any  # reference of (evaluator, workbench) in the object store
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._evaluator, self._bench = ray.get(self.shared)
+        torch.set_num_threads(self._bench.threads)  # several workers with all cores each slow each other down
+        os.environ["OMP_NUM_THREADS"] = str(self._bench.threads)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._last_result = None  # holds the checkpoints of the trial before
+        self._trial: Trial = new_config["order"].trial
+        self._evaluation = self._evaluator(self._trial, self._bench)
+        self._go_on: bool | None = None
+        return True
+
+    def go_on_from(self, weights: bytes) -> None:
+        self._evaluation = self._evaluator(self._trial.started_from(weights), self._bench)
+
+    def end_early(self) -> None:
+        self._go_on = False
+
+    def step(self) -> dict[str, Any]:
+        try:
+            report = self._evaluation.send(self._go_on)
+        except StopIteration as ended:
+            result: TrialResult = ended.value
+        except Exception as error:  # handed on as an error, it would cost Tune this worker
+            logger.debug("trial %d failed", self._trial.number, exc_info=True)
+            result = TrialResult(self._trial, TrialState.FAILED, error=f"{type(error).__name__}: {error}")
+        else:
+            self._go_on = True
+            return {"report": report}
+        checkpoints = {label: ray.put(each) for label, each in result.checkpoints.items()}
+        return {"done": True, "outcome": result.with_checkpoints({}), "checkpoints": checkpoints}
+
+    def cleanup(self) -> None:
+        self._evaluation.close()

@@ -1,0 +1,188 @@
+"""The dense network: given weights, or trained once and cached by everything that determines it."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from runners.base import TrainConfig
+from runners.cache import digest_of, write_cached
+from runners.data.loading import ImageData
+from runners.training.compute_format import Fast
+from runners.training.loop import Course, accuracy, fit, pick_device
+from spaces.errors import WeightsError
+from spaces.space import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("state_dict", "model")  # under which training scripts keep the weights in their checkpoints
+PREFIX = "module."  # put before every name by DataParallel
+# Fields of TrainConfig that say where a net is trained, or how narrow ones are, not what the dense net becomes.
+NOT_DENSE = ("distill_weight", "distill_temperature", "device")
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
+    """Everything that determines a trained dense network.
+
+    Attributes:
+        train: `dense_epochs` and `dense_learning_rate`, and the settings both kinds of training share.
+        seed: of its initial weights and its training.
+    """
+
+    spec: ModelSpec
+    data: ImageData
+    train: TrainConfig
+    seed: int
+
+    def key(self) -> str:
+        """Return a hash of it, the same in every process."""
+        settings = {name: value for name, value in asdict(self.train.for_dense()).items() if name not in NOT_DENSE}
+        described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
+        return digest_of(described)
+
+
+def cached_file(recipe: DenseRecipe, cache_dir: Path) -> Path:
+    """Return where the network of this recipe is kept once it is trained."""
+    return cache_dir / "dense" / f"{recipe.key()}.safetensors"
+
+
+def given_net(spec: ModelSpec, weights: str) -> nn.Module:
+    """Return the dense network with weights that exist already, in evaluation mode on the processor.
+
+    Args:
+        weights: "DEFAULT" or "IMAGENET1K_..." for torchvision's, or a safetensors or state_dict file.
+
+    Raises:
+        WeightsError: the weights cannot be had, or are not of this network.
+    """
+    from spaces.zoo import models as zoo
+
+    if is_published(weights):
+        return zoo.pretrained(spec, weights).eval()
+    net = zoo.build(spec)
+    load_weights(net, Path(weights).expanduser())
+    return net.eval()
+
+
+def is_published(weights: str) -> bool:
+    """Whether this names weights that torchvision publishes, not a file."""
+    return weights == "DEFAULT" or weights.startswith("IMAGENET1K_")
+
+
+def trained_net(
+    recipe: DenseRecipe,
+    cache_dir: Path,
+    *,
+    fast: Fast | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """Return the dense network, in evaluation mode on the processor: trained here, or loaded when it was before.
+
+    Args:
+        cache_dir: where trained networks are kept.
+        fast: how to compute; None measures.
+        on_epoch: called with the number of finished epochs and the validation accuracy, when it is trained.
+    """
+    from spaces.zoo import models as zoo
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = zoo.build(recipe.spec)
+    file = cached_file(recipe, cache_dir)
+    if file.exists():
+        try:
+            load_weights(net, file)
+            logger.info("dense %s from %s", recipe.spec.name, file)
+            return net.eval()
+        except WeightsError as error:
+            logger.warning("%s; training anew", error)
+    device = pick_device(recipe.train.device)
+    config = recipe.train.for_dense()
+    course = Course(config.epochs, config.learning_rate, recipe.seed, device, fast=fast)
+    for epoch in fit(net, recipe.data.train, config, course):
+        if on_epoch is not None:
+            on_epoch(epoch, accuracy(net, recipe.data.val, device=device))
+    net.cpu()
+    write_cached(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
+    return net.eval()
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Copy the weights of a file into `net`: safetensors, or what torch.save wrote of a state_dict.
+
+    {"state_dict": ...} and {"model": ...} around it and "module." before every name are taken off. No code in the
+    file is run.
+
+    Raises:
+        WeightsError: no such file, damaged, or tensors missing, left over or of other shapes; names the first.
+    """
+    found = _named_tensors(path)
+    wanted = net.state_dict()
+    # Counted batches matter to BatchNorm without momentum only, and older files lack them.
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in found if name not in wanted]
+    way_out = "take the file of this network and number of classes, or leave the weights out to train it"
+    for name, tensor in found.items():
+        if name in wanted and tensor.shape != wanted[name].shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, the network needs {tuple(wanted[name].shape)}; "
+                f"{way_out}"
+            )
+    if missing:
+        raise WeightsError(
+            f"{path}: {missing[0]} of shape {tuple(wanted[missing[0]].shape)} is missing "
+            f"({len(missing)} of {len(wanted)} tensors are); {way_out}"
+        )
+    if surplus:
+        raise WeightsError(
+            f"{path}: {surplus[0]} of shape {tuple(found[surplus[0]].shape)} belongs to no layer of the network; "
+            f"{way_out}"
+        )
+    net.load_state_dict(dict(found), strict=False)
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Return a hash of every weight and buffer: equal for bit-equal networks."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _named_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Read name -> tensor out of a file, without running anything in it."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is not a file; give a safetensors or state_dict file, or DEFAULT")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in whatever part of the reader meets it
+        # torch's own message goes on to advise loading without weights_only, which would run what is in the file.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
+        raise WeightsError(
+            f"{path} cannot be read as weights ({reason}); save them with "
+            "torch.save(net.state_dict(), file) or as safetensors"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(each, Tensor) for each in content.values())
+    ):
+        raise WeightsError(f"{path} holds no state_dict; save it with torch.save(net.state_dict(), file)")
+    if all(name.startswith(PREFIX) for name in content):
+        return {name.removeprefix(PREFIX): tensor for name, tensor in content.items()}
+    return dict(content)

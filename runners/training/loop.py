@@ -1,0 +1,281 @@
+"""The one training loop, and what goes with it: accuracy, BatchNorm re-estimation, the fast way to compute."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruning.base import Reshape
+from runners.base import TrainConfig
+from runners.data.splits import Split
+from runners.training.compute_format import PLAIN, Fast, measure_fast
+from runners.training.run import Course, TrainingError, check_settings
+from runners.training.schedule import along, schedule_factor, steps_of, whole_epochs
+from runners.trial import derive_seed
+
+__all__ = [
+    "Course",
+    "Fast",
+    "TrainingError",
+    "accuracy",
+    "evaluating",
+    "fit",
+    "measure_fast",
+    "pick_device",
+    "reestimate_batchnorm",
+]
+
+STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it makes the device wait
+
+
+def fit(net: nn.Module, split: Split, config: TrainConfig, course: Course) -> Iterator[int]:
+    """Train `net` in place by SGD; yield the number of finished epochs after each one.
+
+    The same seed gives bit-equal weights on one machine with the same number of threads. The net is moved to the
+    course's device, and is in training mode and in ordinary memory format whenever an epoch is yielded.
+
+    Args:
+        net: what is trained.
+        split: training images; an incomplete last batch of an epoch is left out.
+        config: batch size, schedule, smoothing, distillation and the like.
+        course: how long, how fast, and what acts on the training.
+
+    Raises:
+        TrainingError: a setting is out of range, or the loss is no longer finite.
+    """
+    check_settings(config, course.learning_rate)
+    training = _Training(net.to(course.device), split, config, course)
+    for epoch in range(training.epochs):
+        training.run_epoch(epoch)
+        yield epoch + 1
+
+
+class _Training:
+    """A course of SGD while it runs.
+
+    Attributes:
+        epochs: how many there are, the last of which may be a part of one.
+    """
+
+    def __init__(self, net: nn.Module, split: Split, config: TrainConfig, course: Course) -> None:
+        self._net, self._split, self._config, self._course = net, split, config, course
+        self._per_epoch = max(1, len(split) // config.batch_size)
+        self._total = steps_of(course.epochs, self._per_epoch)
+        self.epochs = math.ceil(self._total / self._per_epoch)
+        self._fast = fast_for(net, split, config, course.device) if course.fast is None else course.fast
+        self._optimiser = _optimiser(net, config)
+        self._scaler = torch.amp.GradScaler(course.device.type, enabled=self._fast.autocast == torch.float16)
+        self._teacher = course.teacher if config.distill_weight > 0 else None
+
+    def run_epoch(self, epoch: int) -> None:
+        """Go once through the images, then let the net be exchanged."""
+        device, first = self._course.device, epoch * self._per_epoch
+        shuffle_seed = derive_seed(self._course.seed, f"epoch {epoch}")
+        batches = self._split.batches(
+            self._config.batch_size,
+            device=device,
+            shuffle_seed=shuffle_seed,
+            augment=True,
+            limit=min(self._per_epoch, self._total - first) * self._config.batch_size,
+        )
+        losses: list[Tensor] = []
+        with _seeded(shuffle_seed, device), self._fast.format_of(self._net):
+            self._net.train()
+            for step, (images, labels) in enumerate(batches, start=first):
+                losses.append(self._step(step, images, labels))
+                if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
+                    _check_finite(losses, epoch, step, self._rate(step))
+            _check_finite(losses, epoch, step, self._rate(step))
+        if self._course.reshape is not None:
+            self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._course.reshape)
+
+    def _rate(self, step: int) -> float:
+        span, epochs = self._course.span, self._course.epochs
+        factor = schedule_factor(self._config, along(span, step / self._total), whole_epochs(epochs, span))
+        return self._course.learning_rate * factor
+
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Take one step on a batch; return its loss."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate(step) * group["rate_factor"]
+        loss = self._loss(self._fast.placed(images), labels)
+        self._optimiser.zero_grad()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._optimiser)
+        if self._config.largest_gradient:
+            nn.utils.clip_grad_norm_(self._net.parameters(), self._config.largest_gradient)
+        if self._course.hook is not None:
+            self._course.hook(self._net, step)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        return loss.detach()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch, mixed in pairs and distilled as the options say."""
+        config, device = self._config, self._course.device
+        share = 1.0  # of every image in what the net sees; the rest is its partner's, from the other end of the batch
+        if config.mixup:
+            share = float(torch.distributions.Beta(config.mixup, config.mixup).sample())  # type: ignore[no-untyped-call]
+            images = share * images + (1 - share) * images.flip(0)
+        with self._fast.precision(device):
+            logits = self._net(images)
+        loss = _cross_entropy(logits, labels, config)
+        if config.mixup:
+            loss = share * loss + (1 - share) * _cross_entropy(logits, labels.flip(0), config)
+        if self._teacher is not None:
+            with torch.no_grad(), evaluating(self._teacher), self._fast.precision(device):
+                target = self._teacher(images)
+            distance = divergence(logits.float(), target.float(), config.distill_temperature)
+            loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
+        return loss
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+
+
+def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(target || logits), the mean over images, both softened by T (Hinton et al., 2015)."""
+    ours = functional.log_softmax(logits / temperature, dim=1)
+    theirs = functional.log_softmax(target / temperature, dim=1)
+    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
+@torch.no_grad()
+def accuracy(
+    net: nn.Module, split: Split, *, device: torch.device, batch_size: int = 256, limit: int | None = None
+) -> float:
+    """Return top-1 accuracy in [0, 1] on the first `limit` images, in float32; 0.0 where there are none."""
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    seen = 0
+    net.to(device)
+    with evaluating(net):
+        for images, labels in split.batches(batch_size, device=device, limit=limit):
+            right += (net(images).argmax(1) == labels).sum()
+            seen += len(labels)
+    return int(right) / seen if seen else 0.0
+
+
+@torch.no_grad()
+def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = 512) -> None:
+    """Replace the running statistics of every BatchNorm, in place, by the mean over un-augmented training batches.
+
+    After a cut the old statistics describe sums over channels that are gone. Nothing else of the net changes.
+    """
+    layers = [each for each in net.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    if not layers:
+        return
+    net.to(device)
+    momenta = [layer.momentum for layer in layers]
+    with evaluating(net):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # cumulative mean
+            layer.train()
+        for batch, _ in split.batches(min(images, 128), device=device, limit=images):
+            if len(batch) > 1:
+                net(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and afterwards each back in the mode it was in."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" takes CUDA, then MPS, then the processor.
+
+    Raises:
+        TrainingError: no such device here.
+    """
+    present = ["cpu"]
+    if torch.backends.mps.is_available():
+        present.insert(0, "mps")
+    if torch.cuda.is_available():
+        present[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name == "auto":
+        return torch.device(present[0])
+    if name not in present:
+        raise TrainingError(f"device {name!r} is not available here; this machine has {', '.join(present)} (or auto)")
+    return torch.device(name)
+
+
+def fast_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> Fast:
+    """Return how to compute under `config.precision`: measured for "auto", as said otherwise."""
+    if config.precision == "float32":
+        return PLAIN
+    images, _ = next(split.batches(2, device=device, limit=2))
+    return measure_fast(net, tuple(images.shape[1:]), config.batch_size, device)
+
+
+def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    groups = _weight_groups(net, config)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
+
+
+def _reshaped(
+    net: nn.Module, optimiser: torch.optim.SGD, config: TrainConfig, reshape: Reshape
+) -> tuple[nn.Module, torch.optim.SGD]:
+    """Return what training goes on with: another net and momentum where `reshape` gives them."""
+    buffers = {name: optimiser.state[each].get("momentum_buffer") for name, each in net.named_parameters()}
+    changed = reshape(net, {name: buffer for name, buffer in buffers.items() if buffer is not None})
+    if changed is None:
+        return net, optimiser
+    net, momentum = changed
+    optimiser = _optimiser(net, config)
+    for name, parameter in net.named_parameters():
+        if name in momentum:
+            optimiser.state[parameter]["momentum_buffer"] = momentum[name]
+    return net, optimiser
+
+
+def _weight_groups(net: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
+    """Split the weights: BatchNorm's and biases are not decayed, which would only rescale or bias the net."""
+    trained = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+    faster = {name for name, each in trained if each.ndim <= 1 and name.rpartition(".")[2] == "bias"}
+    if config.bias_rate_factor == 1:
+        faster = set()  # one group less to step through
+    matrices = [each for _, each in trained if each.ndim > 1]
+    vectors = [each for name, each in trained if each.ndim <= 1 and name not in faster]
+    biases = [each for name, each in trained if name in faster]
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "weight_decay": config.weight_decay, "rate_factor": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "rate_factor": 1.0},
+        {"params": biases, "weight_decay": 0.0, "rate_factor": config.bias_rate_factor},
+    ]
+    return groups if faster else groups[:2]
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what draws from the global generators, dropout above all, and leave them afterwards as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
+def _check_finite(losses: list[Tensor], epoch: int, step: int, rate: float) -> None:
+    """Raise on the first loss that is not finite, then forget them; `step` is that of the last one."""
+    if not losses:
+        return
+    bad = (~torch.isfinite(torch.stack(losses))).nonzero().flatten().tolist()
+    first = step - len(losses) + 1 + (bad[0] if bad else 0)
+    losses.clear()
+    if bad:
+        raise TrainingError(
+            f"the loss is not finite in epoch {epoch + 1}, step {first} (learning rate {rate:.4g}); "
+            "lower the learning rate"
+        )

@@ -1,0 +1,158 @@
+"""A front member as files: weights and widths to come back with, and a program that runs without this project.
+
+The program is a torch.export archive, and where that fails a TorchScript trace; either is read back and compared
+with the network before it counts as written.
+"""
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pruning import checkpoint
+from search.results.result import SearchResult
+from spaces.errors import SlimfrontError, WeightsError
+from spaces.space import ModelSpec
+from spaces.widths import Widths
+
+CHECKPOINT = "model.safetensors"
+WIDTHS = "widths.json"
+ARCHIVE = "model.pt2"
+TORCHSCRIPT = "model.torchscript.pt"
+RESULT = "result.json"  # of a run folder
+TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels, in float32
+
+_log = logging.getLogger(__name__)
+_Program = Callable[[Tensor], Tensor]
+
+
+class ExportError(SlimfrontError):
+    """A network that cannot be written as files."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written for one network.
+
+    Attributes:
+        program: loads without this project, with `torch.export.load(...).module()` or `torch.jit.load(...)` by its
+            name; takes any number of images. None when the network can be neither exported nor traced, or it was not
+            asked for.
+        max_difference: largest difference between the logits of the program and of the network, over the largest
+            logit; at most `TOLERANCE`, and 0 without a program.
+    """
+
+    folder: Path
+    checkpoint: Path
+    widths: Path
+    program: Path | None
+    max_difference: float
+
+
+def export_member(
+    net: nn.Module,
+    spec: ModelSpec | None,
+    widths: Mapping[str, int],
+    input_shape: tuple[int, int, int],
+    folder: Path | str,
+    program: bool = True,
+) -> Exported:
+    """Write a narrow network into a folder, which is made if need be; `net` stays as it is.
+
+    Args:
+        program: whether to write the program that runs without this project too, which takes some seconds.
+
+    Raises:
+        ExportError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WIDTHS).write_text(Widths(widths).to_json() + "\n")
+        checkpoint.save(folder / CHECKPOINT, net, spec, widths)
+        for name in (ARCHIVE, TORCHSCRIPT):
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
+        written, difference = None, 0.0
+        if program:
+            written, difference = _write_program(copy.deepcopy(net).cpu().eval(), input_shape, folder)
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
+    return Exported(folder, folder / CHECKPOINT, folder / WIDTHS, written, difference)
+
+
+def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
+    """Return a narrow network that a search wrote, on the CPU, in eval mode.
+
+    A checkpoint of a net that came as "package.module:factory" imports and calls that factory.
+
+    Args:
+        path: a member's folder or checkpoint, or a run folder, which stands for its chosen network.
+        model: the dense network, for runs on a live module.
+
+    Raises:
+        WeightsError: nothing of that kind at `path`, or a file that is damaged.
+    """
+    path = Path(path)
+    if (path / CHECKPOINT).is_file():
+        path = path / CHECKPOINT
+    elif (path / RESULT).is_file():
+        return load(_chosen(path), model)
+    elif path.is_dir():
+        raise WeightsError(f"{path} holds neither {CHECKPOINT} nor {RESULT}; give a run folder or one of a network")
+    return checkpoint.load(path, model).eval()
+
+
+def _chosen(run: Path) -> Path:
+    result = SearchResult.from_json((run / RESULT).read_text())
+    if result.chosen is None or not result.chosen.path:
+        raise WeightsError(f"the search in {run} has no chosen network; give the folder of one of its networks")
+    return run / result.chosen.path
+
+
+def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Path) -> tuple[Path | None, float]:
+    images = torch.rand(3, *input_shape, generator=torch.Generator().manual_seed(0))
+    for name, write in ((ARCHIVE, _write_archive), (TORCHSCRIPT, _write_torchscript)):
+        path = folder / name
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # both warn of their own internals and of deprecations to come
+                difference = _difference(net, write(net, images[:2], path), images)
+        except OSError:
+            raise
+        except Exception as error:  # what cannot be captured raises whatever it meets, of any class
+            _log.warning("%s cannot be written: %s", path, str(error).partition("\n")[0])
+            difference = float("inf")
+        if difference <= TOLERANCE:
+            return path, difference
+        path.unlink(missing_ok=True)
+    return None, 0.0
+
+
+def _write_archive(net: nn.Module, images: Tensor, path: Path) -> _Program:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, (images,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, os.fspath(path))
+    return torch.export.load(os.fspath(path)).module()
+
+
+def _write_torchscript(net: nn.Module, images: Tensor, path: Path) -> _Program:
+    torch.jit.trace(net, images).save(os.fspath(path))  # type: ignore[no-untyped-call]
+    loaded: _Program = torch.jit.load(os.fspath(path))  # type: ignore[no-untyped-call]
+    return loaded
+
+
+def _difference(net: nn.Module, program: _Program, images: Tensor) -> float:
+    """Compare on one image and on several: a program may have taken the number of images for a constant."""
+    worst = 0.0
+    for batch in (images[:1], images):
+        expected, got = net(batch), program(batch)
+        if got.shape != expected.shape:
+            return float("inf")
+        worst = max(worst, float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-12)))
+    return worst

@@ -1,0 +1,161 @@
+"""How a network compares with uniform widths, in plain words: on validation, and on test over several trainings.
+
+One training says little: over seeds, the test accuracy of one and the same net varies by a good part of a point. So
+a difference counts when it is larger than that noise. The noise is that of training again, on these test images.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runners.trial import Confirmation, TrialResult
+from search.results.pareto import point
+
+CERTAINTY = 0.95  # that two equally good networks do not differ by more than the noise in favour of the first
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean test accuracy of one re-trained network minus that of another.
+
+    Attributes:
+        mean: in [-1, 1].
+        standard_error: of the mean, from the deviations over the seeds of both.
+        noise: a difference up to here may come from the seeds alone; at least one test image.
+    """
+
+    mean: float
+    standard_error: float
+    noise: float
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether one is better than the other by more than the noise."""
+        return abs(self.mean) > self.noise
+
+
+def difference(left: TrialResult | None, right: TrialResult | None) -> Difference | None:
+    """Compare two re-trained networks; None unless both have two accuracies or more.
+
+    The noise is the standard error of the difference times the point of Student's t that a difference of none stays
+    under with probability `CERTAINTY`, for unequal variances. Welch, Biometrika 34, 1947.
+    """
+    confirmed = [each.confirmation for each in (left, right) if each is not None and each.confirmation is not None]
+    sides = [each for each in confirmed if len(each.accuracies) > 1]
+    if len(sides) < 2:
+        return None
+    from scipy.special import stdtrit
+
+    means = [each.mean or 0.0 for each in sides]
+    counts = [len(each.accuracies) for each in sides]
+    variances = [(each.std or 0.0) ** 2 / count for each, count in zip(sides, counts, strict=True)]
+    error = math.sqrt(sum(variances))
+    noise = 0.0
+    if error > 0:
+        freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v, n in zip(variances, counts, strict=True))
+        noise = float(stdtrit(freedom, CERTAINTY)) * error
+    return Difference(means[0] - means[1], error, max(noise, 1 / sides[0].images))
+
+
+def validation_statement(chosen: TrialResult, rival: TrialResult, won: bool) -> str:
+    """Say how the chosen network compares with the best uniform one of the search.
+
+    One reading on test each is a witness only as long as nothing was trained again.
+    """
+    if not won:
+        flops, accuracy = point(chosen)
+        return f"The search did not beat uniform widths: the best network is uniform ({accuracy:.2%}, {flops:,} FLOPs)."
+    (flops, accuracy), (rival_flops, rival_accuracy) = point(chosen), point(rival)
+    text = (
+        f"The chosen network beats the best uniform one on validation: {accuracy:.2%} at {flops:,} FLOPs against "
+        f"{rival_accuracy:.2%} at {rival_flops:,}"
+    )
+    if chosen.test_accuracy is None or rival.test_accuracy is None or chosen.confirmation is not None:
+        return text + "."
+    verdict = "confirms it" if chosen.test_accuracy > rival.test_accuracy else "does not confirm it"
+    return text + f"; test {verdict} ({chosen.test_accuracy:.2%} against {rival.test_accuracy:.2%})."
+
+
+def confirmed_statement(
+    chosen: TrialResult | None, control: TrialResult | None, uniform: bool, name: str = "the chosen one"
+) -> str:
+    """Say what training again has shown, with a space before it; empty when nothing was.
+
+    Args:
+        control: uniform widths at the FLOPs of `chosen`; None when there is no such network.
+        uniform: whether `chosen` is of the control arm itself.
+        name: what `chosen` is called.
+    """
+    if chosen is None or (confirmed := chosen.confirmation) is None:
+        return ""
+    again = len(confirmed.accuracies)
+    text = f" Trained again from the dense network with {again} fresh seed{'' if again == 1 else 's'}, {name} "
+    text += f"has {_figure(confirmed)} on test"
+    if uniform:
+        return text + "; it is uniform itself."
+    if control and (control.trial.method, control.widths) == (chosen.trial.method, chosen.widths):
+        return text + "; uniform widths at its FLOPs are the same network."
+    if control is None:
+        return text + "; no uniform network inside the budgets has as few FLOPs."
+    gap, other = difference(chosen, control), control.confirmation
+    if gap is None or other is None:
+        return text + "; too few trainings have ended to compare it with uniform widths at its FLOPs."
+    found = "is more" if gap.beyond_noise else "is not more"
+    so = "so it is not shown to beat uniform widths"
+    if gap.beyond_noise:
+        so = "so it beats uniform widths" if gap.mean > 0 else "so uniform widths beat it"
+    return text + (
+        f", uniform widths at its FLOPs {_figure(other)} ({point(control)[0]:,} against "
+        f"{point(chosen)[0]:,} FLOPs): the difference of {100 * gap.mean:+.2f} points, with a standard error of "
+        f"{100 * gap.standard_error:.2f}, {found} than the noise of training ({100 * gap.noise:.2f}), {so}."
+    )
+
+
+def failed_again(*networks: TrialResult | None) -> list[str]:
+    """Say which trainings of the confirmation failed and why, one line per network."""
+    lines = []
+    for each in networks:
+        if each is not None and each.confirmation is not None and (errors := each.confirmation.errors):
+            tried = len(errors) + len(each.confirmation.accuracies)
+            name = f"trial {each.label} ({each.trial.method})"
+            lines.append(f"{name} trained again: {len(errors)} of {tried} failed: {' '.join(errors[0].split())}")
+    return lines
+
+
+def reached_on_test(network: TrialResult) -> str:
+    """Write the test accuracy: mean and deviation over trainings where there are several, else what was read once."""
+    if network.confirmation is not None and network.confirmation.std is not None:
+        return _figure(network.confirmation).replace(" ", "")  # 80 columns are few
+    return "-" if network.test_accuracy is None else f"{network.test_accuracy:.2%}"
+
+
+def confirmed_figures(network: TrialResult) -> dict[str, float | None]:
+    """Return test_mean, test_std and test_seeds, None where they are not known."""
+    found = network.confirmation
+    if found is None:
+        return {"test_mean": None, "test_std": None, "test_seeds": None}
+    return {"test_mean": found.mean, "test_std": found.std, "test_seeds": len(found.accuracies)}
+
+
+def confirmation_to_dict(confirmation: Confirmation | None) -> dict[str, Any] | None:
+    """Return a confirmation as plain data; mean and deviation are added for readers."""
+    if confirmation is None:
+        return None
+    return {**dataclasses.asdict(confirmation), "mean": confirmation.mean, "std": confirmation.std}
+
+
+def confirmation_from_dict(data: Mapping[str, Any] | None) -> Confirmation | None:
+    """Read back what `confirmation_to_dict` wrote."""
+    if data is None:
+        return None
+    lists = {name: tuple(data[name]) for name in ("seeds", "accuracies", "flops", "errors")}
+    return Confirmation(**lists, images=data["images"], at=data["at"])
+
+
+def _figure(confirmation: Confirmation) -> str:
+    if confirmation.mean is None:
+        return "no accuracy"
+    spread = "" if confirmation.std is None else f" ± {100 * confirmation.std:.2f}"
+    return f"{100 * confirmation.mean:.2f}{spread}%"

@@ -1,0 +1,33 @@
+"""What a study makes of a result before it is recorded: failed when it is none, and lighter by weights of no use."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from runners.trial import TrialResult, TrialState
+from search.results.pareto import affordable, measured
+from spaces.budget import Budget
+
+
+def checked(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
+    """Return the result, as failed with the reason where it has no finite accuracy, no cost, or is over a budget.
+
+    Args:
+        budgets: absolute; one on latency is not looked at, since it is measured later.
+    """
+    if result.state is TrialState.FAILED:
+        return result if result.error else replace(result, error="failed without a reason")
+    if not measured(result) or result.cost is None:
+        error = f"accuracy {result.accuracy} is not finite" if result.cost else "no cost was measured"
+        return replace(result, state=TrialState.FAILED, accuracy=None, error=error)
+    for budget in budgets:
+        if budget.quantity != "latency" and not budget.allows(result.cost):
+            cost = getattr(result.cost, budget.quantity)
+            error = f"the network has {cost:,} {budget.quantity}, over the budget of {budget}"
+            return replace(result, state=TrialState.FAILED, error=error)
+    return result
+
+
+def lightened(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
+    """Drop the weights of networks over a budget: no front can have them, and each weighs as much as a result."""
+    useful = {network.label for network in affordable([result], budgets)}  # timed or not
+    return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})

@@ -1,0 +1,239 @@
+"""Networks at full width: torchvision's CNNs by their names, nets for small images, and the user's own.
+
+Nothing heavy is imported until a network is built or torchvision's names are needed.
+"""
+
+import importlib
+import inspect
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spaces.errors import ModelError, WeightsError
+from spaces.registry import unknown_name
+from spaces.space import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor, nn
+
+CIFAR_NAMES = ("cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5", "resnet20", "resnet56", "resnet110")
+_NO_CNN = ("vit_", "swin_", "maxvit_")
+# Their auxiliary heads run in training only, so a trace in eval mode would miss them; the original initialisation
+# draws truncated normals, and BatchNorm makes the default one as good.
+_WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
+_EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _WITHOUT_HEADS, "inception_v3": _WITHOUT_HEADS}
+
+
+# These two were trained on images with mean 0.5 and deviation 0.5 in every colour; the layer that sees them first.
+_STEMS = {"googlenet": "conv1", "inception_v3": "Conv2d_1a_3x3"}
+
+
+def model_names() -> list[str]:
+    """List every name that `build` knows, sorted; factories come on top. Imports torchvision."""
+    return sorted([*CIFAR_NAMES, *_torchvision_names()])
+
+
+def default_input_shape(name: str) -> tuple[int, int, int]:
+    """Return the natural (channels, height, width) of one image for a net.
+
+    A factory's is the default of its argument `input_shape` where it has one, else 3x32x32.
+
+    Raises:
+        UnknownNameError: a name that is not known, with the nearest ones.
+    """
+    if ":" in name:
+        default = _parameters(_factory(name)).get("input_shape")
+        shape = default.default if default is not None else None
+        return (shape[0], shape[1], shape[2]) if isinstance(shape, tuple) and len(shape) == 3 else (3, 32, 32)
+    if name in CIFAR_NAMES:
+        return (1, 28, 28) if name == "lenet5" else (3, 32, 32)
+    _check_name(name)
+    from torchvision.models import get_model_weights
+
+    weights = getattr(get_model_weights(name), "DEFAULT", None)
+    side = 224 if weights is None else weights.transforms.keywords["crop_size"]
+    return (3, side, side)
+
+
+def build(spec: ModelSpec) -> "nn.Module":
+    """Build a network at full width with fresh weights, in training mode.
+
+    A torchvision net for images of other than 3 channels gets a fresh first convolution.
+
+    Raises:
+        UnknownNameError: a name that is not known, with the nearest ones.
+        ModelError: arguments the net does not take, or a factory that cannot be imported or gives no network.
+    """
+    _check_arguments(spec)
+    if ":" in spec.name:
+        return _call_factory(spec)
+    if spec.name in CIFAR_NAMES:
+        from spaces.zoo.cifar import build_cifar
+
+        return build_cifar(spec.name, spec.num_classes, spec.input_shape)
+    _check_name(spec.name)
+    from torchvision.models import get_model
+
+    net: nn.Module = get_model(
+        spec.name, weights=None, num_classes=spec.num_classes, **_EXTRA_ARGUMENTS.get(spec.name, {})
+    )
+    if spec.input_shape[0] != 3:
+        _refit_stem(net, spec.input_shape[0])
+    return net
+
+
+def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
+    """Build a torchvision network with published weights: its best, or those of a name such as IMAGENET1K_V1.
+
+    With other than 1000 classes the classifier is a fresh one; with other than 3 input channels the first
+    convolution sees the mean of its colour filters in every channel. All take images normalised with ImageNet's
+    mean and deviation (in googlenet, the outermost pixels see a slightly different padding). The weights come from
+    torchvision's cache (TORCH_HOME) or are downloaded into it.
+
+    Raises:
+        UnknownNameError, ModelError: as in `build`.
+        WeightsError: the net has no published weights, or they are not cached and cannot be downloaded.
+    """
+    _check_published(spec)
+    net = build(spec)
+    state = net.state_dict()
+    for name, tensor in _published_state(spec.name, weights).items():
+        if name in state:
+            fitted = _average_colours(tensor, state[name].shape)
+            state[name] = fitted if fitted.shape == state[name].shape else state[name]
+    if spec.name in _STEMS and spec.input_shape[0] == 3:
+        _fold_input_transform(state, _STEMS[spec.name])
+    net.load_state_dict(state)
+    return net
+
+
+def published_file(spec: ModelSpec, weights: str = "DEFAULT") -> Path:
+    """Return where torchvision keeps these weights once they are downloaded.
+
+    Raises:
+        WeightsError: the net has no such weights.
+    """
+    import torch
+
+    _check_published(spec)
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_published(spec.name, weights).url).name
+
+
+def _check_published(spec: ModelSpec) -> None:
+    if ":" in spec.name or spec.name in CIFAR_NAMES:
+        raise WeightsError(f"{spec.name!r} has no published weights; give a file, or none to train it here")
+
+
+def _published(name: str, chosen: str) -> Any:
+    from torchvision.models import get_model_weights
+
+    published = get_model_weights(name)
+    weights = getattr(published, chosen, None)
+    if weights is None:
+        known = f"no weights {chosen} of {name!r}, but {', '.join(published.__members__)}"
+        has = known if len(published) else f"no weights for {name!r}"
+        raise WeightsError(f"torchvision has {has}; give a file, or none to train it here")
+    return weights
+
+
+def _published_state(name: str, chosen: str) -> dict[str, Any]:
+    import torch
+    from torchvision.models import get_model
+
+    weights = _published(name, chosen)
+    try:
+        return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # the last three: a damaged file
+        reason = getattr(error, "reason", error)
+        raise WeightsError(
+            f"weights of {name!r} cannot be had from {weights.url} ({reason}); "
+            f"put a sound file into {torch.hub.get_dir()}/checkpoints, or give one of your own"
+        ) from error
+
+
+def _average_colours(tensor: "Tensor", shape: "Size") -> "Tensor":
+    """Fit a first convolution over 3 colours to the channels of `shape`; anything else comes back as it is."""
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[0] != shape[0]:
+        return tensor
+    return tensor if shape[1] == 3 else tensor.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
+
+
+def _fold_input_transform(state: dict[str, Any], stem: str) -> None:
+    """Make the stem take ImageNet-normalised images: torchvision converts them in `forward`, with `transform_input`."""
+    weight = state[f"{stem}.conv.weight"]
+    scale = weight.new_tensor([0.229, 0.224, 0.225]) / 0.5
+    offset = (weight.new_tensor([0.485, 0.456, 0.406]) - 0.5) / 0.5
+    shift = (weight.sum((2, 3)) * offset).sum(1)
+    state[f"{stem}.conv.weight"] = weight * scale[:, None, None]
+    state[f"{stem}.bn.running_mean"] = state[f"{stem}.bn.running_mean"] - shift
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision.models
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if not name.startswith(_NO_CNN)]
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(_NO_CNN):
+        raise ModelError(f"{name!r} is a transformer, no CNN; choose a CNN such as convnext_tiny or resnet50")
+    if name not in _torchvision_names():
+        raise unknown_name("model", name, model_names())
+
+
+def _check_arguments(spec: ModelSpec) -> None:
+    if spec.num_classes < 1:
+        raise ModelError(f"{spec.num_classes} classes for {spec.name!r}; give at least 1")
+    if len(spec.input_shape) != 3 or min(spec.input_shape) < 1:
+        raise ModelError(f"input shape {spec.input_shape} is not (channels, height, width) of at least 1 each")
+
+
+def _refit_stem(net: "nn.Module", channels: int) -> None:
+    from torch import nn
+
+    stem = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    stem.in_channels = channels
+    stem.weight = nn.Parameter(stem.weight.new_empty(len(stem.weight), channels, *stem.weight.shape[2:]))
+    stem.reset_parameters()
+
+
+def _factory(text: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _, attribute = text.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"model {text!r}: {error}; write package.module:factory, importable from here") from error
+    except Exception as error:  # the user's module may fail in any way while it is imported
+        raise ModelError(f"model {text!r}: its module raised {error!r} on import; mend it") from error
+    if not callable(factory):
+        raise ModelError(f"model {text!r} is a {type(factory).__name__}; a function that returns a network is needed")
+    return factory
+
+
+def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # some builtins tell no signature
+        return {}
+
+
+def _call_factory(spec: ModelSpec) -> "nn.Module":
+    from torch import nn
+
+    factory = _factory(spec.name)
+    parameters = _parameters(factory)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments = {"num_classes": spec.num_classes, "input_shape": spec.input_shape}
+    given = {key: value for key, value in arguments.items() if takes_any or key in parameters}
+    try:
+        net = factory(**given)
+    except Exception as error:  # the user's own code, which may fail in any way
+        raise ModelError(f"model {spec.name!r} raised {error!r} when called with {given}; mend the factory") from error
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"model {spec.name!r} returned a {type(net).__name__}; a torch.nn.Module is needed")
+    return net

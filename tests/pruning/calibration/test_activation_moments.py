@@ -1,0 +1,128 @@
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.base import PruningError
+from pruning.calibration.activation_moments import Recipe, Statistics, gather
+from spaces.tracing.tracer import trace
+
+SPATIAL = Recipe("spatial", "input", images=48, positions=64)
+POOLED = Recipe("pooled", "input", images=48, positions=64)
+
+
+def _stem_output(net: nn.Module, images: Tensor) -> Tensor:
+    """What the first convolution of the block reads."""
+    seen = []
+    handle = net.get_submodule("conv1").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        net(images)
+    handle.remove()
+    return seen[0].double()
+
+
+def _site(statistics: Statistics, module: str) -> Any:
+    return next(site for site in statistics.sites if site.module == module)
+
+
+def test_spatial_moments_equal_those_of_all_positions_as_samples(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    moments = _site(gather(tiny_residual, trace(tiny_residual, context.images), SPATIAL, context), "conv1").moments
+    samples = _stem_output(tiny_residual, context.images).movedim(1, -1).reshape(-1, 8)
+    centred = samples - samples.mean(dim=0)
+    torch.testing.assert_close(moments.scatter, centred.T @ centred, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(moments.mean, samples.mean(dim=0), rtol=1e-5, atol=1e-6)
+    assert moments.counts.tolist() == [16 * 64] * 3
+
+
+def test_pooled_moments_equal_those_of_spatial_means(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    moments = _site(gather(tiny_residual, trace(tiny_residual, context.images), POOLED, context), "conv1").moments
+    samples = _stem_output(tiny_residual, context.images).mean(dim=(2, 3))
+    onehot = torch.nn.functional.one_hot(context.labels, 3).double()
+    centred = samples - samples.mean(dim=0)
+    torch.testing.assert_close(moments.cross, centred.T @ onehot, rtol=1e-5, atol=1e-4)
+
+
+def test_few_positions_are_a_grid_over_the_whole_map(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    recipe = Recipe("spatial", "input", images=48, positions=16)
+    moments = _site(gather(tiny_residual, trace(tiny_residual, context.images), recipe, context), "conv1").moments
+    samples = _stem_output(tiny_residual, context.images)[:, :, 1::2, 1::2].movedim(1, -1).reshape(-1, 8)
+    torch.testing.assert_close(moments.mean, samples.mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", ["pooled", "spatial", "flatten"])
+@pytest.mark.parametrize("where", ["input", "output"])
+def test_every_recipe_sees_every_channel_in_one_pass(
+    tiny_residual, tiny_context: Callable[..., Any], features: str, where: str
+) -> None:
+    context, before = tiny_context(), {k: v.clone() for k, v in tiny_residual.state_dict().items()}
+    space = trace(tiny_residual, context.images)
+    statistics = gather(tiny_residual, space, Recipe(features, where, 48, 16, 1e-3), context)
+    for group in space.variable:
+        seen = torch.cat([channels for _, _, channels in statistics.sites_of(group)])
+        assert set(seen.tolist()) == set(range(group.width))
+    assert context.calibrations == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_residual.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_residual.modules())
+
+
+def test_a_flattened_map_before_a_linear_layer_shows_channels_not_positions(tiny_context) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 3)).eval()
+    context = tiny_context()
+    moments = _site(gather(net, trace(net, context.images), SPATIAL, context), "3").moments
+    maps = net[1](net[0](context.images)).double().detach()
+    torch.testing.assert_close(moments.mean, maps.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_concatenated_groups_are_told_apart(tiny_context) -> None:
+    class Concat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1)
+            self.last = nn.Conv2d(9, 6, 1)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.last(torch.cat([self.left(x), self.right(x)], dim=1))
+            return self.head(y.mean(dim=(2, 3)))
+
+    net, context = Concat().eval(), tiny_context()
+    space = trace(net, context.images)
+    statistics = gather(net, space, SPATIAL, context)
+    (found,) = statistics.sites_of(space.by_name["right"])
+    assert found[1].tolist() == [4, 5, 6, 7, 8]
+    assert found[2].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_statistics_survive_pickling(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    statistics = gather(tiny_residual, trace(tiny_residual, context.images), SPATIAL, context)
+    again = pickle.loads(pickle.dumps(statistics))
+    assert again.recipe == statistics.recipe
+    assert torch.equal(_site(again, "head").moments.scatter, _site(statistics, "head").moments.scatter)
+
+
+def test_no_images_is_an_error(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    with pytest.raises(PruningError, match="no calibration images"):
+        gather(tiny_residual, trace(tiny_residual, context.images), Recipe("pooled", "input", 0, 1), context)
+
+
+def test_a_single_class_is_an_error(tiny_residual, tiny_context) -> None:
+    context = tiny_context(classes=1)
+    with pytest.raises(PruningError, match="fewer than two classes"):
+        gather(tiny_residual, trace(tiny_residual, context.images), POOLED, context)
+
+
+def test_weights_that_are_not_finite_are_named(tiny_residual, tiny_context) -> None:
+    context = tiny_context()
+    space = trace(tiny_residual, context.images)
+    with torch.no_grad():
+        tiny_residual.stem.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(PruningError, match="conv1.*not finite"):
+        gather(tiny_residual, space, SPATIAL, context)

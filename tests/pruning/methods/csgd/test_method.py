@@ -1,0 +1,164 @@
+import copy
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from pruning.base import Goal, PruningError
+from pruning.methods.csgd.method import CentripetalSGD
+from runners.evaluation.evaluate import TrialContext
+from spaces.tracing.tracer import trace
+from spaces.widths import Widths
+
+LONG = {"epochs": 75, "batch_size": 4}  # 1200 steps, after which the gradient alone has made filters equal
+CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
+
+
+def run(method: CentripetalSGD, bench, epochs: int, **train):
+    """Run on a net with two groups, 0 and 3, of 8 channels; two steps an epoch."""
+    config = dataclasses.replace(bench.train, epochs=epochs, **train)
+    goal = Goal(widths=Widths({group.name: 4 for group in bench.space.variable}))
+    return list(method.run(bench.net, bench.space, goal, TrialContext(bench.data, config, seed=1)))
+
+
+def test_a_snapshot_per_epoch_and_one_where_there_are_none(tiny_residual, tiny_context) -> None:
+    space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
+    for epochs, expected in ((2, [1, 2]), (0, [0])):
+        snapshots = list(CentripetalSGD().run(tiny_residual, space, CUT, tiny_context(epochs=epochs)))
+        assert [each.epoch for each in snapshots] == expected
+
+
+def test_short_trainings_collapse_by_a_direct_pull_and_go_on_in_the_narrow_net(tiny_bench) -> None:
+    *before, last = run(CentripetalSGD(), tiny_bench, epochs=4)
+    assert [each.note["collapsed"] for each in before] == [False, True, True]
+    assert (last.note["collapsed"], last.note["pull"], last.note["trimmed_after_epoch"]) == (True, "direct", 2)
+    assert last.note["deviation"] <= 1e-6
+    assert last.note["merge_error"] <= 1e-5
+
+
+def test_long_trainings_collapse_through_the_gradient_alone(tiny_bench) -> None:
+    last = run(CentripetalSGD(), tiny_bench, **LONG)[-1]
+    assert (last.note["pull"], last.note["collapsed"]) == ("gradient", True)
+    assert last.note["epsilon"] > 0.003  # the paper's would take hundreds of epochs of its own data
+
+
+def test_biases_that_learn_faster_collapse_faster_and_the_plan_knows(tiny_bench) -> None:
+    net = copy.deepcopy(tiny_bench.net)
+    for layer in (net[1], net[4]):
+        torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(0))
+    bench = dataclasses.replace(tiny_bench, net=net)
+    once = run(CentripetalSGD(), bench, **LONG)[-1].note
+    twice = run(CentripetalSGD(bias_strength=0.5), bench, **LONG, bias_rate_factor=2.0)[-1].note
+    assert twice["epsilon"] == once["epsilon"]  # half the strength at twice the rate is the same pull
+    assert (twice["collapsed"], twice["pull"]) == (True, "gradient")
+    strong = run(CentripetalSGD(strength="fixed", epsilon=0.01), bench, 2, bias_rate_factor=2.0)[-1].note
+    weak = run(CentripetalSGD(strength="fixed", epsilon=0.01, bias_strength=0.01), bench, 2)[-1].note
+    assert strong["deviation_bias"] < weak["deviation_bias"]
+
+
+def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_bench) -> None:
+    (snapshot,) = run(CentripetalSGD(strength="fixed"), tiny_bench, epochs=1)
+    note = snapshot.note
+    assert (note["collapsed"], note["epsilon"]) == (False, 0.003)
+    assert note["deviation"] > 1e-3
+    assert note["deviation"] == max(value for name, value in note.items() if name.startswith("deviation_w"))
+    assert "merge_error" not in note
+    assert "trimmed_after_epoch" not in note
+    assert snapshot.net.eval()(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
+def test_batchnorm_is_estimated_again_where_filters_are_not_equal(tiny_residual, tiny_context) -> None:
+    space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
+    context = tiny_context(epochs=0)
+    (snapshot,) = CentripetalSGD().run(tiny_residual, space, CUT, context)
+    with torch.no_grad():
+        seen = snapshot.net.stem(context.images).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(snapshot.net.norm.running_mean, 0.1 * seen)
+
+
+def test_the_narrow_net_ends_where_the_wide_one_would(tiny_bench) -> None:
+    narrow, merged = (run(CentripetalSGD(early_trim=trim), tiny_bench, epochs=6)[-1].net for trim in (True, False))
+    for name, tensor in narrow.state_dict().items():
+        torch.testing.assert_close(tensor, merged.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_plan_and_the_deviation_of_every_tensor_are_logged(tiny_bench, caplog) -> None:
+    with caplog.at_level(logging.DEBUG, logger="pruning.methods.csgd.method"):
+        note = run(CentripetalSGD(), tiny_bench, epochs=1)[-1].note
+        run(CentripetalSGD(strength="fixed"), tiny_bench, epochs=1)
+    messages = [record.getMessage() for record in caplog.records]
+    direct, fixed = (each for each in messages if "of the deviations after" in each)
+    assert f"after {note['collapse_planned_after_steps']} of 4 steps" in direct
+    assert "epsilon 0.003 leaves" in fixed
+    measured = next(each for each in messages if each.startswith("deviations after epoch 1"))
+    for norm, kernel in (("1", "0"), ("4", "3")):
+        tensors = [
+            f"{kernel}.weight",
+            *(f"{norm}.{each}" for each in ("weight", "bias", "running_mean", "running_var")),
+        ]
+        assert all(f"'{name}'" in measured for name in tensors)
+
+
+@pytest.mark.parametrize("setting", ["scale_strength", "bias_strength"])
+def test_a_weaker_pull_on_a_kind_of_tensor_leaves_more_of_it(tiny_bench, setting: str) -> None:
+    fixed = {"strength": "fixed", "epsilon": 0.3}
+    equal, weaker = (run(CentripetalSGD(**fixed, **{setting: each}), tiny_bench, epochs=1)[-1] for each in (1.0, 0.1))
+    assert weaker.note["deviation_planned"] > equal.note["deviation_planned"]
+
+
+def test_no_cluster_at_all_is_plain_training(tiny_bench) -> None:
+    goal = Goal(widths=tiny_bench.space.full)
+    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=1)
+    last = list(CentripetalSGD().run(tiny_bench.net, tiny_bench.space, goal, context))[-1]
+    assert (last.note["collapsed"], last.note["deviation"]) == (True, 0.0)
+
+
+@pytest.mark.parametrize("early_trim", [True, False])
+def test_batchnorm_is_estimated_again_where_filters_were_made_equal_in_a_few_steps(
+    tiny_residual, tiny_context, early_trim
+) -> None:
+    space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
+    context = tiny_context(epochs=2)
+    *_, last = CentripetalSGD(early_trim=early_trim, deadline=0.9).run(tiny_residual, space, CUT, context)
+    assert (last.note["collapsed"], last.note["pull"]) == (True, "direct")
+    with torch.no_grad():
+        seen = last.net.stem(context.images).mean(dim=(0, 2, 3))
+    momentum = last.net.norm.momentum  # one batch after statistics were reset
+    assert torch.allclose(last.net.norm.running_mean, momentum * seen, atol=1e-5)
+
+
+def test_layers_that_normalise_over_channels_are_never_called_collapsed(tiny_context) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(1, 8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 3)
+    )
+    space = trace(net, torch.zeros(1, 3, 8, 8))
+    goal = Goal(widths=Widths({"0": 5}))
+    last = list(CentripetalSGD(clusters="even").run(net, space, goal, tiny_context(epochs=4)))[-1]
+    assert last.note["deviation"] <= 1e-6
+    assert last.note["merge_error"] > 1e-5
+    assert not last.note["collapsed"]
+
+
+@pytest.mark.parametrize("clusters", ["even", "imbalanced"])
+def test_other_clusters_reach_the_widths_too(tiny_bench, clusters: str) -> None:
+    last = run(CentripetalSGD(clusters=clusters), tiny_bench, epochs=2)[-1]
+    assert dict(last.widths) == dict.fromkeys(last.widths, 4)
+    assert last.note["clusters"] == clusters
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon=0.0 of csgd must be above 0"),
+        ({"deadline": 1.5}, r"deadline=1.5 of csgd must be above 0, at most 1.0"),
+        ({"bias_strength": -1.0}, "bias_strength"),
+        ({"strength": "huge"}, "must be one of budget, fixed"),
+        ({"clusters": "odd"}, "kmeans, even, imbalanced"),
+        ({"rows": "none"}, "all, pacesetter"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message) -> None:
+    with pytest.raises(PruningError, match=message):
+        CentripetalSGD(**settings)

@@ -1,0 +1,63 @@
+import pytest
+import tiny_nets as nets
+import torch
+
+from pruning.rewriting.narrowing import narrow_space
+from pruning.rewriting.surgery import slice_channels
+from pruning.selection import select_channels
+from spaces.counting import count_cost
+from spaces.tracing.tracer import trace
+
+
+def selection_of(space, share: float) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    scores = {group.name: torch.rand(group.width, generator=generator) for group in space.variable}
+    widths = {g.name: max(g.lowest, int(share * g.width) // g.divisor * g.divisor) for g in space.variable}
+    return dict(select_channels(space, scores, widths))
+
+
+@pytest.mark.parametrize("make", nets.ALL)
+def test_the_narrow_space_is_that_of_the_narrow_net(make) -> None:
+    net = make().eval()
+    image = torch.zeros(1, *nets.IMAGE)
+    space = trace(net, image)
+    selection = selection_of(space, 0.7)
+    ours, traced = narrow_space(space, selection), trace(slice_channels(net, space, selection), image)
+    assert {group.name: group.width for group in ours.groups} == {group.name: group.width for group in traced.groups}
+    for name, dims in traced.axes.items():
+        for dim, ids in dims.items():
+            assert ours.axes[name][dim].tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("make", nets.ALL)
+def test_cutting_twice_gives_a_net_that_costs_what_the_dense_model_says(make) -> None:
+    net = make().eval()
+    space = trace(net, torch.zeros(1, *nets.IMAGE))
+    first = selection_of(space, 0.8)
+    once, narrower = slice_channels(net, space, first), narrow_space(space, first)
+    second = selection_of(narrower, 0.6)
+    twice = slice_channels(once, narrower, second)
+    twice(torch.randn(2, *nets.IMAGE))
+    widths = {group.name: len(second[group.name]) for group in space.variable}
+    assert count_cost(twice, nets.IMAGE) == space.cost(widths)
+
+
+def test_channels_keep_their_weights_through_two_cuts() -> None:
+    net = nets.Concat().eval()
+    space = trace(net, torch.zeros(1, *nets.IMAGE))
+    first = {"right": torch.tensor([0, 2, 3, 5]), "join": torch.tensor([1, 4, 6])}
+    second = {"right": torch.tensor([1, 3]), "join": torch.tensor([0, 2])}
+    twice = slice_channels(slice_channels(net, space, first), narrow_space(space, first), second)
+    assert torch.equal(twice.join.weight, net.join.weight[[1, 6]][:, [0, 1, 2, 3, 4 + 2, 4 + 5]])
+
+
+def test_a_grouped_convolution_stays_one_when_a_group_of_it_has_one_input_left() -> None:
+    net = nets.Grouped().eval()
+    image = torch.randn(1, *nets.IMAGE)
+    space = trace(net, image)
+    for widths in ({"first": 4}, {"grouped": 20}, {"grouped": 8}):  # as many groups as inputs, as if it were depthwise
+        scores = {group.name: torch.arange(group.width) for group in space.variable}
+        selection = select_channels(space, scores, widths)
+        net, space = slice_channels(net, space, selection), narrow_space(space, selection)
+    assert (net.grouped.groups, net.grouped.in_channels, net.grouped.out_channels) == (4, 4, 8)
+    assert net(image).shape == (1, 5)

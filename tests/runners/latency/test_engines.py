@@ -1,0 +1,90 @@
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+from runners.base import LatencyConfig
+from runners.latency import engines
+from runners.latency.engines import ONNX_PACKAGES, LatencyError, check, devices, parse_device, prepared
+
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ONNX_PACKAGES)
+
+
+def test_texts_name_processors_by_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "available_cpus", lambda: 2)
+    one, two = parse_device("cpu:1thread"), parse_device("cpu:2threads")
+    assert (one.device.type, one.threads, two.threads) == ("cpu", 1, 2)
+    assert one.name
+
+
+def test_accelerators_are_named_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert parse_device("cuda:1").device == torch.device("cuda", 1)
+    assert "cuda:2" not in devices()
+
+
+@pytest.mark.parametrize("text", ["cpu", "cpu:0threads", "cpu:3threads", "cpu:2", "cuda", "cuda:9", "tpu:0", " "])
+def test_an_unknown_device_is_refused_with_those_there_are(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "available_cpus", lambda: 2)
+    with pytest.raises(LatencyError, match=f"'{text}' is not on this machine; there is: cpu:1thread, cpu:2threads"):
+        parse_device(text)
+
+
+def test_many_cores_are_not_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "available_cpus", lambda: 64)
+    with pytest.raises(LatencyError, match=r"cpu:1thread, cpu:2threads, \.\.\. cpu:64threads"):
+        parse_device("gpu")
+
+
+def test_nothing_is_checked_where_nothing_is_asked_for() -> None:
+    for text in ("none", ""):
+        check(LatencyConfig(text, latency_engine="onnxruntime"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_eager_runs_a_copy_in_the_format_that_is_asked_for(dtype: str, channels_last: bool) -> None:
+    config = LatencyConfig("cpu:1thread", (2,), dtype, channels_last)
+    check(config)
+    program, images = prepared(NET, IMAGES, parse_device("cpu:1thread"), config)
+    assert images.dtype is getattr(torch, dtype)
+    assert images.is_contiguous(memory_format=torch.channels_last) is channels_last
+    out = program(images)
+    assert isinstance(out, torch.Tensor)
+    torch.testing.assert_close(out.float(), NET.eval()(IMAGES), rtol=0.05, atol=0.05)
+    assert NET[0].weight.dtype is torch.float32
+
+
+def test_an_engine_that_fails_is_refused_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(net: nn.Module, dynamic: bool) -> nn.Module:
+        raise RuntimeError("no C++ compiler\nat all")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(LatencyError, match=r"'torch.compile' with float32 does not work .*\(no C\+\+ compiler\); take"):
+        check(LatencyConfig("cpu:1thread", latency_engine="torch.compile"))
+
+
+def test_onnxruntime_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(LatencyError, match="needs onnxruntime, not installed here; pip install onnxruntime"):
+        check(LatencyConfig("cpu:1thread", latency_engine="onnxruntime"))
+
+
+@pytest.mark.parametrize("changes", [{"latency_dtype": "bfloat16"}, {"latency_channels_last": True}])
+def test_onnxruntime_takes_ordinary_float32_only(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(LatencyError, match="take --latency-engine eager"):
+        check(LatencyConfig("cpu:1thread", latency_engine="onnxruntime", **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="onnxruntime, onnx and onnxscript are not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_onnxruntime_gives_the_same_answers() -> None:
+    config = LatencyConfig("cpu:1thread", latency_engine="onnxruntime")
+    check(config)
+    program, images = prepared(NET, IMAGES, parse_device("cpu:1thread"), config)
+    (out,) = program(images)  # type: ignore[misc]
+    torch.testing.assert_close(torch.from_numpy(out), NET.eval()(IMAGES), rtol=1e-4, atol=1e-5)

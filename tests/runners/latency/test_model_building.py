@@ -1,0 +1,65 @@
+"""A model built from a tiny net, its layers and whole nets really timed, few of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_nets import IMAGE, Residual
+
+from runners.base import LatencyConfig
+from runners.latency import model_building as latency_building
+from runners.latency.meter import LatencyMeter
+from runners.latency.model_building import at_widths, build_model
+from spaces.space import SearchSpace, SpaceConfig
+from spaces.tracing.tracer import trace
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
+    monkeypatch.setattr(latency_building, "LAYER_SECONDS", 0.0)
+    monkeypatch.setattr(latency_building, "HELD_OUT", 2)
+    monkeypatch.setattr(latency_building, "MOST_DRIFT", float("inf"))
+    return trace(Residual().eval(), torch.zeros(1, *IMAGE))
+
+
+def meter(*batches: int) -> LatencyMeter:
+    return LatencyMeter(LatencyConfig("cpu:1thread", batches), Residual().eval(), IMAGE)
+
+
+def test_a_model_is_built_once_per_net_and_conditions(space: SearchSpace, tmp_path: Path) -> None:
+    model, built = build_model(meter(1), space, 1e-4)
+    assert (built.cached, built.error.nets, built.failed) == (False, 2, ())
+    assert built.timings > 10
+    assert len(model.errors) == 2
+    again, kept = build_model(meter(1, 8), space, 1e-4)
+    assert kept.cached
+    assert again.predict(space.smallest) == model.predict(space.smallest)
+    narrower = space.restrict(SpaceConfig(floor=0.5))
+    assert not build_model(meter(1), narrower, 1e-4)[1].cached
+    assert not build_model(meter(2), space, 1e-4)[1].cached
+
+
+def test_a_model_of_a_machine_that_changed_its_speed_is_not_kept(
+    space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency_building, "MOST_DRIFT", -1.0)
+    build_model(meter(1), space, 1e-4)
+    assert not (tmp_path / "latency").exists()
+
+
+def test_a_damaged_cache_is_built_again_and_said(
+    space: SearchSpace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_model(meter(1), space, 1e-4)
+    (file,) = (tmp_path / "latency").glob("*.json")
+    file.write_text("{")
+    assert not build_model(meter(1), space, 1e-4)[1].cached
+    assert "cannot be read" in caplog.text
+
+
+def test_a_net_at_widths_has_those_and_leaves_the_dense_one(space: SearchSpace) -> None:
+    net = Residual().eval()
+    narrow = at_widths(net, space, space.smallest)
+    assert narrow.stem.out_channels == space.smallest["stem"]
+    assert net.stem.out_channels == 8

@@ -1,0 +1,120 @@
+"""What only Ray can do: lose workers, and keep them between trials."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from pruning.base import Goal
+from runners.base import Evaluation, RunnerConfig, RunnerError
+from runners.evaluation.evaluate import Workbench
+from runners.ray.runner import RayRunner, cluster_workers
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
+
+pytestmark = pytest.mark.usefixtures("ray_of_two")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sent_by_value() -> Iterator[None]:
+    """Let workers have the functions of this file, which they cannot import."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def by_settings(trial: Trial, bench: Workbench) -> Evaluation:
+    if trial.settings.get("raises"):
+        raise ValueError("not today")
+    if trial.settings.get("dies"):
+        os._exit(1)
+    yield EpochReport(trial.number, 0, 0.5, 0.0)
+    time.sleep(trial.settings.get("sleeps", 0.0))
+    note = {"process": os.getpid(), "folder": os.getcwd()}
+    return TrialResult(trial, TrialState.COMPLETE, accuracy=0.5, note=note, checkpoint=b"weights")
+
+
+class Desk:
+    def __init__(self, *settings: dict[str, float]) -> None:
+        self.trials = [Trial(number, "l2", Goal(), each) for number, each in enumerate(settings)]
+        self.told: dict[int, TrialResult] = {}
+
+    def ask(self) -> Trial | None:
+        return self.trials.pop(0) if self.trials else None
+
+    def report(self, report: EpochReport) -> bool:
+        return True
+
+    def tell(self, result: TrialResult) -> None:
+        assert result.trial.number not in self.told
+        self.told[result.trial.number] = result
+
+
+@pytest.fixture(scope="module")
+def told(ray_of_two: None, tiny_bench: Workbench) -> dict[int, TrialResult]:
+    """What became of a good trial, one that raises, another good one, one whose worker dies, and more good ones."""
+    desk = Desk({}, {"raises": 1}, {}, {"dies": 1}, *[{}] * 6)
+    before = dict(os.environ)
+    RayRunner(RunnerConfig(), by_settings).run(desk, tiny_bench)
+    assert dict(os.environ) == before
+    return desk.told
+
+
+def test_a_trial_that_raises_or_loses_its_worker_fails_alone(told: dict[int, TrialResult]) -> None:
+    failed = [number for number, result in told.items() if result.state is TrialState.FAILED]
+    assert sorted(told) == list(range(10))
+    assert sorted(failed) == [1, 3]
+
+
+def test_failures_give_their_reason_in_one_line(told: dict[int, TrialResult]) -> None:
+    assert told[1].error == "ValueError: not today"
+    assert told[3].error.startswith("ActorDiedError: The actor died unexpectedly")
+    assert "\n" not in told[3].error
+
+
+def test_weights_come_back(told: dict[int, TrialResult]) -> None:
+    assert told[0].checkpoint == b"weights"
+
+
+def test_workers_are_kept_between_trials_and_stay_in_the_folder(told: dict[int, TrialResult]) -> None:
+    finished = [result for result in told.values() if result.state is TrialState.COMPLETE]
+    assert len({result.note["process"] for result in finished}) <= 3  # two, and one in place of the lost one
+    assert {result.note["folder"] for result in finished} == {os.getcwd()}
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_error_of_the_study_and_an_interrupt_stop_the_workers_at_once(
+    tiny_bench: Workbench, error: BaseException
+) -> None:
+    class Broken(Desk):
+        def report(self, report: EpochReport) -> bool:
+            raise error
+
+    desk = Broken({"sleeps": 60}, {"sleeps": 60})
+    with pytest.raises(type(error)):
+        RayRunner(RunnerConfig(), by_settings).run(desk, tiny_bench)
+    begin = time.perf_counter()
+    while ray.available_resources().get("CPU") != 2:
+        assert time.perf_counter() - begin < 30
+        time.sleep(0.05)
+    assert desk.told == {}
+
+
+def test_the_cluster_says_how_many_trials_it_has_room_for() -> None:
+    assert cluster_workers(RunnerConfig(cpus_per_trial=1)) == 2
+    assert cluster_workers(RunnerConfig(cpus_per_trial=2)) == 1
+
+
+def test_no_room_for_a_single_trial_is_a_clear_error(tiny_bench: Workbench) -> None:
+    with pytest.raises(RunnerError, match="a trial needs 3 CPUs and 0 GPUs, this Ray has 2 and 0; lower"):
+        RayRunner(RunnerConfig(cpus_per_trial=3), by_settings).run(Desk({}), tiny_bench)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:2"])
+def test_a_cluster_that_does_not_answer_is_a_clear_error_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(RunnerError, match=f"no Ray cluster answers at '{address}'"):
+        cluster_workers(RunnerConfig(ray_address=address))

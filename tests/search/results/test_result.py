@@ -1,0 +1,153 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.base import Goal
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.results.result import DenseResult, ResultError, SearchResult
+from search.results.serialization import trial_result_from_dict, trial_result_to_dict
+from spaces.budget import Budget
+from spaces.cost import Cost
+from spaces.widths import Widths
+
+BUDGET = Budget("flops", 100)
+
+
+def made(number: int, flops: int, accuracy: float, arm: str = "", **changes: Any) -> TrialResult:
+    trial = Trial(number, "l2" if arm else "di", Goal(Widths({"conv": 4}), (BUDGET,)), {"ridge": 0.1}, 7, arm)
+    result = TrialResult(trial, TrialState.COMPLETE, accuracy, Cost(flops, 9), Widths({"conv": 4}), seconds=1.25)
+    return dataclasses.replace(result, **changes)
+
+
+def search(*results: TrialResult, **changes: Any) -> SearchResult:
+    dense = DenseResult(0.95, 0.94, Cost(200, 40))
+    return dataclasses.replace(SearchResult({"model": "lenet5"}, (BUDGET,), dense, results), **changes)
+
+
+def failed(number: int) -> TrialResult:
+    return TrialResult(Trial(number, "di", Goal(None, (BUDGET,))), TrialState.FAILED, error="out of memory")
+
+
+def test_json_round_trip_is_exact_and_holds_no_weights() -> None:
+    reports = (EpochReport(0, 0, 0.1 + 0.2, 0.5), EpochReport(0, 1, 1 / 3, 1.0))
+    first = made(0, 90, 1 / 3, curve=reports, note={"moves": 3}, test_accuracy=0.5, path="front/0.safetensors")
+    before = search(
+        first,
+        failed(1),
+        made(2, 50, 0.2, "uniform"),
+        config={"budget": ("100flops",), "out": Path("runs") / "a"},
+        seconds=12.5,
+        versions={"torch": "2.6"},
+        paths={"json": Path("result.json")},
+        interrupted=True,
+    )
+    after = SearchResult.from_json(before.to_json())
+
+    assert after == before
+    assert after.to_json() == before.to_json()
+    assert (after.front, after.chosen) == (before.front, before.chosen)
+    assert after.config == {"budget": ["100flops"], "out": "runs/a"}
+    weighty = search(dataclasses.replace(first, checkpoint=b"weights"))
+    assert "weights" not in weighty.to_json()
+    assert SearchResult.from_json(weighty.to_json()).results == (first,)
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    broken = dataclasses.replace(failed(0), curve=(EpochReport(0, 1, math.nan, 2.0),), note={"loss": math.inf})
+    data = json.loads(json.dumps(trial_result_to_dict(broken), allow_nan=False))
+    back = trial_result_from_dict(data)
+    assert math.isnan(back.curve[0].accuracy)
+    assert back.note == {"loss": None}
+
+
+def test_the_json_says_front_and_choice_by_label() -> None:
+    data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
+    assert (data["schema"], data["front"], data["chosen"]) == (2, ["0", "1"], "1")
+    assert data["uniform_comparison"]["won"] is True
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "no json"])
+def test_what_is_no_result_is_said_so(text: str) -> None:
+    with pytest.raises(ResultError, match=r"no search result .* give the result.json"):
+        SearchResult.from_json(text)
+
+
+def test_another_schema_version_is_refused() -> None:
+    text = search().to_json().replace('"schema": 2', '"schema": 99')
+    with pytest.raises(ResultError, match="schema 99, this version reads 2"):
+        SearchResult.from_json(text)
+
+
+def test_chosen_is_the_most_accurate_inside_the_budgets_and_the_cheaper_of_equals() -> None:
+    over, equal, cheaper = made(0, 101, 0.99), made(1, 90, 0.9), made(2, 80, 0.9)
+    assert search(over, equal, cheaper, made(3, 10, 0.1)).chosen is cheaper
+    assert search(failed(0)).chosen is None
+    params = search(equal, cheaper, budgets=(BUDGET, Budget("params", 8)))
+    assert params.chosen is None
+
+
+def test_confirmed_results_replace_those_of_the_same_trials() -> None:
+    before = search(made(0, 50, 0.5), made(1, 90, 0.9))
+    confirmed = dataclasses.replace(before.results[1], test_accuracy=0.88)
+    after = before.with_results([confirmed])
+    assert [result.test_accuracy for result in after.results] == [None, 0.88]
+    assert after.chosen == confirmed
+
+
+def test_a_search_that_beats_uniform_says_by_how_much() -> None:
+    uniform, chosen = made(0, 99, 0.80, "uniform"), made(1, 95, 0.85)
+    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).uniform_comparison
+    assert (comparison.won, comparison.rival, comparison.beaten, comparison.arms) == (True, 0, 1, 2)
+    assert "85.00% at 95 FLOPs against 80.00% at 99" in comparison.statement
+    assert "dominate 1" in comparison.statement
+
+
+@pytest.mark.parametrize(("test_accuracy", "verdict"), [(0.9, "confirms it"), (0.7, "does not confirm it")])
+def test_the_test_accuracy_has_the_last_word(test_accuracy: float, verdict: str) -> None:
+    uniform = made(0, 99, 0.80, "uniform", test_accuracy=0.8)
+    chosen = made(1, 95, 0.85, test_accuracy=test_accuracy)
+    assert f"test {verdict}" in search(uniform, chosen).uniform_comparison.statement
+
+
+def test_a_search_that_does_not_beat_uniform_says_so() -> None:
+    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).uniform_comparison
+    assert not comparison.won
+    assert "did not beat uniform widths" in comparison.statement
+
+
+def test_without_a_control_arm_there_is_no_comparison() -> None:
+    comparison = search(made(1, 95, 0.75)).uniform_comparison
+    assert (comparison.rival, comparison.won) == (None, False)
+
+
+def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_waypoints: SearchResult) -> None:
+    assert [member.label for member in search_with_waypoints.front] == ["3", "0", "3.2", "1"]
+    cheaper = dataclasses.replace(search_with_waypoints, budgets=(Budget("flops", 1_100_000),))
+    assert cheaper.chosen is not None
+    assert cheaper.chosen.label == "3.2"
+    assert [member.label for member in search_with_waypoints.front if cheaper.is_chosen(member)] == ["3.2"]
+    assert cheaper.to_dict()["chosen"] == "3.2"
+
+
+def test_every_member_of_the_front_is_inside_the_budgets(search_with_waypoints: SearchResult) -> None:
+    above = search_with_waypoints.results[3].passed[0]
+    assert above.accuracy > max(member.accuracy for member in search_with_waypoints.front)  # type: ignore[type-var, operator]
+    assert above not in search_with_waypoints.front.members
+
+
+def test_nets_passed_on_the_way_survive_json(search_with_waypoints: SearchResult) -> None:
+    after = SearchResult.from_json(search_with_waypoints.to_json())
+    assert after == search_with_waypoints
+    assert [each.label for each in after.results[3].passed] == ["3.1", "3.2", "3.3"]
+
+
+def test_a_confirmed_net_of_the_way_replaces_itself_alone(search_with_waypoints: SearchResult) -> None:
+    member = search_with_waypoints.results[3].passed[1]
+    confirmed = search_with_waypoints.with_results(
+        [dataclasses.replace(member, test_accuracy=0.94), search_with_waypoints.results[3]]
+    )
+    assert [each.test_accuracy for each in confirmed.results[3].points] == [0.84, None, 0.94, None]

@@ -1,0 +1,232 @@
+"""A search that was stopped at any moment goes on, and no finished trial is lost."""
+
+import dataclasses
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_search import tiny_config
+
+from configs.loading import RUN_FILE, load
+from configs.schema import RunConfig
+from runners.base import TrainConfig
+from search import SearchResult, run
+from search import load as load_net
+from search.problem import RunFolderError
+from search.reporting.live import SilentDisplay
+from search.results.pareto import inside
+from search.storage import run_folder as resume
+from search.tuner import StudyError
+from spaces.counting import count_cost
+
+ROOT = Path(__file__).parents[2]
+KILLS = 24
+
+
+def environment(cache: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return {**os.environ, "PYTHONPATH": path, "SLIMFRONT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("kills", "rungs"), [(KILLS, ()), (KILLS // 2, (1, 2, 4))], ids=["at once", "rungs"])
+def test_killing_a_simulated_search_at_random_moments_loses_no_finished_trial(
+    tmp_path: Path, kills: int, rungs: tuple[int, ...]
+) -> None:
+    arguments = [str(tmp_path / "run"), str(kills), "0", *map(str, rungs)]
+    command = [sys.executable, str(ROOT / "tests" / "killed_search.py"), *arguments]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert len(outcome["starts"]) == kills + 1
+    assert sum(trials > 0 for trials in outcome["starts"]) > kills // 2  # most were killed among their trials
+    assert outcome["lost"] == outcome["changed"] == []
+    assert outcome["weights"] is True
+    assert outcome["numbers"] == list(range(len(outcome["numbers"])))
+    assert outcome["keys"] == len(outcome["numbers"])  # none was tried twice
+    assert outcome["files"] == len(outcome["numbers"])  # of no trial the weights of a shorter training are left
+    if rungs:
+        assert max(outcome["epochs"]) == 4
+
+
+def until(process: subprocess.Popen[str], words: str) -> list[str]:
+    """Read lines up to the one with these words."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            break
+    return lines
+
+
+@pytest.mark.slow
+def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Path) -> None:
+    folder, chance = tmp_path / "run", random.Random(0)
+    base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
+    base += " --latency-device none --method l2,random --runner local --trials 400"
+    flags = [*base.split(), "--out", str(folder)]
+    shown: dict[str, str] = {}
+    for words in ("training the dense network", "/400 trial", "/400 trial"):
+        command = [sys.executable, "-m", "search", *flags]
+        with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = until(process, words)
+            time.sleep(chance.uniform(0.3, 2.0))
+            process.kill()
+            text = "".join(lines) + process.stdout.read()
+        shown |= {number: figure for number, figure in re.findall(r"/400 trial (\d+) [^:]+: ([\d.]+%)", text)}
+        flags = ["--resume", str(folder)]
+    assert shown
+    command = [sys.executable, "-m", "search", *flags, "--trials", "4"]  # as many as there are, or a few more
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    result = SearchResult.from_json((folder / "result.json").read_text())
+    kept = {str(each.trial.number): f"{100 * (each.accuracy or 0):.2f}%" for each in result.results}
+    assert shown.items() <= kept.items()
+    assert all((folder / each.path).is_file() for each in result.results)
+
+
+def resumed(folder: Path, **changes: Any) -> RunConfig:
+    return dataclasses.replace(load(str(folder / RUN_FILE)), resume=str(folder), **changes)
+
+
+class Stops(SilentDisplay):
+    def trial_done(self, result: object, front: object, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_programs() -> Iterator[None]:
+    """Write no programs of exported nets: tests of the export look at those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.finalization.export._write_program", lambda net, input_shape, folder: (None, 0.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return folder, run(tiny_config(folder), Stops())
+
+
+@pytest.fixture(scope="module")
+def went_on(stopped: tuple[Path, SearchResult]) -> tuple[Path, SearchResult]:
+    """The same, resumed without another flag, without the cache of dense networks."""
+    folder, _ = stopped
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.orchestrator.trained_net", None)
+        return folder, run(resumed(folder))
+
+
+@pytest.fixture(scope="module")
+def narrower(went_on: tuple[Path, SearchResult]) -> tuple[Path, SearchResult]:
+    """The same, resumed with another budget and two more trials."""
+    folder, _ = went_on
+    return folder, run(resumed(folder, budget=("35%",), trials=7))
+
+
+def test_a_stopped_search_goes_on_to_its_trials(
+    stopped: tuple[Path, SearchResult], went_on: tuple[Path, SearchResult]
+) -> None:
+    before, after = stopped[1], went_on[1]
+    assert (len(before.results), len(after.results)) == (3, 5)
+    assert [(r.trial, r.accuracy) for r in after.results[:3]] == [(r.trial, r.accuracy) for r in before.results]
+    assert after.dense.val_accuracy == before.dense.val_accuracy
+    assert not after.interrupted
+
+
+def test_a_new_budget_is_answered_from_the_old_trials_and_has_control_arms(
+    went_on: tuple[Path, SearchResult], narrower: tuple[Path, SearchResult]
+) -> None:
+    before, (folder, after) = went_on[1], narrower
+    assert [r.trial for r in after.results[:5]] == [r.trial for r in before.results]
+    assert len(after.results) == 7
+    assert after.budgets[0].limit < before.budgets[0].limit
+    assert all(after.budgets[0].allows(member.cost) for member in after.front if member.cost)
+    old = inside(after.results[:5], after.budgets)
+    for each in old:  # an old network inside the new budget is on the front, or beaten by one that is
+        assert any(m.accuracy >= each.accuracy for m in after.front if m.cost.flops <= each.cost.flops)  # type: ignore
+    (arm,) = [r for r in after.results[5:] if r.trial.arm == "uniform"]
+    assert arm.trial.goal.budgets[0].limit == after.budgets[0].limit
+    assert load(str(folder / RUN_FILE)).budget == ("35%",)
+    written = {path.name for path in (folder / "front").iterdir()}
+    assert written == {f"trial-{member.stem}" for member in after.front}
+    assert count_cost(load_net(folder), (3, 8, 8)) == after.chosen.cost  # type: ignore[union-attr]
+
+
+def test_mlflow_has_one_parent_run_with_every_trial_once(narrower: tuple[Path, SearchResult]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    folder, result = narrower
+    client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
+    (parent,) = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["budget"] == "50%"
+    assert parent.data.tags["now.budget"] == "35%"
+    children = {each.info.run_name: each for each in runs if each is not parent}
+    assert sorted(children) == [f"trial {number:04d}" for number in range(7)]
+    assert len(runs) == 8
+    front = {f"trial {member.trial.number:04d}" for member in result.front}
+    assert {name for name, each in children.items() if each.data.tags.get("front") == "true"} == front
+    table = json.loads(Path(client.download_artifacts(parent.info.run_id, "front.json")).read_text())
+    assert [row[0] for row in table["data"]] == [member.label for member in result.front]
+
+
+def test_a_new_budget_has_its_control_arm_even_without_a_trial_left(
+    narrower: tuple[Path, SearchResult],
+) -> None:
+    folder, before = narrower
+    after = run(resumed(folder, budget=("25%",)))
+    assert len(after.results) == len(before.results) + 1
+    assert after.results[-1].trial.arm == "uniform"
+    assert len(run(resumed(folder)).results) == len(after.results)
+
+
+def finished(folder: Path, **changes: Any) -> RunConfig:
+    run(tiny_config(folder, trials=3, **changes))
+    return resumed(folder, trials=4)
+
+
+def test_what_does_not_fit_the_record_is_refused(tmp_path: Path) -> None:
+    config = finished(tmp_path / "run", storage=f"sqlite:///{tmp_path / 'trials.db'}")
+    folder = tmp_path / "run"
+    dense = (folder / resume.DENSE).read_bytes()
+    with resume.locked(folder), pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
+        run(config)
+    (folder / resume.DENSE).write_bytes(dense[:-4] + b"\0\0\0\1")
+    with pytest.raises(StudyError, match="other dense weights"):
+        run(config)
+    (folder / resume.DENSE).write_bytes(dense)
+    moved = folder.rename(tmp_path / "moved")
+    (moved / "trials" / "0001.safetensors").unlink()
+    result = run(dataclasses.replace(config, resume=str(moved)))  # its study has the name that the folder had
+    assert [each.trial.number for each in result.results] == [0, 1, 2, 3]
+    assert "weights are gone" in result.results[1].error
+    assert all(member.trial.number != 1 for member in result.front)
+    (tmp_path / "trials.db").unlink()
+    with pytest.raises(StudyError, match="has no record of the search"):
+        run(dataclasses.replace(config, resume=str(moved)))
+    assert (moved / "result.json").exists()
+
+
+def test_networks_passed_over_the_old_budget_are_on_no_front_under_a_new_one(tmp_path: Path) -> None:
+    settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
+    train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
+    fixed = tuple(f"aofp.{each}" for each in settings)
+    changes = {"budget": ("60%",), "method": "aofp", "set": fixed, "train": train, "trials": 3}
+    first = run(tiny_config(tmp_path / "run", **changes))
+    over = [p for r in first.results for p in r.passed if not p.path]
+    result = run(resumed(tmp_path / "run", budget=("100%",)))
+    assert over
+    assert all(member.path for member in result.front)

@@ -1,0 +1,139 @@
+import random
+
+import pytest
+import tiny_nets as nets
+import torch
+import torchvision
+from torch import nn
+
+from pruning.rewriting.surgery import slice_channels
+from pruning.selection import select_channels
+from spaces.cost import Cost
+from spaces.counting import count_cost
+from spaces.errors import TraceError
+from spaces.space import ModelSpec, SearchSpace, SpaceConfig
+from spaces.tracing.tracer import trace
+from spaces.widths import Widths
+from spaces.zoo.models import build
+
+CIFAR = ("resnet20", "resnet56", "resnet110", "cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5")
+NO_CNN = ("vit_", "swin_", "maxvit", "shufflenet")
+TORCHVISION = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(NO_CNN)]
+# Over 10 s to build, trace and slice; the same families run at smaller sizes.
+HEAVY = {"regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "convnext_large", "convnext_base"}
+HEAVY |= {"efficientnet_b7", "efficientnet_b6", "efficientnet_b5", "efficientnet_v2_l", "efficientnet_v2_m"}
+HEAVY |= {"densenet161", "densenet169", "densenet201", "resnet152", "resnext101_64x4d", "resnext101_32x8d"}
+HEAVY |= {"wide_resnet101_2", "regnet_x_16gf", "regnet_y_8gf", "regnet_x_8gf", "vgg19", "vgg19_bn", "vgg13", "vgg16"}
+
+
+def random_widths(space: SearchSpace, seed: int) -> Widths:
+    rng = random.Random(seed)
+    return Widths({g.name: min(g.lowest + rng.randint(0, g.steps) * g.divisor, g.ceiling) for g in space.variable})
+
+
+def narrow(net: nn.Module, space: SearchSpace, widths: Widths) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    scores = {g.name: torch.rand(g.width, generator=generator) for g in space.variable}
+    return slice_channels(net, space, select_channels(space, scores, widths))
+
+
+def assert_exact(net: nn.Module, shape: tuple[int, int, int], vectors: int) -> SearchSpace:
+    space = trace(net, torch.empty(1, *shape))
+    for seed in range(vectors):
+        widths = random_widths(space, seed)
+        assert count_cost(narrow(net, space, widths), shape) == space.cost(widths)
+    return space
+
+
+@pytest.mark.parametrize("make", nets.ALL)
+def test_cost_of_tiny_nets_equals_fvcore_on_the_sliced_net(make: type[nn.Module]) -> None:
+    assert_exact(make(), nets.IMAGE, vectors=5)
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cost_of_cifar_nets_equals_fvcore_on_the_sliced_net(name: str) -> None:
+    shape = (3, 32, 32)
+    assert_exact(build(ModelSpec(name, 10, shape)), shape, vectors=2)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in TORCHVISION])
+def test_cost_of_torchvision_nets_equals_fvcore_on_the_sliced_net(name: str) -> None:
+    shape = (3, 96, 96) if name == "inception_v3" else (3, 64, 64)
+    assert_exact(build(ModelSpec(name, 10, shape)), shape, vectors=1)
+
+
+def test_resnet50_costs_what_fvcore_counts_at_224() -> None:
+    shape = (3, 224, 224)
+    space = trace(build(ModelSpec("resnet50", 1000, shape)), torch.empty(1, *shape))
+    assert space.dense_cost == Cost(4_111_512_576, 25_557_032)
+    assert len(space.variable) == 37
+
+
+def test_residual_branches_share_one_group() -> None:
+    space = trace(nets.Residual(), torch.empty(1, *nets.IMAGE))
+    stream, inner, output = space.groups
+    assert (stream.name, stream.width, stream.producers) == ("stem", 8, ("stem", "outer"))
+    assert (inner.name, inner.width, inner.consumers) == ("inner", 6, ("outer",))
+    assert (output.name, output.fixed) == ("fc", "network output")
+    # By hand: 8x8 positions, 3x3 kernels, BatchNorm 2 per element, pooling 1 per element, linear 8 x 5.
+    assert space.cost({"stem": 4, "inner": 2}) == Cost(
+        64 * (27 * 4 + 9 * 4 * 2 + 9 * 2 * 4) + 2 * 64 * 4 + 64 * 4 + 4 * 5,
+        27 * 4 + 2 * 4 + (9 * 4 * 2 + 2) + (9 * 2 * 4 + 4) + (4 * 5 + 5),
+    )
+
+
+def test_concatenated_branches_are_groups_of_their_own() -> None:
+    space = trace(nets.Concat(), torch.empty(1, *nets.IMAGE))
+    assert [(g.name, g.width) for g in space.variable] == [("left", 4), ("right", 6), ("join", 8)]
+    assert space.axes["fc.weight"][1].tolist() == [c for c in range(10, 18) for _ in range(16)]
+
+
+def test_grouped_convolutions_keep_their_groups() -> None:
+    space = trace(nets.Grouped(), torch.empty(1, *nets.IMAGE))
+    first, grouped = space.by_name["first"], space.by_name["grouped"]
+    assert (first.blocks, first.divisor, grouped.blocks) == (4, 4, 4)
+    assert [w for w in range(1, 17) if first.legal(w)] == [4, 8, 12, 16]
+    net = narrow(nets.Grouped(), space, Widths({"first": 8, "grouped": 12, "last": 3}))
+    assert net.get_submodule("grouped").weight.shape == (12, 2, 3, 3)  # type: ignore[union-attr]
+
+
+def test_depthwise_and_squeeze_excitation_follow_their_stream() -> None:
+    space = trace(nets.Depthwise(), torch.empty(1, *nets.IMAGE))
+    assert space.by_name["expand"].producers == ("expand", "depthwise", "excite")
+
+
+def test_a_layer_used_twice_ties_its_input_to_its_output() -> None:
+    space = trace(nets.Twice(), torch.empty(1, *nets.IMAGE))
+    assert [g.name for g in space.variable] == ["stem"]
+    assert set(space.by_name["stem"].producers) == {"stem", "shared"}
+
+
+def test_a_net_that_cannot_be_followed_names_the_layer() -> None:
+    with pytest.raises(TraceError, match=r"view from \(1, 8, 8, 8\)"):
+        trace(nets.Shuffle(), torch.empty(1, *nets.IMAGE))
+    with pytest.raises(TraceError, match=r"stage2\.0"):
+        trace(build(ModelSpec("shufflenet_v2_x1_0", 10, (3, 64, 64))), torch.empty(1, 3, 64, 64))
+
+
+def test_a_net_that_fails_on_the_image_is_a_trace_error() -> None:
+    with pytest.raises(TraceError, match="forward pass"):
+        trace(nets.Concat(), torch.empty(1, 3, 16, 16))
+
+
+def test_tracing_leaves_the_network_alone() -> None:
+    net = nets.Residual().train()
+    net.stem.weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    trace(net, torch.empty(1, *nets.IMAGE))
+    assert net.training
+    assert not net.stem.weight.requires_grad
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert not net.stem._forward_hooks
+
+
+def test_config_bounds_are_applied() -> None:
+    space = trace(nets.Residual(), torch.empty(1, *nets.IMAGE), SpaceConfig(skip=("inner",), floor=0.5))
+    assert [g.name for g in space.variable] == ["stem"]
+    assert space.by_name["inner"].fixed == "kept by --skip"
+    assert space.by_name["stem"].lowest == 4
+    assert set(space.full) == {"stem"}
