@@ -18,7 +18,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from configs.arguments import one_line, parse_arguments
-from configs.schema import ConfigError, RunConfig
+from configs.schema import ConfigError, RunConfig, setting_key
 from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from spaces.space import SpaceConfig
 
@@ -80,6 +80,11 @@ class _Option:
     help: str
 
     @property
+    def key(self) -> str:
+        """The name of the setting outside of its section."""
+        return setting_key(self.section, self.name)
+
+    @property
     def repeated(self) -> bool:
         return typing.get_origin(self.kind) is tuple
 
@@ -92,7 +97,7 @@ class _Option:
 @cache
 def _options() -> Mapping[str, _Option]:
     """Every setting of a run by its name, in the order of the help; the dataclasses are the one source."""
-    return {option.name: option for section in _TITLES for option in _section_options(section)}
+    return {option.key: option for section in _TITLES for option in _section_options(section)}
 
 
 def _section_options(section: str) -> Iterator[_Option]:
@@ -198,15 +203,16 @@ def _flatten(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
     for key, value in content.items():
         section = key if key in SECTIONS and isinstance(value, Mapping) else ""
         for name, inner in value.items() if section else ((key, value),):
-            option = _options().get(str(name).replace("-", "_"))
+            name = str(name).replace("-", "_")
+            option = _options().get(setting_key(section, name) if section else name)
             if option is None and name in SECTIONS:
                 raise ConfigError(f"config {where} has {inner!r} under {name}: and must have `key: value` lines there")
             if option is None or (section and option.section != section):
-                raise _unknown_key(str(name), section, where)
-            if option.name in flat:
+                raise _unknown_key(name, section, where)
+            if option.key in flat:
                 raise ConfigError(f"config {where} gives {option.name!r} twice; keep one")
             if inner is not None:  # an empty value keeps the default
-                flat[option.name] = _several(option, inner) if option.repeated else inner
+                flat[option.key] = _several(option, inner) if option.repeated else inner
     return flat
 
 
@@ -216,7 +222,7 @@ def _several(option: _Option, value: Any) -> list[Any]:
 
 
 def _unknown_key(name: str, section: str, where: str) -> ConfigError:
-    known = [each.name for each in _options().values() if not section or each.section == section]
+    known = [each.name if section else each.key for each in _options().values() if section in ("", each.section)]
     near = difflib.get_close_matches(name, known + ([] if section else list(SECTIONS)), n=1, cutoff=0.4)
     elsewhere = _options().get(name)
     if elsewhere is not None:
@@ -230,7 +236,7 @@ def _compose(values: Mapping[str, Any]) -> RunConfig:
     parts: dict[str, dict[str, Any]] = {section: {} for section in _TITLES}
     for name, value in values.items():
         option = _options()[name]
-        parts[option.section][name] = _items(option, value) if option.repeated else value
+        parts[option.section][option.name] = _items(option, value) if option.repeated else value
     if "budget" in parts[""]:
         split = (text.strip() for joined in parts[""]["budget"] for text in joined.split(","))
         parts[""]["budget"] = tuple(text for text in split if text)
@@ -271,9 +277,9 @@ def _parser(files: bool) -> ArgumentParser:
 
 
 def _add(group: Any, option: _Option, files: bool) -> None:
-    flag = "--" + option.name.replace("_", "-")
+    flag = "--" + option.key.replace("_", "-")
     shown = "" if option.default in ("", ()) else f" (default: {option.default})"
-    metavar = {int: "N", float: "X"}.get(option.item, option.name.rpartition("_")[2].upper())
+    metavar = {int: "N", float: "X"}.get(option.item, option.key.rpartition("_")[2].upper())
     kind: Any = (list[option.item] if files else str) if option.repeated else option.kind  # type: ignore[name-defined]
     help_text = option.help + (" (repeatable)" if option.repeated else "") + shown
     extra = {"action": "append"} if option.repeated and not files else {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.loading import load, run_config_file
-from configs.schema import ConfigError, RunConfig
+from configs.schema import ConfigError, RunConfig, setting_key
 
 FIXED = (
     "objective",
@@ -54,4 +54,4 @@ def _fixed(config: RunConfig) -> Iterator[tuple[str, Any]]:
         yield name, getattr(config, name)
     for section in FIXED_SECTIONS:
         values = dataclasses.asdict(getattr(config, section))
-        yield from ((name, value) for name, value in values.items() if name not in FREE)
+        yield from ((setting_key(section, name), value) for name, value in values.items() if name not in FREE)

@@ -11,6 +11,15 @@ SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
 
 
+# Settings whose flag is not their own name: `latency.device` is --latency-device, `data.name` is --data.
+_FLAGS = {("data", "name"): "data", ("runner", "name"): "runner"}
+
+
+def setting_key(section: str, name: str) -> str:
+    """Return the name that a setting has outside of its section: that of its flag, with underscores."""
+    return _FLAGS.get((section, name), f"latency_{name}" if section == "latency" else name)
+
+
 class ConfigError(SlimfrontError):
     """A setting that cannot be read, is not known, or is out of its range."""
 

@@ -9,11 +9,11 @@ from typing import Any
 from configs.duration import parse_duration
 from configs.resuming import check_resumed
 from configs.rungs import rungs_of
-from configs.schema import ALLOCATIONS, OBJECTIVES, SAMPLERS, ConfigError, RunConfig
+from configs.schema import ALLOCATIONS, OBJECTIVES, SAMPLERS, ConfigError, RunConfig, setting_key
 from configs.screening import parse_screen
 from configs.search_training import parse_search_training
 from pruning.base import METHODS, parse_methods
-from runners.base import BORDERS, DTYPES, ENGINES, SCALES, SCHEDULES, schedule_problem
+from runners.base import DTYPES, ENGINES, PADDING_MODES, SCALES, SCHEDULES, schedule_problem
 from spaces.budget import Budget, parse_budgets
 from spaces.registry import unknown_name
 from spaces.targets import parse_targets, with_targets
@@ -35,11 +35,11 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("floor", lambda v: 0 < v <= 1, "a share of the dense width in (0, 1]"),
     ),
     "data": (
-        ("data", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
+        ("name", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
         ("image_size", lambda v: v >= 0, "a side in pixels, or 0 for what is natural for the set"),
-        ("border", lambda v: v in BORDERS, "one of " + ", ".join(BORDERS)),
+        ("padding_mode", lambda v: v in PADDING_MODES, "one of " + ", ".join(PADDING_MODES)),
         ("scale", lambda v: v in SCALES, "one of " + ", ".join(SCALES)),
-        ("crop_area", lambda v: 0 < v <= 1, "a share of the area in (0, 1]"),
+        ("min_crop_area", lambda v: 0 < v <= 1, "a share of the area in (0, 1]"),
         ("val_share", lambda v: 0 < v < 1, "a share strictly between 0 and 1"),
     ),
     "train": (
@@ -50,12 +50,12 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("dense_learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
         ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("weight_decay", lambda v: 0 <= v < float("inf"), "0 or more"),
-        ("bias_rate_factor", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("bias_lr_mult", lambda v: 0 < v < float("inf"), "a positive number"),
         ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
         ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
         ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),
         ("mixup", lambda v: 0 <= v < float("inf"), "0 or more"),
-        ("largest_gradient", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("clip_grad_norm", lambda v: 0 <= v < float("inf"), "0 or more"),
         ("schedule", lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
         ("precision", lambda v: v in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
     ),
@@ -64,9 +64,9 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ("gpus_per_trial", lambda v: 0 <= v < float("inf"), "0 or more"),
     ),
     "latency": (
-        ("latency_batch", lambda v: v and min(v) >= 1, "numbers of images from 1, as in 1,8"),
-        ("latency_dtype", lambda v: v in DTYPES, "one of " + ", ".join(DTYPES)),
-        ("latency_engine", lambda v: v in ENGINES, "one of " + ", ".join(ENGINES)),
+        ("batch", lambda v: v and min(v) >= 1, "numbers of images from 1, as in 1,8"),
+        ("dtype", lambda v: v in DTYPES, "one of " + ", ".join(DTYPES)),
+        ("engine", lambda v: v in ENGINES, "one of " + ", ".join(ENGINES)),
     ),
 }
 
@@ -88,7 +88,7 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
         for name, holds, rule in rules:
             value = getattr(values, name)
             if not holds(value):
-                raise ConfigError(f"--{name.replace('_', '-')} is {value!r} and must be {rule}")
+                raise ConfigError(f"--{setting_key(section, name).replace('_', '-')} is {value!r} and must be {rule}")
     rungs_of(config)
     parse_screen(config.screen, config.train.epochs)
     if config.time_limit:
@@ -99,8 +99,8 @@ def validate(config: RunConfig) -> tuple[Budget, ...]:
         raise unknown_name("sampler", config.sampler, list(SAMPLERS))
     if config.allocation not in ALLOCATIONS:
         raise unknown_name("allocation", config.allocation, list(ALLOCATIONS))
-    if config.runner.runner not in TRAINING_RUNNERS:
-        raise unknown_name("runner", config.runner.runner, list(TRAINING_RUNNERS))
+    if config.runner.name not in TRAINING_RUNNERS:
+        raise unknown_name("runner", config.runner.name, list(TRAINING_RUNNERS))
     methods = parse_methods(config.method)
     if not methods:
         raise ConfigError(f"--method {config.method!r} names no method; known: {', '.join(sorted(METHODS))}")

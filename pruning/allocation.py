@@ -43,7 +43,7 @@ def score_curve(group: ChannelGroup, scores: NDArray[np.float64]) -> Curve:
         scores: shape (group.width,), finite, at least 0. All zero, they are worth nothing.
     """
     # The i-th lowest of every run side by side: they go together.
-    rising = np.sort(scores.reshape(group.blocks, -1), axis=1).T.reshape(-1)
+    rising = np.sort(scores.reshape(group.conv_groups, -1), axis=1).T.reshape(-1)
     relative = rising / max(float(rising.mean()), np.finfo(np.float64).tiny)
     return np.concatenate([[0.0], relative.cumsum()])[::-1]
 

@@ -98,14 +98,14 @@ class TrainingPlan:
         momentum: of SGD.
         nesterov: whether it looks ahead.
         weight_decay: L2 penalty of tensors with more than one dimension; the others have none.
-        bias_rate_factor: what the rates of biases, those of BatchNorm too, are multiplied by.
+        bias_lr_mult: what the rates of biases, those of BatchNorm too, are multiplied by.
     """
 
     rates: tuple[float, ...]
     momentum: float
     nesterov: bool
     weight_decay: float
-    bias_rate_factor: float = 1.0
+    bias_lr_mult: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Context(Protocol):
         """
         ...
 
-    def heldout_accuracy(self, net: "nn.Module", images: int) -> float:
+    def probe_accuracy(self, net: "nn.Module", images: int) -> float:
         """Return top-1 accuracy in [0, 1] on up to `images` training images (never validation or test)."""
         ...
 
@@ -181,7 +181,7 @@ class Context(Protocol):
         """
         ...
 
-    def travel(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
+    def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1, momentum included.
 
         A term that adds a gradient g * w to every step multiplies w by about exp(-g * travel).

@@ -33,7 +33,7 @@ def _best(group: ChannelGroup, scores: Tensor, width: int) -> Tensor:
         raise PruningError(
             f"scores of {group.name!r} have shape {tuple(scores.shape)} and must be {group.width} finite numbers"
         )
-    blocks = scores.detach().cpu().reshape(group.blocks, -1)
-    order = torch.sort(blocks, dim=1, descending=True, stable=True).indices[:, : width // group.blocks]
-    offsets = torch.arange(group.blocks).unsqueeze(1) * blocks.shape[1]
+    conv_groups = scores.detach().cpu().reshape(group.conv_groups, -1)
+    order = torch.sort(conv_groups, dim=1, descending=True, stable=True).indices[:, : width // group.conv_groups]
+    offsets = torch.arange(group.conv_groups).unsqueeze(1) * conv_groups.shape[1]
     return (order + offsets).flatten().sort().values

@@ -16,7 +16,7 @@ def wide_epochs(method: Method, epochs: int) -> float:
     return float(own(epochs)) if own is not None else 0.0
 
 
-def passes_nets(method: Method, epochs: int) -> bool:
+def yields_intermediates(method: Method, epochs: int) -> bool:
     """Return whether a trial of so many epochs may yield nets on the way to its goal, for forecasts of disk.
 
     A method that does so says it in a method of this name, called with the trial's epochs; the others yield none.

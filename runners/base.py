@@ -12,7 +12,9 @@ from spaces.errors import SlimfrontError
 from spaces.registry import Registry
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 RUNNERS = Registry(
     "runner",
@@ -24,7 +26,7 @@ RUNNERS = Registry(
 )
 
 
-BORDERS = ("mirror", "zero")
+PADDING_MODES = ("mirror", "zero")
 SCALES = ("set", "half")
 SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -40,21 +42,21 @@ class DataConfig:
     """Which labelled images a search uses.
 
     Attributes:
-        data: digits, cluttered_digits, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
+        name: digits, cluttered_digits, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
         data_dir: where sets on disk are looked for; empty takes the user's cache folder.
         image_size: side of the square images; 0 takes what is natural for the set.
         val_share: share of the training images set apart for validation, cut by the run's seed.
-        border: what enters where a training image is shifted, "mirror" (of it) or "zero".
-        crop_area: least share of the area that a random crop of a training image file keeps.
+        padding_mode: what enters where a training image is shifted, "mirror" (of it) or "zero".
+        min_crop_area: least share of the area that a random crop of a training image file keeps.
         scale: of pixel values, "set" (as is natural for the set, its mean and deviation as a rule) or "half" (-1 to 1).
     """
 
-    data: str = "digits"
+    name: str = "digits"
     data_dir: str = ""
     image_size: int = 0
     val_share: float = 0.2
-    border: str = "mirror"
-    crop_area: float = 0.35
+    padding_mode: str = "mirror"
+    min_crop_area: float = 0.35
     scale: str = "set"
 
 
@@ -71,10 +73,10 @@ class TrainConfig:
         momentum: of SGD.
         nesterov: whether the momentum looks ahead.
         weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
-        bias_rate_factor: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
+        bias_lr_mult: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
         label_smoothing: share of the target spread over all classes.
         mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
-        largest_gradient: norm over all weights beyond which gradients are scaled down; 0 never does.
+        clip_grad_norm: norm over all weights beyond which gradients are scaled down; 0 never does.
         schedule: "one_cycle", "cosine", "steps" or "constant"; of fine-tuning.
         milestones: epochs after which "steps", and no other, multiplies the rate by `milestone_factor`.
         milestone_factor: in (0, 1], for fine-tuning and the dense net alike.
@@ -96,10 +98,10 @@ class TrainConfig:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
-    bias_rate_factor: float = 1.0
+    bias_lr_mult: float = 1.0
     label_smoothing: float = 0.1
     mixup: float = 0.0
-    largest_gradient: float = 5.0
+    clip_grad_norm: float = 5.0
     schedule: str = "one_cycle"
     milestones: tuple[float, ...] = ()
     milestone_factor: float = 0.1
@@ -146,13 +148,13 @@ class RunnerConfig:
     """Where trials run.
 
     Attributes:
-        runner: "auto" (ray when more than one worker fits, else local), "ray" or "local".
+        name: "auto" (ray when more than one worker fits, else local), "ray" or "local".
         cpus_per_trial: CPU cores, and so threads, of one trial.
         gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
         ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
     """
 
-    runner: str = "auto"
+    name: str = "auto"
     cpus_per_trial: int = 1
     gpus_per_trial: float = 0.0
     ray_address: str = ""
@@ -168,29 +170,29 @@ class LatencyConfig:
     Under a latency budget, or with latency as an axis, during it, at the first batch size.
 
     Attributes:
-        latency_device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is that of the training ("cpu:1thread"
+        device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is that of the training ("cpu:1thread"
             for a processor), "none" measures nothing.
-        latency_batch: images of one inference, as in 1,8; a latency budget is for the first.
-        latency_dtype: "float32", "bfloat16" or "float16", of weights and images.
-        latency_channels_last: whether weights and images are kept in that memory format.
-        latency_engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
+        batch: images of one inference, as in 1,8; a latency budget is for the first.
+        dtype: "float32", "bfloat16" or "float16", of weights and images.
+        channels_last: whether weights and images are kept in that memory format.
+        engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
     """
 
-    latency_device: str = "auto"
-    latency_batch: tuple[int, ...] = (1,)
-    latency_dtype: str = "float32"
-    latency_channels_last: bool = False
-    latency_engine: str = "eager"
+    device: str = "auto"
+    batch: tuple[int, ...] = (1,)
+    dtype: str = "float32"
+    channels_last: bool = False
+    engine: str = "eager"
 
     @property
     def measures(self) -> bool:
         """Whether anything is timed; runs of before said so by an empty text."""
-        return self.latency_device not in ("", NO_DEVICE)
+        return self.device not in ("", NO_DEVICE)
 
 
 # A running trial: yields a report per epoch, is sent False to end there, returns its result.
 Evaluation = Generator[EpochReport, bool | None, TrialResult]
-Evaluator = Callable[[Trial, "Workbench"], Evaluation]
+Evaluator = Callable[[Trial, "SearchContext"], Evaluation]
 
 
 def default_evaluator() -> Evaluator:
@@ -222,7 +224,7 @@ class AskTell(Protocol):
 class Runner(Protocol):
     """Takes trials from an AskTell until it has no more, evaluates them, and tells the results."""
 
-    def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
+    def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
         """Return when every trial is told. A KeyboardInterrupt passes through after workers are stopped."""
         ...
 
@@ -241,8 +243,8 @@ def pick_runner(config: RunnerConfig, device: str = "auto") -> str:
             f"a trial cannot have {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs; give "
             "--cpus-per-trial of at least 1 and --gpus-per-trial of at least 0"
         )
-    if config.runner != "auto":
-        return config.runner
+    if config.name != "auto":
+        return config.name
     return "ray" if config.ray_address or fitting_workers(config, device) > 1 else "local"
 
 

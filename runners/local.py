@@ -7,7 +7,9 @@ from runners.base import AskTell, Evaluator, RunnerConfig, default_evaluator
 from runners.trial import Trial, TrialResult
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 
 class LocalRunner:
@@ -15,7 +17,7 @@ class LocalRunner:
 
     Args:
         config: kept so that every runner is built alike; one process needs none of its options, the torch threads
-            of a trial are `Workbench.threads`.
+            of a trial are `SearchContext.threads`.
         evaluator: how a trial is run; `runners.evaluation.evaluate.evaluate` unless something else is said.
     """
 
@@ -23,15 +25,15 @@ class LocalRunner:
         self.config = config or RunnerConfig()
         self._evaluator = evaluator
 
-    def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
+    def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
         """Return when every trial is told; a KeyboardInterrupt leaves the running trial untold."""
         evaluator = self._evaluator or default_evaluator()
         while (trial := ask_tell.ask()) is not None:
-            ask_tell.tell(_finish(trial, evaluator, ask_tell, workbench))
+            ask_tell.tell(_finish(trial, evaluator, ask_tell, search_context))
 
 
-def _finish(trial: Trial, evaluator: Evaluator, ask_tell: AskTell, workbench: "Workbench") -> TrialResult:
-    with contextlib.closing(evaluator(trial, workbench)) as evaluation:
+def _finish(trial: Trial, evaluator: Evaluator, ask_tell: AskTell, search_context: "SearchContext") -> TrialResult:
+    with contextlib.closing(evaluator(trial, search_context)) as evaluation:
         go_on: bool | None = None
         while True:
             try:

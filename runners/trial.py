@@ -23,7 +23,7 @@ class TrialState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Leg:
+class TrainingSegment:
     """A part of a trial's training, after which the trial pauses at a rung.
 
     Attributes:
@@ -62,14 +62,16 @@ class Trial:
     goal: Goal
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    arm: str = ""  # "uniform" for a control arm, empty for what the sampler proposed
+    baseline: str = ""  # "uniform" for a control arm, empty for what the sampler proposed
     training: Mapping[str, float] = field(default_factory=dict)
-    leg: Leg | None = None
+    segment: TrainingSegment | None = None
 
     def started_from(self, weights: bytes | None) -> "Trial":
         """Return the trial with these weights to go on from in its leg."""
-        leg = self.leg
-        return self if leg is None else dataclasses.replace(self, leg=dataclasses.replace(leg, start=weights))
+        segment = self.segment
+        return (
+            self if segment is None else dataclasses.replace(self, segment=dataclasses.replace(segment, start=weights))
+        )
 
     def key(self) -> str:
         """Return a canonical description of what will be computed, the same in every process.
@@ -133,7 +135,7 @@ class Confirmation:
 class TrialResult:
     """What a trial gave; `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is on disk.
 
-    Networks that the method passed on its way to the goal are results of the trial too, in `passed`: each what the
+    Networks that the method passed on its way to the goal are results of the trial too, in `intermediate_networks`: each what the
     trial would have come to had it ended there, with the one report of its measurement as curve.
 
     A trial that grows through rungs is the best network of its legs: a longer training that came out worse is in
@@ -155,9 +157,9 @@ class TrialResult:
     checkpoint: bytes | None = None
     latency: tuple[Mapping[str, Any], ...] = ()  # readings of `runners.latency.meter` as plain data, one per batch size
     path: str = ""  # of the checkpoint, relative to the run folder, once written
-    passed: "tuple[TrialResult, ...]" = ()  # dearest first
+    intermediate_networks: "tuple[TrialResult, ...]" = ()  # dearest first
     rungs: tuple[tuple[int, float], ...] = ()  # (epochs so far, accuracy) at the end of each leg; () trained at once
-    waypoint: int = 0  # which of those of its trial this is, from 1; 0 for what the trial came to in the end
+    intermediate_index: int = 0  # which of those of its trial this is, from 1; 0 for what the trial came to in the end
 
     @property
     def timed(self) -> Mapping[str, Any] | None:
@@ -174,26 +176,28 @@ class TrialResult:
     @property
     def label(self) -> str:
         """What people call this network: "7" for that of trial 7, "7.2" for the second that it passed."""
-        return f"{self.trial.number}.{self.waypoint}" if self.waypoint else str(self.trial.number)
+        return f"{self.trial.number}.{self.intermediate_index}" if self.intermediate_index else str(self.trial.number)
 
     @property
     def stem(self) -> str:
         """What its files are called: "0007" or "0007-p2"."""
-        return f"{self.trial.number:04d}" + (f"-p{self.waypoint}" if self.waypoint else "")
+        return f"{self.trial.number:04d}" + (f"-p{self.intermediate_index}" if self.intermediate_index else "")
 
     @property
-    def points(self) -> "tuple[TrialResult, ...]":
+    def networks(self) -> "tuple[TrialResult, ...]":
         """Every network of the trial, its own first."""
-        return (self, *self.passed)
+        return (self, *self.intermediate_networks)
 
     def with_each(self, change: "Callable[[TrialResult], TrialResult]") -> "TrialResult":
         """Return the result with every network of the trial changed, one by one."""
-        return dataclasses.replace(change(self), passed=tuple(change(each) for each in self.passed))
+        return dataclasses.replace(
+            change(self), intermediate_networks=tuple(change(each) for each in self.intermediate_networks)
+        )
 
     @property
     def checkpoints(self) -> Mapping[str, bytes]:
         """The weights of every network of the trial that are in memory, by its label."""
-        return {each.label: each.checkpoint for each in self.points if each.checkpoint is not None}
+        return {each.label: each.checkpoint for each in self.networks if each.checkpoint is not None}
 
     def with_checkpoints(self, checkpoints: Mapping[str, bytes]) -> "TrialResult":
         """Return the same result with these weights in memory, by the labels of its networks, and no others."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from configs.schema import RunConfig
     from search.finalization.export import load
+    from search.orchestrator import run
     from search.results.pareto import ParetoFront
     from search.results.result import SearchResult
-    from search.orchestrator import run
 
 __all__ = ["ParetoFront", "RunConfig", "SearchResult", "load", "run"]
 

@@ -19,7 +19,7 @@ from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
-from runners.evaluation.evaluate import TrialContext, Workbench
+from runners.evaluation.evaluate import SearchContext, TrialContext
 from runners.training.compute_format import using_threads
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.loop import accuracy
@@ -76,12 +76,12 @@ def run(config: RunConfig, display: Display | None = None) -> SearchResult:
         _warn_of_guessing(dense_accuracy, setup)
         tracker.dense(dense_accuracy, setup.space.dense_cost, setup.budgets)
         tracker.catch_up(study.results)
-        bench = _workbench(setup, study, net, display)
+        search_context = _search_context(setup, study, net, display)
         _sense(setup, study, net, display)
         _follow(study, planned.reference, tracker, display)
         trials = TimeLimited(study, deadline, Screened(study, screened_at_once(setup)))
-        interrupted = _work_off(setup, trials, bench, display)
-        finish = Finish(setup, net, dense_accuracy, Confirmer(setup, bench, display), display)
+        interrupted = _work_off(setup, trials, search_context, display)
+        finish = Finish(setup, net, dense_accuracy, Confirmer(setup, search_context, display), display)
         try:
             result = finish(study.results, time.perf_counter() - began, brief=interrupted, time_limited=trials.ended)
         except KeyboardInterrupt:
@@ -117,7 +117,7 @@ def _run_folder(setup: Setup) -> Iterator[tuple[Study, MlflowTracker]]:
         raise
 
 
-def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Display) -> bool:
+def _work_off(setup: Setup, trials: TimeLimited, search_context: SearchContext, display: Display) -> bool:
     """Have the runner try the study's candidates while there is time; return whether the user stopped it."""
     done, wanted = len(trials.study.results), trials.study.settings.trials
     so_far = f"; {done} of {wanted} trials are finished" if done else ""
@@ -128,7 +128,7 @@ def _work_off(setup: Setup, trials: TimeLimited, bench: Workbench, display: Disp
             timed.measure(last=True)  # what a search that was killed had left
         if trials.study.unfinished:
             with Interruptible(timed or trials) as interruptible:
-                RUNNERS[setup.runner](setup.config.runner).run(interruptible, bench)
+                RUNNERS[setup.runner](setup.config.runner).run(interruptible, search_context)
     except KeyboardInterrupt:
         if not trials.study.results:
             raise
@@ -175,7 +175,7 @@ def _train_dense(setup: Setup, display: Display, deadline: Deadline) -> nn.Modul
             deadline.check(f"after epoch {epoch} of {epochs} of the dense training")
 
     recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, setup.config.seed)
-    return trained_net(recipe, cache_root(), fast=setup.fast, on_epoch=on_epoch)
+    return trained_net(recipe, cache_root(), compute_format=setup.compute_format, on_epoch=on_epoch)
 
 
 def _warn_of_guessing(dense_accuracy: float, setup: Setup) -> None:
@@ -189,13 +189,15 @@ def _warn_of_guessing(dense_accuracy: float, setup: Setup) -> None:
         )
 
 
-def _workbench(setup: Setup, study: Study, net: nn.Module, display: Display) -> Workbench:
+def _search_context(setup: Setup, study: Study, net: nn.Module, display: Display) -> SearchContext:
     """Gather what all trials share: the dense network and each method's statistics of it."""
     display.phase("gathering statistics of the dense network")
     context = TrialContext(setup.data, setup.config.train, setup.config.seed)
     methods = {name: METHODS[name](**setup.fixed.get(name, {})) for name in study.settings.methods}
     statistics = {name: each.prepare(net, setup.space, context) for name, each in methods.items()}
-    return Workbench(net.cpu().eval(), setup.space, setup.data, setup.config.train, statistics, fast=setup.fast)
+    return SearchContext(
+        net.cpu().eval(), setup.space, setup.data, setup.config.train, statistics, compute_format=setup.compute_format
+    )
 
 
 def _sense(setup: Setup, study: Study, net: nn.Module, display: Display) -> None:

@@ -23,7 +23,7 @@ from runners.cache import cache_root
 from runners.data.loading import ImageData, load_data
 from runners.data.sources import check_on_disk
 from runners.latency.engines import check as check_latency
-from runners.training.compute_format import Fast, fastest_threads, measure_fast, using_threads
+from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
 from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.training.loop import pick_device
 from search.latency.predictor import with_latency_device
@@ -81,7 +81,7 @@ class Setup:
     workers: int
     threads: int
     threads_alone: int
-    fast: Fast
+    compute_format: ComputeFormat
     fixed: Mapping[str, Mapping[str, Any]]
     latency: "LatencyTools | None" = None
 
@@ -112,7 +112,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
-    fast = _fast(config, net, data, threads)
+    compute_format = _compute_format(config, net, data, threads)
     images = torch.rand(STEP_IMAGES, *data.input_shape, device=device)
     return Setup(
         config=config,
@@ -128,8 +128,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
         runner=runner,
         workers=workers(config.runner, config.train.device),
         threads=threads,
-        threads_alone=fastest_threads(net, images, fast),
-        fast=fast,
+        threads_alone=fastest_threads(net, images, compute_format),
+        compute_format=compute_format,
         fixed=candidates.fixed,
     )
 
@@ -146,12 +146,12 @@ def _asked(config: RunConfig) -> StudySettings:
     )
 
 
-def _fast(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> Fast:
+def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> ComputeFormat:
     """Find out how trials compute fastest, unless their precision is set."""
     if config.train.precision != "auto":
-        return Fast()
+        return ComputeFormat()
     with using_threads(threads):
-        return measure_fast(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
+        return measure_compute_format(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
 
 
 def screened_at_once(setup: Setup) -> int:
@@ -219,7 +219,7 @@ def _folder(config: RunConfig) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(f"run folder {config.out!r} exists and is not empty; give a fresh one with --out")
         return folder
-    stem = f"{config.model}-{config.data.data}".replace("/", "_").replace(":", "_")
+    stem = f"{config.model}-{config.data.name}".replace("/", "_").replace(":", "_")
     base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
     folder, number = base, 1
     while folder.exists():

@@ -20,7 +20,7 @@ from runners.trial import EpochReport, Trial, TrialResult
 from search.results.pareto import ParetoFront
 from search.results.serialization import trial_result_from_dict
 from search.schedulers.ladder import Ladder
-from search.schedulers.legs import after_first, joined
+from search.schedulers.segments import after_first, joined
 from search.searchers.asking import Asking
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import Starts
@@ -88,7 +88,7 @@ class Study:
         left = max(1, len(settings.targets), settings.trials - earlier) if earlier else settings.trials
         self.settings = replace(settings, trials=earlier + left) if earlier else settings
         self._starts = Starts(self._candidates)
-        self._asking.planned = self._starts.control_arms(left) + self._starts.warm_starts(left)
+        self._asking.planned = self._starts.baselines(left) + self._starts.warm_starts(left)
         for text in self._starts.left_out(left, resumed=earlier > 0):
             _logger.warning("%s", text)
         self._sampling.start(len(self._asking.planned), self.settings.trials)
@@ -143,10 +143,10 @@ class Study:
 
     def _next_leg(self, *, completing: bool) -> Trial | None:
         trial = self._ladder.next_leg(self._known, self._given_out.trials, self._archive, completing=completing)
-        if trial is not None and trial.leg is not None:
+        if trial is not None and trial.segment is not None:
             self._given_out.running[trial.number] = (None, trial)
             for listener in self.climbing:
-                listener(trial.number, trial.leg.end)
+                listener(trial.number, trial.segment.end)
         return trial
 
     def _next_candidate(self) -> Trial | None:
@@ -193,10 +193,10 @@ class Study:
         handle, trial = self._given_out.running[number]
         earlier = self._known.of(number) if handle is None else None
         result = checked(result, self.budgets)
-        if earlier is not None and trial.leg is not None:
-            result = joined(earlier, result, trial.leg)
+        if earlier is not None and trial.segment is not None:
+            result = joined(earlier, result, trial.segment)
         else:
-            result = after_first(result, trial.leg)
+            result = after_first(result, trial.segment)
         result = self._archive.keep(lightened(result, self.budgets))
         del self._given_out.running[number]
         self._write(self._sampling.tell(handle, result))

@@ -75,7 +75,7 @@ class Polynomial:
     def __init__(self, matrix: NDArray[Any], denominator: int) -> None:
         self.matrix = matrix
         self.denominator = denominator
-        self._fast: NDArray[np.float64] = matrix.astype(np.float64)
+        self._compute_format: NDArray[np.float64] = matrix.astype(np.float64)
 
     def fits_float64(self, full: NDArray[np.float64]) -> bool:
         """Whether every value up to the widths `full` (with the leading 1) is computed exactly in float64."""
@@ -84,7 +84,7 @@ class Polynomial:
 
     def __call__(self, x: NDArray[Any], exact: bool) -> Any:
         """Evaluate for one vector, shape (groups + 1,), or a batch of them, shape (n, groups + 1)."""
-        matrix = self._fast if exact else self.matrix
+        matrix = self._compute_format if exact else self.matrix
         if x.ndim == 1:
             return int(x @ matrix @ x) // self.denominator
         values = np.einsum("ij,ij->i", x @ matrix, x) if exact else ((x @ matrix) * x).sum(axis=1)
@@ -92,7 +92,7 @@ class Polynomial:
 
     def slopes(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivatives by every variable but the constant, shape (n, groups), at x of (n, groups + 1)."""
-        return np.asarray((x @ (self._fast + self._fast.T))[:, 1:] / self.denominator)
+        return np.asarray((x @ (self._compute_format + self._compute_format.T))[:, 1:] / self.denominator)
 
     def substitute(self, fixed: Mapping[int, int]) -> "Polynomial":
         """Put numbers in for some groups (index -> width); the others keep their order."""

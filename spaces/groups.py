@@ -24,7 +24,7 @@ class ChannelGroup:
     floor: int
     ceiling: int
     divisor: int = 1
-    blocks: int = 1
+    conv_groups: int = 1
     producers: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
     start: int = 0

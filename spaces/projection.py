@@ -28,20 +28,20 @@ class Projection:
         self._divisor = np.array([group.divisor for group in groups], dtype=np.int64)
         self._steps = np.array([group.steps for group in groups], dtype=np.int64)
 
-    def fit(self, point: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
+    def fit(self, width_ratios: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
         """Return the widths; see `SearchSpace.fit`."""
-        if point.shape != self._dense.shape or not ((point >= 0) & (point <= 1)).all():
-            raise SpaceError(f"point {point.tolist()} is not {len(self._dense)} numbers in [0, 1]")
+        if width_ratios.shape != self._dense.shape or not ((width_ratios >= 0) & (width_ratios <= 1)).all():
+            raise SpaceError(f"point {width_ratios.tolist()} is not {len(self._dense)} numbers in [0, 1]")
         limits = self._limits(budgets)
         if self._usage(self._steps[None], limits)[0] <= 1:
             return self._widths(self._steps)
-        low, high = 0.0, 1.0 / max(float(point[point > 0].min(initial=1.0)), 1e-6)
+        low, high = 0.0, 1.0 / max(float(width_ratios[width_ratios > 0].min(initial=1.0)), 1e-6)
         while high - low > 1e-6 * high:
             middle = (low + high) / 2
-            fits = self._usage(self._levels(middle * point)[None], limits)[0] <= 1
+            fits = self._usage(self._levels(middle * width_ratios)[None], limits)[0] <= 1
             low, high = (middle, high) if fits else (low, middle)
-        levels = self._fill(self._levels(low * point), point, limits)
-        return self._widths(self._use_up(levels, point, limits))
+        levels = self._fill(self._levels(low * width_ratios), width_ratios, limits)
+        return self._widths(self._use_up(levels, width_ratios, limits))
 
     def _limits(self, budgets: Sequence[Budget]) -> tuple[float, float]:
         limits = {"flops": float("inf"), "params": float("inf")}
@@ -71,7 +71,7 @@ class Projection:
         return np.maximum(flops / limits[0], params / limits[1])
 
     def _fill(
-        self, levels: NDArray[np.int64], point: NDArray[np.float64], limits: tuple[float, float]
+        self, levels: NDArray[np.int64], width_ratios: NDArray[np.float64], limits: tuple[float, float]
     ) -> NDArray[np.int64]:
         """Add one step at a time, next to the group that further scaling would widen first, while one fits."""
         steps = np.eye(len(levels), dtype=np.int64)
@@ -82,12 +82,12 @@ class Projection:
             if not fitting.any():
                 return levels
             next_width = self._vector(levels) + self._divisor / 2
-            reached_at = next_width / (np.maximum(point, 1e-9) * self._dense)
+            reached_at = next_width / (np.maximum(width_ratios, 1e-9) * self._dense)
             chosen = open_groups[fitting][np.argmin(reached_at[open_groups[fitting]])]
             levels = levels + steps[chosen]
 
     def _use_up(
-        self, levels: NDArray[np.int64], point: NDArray[np.float64], limits: tuple[float, float]
+        self, levels: NDArray[np.int64], width_ratios: NDArray[np.float64], limits: tuple[float, float]
     ) -> NDArray[np.int64]:
         """Leave the point's proportions where no step fits and under 97% of the tightest budget are used."""
         for _ in range(EXCHANGES):
@@ -96,7 +96,7 @@ class Projection:
             better = self._exchange(levels, limits)
             if better is None:
                 break
-            levels = self._fill(better, point, limits)
+            levels = self._fill(better, width_ratios, limits)
         if self._usage(levels[None], limits)[0] < USED_AT_LEAST and np.prod(self._steps + 1.0) <= FEW:
             return self._nearest_use(levels, limits)
         return levels

@@ -142,10 +142,10 @@ class SearchSpace:
                     f"to {group.ceiling} are"
                 )
 
-    def fit(self, point: Sequence[float], budgets: Sequence[Budget]) -> Widths:
+    def fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
         """Project a point into the budgets.
 
-        The widths are the largest multiple of `point * dense widths` that meets every analytic budget (flops,
+        The widths are the largest multiple of `width_ratios * dense widths` that meets every analytic budget (flops,
         params; latency is not analytic and is left out), filled up one divisor step at a time, so that at least
         97% of the tightest budget is used whenever the granularity of the space allows it.
 
@@ -156,7 +156,7 @@ class SearchSpace:
         Raises:
             BudgetError: the smallest network of the space does not meet a budget; the message gives its cost.
         """
-        return self._projection.fit(np.asarray(point, dtype=np.float64), budgets)
+        return self._projection.fit(np.asarray(width_ratios, dtype=np.float64), budgets)
 
     @cached_property
     def _projection(self) -> Projection:
@@ -213,7 +213,7 @@ def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
     if config.only and not _matches(group, config.only):
         return dataclasses.replace(group, fixed="not named by --only")
     divisor = config.divisor or (WIDE_DIVISOR if group.width >= WIDE else 1)
-    divisor = min(lcm(divisor, group.blocks), group.width)
+    divisor = min(lcm(divisor, group.conv_groups), group.width)
     low, high = config.floor, 1.0
     for text in config.bound:
         pattern, least, most = _parse_bound(text)
@@ -227,7 +227,7 @@ def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
     return new
 
 
-def uniform_point(space: SearchSpace) -> list[float]:
+def uniform_ratios(space: SearchSpace) -> list[float]:
     """Return the point of equal shares: `fit` then keeps the same fraction of every group."""
     return [1.0] * len(space.variable)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 # Two threads in each of two processes on two cores are many times slower than one in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,7 +27,7 @@ def _cache_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bench() -> "Workbench":
+def tiny_search_context() -> "SearchContext":
     """A workbench of a net with two free groups of 8 channels and 96 images of 4 classes; made of library types
     only, so that any worker process can unpickle it. A trial of one epoch takes some milliseconds."""
     import torch
@@ -34,7 +36,7 @@ def tiny_bench() -> "Workbench":
     from runners.base import TrainConfig
     from runners.data.loading import ImageData
     from runners.data.splits import TensorSplit
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
     from runners.training.compute_format import PLAIN
     from spaces.tracing.tracer import trace
 
@@ -61,7 +63,7 @@ def tiny_bench() -> "Workbench":
     ).eval()
     space = trace(net, torch.zeros(1, 1, 8, 8))
     config = TrainConfig(epochs=1, batch_size=16, device="cpu", precision="float32")
-    return Workbench(net, space, data, config, threads=1, fast=PLAIN)
+    return SearchContext(net, space, data, config, threads=1, compute_format=PLAIN)
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ class WithWeights:
         self.ask, self.report, self._study = study.ask, study.report, study
 
     def tell(self, result: TrialResult) -> None:
-        leg = result.trial.leg
-        weights = weights_of(result.trial, leg.end if leg is not None else EPOCHS)
+        segment = result.trial.segment
+        weights = weights_of(result.trial, segment.end if segment is not None else EPOCHS)
         self._study.tell(dataclasses.replace(result, checkpoint=weights))
 
 
@@ -69,8 +69,8 @@ def search(folder: Path, trials: int, rungs: tuple[int, ...], pipe: int) -> None
         files.drop_unnamed(study.results)
         say(pipe, "found", [facts_of(result, folder) for result in study.results])
         study.listeners.append(lambda result, _: say(pipe, "done", *facts_of(result, folder)))
-        bench = type("Bench", (), {"space": space})()
-        SimulatedRunner(epochs=EPOCHS).run(WithWeights(study), bench)
+        search_context = type("Bench", (), {"space": space})()
+        SimulatedRunner(epochs=EPOCHS).run(WithWeights(study), search_context)
 
 
 def child(folder: Path, trials: int, rungs: tuple[int, ...], seconds: float, first: str = "") -> list[list[object]]:

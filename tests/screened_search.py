@@ -6,7 +6,7 @@ from typing import Any
 from chain_space import chain
 
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
-from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from search.schedulers.screening import Screened
 from search.searchers.candidate_space import CandidateSpace, StudySettings
 from search.searchers.initial_design import Starts
@@ -42,7 +42,7 @@ class Watched(Screened):
 
     @property
     def compared(self) -> list[Trial]:
-        return [each for each in self.given if each.leg is not None and each.leg.end == 0]
+        return [each for each in self.given if each.segment is not None and each.segment.end == 0]
 
 
 def searched(size: int, study: Study | None = None, noise: float = 0.0, epochs: int = 2) -> Watched:
@@ -54,7 +54,7 @@ def searched(size: int, study: Study | None = None, noise: float = 0.0, epochs: 
 def told(trial: Trial, **changes: Any) -> TrialResult:
     """Return what the formula gives of a trial, after no epoch a half of it."""
     final = needs()(trial)
-    accuracy = final.accuracy / 2 if trial.leg == Leg(0) else final.accuracy
+    accuracy = final.accuracy / 2 if trial.segment == TrainingSegment(0) else final.accuracy
     curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5),)
     state = TrialState.COMPLETE
     result = TrialResult(trial, state, accuracy, final.cost, final.widths, curve, seconds=2.0, train_seconds=1.0)
@@ -65,7 +65,7 @@ def planned(study: Study) -> None:
     """Work off what was planned, so that the next candidate is proposed."""
     settings = study.settings
     starts = Starts(CandidateSpace(settings, SPACE, study.budgets))
-    for _ in (*starts.control_arms(settings.trials), *starts.warm_starts(settings.trials)):
+    for _ in (*starts.baselines(settings.trials), *starts.warm_starts(settings.trials)):
         trial = study.ask()
         assert trial is not None
         study.tell(told(trial))

@@ -15,7 +15,7 @@ def tiny_config(out: Path, **changes: Any) -> RunConfig:
         model="tiny_nets:residual",
         data=DataConfig(image_size=8),
         train=TrainConfig(batch_size=32, precision="float32", device="cpu"),
-        runner=RunnerConfig(runner="local"),
+        runner=RunnerConfig(name="local"),
         latency=LatencyConfig("none"),
         method="l2,random",
         trials=5,

@@ -65,12 +65,12 @@ class _Blocks:
     weight: Tensor
     reads: NDArray[np.int64]
     kept_rows: NDArray[np.bool_]
-    blocks: int
+    conv_groups: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Yield per block the kept filters (outputs, inputs, ...) in float64 and the channel ids of their inputs."""
-        filters = self.weight.detach().double().cpu().chunk(self.blocks)
-        rows, ids = np.split(self.kept_rows, self.blocks), np.split(self.reads, self.blocks)
+        filters = self.weight.detach().double().cpu().chunk(self.conv_groups)
+        rows, ids = np.split(self.kept_rows, self.conv_groups), np.split(self.reads, self.conv_groups)
         for each, kept, read in zip(filters, rows, ids, strict=True):
             yield each[torch.as_tensor(kept)], read
 

@@ -150,10 +150,10 @@ def consumer_gram(net: nn.Module, site: Site, space: SearchSpace, even_outputs: 
     assert isinstance(weight, Tensor)
     assert site.moments is not None
     feature_of = {int(each): feature for feature, each in enumerate(site.ids)}
-    blocks = space.grouped.get(name, 1)
+    conv_groups = space.grouped.get(name, 1)
     gram = torch.zeros(len(site.ids), len(site.ids), dtype=torch.float64)
     for filters, ids in zip(
-        weight.detach().double().cpu().chunk(blocks), np.split(space.axes[name][1], blocks), strict=True
+        weight.detach().double().cpu().chunk(conv_groups), np.split(space.axes[name][1], conv_groups), strict=True
     ):
         observed = [index for index, each in enumerate(ids.tolist()) if each in feature_of]
         features = torch.tensor(list(dict.fromkeys(feature_of[int(ids[index])] for index in observed)))

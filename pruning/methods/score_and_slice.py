@@ -15,7 +15,7 @@ from pruning.criteria.taylor import Taylor
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
 ALLOCATIONS = ("uniform", "global", "global_per_cost")
@@ -31,7 +31,7 @@ def wanted_widths(space: SearchSpace, goal: Goal) -> Widths:
 
 def uniform_widths(space: SearchSpace, goal: Goal) -> Widths:
     """Return the largest widths inside the goal's budgets that keep the same share of every group."""
-    return space.fit(uniform_point(space), [budget.resolve(space.dense_cost) for budget in goal.budgets])
+    return space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost) for budget in goal.budgets])
 
 
 def finetune(

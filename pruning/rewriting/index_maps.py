@@ -141,11 +141,11 @@ def _representatives(group: ChannelGroup, labels: NDArray[np.int64]) -> NDArray[
             f"clusters of {group.name!r} must be numbered from 0 in the order of their smallest channels; "
             f"got {labels[:8].tolist()}..."
         )
-    runs = labels.reshape(group.blocks, -1)
+    runs = labels.reshape(group.conv_groups, -1)
     sizes = {len(np.unique(run)) for run in runs}
     if len(sizes) > 1 or sum(len(np.unique(run)) for run in runs) != len(numbers):
         raise PruningError(
-            f"clusters of {group.name!r} must lie within its {group.blocks} runs, equally many in each; "
+            f"clusters of {group.name!r} must lie within its {group.conv_groups} runs, equally many in each; "
             "cluster every run on its own"
         )
     return np.asarray(first[labels], dtype=np.int64)

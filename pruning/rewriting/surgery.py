@@ -79,9 +79,9 @@ def _kept_channels(space: SearchSpace, selection: Selection) -> NDArray[np.bool_
             raise PruningError(
                 f"selection of {name!r} must be ascending indices in [0, {group.width}), at least one; got {kept[:8]}"
             )
-        if len(set(np.bincount(kept * group.blocks // group.width, minlength=group.blocks).tolist())) > 1:
+        if len(set(np.bincount(kept * group.conv_groups // group.width, minlength=group.conv_groups).tolist())) > 1:
             raise PruningError(
-                f"selection of {name!r} must keep equally many channels in each of its {group.blocks} runs"
+                f"selection of {name!r} must keep equally many channels in each of its {group.conv_groups} runs"
             )
         mask = np.zeros(group.width, dtype=bool)
         mask[kept] = True

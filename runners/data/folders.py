@@ -146,7 +146,7 @@ def _split(folder: Path, classes: Sequence[str], config: DataConfig, input_shape
         mean=MEAN if channels == 3 else (sum(MEAN) / 3,),
         std=STD if channels == 3 else (sum(STD) / 3,),
         size=(size[0], size[1]),
-        augmentation=Augmentation(flip=True, crop=True, crop_area=config.crop_area),
+        augmentation=Augmentation(flip=True, crop=True, min_crop_area=config.min_crop_area),
         name=repr([(file.relative_to(folder).as_posix(), file.stat().st_size) for file, _ in files]),
     )
 
@@ -178,7 +178,7 @@ def _wrapped(dataset: Any, name: str, config: DataConfig, input_shape: Shape | N
     if isinstance(first, Tensor) and first.shape[0] != channels:
         raise DataError(f"{name} gives images of {first.shape[0]} channels, the network reads {channels}")
     mean, std = (MEAN, STD) if channels == 3 and not as_is else ((0.0,) * channels, (1.0,) * channels)
-    augmentation = Augmentation(shift=0, flip=True, crop=True, crop_area=config.crop_area)
+    augmentation = Augmentation(shift=0, flip=True, crop=True, min_crop_area=config.min_crop_area)
     source: ImageSource = dataset
     return LazySplit(
         source, torch.arange(len(labels)), labels, mean, std, (height, width), augmentation, f"{name} {labels.tolist()}"

@@ -40,7 +40,7 @@ DATASETS = Registry(
         "mnist": "runners.data.sources:mnist",
     },
 )
-HELDOUT_IMAGES = 512
+PROBE_IMAGES = 512
 CALIBRATION_IMAGES = 2048
 
 
@@ -79,7 +79,7 @@ class ImageData:
     train: Split
     val: Split
     test: Split
-    heldout: Split
+    probe: Split
     calibration: Split
     num_classes: int
     input_shape: tuple[int, int, int]
@@ -102,20 +102,20 @@ def load_data(config: DataConfig, seed: int, input_shape: tuple[int, int, int] |
         raise DataError(f"val_share is {config.val_share}; it must lie between 0 and 1, both excluded, e.g. 0.2")
     if config.image_size < 0:
         raise DataError(f"image_size is {config.image_size}; give the side in pixels, or 0 for the natural size")
-    kind, _, rest = config.data.partition(":")
+    kind, _, rest = config.name.partition(":")
     if kind == "imagefolder":
         from runners.data.folders import image_folder
 
         source = image_folder(rest, config, input_shape)
     elif rest:
-        made = _load_factory(config.data)(config, seed)
+        made = _load_factory(config.name)(config, seed)
         if isinstance(made, ImageData):
             return made
         from runners.data.folders import dataset_pair
 
-        source = dataset_pair(config.data, made, config, input_shape)
+        source = dataset_pair(config.name, made, config, input_shape)
     else:
-        source = DATASETS[config.data](config, input_shape)
+        source = DATASETS[config.name](config, input_shape)
     return cut(_scaled(source, config), config, seed)
 
 
@@ -125,20 +125,20 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
     val = source.val
     if val is None:
         if len(order) < 2:
-            raise DataError(f"{config.data} has {len(order)} training images; at least 2 are needed to set some apart")
+            raise DataError(f"{config.name} has {len(order)} training images; at least 2 are needed to set some apart")
         aside = min(len(order) - 1, max(1, round(config.val_share * len(order))))
         val, order = source.train.subset(order[:aside]), order[aside:]
     train = source.train.subset(order)
-    heldout = min(HELDOUT_IMAGES, max(1, len(train) // 3))
-    calibration = min(CALIBRATION_IMAGES, max(1, len(train) - heldout))
+    probe = min(PROBE_IMAGES, max(1, len(train) // 3))
+    calibration = min(CALIBRATION_IMAGES, max(1, len(train) - probe))
     # The first images calibrate and re-estimate BatchNorm, the last are held out: apart from each other by this order.
     positions = torch.arange(len(train))
     return ImageData(
-        name=config.data,
+        name=config.name,
         train=train,
         val=val,
         test=source.test,
-        heldout=train.subset(positions[-heldout:]),
+        probe=train.subset(positions[-probe:]),
         calibration=train.subset(positions[:calibration]),
         num_classes=source.num_classes,
         input_shape=source.input_shape,

@@ -126,10 +126,10 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
 
 def check_on_disk(config: DataConfig) -> None:
     """Raise DataError for a set that `load_data` would have to fetch first."""
-    folder = _FOLDERS.get(config.data)
+    folder = _FOLDERS.get(config.name)
     if folder is not None and not (_root(config) / folder).is_dir():
         raise DataError(
-            f"{config.data} is not in {_root(config)} and would have to be fetched; name the folder that holds "
+            f"{config.name} is not in {_root(config)} and would have to be fetched; name the folder that holds "
             f"{folder!r} with --data-dir, or run the search, which fetches it"
         )
 
@@ -142,21 +142,21 @@ def _fetched(kind: str, config: DataConfig, input_shape: Shape | None) -> Source
     """Load one of torchvision's small sets whole; fetch it first where it is not on disk."""
     from torchvision import datasets
 
-    root, folder = _root(config), _FOLDERS[config.data]
+    root, folder = _root(config), _FOLDERS[config.name]
     known: Callable[..., Any] = getattr(datasets, kind)
     if not (root / folder).is_dir():
-        _fetch(known, root, folder, config.data)
+        _fetch(known, root, folder, config.name)
     try:
         parts = [known(str(root), train=train) for train in (True, False)]
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DataError(
-            f"{config.data} in {root / folder} is incomplete or damaged ({error}); delete that folder to fetch it anew"
+            f"{config.name} in {root / folder} is incomplete or damaged ({error}); delete that folder to fetch it anew"
         ) from error
     train, test = ((_channels_first(part.data), torch.as_tensor(part.targets, dtype=torch.int64)) for part in parts)
     natural = (3, *train[0].shape[2:])
     # Mirrored digits are no digits.
     augmentation = Augmentation(shift=2) if kind == "MNIST" else Augmentation(shift=4, flip=True)
-    augmentation = replace(augmentation, border=config.border)
+    augmentation = replace(augmentation, padding_mode=config.padding_mode)
     return _source(train, test, shape_for(config, input_shape, natural), augmentation)
 
 

@@ -38,20 +38,20 @@ class Augmentation:
         shift: largest move in pixels, in both directions.
         flip: left and right are exchanged with probability 1/2.
         crop: a random part of the area is scaled to full size; only where images are read from files.
-        border: what enters at the border of a moved image, "mirror" (of the image) or "zero".
-        crop_area: the least share of the area that a crop keeps.
+        padding_mode: what enters at the border of a moved image, "mirror" (of the image) or "zero".
+        min_crop_area: the least share of the area that a crop keeps.
     """
 
     shift: int = 0
     flip: bool = False
     crop: bool = False
-    border: str = "mirror"
-    crop_area: float = 0.35
+    padding_mode: str = "mirror"
+    min_crop_area: float = 0.35
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return images of the same shape (B, C, H, W), each moved and flipped on its own."""
         if self.shift:
-            images = _shifted(images, self.shift, generator, self.border)
+            images = _shifted(images, self.shift, generator, self.padding_mode)
         if self.flip:
             flipped = torch.rand(len(images), generator=generator).to(images.device) < 0.5
             images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
@@ -221,7 +221,7 @@ class LazySplit:
                 image = transforms.resize(image, [larger], antialias=True)
             return transforms.pil_to_tensor(transforms.center_crop(image, [height, width]))
         generator = torch.Generator().manual_seed((augment_seed * 1_000_003 + position) % 2**63)
-        box = _random_box(image.size[1], image.size[0], self.augmentation.crop_area, generator)
+        box = _random_box(image.size[1], image.size[0], self.augmentation.min_crop_area, generator)
         image = transforms.resized_crop(image, *box, [height, width], antialias=True)
         if self.augmentation.flip and torch.rand((), generator=generator) < 0.5:
             image = transforms.hflip(image)
@@ -273,11 +273,11 @@ def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...],
     return (images - offset) * scale
 
 
-def _shifted(images: Tensor, most: int, generator: torch.Generator, border: str) -> Tensor:
+def _shifted(images: Tensor, most: int, generator: torch.Generator, padding_mode: str) -> Tensor:
     sides = images.shape[-2:]
     moves = torch.randint(-most, most + 1, (2, len(images), 1), generator=generator).to(images.device)
     index = [torch.arange(side, device=images.device) + move for side, move in zip(sides, moves, strict=True)]
-    if border == "zero":
+    if padding_mode == "zero":
         images, (rows, columns) = functional.pad(images, (most,) * 4), (each + most for each in index)
     else:
         rows, columns = (_mirrored(each, side) for each, side in zip(index, sides, strict=True))

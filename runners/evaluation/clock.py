@@ -15,7 +15,7 @@ class Clock:
         self._began = time.perf_counter()
         self.active_seconds = 0.0
         self.curve: list[EpochReport] = []
-        self.passed: list[TrialResult] = []
+        self.intermediate_networks: list[TrialResult] = []
 
     def seconds(self) -> float:
         """Return the seconds since the trial began."""

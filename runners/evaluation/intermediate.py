@@ -39,7 +39,7 @@ def short_of(goal: Goal, snapshot: Snapshot, space: SearchSpace) -> str:
     return ""
 
 
-class Way:
+class IntermediateSelector:
     """Chooses from the networks on the way from the dense one to a goal, so that they lie evenly in log cost.
 
     The way is cut into equal parts of log cost; the first network beyond the end of each part but the last is taken.

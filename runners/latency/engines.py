@@ -84,7 +84,7 @@ def check(config: LatencyConfig) -> None:
     """
     if not config.measures:
         return
-    device, engine = parse_device(config.latency_device), config.latency_engine
+    device, engine = parse_device(config.device), config.engine
     if engine == "onnxruntime":
         _check_onnx(config, device)
     net, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8)
@@ -94,7 +94,7 @@ def check(config: LatencyConfig) -> None:
             program(placed)
     except Exception as error:  # a compiler or a library that fails raises whatever it meets, of any class
         raise LatencyError(
-            f"latency engine {engine!r} with {config.latency_dtype} does not work on {device.text} "
+            f"latency engine {engine!r} with {config.dtype} does not work on {device.text} "
             f"({first_line(error)}); take --latency-engine eager or --latency-dtype float32"
         ) from error
 
@@ -105,13 +105,13 @@ def prepared(net: nn.Module, images: Tensor, device: Device, config: LatencyConf
     Args:
         images: shape (B, C, H, W), float32.
     """
-    dtype = getattr(torch, config.latency_dtype)
-    form = torch.channels_last if config.latency_channels_last else torch.contiguous_format
+    dtype = getattr(torch, config.dtype)
+    form = torch.channels_last if config.channels_last else torch.contiguous_format
     net = copy.deepcopy(net).eval().to(device.device, dtype).to(memory_format=form)
     images = images.to(device.device, dtype).contiguous(memory_format=form)
-    if config.latency_engine == "torch.compile":
+    if config.engine == "torch.compile":
         return torch.compile(net, dynamic=False), images
-    if config.latency_engine == "onnxruntime":
+    if config.engine == "onnxruntime":
         return _onnx_session(net, images, device.threads), images
     return net, images
 
@@ -138,10 +138,10 @@ def _check_onnx(config: LatencyConfig, device: Device) -> None:
             f"latency engine 'onnxruntime' needs {', '.join(missing)}, not installed here; "
             f"pip install {' '.join(missing)}, or take --latency-engine eager"
         )
-    if device.device.type != "cpu" or config.latency_dtype != "float32" or config.latency_channels_last:
+    if device.device.type != "cpu" or config.dtype != "float32" or config.channels_last:
         raise LatencyError(
             f"latency engine 'onnxruntime' runs float32 nets on the processor in its own memory format, and "
-            f"{config.latency_dtype} on {device.text}{', channels_last' if config.latency_channels_last else ''} is "
+            f"{config.dtype} on {device.text}{', channels_last' if config.channels_last else ''} is "
             "asked for; take --latency-engine eager"
         )
 

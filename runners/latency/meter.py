@@ -106,7 +106,7 @@ class LatencyMeter:
         self, config: LatencyConfig, dense: nn.Module, input_shape: Sequence[int], watch: Watch | None = None
     ) -> None:
         self.config, self.dense, self.shape = config, dense, tuple(input_shape)
-        self.device = parse_device(config.latency_device)
+        self.device = parse_device(config.device)
         keep_freed_memory()
         self.watch = watch or Watch(stalled=stalled_seconds)
         self._quiet: dict[int, Quiet] = {}  # by batch size
@@ -121,12 +121,12 @@ class LatencyMeter:
         Args:
             network: "dense" for the reference itself, else the label.
         """
-        return tuple(self.read_at(network, net, batch) for batch in self.config.latency_batch)
+        return tuple(self.read_at(network, net, batch) for batch in self.config.batch)
 
     @property
     def first_batch(self) -> int:
         """The batch size that budgets and the latency axis go by."""
-        return self.config.latency_batch[0]
+        return self.config.batch[0]
 
     def read_at(self, network: str, net: nn.Module, batch: int) -> Reading:
         """Measure a net, left as it is, at one batch size."""
@@ -192,10 +192,10 @@ class LatencyMeter:
             device_name=device.name,
             threads=device.threads,
             batch=batch,
-            dtype=config.latency_dtype,
-            channels_last=config.latency_channels_last,
-            engine=config.latency_engine,
-            versions=versions(config.latency_engine),
+            dtype=config.dtype,
+            channels_last=config.channels_last,
+            engine=config.engine,
+            versions=versions(config.engine),
         )
 
 

@@ -27,7 +27,7 @@ from runners.latency.model import LatencyModel, Layers, ModelError, stage_number
 from runners.latency.timing import Call, Watch, brief_ratio, brief_seconds, inference
 from runners.training.compute_format import using_threads
 from spaces.budget import Budget
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
 LAYER_SECONDS = 30.0  # at most, for all layers
@@ -114,7 +114,7 @@ def _watch(meter: LatencyMeter) -> Watch:
 
 def _timed_layers(meter: LatencyMeter, space: SearchSpace) -> tuple[Layers, LayerTimer]:
     config = meter.config
-    kernels, found = operations(meter.dense, space, config.latency_batch[0])
+    kernels, found = operations(meter.dense, space, config.batch[0])
     groups = len(space.variable)
     read, written = ([getattr(each, name) for each in found] for name in ("read", "written"))
     number = [each.kernel for each in found]
@@ -124,8 +124,8 @@ def _timed_layers(meter: LatencyMeter, space: SearchSpace) -> tuple[Layers, Laye
         own = [index for index, each in enumerate(number) if each == kernel]
         reads, writes = (_ends([side[index] for index in own], low, high) for side in (read, written))
         ranges.append(((reads[0], writes[0]), (reads[1], writes[1])))
-    form = torch.channels_last if config.latency_channels_last else torch.contiguous_format
-    timer = LayerTimer(meter.device.device, getattr(torch, config.latency_dtype), form, meter.watch)
+    form = torch.channels_last if config.channels_last else torch.contiguous_format
+    timer = LayerTimer(meter.device.device, getattr(torch, config.dtype), form, meter.watch)
     coefficients = timer.fitted(kernels, ranges, LAYER_SECONDS)
     layers = Layers(
         names=tuple(group.name for group in space.variable),
@@ -152,7 +152,7 @@ def _calibrated(model: LatencyModel, meter: LatencyMeter, space: SearchSpace, de
 
     flops, least = space.dense_cost.flops, space.smallest_cost.flops
     limits = [int(share * flops) for share in UNIFORM if share * flops > least]
-    uniform = [space.fit(uniform_point(space), [Budget("flops", limit)]) for limit in limits]
+    uniform = [space.fit(uniform_ratios(space), [Budget("flops", limit)]) for limit in limits]
     model.observe(space.full, dense_seconds)
     for widths in [*uniform, space.smallest]:
         model.observe(widths, measured(widths))
@@ -169,7 +169,7 @@ def _calibrated(model: LatencyModel, meter: LatencyMeter, space: SearchSpace, de
 
 def call_of(meter: LatencyMeter, net: nn.Module) -> Call:
     """Return one inference of a net under the meter's conditions, at its first batch size."""
-    if meter.config.latency_engine == "torch.compile":
+    if meter.config.engine == "torch.compile":
         torch.compiler.reset()  # else so many nets of one class are too many recompilations
     images = torch.zeros(meter.first_batch, *meter.shape)
     return inference(*prepared(net, images, meter.device, meter.config))

@@ -27,7 +27,9 @@ from runners.ray.start import knock, own_folders
 from runners.trial import Trial, TrialResult, TrialState
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +45,17 @@ class RayRunner:
         self.config = config or RunnerConfig()
         self._evaluator = evaluator
 
-    def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
+    def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
         """Return when every trial is told. A KeyboardInterrupt passes through after the workers are stopped.
 
         Raises:
             RunnerError: no such cluster, or no room for a trial in it.
         """
-        config = dataclasses.replace(self.config, gpus_per_trial=needed_gpus(self.config, workbench.train.device))
+        config = dataclasses.replace(self.config, gpus_per_trial=needed_gpus(self.config, search_context.train.device))
         with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
             workers = _room(config)
             evaluator = self._evaluator or default_evaluator()
-            shared = ray.put((evaluator, dataclasses.replace(workbench, threads=config.cpus_per_trial)))
+            shared = ray.put((evaluator, dataclasses.replace(search_context, threads=config.cpus_per_trial)))
             relay, scheduler = _Relay(ask_tell), _FirstCome()  # type: ignore[no-untyped-call]
             try:
                 tune.run(
@@ -161,11 +163,11 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, *_: Any, trial: Any = None, **info: Any) -> None:
         actor = self._actors[trial.trial_id] = trial.temporary_state.ray_actor
-        leg = self.running[trial.trial_id].leg
-        if leg is not None and leg.start is not None:
+        segment = self.running[trial.trial_id].segment
+        if segment is not None and segment.start is not None:
             # Weights go past Tune, which writes configurations down; calls of one caller run in order, so they are
             # there before the first step.
-            actor.go_on_from.remote(leg.start)
+            actor.go_on_from.remote(segment.start)
         self._started[trial.trial_id] = time.perf_counter()
 
     def on_trial_result(self, *_: Any, trial: Any = None, result: Any = None, **info: Any) -> None:
@@ -258,20 +260,20 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
     shared: Any  # reference of (evaluator, workbench) in the object store
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._evaluator, self._bench = ray.get(self.shared)
-        torch.set_num_threads(self._bench.threads)  # several workers with all cores each slow each other down
-        os.environ["OMP_NUM_THREADS"] = str(self._bench.threads)
+        self._evaluator, self._search_context = ray.get(self.shared)
+        torch.set_num_threads(self._search_context.threads)  # several workers with all cores each slow each other down
+        os.environ["OMP_NUM_THREADS"] = str(self._search_context.threads)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._last_result = None  # holds the checkpoints of the trial before
         self._trial: Trial = new_config["order"].trial
-        self._evaluation = self._evaluator(self._trial, self._bench)
+        self._evaluation = self._evaluator(self._trial, self._search_context)
         self._go_on: bool | None = None
         return True
 
     def go_on_from(self, weights: bytes) -> None:
-        self._evaluation = self._evaluator(self._trial.started_from(weights), self._bench)
+        self._evaluation = self._evaluator(self._trial.started_from(weights), self._search_context)
 
     def end_early(self) -> None:
         self._go_on = False

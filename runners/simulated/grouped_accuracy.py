@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 
 from runners.simulated.runner import Outcome
 from runners.trial import Trial
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class GroupedAccuracy:
         """Return the outcome of a trial; from budgets alone it takes uniform widths."""
         goal = trial.goal
         budgets = [budget.resolve(self.space.dense_cost) for budget in goal.budgets]
-        widths = goal.widths if goal.widths is not None else self.space.fit(uniform_point(self.space), budgets)
+        widths = goal.widths if goal.widths is not None else self.space.fit(uniform_ratios(self.space), budgets)
         self.space.check(widths)
         noise = self.scatter * float(np.random.default_rng(trial.seed).standard_normal()) if self.scatter else 0.0
         accuracy = min(1.0, max(0.0, self.accuracy(widths) + noise))

@@ -10,11 +10,13 @@ from runners.base import AskTell, Evaluation, RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.cost import Cost
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class SaturatingAccuracy:
         """Return the outcome of a trial; from budgets alone it takes uniform widths."""
         goal = trial.goal
         budgets = [budget.resolve(self.space.dense_cost) for budget in goal.budgets]
-        widths = goal.widths if goal.widths is not None else self.space.fit(uniform_point(self.space), budgets)
+        widths = goal.widths if goal.widths is not None else self.space.fit(uniform_ratios(self.space), budgets)
         self.space.check(widths)
         cost = self.space.cost(widths)
         seconds = self.slowness.get(trial.method, 1.0) * self.seconds_per_gflop * cost.flops / 1e9
@@ -91,14 +93,14 @@ class SimulatedRunner:
         self._outcome = outcome
         self._epochs, self._noise = epochs, noise
 
-    def run(self, ask_tell: AskTell, workbench: "Workbench") -> None:
+    def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
         """Return when every trial is told."""
-        outcome = self._outcome or SaturatingAccuracy(workbench.space)
+        outcome = self._outcome or SaturatingAccuracy(search_context.space)
 
-        def simulate(trial: Trial, bench: "Workbench") -> Evaluation:
+        def simulate(trial: Trial, search_context: "SearchContext") -> Evaluation:
             return _simulate(trial, outcome, self._epochs, self._noise)
 
-        LocalRunner(self.config, simulate).run(ask_tell, workbench)
+        LocalRunner(self.config, simulate).run(ask_tell, search_context)
 
 
 def _simulate(trial: Trial, outcome: Callable[[Trial], Outcome], epochs: int, noise: float) -> Evaluation:
@@ -108,7 +110,7 @@ def _simulate(trial: Trial, outcome: Callable[[Trial], Outcome], epochs: int, no
         return TrialResult(trial, TrialState.FAILED, error=f"{type(error).__name__}: {error}")
     curve: list[EpochReport] = []
     state = TrialState.COMPLETE
-    trained, end = (trial.leg.trained, trial.leg.end) if trial.leg is not None else (0, epochs)
+    trained, end = (trial.segment.trained, trial.segment.end) if trial.segment is not None else (0, epochs)
     before = (trained + 1) / (epochs + 1) if trained else 0.0
     for epoch in range(trained + 1 if trained else 0, end + 1):
         share = (epoch + 1) / (epochs + 1)

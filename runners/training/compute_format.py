@@ -21,7 +21,7 @@ SECONDS = 1.0  # after which no further combination is tried
 
 
 @dataclass(frozen=True)
-class Fast:
+class ComputeFormat:
     """How to compute: the number format of autocast (None: float32 throughout), and the memory format."""
 
     autocast: torch.dtype | None = None
@@ -48,11 +48,13 @@ class Fast:
             net.to(memory_format=torch.contiguous_format)
 
 
-PLAIN = Fast()
-_measured: dict[tuple[object, ...], Fast] = {}
+PLAIN = ComputeFormat()
+_measured: dict[tuple[object, ...], ComputeFormat] = {}
 
 
-def measure_fast(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> Fast:
+def measure_compute_format(
+    net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device
+) -> ComputeFormat:
     """Time a training step of `net` in every number and memory format the device has, and return the fastest.
 
     The answer is kept per process for nets of the same layers, whatever their widths, so that a narrow net is
@@ -71,12 +73,12 @@ def measure_fast(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, 
     return _measured[key]
 
 
-def step_seconds(net: nn.Module, images: Tensor, fast: Fast, steps: int = TIMED_STEPS) -> float:
+def step_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat, steps: int = TIMED_STEPS) -> float:
     """Return the least time of a training step of a copy of `net` on `images`, after one to warm up."""
     trial = copy.deepcopy(net).to(images.device).train()
-    if fast.channels_last:
+    if compute_format.channels_last:
         trial = trial.to(memory_format=torch.channels_last)
-    images = fast.placed(images)
+    images = compute_format.placed(images)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     # With one thread the thread's own time is what counts: it leaves out what other processes take meanwhile.
     alone = images.device.type == "cpu" and torch.get_num_threads() == 1
@@ -85,7 +87,7 @@ def step_seconds(net: nn.Module, images: Tensor, fast: Fast, steps: int = TIMED_
     for _ in range(1 + steps):
         _wait(images.device)
         begin = clock()
-        with fast.precision(images.device):
+        with compute_format.precision(images.device):
             logits = trial(images)
         functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         trial.zero_grad()
@@ -94,7 +96,7 @@ def step_seconds(net: nn.Module, images: Tensor, fast: Fast, steps: int = TIMED_
     return min(seconds[1:])
 
 
-def fastest_threads(net: nn.Module, images: Tensor, fast: Fast) -> int:
+def fastest_threads(net: nn.Module, images: Tensor, compute_format: ComputeFormat) -> int:
     """Return how many torch threads train `net` fastest here, now: all of them, or one.
 
     On a machine that others use too, threads that wait for each other can be many times slower than one alone.
@@ -105,9 +107,9 @@ def fastest_threads(net: nn.Module, images: Tensor, fast: Fast) -> int:
     every = torch.get_num_threads()
     if every == 1 or images.device.type != "cpu":
         return every
-    together = step_seconds(net, images, fast)
+    together = step_seconds(net, images, compute_format)
     with using_threads(1):
-        alone = step_seconds(net, images, fast)
+        alone = step_seconds(net, images, compute_format)
     return every if together * MUST_WIN_BY < alone else 1
 
 
@@ -124,28 +126,28 @@ def using_threads(threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _fastest(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> Fast:
+def _fastest(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> ComputeFormat:
     count = min(batch_size, MEASURED_IMAGES.get(device.type, batch_size))
     images = torch.rand(max(2, count), *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     best, chosen = step_seconds(net, images, PLAIN), PLAIN
     begin = time.perf_counter()
-    for fast in _candidates(device):
-        seconds = step_seconds(net, images, fast)
+    for compute_format in _candidates(device):
+        seconds = step_seconds(net, images, compute_format)
         if seconds * MUST_WIN_BY < best:
-            best, chosen = seconds, fast
+            best, chosen = seconds, compute_format
         if time.perf_counter() - begin > SECONDS:
             break
     return chosen
 
 
-def _candidates(device: torch.device) -> list[Fast]:
+def _candidates(device: torch.device) -> list[ComputeFormat]:
     """List the other ways to compute on the device, the most promising first."""
     low = torch.bfloat16
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         low = torch.float16
     if device.type == "mps":
         low = torch.float16
-    return [Fast(low, True), Fast(low, False), Fast(None, True)]
+    return [ComputeFormat(low, True), ComputeFormat(low, False), ComputeFormat(None, True)]
 
 
 def _wait(device: torch.device) -> None:

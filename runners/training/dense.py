@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from runners.base import TrainConfig
 from runners.cache import digest_of, write_cached
 from runners.data.loading import ImageData
-from runners.training.compute_format import Fast
-from runners.training.loop import Course, accuracy, fit, pick_device
+from runners.training.compute_format import ComputeFormat
+from runners.training.loop import TrainingRun, accuracy, fit, pick_device
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 
@@ -80,7 +80,7 @@ def trained_net(
     recipe: DenseRecipe,
     cache_dir: Path,
     *,
-    fast: Fast | None = None,
+    compute_format: ComputeFormat | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """Return the dense network, in evaluation mode on the processor: trained here, or loaded when it was before.
@@ -105,8 +105,8 @@ def trained_net(
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
-    course = Course(config.epochs, config.learning_rate, recipe.seed, device, fast=fast)
-    for epoch in fit(net, recipe.data.train, config, course):
+    training_run = TrainingRun(config.epochs, config.learning_rate, recipe.seed, device, compute_format=compute_format)
+    for epoch in fit(net, recipe.data.train, config, training_run):
         if on_epoch is not None:
             on_epoch(epoch, accuracy(net, recipe.data.val, device=device))
     net.cpu()

@@ -12,19 +12,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruning.base import Reshape
 from runners.base import TrainConfig
 from runners.data.splits import Split
-from runners.training.compute_format import PLAIN, Fast, measure_fast
-from runners.training.run import Course, TrainingError, check_settings
+from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
+from runners.training.run import TrainingError, TrainingRun, check_settings
 from runners.training.schedule import along, schedule_factor, steps_of, whole_epochs
 from runners.trial import derive_seed
 
 __all__ = [
-    "Course",
-    "Fast",
+    "TrainingRun",
+    "ComputeFormat",
     "TrainingError",
     "accuracy",
     "evaluating",
     "fit",
-    "measure_fast",
+    "measure_compute_format",
     "pick_device",
     "reestimate_batchnorm",
 ]
@@ -32,7 +32,7 @@ __all__ = [
 STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it makes the device wait
 
 
-def fit(net: nn.Module, split: Split, config: TrainConfig, course: Course) -> Iterator[int]:
+def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> Iterator[int]:
     """Train `net` in place by SGD; yield the number of finished epochs after each one.
 
     The same seed gives bit-equal weights on one machine with the same number of threads. The net is moved to the
@@ -47,8 +47,8 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, course: Course) -> It
     Raises:
         TrainingError: a setting is out of range, or the loss is no longer finite.
     """
-    check_settings(config, course.learning_rate)
-    training = _Training(net.to(course.device), split, config, course)
+    check_settings(config, training_run.learning_rate)
+    training = _Training(net.to(training_run.device), split, config, training_run)
     for epoch in range(training.epochs):
         training.run_epoch(epoch)
         yield epoch + 1
@@ -61,20 +61,26 @@ class _Training:
         epochs: how many there are, the last of which may be a part of one.
     """
 
-    def __init__(self, net: nn.Module, split: Split, config: TrainConfig, course: Course) -> None:
-        self._net, self._split, self._config, self._course = net, split, config, course
+    def __init__(self, net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> None:
+        self._net, self._split, self._config, self._training_run = net, split, config, training_run
         self._per_epoch = max(1, len(split) // config.batch_size)
-        self._total = steps_of(course.epochs, self._per_epoch)
+        self._total = steps_of(training_run.epochs, self._per_epoch)
         self.epochs = math.ceil(self._total / self._per_epoch)
-        self._fast = fast_for(net, split, config, course.device) if course.fast is None else course.fast
+        self._compute_format = (
+            compute_format_for(net, split, config, training_run.device)
+            if training_run.compute_format is None
+            else training_run.compute_format
+        )
         self._optimiser = _optimiser(net, config)
-        self._scaler = torch.amp.GradScaler(course.device.type, enabled=self._fast.autocast == torch.float16)
-        self._teacher = course.teacher if config.distill_weight > 0 else None
+        self._scaler = torch.amp.GradScaler(
+            training_run.device.type, enabled=self._compute_format.autocast == torch.float16
+        )
+        self._teacher = training_run.teacher if config.distill_weight > 0 else None
 
     def run_epoch(self, epoch: int) -> None:
         """Go once through the images, then let the net be exchanged."""
-        device, first = self._course.device, epoch * self._per_epoch
-        shuffle_seed = derive_seed(self._course.seed, f"epoch {epoch}")
+        device, first = self._training_run.device, epoch * self._per_epoch
+        shuffle_seed = derive_seed(self._training_run.seed, f"epoch {epoch}")
         batches = self._split.batches(
             self._config.batch_size,
             device=device,
@@ -83,51 +89,51 @@ class _Training:
             limit=min(self._per_epoch, self._total - first) * self._config.batch_size,
         )
         losses: list[Tensor] = []
-        with _seeded(shuffle_seed, device), self._fast.format_of(self._net):
+        with _seeded(shuffle_seed, device), self._compute_format.format_of(self._net):
             self._net.train()
             for step, (images, labels) in enumerate(batches, start=first):
                 losses.append(self._step(step, images, labels))
                 if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
                     _check_finite(losses, epoch, step, self._rate(step))
             _check_finite(losses, epoch, step, self._rate(step))
-        if self._course.reshape is not None:
-            self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._course.reshape)
+        if self._training_run.reshape is not None:
+            self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._training_run.reshape)
 
     def _rate(self, step: int) -> float:
-        span, epochs = self._course.span, self._course.epochs
+        span, epochs = self._training_run.span, self._training_run.epochs
         factor = schedule_factor(self._config, along(span, step / self._total), whole_epochs(epochs, span))
-        return self._course.learning_rate * factor
+        return self._training_run.learning_rate * factor
 
     def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
         """Take one step on a batch; return its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step) * group["rate_factor"]
-        loss = self._loss(self._fast.placed(images), labels)
+        loss = self._loss(self._compute_format.placed(images), labels)
         self._optimiser.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimiser)
-        if self._config.largest_gradient:
-            nn.utils.clip_grad_norm_(self._net.parameters(), self._config.largest_gradient)
-        if self._course.hook is not None:
-            self._course.hook(self._net, step)
+        if self._config.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self._net.parameters(), self._config.clip_grad_norm)
+        if self._training_run.hook is not None:
+            self._training_run.hook(self._net, step)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         return loss.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch, mixed in pairs and distilled as the options say."""
-        config, device = self._config, self._course.device
+        config, device = self._config, self._training_run.device
         share = 1.0  # of every image in what the net sees; the rest is its partner's, from the other end of the batch
         if config.mixup:
             share = float(torch.distributions.Beta(config.mixup, config.mixup).sample())  # type: ignore[no-untyped-call]
             images = share * images + (1 - share) * images.flip(0)
-        with self._fast.precision(device):
+        with self._compute_format.precision(device):
             logits = self._net(images)
         loss = _cross_entropy(logits, labels, config)
         if config.mixup:
             loss = share * loss + (1 - share) * _cross_entropy(logits, labels.flip(0), config)
         if self._teacher is not None:
-            with torch.no_grad(), evaluating(self._teacher), self._fast.precision(device):
+            with torch.no_grad(), evaluating(self._teacher), self._compute_format.precision(device):
                 target = self._teacher(images)
             distance = divergence(logits.float(), target.float(), config.distill_temperature)
             loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
@@ -213,12 +219,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def fast_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> Fast:
+def compute_format_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> ComputeFormat:
     """Return how to compute under `config.precision`: measured for "auto", as said otherwise."""
     if config.precision == "float32":
         return PLAIN
     images, _ = next(split.batches(2, device=device, limit=2))
-    return measure_fast(net, tuple(images.shape[1:]), config.batch_size, device)
+    return measure_compute_format(net, tuple(images.shape[1:]), config.batch_size, device)
 
 
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
@@ -246,7 +252,7 @@ def _weight_groups(net: nn.Module, config: TrainConfig) -> list[dict[str, object
     """Split the weights: BatchNorm's and biases are not decayed, which would only rescale or bias the net."""
     trained = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
     faster = {name for name, each in trained if each.ndim <= 1 and name.rpartition(".")[2] == "bias"}
-    if config.bias_rate_factor == 1:
+    if config.bias_lr_mult == 1:
         faster = set()  # one group less to step through
     matrices = [each for _, each in trained if each.ndim > 1]
     vectors = [each for name, each in trained if each.ndim <= 1 and name not in faster]
@@ -254,7 +260,7 @@ def _weight_groups(net: nn.Module, config: TrainConfig) -> list[dict[str, object
     groups: list[dict[str, object]] = [
         {"params": matrices, "weight_decay": config.weight_decay, "rate_factor": 1.0},
         {"params": vectors, "weight_decay": 0.0, "rate_factor": 1.0},
-        {"params": biases, "weight_decay": 0.0, "rate_factor": config.bias_rate_factor},
+        {"params": biases, "weight_decay": 0.0, "rate_factor": config.bias_lr_mult},
     ]
     return groups if faster else groups[:2]
 

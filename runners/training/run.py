@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning.base import Reshape, StepHook
 from runners.base import TrainConfig, schedule_problem
-from runners.training.compute_format import Fast
+from runners.training.compute_format import ComputeFormat
 from runners.training.schedule import WHOLE
 from spaces.errors import SlimfrontError
 
@@ -18,7 +18,7 @@ class TrainingError(SlimfrontError):
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingRun:
     """How long and how fast to train, from which seed, where, and what acts on the training.
 
     Attributes:
@@ -42,7 +42,7 @@ class Course:
     teacher: nn.Module | None = None
     hook: StepHook | None = None
     reshape: Reshape | None = None
-    fast: Fast | None = None
+    compute_format: ComputeFormat | None = None
     span: tuple[float, float] = WHOLE
 
 
@@ -53,10 +53,10 @@ def check_settings(config: TrainConfig, learning_rate: float) -> None:
         ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0"),
         ("momentum", config.momentum, 0 <= config.momentum < 1, "in [0, 1)"),
         ("weight_decay", config.weight_decay, 0 <= config.weight_decay < math.inf, "at least 0"),
-        ("bias_rate_factor", config.bias_rate_factor, 0 < config.bias_rate_factor < math.inf, "above 0"),
+        ("bias_lr_mult", config.bias_lr_mult, 0 < config.bias_lr_mult < math.inf, "above 0"),
         ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
         ("mixup", config.mixup, 0 <= config.mixup < math.inf, "at least 0"),
-        ("largest_gradient", config.largest_gradient, 0 <= config.largest_gradient < math.inf, "at least 0"),
+        ("clip_grad_norm", config.clip_grad_norm, 0 <= config.clip_grad_norm < math.inf, "at least 0"),
         ("distill_weight", config.distill_weight, 0 <= config.distill_weight <= 1, "in [0, 1]"),
         ("distill_temperature", config.distill_temperature, 0 < config.distill_temperature < math.inf, "above 0"),
         ("precision", config.precision, config.precision in ("auto", "float32"), "auto or float32"),

@@ -18,7 +18,7 @@ def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate:
     steps = epochs * max(1, len(split) // config.batch_size)
     rates = (learning_rate * schedule_factor(config, step / steps, epochs) for step in range(steps))
     looks_ahead = config.nesterov and config.momentum > 0
-    return TrainingPlan(tuple(rates), config.momentum, looks_ahead, config.weight_decay, config.bias_rate_factor)
+    return TrainingPlan(tuple(rates), config.momentum, looks_ahead, config.weight_decay, config.bias_lr_mult)
 
 
 def shortened(config: TrainConfig, epochs: int) -> TrainConfig:
@@ -46,7 +46,7 @@ def whole_epochs(epochs: float, span: tuple[float, float]) -> float:
     return epochs / share if share > 0 else epochs
 
 
-def travel(
+def integrated_learning_rate(
     config: TrainConfig, *, epochs: float, per_epoch: int, learning_rate: float, span: tuple[float, float] = WHOLE
 ) -> float:
     """Return how far a weight would move in `epochs` under a constant gradient of 1, momentum included."""

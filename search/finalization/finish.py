@@ -28,7 +28,7 @@ from search.reporting.latency import GIVE_UP
 from search.reporting.latency import figures as latency_figures
 from search.reporting.live import Display
 from search.results.comparison import confirmation_to_dict
-from search.results.result import UNIFORM_ARM, DenseResult, SearchResult, best_at_text
+from search.results.result import UNIFORM, DenseResult, SearchResult, best_at_text
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
 from spaces.files import write_atomically
@@ -127,14 +127,14 @@ class Finish:
                     net = checkpoint.load(self._setup.folder / member.path)
                     timed[member.label] += tools.other_batches(member.label, net)
             return dataclasses.replace(result, latency=timed, latency_model=tools.described())
-        self._display.phase(f"timing the dense net on {config.latency_device}")
+        self._display.phase(f"timing the dense net on {config.device}")
         meter = LatencyMeter(config, self._dense, self._setup.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self._dense))}
         refused = 0  # in a row
         for number, member in enumerate(result.reported, start=1):
             if refused == GIVE_UP:
                 break
-            self._display.phase(f"timing network {number}/{len(result.reported)} on {config.latency_device}")
+            self._display.phase(f"timing network {number}/{len(result.reported)} on {config.device}")
             net = checkpoint.load(self._setup.folder / member.path)
             read = meter.read(member.label, net)
             readings[member.label] = to_plain(read)
@@ -170,7 +170,7 @@ class Finish:
         )
         figures_of_member = {
             "trial": member.trial.number,
-            "waypoint": member.waypoint,
+            "waypoint": member.intermediate_index,
             "epoch": member.curve[-1].epoch if member.curve else None,
             "method": member.trial.method,
             "settings": dict(member.trial.settings),
@@ -192,8 +192,8 @@ class Finish:
 def _to_confirm(result: SearchResult) -> Iterable[TrialResult]:
     """Return the networks that are read on test: what is reported, and uniform ones that it is compared with."""
     confirmed = {member.label: member for member in result.reported}
-    arms = [result.best_at(target, UNIFORM_ARM) for target in result.targets]
-    confirmed |= {arm.label: arm for arm in arms if arm is not None}
+    baselines = [result.best_at(target, UNIFORM) for target in result.targets]
+    confirmed |= {baseline.label: baseline for baseline in baselines if baseline is not None}
     rival = result.uniform_comparison.rival
     if rival is not None:  # the statement about the control arm must hold on test too
         confirmed[str(rival)] = next(each for each in result.results if each.trial.number == rival)

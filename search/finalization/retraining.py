@@ -26,15 +26,15 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, RunnerError
 from runners.data.splits import Split
-from runners.evaluation.evaluate import Workbench
+from runners.evaluation.evaluate import SearchContext
 from runners.training.loop import accuracy
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.problem import Setup
 from search.reporting.live import Display
-from search.results.result import UNIFORM_ARM, SearchResult
+from search.results.result import UNIFORM, SearchResult
 from spaces.budget import Budget
 from spaces.errors import BudgetError
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def roster(result: SearchResult, space: SearchSpace) -> Roster:
 def again(member: TrialResult) -> Trial:
     """Return the trial that trains a network again: at its widths, or where its method takes none within its cost."""
     trial, cost = member.trial, member.cost
-    if trial.goal.widths is not None and not member.waypoint:
+    if trial.goal.widths is not None and not member.intermediate_index:
         return trial
     limits = [dataclasses.replace(each, limit=getattr(cost, each.quantity)) for each in _counted(trial.goal.budgets)]
     widths = member.widths if METHODS[trial.method].takes_widths else None
@@ -88,15 +88,15 @@ def again(member: TrialResult) -> Trial:
 
 def _control(chosen: TrialResult, result: SearchResult, space: SearchSpace) -> Trial | None:
     """Return the trial of a control arm of the search, at uniform widths as dear as the chosen network."""
-    arm = next((each.trial for each in result.results if each.trial.arm == UNIFORM_ARM), None)
-    if arm is None or chosen.trial.arm == UNIFORM_ARM or chosen.cost is None:
+    baseline = next((each.trial for each in result.results if each.trial.baseline == UNIFORM), None)
+    if baseline is None or chosen.trial.baseline == UNIFORM or chosen.cost is None:
         return None
     limits = (*_counted(result.budgets), Budget("flops", chosen.cost.flops))
     try:
-        widths = space.fit(uniform_point(space), limits)
+        widths = space.fit(uniform_ratios(space), limits)
     except BudgetError:  # a network that is not merely narrow may cost less than any of the space
         return None
-    return dataclasses.replace(arm, goal=Goal(widths, limits))
+    return dataclasses.replace(baseline, goal=Goal(widths, limits))
 
 
 def _counted(budgets: Sequence[Budget]) -> list[Budget]:
@@ -162,7 +162,7 @@ class Retraining:
         if result.state is not TrialState.FAILED:
             result = dataclasses.replace(result, test_accuracy=self._read(result))
         told = self._told[result.trial.key()]
-        told.append(dataclasses.replace(result.with_checkpoints({}), passed=()))
+        told.append(dataclasses.replace(result.with_checkpoints({}), intermediate_networks=()))
         told.sort(key=lambda each: each.trial.number)  # workers end in any order
         self._on_done(sum(map(len, self._told.values())), self._total)
 
@@ -185,7 +185,7 @@ class Retraining:
         """Return the first network that the control gave, with the confirmation of all of them."""
         told = self._told[trial.key()] or [TrialResult(trial, TrialState.FAILED, error="stopped before it was trained")]
         first = next((each for each in told if each.state is not TrialState.FAILED), told[0])
-        own = dataclasses.replace(first.trial, arm=UNIFORM_ARM)  # a member of the front may be the same network
+        own = dataclasses.replace(first.trial, baseline=UNIFORM)  # a member of the front may be the same network
         return dataclasses.replace(first, trial=own, confirmation=self._confirmation(trial))
 
     def _confirmation(self, trial: Trial) -> Confirmation:
@@ -208,8 +208,8 @@ class Confirmer:
         bench: what the trials of the search shared.
     """
 
-    def __init__(self, setup: Setup, bench: Workbench, display: Display) -> None:
-        self._setup, self._bench, self._display = setup, bench, display
+    def __init__(self, setup: Setup, search_context: SearchContext, display: Display) -> None:
+        self._setup, self._search_context, self._display = setup, search_context, display
         self._retraining: Retraining | None = None
 
     def __call__(self, result: SearchResult) -> SearchResult:
@@ -219,11 +219,11 @@ class Confirmer:
             return result
         began = time.perf_counter()
         seeds = [derive_seed(setup.config.seed, f"confirmation {number}") for number in range(setup.config.confirm)]
-        read = Reader(self._bench.net, setup.data.test, setup.device)
+        read = Reader(self._search_context.net, setup.data.test, setup.device)
         number = 1 + max(each.trial.number for each in result.results)
         self._retraining = Retraining(roster(result, setup.space), seeds, number, read, self._show)
         try:
-            RUNNERS[setup.runner](setup.config.runner).run(self._retraining, self._bench)
+            RUNNERS[setup.runner](setup.config.runner).run(self._retraining, self._search_context)
         except KeyboardInterrupt:
             result = dataclasses.replace(result, interrupted=True)
         except RunnerError as error:  # what the search has found is worth more than its confirmation

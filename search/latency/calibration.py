@@ -60,7 +60,7 @@ class LatencyTools:
 
     def other_batches(self, network: str, net: nn.Module) -> list[dict[str, Any]]:
         """Measure a net at the batch sizes that only the report shows; return the readings as plain data."""
-        others = self.meter.config.latency_batch[1:]
+        others = self.meter.config.batch[1:]
         return to_plain([self.meter.read_at(network, net, batch) for batch in others])
 
     def described(self) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def start_latency(setup: Setup, display: Display) -> LatencyTools | None:
     if not latency_counts(setup.config, setup.budgets):
         return None
     meter = LatencyMeter(config, setup.net, setup.data.input_shape)
-    where = f"{config.latency_device} at batch {config.latency_batch[0]}"
-    display.phase(f"timing the dense net and the smallest on {config.latency_device}")
+    where = f"{config.device} at batch {config.batch[0]}"
+    display.phase(f"timing the dense net and the smallest on {config.device}")
     dense = meter.read_at(REFERENCE, setup.net, meter.first_batch)
     limit = latency_limit(setup.budgets)
     narrow = at_widths(setup.net, setup.space, setup.space.smallest)

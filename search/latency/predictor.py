@@ -22,7 +22,7 @@ from runners.trial import TrialResult
 from search.results.pareto import LATENCY, counted
 from spaces.budget import Budget
 from spaces.errors import BudgetError
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
 HEADROOM = 1.25  # over the FLOPs of uniform widths at the limit: good proportions have more FLOPs in the same time
@@ -59,19 +59,19 @@ class Guide:
             return None
         return self.seconds(network.widths)
 
-    def fit(self, point: Sequence[float], budgets: Sequence[Budget]) -> Widths:
+    def fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
         """Project a point into the budgets and, by lower FLOPs at its proportions, into the predicted latency.
 
         Where not even the smallest network is predicted inside, that one is returned: measuring decides.
         """
-        widths = self.space.fit(point, budgets)
+        widths = self.space.fit(width_ratios, budgets)
         if self._inside(widths):
             return widths
         others = [budget for budget in budgets if budget.quantity != "flops"]
         low, high, best = self.space.smallest_cost.flops, self.space.cost(widths).flops, self.space.smallest
         for _ in range(NARROWINGS):
             middle = math.isqrt(low * high)
-            tried = self.space.fit(point, [*others, Budget("flops", max(middle, low))])
+            tried = self.space.fit(width_ratios, [*others, Budget("flops", max(middle, low))])
             if self._inside(tried):
                 low, best = max(middle, low), tried
             else:
@@ -115,7 +115,7 @@ class Guide:
 
     @cached_property
     def _uniform(self) -> Widths:
-        return self.fit(uniform_point(self.space), counted(self.budgets))
+        return self.fit(uniform_ratios(self.space), counted(self.budgets))
 
     def _inside(self, widths: Widths) -> bool:
         return self.seconds(widths) * self.model.safety <= self.limit
@@ -137,10 +137,10 @@ def with_latency_device(config: RunConfig, budgets: Sequence[Budget], device: to
             f"--latency-device {NO_DEVICE} measures nothing, and a latency budget or --objective accuracy,latency "
             "needs what networks measure; leave it out, or name a device such as cpu:1thread"
         )
-    if config.latency.latency_device != AUTO_DEVICE:
+    if config.latency.device != AUTO_DEVICE:
         return config
     found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
-    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, latency_device=found))
+    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, device=found))
 
 
 def latency_limit(budgets: Sequence[Budget]) -> float:

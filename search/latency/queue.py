@@ -13,7 +13,7 @@ from runners.latency.meter import Conditions, Reading, to_plain
 from runners.trial import EpochReport, Trial, TrialResult
 from search.latency.predictor import Guide
 from search.reporting.wording import plural
-from search.results.pareto import LATENCY, affordable, point
+from search.results.pareto import LATENCY, affordable, objectives
 from search.tuner import Study
 
 SLOTS = 2  # in which a network whose reading is refused is measured, besides the last one
@@ -103,21 +103,23 @@ class Timed:
         """Whether a network might enter the front, by its prediction; one that cannot be predicted might."""
         if self._guide.far_over(network):
             return False
-        if network.trial.arm and not network.waypoint:  # what the others are compared with
+        if network.trial.baseline and not network.intermediate_index:  # what the others are compared with
             return True
         front = self._study.front
-        cost = point(network)[0]
+        cost = objectives(network)[0]
         if front.axis == LATENCY:
             cost = OPTIMISM * (self._guide.seconds_of(network) or 0.0)
-        accuracy = point(network)[1]
-        beaten = any(point(each, front.axis)[0] <= cost and point(each)[1] >= accuracy for each in front)
+        accuracy = objectives(network)[1]
+        beaten = any(objectives(each, front.axis)[0] <= cost and objectives(each)[1] >= accuracy for each in front)
         return not beaten or self._answers(network)
 
     def _answers(self, network: TrialResult) -> bool:
         """Whether a network might be the best at a target, which one that is off the front may be."""
         best = self._study.best_at
         allowed = [target for target in self._study.targets if network.cost and target.allows(network.cost)]
-        return any((rival := best(target)) is None or point(rival)[1] < point(network)[1] for target in allowed)
+        return any(
+            (rival := best(target)) is None or objectives(rival)[1] < objectives(network)[1] for target in allowed
+        )
 
 
 def learn(guide: Guide, network: TrialResult, reading: Reading) -> None:

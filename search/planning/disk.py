@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from configs.rungs import rungs_of
 from pruning.base import METHODS
-from pruning.traits import passes_nets
+from pruning.traits import yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
 from search.planning.time import FRONT_SHARE
 from search.problem import Setup, dense_file, file_to_download, study_settings
@@ -18,7 +18,7 @@ from search.schedulers.asha import expected
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import Starts
 from search.storage.run_folder import DENSE
-from spaces.space import uniform_point
+from spaces.space import uniform_ratios
 
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
 PROGRAM = 2_200  # of a program per tensor, for its graph
@@ -50,8 +50,8 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
     folder, trials = setup.folder, setup.config.trials
     candidates = CandidateSpace(study_settings(setup), setup.space, setup.budgets)
     starts = Starts(candidates)
-    arms = starts.control_arms(trials)
-    planned = [*arms, *starts.warm_starts(trials)]
+    baselines = starts.baselines(trials)
+    planned = [*baselines, *starts.warm_starts(trials)]
     fractions = [each.parameters["budget_fraction"] for each in planned]
     low = candidates.lowest_fraction
     spread = list(candidates.spread.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
@@ -71,7 +71,7 @@ def forecast_disk(setup: Setup) -> tuple[DiskPart, ...]:
         _mlflow_part(setup, int(2 * largest + PROGRAM * tensors)),
     ]
     if passing := _passing(setup, candidates.methods):
-        count = (trials - len(arms)) * min(MOST, PER_EPOCH * setup.config.train.epochs)
+        count = (trials - len(baselines)) * min(MOST, PER_EPOCH * setup.config.train.epochs)
         what = f"nets that {', '.join(passing)} may pass on the way"
         parts.append(DiskPart(what, int(count * largest), str(folder / "trials"), extra=True))
     return tuple(parts)
@@ -86,8 +86,8 @@ def dense_bytes(setup: Setup) -> int:
 def _net_sizes(setup: Setup, candidates: CandidateSpace, fractions: Sequence[float]) -> list[float]:
     """Return the bytes of networks of uniform widths at these fractions of the budget."""
     space, full = setup.space, dense_bytes(setup)
-    point, header = uniform_point(space), HEADER * len(setup.net.state_dict())
-    costs = [space.cost(space.fit(point, candidates.budgets_at(fraction))) for fraction in fractions]
+    width_ratios, header = uniform_ratios(space), HEADER * len(setup.net.state_dict())
+    costs = [space.cost(space.fit(width_ratios, candidates.budgets_at(fraction))) for fraction in fractions]
     return [header + (full - header) * cost.params / space.dense_cost.params for cost in costs]
 
 
@@ -112,8 +112,8 @@ def _kept_dense_part(setup: Setup) -> DiskPart:
 def _study_part(setup: Setup) -> DiskPart:
     what, storage = "study", setup.config.storage
     trials, rungs = setup.config.trials, rungs_of(setup.config)
-    legs = sum(expected(rungs, trials, round(FRONT_SHARE * trials))) if rungs else trials
-    size = int(STUDY + STUDY_TRIAL * legs)
+    segments = sum(expected(rungs, trials, round(FRONT_SHARE * trials))) if rungs else trials
+    size = int(STUDY + STUDY_TRIAL * segments)
     return DiskPart(what, 0, storage) if storage else DiskPart(what, size, str(setup.folder / "study.db"))
 
 
@@ -128,4 +128,4 @@ def _mlflow_part(setup: Setup, chosen: int) -> DiskPart:
 def _passing(setup: Setup, methods: Sequence[str]) -> list[str]:
     """Return the methods that may pass networks inside the budgets before they end."""
     epochs = setup.config.train.epochs
-    return [name for name in methods if passes_nets(METHODS[name](**setup.fixed.get(name, {})), epochs)]
+    return [name for name in methods if yields_intermediates(METHODS[name](**setup.fixed.get(name, {})), epochs)]

@@ -91,7 +91,7 @@ def forecast_time(setup: Setup) -> TimeForecast:
     if latency_counts(setup.config, setup.budgets):
         around += LATENCY_SECONDS + TIMING_SECONDS * setup.config.trials
     elif setup.config.latency.measures:
-        sizes = len(setup.config.latency.latency_batch)
+        sizes = len(setup.config.latency.batch)
         around += sizes * TIMING_SECONDS * (1 + FRONT_SHARE * setup.config.trials)
     return TimeForecast((dense + test) * alone, trials * in_worker, around)
 
@@ -106,8 +106,8 @@ def _screened_images(setup: Setup) -> float:
 
 def _trained_again(config: RunConfig) -> float:
     """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it or at each target."""
-    arms = max(1, len(parse_targets(config.targets)))
-    return config.confirm * (arms + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
+    baselines = max(1, len(parse_targets(config.targets)))
+    return config.confirm * (baselines + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 
 def _dense_trials(setup: Setup) -> float:
@@ -128,7 +128,7 @@ def _dense_trials(setup: Setup) -> float:
         return wide + (1 - wide) * math.pow(fraction * budget, NARROW_POWER)
 
     starts = Starts(candidates)
-    planned = [*starts.control_arms(settings.trials), *starts.warm_starts(settings.trials)]
+    planned = [*starts.baselines(settings.trials), *starts.warm_starts(settings.trials)]
     known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
     mean = candidates.spread.mean
     speeds = [1 / share(name, mean) for name in settings.methods]
@@ -139,4 +139,4 @@ def _dense_trials(setup: Setup) -> float:
 def _seconds_per_image(setup: Setup, threads: int) -> float:
     images = torch.rand(STEP_IMAGES, *setup.data.input_shape, device=setup.device)
     with using_threads(threads):
-        return step_seconds(setup.net, images, setup.fast) / STEP_IMAGES
+        return step_seconds(setup.net, images, setup.compute_format) / STEP_IMAGES

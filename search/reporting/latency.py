@@ -32,13 +32,13 @@ def planned(config: RunConfig, budgets: Sequence[Budget], dense_seconds: float |
         dense_seconds: of the dense network, once measured.
     """
     latency = config.latency
-    where = f"{latency.latency_device}, {latency.latency_engine}, {latency.latency_dtype}"
+    where = f"{latency.device}, {latency.engine}, {latency.dtype}"
     uses = ["the budget"] if any(budget.quantity == "latency" for budget in budgets) else []
     uses += ["the axis of the front"] if config.objective.endswith(LATENCY) else []
     if not uses:
         return {"latency": f"of the front, measured at the end on {where}"} if latency.measures else {}
     when = (
-        f"measured on {where}, at batch {latency.latency_batch[0]} for {' and '.join(uses)}; before any training the "
+        f"measured on {where}, at batch {latency.batch[0]} for {' and '.join(uses)}; before any training the "
         "dense and the smallest network, and layers for a model that proposes (a minute at most, once); networks while "
         "no trial runs"
     )

@@ -229,12 +229,12 @@ def make_display(stream: TextIO) -> Display:
 def trial_text(result: TrialResult) -> str:
     """Say in a few words what a trial gave."""
     name = f"trial {result.trial.number} {result.trial.method}"
-    if result.trial.arm:
-        name += f" ({result.trial.arm})"
+    if result.trial.baseline:
+        name += f" ({result.trial.baseline})"
     if not measured(result) or result.cost is None:
         return f"{name} {result.state}: {' '.join(result.error.split()) or 'no reason given'}"
     text = f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"
-    text += f" and {len(result.passed)} on the way" if result.passed else ""
+    text += f" and {len(result.intermediate_networks)} on the way" if result.intermediate_networks else ""
     text += f", best of {result.note[SCREENED]} before training" if SCREENED in result.note else ""
     return text + (f", after {plural(result.trained or 0, 'epoch')}" if result.rungs else "")
 

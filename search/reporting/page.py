@@ -30,7 +30,7 @@ from search.reporting.targets import TARGET_HEADS, target_lines, target_rows
 from search.reporting.training import training_text
 from search.reporting.wording import percent, scaled
 from search.results.comparison import reached_on_test
-from search.results.pareto import point
+from search.results.pareto import objectives
 from search.results.result import SearchResult
 from search.schedulers.stopping import ending
 from spaces.cost import Cost
@@ -65,12 +65,12 @@ def _chart(result: SearchResult) -> Any:
     _add_lines(figure, result, axis, accuracies)
     for each in series(result):
         figure.add_scatter(
-            x=[point(r, result.axis)[0] / axis.factor for r in each.results],
-            y=[100 * point(r)[1] for r in each.results],
+            x=[objectives(r, result.axis)[0] / axis.factor for r in each.results],
+            y=[100 * objectives(r)[1] for r in each.results],
             mode="markers",
             name=each.name,
             marker={
-                "size": [5 if r.waypoint else 10 for r in each.results],
+                "size": [5 if r.intermediate_index else 10 for r in each.results],
                 "color": each.colour,
                 "symbol": "square-open" if each.hollow else "circle",
             },
@@ -126,7 +126,9 @@ def _lay_out(figure: Any, axis: Axis, accuracies: tuple[float, float]) -> None:
 def hover_text(result: SearchResult, member: TrialResult) -> str:
     """Describe a trial for the hover box: what it is, its figures, and its widths before and after."""
     trial = member.trial
-    head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (f" ({trial.arm})" if trial.arm else "")
+    head = f"<b>trial {member.label}</b>, {html.escape(trial.method)}" + (
+        f" ({trial.baseline})" if trial.baseline else ""
+    )
     lines = [head, _figures(member.cost, member.accuracy, reached_on_test(member))]
     lines += [f"fine-tuned with {training_text(trial)}"] if trial.training else []
     before = dense_widths(result)
@@ -159,7 +161,7 @@ def _html_rows(result: SearchResult) -> Iterator[str]:
         yield _row(
             "chosen" if result.is_chosen(member) else "",
             f"trial {member.label}: {trial.method}"
-            + (f" ({trial.arm})" if trial.arm else "")
+            + (f" ({trial.baseline})" if trial.baseline else "")
             + (f", {training_text(trial)}" if trial.training else ""),
             f"{cost.flops:,}",
             percent(cost.flops / dense.cost.flops, 1),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
-from search.results.pareto import FLOPS, LATENCY, measured, point
-from search.results.result import UNIFORM_ARM, SearchResult
+from search.results.pareto import FLOPS, LATENCY, measured, objectives
+from search.results.result import UNIFORM, SearchResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def drawn(result: SearchResult) -> list[TrialResult]:
 
     Along a latency axis only those that were timed have a place.
     """
-    found = [network for each in result.results for network in each.points if measured(network)]
+    found = [network for each in result.results for network in each.networks if measured(network)]
     return found if result.axis == FLOPS else [network for network in found if network.timed is not None]
 
 
@@ -64,7 +64,7 @@ def dense_place(result: SearchResult) -> float | None:
 def cost_axis(result: SearchResult) -> Axis:
     """Choose unit, range and round ticks for the logarithmic cost axis."""
     dense = dense_place(result)
-    counts = [point(r, result.axis)[0] for r in drawn(result)] + ([] if dense is None else [dense]) or [1e-3]
+    counts = [objectives(r, result.axis)[0] for r in drawn(result)] + ([] if dense is None else [dense]) or [1e-3]
     units = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs"))
     factor, unit = next((each for each in units if max(counts) >= each[0]), units[-1])
     if result.axis == LATENCY:
@@ -95,8 +95,8 @@ def _ticks(low: float, high: float) -> tuple[float, ...]:
 
 def accuracy_range(result: SearchResult) -> tuple[float, float]:
     """Choose the visible accuracies in per cent: the front and the dense net fill it, far outliers stay outside."""
-    everything = [100 * point(r)[1] for r in drawn(result)] + [100 * result.dense.val_accuracy]
-    front = [100 * point(r)[1] for r in result.front] + [100 * result.dense.val_accuracy]
+    everything = [100 * objectives(r)[1] for r in drawn(result)] + [100 * result.dense.val_accuracy]
+    front = [100 * objectives(r)[1] for r in result.front] + [100 * result.dense.val_accuracy]
     span = max(max(front) - min(front), 2.0)
     low = max(min(everything), min(front) - 1.5 * span)
     return low - 0.08 * span, max(everything) + 0.12 * span
@@ -105,21 +105,21 @@ def accuracy_range(result: SearchResult) -> tuple[float, float]:
 def series(result: SearchResult) -> Iterator[Series]:
     """Yield one series per method that the search chose from, and one for the uniform control arm."""
     found = drawn(result)
-    searched = [r for r in found if r.trial.arm != UNIFORM_ARM]
+    searched = [r for r in found if r.trial.baseline != UNIFORM]
     for index, method in enumerate(sorted({r.trial.method for r in searched})):
         own = tuple(r for r in searched if r.trial.method == method)
-        small = "; small: on the way" if any(r.waypoint for r in own) else ""
+        small = "; small: on the way" if any(r.intermediate_index for r in own) else ""
         yield Series(f"{method} (searched{small})", PALETTE[index % len(PALETTE)], False, own)
-    arms = tuple(r for r in found if r.trial.arm == UNIFORM_ARM)
-    if arms:
-        yield Series("uniform control arm", GREY, True, arms)
+    baselines = tuple(r for r in found if r.trial.baseline == UNIFORM)
+    if baselines:
+        yield Series("uniform control arm", GREY, True, baselines)
 
 
 def front_steps(result: SearchResult, axis: Axis) -> tuple[list[float], list[float]]:
     """Return the corners of the best accuracy that fits, over cost in the axis' unit, up to the budget."""
     xs, ys = [], []
     for member in result.front:
-        cost, accuracy = point(member, result.axis)
+        cost, accuracy = objectives(member, result.axis)
         xs.append(cost / axis.factor)
         ys.append(100 * accuracy)
     if not xs:
@@ -173,7 +173,7 @@ def write_png(result: SearchResult, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     _draw_points(axes, result, axis)
-    below = sum(100 * point(r)[1] < low for r in drawn(result))
+    below = sum(100 * objectives(r)[1] < low for r in drawn(result))
     if below:
         note = f"{plural(below, 'network')} below this range"
         axes.text(0.01, 0.015, note, transform=axes.transAxes, color=GREY, fontsize=8)
@@ -183,10 +183,10 @@ def write_png(result: SearchResult, path: Path) -> None:
 
 def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
     for each in series(result):
-        xs = [point(r, result.axis)[0] / axis.factor for r in each.results]
-        ys = [100 * point(r)[1] for r in each.results]
+        xs = [objectives(r, result.axis)[0] / axis.factor for r in each.results]
+        ys = [100 * objectives(r)[1] for r in each.results]
         face, marker = ("none", "s") if each.hollow else (each.colour, "o")
-        sizes = [9 if r.waypoint else 34 for r in each.results]
+        sizes = [9 if r.intermediate_index else 34 for r in each.results]
         axes.scatter(xs, ys, s=sizes, marker=marker, facecolors=face, edgecolors=each.colour, label=each.name, zorder=3)
     xs, ys = front_steps(result, axis)
     if ys:

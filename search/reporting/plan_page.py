@@ -123,12 +123,12 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
     config = setup.config
     table = titled_table(f"Trials: {config.trials}", ">trials", "what", "method", "at most, of the budget")
     planned = Starts(candidates)
-    arms, starts = planned.control_arms(config.trials), planned.warm_starts(config.trials)
-    table.add_row(str(len(arms)), "uniform widths, the control arm", CONTROL_METHOD, _fractions(arms))
+    baselines, starts = planned.baselines(config.trials), planned.warm_starts(config.trials)
+    table.add_row(str(len(baselines)), "uniform widths, the control arm", CONTROL_METHOD, _fractions(baselines))
     for method in dict.fromkeys(each.method for each in starts):
         own = [each for each in starts if each.method == method]
         table.add_row(str(len(own)), "uniform widths to start from", method, _fractions(own))
-    if rest := config.trials - len(arms) - len(starts):
+    if rest := config.trials - len(baselines) - len(starts):
         spread = "all of it"
         if candidates.targets:
             spread = (

@@ -65,7 +65,7 @@ def plan_facts(plan: Plan) -> Table:
     settings = f", fixed: {', '.join(config.set)}" if config.set else ""
     rows = {
         "model": f"{config.model}, {_weights_source(config)}",
-        "images": f"{config.data.data}, {'x'.join(str(side) for side in space.input_shape)}: "
+        "images": f"{config.data.name}, {'x'.join(str(side) for side in space.input_shape)}: "
         + ", ".join(f"{number:,} {split}" for split, number in plan.images.items()),
         "dense cost": _cost(dense),
         "reachable": f"{_cost(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",

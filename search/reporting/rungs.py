@@ -13,7 +13,7 @@ from search.reporting.screening import screening_lines
 from search.results.rank_correlation import LEAST, LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
 from search.results.result import SearchResult
 from search.schedulers.asha import NOT_CONTINUED
-from search.schedulers.legs import KEPT_AFTER
+from search.schedulers.segments import KEPT_AFTER
 
 _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
 

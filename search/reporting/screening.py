@@ -14,7 +14,7 @@ def screened_trials(candidates: CandidateSpace, trials: int) -> float:
     can be compared before training.
     """
     able, starts = comparable(candidates), Starts(candidates)
-    planned = len(starts.control_arms(trials)) + len(starts.warm_starts(trials))
+    planned = len(starts.baselines(trials)) + len(starts.warm_starts(trials))
     return (trials - planned) * len(able) / len(candidates.methods)
 
 

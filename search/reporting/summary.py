@@ -84,7 +84,7 @@ def front_table(result: SearchResult) -> Table:
             *([megabytes(cost, member)] if sized else []),
             percent(member.accuracy),
             reached_on_test(member),
-            f"{trial.arm} {trial.method}".lstrip(),
+            f"{trial.baseline} {trial.method}".lstrip(),
             member.label,
             "chosen" if is_chosen else "",
             style="bold green" if is_chosen else None,
@@ -178,4 +178,4 @@ def _csv_row(member: TrialResult, dense_flops: int) -> Sequence[Any]:
     accuracies = (member.accuracy, member.test_accuracy, *confirmed_figures(member).values())
     widths = member.widths.to_json() if member.widths else ""
     end = (f"{member.seconds:.3f}", member.path, json.dumps(dict(trial.settings), sort_keys=True), widths)
-    return (member.label, trial.method, trial.arm, *counts, *accuracies, *end)
+    return (member.label, trial.method, trial.baseline, *counts, *accuracies, *end)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from runners.trial import TrialResult
 from search.results.comparison import confirmed_statement, reached_on_test
-from search.results.result import UNIFORM_ARM, SearchResult
+from search.results.result import UNIFORM, SearchResult
 from spaces.budget import Budget
 
 
@@ -34,16 +34,14 @@ class Answer:
         """Say whether the search has beaten uniform widths here."""
         if self.best is None:
             return "no network"
-        if self.best.trial.arm == UNIFORM_ARM:
+        if self.best.trial.baseline == UNIFORM:
             return "uniform is best"
         return "no uniform one" if self.gain is None else f"{100 * self.gain:+.2f}"
 
 
 def answers(result: SearchResult) -> tuple[Answer, ...]:
     """Return the answer to every target, the largest first."""
-    return tuple(
-        Answer(target, result.best_at(target), result.best_at(target, UNIFORM_ARM)) for target in result.targets
-    )
+    return tuple(Answer(target, result.best_at(target), result.best_at(target, UNIFORM)) for target in result.targets)
 
 
 def target_rows(result: SearchResult) -> tuple[tuple[str, ...], ...]:
@@ -88,5 +86,5 @@ def _line(answer: Answer, row: tuple[str, ...], result: SearchResult) -> str:
         return f"At {what} no network was found."
     text = f"Best at {what}: network {name}, validation {val}, test {test}; "
     text += f"uniform widths {uniform_val} and {uniform_test}."
-    uniform = answer.best.trial.arm == UNIFORM_ARM
+    uniform = answer.best.trial.baseline == UNIFORM
     return text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.trial import Confirmation, TrialResult
-from search.results.pareto import point
+from search.results.pareto import objectives
 
 CERTAINTY = 0.95  # that two equally good networks do not differ by more than the noise in favour of the first
 
@@ -65,9 +65,9 @@ def validation_statement(chosen: TrialResult, rival: TrialResult, won: bool) -> 
     One reading on test each is a witness only as long as nothing was trained again.
     """
     if not won:
-        flops, accuracy = point(chosen)
+        flops, accuracy = objectives(chosen)
         return f"The search did not beat uniform widths: the best network is uniform ({accuracy:.2%}, {flops:,} FLOPs)."
-    (flops, accuracy), (rival_flops, rival_accuracy) = point(chosen), point(rival)
+    (flops, accuracy), (rival_flops, rival_accuracy) = objectives(chosen), objectives(rival)
     text = (
         f"The chosen network beats the best uniform one on validation: {accuracy:.2%} at {flops:,} FLOPs against "
         f"{rival_accuracy:.2%} at {rival_flops:,}"
@@ -107,8 +107,8 @@ def confirmed_statement(
     if gap.beyond_noise:
         so = "so it beats uniform widths" if gap.mean > 0 else "so uniform widths beat it"
     return text + (
-        f", uniform widths at its FLOPs {_figure(other)} ({point(control)[0]:,} against "
-        f"{point(chosen)[0]:,} FLOPs): the difference of {100 * gap.mean:+.2f} points, with a standard error of "
+        f", uniform widths at its FLOPs {_figure(other)} ({objectives(control)[0]:,} against "
+        f"{objectives(chosen)[0]:,} FLOPs): the difference of {100 * gap.mean:+.2f} points, with a standard error of "
         f"{100 * gap.standard_error:.2f}, {found} than the noise of training ({100 * gap.noise:.2f}), {so}."
     )
 

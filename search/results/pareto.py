@@ -32,7 +32,7 @@ def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tup
     Networks that a trial passed on its way may be above them: those are known, but no front may have them.
     """
     limits = counted(budgets)
-    networks = [network for result in results for network in result.points if measured(network)]
+    networks = [network for result in results for network in result.networks if measured(network)]
     return tuple(n for n in networks if n.cost is not None and all(budget.allows(n.cost) for budget in limits))
 
 
@@ -40,7 +40,7 @@ def may_enter(network: TrialResult, budgets: Sequence[Budget]) -> bool:
     """Whether a front may yet have this network: it is affordable, and no reading found it over a latency budget."""
     limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
     slow = network.timed is not None and any(network.timed["high"] > limit for limit in limits)
-    return not slow and bool(affordable([dataclasses.replace(network, passed=())], budgets))
+    return not slow and bool(affordable([dataclasses.replace(network, intermediate_networks=())], budgets))
 
 
 def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str = FLOPS) -> tuple[TrialResult, ...]:
@@ -55,7 +55,7 @@ def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str 
     return tuple(n for n in found if n.timed is not None) if axis == LATENCY else found
 
 
-def point(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
+def objectives(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
     """Return (cost, validation accuracy) of a measured trial: FLOPs, a whole number, or seconds.
 
     Raises:
@@ -71,12 +71,12 @@ def point(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
 
 def rank(result: TrialResult) -> tuple[int, int]:
     """Return what tells networks of equal figures apart: the lower one stays."""
-    return result.trial.number, result.waypoint
+    return result.trial.number, result.intermediate_index
 
 
 def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
     """Whether `left` is at least as accurate and as cheap as `right`, and better in one of the two."""
-    (left_cost, left_accuracy), (right_cost, right_accuracy) = point(left, axis), point(right, axis)
+    (left_cost, left_accuracy), (right_cost, right_accuracy) = objectives(left, axis), objectives(right, axis)
     no_worse = left_cost <= right_cost and left_accuracy >= right_accuracy
     return no_worse and (left_cost, left_accuracy) != (right_cost, right_accuracy)
 
@@ -85,7 +85,7 @@ def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
 class ParetoFront:
     """The non-dominated results in (accuracy up, cost along `axis` down), cheapest first.
 
-    Built from any results, each of which stands for itself alone, not for what it `passed`: those that failed or have
+    Built from any results, each of which stands for itself alone, not for what it `intermediate_networks`: those that failed or have
     no finite accuracy are left out, so are the dominated ones, and of several with the same accuracy and cost the
     one with the lowest trial number stays, a trial's own before those it passed.
     """
@@ -105,7 +105,7 @@ class ParetoFront:
         object.__setattr__(self, "members", tuple(kept))
 
     def _order(self, result: TrialResult) -> tuple[float, float]:
-        cost, accuracy = point(result, self.axis)
+        cost, accuracy = objectives(result, self.axis)
         return cost, -accuracy
 
     def with_results(self, results: Iterable[TrialResult]) -> "ParetoFront":
@@ -132,7 +132,7 @@ class ParetoFront:
         """
         area, reach = 0.0, 1.0
         for result in reversed(self.members):
-            cost, accuracy = point(result, self.axis)
+            cost, accuracy = objectives(result, self.axis)
             share = cost / reference
             if share >= reach:
                 continue

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.trial import TrialResult
-from search.results.pareto import measured, point
+from search.results.pareto import measured, objectives
 
 BANDS = 3
 LEAST = 4  # trials under which a correlation says nothing
@@ -62,7 +62,7 @@ def audit(results: Iterable[TrialResult], rungs: Sequence[int]) -> tuple[RungAud
     if not rungs:
         return ()
     ended = [each for each in results if measured(each) and {epochs for epochs, _ in each.rungs} >= set(rungs)]
-    ended.sort(key=lambda each: (point(each)[0], each.trial.number))
+    ended.sort(key=lambda each: (objectives(each)[0], each.trial.number))
     bands = [list(each) for each in np.array_split(np.arange(len(ended)), BANDS) if len(each)]
     return tuple(_rung(ended, bands, epochs) for epochs in rungs[:-1])
 
@@ -97,7 +97,7 @@ def ranked_within(
         before: the accuracy of each after `epochs`.
         groups: of each band, those within which trials are ranked; a trial in none does not count.
     """
-    after = [point(each)[1] for each in ended]
+    after = [objectives(each)[1] for each in ended]
     shown, lefts, rights = [], [np.zeros(0)], [np.zeros(0)]
     for band, own in zip(bands, groups, strict=True):
         left = np.concatenate([np.zeros(0), *(_ranks([before[i] for i in group]) for group in own)])
@@ -111,7 +111,7 @@ def ranked_within(
 
 
 def _flops(result: TrialResult) -> int:
-    return int(point(result)[0])
+    return int(objectives(result)[0])
 
 
 def _rung(ended: Sequence[TrialResult], bands: Sequence[Sequence[int]], epochs: int) -> RungAudit:

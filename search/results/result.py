@@ -11,7 +11,7 @@ from configs.rungs import NONE, parse_rungs
 from configs.search_training import searches_epochs
 from runners.trial import TrialResult
 from search.results import comparison
-from search.results.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, point, rank
+from search.results.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, objectives, rank
 from search.results.rank_correlation import RungAudit, audit
 from search.results.screening_correlation import audit_screening
 from search.results.serialization import plain, trial_result_from_dict, trial_result_to_dict
@@ -20,7 +20,7 @@ from spaces.cost import Cost
 from spaces.errors import SlimfrontError
 
 SCHEMA_VERSION = 2
-UNIFORM_ARM = "uniform"
+UNIFORM = "uniform"
 _FREE_FORM = ("config", "space", "seconds", "versions", "paths", "latency", "latency_model", "interrupted")
 
 
@@ -54,7 +54,7 @@ class UniformComparison:
     rival: int | None
     won: bool
     beaten: int
-    arms: int
+    baselines: int
     statement: str
     difference: comparison.Difference | None = None
 
@@ -115,17 +115,17 @@ class SearchResult:
         """The most accurate network on validation inside all budgets; of equals the cheaper. None when all failed."""
         return _best(self._inside)
 
-    def best_at(self, budget: Budget | str, arm: str | None = None) -> TrialResult | None:
+    def best_at(self, budget: Budget | str, baseline: str | None = None) -> TrialResult | None:
         """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
 
         Args:
-            arm: of which alone, such as `UNIFORM_ARM`; None takes every network.
+            arm: of which alone, such as `UNIFORM`; None takes every network.
 
         Raises:
             BudgetError: a text that is no budget, or one on latency.
         """
         limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
-        own = [each for each in self._inside if arm is None or each.trial.arm == arm]
+        own = [each for each in self._inside if baseline is None or each.trial.baseline == baseline]
         return _best(each for each in own if each.cost is not None and limit.allows(each.cost))
 
     def control_of(self, network: TrialResult) -> TrialResult | None:
@@ -143,20 +143,22 @@ class SearchResult:
     def uniform_comparison(self) -> UniformComparison:
         """How the chosen network compares with the uniform control arm."""
         axis = self.axis
-        arms = [r for r in self.results if measured(r) and r.trial.arm == UNIFORM_ARM and (axis == FLOPS or r.timed)]
-        others = [r for r in self._inside if r.trial.arm != UNIFORM_ARM]
-        beaten = sum(any(dominates(other, arm, axis) for other in others) for arm in arms)
-        rival, chosen = _best([r for r in self._inside if r.trial.arm == UNIFORM_ARM]), self.chosen
-        won = chosen is not None and chosen.trial.arm != UNIFORM_ARM
+        baselines = [
+            r for r in self.results if measured(r) and r.trial.baseline == UNIFORM and (axis == FLOPS or r.timed)
+        ]
+        others = [r for r in self._inside if r.trial.baseline != UNIFORM]
+        beaten = sum(any(dominates(other, baseline, axis) for other in others) for baseline in baselines)
+        rival, chosen = _best([r for r in self._inside if r.trial.baseline == UNIFORM]), self.chosen
+        won = chosen is not None and chosen.trial.baseline != UNIFORM
         confirmed = comparison.confirmed_statement(chosen, self.control, not won)
         gap = comparison.difference(chosen, self.control)
         if rival is None or chosen is None:
-            text = "No uniform network is inside the budgets" if arms else "No uniform control arm finished"
+            text = "No uniform network is inside the budgets" if baselines else "No uniform control arm finished"
             text += ": no comparison." + confirmed
-            return UniformComparison(None, False, beaten, len(arms), text, gap)
+            return UniformComparison(None, False, beaten, len(baselines), text, gap)
         text = comparison.validation_statement(chosen, rival, won)
-        text += f" Searched networks dominate {beaten} of the {len(arms)} uniform ones." + confirmed
-        return UniformComparison(rival.trial.number, won, beaten, len(arms), text, gap)
+        text += f" Searched networks dominate {beaten} of the {len(baselines)} uniform ones." + confirmed
+        return UniformComparison(rival.trial.number, won, beaten, len(baselines), text, gap)
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
@@ -219,7 +221,7 @@ class SearchResult:
         }
 
     def _target_to_dict(self, target: Budget) -> dict[str, Any]:
-        found = {"best": self.best_at(target), "uniform": self.best_at(target, UNIFORM_ARM)}
+        found = {"best": self.best_at(target), "uniform": self.best_at(target, UNIFORM)}
         labels = {name: None if each is None else each.label for name, each in found.items()}
         return {"budget": dataclasses.asdict(target), **labels}
 
@@ -272,7 +274,7 @@ def front_table(result: SearchResult) -> dict[str, list[Any]]:
             "test_accuracy": member.test_accuracy,
             **comparison.confirmed_figures(member),
             "method": member.trial.method,
-            "arm": member.trial.arm,
+            "arm": member.trial.baseline,
             "chosen": result.is_chosen(member),
             "best_at": best_at_text(result, member),
         }
@@ -290,4 +292,4 @@ def best_at_text(result: SearchResult, network: TrialResult) -> str:
 
 def _best(results: Iterable[TrialResult]) -> TrialResult | None:
     """Return the most accurate; of equals the cheaper, then the earlier."""
-    return min(results, key=lambda r: (-point(r)[1], point(r)[0], *rank(r)), default=None)
+    return min(results, key=lambda r: (-objectives(r)[1], objectives(r)[0], *rank(r)), default=None)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from runners.trial import TrialResult, TrialState
-from search.results.pareto import measured, point
+from search.results.pareto import measured, objectives
 from search.results.rank_correlation import BANDS, RungAudit, ranked_within
 
 SCREENED = "screened"  # in the note of a trial: how many candidates it is the best of before training
@@ -31,14 +31,14 @@ def audit_screening(results: Iterable[TrialResult], rungs: Sequence[int]) -> Run
     if not methods:
         return None
     ended = [each for each in known if _ended(each, rungs)]
-    ended.sort(key=lambda each: (point(each)[0], each.trial.number))
+    ended.sort(key=lambda each: (objectives(each)[0], each.trial.number))
     bands = [list(each) for each in np.array_split(np.arange(len(ended)), BANDS) if len(each)]
 
     def compared(index: int) -> str:
         """Return the method of a trial, or nothing where it was not compared."""
         each = ended[index]
         began = bool(each.curve) and each.curve[0].epoch == 0
-        return each.trial.method if began and not each.trial.arm and each.trial.method in methods else ""
+        return each.trial.method if began and not each.trial.baseline and each.trial.method in methods else ""
 
     before = [each.curve[0].accuracy if compared(index) else 0.0 for index, each in enumerate(ended)]
     groups = [[[index for index in band if compared(index) == method] for method in sorted(methods)] for band in bands]

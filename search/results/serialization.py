@@ -35,7 +35,7 @@ def trial_to_dict(trial: Trial) -> dict[str, Any]:
         "widths": None if trial.goal.widths is None else dict(trial.goal.widths),
         "budgets": [dataclasses.asdict(budget) for budget in trial.goal.budgets],
         "seed": trial.seed,
-        "arm": trial.arm,
+        "arm": trial.baseline,
         "training": plain(trial.training),
     }
 
@@ -54,18 +54,18 @@ def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:
     return {
         "trial": trial_to_dict(result.trial),
         **_network_to_dict(result),
-        "passed": [_network_to_dict(network) for network in result.passed],
+        "passed": [_network_to_dict(network) for network in result.intermediate_networks],
     }
 
 
 def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
     """Read back what `trial_result_to_dict` wrote."""
     trial = trial_from_dict(data["trial"])
-    passed = tuple(
-        dataclasses.replace(_network_from_dict(trial, network), waypoint=number)
+    intermediate_networks = tuple(
+        dataclasses.replace(_network_from_dict(trial, network), intermediate_index=number)
         for number, network in enumerate(data["passed"], start=1)
     )
-    return dataclasses.replace(_network_from_dict(trial, data), passed=passed)
+    return dataclasses.replace(_network_from_dict(trial, data), intermediate_networks=intermediate_networks)
 
 
 def _network_to_dict(result: TrialResult) -> dict[str, Any]:

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from runners.trial import Leg, Trial, TrialResult
+from runners.trial import TrainingSegment, Trial, TrialResult
 from search.results.pareto import may_enter
 from search.results.rank_correlation import audit, first_rung
-from search.results.result import UNIFORM_ARM
+from search.results.result import UNIFORM
 from search.schedulers.asha import Promotion, completion, promotion
-from search.schedulers.legs import climbers, ended
+from search.schedulers.segments import climbers, ended
 from search.storage.checkpoints import Archive
 from search.storage.history import Known
 from spaces.budget import Budget
@@ -33,11 +33,11 @@ class Ladder:
     def __init__(self, rungs: Sequence[int], budgets: Sequence[Budget], cost: Callable[[TrialResult], float]) -> None:
         self.rungs, self._budgets, self._cost, self._first = tuple(rungs), tuple(budgets), cost, 0
 
-    def begin(self, trial: Trial, results: Iterable[TrialResult]) -> Leg | None:
+    def begin(self, trial: Trial, results: Iterable[TrialResult]) -> TrainingSegment | None:
         """Return the first leg of a candidate; None when it is trained at once."""
         if not self.rungs:
             return None
-        return Leg(self.rungs[0 if trial.arm == UNIFORM_ARM else self._lowest(results)])
+        return TrainingSegment(self.rungs[0 if trial.baseline == UNIFORM else self._lowest(results)])
 
     def next_leg(
         self, known: Known, running: Mapping[int, Trial], archive: Archive, *, completing: bool
@@ -54,7 +54,7 @@ class Ladder:
                 known.keep(ended(earlier, str(error)))
                 continue
             trained = earlier.rungs[-1][0]
-            return replace(earlier.trial, leg=Leg(found.epochs - trained, trained, start))
+            return replace(earlier.trial, segment=TrainingSegment(found.epochs - trained, trained, start))
         return None
 
     def next(self, known: Known, running: Mapping[int, Trial], *, completing: bool) -> Promotion | None:
@@ -72,7 +72,7 @@ class Ladder:
         standing = climbers(hopeful, self._cost, running.keys(), through)
         found = promotion(standing, self.rungs, self._lowest(results))
         if found is None and completing:
-            own = [member.trial.number for member in known.front if not member.waypoint]
+            own = [member.trial.number for member in known.front if not member.intermediate_index]
             found = completion(standing, self.rungs, own)
         return found
 
@@ -98,6 +98,6 @@ class Ladder:
 
 def _through(trials: Iterable[Trial]) -> frozenset[int]:
     """Return the numbers of the trials that are trained to the end, for comparison and for the audit."""
-    is_arm = {trial.number: trial.arm == UNIFORM_ARM for trial in trials}
-    others = sorted(number for number, arm in is_arm.items() if not arm)
-    return frozenset([*(number for number, arm in is_arm.items() if arm), *others[:PIONEERS]])
+    is_baseline = {trial.number: trial.baseline == UNIFORM for trial in trials}
+    others = sorted(number for number, baseline in is_baseline.items() if not baseline)
+    return frozenset([*(number for number, baseline in is_baseline.items() if baseline), *others[:PIONEERS]])

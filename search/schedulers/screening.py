@@ -10,8 +10,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runners.trial import EpochReport, Leg, Trial, TrialResult
-from search.results.pareto import measured, point
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult
+from search.results.pareto import measured, objectives
 from search.results.screening_correlation import (
     SCREENED,
     SCREENED_ACCURACY,
@@ -57,7 +57,7 @@ class Screened:
             return self._ready.pop(0)
         if not self._waiting and (trial := self._next()) is not None:
             return trial
-        return dataclasses.replace(self._waiting.pop(0), leg=Leg(0)) if self._waiting else None
+        return dataclasses.replace(self._waiting.pop(0), segment=TrainingSegment(0)) if self._waiting else None
 
     def report(self, report: EpochReport) -> bool:
         """Ask the study whether the trial goes on."""
@@ -149,4 +149,4 @@ class _Pool:
     def _accuracy(self, member: Trial) -> float:
         """Return the accuracy in [0, 1], or -1 of what failed."""
         result = self.told[member.key()]
-        return point(result)[1] if measured(result) else -1.0
+        return objectives(result)[1] if measured(result) else -1.0

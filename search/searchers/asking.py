@@ -98,11 +98,11 @@ class Asking:
         handle = self.sampling.ask(given)
         drawn = self._candidates.draw(handle, planned)
         number = self._next_number() if rival_of is None else rival_of.number
-        arm = planned.arm if planned else ""
-        trial = Trial(number, drawn.method, drawn.goal, drawn.settings, arm=arm, training=drawn.training)
+        baseline = planned.baseline if planned else ""
+        trial = Trial(number, drawn.method, drawn.goal, drawn.settings, baseline=baseline, training=drawn.training)
         key = trial.key()
-        leg = self._ladder.begin(trial, self._known.results) if self._candidates.pausable(trial) else None
-        trial = replace(trial, seed=derive_seed(self._seed, key), leg=leg)
+        segment = self._ladder.begin(trial, self._known.results) if self._candidates.pausable(trial) else None
+        trial = replace(trial, seed=derive_seed(self._seed, key), segment=segment)
         known = self._known.like(key)
         earlier = self._given_out.keys.get(key) if known is None else known.trial.number
         if earlier is not None:

@@ -34,7 +34,7 @@ from search.searchers.suggesting import Suggest, suggest_setting
 from search.searchers.width_parameters import proportion
 from spaces.budget import Budget
 from spaces.errors import BudgetError
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.targets import absolute_targets
 
 CONTROL_METHOD = "l2"
@@ -59,7 +59,7 @@ class Planned:
 
     parameters: Mapping[str, Any]
     method: str
-    arm: str = ""
+    baseline: str = ""
 
 
 class CandidateSpace:
@@ -94,7 +94,7 @@ class CandidateSpace:
         self._guide = settings.guide
         self.space = space
         self.sensitivities: Mapping[str, float] | None = None
-        space.fit(uniform_point(space), budgets)  # raises for a budget that no network meets
+        space.fit(uniform_ratios(space), budgets)  # raises for a budget that no network meets
         self.targets = absolute_targets(settings.targets, budgets, space)
         self._scaled = _scaled_quantity(self.targets or budgets)
         # What latency allows is no limit on the FLOPs of targets: these are fractions of what the user gave.
@@ -245,11 +245,11 @@ class CandidateSpace:
 
     def _draw_training(self, suggest: Suggest, planned: Planned | None) -> dict[str, float]:
         """Let the searched fine-tuning settings be chosen; a control arm is trained as the search was told to."""
-        arm = planned is not None and bool(planned.arm)
-        if arm and not self._flat:
+        baseline = planned is not None and bool(planned.baseline)
+        if baseline and not self._flat:
             return {}
         drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
-        return {} if arm else drawn
+        return {} if baseline else drawn
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:

@@ -6,12 +6,12 @@ They are a control arm to compare with, a start for every method, and the first 
 from collections.abc import Iterator
 from typing import Any
 
-from search.results.result import UNIFORM_ARM
+from search.results.result import UNIFORM
 from search.searchers.candidate_space import CONTROL_METHOD, CandidateSpace, Planned
 from search.searchers.structure import balanced
 from search.searchers.width_parameters import MIDDLE, width_parameter
 
-MAX_ARMS = 6
+MAX_BASELINES = 6
 SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
 
 
@@ -25,10 +25,10 @@ class Starts:
     def __init__(self, candidates: CandidateSpace) -> None:
         self._candidates = candidates
 
-    def control_arms(self, trials: int) -> list[Planned]:
+    def baselines(self, trials: int) -> list[Planned]:
         """Uniform widths with the control method: at each target, else at most a third of the trials."""
         return [
-            Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM_ARM)
+            Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM)
             for fraction in self._fractions(trials)
         ]
 
@@ -74,7 +74,7 @@ class Starts:
         Args:
             resumed: the methods have had their trials.
         """
-        planned = [each.method for each in (*self.control_arms(trials), *self.warm_starts(trials))]
+        planned = [each.method for each in (*self.baselines(trials), *self.warm_starts(trials))]
         if names := ", ".join(name for name in self._candidates.methods if name not in planned and not resumed):
             yield f"{trials} trials leave none for {names}; give more --trials"
         if targets := ", ".join(str(each) for each in self._candidates.targets[len(self._fractions(trials)) :]):
@@ -108,5 +108,5 @@ class Starts:
         """
         if self._candidates.targets:
             return list(self._candidates.spread.by_fraction)[:trials]
-        count = max(1, min(MAX_ARMS, trials // 3, trials - len({name for name, _ in self._ways()})))
+        count = max(1, min(MAX_BASELINES, trials // 3, trials - len({name for name, _ in self._ways()})))
         return [self._candidates.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]

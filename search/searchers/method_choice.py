@@ -109,11 +109,11 @@ class _Model:
         self, methods: Sequence[str], share: float, margin: float, random: np.random.Generator
     ) -> NDArray[np.float64]:
         """Return each method's chance to have the highest value, or one within `margin` of it, shape (methods,)."""
-        points = self._at(methods, share)
+        networks = self._at(methods, share)
         half = np.linalg.cholesky(self._precision)
         noise = np.linalg.solve(half.T, random.standard_normal((len(self._mean), DRAWS)))
         scale = np.sqrt(self._variance * self._freedom / random.chisquare(self._freedom, DRAWS))
-        values = points @ (self._mean[:, None] + noise * scale)
+        values = networks @ (self._mean[:, None] + noise * scale)
         return np.asarray((values >= values.max(0) - margin).mean(1))
 
     def _at(self, methods: Sequence[str], share: float) -> NDArray[np.float64]:

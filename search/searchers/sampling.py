@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from runners.trial import Trial, TrialResult, derive_seed
-from search.results.pareto import measured, point
+from search.results.pareto import measured, objectives
 from search.results.serialization import trial_result_to_dict
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.cost_coverage import TURN, widest_gap
@@ -97,7 +97,7 @@ class Sampling:
         """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""
         if result is None or not measured(result):
             return self.study.tell(handle, state=OptunaState.FAIL)
-        return self.study.tell(handle, [point(result)[1], float(self._settings.cost(result))])
+        return self.study.tell(handle, [objectives(result)[1], float(self._settings.cost(result))])
 
     def tell(self, handle: optuna.Trial | None, result: TrialResult) -> FrozenTrial:
         """Tell the sampler a result with all that the record has of it; another leg is a trial of its own to it.
@@ -112,7 +112,7 @@ class Sampling:
         if result.error:
             attributes["reason"] = result.error
         if handle is None:
-            values = (point(result)[1], self._settings.cost(result))
+            values = (objectives(result)[1], self._settings.cost(result))
             frozen = continued(self.stored[number], values, attributes)
             self.study.add_trial(frozen)
             return frozen

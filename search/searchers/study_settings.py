@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.settings import Setting
 from runners.trial import TrialResult
-from search.results.pareto import FLOPS, LATENCY, point
+from search.results.pareto import FLOPS, LATENCY, objectives
 from spaces.budget import Budget
 
 if TYPE_CHECKING:
@@ -60,4 +60,4 @@ class StudySettings:
 
         Predicted ones have all networks on one scale, also those that nobody has measured yet.
         """
-        return self.guide.told(result) if self.guide is not None and self.axis == LATENCY else point(result)[0]
+        return self.guide.told(result) if self.guide is not None and self.axis == LATENCY else objectives(result)[0]

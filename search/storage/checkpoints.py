@@ -75,7 +75,7 @@ class TrialFiles:
 
     def drop_unnamed(self, results: Iterable[TrialResult]) -> None:
         """Remove files that no network of these trials names: superseded, or in the making when a search was killed."""
-        named = {self.folder / network.path for result in results for network in result.points if network.path}
+        named = {self.folder / network.path for result in results for network in result.networks if network.path}
         folder = self.folder / TRIALS
         for file in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*")):  # the latter half written
             if file not in named:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from runners.trial import TrialResult
-from search.results.pareto import FLOPS, ParetoFront, inside, point
+from search.results.pareto import FLOPS, ParetoFront, inside, objectives
 from spaces.budget import Budget
 
 
@@ -58,7 +58,7 @@ class Known:
         """Return the most accurate network that the front may have and that is inside this budget, too."""
         allowed = inside(self._results.values(), self._budgets, self._axis)
         found = [each for each in allowed if each.cost is not None and target.allows(each.cost)]
-        return max(found, key=lambda each: point(each)[1], default=None)
+        return max(found, key=lambda each: objectives(each)[1], default=None)
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network."""

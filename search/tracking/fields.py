@@ -88,7 +88,7 @@ def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
     """Return the parameters of a trial's run; its share of the budget among them."""
     limits = {budget.quantity: budget.limit for budget in budgets}
     shares = [b.limit / limits[b.quantity] for b in trial.goal.budgets if b.quantity in limits]
-    params = {"method": trial.method, "arm": trial.arm or "searched", "seed": str(trial.seed)}
+    params = {"method": trial.method, "arm": trial.baseline or "searched", "seed": str(trial.seed)}
     params["allocation"] = "method" if trial.goal.widths is None else "search"
     if shares:
         params["budget_fraction"] = f"{min(shares):.6g}"

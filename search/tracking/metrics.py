@@ -16,7 +16,7 @@ def trial_metrics(result: TrialResult) -> dict[str, float]:
     return metrics | (dataclasses.asdict(result.cost) if result.cost else {})
 
 
-def passed_metrics(network: TrialResult) -> dict[str, float]:
+def intermediate_metrics(network: TrialResult) -> dict[str, float]:
     """Return what a network that a trial has passed does and costs."""
     figures = {"accuracy": network.accuracy or 0.0} | (dataclasses.asdict(network.cost) if network.cost else {})
     return {f"passed_{name}": value for name, value in figures.items()}
@@ -24,7 +24,7 @@ def passed_metrics(network: TrialResult) -> dict[str, float]:
 
 def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float]:
     """Return how a network of the front does on test, and its measured latencies."""
-    prefix = "passed_" if member.waypoint else ""
+    prefix = "passed_" if member.intermediate_index else ""
     known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
     metrics = {prefix + name: value for name, value in known.items() if value is not None}
     return metrics | latency.metrics(result, member.label)

@@ -25,7 +25,13 @@ from search.reporting.latency import front_columns
 from search.reporting.targets import target_lines
 from search.results.result import SearchResult, best_at_text
 from search.tracking.fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, first_line, flatten, trial_params
-from search.tracking.metrics import member_metrics, passed_metrics, rung_correlations, trial_metrics, uniform_metrics
+from search.tracking.metrics import (
+    intermediate_metrics,
+    member_metrics,
+    rung_correlations,
+    trial_metrics,
+    uniform_metrics,
+)
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
@@ -263,10 +269,12 @@ class _Records:
         ]
         if curve:
             self._client.log_batch(run, metrics=curve)
-        for each in result.passed:
-            self.log(run, passed_metrics(each), step=each.waypoint)
-        if result.passed:
-            self._client.log_dict(run, {each.label: dict(each.widths or {}) for each in result.passed}, "passed.json")
+        for each in result.intermediate_networks:
+            self.log(run, intermediate_metrics(each), step=each.intermediate_index)
+        if result.intermediate_networks:
+            self._client.log_dict(
+                run, {each.label: dict(each.widths or {}) for each in result.intermediate_networks}, "passed.json"
+            )
         if (widths := result.widths or trial.goal.widths) is not None:
             self._client.log_dict(run, dict(widths), "widths.json")
         self.end(run, "FAILED" if result.state is TrialState.FAILED else "FINISHED", end)
@@ -296,7 +304,7 @@ class _Records:
                     self._client.set_tag(child, "front", "true")
                 if targets := best_at_text(result, member):
                     self._client.set_tag(child, "best_at", targets)
-                self.log(child, member_metrics(result, member), step=member.waypoint)
+                self.log(child, member_metrics(result, member), step=member.intermediate_index)
 
     def files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the chosen network's folder as artifacts."""

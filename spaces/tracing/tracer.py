@@ -149,12 +149,12 @@ class _Channels:
 
     def _runs(self) -> dict[int, int]:
         """Return channel -> into how many equal runs grouped layers split the axes it lies on."""
-        blocks: dict[int, int] = {}
+        conv_groups: dict[int, int] = {}
         for each in self._recorder.grouped:
             for ids in (self._components[each.inputs], self._components[each.outputs]):
                 for channel in np.unique(ids).tolist():
-                    blocks[channel] = int(np.lcm(blocks.get(channel, 1), each.groups))
-        return blocks
+                    conv_groups[channel] = int(np.lcm(conv_groups.get(channel, 1), each.groups))
+        return conv_groups
 
     def groups(self) -> list[ChannelGroup]:
         """Return the groups in the order of the layers that write them."""
@@ -181,9 +181,9 @@ class _Channels:
     def _group(self, name: str, channels: Ids, start: int) -> ChannelGroup:
         width = len(channels)
         reason = next((self._reasons[c] for c in channels.tolist() if c in self._reasons), "")
-        blocks = self._blocks.get(int(channels[0]), 1)
-        if not reason and blocks > 1:
-            reason = self._run_problem(channels, blocks)
+        conv_groups = self._blocks.get(int(channels[0]), 1)
+        if not reason and conv_groups > 1:
+            reason = self._run_problem(channels, conv_groups)
         if not reason and width == 1:
             reason = "a single channel"
         members = set(channels.tolist())
@@ -193,8 +193,8 @@ class _Channels:
             width=width,
             floor=1,
             ceiling=width,
-            divisor=1 if reason else blocks,
-            blocks=1 if reason else blocks,
+            divisor=1 if reason else conv_groups,
+            conv_groups=1 if reason else conv_groups,
             producers=producers,
             consumers=self._layers_on(members, 1),
             start=start,
@@ -208,7 +208,7 @@ class _Channels:
             if not members.isdisjoint(self._axes[name, dim].tolist())
         )
 
-    def _run_problem(self, channels: Ids, blocks: int) -> str:
+    def _run_problem(self, channels: Ids, conv_groups: int) -> str:
         """Say why equal runs of these channels cannot shrink together; empty when they can."""
         for each in self._recorder.grouped:
             for ids in (self._components[each.inputs], self._components[each.outputs]):
@@ -218,8 +218,8 @@ class _Channels:
                 where = each.name.removesuffix(".weight")
                 if not present.all() or len(ids) != len(channels) or (ids != channels).any():
                     return f"{where} splits these channels together with others into {each.groups} groups"
-        if len(channels) % blocks:
-            return f"{len(channels)} channels do not divide into {blocks} runs"
+        if len(channels) % conv_groups:
+            return f"{len(channels)} channels do not divide into {conv_groups} runs"
         return ""
 
     def axes(self, groups: list[ChannelGroup]) -> dict[str, dict[int, Ids]]:

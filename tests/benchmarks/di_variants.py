@@ -24,7 +24,7 @@ from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.evaluate import TrialContext
-from runners.training.compute_format import Fast, measure_fast
+from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.loop import accuracy
 from spaces.budget import Budget
@@ -94,20 +94,20 @@ class Setup:
     data: ImageData
     train: TrainConfig
     seeds: int
-    fast: Fast
+    compute_format: ComputeFormat
 
     def context(self, seed: int, statistics: object = None) -> TrialContext:
-        return TrialContext(self.data, self.train, seed, statistics=statistics, fast=self.fast)
+        return TrialContext(self.data, self.train, seed, statistics=statistics, compute_format=self.compute_format)
 
-    def row(self, arm: Method, percent: float) -> list[str]:
+    def row(self, baseline: Method, percent: float) -> list[str]:
         """Share used; validation accuracy after the cut and after fine-tuning, and test accuracy, over the seeds."""
-        prepared = arm.prepare(self.net, self.space, self.context(0)) if isinstance(arm, DI) else None
+        prepared = baseline.prepare(self.net, self.space, self.context(0)) if isinstance(baseline, DI) else None
         rows = []
         for seed in range(self.seeds):
             torch.manual_seed(seed)
             goal = Goal(budgets=(Budget.parse(f"{percent}%"),))
             cut = 0.0
-            for snapshot in arm.run(self.net, self.space, goal, self.context(seed, prepared)):
+            for snapshot in baseline.run(self.net, self.space, goal, self.context(seed, prepared)):
                 if snapshot.epoch == 0:
                     cut = accuracy(snapshot.net, self.data.val, device=CPU)
             rows.append(
@@ -120,7 +120,7 @@ class Setup:
 
 
 def set_up(epochs: int, dense_epochs: int, seeds: int) -> Setup:
-    data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
+    data = load_data(DataConfig(name="cluttered_digits"), 0, SHAPE)
     train = TrainConfig(
         epochs=epochs,
         dense_epochs=dense_epochs,
@@ -131,17 +131,22 @@ def set_up(epochs: int, dense_epochs: int, seeds: int) -> Setup:
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
     recipe = DenseRecipe(spec, data, train, 0)
-    fast = measure_fast(build(spec), SHAPE, train.batch_size, CPU)
-    net = trained_net(recipe, cache_root(), fast=fast, on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"))
-    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds, fast)
+    compute_format = measure_compute_format(build(spec), SHAPE, train.batch_size, CPU)
+    net = trained_net(
+        recipe,
+        cache_root(),
+        compute_format=compute_format,
+        on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"),
+    )
+    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds, compute_format)
 
 
-def table(setup: Setup, title: str, arms: Mapping[str, Method], shares: list[float]) -> None:
+def table(setup: Setup, title: str, baselines: Mapping[str, Method], shares: list[float]) -> None:
     print(f"\n{title} (accuracy in %, n = {setup.seeds})\n")
     print("| FLOPs | arm | used % | cut, val | tuned, val | tuned, test |\n|---|---|---|---|---|---|")
     for percent in shares:
-        for name, arm in arms.items():
-            print("| " + " | ".join([f"{percent:g}%", name, *setup.row(arm, percent)]) + " |", flush=True)
+        for name, baseline in baselines.items():
+            print("| " + " | ".join([f"{percent:g}%", name, *setup.row(baseline, percent)]) + " |", flush=True)
 
 
 def main() -> None:
@@ -156,13 +161,15 @@ def main() -> None:
     dense = accuracy(setup.net, setup.data.test, device=CPU)
     print(f"dense: {100 * dense:.1f}%, {setup.space.dense_cost.flops:,} flops")
     if chosen.only != "widths":
-        arms = {name: SELECTION[name] for name in (QUICK_SELECTION if chosen.quick else SELECTION)}
+        baselines = {name: SELECTION[name] for name in (QUICK_SELECTION if chosen.quick else SELECTION)}
         # At uniform widths, so that only the channels differ.
-        arms = {n: dataclasses.replace(a, allocation="uniform") if isinstance(a, DI) else a for n, a in arms.items()}
-        table(setup, "Channels at uniform widths", arms, [20] if chosen.quick else [8, 20])
+        baselines = {
+            n: dataclasses.replace(a, allocation="uniform") if isinstance(a, DI) else a for n, a in baselines.items()
+        }
+        table(setup, "Channels at uniform widths", baselines, [20] if chosen.quick else [8, 20])
     if chosen.only != "channels":
-        arms = {name: ALLOCATION[name] for name in (QUICK_ALLOCATION if chosen.quick else ALLOCATION)}
-        table(setup, "Widths within a budget, channels as by default", arms, [20] if chosen.quick else [8, 20, 50])
+        baselines = {name: ALLOCATION[name] for name in (QUICK_ALLOCATION if chosen.quick else ALLOCATION)}
+        table(setup, "Widths within a budget, channels as by default", baselines, [20] if chosen.quick else [8, 20, 50])
 
 
 if __name__ == "__main__":

@@ -35,16 +35,16 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RunnerConfig
 from runners.cache import cache_root
-from runners.evaluation.evaluate import TrialContext, Workbench
+from runners.evaluation.evaluate import SearchContext, TrialContext
 from runners.ray.runner import RayRunner
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.loop import accuracy
 from runners.trial import EpochReport, Trial, TrialResult, derive_seed
 from search.problem import Setup, prepare
-from search.results.pareto import ParetoFront, inside, point
+from search.results.pareto import ParetoFront, inside, objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
 DEFAULT = "default"
@@ -128,7 +128,7 @@ def outcome(networks: Sequence[TrialResult], dense: int, options: Options) -> Ou
         if best is None or best.test_accuracy is None or best.accuracy is None:
             raise SystemExit(f"no network at {target:g}% has been read on test")
         val[target], test[target] = best.accuracy, best.test_accuracy
-    flops = [*(point(member)[0] for member in front), dense]
+    flops = [*(objectives(member)[0] for member in front), dense]
     read = [member.test_accuracy or 0.0 for member in front]
     on_test = sum((b - a) / dense * each for a, b, each in zip(flops, flops[1:], read, strict=False))
     areas = (front.hypervolume(dense), on_test)
@@ -155,19 +155,19 @@ class Queue:
             raise SystemExit(f"given widths failed: {result.error}")
         net = checkpoint.from_bytes(result.checkpoint, self.dense)
         test = accuracy(net, self.setup.data.test, device=self.setup.device)
-        self.told.append(dataclasses.replace(result.with_checkpoints({}), passed=(), test_accuracy=test))
+        self.told.append(dataclasses.replace(result.with_checkpoints({}), intermediate_networks=(), test_accuracy=test))
 
 
 def uniform(method: str, epochs: int, seed: int, options: Options) -> Outcome:
     """Train uniform widths at every target, or read what was trained."""
-    space = workbench(seed, options)[1].space
-    widths = [space.fit(uniform_point(space), (budget_of(target, space),)) for target in options.targets]
+    space = search_context(seed, options)[1].space
+    widths = [space.fit(uniform_ratios(space), (budget_of(target, space),)) for target in options.targets]
     return trained("uniform", method, widths, epochs, seed, options)
 
 
 def searched(result: SearchResult, epochs: int, seed: int, options: Options) -> Outcome:
     """Train the widths that a search found best at every target from the dense net again, or read what was trained."""
-    space, front = workbench(seed, options)[1].space, ParetoFront(tuple(inside(result.results, result.budgets)))
+    space, front = search_context(seed, options)[1].space, ParetoFront(tuple(inside(result.results, result.budgets)))
     best = [front.best((budget_of(target, space),)) for target in options.targets]
     widths = [each.widths for each in best if each is not None and each.widths is not None]
     return trained("searched", options.method, widths, epochs, seed, options)
@@ -182,19 +182,19 @@ def trained(name: str, method: str, widths: Sequence[Widths], epochs: int, seed:
     file = options.folder / f"seed{seed}-{name}-{method}-{epochs}.json"
     if file.is_file():
         return read_outcome(file)
-    setup, bench = workbench(seed, options)
-    train = dataclasses.replace(bench.train, epochs=epochs)
-    context = TrialContext(bench.data, train, seed, fast=bench.fast)
-    statistics_of = {method: METHODS[method]().prepare(bench.net, bench.space, context)}
-    bench = dataclasses.replace(bench, train=train, statistics=statistics_of)
+    setup, search_context = search_context(seed, options)
+    train = dataclasses.replace(search_context.train, epochs=epochs)
+    context = TrialContext(search_context.data, train, seed, compute_format=search_context.compute_format)
+    statistics_of = {method: METHODS[method]().prepare(search_context.net, search_context.space, context)}
+    search_context = dataclasses.replace(search_context, train=train, statistics=statistics_of)
     trials = []
     for number, (target, each) in enumerate(zip(options.targets, widths, strict=True)):
-        goal = Goal(each, (budget_of(target, bench.space),))
+        goal = Goal(each, (budget_of(target, search_context.space),))
         trials.append(Trial(number, method, goal, seed=derive_seed(seed, f"{name} {method} {target} {epochs}")))
-    queue = Queue(trials, setup, bench.net)
+    queue = Queue(trials, setup, search_context.net)
     began = time.perf_counter()
-    RayRunner(RunnerConfig()).run(queue, bench)
-    found = outcome(queue.told, bench.space.dense_cost.flops, options)
+    RayRunner(RunnerConfig()).run(queue, search_context)
+    found = outcome(queue.told, search_context.space.dense_cost.flops, options)
     minutes = (time.perf_counter() - began) / 60
     found = dataclasses.replace(found, epochs=float(epochs * len(options.targets)), minutes=minutes)
     file.write_text(json.dumps(dataclasses.asdict(found)))
@@ -208,13 +208,19 @@ def read_outcome(file: Path) -> Outcome:
 
 
 @functools.cache
-def workbench(seed: int, options: Options) -> tuple[Setup, Workbench]:
+def search_context(seed: int, options: Options) -> tuple[Setup, SearchContext]:
     """Return what the trials of a seed share: its images and its dense net, the ones that its searches use."""
     setup = prepare(parse_flags([*options.flags(seed), "--out", str(options.folder / "unused")]).config)
     recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, seed)
-    net = trained_net(recipe, cache_root(), fast=setup.fast)
-    return setup, Workbench(
-        net.cpu().eval(), setup.space, setup.data, setup.config.train, {}, threads=1, fast=setup.fast
+    net = trained_net(recipe, cache_root(), compute_format=setup.compute_format)
+    return setup, SearchContext(
+        net.cpu().eval(),
+        setup.space,
+        setup.data,
+        setup.config.train,
+        {},
+        threads=1,
+        compute_format=setup.compute_format,
     )
 
 

@@ -85,7 +85,7 @@ def main() -> int:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["SLIMFRONT_CACHE"] = cache  # no model of an earlier run
-        return 0 if all([judged(name, flags.latency_device) for name in flags.models.split(",")]) else 1
+        return 0 if all([judged(name, flags.device) for name in flags.models.split(",")]) else 1
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def measure(model: str, config_text: str) -> None:
     from spaces.zoo.models import build, default_input_shape
 
     options = json.loads(config_text)
-    options["latency_batch"] = tuple(options["latency_batch"])
+    options["batch"] = tuple(options["batch"])
     shape = default_input_shape(model)
     spec = ModelSpec(model, 10, shape)
     torch.manual_seed(0)
@@ -51,9 +51,9 @@ def narrowed(dense, space):
     from pruning.rewriting.surgery import slice_channels
     from pruning.selection import select_channels
     from spaces.budget import Budget
-    from spaces.space import uniform_point
+    from spaces.space import uniform_ratios
 
-    widths = space.fit(uniform_point(space), [Budget("flops", space.dense_cost.flops // 2)])
+    widths = space.fit(uniform_ratios(space), [Budget("flops", space.dense_cost.flops // 2)])
     scores = {group.name: -torch.arange(group.width, dtype=torch.float32) for group in space.variable}
     return slice_channels(dense, space, select_channels(space, scores, widths))
 
@@ -138,8 +138,8 @@ def main() -> int:
     if flags.child:
         measure(flags.model, flags.child)
         return 0
-    batches = [int(text) for text in flags.latency_batch.split(",")]
-    options = {"latency_device": flags.latency_device, "latency_batch": batches, "latency_engine": flags.latency_engine}
+    batches = [int(text) for text in flags.batch.split(",")]
+    options = {"device": flags.device, "batch": batches, "engine": flags.engine}
     fine, quiet = True, []
     if flags.part != "busy":
         quiet = [readings_of(flags.model, options) for _ in range(PROCESSES)]

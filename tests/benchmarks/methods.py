@@ -30,8 +30,8 @@ from pruning.methods.score_and_slice import uniform_widths
 from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
 from runners.data.loading import load_data
-from runners.evaluation.evaluate import TrialContext, Workbench, evaluate
-from runners.training.compute_format import measure_fast
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.training.compute_format import measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net, weights_digest
 from runners.training.loop import accuracy
 from runners.trial import Trial, TrialResult
@@ -47,9 +47,9 @@ SHARES = (50.0, 20.0, 8.0)  # of the dense FLOPs, in percent
 FLAGS = "collapsed deviation deadline_cuts moves cuts weak_share exhausted latency_ratio".split()
 
 
-def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> Workbench:
+def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> SearchContext:
     """Return what all runs share, with what each method prepares for all of them."""
-    data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
+    data = load_data(DataConfig(name="cluttered_digits"), 0, SHAPE)
     train = TrainConfig(
         epochs=epochs,
         dense_epochs=dense_epochs,
@@ -59,33 +59,38 @@ def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> Workbench:
         device="cpu",
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
-    fast = measure_fast(build(spec), SHAPE, train.batch_size, CPU)
+    compute_format = measure_compute_format(build(spec), SHAPE, train.batch_size, CPU)
     recipe = DenseRecipe(spec, data, train, 0)
-    net = trained_net(recipe, cache_root(), fast=fast, on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"))
-    return Workbench(net, trace(net, torch.zeros(1, *SHAPE)), data, train, threads=1, fast=fast)
+    net = trained_net(
+        recipe,
+        cache_root(),
+        compute_format=compute_format,
+        on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"),
+    )
+    return SearchContext(net, trace(net, torch.zeros(1, *SHAPE)), data, train, threads=1, compute_format=compute_format)
 
 
-def prepared(bench: Workbench, rows: Iterable[Row]) -> Workbench:
+def prepared(search_context: SearchContext, rows: Iterable[Row]) -> SearchContext:
     """Let every method compute, once, what its runs share."""
     names = sorted({row.method for row in rows})
-    context = TrialContext(bench.data, bench.train, 0, fast=bench.fast)
-    found = {name: METHODS[name]().prepare(bench.net, bench.space, context) for name in names}
-    return dataclasses.replace(bench, statistics=found)
+    context = TrialContext(search_context.data, search_context.train, 0, compute_format=search_context.compute_format)
+    found = {name: METHODS[name]().prepare(search_context.net, search_context.space, context) for name in names}
+    return dataclasses.replace(search_context, statistics=found)
 
 
-def run(job: Job, bench: Workbench) -> dict[str, Any]:
+def run(job: Job, search_context: SearchContext) -> dict[str, Any]:
     """Evaluate a job and return plain numbers; `error` says why there are none."""
     budgets = (Budget.parse(f"{job.share}%"),)
-    widths = None if job.row.finds else uniform_widths(bench.space, Goal(budgets=budgets))
+    widths = None if job.row.finds else uniform_widths(search_context.space, Goal(budgets=budgets))
     trial = Trial(0, job.row.method, Goal(widths, budgets), job.row.settings, job.seed)
-    result = _result(trial, bench)
+    result = _result(trial, search_context)
     if result.cost is None or result.checkpoint is None:
         return {"error": result.error, "seconds": result.seconds}
-    net = from_bytes(result.checkpoint, bench.net)
+    net = from_bytes(result.checkpoint, search_context.net)
     return {
         "error": "",
         "val": result.accuracy,
-        "test": accuracy(net, bench.data.test, device=CPU),
+        "test": accuracy(net, search_context.data.test, device=CPU),
         "flops": result.cost.flops,
         "seconds": result.train_seconds,
         "curve": [report.accuracy for report in result.curve],
@@ -93,8 +98,8 @@ def run(job: Job, bench: Workbench) -> dict[str, Any]:
     }
 
 
-def _result(trial: Trial, bench: Workbench) -> TrialResult:
-    running = evaluate(trial, bench)
+def _result(trial: Trial, search_context: SearchContext) -> TrialResult:
+    running = evaluate(trial, search_context)
     try:
         while True:
             next(running)
@@ -103,25 +108,25 @@ def _result(trial: Trial, bench: Workbench) -> TrialResult:
         return result
 
 
-_bench: list[Workbench] = []  # of a worker process
+_search_context: list[SearchContext] = []  # of a worker process
 
 
-def _start(bench: Workbench) -> None:
+def _start(search_context: SearchContext) -> None:
     torch.set_num_threads(1)
-    _bench.append(bench)
+    _search_context.append(search_context)
 
 
 def _work(job: Job) -> tuple[Job, dict[str, Any]]:
-    return job, run(job, _bench[0])
+    return job, run(job, _search_context[0])
 
 
-def run_all(jobs: Sequence[Job], bench: Workbench, finished: Finished, workers: int) -> None:
+def run_all(jobs: Sequence[Job], search_context: SearchContext, finished: Finished, workers: int) -> None:
     """Run what is not finished yet, long runs and worker processes side by side."""
     missing = [job for job in jobs if finished.of(job) is None]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are on file", flush=True)
     began = time.perf_counter()
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(min(workers, max(1, len(missing))), _start, (bench,)) as pool:
+    with spawn.Pool(min(workers, max(1, len(missing))), _start, (search_context,)) as pool:
         for count, (job, outcome) in enumerate(pool.imap_unordered(_work, missing), start=1):
             finished.add(job, outcome)
             reached = outcome["error"] or f"val {outcome['val']:.4f}, {outcome['seconds']:.0f} s"
@@ -214,17 +219,19 @@ def main() -> None:
     torch.set_num_threads(1)
     wanted = {name.strip() for name in chosen.only.split(";") if name.strip()}
     rows = [row for row in ROWS if not wanted or wanted & {row.label, row.method}]
-    bench = set_up(chosen.epochs, chosen.dense_epochs, chosen.learning_rate)
-    recipe = f"{weights_digest(bench.net)[:12]}, {chosen.epochs} epochs, {chosen.learning_rate:g}"
-    dense = accuracy(bench.net, bench.data.test, device=CPU)
-    print(f"dense: {100 * dense:.1f}% of the test images, {bench.space.dense_cost.flops:,} flops; recipe {recipe}")
+    search_context = set_up(chosen.epochs, chosen.dense_epochs, chosen.learning_rate)
+    recipe = f"{weights_digest(search_context.net)[:12]}, {chosen.epochs} epochs, {chosen.learning_rate:g}"
+    dense = accuracy(search_context.net, search_context.data.test, device=CPU)
+    print(
+        f"dense: {100 * dense:.1f}% of the test images, {search_context.space.dense_cost.flops:,} flops; recipe {recipe}"
+    )
     path = chosen.out or cache_root() / "benchmarks" / "methods.jsonl"
     if chosen.fresh:
         path.unlink(missing_ok=True)
     finished = Finished(path, recipe)
     shares = [float(each) for each in chosen.budgets.split(",")]
     jobs = [Job(row, share, seed) for seed in range(chosen.seeds) for row in rows for share in shares]
-    run_all(jobs, prepared(bench, rows), finished, chosen.workers)
+    run_all(jobs, prepared(search_context, rows), finished, chosen.workers)
     print_table(rows, shares, chosen.seeds, finished)
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from runners.simulated.grouped_accuracy import GroupedAccuracy
 from runners.trial import TrialResult, TrialState
-from search.results.pareto import point
+from search.results.pareto import objectives
 from search.searchers.study_settings import StudySettings
 from search.tuner import Study
 from spaces.budget import Budget
@@ -93,9 +93,9 @@ class Area:
 
     def under(self, networks: Sequence[tuple[int, float]], scale: Scale) -> float:
         """Return the area under the staircase of (FLOPs, true accuracy), from the lowest to the highest budget."""
-        points = sorted(networks)
-        costs = np.clip([cost for cost, _ in points] + [self._high], self._low, self._high)
-        reached = np.maximum.accumulate([accuracy for _, accuracy in points])
+        networks = sorted(networks)
+        costs = np.clip([cost for cost, _ in networks] + [self._high], self._low, self._high)
+        reached = np.maximum.accumulate([accuracy for _, accuracy in networks])
         return float(
             (np.diff(scale(costs)) * reached).sum() + (scale(costs[:1]) - scale(self._grid[:1]))[0] * self._guess
         )
@@ -135,12 +135,12 @@ def search(job: Job) -> tuple[Job, Curve]:
     seconds = (time.perf_counter() - began) / job.trials
     high = study.budgets[0].limit
     area = area_of(job.network, job.seed, high)
-    arms = sum(bool(each.trial.arm) for each in study.results)
-    networks = [(point(each)[0], truth.accuracy(each.widths or {})) for each in study.results]
+    baselines = sum(bool(each.trial.baseline) for each in study.results)
+    networks = [(objectives(each)[0], truth.accuracy(each.widths or {})) for each in study.results]
     shares = []
     for scale in (linear, np.log):
-        start, best = area.under(networks[:arms], scale), area.best(scale)
-        counts = range(arms + 1, len(networks) + 1)
+        start, best = area.under(networks[:baselines], scale), area.best(scale)
+        counts = range(baselines + 1, len(networks) + 1)
         shares.append([(area.under(networks[:count], scale) - start) / (best - start) for count in counts])
     return job, Curve(*shares, seconds)
 

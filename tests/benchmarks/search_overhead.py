@@ -77,10 +77,10 @@ def timed(owner: Any, name: str, clock: Clock, label: str) -> Iterator[None]:
         yield
 
 
-def watched(trial: Trial, bench: Any) -> Generator[EpochReport, bool | None, TrialResult]:
+def watched(trial: Trial, search_context: Any) -> Generator[EpochReport, bool | None, TrialResult]:
     """Evaluate a trial, and note in its result when and where that was, and what it took besides."""
     began, clock, answer = time.time(), defaultdict(float), None
-    running = evaluate.evaluate(trial, bench)
+    running = evaluate.evaluate(trial, search_context)
     with ExitStack() as stack:
         for name in IN_WORKER:
             stack.enter_context(timed(evaluate, name, clock, name))
@@ -181,9 +181,9 @@ def main() -> None:
         model="resnet20",
         method="di",  # passes no nets, whose recount would be in train_seconds too
         trials=chosen.trials,
-        data=DataConfig(data=chosen.data),
+        data=DataConfig(name=chosen.data),
         train=TrainConfig(epochs=chosen.epochs, dense_epochs=2, batch_size=64, device="cpu"),
-        runner=RunnerConfig(runner="ray"),
+        runner=RunnerConfig(name="ray"),
         latency=LatencyConfig("none"),
     )
     controller: Clock = defaultdict(float)

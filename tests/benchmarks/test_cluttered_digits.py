@@ -9,8 +9,8 @@ from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from runners.base import DataConfig, TrainConfig
 from runners.data.loading import load_data
-from runners.training.compute_format import measure_fast
-from runners.training.loop import Course, accuracy, fit
+from runners.training.compute_format import measure_compute_format
+from runners.training.loop import TrainingRun, accuracy, fit
 from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
@@ -23,7 +23,7 @@ EPOCHS = 8
 @pytest.mark.slow
 def test_a_quarter_of_the_width_costs_resnet20_four_points() -> None:
     """Both widths are trained from scratch for equal epochs; the mean gap over three seeds counts."""
-    data = load_data(DataConfig(data="cluttered_digits"), 0, SHAPE)
+    data = load_data(DataConfig(name="cluttered_digits"), 0, SHAPE)
     config = TrainConfig(batch_size=64)
     gaps = []
     for seed in range(3):
@@ -35,8 +35,10 @@ def test_a_quarter_of_the_width_costs_resnet20_four_points() -> None:
         quarter = slice_channels(full, space, select_channels(space, scores, widths))
         reached = []
         for net in (full, quarter):
-            fast = measure_fast(full, SHAPE, config.batch_size, CPU)
-            for _ in fit(net, data.train, config, Course(EPOCHS, 0.1, seed=seed, device=CPU, fast=fast)):
+            compute_format = measure_compute_format(full, SHAPE, config.batch_size, CPU)
+            for _ in fit(
+                net, data.train, config, TrainingRun(EPOCHS, 0.1, seed=seed, device=CPU, compute_format=compute_format)
+            ):
                 pass
             reached.append(100 * accuracy(net, data.test, device=CPU))
         gaps.append(reached[0] - reached[1])

@@ -11,10 +11,10 @@ import torch
 
 from pruning.base import Goal
 from runners.base import RunnerConfig
-from runners.evaluation.evaluate import Workbench
+from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.ray.runner import RayRunner
-from runners.training.compute_format import Fast, step_seconds, using_threads
+from runners.training.compute_format import ComputeFormat, step_seconds, using_threads
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.space import ModelSpec
 from spaces.zoo.models import build
@@ -27,8 +27,8 @@ SHAPE = (3, 32, 32)
 class Desk:
     """Hands out trials of one candidate and notes when each result comes."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self._left = [Trial(number, "l2", Goal(bench.space.smallest), seed=number) for number in range(TRIALS)]
+    def __init__(self, search_context: SearchContext) -> None:
+        self._left = [Trial(number, "l2", Goal(search_context.space.smallest), seed=number) for number in range(TRIALS)]
         self.told: list[tuple[float, TrialResult]] = []
 
     def ask(self) -> Trial | None:
@@ -48,11 +48,11 @@ class Desk:
         return (rest[-1][0] - began - busy) / len(rest)
 
 
-def test_overhead_of_a_trial(tiny_bench: Workbench, benchmark: Any, monkeypatch: Any) -> None:
+def test_overhead_of_a_trial(tiny_search_context: SearchContext, benchmark: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 1)
-    ours, theirs = Desk(tiny_bench), Desk(tiny_bench)
-    LocalRunner().run(ours, tiny_bench)
-    benchmark.pedantic(RayRunner(RunnerConfig(cpus_per_trial=1)).run, (theirs, tiny_bench), rounds=1)
+    ours, theirs = Desk(tiny_search_context), Desk(tiny_search_context)
+    LocalRunner().run(ours, tiny_search_context)
+    benchmark.pedantic(RayRunner(RunnerConfig(cpus_per_trial=1)).run, (theirs, tiny_search_context), rounds=1)
     local, ray = ours.overhead(), theirs.overhead()
     print(f"\noverhead of a warm trial: local {local * 1e3:.0f} ms, Ray {ray * 1e3:.0f} ms, {ray / local:.1f} times")
     assert len(ours.told) == len(theirs.told) == TRIALS
@@ -63,7 +63,7 @@ def train_steps(threads: int, answers: Any) -> None:
     torch.set_num_threads(threads)
     net, images = build(ModelSpec("cifar_resnet18", 10, SHAPE)), torch.rand(32, *SHAPE)
     with using_threads(threads):
-        answers.put(len(images) / step_seconds(net, images, Fast(torch.bfloat16, True), steps=12))
+        answers.put(len(images) / step_seconds(net, images, ComputeFormat(torch.bfloat16, True), steps=12))
 
 
 def images_per_second(processes: int, threads: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.loading import PRESETS, SECTIONS, effective_yaml, load, parse_flags, read_config
-from configs.schema import ConfigError, RunConfig
+from configs.schema import ConfigError, RunConfig, setting_key
 from configs.validation import validate
 from pruning.base import METHODS
 
@@ -43,9 +43,9 @@ OTHER: dict[str, Any] = {
     "data_dir": "/data",
     "image_size": 64,
     "val_share": 0.1,
-    "border": "zero",
+    "padding_mode": "zero",
     "scale": "half",
-    "crop_area": 0.08,
+    "min_crop_area": 0.08,
     "epochs": 3,
     "dense_epochs": 0,
     "batch_size": 48,
@@ -54,10 +54,10 @@ OTHER: dict[str, Any] = {
     "momentum": 0.8,
     "nesterov": False,
     "weight_decay": 0.0,
-    "bias_rate_factor": 2.0,
+    "bias_lr_mult": 2.0,
     "label_smoothing": 0.05,
     "mixup": 0.2,
-    "largest_gradient": 0.0,
+    "clip_grad_norm": 0.0,
     "schedule": "steps",
     "milestones": (200, 400),
     "milestone_factor": 0.2,
@@ -85,7 +85,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     for section in SECTIONS:
         part = values.pop(section)
-        values |= {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        values |= {setting_key(section, f.name): getattr(part, f.name) for f in dataclasses.fields(part)}
     return values
 
 
@@ -116,8 +116,8 @@ def test_no_flags_give_the_defaults() -> None:
     assert parse_flags([]).config == RunConfig()
 
 
-def test_field_names_are_unique_over_all_sections() -> None:
-    names = [f.name for section in SECTIONS.values() for f in dataclasses.fields(section)]
+def test_flags_are_unique_over_all_sections() -> None:
+    names = [setting_key(name, f.name) for name, section in SECTIONS.items() for f in dataclasses.fields(section)]
     names += [f.name for f in dataclasses.fields(RunConfig) if f.name not in SECTIONS]
     assert len(names) == len(set(names))
 
@@ -159,8 +159,8 @@ def test_flags_go_on_top_of_the_file_wherever_they_stand(tmp_path: Path, order: 
 def test_files_may_be_flat_sectioned_or_written_with_dashes(tmp_path: Path) -> None:
     text = "data: mnist\nbatch-size: 8\ntrain: {epochs: 2}\nruner: x".replace("runer: x", "runner: local")
     config = load(write(tmp_path, text))
-    assert (config.data.data, config.train.batch_size, config.train.epochs) == ("mnist", 8, 2)
-    assert config.runner.runner == "local"
+    assert (config.data.name, config.train.batch_size, config.train.epochs) == ("mnist", 8, 2)
+    assert config.runner.name == "local"
 
 
 def test_an_empty_value_or_file_keeps_the_defaults(tmp_path: Path) -> None:

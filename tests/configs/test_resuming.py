@@ -18,7 +18,7 @@ STORED = RunConfig(
     seed=3,
     method="l2,di",
     space=SpaceConfig(floor=0.2),
-    data=DataConfig(data="cluttered_digits"),
+    data=DataConfig(name="cluttered_digits"),
     train=TrainConfig(epochs=4),
 )
 

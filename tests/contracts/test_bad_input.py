@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from configs.schema import ALLOCATIONS
 from pruning.base import METHODS, Goal, Snapshot
-from runners.evaluation.evaluate import TrialContext, Workbench, evaluate
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.latency.meter import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
 from search.cli import main
@@ -74,20 +74,24 @@ def _goal(name: str, space: SearchSpace, removed: int) -> Goal:
     return Goal(budgets=(Budget("flops", int(0.5 * space.dense_cost.flops)),))
 
 
-def _snapshots(name: str, net: nn.Module, bench: Workbench, removed: int) -> list[Snapshot]:
+def _snapshots(name: str, net: nn.Module, search_context: SearchContext, removed: int) -> list[Snapshot]:
     method, space = METHODS[name](), trace(net, IMAGES[:1])
-    context = TrialContext(bench.data, bench.train, seed=0, fast=bench.fast)
+    context = TrialContext(
+        search_context.data, search_context.train, seed=0, compute_format=search_context.compute_format
+    )
     context.statistics = method.prepare(net, space, context)
     return list(method.run(net, space, _goal(name, space, removed), context))
 
 
 @pytest.mark.parametrize("removed", [1, 8])
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_filters_give_a_finite_net_or_an_error(tiny_bench: Workbench, name: str, odd: str, removed: int) -> None:
+def test_odd_filters_give_a_finite_net_or_an_error(
+    tiny_search_context: SearchContext, name: str, odd: str, removed: int
+) -> None:
     refusal = ""
     snapshots: list[Snapshot] = []
     try:
-        snapshots = _snapshots(name, ODD[odd](), tiny_bench, removed)
+        snapshots = _snapshots(name, ODD[odd](), tiny_search_context, removed)
     except SlimfrontError as error:
         refusal = str(error)
     assert snapshots or "; " in refusal  # what came, and the way out
@@ -97,9 +101,9 @@ def test_odd_filters_give_a_finite_net_or_an_error(tiny_bench: Workbench, name: 
         assert snapshot.net.eval()(IMAGES).isfinite().all()
 
 
-def _result(bench: Workbench, name: str, settings=None, **train) -> TrialResult:
-    bench = dataclasses.replace(bench, train=dataclasses.replace(bench.train, **train))
-    running = evaluate(Trial(0, name, _goal(name, bench.space, 3), settings or {}, seed=1), bench)
+def _result(search_context: SearchContext, name: str, settings=None, **train) -> TrialResult:
+    search_context = dataclasses.replace(search_context, train=dataclasses.replace(search_context.train, **train))
+    running = evaluate(Trial(0, name, _goal(name, search_context.space, 3), settings or {}, seed=1), search_context)
     while True:
         try:
             next(running)
@@ -107,8 +111,10 @@ def _result(bench: Workbench, name: str, settings=None, **train) -> TrialResult:
             return end.value
 
 
-def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(tiny_bench: Workbench, name: str) -> None:
-    result = _result(tiny_bench, name, learning_rate=1e30, dense_learning_rate=1e30, epochs=2)
+def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(
+    tiny_search_context: SearchContext, name: str
+) -> None:
+    result = _result(tiny_search_context, name, learning_rate=1e30, dense_learning_rate=1e30, epochs=2)
     assert (result.state, result.accuracy, result.checkpoint) == (TrialState.FAILED, None, None)
     assert "not finite" in result.error
     assert "lower the learning rate" in result.error
@@ -118,39 +124,47 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(tiny_bench: W
     ("name", "settings"),
     [("csgd", {"strength": "fixed", "epsilon": 1e30}), ("abfp", {"alpha": 1e30}), ("aofp", {"learning_rate": 1e30})],
 )
-def test_a_method_that_makes_the_loss_not_finite_fails_alike(tiny_bench: Workbench, name: str, settings) -> None:
-    result = _result(tiny_bench, name, settings, epochs=4)
+def test_a_method_that_makes_the_loss_not_finite_fails_alike(
+    tiny_search_context: SearchContext, name: str, settings
+) -> None:
+    result = _result(tiny_search_context, name, settings, epochs=4)
     assert (result.state, result.accuracy) == (TrialState.FAILED, None)
     assert "not finite" in result.error
 
 
 @pytest.mark.parametrize("width", [2, 6, 9])
-def test_widths_that_no_net_may_have_are_refused(tiny_bench: Workbench, name: str, width: int) -> None:
-    method, space = METHODS[name](), tiny_bench.space.restrict(SpaceConfig(divisor=4))
+def test_widths_that_no_net_may_have_are_refused(tiny_search_context: SearchContext, name: str, width: int) -> None:
+    method, space = METHODS[name](), tiny_search_context.space.restrict(SpaceConfig(divisor=4))
     if not method.takes_widths:
         pytest.skip("finds its own")
-    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=0, fast=tiny_bench.fast)
+    context = TrialContext(
+        tiny_search_context.data, tiny_search_context.train, seed=0, compute_format=tiny_search_context.compute_format
+    )
     with pytest.raises(SlimfrontError, match=f"width {width} of .* is not legal; multiples of 4 from 4 to 8 are"):
-        list(method.run(tiny_bench.net, space, Goal(widths=Widths({"0": width})), context))
+        list(method.run(tiny_search_context.net, space, Goal(widths=Widths({"0": width})), context))
     with pytest.raises(SlimfrontError, match="'nose' is no variable group"):
-        list(method.run(tiny_bench.net, space, Goal(widths=Widths({"nose": 1})), context))
+        list(method.run(tiny_search_context.net, space, Goal(widths=Widths({"nose": 1})), context))
 
 
 def test_where_no_width_may_vary_a_budget_is_refused_and_the_dense_widths_are_trained(
-    tiny_bench: Workbench, name: str
+    tiny_search_context: SearchContext, name: str
 ) -> None:
-    space, method = tiny_bench.space.restrict(SpaceConfig(skip=("*",))), METHODS[name]()
-    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=0, fast=tiny_bench.fast)
-    context.statistics = method.prepare(tiny_bench.net, space, context)
+    space, method = tiny_search_context.space.restrict(SpaceConfig(skip=("*",))), METHODS[name]()
+    context = TrialContext(
+        tiny_search_context.data, tiny_search_context.train, seed=0, compute_format=tiny_search_context.compute_format
+    )
+    context.statistics = method.prepare(tiny_search_context.net, space, context)
     half = Goal(budgets=(Budget.parse("50%"),))
     if not method.takes_widths:  # it does without cutting channels
-        cost = list(method.run(tiny_bench.net, space, half, context))[-1].cost
+        cost = list(method.run(tiny_search_context.net, space, half, context))[-1].cost
         assert cost is not None
         assert cost.flops <= 0.5 * space.dense_cost.flops
     else:
         with pytest.raises(SlimfrontError, match="smallest network|nothing that"):
-            list(method.run(tiny_bench.net, space, half, context))
-        assert list(method.run(tiny_bench.net, space, Goal(widths=space.full), context))[-1].widths == space.full
+            list(method.run(tiny_search_context.net, space, half, context))
+        assert (
+            list(method.run(tiny_search_context.net, space, Goal(widths=space.full), context))[-1].widths == space.full
+        )
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.base import METHODS, Goal
-from pruning.traits import passes_nets
+from pruning.traits import yields_intermediates
 from runners.evaluation.evaluate import TrialContext, count_cost
 from runners.evaluation.intermediate import short_of
 from spaces.budget import Budget
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
@@ -79,17 +79,19 @@ def method(request):
 
 
 @pytest.fixture
-def context(tiny_bench):
+def context(tiny_search_context):
     """Build what the runners lend a method, over 64 small images of 4 classes."""
 
     def build(seed: int = 0, epochs: int = 1) -> TrialContext:
-        return TrialContext(tiny_bench.data, dataclasses.replace(tiny_bench.train, epochs=epochs), seed)
+        return TrialContext(
+            tiny_search_context.data, dataclasses.replace(tiny_search_context.train, epochs=epochs), seed
+        )
 
     return build
 
 
 def _fit(space: SearchSpace, share: float) -> Widths:
-    return space.fit(uniform_point(space), [Budget("flops", int(share * space.dense_cost.flops))])
+    return space.fit(uniform_ratios(space), [Budget("flops", int(share * space.dense_cost.flops))])
 
 
 def _run(method, net: nn.Module, space: SearchSpace, goal: Goal, context) -> list:
@@ -170,5 +172,5 @@ def test_a_method_says_whether_it_yields_nets_on_the_way(method, context) -> Non
     limited = Goal(budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
     goals = ([limited] if method.finds_widths else []) + [_goal(method, space, 0.3)]
     yielded = [(goal, each) for goal in goals for each in _run(method, net, space, goal, context(epochs=8))]
-    assert passes_nets(method, 8) == any(short_of(goal, each, space) for goal, each in yielded)
-    assert not passes_nets(method, 0)
+    assert yields_intermediates(method, 8) == any(short_of(goal, each, space) for goal, each in yielded)
+    assert not yields_intermediates(method, 0)

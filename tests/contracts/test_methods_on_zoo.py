@@ -25,7 +25,7 @@ from runners.data.splits import TensorSplit
 from runners.evaluation.evaluate import TrialContext, count_cost
 from runners.training.compute_format import PLAIN
 from spaces.budget import Budget
-from spaces.space import ModelSpec, SearchSpace, uniform_point
+from spaces.space import ModelSpec, SearchSpace, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
 
@@ -71,7 +71,7 @@ def case(request) -> Case:
 def _narrower(net: nn.Module, shape: tuple[int, int, int], share: float) -> nn.Module:
     """Return the first channels of every group, equally many of each, within a share of the FLOPs."""
     space = trace(net, torch.zeros(1, *shape))
-    widths = space.fit(uniform_point(space), [Budget("flops", int(share * space.dense_cost.flops))])
+    widths = space.fit(uniform_ratios(space), [Budget("flops", int(share * space.dense_cost.flops))])
     equal = {group.name: torch.ones(group.width) for group in space.variable}
     return slice_channels(net, space, select_channels(space, equal, widths)).eval()
 
@@ -79,10 +79,10 @@ def _narrower(net: nn.Module, shape: tuple[int, int, int], share: float) -> nn.M
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_keeps_its_contract_on_a_real_net(case: Case, name: str) -> None:
     method = METHODS[name]()
-    context = TrialContext(case.data, TRAIN, 0, fast=PLAIN)
+    context = TrialContext(case.data, TRAIN, 0, compute_format=PLAIN)
     context.statistics = method.prepare(case.net, case.space, context)
     if method.takes_widths:
-        widths = case.space.fit(uniform_point(case.space), [case.budget])
+        widths = case.space.fit(uniform_ratios(case.space), [case.budget])
         snapshots = list(method.run(case.net, case.space, Goal(widths=widths), context))
         assert snapshots[-1].widths == widths
         _check_net(case, snapshots[-1])

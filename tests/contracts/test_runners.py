@@ -4,7 +4,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.base import RUNNERS, RunnerConfig
-from runners.evaluation.evaluate import Workbench
+from runners.evaluation.evaluate import SearchContext
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.widths import Widths
@@ -48,11 +48,11 @@ class Record:
 
 
 @pytest.fixture(scope="module")
-def records(ray_of_two: None, tiny_bench: Workbench) -> dict[str, Record]:
+def records(ray_of_two: None, tiny_search_context: SearchContext) -> dict[str, Record]:
     """What each runner made of the same trials."""
     made = {name: Record() for name in RUNNERS}
     for name, record in made.items():
-        RUNNERS[name](RunnerConfig()).run(record, tiny_bench)
+        RUNNERS[name](RunnerConfig()).run(record, tiny_search_context)
     return made
 
 
@@ -80,12 +80,14 @@ def test_every_report_is_passed_on_and_in_the_curve(record: Record) -> None:
         assert result.curve == tuple(report for report in record.reports if report.trial == number)
 
 
-def test_a_trial_that_is_stopped_is_told_with_its_last_report(record: Record, tiny_bench: Workbench) -> None:
+def test_a_trial_that_is_stopped_is_told_with_its_last_report(
+    record: Record, tiny_search_context: SearchContext
+) -> None:
     stopped = record.by_number()[STOPPED]
     assert stopped.state is TrialState.STOPPED
     assert [report.epoch for report in stopped.curve] == [0]
     assert stopped.accuracy == stopped.curve[0].accuracy
-    assert stopped.cost == tiny_bench.space.cost(stopped.widths or {})
+    assert stopped.cost == tiny_search_context.space.cost(stopped.widths or {})
 
 
 def test_local_and_ray_give_equal_results(records: dict[str, Record]) -> None:
@@ -97,7 +99,7 @@ def test_local_and_ray_give_equal_results(records: dict[str, Record]) -> None:
 
 
 def test_networks_passed_on_the_way_come_back_with_their_weights(records: dict[str, Record]) -> None:
-    local, ray = (records[name].by_number()[PASSING].passed for name in ("local", "ray"))
+    local, ray = (records[name].by_number()[PASSING].intermediate_networks for name in ("local", "ray"))
     assert len(local) == len(ray) > 0
     for ours, theirs in zip(local, ray, strict=True):
         for field in ("label", "state", "accuracy", "cost", "widths", "note", "checkpoint"):
@@ -108,7 +110,7 @@ def test_networks_passed_on_the_way_come_back_with_their_weights(records: dict[s
 @pytest.mark.parametrize("name", ["local", "simulated"])  # ray: tests/runners/test_ray_tune.py
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_error_of_the_study_and_an_interrupt_leave_the_run(
-    name: str, tiny_bench: Workbench, error: BaseException
+    name: str, tiny_search_context: SearchContext, error: BaseException
 ) -> None:
     class Broken(Record):
         def tell(self, result: TrialResult) -> None:
@@ -118,5 +120,5 @@ def test_an_error_of_the_study_and_an_interrupt_leave_the_run(
 
     record = Broken()
     with pytest.raises(type(error)):
-        RUNNERS[name](RunnerConfig()).run(record, tiny_bench)
+        RUNNERS[name](RunnerConfig()).run(record, tiny_search_context)
     assert len(record.told) == 1

@@ -59,7 +59,7 @@ class TinyContext:
             yield from zip(self.images[:images].split(16), self.labels[:images].split(16), strict=True)
 
     @torch.no_grad()
-    def heldout_accuracy(self, net: nn.Module, images: int) -> float:
+    def probe_accuracy(self, net: nn.Module, images: int) -> float:
         return float((net.eval()(self.images[:images]).argmax(dim=1) == self.labels[:images]).double().mean())
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class TinyContext:
     def plan(self, epochs: int) -> TrainingPlan:
         return TrainingPlan((0.01,) * epochs, 0.0, False, 0.0)
 
-    def travel(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
+    def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
         return self.learning_rate * math.ceil(epochs)
 
     def fit(

@@ -89,7 +89,7 @@ def test_the_loop_ends_at_the_smallest_net(space) -> None:
 def test_a_score_curve_adds_up_what_goes_first_in_units_of_the_mean() -> None:
     group = ChannelGroup("g", 3, 1, 3)
     assert score_curve(group, np.array([1.0, 3.0, 2.0])).tolist() == [3.0, 1.5, 0.5, 0.0]
-    runs = ChannelGroup("g", 4, 2, 4, divisor=2, blocks=2)  # each run loses its lowest: 1 and 2, then 4 and 3
+    runs = ChannelGroup("g", 4, 2, 4, divisor=2, conv_groups=2)  # each run loses its lowest: 1 and 2, then 4 and 3
     assert score_curve(runs, np.array([1.0, 4.0, 3.0, 2.0]))[[0, 2, 4]].tolist() == pytest.approx([4.0, 1.2, 0.0])
     assert score_curve(group, np.zeros(3)).tolist() == [0.0] * 4
 

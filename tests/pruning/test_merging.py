@@ -57,7 +57,7 @@ NETS = (nets.Residual, nets.Concat, nets.Depthwise, nets.Grouped, nets.Twice, Po
 
 
 def half(space: SearchSpace) -> dict[str, int]:
-    return {g.name: max(g.blocks, g.width * 5 // 8 // g.blocks * g.blocks) for g in space.variable}
+    return {g.name: max(g.conv_groups, g.width * 5 // 8 // g.conv_groups * g.conv_groups) for g in space.variable}
 
 
 def prepared(make: type[nn.Module], *, equal: bool = True) -> tuple[nn.Module, SearchSpace, Clusters]:

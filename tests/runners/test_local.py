@@ -4,7 +4,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.base import Evaluation, RunnerConfig, RunnerError, available_cpus, fitting_workers, pick_runner, workers
-from runners.evaluation.evaluate import Workbench
+from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 
@@ -25,21 +25,21 @@ class Desk:
         self.events.append(f"tell {result.trial.number}")
 
 
-def test_a_trial_is_told_before_the_next_is_asked_for(tiny_bench: Workbench) -> None:
-    def two_epochs(trial: Trial, bench: Workbench) -> Evaluation:
+def test_a_trial_is_told_before_the_next_is_asked_for(tiny_search_context: SearchContext) -> None:
+    def two_epochs(trial: Trial, search_context: SearchContext) -> Evaluation:
         yield EpochReport(trial.number, 0, 0.1, 0.0)
         yield EpochReport(trial.number, 1, 0.2, 0.0)
         return TrialResult(trial, TrialState.COMPLETE)
 
     desk = Desk(2)
-    LocalRunner(evaluator=two_epochs).run(desk, tiny_bench)
+    LocalRunner(evaluator=two_epochs).run(desk, tiny_search_context)
     assert desk.events == ["report 0.0", "report 0.1", "tell 0", "report 1.0", "report 1.1", "tell 1"]
 
 
-def test_an_interrupt_closes_the_running_trial(tiny_bench: Workbench) -> None:
+def test_an_interrupt_closes_the_running_trial(tiny_search_context: SearchContext) -> None:
     closed = []
 
-    def endless(trial: Trial, bench: Workbench) -> Evaluation:
+    def endless(trial: Trial, search_context: SearchContext) -> Evaluation:
         try:
             while True:
                 yield EpochReport(trial.number, 0, 0.1, 0.0)
@@ -51,7 +51,7 @@ def test_an_interrupt_closes_the_running_trial(tiny_bench: Workbench) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner(evaluator=endless).run(Interrupted(2), tiny_bench)
+        LocalRunner(evaluator=endless).run(Interrupted(2), tiny_search_context)
     assert closed == [0]
 
 
@@ -62,8 +62,8 @@ def test_an_interrupt_closes_the_running_trial(tiny_bench: Workbench) -> None:
         (RunnerConfig(), 4, "ray", 4),
         (RunnerConfig(cpus_per_trial=2), 4, "ray", 2),
         (RunnerConfig(cpus_per_trial=4), 6, "local", 1),
-        (RunnerConfig(runner="local"), 4, "local", 1),
-        (RunnerConfig(runner="ray", cpus_per_trial=2), 1, "ray", 1),
+        (RunnerConfig(name="local"), 4, "local", 1),
+        (RunnerConfig(name="ray", cpus_per_trial=2), 1, "ray", 1),
     ],
 )
 def test_auto_takes_ray_where_more_than_one_worker_fits(

@@ -78,9 +78,9 @@ def finished_search(chain_space: SearchSpace) -> SearchResult:
         ("di", "", (4, 8, 16), 0.85, 0.84),
     )
     results = []
-    for number, (method, arm, channels, accuracy, test) in enumerate(rows):
+    for number, (method, baseline, channels, accuracy, test) in enumerate(rows):
         widths = Widths(dict(zip(NAMES, channels, strict=True)))
-        trial = Trial(number, method, Goal(widths), {"ridge": 0.1} if method == "di" else {}, arm=arm)
+        trial = Trial(number, method, Goal(widths), {"ridge": 0.1} if method == "di" else {}, baseline=baseline)
         cost = chain_space.cost(widths)
         results.append(TrialResult(trial, TrialState.COMPLETE, accuracy, cost, widths, seconds=3.0, test_accuracy=test))
     results.append(TrialResult(Trial(4, "di", Goal()), TrialState.FAILED, error="RuntimeError: out of\nmemory [gpu]"))
@@ -96,16 +96,18 @@ def finished_search(chain_space: SearchSpace) -> SearchResult:
 
 
 @pytest.fixture
-def search_with_waypoints(finished_search: SearchResult, chain_space: SearchSpace) -> SearchResult:
+def search_with_intermediates(finished_search: SearchResult, chain_space: SearchSpace) -> SearchResult:
     """The same, and trial 3 has passed three nets: above the budget, on the front, and dominated."""
     rows = (((16, 32, 60), 0.965), ((12, 20, 40), 0.95), ((8, 16, 40), 0.84))
     own = finished_search.results[3]
-    passed = []
+    intermediate_networks = []
     for number, (channels, accuracy) in enumerate(rows, start=1):
         widths = Widths(dict(zip(NAMES, channels, strict=True)))
         report = EpochReport(3, number, accuracy, 0.5 * number)
         changes = {"accuracy": accuracy, "cost": chain_space.cost(widths), "widths": widths, "test_accuracy": None}
-        passed.append(dataclasses.replace(own, **changes, curve=(report,), seconds=0.5 * number, waypoint=number))
+        intermediate_networks.append(
+            dataclasses.replace(own, **changes, curve=(report,), seconds=0.5 * number, intermediate_index=number)
+        )
     results = list(finished_search.results)
-    results[3] = dataclasses.replace(own, passed=tuple(passed))
+    results[3] = dataclasses.replace(own, intermediate_networks=tuple(intermediate_networks))
     return dataclasses.replace(finished_search, results=tuple(results))

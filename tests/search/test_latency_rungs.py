@@ -11,11 +11,11 @@ from made_up_latency import CONDITIONS, guide, reading
 
 from runners.latency.meter import Reading, to_plain
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
-from runners.trial import Leg, TrialResult
+from runners.trial import TrainingSegment, TrialResult
 from search.latency.queue import Timed, take_up
-from search.results.pareto import LATENCY, may_enter, point
+from search.results.pareto import LATENCY, may_enter, objectives
 from search.schedulers.ladder import Ladder
-from search.schedulers.legs import joined
+from search.schedulers.segments import joined
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.structure import Relaxation
 from search.searchers.study_settings import StudySettings
@@ -88,7 +88,7 @@ def test_a_leg_keeps_the_reading_also_where_it_came_out_worse(chain_space: Searc
     earlier = dataclasses.replace(known, rungs=((1, 0.5),), accuracy=0.5)
     for accuracy in (0.4, 0.6):
         longer = dataclasses.replace(known, accuracy=accuracy, latency=())
-        assert joined(earlier, longer, Leg(1, 1)).timed == known.timed
+        assert joined(earlier, longer, TrainingSegment(1, 1)).timed == known.timed
 
 
 def test_a_network_that_measured_over_the_budget_goes_no_further(chain_space: SearchSpace) -> None:
@@ -109,7 +109,7 @@ def test_under_a_latency_axis_rungs_compare_predicted_seconds(chain_space: Searc
     for each in study.results:
         assert each.cost is not None
         assert settings.cost(each) == pytest.approx(2e-6 * each.cost.params)
-        assert StudySettings().cost(each) == point(each)[0] == each.cost.flops
+        assert StudySettings().cost(each) == objectives(each)[0] == each.cost.flops
 
 
 @pytest.mark.parametrize("sampler", ["structured", "tpe"])
@@ -117,7 +117,7 @@ def test_samplers_propose_inside_and_use_what_latency_allows(chain_space: Search
     study = study_of(chain_space, LIMIT, sampler=sampler)
     searched(study, chain_space)
     model = guide(chain_space, LIMIT).model
-    predicted = [model.predict(each.widths or {}) for each in study.results if not each.trial.arm]
+    predicted = [model.predict(each.widths or {}) for each in study.results if not each.trial.baseline]
     assert max(predicted) <= 1.001 * LIMIT.limit
     assert max(predicted) > 0.8 * LIMIT.limit
     logs = sorted(math.log(each.cost.flops) for each in study.results if each.cost)

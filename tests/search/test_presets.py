@@ -87,7 +87,7 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
         config = dataclasses.replace(config, budget=("40%",))  # of what small images cost
     # Published weights are not at hand here, and how to compute fastest is not what is tested.
     train = dataclasses.replace(config.train, precision="float32", device="cpu")
-    runner = dataclasses.replace(config.runner, runner="local")
+    runner = dataclasses.replace(config.runner, name="local")
     config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
     if load(name).weights:
         train = dataclasses.replace(train, dense_schedule="constant")
@@ -99,9 +99,9 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
     while (trial := study.ask()) is not None:
         trials.append(trial)
         study.tell(_result(trial, setup.space))
-    arm, published = trials
-    assert (arm.method, arm.arm) == (CONTROL_METHOD, "uniform")
-    assert (published.method, published.arm) == (config.method, "")
+    baseline, published = trials
+    assert (baseline.method, baseline.baseline) == (CONTROL_METHOD, "uniform")
+    assert (published.method, published.baseline) == (config.method, "")
     assert published.settings == setup.fixed[config.method]
     assert METHODS[config.method](**published.settings)
     assert {budget.limit for budget in published.goal.budgets} <= {
@@ -179,7 +179,7 @@ def test_a_recipe_says_every_option_of_training(name: str) -> None:
     text = (PRESETS / f"{name}.yaml").read_text()
     config = load(name)
     options = {"epochs", "batch_size", "learning_rate", "schedule", "warm_up_epochs", "momentum", "nesterov",
-               "weight_decay", "label_smoothing", "mixup", "largest_gradient", "precision"}  # fmt: skip
+               "weight_decay", "label_smoothing", "mixup", "clip_grad_norm", "precision"}  # fmt: skip
     if not config.weights:
         options |= {"dense_epochs", "dense_learning_rate", "dense_schedule", "dense_warm_up_epochs"}
     assert not [option for option in options if f"\n  {option}: " not in text]

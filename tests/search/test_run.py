@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-TWO_SIZES = LatencyConfig(latency_batch=(1, 8))
+TWO_SIZES = LatencyConfig(batch=(1, 8))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_one_trial_of_aofp_gives_several_points_to_the_front(tmp_path: Path) -> 
     by_trial = Counter(member.trial.number for member in result.front)
     assert max(by_trial.values()) >= 2
     assert len(result.results) == 4
-    for each in (point for trial in result.results for point in trial.passed):
+    for each in (objectives for trial in result.results for objectives in trial.intermediate_networks):
         inside = each.cost.flops <= result.budgets[0].limit  # type: ignore[union-attr]
         assert bool(each.path) == inside
         assert inside or each not in result.front.members
@@ -144,8 +144,8 @@ def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResu
 
 def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:
     _, result = finished
-    assert any(each.trial.arm == "uniform" for each in result.results)
-    assert result.uniform_comparison.arms >= 1
+    assert any(each.trial.baseline == "uniform" for each in result.results)
+    assert result.uniform_comparison.baselines >= 1
 
 
 @pytest.mark.usefixtures("without_programs")
@@ -174,7 +174,7 @@ def test_latency_is_measured_at_the_end_of_a_search_and_is_everywhere_in_the_run
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.latency.timing.TRIES", 1)  # a reading that a busy machine has refused will do as well
-    latency = LatencyConfig("cpu:1thread", latency_batch=(1,))
+    latency = LatencyConfig("cpu:1thread", batch=(1,))
     result = run(tiny_config(tmp_path / "run", trials=2, latency=latency))
     assert set(result.latency) == {"dense", *[member.label for member in result.front]}
     for member in result.front:
@@ -214,7 +214,7 @@ def test_a_latency_budget_alone_holds_for_every_network_of_the_front(tmp_path: P
         stored = result.latency[member.label]
         assert [each["conditions"]["batch"] for each in stored] == [1, 8]
         assert stored[0] == member.timed
-    assert result.config["latency"]["latency_device"] == "cpu:1thread"  # that of the training
+    assert result.config["latency"]["device"] == "cpu:1thread"  # that of the training
     assert result.latency_model["error"]["nets"] == 2
     assert result.axis == "latency"
     assert "measured latency (ms, log scale)" in (tmp_path / "run" / "report.html").read_text()
@@ -288,7 +288,7 @@ def test_the_uniform_arm_is_finished_when_the_limit_is_over_before_it(
 ) -> None:
     _, same_dense_net = finished
     result = run(tiny_config(tmp_path / "run", time_limit="0.001s"))
-    assert [(each.trial.arm, each.state) for each in result.results] == [("uniform", "complete")]
+    assert [(each.trial.baseline, each.state) for each in result.results] == [("uniform", "complete")]
     assert result.chosen is not None
     assert result.time_limited
     assert result.dense.val_accuracy == same_dense_net.dense.val_accuracy

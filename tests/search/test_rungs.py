@@ -19,7 +19,7 @@ from search import run
 from search.reporting.live import SilentDisplay
 from search.results.pareto import ParetoFront
 from search.schedulers.asha import NOT_CONTINUED
-from search.schedulers.legs import KEPT_AFTER
+from search.schedulers.segments import KEPT_AFTER
 from search.searchers.study_settings import StudySettings
 from search.storage.checkpoints import TrialFiles
 from search.tuner import Study
@@ -27,7 +27,9 @@ from spaces.budget import Budget
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 RUNGS = (1, 2, 4)
 BENCH: Any = None  # formulas need none
@@ -55,18 +57,18 @@ class Legs:
 
     @property
     def epochs(self) -> int:
-        return sum(trial.leg.epochs for trial in self.given if trial.leg)
+        return sum(trial.segment.epochs for trial in self.given if trial.segment)
 
 
 def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
     """What a trainer that knows a formula would do, with weights that say how often they were trained."""
     final = outcome(trial)
-    leg = trial.leg
-    assert leg is not None
-    assert (leg.start is None) == (leg.trained == 0)
-    weights = (leg.start or b"") + b"+" * leg.epochs
+    segment = trial.segment
+    assert segment is not None
+    assert (segment.start is None) == (segment.trained == 0)
+    weights = (segment.start or b"") + b"+" * segment.epochs
     curve = []
-    for epoch in range(leg.trained + 1, leg.end + 1):
+    for epoch in range(segment.trained + 1, segment.end + 1):
         curve.append(EpochReport(trial.number, epoch, final.accuracy * epoch / (epoch + 1), 1.0))
         yield curve[-1]
     state, reached = TrialState.COMPLETE, curve[-1].accuracy
@@ -76,19 +78,19 @@ def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
 @pytest.fixture(params=["local", "simulated"])
 def searched(request: pytest.FixtureRequest) -> Legs:
     space = chain(8, 64)
-    legs = Legs(study_of(space))
+    segments = Legs(study_of(space))
     if request.param == "simulated":
-        SimulatedRunner(outcome=needs(space), epochs=RUNGS[-1]).run(legs, BENCH)
+        SimulatedRunner(outcome=needs(space), epochs=RUNGS[-1]).run(segments, BENCH)
     else:
-        LocalRunner(RunnerConfig(), lambda trial, bench: formula(trial, needs(space))).run(legs, BENCH)
-    return legs
+        LocalRunner(RunnerConfig(), lambda trial, search_context: formula(trial, needs(space))).run(segments, BENCH)
+    return segments
 
 
 def test_trials_grow_through_rungs_and_the_front_is_trained_to_the_end(searched: Legs) -> None:
     study = searched.study
     assert len(study.results) == 24
     assert all(member.trained == RUNGS[-1] for member in study.front)
-    assert all(each.trained == RUNGS[-1] for each in study.results if each.trial.arm == "uniform")
+    assert all(each.trained == RUNGS[-1] for each in study.results if each.trial.baseline == "uniform")
     reached = Counter(each.trained for each in study.results)
     assert reached.keys() == set(RUNGS)  # and nearly all networks of this formula end on the front
     assert searched.epochs == sum((each.trained or 0) for each in study.results) < 24 * RUNGS[-1]
@@ -96,15 +98,15 @@ def test_trials_grow_through_rungs_and_the_front_is_trained_to_the_end(searched:
 
 
 def test_a_trial_that_goes_on_keeps_its_number_and_adds_up_its_legs(searched: Legs) -> None:
-    (first, *_), legs = searched.study.results, [each.leg for each in searched.given if each.number == 0]
-    assert [(leg.trained, leg.epochs) for leg in legs if leg] == [(0, 1), (1, 1), (2, 2)]
+    (first, *_), segments = searched.study.results, [each.segment for each in searched.given if each.number == 0]
+    assert [(segment.trained, segment.epochs) for segment in segments if segment] == [(0, 1), (1, 1), (2, 2)]
     assert [epochs for epochs, _ in first.rungs] == [1, 2, 4]
     assert [report.epoch for report in first.curve if report.epoch] == [1, 2, 3, 4]
     seconds = [report.seconds for report in first.curve]
     assert seconds == sorted(seconds)
     assert seconds[-1] > seconds[0]  # since the trial began, not since its leg did
     assert first.accuracy == max(accuracy for _, accuracy in first.rungs)
-    assert first.trial.leg is None
+    assert first.trial.segment is None
     if first.checkpoint is not None:
         assert first.checkpoint == b"++++"  # each leg has gone on from the weights of the one before
 
@@ -129,11 +131,11 @@ def finished(trial: Trial, **changes: Any) -> TrialResult:
 
 def test_a_leg_that_fails_keeps_what_was_finished_and_ends_the_trial() -> None:
     study = study_of(chain(8, 64))
-    legs = legs_of(study, 0)
-    study.tell(finished(next(legs)))
+    segments = legs_of(study, 0)
+    study.tell(finished(next(segments)))
     before = study.results[0]
-    study.tell(TrialResult(next(legs), TrialState.FAILED, error="OutOfMemoryError: no more\nmemory", seconds=2.0))
-    assert next(legs, None) is None
+    study.tell(TrialResult(next(segments), TrialState.FAILED, error="OutOfMemoryError: no more\nmemory", seconds=2.0))
+    assert next(segments, None) is None
     after = study.results[0]
     assert (after.state, after.accuracy, after.rungs) == (TrialState.COMPLETE, before.accuracy, before.rungs)
     assert after.checkpoint == before.checkpoint
@@ -143,15 +145,15 @@ def test_a_leg_that_fails_keeps_what_was_finished_and_ends_the_trial() -> None:
 
 def test_a_longer_training_that_comes_out_worse_leaves_the_better_network() -> None:
     study = study_of(chain(8, 64))
-    legs = legs_of(study, 0)
-    study.tell(finished(next(legs)))
+    segments = legs_of(study, 0)
+    study.tell(finished(next(segments)))
     before = study.results[0]
-    study.tell(finished(next(legs), accuracy=0.01))
+    study.tell(finished(next(segments), accuracy=0.01))
     after = study.results[0]
     assert (after.accuracy, after.checkpoint, after.trained) == (before.accuracy, b"+", 2)
     assert after.note[KEPT_AFTER] == 1
     assert after.rungs[1] == (2, 0.01)
-    study.tell(finished(next(legs), accuracy=0.99))
+    study.tell(finished(next(segments), accuracy=0.99))
     last = study.results[0]
     assert (last.accuracy, last.checkpoint, last.trained) == (0.99, b"+++", 4)  # from the better network
     assert KEPT_AFTER not in last.note
@@ -159,13 +161,13 @@ def test_a_longer_training_that_comes_out_worse_leaves_the_better_network() -> N
 
 def test_a_leg_that_the_time_limit_cuts_short_can_be_made_up_for() -> None:
     study = study_of(chain(8, 64))
-    legs = legs_of(study, 0)
-    study.tell(finished(next(legs)))
-    study.tell(finished(next(legs), state=TrialState.STOPPED, accuracy=0.01))
+    segments = legs_of(study, 0)
+    study.tell(finished(next(segments)))
+    study.tell(finished(next(segments), state=TrialState.STOPPED, accuracy=0.01))
     assert study.results[0].trained == 1
-    again = next(legs)
-    assert again.leg is not None
-    assert (again.leg.trained, again.leg.end, again.leg.start) == (1, 2, b"+")
+    again = next(segments)
+    assert again.segment is not None
+    assert (again.segment.trained, again.segment.end, again.segment.start) == (1, 2, b"+")
     assert study.unfinished
 
 
@@ -184,24 +186,26 @@ def test_with_the_trials_given_out_there_is_none_yet_while_one_runs_that_may_go_
 
 
 def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
-    tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
-    bench = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=2))
+    search_context = dataclasses.replace(
+        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=2)
+    )
     settings = StudySettings(("l2",), trials=8, rungs=(1, 2), storage=f"sqlite:///{tmp_path / 'study.db'}")
-    study = Study(settings, bench.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
+    study = Study(settings, search_context.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
     (tmp_path / "trials").mkdir()
-    legs = Legs(study)
-    RayRunner(RunnerConfig(runner="ray")).run(legs, bench)
+    segments = Legs(study)
+    RayRunner(RunnerConfig(name="ray")).run(segments, search_context)
     assert [each.error for each in study.results if each.error] == []
     assert not any(NOT_CONTINUED in each.note for each in study.results)
     assert len(study.results) == 8
     assert all(member.trained == 2 for member in study.front)
-    assert {each.number for each in legs.given if each.leg and each.leg.start} >= {0, 1}
+    assert {each.number for each in segments.given if each.segment and each.segment.start} >= {0, 1}
     assert {path.name for path in (tmp_path / "trials").iterdir()} == {Path(r.path).name for r in study.results}
-    again = Study(settings, bench.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
+    again = Study(settings, search_context.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
     assert again.results == study.results
     assert not again.unfinished
 

@@ -61,9 +61,9 @@ def test_every_candidate_is_drawn_to_a_target_and_all_get_an_equal_share(sampler
     targets = tuple(target.resolve(SPACE.dense_cost) for target in parse_targets("8,20,50%"))
     study = search(targets=targets, sampler=sampler, trials=trials)
     assert Counter(limits(study)) == dict.fromkeys((target.limit for target in targets), trials // 3)
-    arms = [r.trial.goal.budgets[0] for r in study.results if r.trial.arm]
-    assert tuple(arms) == targets  # uniform widths at each, the largest first
-    assert [r.trial.arm for r in study.results][:3] == ["uniform"] * 3
+    baselines = [r.trial.goal.budgets[0] for r in study.results if r.trial.baseline]
+    assert tuple(baselines) == targets  # uniform widths at each, the largest first
+    assert [r.trial.baseline for r in study.results][:3] == ["uniform"] * 3
 
 
 def test_a_target_in_params_beside_a_budget_on_flops() -> None:
@@ -94,7 +94,7 @@ def test_an_exhausted_target_leaves_its_trials_to_the_others() -> None:
 def test_too_few_trials_for_the_targets_are_told(caplog: pytest.LogCaptureFixture) -> None:
     targets = tuple(target.resolve(SPACE.dense_cost) for target in parse_targets("8,20,50%"))
     study = search(targets=targets, trials=2)
-    assert [r.trial.arm for r in study.results] == ["uniform"] * 2
+    assert [r.trial.baseline for r in study.results] == ["uniform"] * 2
     assert f"2 trials leave no uniform widths at target {targets[2]}; give more --trials" in caplog.messages
 
 
@@ -123,8 +123,8 @@ def test_new_targets_are_answered_from_the_old_trials_with_arms_of_their_own(tmp
     assert set(limits(after)[12:]) == {target.limit for target in targets}
     counts = Counter(limits(after))  # an old trial at a target counts for it
     assert counts[targets[0].limit] == counts[targets[1].limit]
-    arms = [r.trial.goal.budgets[0].limit for r in after.results[12:] if r.trial.arm]
-    assert arms == [targets[1].limit]  # uniform widths at half the network are known already
+    baselines = [r.trial.goal.budgets[0].limit for r in after.results[12:] if r.trial.baseline]
+    assert baselines == [targets[1].limit]  # uniform widths at half the network are known already
     again = search(storage, trials=18, targets=targets, resumed=True)
     assert again.results == after.results
 
@@ -146,13 +146,13 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
         assert each.uniform is not None
         assert each.target.allows(each.best.cost)
         assert each.best.label in {member.label for member in result.reported}
-        assert each.uniform.trial.arm == "uniform"
+        assert each.uniform.trial.baseline == "uniform"
         assert each.uniform.test_accuracy is not None
         assert (folder / result.paths[f"best at {each.target}"] / "model.safetensors").is_file()
         assert f"best at {each.target}" in out
         assert each.best.confirmation is not None
         assert len(each.best.confirmation.accuracies) == 2
-        if each.best.trial.arm != "uniform":
+        if each.best.trial.baseline != "uniform":
             control = result.control_of(each.best)
             assert control is not None
             assert control.confirmation is not None

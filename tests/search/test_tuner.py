@@ -42,7 +42,7 @@ class Tuned:
     ridge: float = setting(0.1, low=1e-3, high=10.0, log=True)
     images: int = setting(64, low=16, high=512)
     way: str = setting("greedy", choices=("greedy", "closed"))
-    fast: bool = setting(True)
+    compute_format: bool = setting(True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,19 +113,19 @@ def test_control_arms_come_first_spread_evenly_in_log_cost_and_are_at_most_a_thi
     budget = Budget("flops", 80_000)
     trials = drain(Study(StudySettings(("plain",), trials=12), space, (budget,)), space)
 
-    arms = [trial for trial in trials if trial.arm == "uniform"]
-    assert arms == trials[:4]
-    assert {trial.method for trial in arms} == {"l2"}
-    shares = [trial.goal.budgets[0].limit / budget.limit for trial in arms]
+    baselines = [trial for trial in trials if trial.baseline == "uniform"]
+    assert baselines == trials[:4]
+    assert {trial.method for trial in baselines} == {"l2"}
+    shares = [trial.goal.budgets[0].limit / budget.limit for trial in baselines]
     assert shares == pytest.approx([1.0, 0.03 ** (1 / 3), 0.03 ** (2 / 3), 0.03], rel=1e-3)
-    for arm in arms:
-        assert arm.goal.widths == space.fit([1.0] * 3, arm.goal.budgets)
+    for baseline in baselines:
+        assert baseline.goal.widths == space.fit([1.0] * 3, baseline.goal.budgets)
 
 
 def test_one_trial_is_the_control_arm_at_the_whole_budget() -> None:
     space = chain()
     (only,) = drain(Study(StudySettings(("plain",), trials=1), space, (FLOPS,)), space)
-    assert only.arm == "uniform"
+    assert only.baseline == "uniform"
     assert only.goal.budgets == (FLOPS,)
 
 
@@ -140,7 +140,7 @@ def test_each_method_starts_at_the_control_arms_widths() -> None:
     assert warm[1].settings == {"ridge": 0.1, "images": 64, "way": "greedy"}
     assert warm[2].goal.widths is None
     assert warm[2].goal.budgets == trials[2].goal.budgets
-    assert not any(trial.arm for trial in trials[4:])
+    assert not any(trial.baseline for trial in trials[4:])
 
 
 def test_every_method_comes_before_another_way_of_one() -> None:
@@ -159,7 +159,7 @@ def test_with_as_many_trials_as_methods_and_an_arm_every_method_is_tried(
     given = drain(Study(StudySettings(methods, trials=trials), space, (FLOPS,)), space)
     assert len(given) == trials
     assert {trial.method for trial in given} == {"l2", *methods}
-    assert given[0].arm == "uniform"
+    assert given[0].baseline == "uniform"
     assert not caplog.records
 
 
@@ -173,7 +173,7 @@ def test_with_fewer_trials_the_first_methods_are_tried_and_the_rest_named(caplog
 def test_the_control_method_needs_no_start_of_its_own() -> None:
     space = chain()
     given = drain(Study(StudySettings(("l2", "tuned"), trials=6), space, (FLOPS,)), space)
-    assert [(trial.method, trial.arm) for trial in given[:4]] == [
+    assert [(trial.method, trial.baseline) for trial in given[:4]] == [
         ("l2", "uniform"),
         ("l2", "uniform"),
         ("tuned", ""),
@@ -211,9 +211,9 @@ def test_fixed_settings_hold_for_the_control_arm_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(candidates, "METHODS", {"l2": Tuned, "plain": Plain})
     space = chain()
     trials = drain(Study(StudySettings(("plain",), {"l2": {"ridge": "0.5"}}, trials=6), space, (FLOPS,)), space)
-    arms = [trial for trial in trials if trial.arm]
-    assert arms
-    assert all(trial.settings == {"ridge": 0.5} for trial in arms)
+    baselines = [trial for trial in trials if trial.baseline]
+    assert baselines
+    assert all(trial.settings == {"ridge": 0.5} for trial in baselines)
 
 
 def test_a_params_budget_alone_is_scaled() -> None:
@@ -248,7 +248,7 @@ def test_a_budget_under_the_smallest_network_is_refused_at_once() -> None:
 def test_who_chooses_the_widths_can_be_fixed(sampler: str, allocation: str, given: set[bool]) -> None:
     space = chain()
     settings = StudySettings(("tuned",), trials=12, sampler=sampler, allocation=allocation)
-    trials = [trial for trial in drain(Study(settings, space, (FLOPS,)), space) if not trial.arm]
+    trials = [trial for trial in drain(Study(settings, space, (FLOPS,)), space) if not trial.baseline]
     assert {trial.goal.widths is not None for trial in trials} == given
 
 
@@ -256,9 +256,9 @@ def test_a_search_at_the_whole_budget_with_everything_fixed_is_the_arm_and_one_t
     space = chain()
     fixed = {"tuned": {"ridge": 0.5, "images": 32, "way": "closed"}}
     settings = StudySettings(("tuned",), fixed, trials=2, allocation="method", lowest_fraction=1.0)
-    arm, recipe = drain(Study(settings, space, (FLOPS,)), space)
-    assert (arm.arm, arm.method) == ("uniform", "l2")
-    assert (recipe.arm, recipe.method, recipe.settings) == ("", "tuned", fixed["tuned"])
+    baseline, recipe = drain(Study(settings, space, (FLOPS,)), space)
+    assert (baseline.baseline, baseline.method) == ("uniform", "l2")
+    assert (recipe.baseline, recipe.method, recipe.settings) == ("", "tuned", fixed["tuned"])
     assert recipe.goal.budgets == (FLOPS,)
 
 
@@ -397,7 +397,7 @@ def test_a_study_goes_on_from_its_storage(url: str) -> None:
     assert len(second.results) == 12
     assert not {trial.key() for trial in later} & {trial.key() for trial in done}
     assert lost.key() in {trial.key() for trial in later}  # a planned candidate that was cut off comes again
-    assert {result.trial.arm for result in second.results} == {"uniform", ""}
+    assert {result.trial.baseline for result in second.results} == {"uniform", ""}
     assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in optuna_trials(url))
 
 
@@ -501,14 +501,14 @@ def test_nets_passed_on_the_way_are_recorded_and_only_those_inside_the_budgets_r
     assert own.cost is not None
     costs = (dataclasses.replace(own.cost, flops=flops) for flops in (FLOPS.limit + 1, FLOPS.limit))
     above, inside = (
-        dataclasses.replace(own, accuracy=0.9, cost=cost, waypoint=number, checkpoint=b"way")
+        dataclasses.replace(own, accuracy=0.9, cost=cost, intermediate_index=number, checkpoint=b"way")
         for number, cost in enumerate(costs, start=1)
     )
     cheaper = dataclasses.replace(own, cost=dataclasses.replace(own.cost, flops=10))
-    study.tell(dataclasses.replace(cheaper, passed=(above, inside)))
+    study.tell(dataclasses.replace(cheaper, intermediate_networks=(above, inside)))
 
     assert archived == [["0", "0.2"]]
-    assert [each.path for each in study.results[0].points] == ["0000.pt", "", "0000-p2.pt"]
+    assert [each.path for each in study.results[0].networks] == ["0000.pt", "", "0000-p2.pt"]
     assert [member.label for member in study.front] == ["0", "0.2"]
     assert len(study.results) == 1  # trials are counted, not networks
     (stored,) = optuna_trials(url)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spaces.budget import Budget
 from spaces.errors import BudgetError, SpaceError
-from spaces.space import ModelSpec, SearchSpace, SpaceConfig, uniform_point
+from spaces.space import ModelSpec, SearchSpace, SpaceConfig, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 from spaces.zoo.models import build
@@ -36,8 +36,8 @@ def test_fit_meets_every_budget_and_uses_it(name: str, share: float, seed: int, 
     flops = Budget("flops", least.flops + int(share * (dense.flops - least.flops)))
     params = Budget("params", least.params + int(0.7 * (dense.params - least.params)))
     budgets = (flops, params) if both else (flops,)
-    point = np.random.default_rng(seed).uniform(0, 1, len(space.variable))
-    widths = space.fit(point.tolist(), budgets)
+    width_ratios = np.random.default_rng(seed).uniform(0, 1, len(space.variable))
+    widths = space.fit(width_ratios.tolist(), budgets)
     cost = space.cost(widths)
     space.check(widths)
     assert all(budget.allows(cost) for budget in budgets)
@@ -59,51 +59,51 @@ def no_single_step_fits(space: SearchSpace, widths: Widths, budgets: tuple[Budge
 def test_uniform_points_use_at_least_97_percent(name: str, share: float) -> None:
     space = space_of(name)
     budget = Budget("flops", int(share * space.dense_cost.flops))
-    cost = space.cost(space.fit(uniform_point(space), [budget]))
+    cost = space.cost(space.fit(uniform_ratios(space), [budget]))
     assert 0.97 * budget.limit <= cost.flops <= budget.limit
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 100), st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_a_small_space_is_used_as_far_as_its_granularity_allows(share: int, point: tuple[float, float]) -> None:
+def test_a_small_space_is_used_as_far_as_its_granularity_allows(share: int, width_ratios: tuple[float, float]) -> None:
     space = tiny()
     least, dense = space.smallest_cost.flops, space.dense_cost.flops
     budget = Budget("flops", least + share * (dense - least) // 100)
     every = [space.cost({"stem": a, "inner": b}).flops for a in range(1, 9) for b in range(1, 7)]
     best = max(flops for flops in every if flops <= budget.limit)
-    assert space.cost(space.fit(point, [budget])).flops >= min(0.97 * budget.limit, best)
+    assert space.cost(space.fit(width_ratios, [budget])).flops >= min(0.97 * budget.limit, best)
 
 
 def test_uniform_widths_keep_one_fraction() -> None:
     space = space_of("resnet50")
-    widths = space.fit(uniform_point(space), [Budget("flops", space.dense_cost.flops // 2)])
+    widths = space.fit(uniform_ratios(space), [Budget("flops", space.dense_cost.flops // 2)])
     shares = [widths[g.name] / g.width for g in space.variable]
     assert max(shares) - min(shares) < 0.1
 
 
 def test_a_budget_above_dense_gives_the_largest_widths() -> None:
     space = tiny()
-    assert space.fit(uniform_point(space), [Budget("flops", 10**12)]) == space.full
+    assert space.fit(uniform_ratios(space), [Budget("flops", 10**12)]) == space.full
 
 
 def test_a_budget_under_the_smallest_net_gives_the_minimum() -> None:
     space = tiny()
     with pytest.raises(BudgetError, match=f"{space.smallest_cost.flops:,}"):
-        space.fit(uniform_point(space), [Budget("flops", space.smallest_cost.flops - 1)])
-    assert space.fit(uniform_point(space), [Budget("flops", space.smallest_cost.flops)]) == space.smallest
+        space.fit(uniform_ratios(space), [Budget("flops", space.smallest_cost.flops - 1)])
+    assert space.fit(uniform_ratios(space), [Budget("flops", space.smallest_cost.flops)]) == space.smallest
 
 
 def test_a_zero_in_the_point_is_filled_last() -> None:
     space = space_of("resnet20")
-    point = [0.0, *uniform_point(space)[1:]]
-    widths = space.fit(point, [Budget("flops", space.dense_cost.flops // 3)])
+    width_ratios = [0.0, *uniform_ratios(space)[1:]]
+    widths = space.fit(width_ratios, [Budget("flops", space.dense_cost.flops // 3)])
     assert widths[space.variable[0].name] == space.variable[0].lowest
 
 
-@pytest.mark.parametrize("point", [[0.5], [0.5, 1.5], [float("nan"), 0.5]])
-def test_a_point_outside_the_unit_cube_is_refused(point: list[float]) -> None:
+@pytest.mark.parametrize("width_ratios", [[0.5], [0.5, 1.5], [float("nan"), 0.5]])
+def test_a_point_outside_the_unit_cube_is_refused(width_ratios: list[float]) -> None:
     with pytest.raises(SpaceError, match=r"2 numbers in \[0, 1\]"):
-        tiny().fit(point, [Budget("flops", 10**6)])
+        tiny().fit(width_ratios, [Budget("flops", 10**6)])
 
 
 def test_illegal_widths_are_named() -> None:

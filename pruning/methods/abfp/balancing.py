@@ -19,7 +19,7 @@ from spaces.space import SearchSpace
 LEAST_RATIO = 1e-8  # of an importance to the threshold: a dead filter's factor stays under 19.5
 
 
-def balance_factors(importance: Tensor, kept: Tensor, blocks: int = 1) -> Tensor:
+def balance_factors(importance: Tensor, kept: Tensor, conv_groups: int = 1) -> Tensor:
     """Return lambda of every channel (equation 6): positive for those that go, negative for those that stay.
 
     1 + log(theta / M) for weak channels and -1 - log(M / theta) for strong ones, where theta is the least
@@ -32,7 +32,7 @@ def balance_factors(importance: Tensor, kept: Tensor, blocks: int = 1) -> Tensor
     """
     strong = torch.zeros(len(importance), dtype=torch.bool)
     strong[kept] = True
-    strong, measured = strong.reshape(blocks, -1), importance.double().reshape(blocks, -1)
+    strong, measured = strong.reshape(conv_groups, -1), importance.double().reshape(conv_groups, -1)
     measured = measured.clamp_min(torch.finfo(torch.float64).tiny)
     threshold = measured.where(strong, torch.inf).amin(dim=1, keepdim=True)
     distance = (measured / threshold).clamp(LEAST_RATIO, 1 / LEAST_RATIO).log()

@@ -145,7 +145,7 @@ class _Run:
         self._before = copy.deepcopy(self._net)
         self.selection = select_channels(self._space, importance, target)
         self._factors = {
-            name: balance_factors(importance[name], kept, self._space.by_name[name].blocks)
+            name: balance_factors(importance[name], kept, self._space.by_name[name].conv_groups)
             for name, kept in self.selection.items()
         }
 
@@ -172,10 +172,10 @@ class _Run:
         # Under a factor of 1 energy falls as exp(-4 alpha travel); a step that would take more than the whole of the
         # farthest filter would make it swing.
         needed = math.log(max(1.0, share / self._method.weak_share)) / (
-            4 * self._context.travel(epochs, self._span(epochs))
+            4 * self._context.integrated_learning_rate(epochs, self._span(epochs))
         )
         farthest = max((float(each.max()) for each in self._factors.values()), default=1.0)
-        rate = self._context.learning_rate * max(1.0, self._context.plan(0).bias_rate_factor)
+        rate = self._context.learning_rate * max(1.0, self._context.plan(0).bias_lr_mult)
         return min(needed, 1 / (2 * rate * max(farthest, 1.0)))
 
     def cut(self) -> None:

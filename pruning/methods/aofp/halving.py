@@ -123,8 +123,10 @@ class Halving:
         mean = self._means()
         self.learn()
         half = self.hidden
-        order = mean.view(self.group.blocks, -1).sort(dim=1, stable=True).indices[:, : half // self.group.blocks]
-        offsets = torch.arange(self.group.blocks).unsqueeze(1) * (self.group.width // self.group.blocks)
+        order = (
+            mean.view(self.group.conv_groups, -1).sort(dim=1, stable=True).indices[:, : half // self.group.conv_groups]
+        )
+        offsets = torch.arange(self.group.conv_groups).unsqueeze(1) * (self.group.width // self.group.conv_groups)
         best = order + offsets
         if float(mean[best].max()) < self.rules.theta:
             return Decision.MOVE, best
@@ -137,7 +139,7 @@ class Halving:
 
     def cut(self, best: Tensor, channels: int) -> None:
         """Cut so many of the channels that `decide` returned and search on among those left."""
-        self.alive[best[:, : channels // self.group.blocks].flatten()] = False
+        self.alive[best[:, : channels // self.group.conv_groups].flatten()] = False
         self.failures = 0
         self._search_among(self.alive.clone())
 
@@ -184,7 +186,7 @@ class Halving:
         self._generator.set_state(state["generator"])
 
     def _half_of(self, channels: int) -> int:
-        return self.group.blocks * (channels // self.group.blocks // 2)
+        return self.group.conv_groups * (channels // self.group.conv_groups // 2)
 
     def _means(self) -> Tensor:
         """Mean damage of every candidate; infinite for the others and for those never drawn."""
@@ -199,10 +201,10 @@ class Halving:
     def _start_half(self) -> None:
         """Draw the channels that each batch hides, all at once, and forget the sums."""
         self._count()
-        blocks, width = self.group.blocks, self.group.width
-        places = self.candidates.nonzero().view(1, blocks, -1)
-        keys = torch.rand(self.rules.batches, blocks, places.shape[2], generator=self._generator)
-        first = keys.argsort(dim=2)[..., : self.hidden // blocks]
+        conv_groups, width = self.group.conv_groups, self.group.width
+        places = self.candidates.nonzero().view(1, conv_groups, -1)
+        keys = torch.rand(self.rules.batches, conv_groups, places.shape[2], generator=self._generator)
+        first = keys.argsort(dim=2)[..., : self.hidden // conv_groups]
         chosen = places.expand(len(keys), -1, -1).gather(2, first).flatten(1)
         self.draws = chosen.to(self._device)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)

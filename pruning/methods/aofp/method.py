@@ -92,7 +92,7 @@ class ApproximatedOracle:
         """Return how many of a trial's epochs the search has at most; channels are hidden in it, not yet cut."""
         return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
 
-    def passes_nets(self, epochs: int) -> bool:
+    def yields_intermediates(self, epochs: int) -> bool:
         """Return whether there is a search, each move of which is a net."""
         return epochs > 0
 

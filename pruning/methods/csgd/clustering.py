@@ -55,12 +55,12 @@ def cluster_channels(
         group = space.by_name[name]
         if width == group.width:
             continue
-        size, count = group.width // group.blocks, width // group.blocks
+        size, count = group.width // group.conv_groups, width // group.conv_groups
         if kind == "kmeans":
             features = channel_features(net, space, group, rows)
             runs = [k_means(features[start : start + size], count, seed) for start in range(0, group.width, size)]
         else:
-            runs = [(even if kind == "even" else imbalanced)(size, count)] * group.blocks
+            runs = [(even if kind == "even" else imbalanced)(size, count)] * group.conv_groups
         clusters[name] = torch.from_numpy(np.concatenate([run + count * i for i, run in enumerate(runs)]))
     return clusters
 

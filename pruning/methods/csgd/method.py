@@ -137,7 +137,7 @@ class _Training:
         factors = {KERNEL: 1.0, SCALE: method.scale_strength, BIAS: method.bias_strength}
         self._pull = Pull(0.0, 0.0, 0, 1.0)
         if plan.rates:
-            strengths = list((factors | {BIAS: method.bias_strength * plan.bias_rate_factor}).values())
+            strengths = list((factors | {BIAS: method.bias_strength * plan.bias_lr_mult}).values())
             self._pull = (
                 fixed_pull(plan, method.epsilon, strengths)
                 if method.strength == "fixed"

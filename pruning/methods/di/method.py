@@ -129,7 +129,7 @@ class DiscriminantInformation(Discriminant):
         """Return how many epochs at full width take as long as those in which the net narrows, at most."""
         return min(self.gradual_epochs, epochs) / 2
 
-    def passes_nets(self, epochs: int) -> bool:
+    def yields_intermediates(self, epochs: int) -> bool:
         """Return whether there is a net after an epoch before the last of those in which it narrows."""
         return min(self.gradual_epochs, epochs) > 1
 
@@ -244,7 +244,7 @@ class DiscriminantInformation(Discriminant):
             def merit(widths: Widths) -> float:
                 narrow = self._cut(net, space, widths, prepared)
                 context.reestimate_batchnorm(narrow)
-                return context.heldout_accuracy(narrow, self.judged_images)
+                return context.probe_accuracy(narrow, self.judged_images)
 
         space.fit([1.0] * len(space.variable), budgets)  # raises where no widths could do
         path = accuracy_path(space, merit, lambda widths: usage(space.cost(widths), budgets) <= 1, self.step)

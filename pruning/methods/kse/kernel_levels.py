@@ -220,6 +220,6 @@ class _Axis:
 
 def _legal(group: ChannelGroup, alive: NDArray[np.bool_]) -> int:
     """Return the smallest legal width that keeps the living channels."""
-    most = int(alive.reshape(group.blocks, -1).sum(axis=1).max()) * group.blocks
+    most = int(alive.reshape(group.conv_groups, -1).sum(axis=1).max()) * group.conv_groups
     width = ceil(max(most, group.lowest) / group.divisor) * group.divisor
     return min(width, group.ceiling)

@@ -11,7 +11,7 @@ from pruning.methods.score_and_slice import RandomChannels, RankedMaps, ScoreAnd
 from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.errors import BudgetError, UnknownNameError
-from spaces.space import SearchSpace, uniform_point
+from spaces.space import SearchSpace, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
@@ -20,7 +20,7 @@ ARMS = ("bn_scale", "feature_rank", "geometric_median", "l1", "l2", "random", "t
 
 
 def _half(space: SearchSpace) -> Widths:
-    return space.fit(uniform_point(space), [Budget("flops", space.dense_cost.flops // 2)])
+    return space.fit(uniform_ratios(space), [Budget("flops", space.dense_cost.flops // 2)])
 
 
 def test_the_channels_of_the_best_scores_stay_with_their_weights(tiny_residual, tiny_context) -> None:
@@ -53,7 +53,7 @@ def test_budgets_alone_mean_uniform_widths(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     budget = Budget.parse("40%")
     snapshot = next(UniformL2().run(tiny_residual, space, Goal(budgets=(budget,)), tiny_context()))
-    assert snapshot.widths == space.fit(uniform_point(space), [budget.resolve(space.dense_cost)])
+    assert snapshot.widths == space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost)])
 
 
 def test_any_criterion_can_be_named(tiny_residual, tiny_context) -> None:
@@ -77,11 +77,11 @@ def test_random_arms_of_different_seeds_keep_different_channels(tiny_residual, t
 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_is_named_as_its_criterion_and_cites_a_paper(name) -> None:
-    arm = METHODS[name]()
-    assert arm.name == arm.criterion == name
-    assert "arXiv" in arm.paper
-    assert {"allocation", "compensate"} <= {each.name for each in declared_settings(arm)}
-    assert not any(each.searchable for each in declared_settings(arm))
+    baseline = METHODS[name]()
+    assert baseline.name == baseline.criterion == name
+    assert "arXiv" in baseline.paper
+    assert {"allocation", "compensate"} <= {each.name for each in declared_settings(baseline)}
+    assert not any(each.searchable for each in declared_settings(baseline))
 
 
 @pytest.mark.parametrize("name", ["taylor", "feature_rank", "l2"])

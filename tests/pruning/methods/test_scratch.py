@@ -8,7 +8,7 @@ from torch import nn
 from pruning.base import Goal, PruningError
 from pruning.methods.scratch import FromScratch, random_net
 from spaces.budget import Budget
-from spaces.space import ModelSpec, uniform_point
+from spaces.space import ModelSpec, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
@@ -59,7 +59,7 @@ def test_budgets_alone_mean_uniform_widths(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     budget = Budget.parse("40%")
     snapshot = next(FromScratch().run(tiny_residual, space, Goal(budgets=(budget,)), tiny_context()))
-    assert snapshot.widths == space.fit(uniform_point(space), [budget.resolve(space.dense_cost)])
+    assert snapshot.widths == space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost)])
 
 
 def test_a_parameter_that_nothing_draws_is_taken_from_a_newly_built_net_or_refused(tiny_context) -> None:
@@ -67,7 +67,7 @@ def test_a_parameter_that_nothing_draws_is_taken_from_a_newly_built_net_or_refus
     with torch.no_grad():
         net.scale.fill_(5.0)  # trained
     space = trace(net, torch.zeros(1, *nets.IMAGE))
-    widths = space.fit(uniform_point(space), [Budget("flops", space.dense_cost.flops // 2)])
+    widths = space.fit(uniform_ratios(space), [Budget("flops", space.dense_cost.flops // 2)])
     with pytest.raises(PruningError, match="'scale'.*reset_parameters.*factory"):
         random_net(net, space, widths, 0)
     built = dataclasses.replace(space, spec=ModelSpec("tiny_nets:ChannelsLast", 5, nets.IMAGE))

@@ -15,7 +15,7 @@ from spaces.tracing.tracer import trace
 
 def half(space: SearchSpace, seed: int = 0) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    widths = {g.name: max(g.blocks, g.width // 2) for g in space.variable}
+    widths = {g.name: max(g.conv_groups, g.width // 2) for g in space.variable}
     return dict(select_channels(space, {g.name: torch.rand(g.width, generator=rng) for g in space.variable}, widths))
 
 

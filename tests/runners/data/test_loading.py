@@ -52,7 +52,7 @@ def test_digits_are_real_images_of_32x32_in_three_equal_channels(digits):
 
 
 def test_every_split_of_digits_holds_the_classes_in_proportion(digits):
-    for split in (digits.train, digits.val, digits.test, digits.heldout, digits.calibration):
+    for split in (digits.train, digits.val, digits.test, digits.probe, digits.calibration):
         counts = torch.bincount(split.labels, minlength=10) / len(split)
         assert (counts - 0.1).abs().max() < 0.015
 
@@ -71,13 +71,13 @@ def test_no_image_is_in_two_of_train_val_and_test(digits):
 
 
 def test_heldout_and_calibration_are_training_images_apart_from_each_other(digits):
-    train, heldout, calibration = (
+    train, probe, calibration = (
         {image.numpy().tobytes() for image in split.images}
-        for split in (digits.train, digits.heldout, digits.calibration)
+        for split in (digits.train, digits.probe, digits.calibration)
     )
-    assert heldout <= train
+    assert probe <= train
     assert calibration <= train
-    assert not heldout & calibration
+    assert not probe & calibration
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_cluttered_digits_of_train_and_test_come_from_different_digits(monkeypat
         return clutter(images, labels, 40, seed)
 
     monkeypatch.setattr("runners.data.sources.clutter", spy)
-    load_data(DataConfig(data="cluttered_digits"), seed=0)
+    load_data(DataConfig(name="cluttered_digits"), seed=0)
     assert len(used) == 2
     assert not used[0] & used[1]
 
@@ -151,9 +151,9 @@ def test_half_scales_bytes_to_minus_one_to_one_in_every_part(tmp_path):
     for part in ("train", "test"):
         write_images(tmp_path / part, {"a": 4, "b": 4})
     for name in ("digits", f"imagefolder:{tmp_path}"):
-        natural, half = (load_data(DataConfig(data=name, scale=scale), seed=0) for scale in ("set", "half"))
+        natural, half = (load_data(DataConfig(name=name, scale=scale), seed=0) for scale in ("set", "half"))
         assert natural.fingerprint != half.fingerprint
-        for part in ("train", "val", "test", "heldout", "calibration"):
+        for part in ("train", "val", "test", "probe", "calibration"):
             before, after = getattr(natural, part), getattr(half, part)
             std, mean = (torch.tensor(each)[:, None, None] for each in (before.std, before.mean))
             torch.testing.assert_close(collected(after), 2 * (collected(before) * std + mean) - 1, rtol=1e-4, atol=1e-4)
@@ -168,7 +168,8 @@ def test_a_zero_border_is_black_and_moves_as_far_as_a_mirrored_one():
     images = torch.full((64, 1, 6, 6), 200, dtype=torch.uint8)
     images[:, :, 2, 3] = 100
     zero, mirrored = (
-        Augmentation(shift=2, border=border)(images, torch.Generator().manual_seed(0)) for border in ("zero", "mirror")
+        Augmentation(shift=2, padding_mode=padding_mode)(images, torch.Generator().manual_seed(0))
+        for padding_mode in ("zero", "mirror")
     )
     assert zero.shape == images.shape
     assert set(zero.unique().tolist()) == {0, 100, 200}
@@ -193,8 +194,8 @@ def test_a_crop_keeps_the_least_area_at_least():
 
 def test_a_relative_folder_is_looked_for_in_the_data_folder(tmp_path, monkeypatch):
     write_images(tmp_path / "pets", {"cat": 4, "dog": 4})
-    assert len(load_data(DataConfig(data="imagefolder:pets", data_dir=str(tmp_path)), seed=0).train) == 5
-    whole = DataConfig(data=f"imagefolder:{tmp_path / 'pets'}", data_dir="/elsewhere")
+    assert len(load_data(DataConfig(name="imagefolder:pets", data_dir=str(tmp_path)), seed=0).train) == 5
+    whole = DataConfig(name=f"imagefolder:{tmp_path / 'pets'}", data_dir="/elsewhere")
     assert len(load_data(whole, seed=0).train) == 5
 
 
@@ -206,8 +207,8 @@ def test_flipping_mirrors_about_half_of_the_images():
 
 def test_a_folder_of_classes_is_split_by_seed(tmp_path):
     write_images(tmp_path, {"cat": 10, "dog": 20})
-    data = load_data(DataConfig(data=f"imagefolder:{tmp_path}"), seed=0)
-    other = load_data(DataConfig(data=f"imagefolder:{tmp_path}"), seed=1)
+    data = load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=0)
+    other = load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=1)
     assert (len(data.train), len(data.val), len(data.test)) == (19, 5, 6)
     assert data.test.labels.tolist().count(0) == 2
     assert torch.equal(data.test.indices, other.test.indices)
@@ -218,7 +219,7 @@ def test_a_folder_of_classes_is_split_by_seed(tmp_path):
 def test_a_given_val_folder_is_the_test_set_unless_there_is_a_test_folder(tmp_path):
     for part, count in (("train", 10), ("val", 3)):
         write_images(tmp_path / part, {"cat": count, "dog": count})
-    config = DataConfig(data=f"imagefolder:{tmp_path}", image_size=8)
+    config = DataConfig(name=f"imagefolder:{tmp_path}", image_size=8)
     data = load_data(config, seed=0)
     assert (len(data.train), len(data.val), len(data.test)) == (16, 4, 6)
     write_images(tmp_path / "test", {"cat": 1, "dog": 2})
@@ -228,7 +229,7 @@ def test_a_given_val_folder_is_the_test_set_unless_there_is_a_test_folder(tmp_pa
 
 def test_folder_images_are_read_normalised_and_augmented_by_seed(tmp_path):
     write_images(tmp_path, {"cat": 5, "dog": 5}, side=12)
-    split = load_data(DataConfig(data=f"imagefolder:{tmp_path}", image_size=8), seed=0).train
+    split = load_data(DataConfig(name=f"imagefolder:{tmp_path}", image_size=8), seed=0).train
     assert isinstance(split, LazySplit)
     red = collected(split)[:, 0, 0, 0]
     assert torch.allclose(red, (split.labels * 80 / 255 - 0.485) / 0.229, atol=1e-5)
@@ -258,31 +259,31 @@ def test_one_threads_batches_equal_many_threads(tmp_path):
 def test_folders_without_enough_classes_are_refused(tmp_path, classes, message):
     write_images(tmp_path, classes)
     with pytest.raises(DataError, match=message):
-        load_data(DataConfig(data=f"imagefolder:{tmp_path}"), seed=0)
+        load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=0)
 
 
 def test_a_missing_folder_is_named_with_the_layout_wanted(tmp_path):
     with pytest.raises(DataError, match=r"nowhere.*is not a folder; imagefolder: needs PATH/train/CLASS"):
-        load_data(DataConfig(data=f"imagefolder:{tmp_path / 'nowhere'}"), seed=0)
+        load_data(DataConfig(name=f"imagefolder:{tmp_path / 'nowhere'}"), seed=0)
 
 
 def test_a_class_in_val_that_train_lacks_is_refused(tmp_path):
     write_images(tmp_path / "train", {"cat": 3, "dog": 3})
     write_images(tmp_path / "val", {"cat": 1, "owl": 1})
     with pytest.raises(DataError, match=r"'owl', which train/ lacks"):
-        load_data(DataConfig(data=f"imagefolder:{tmp_path}"), seed=0)
+        load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=0)
 
 
 def test_a_file_that_is_no_image_is_named_when_loading(tmp_path):
     write_images(tmp_path, {"cat": 3, "dog": 3})
     (tmp_path / "dog" / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
-        load_data(DataConfig(data=f"imagefolder:{tmp_path}"), seed=0)
+        load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=0)
 
 
 def test_an_image_damaged_behind_its_head_is_named_when_read(tmp_path):
     write_images(tmp_path, {"cat": 3, "dog": 3}, side=64)
-    data = load_data(DataConfig(data=f"imagefolder:{tmp_path}"), seed=0)
+    data = load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=0)
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(DataError, match=r"\.png cannot be read as an image"):
@@ -298,20 +299,20 @@ def test_a_set_that_is_not_on_disk_and_cannot_be_fetched_says_where_it_looked(tm
     root = tmp_path / "made" / "on the way"
     for name in ("cifar10", "cifar100", "mnist"):
         with pytest.raises(DataError, match=rf"{name} is not in .*on the way and cannot be fetched .*data-dir"):
-            load_data(DataConfig(data=name, data_dir=str(root)), seed=0)
+            load_data(DataConfig(name=name, data_dir=str(root)), seed=0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_would_be_fetched_is_known_without_fetching(tmp_path):
     for name, folder in (("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python"), ("mnist", "MNIST")):
-        config = DataConfig(data=name, data_dir=str(tmp_path))
+        config = DataConfig(name=name, data_dir=str(tmp_path))
         with pytest.raises(
             DataError, match=f"{name} is not in .* would have to be fetched; .*'{folder}' with --data-dir"
         ):
             check_on_disk(config)
         (tmp_path / folder).mkdir()
         check_on_disk(config)
-    check_on_disk(DataConfig(data="digits"))
+    check_on_disk(DataConfig(name="digits"))
 
 
 def fake_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +339,7 @@ def fake_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cifar_is_read_from_its_own_layout(tmp_path, monkeypatch):
     fake_cifar(tmp_path, monkeypatch)
-    data = load_data(DataConfig(data="cifar10", data_dir=str(tmp_path)), seed=0)
+    data = load_data(DataConfig(name="cifar10", data_dir=str(tmp_path)), seed=0)
     assert (len(data.train), len(data.val), len(data.test)) == (40, 10, 10)
     assert data.train.images.dtype == torch.uint8
     assert data.test.images.unique().tolist() == [9]
@@ -349,7 +350,7 @@ def test_damaged_cifar_files_are_refused_with_the_way_out(tmp_path, monkeypatch)
     fake_cifar(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut off")
     with pytest.raises(DataError, match=r"incomplete or damaged .*delete that folder"):
-        load_data(DataConfig(data="cifar10", data_dir=str(tmp_path)), seed=0)
+        load_data(DataConfig(name="cifar10", data_dir=str(tmp_path)), seed=0)
 
 
 FACTORIES = """
@@ -382,12 +383,12 @@ def factories(tmp_path, monkeypatch):
 
 
 def test_a_users_function_may_return_tensors_datasets_or_image_data(factories):
-    tensors = load_data(DataConfig(data=f"{factories}:tensors"), seed=0)
+    tensors = load_data(DataConfig(name=f"{factories}:tensors"), seed=0)
     assert (len(tensors.train), len(tensors.val), len(tensors.test)) == (16, 4, 6)
     assert (tensors.num_classes, tensors.input_shape) == (2, (3, 8, 8))
-    datasets = load_data(DataConfig(data=f"{factories}:datasets"), seed=0)
+    datasets = load_data(DataConfig(name=f"{factories}:datasets"), seed=0)
     assert collected(datasets.test)[:, 0, 0, 0].tolist() == list(range(10))
-    assert load_data(DataConfig(data=f"{factories}:whole"), seed=0).name == "digits"
+    assert load_data(DataConfig(name=f"{factories}:whole"), seed=0).name == "digits"
 
 
 @pytest.mark.parametrize(
@@ -401,12 +402,12 @@ def test_a_users_function_may_return_tensors_datasets_or_image_data(factories):
 )
 def test_a_users_function_that_does_not_give_images_is_refused(factories, name, message):
     with pytest.raises(DataError, match=message):
-        load_data(DataConfig(data=name), seed=0)
+        load_data(DataConfig(name=name), seed=0)
 
 
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean cifar10"):
-        load_data(DataConfig(data="cifar"), seed=0)
+        load_data(DataConfig(name="cifar"), seed=0)
     assert set(DATASETS) == {"digits", "cluttered_digits", "cifar10", "cifar100", "mnist"}
 
 

@@ -14,10 +14,10 @@ from pruning.base import METHODS, Distillation, Goal, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.quantization.layers import size_mb
 from pruning.traits import pausable, screenable
-from runners.evaluation.evaluate import TrialContext, Workbench, evaluate
-from runners.training.compute_format import PLAIN, Fast
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import TrainingError, accuracy
-from runners.trial import EpochReport, Leg, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.widths import Widths
@@ -31,9 +31,9 @@ def trial(method: str = "l2", goal: Goal | None = None, seed: int = 1) -> Trial:
 
 
 def finish(
-    bench: Workbench, a_trial: Trial | None = None, answer: bool | None = None
+    search_context: SearchContext, a_trial: Trial | None = None, answer: bool | None = None
 ) -> tuple[list[EpochReport], TrialResult]:
-    evaluation = evaluate(a_trial or trial(), bench)
+    evaluation = evaluate(a_trial or trial(), search_context)
     reports = []
     try:
         reports.append(next(evaluation))
@@ -58,8 +58,8 @@ def method(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], Trial]:
     return register
 
 
-def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_bench: Workbench) -> None:
-    reports, result = finish(tiny_bench)
+def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_search_context: SearchContext) -> None:
+    reports, result = finish(tiny_search_context)
     assert result.state is TrialState.COMPLETE, result.error
     assert [report.epoch for report in reports] == [0, 1]
     assert result.curve == tuple(reports)
@@ -68,48 +68,51 @@ def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_bench: Wo
     assert result.note == {"criterion": "l2", "compensate": False, "widths_from": "given"}
     assert 0 < result.train_seconds <= result.seconds
     assert result.checkpoint is not None
-    narrow = from_bytes(result.checkpoint, tiny_bench.net)
-    assert count_cost(narrow, (1, 8, 8)) == result.cost == tiny_bench.space.cost(NARROW)
-    assert accuracy(narrow, tiny_bench.data.val, device=torch.device("cpu")) == result.accuracy
+    narrow = from_bytes(result.checkpoint, tiny_search_context.net)
+    assert count_cost(narrow, (1, 8, 8)) == result.cost == tiny_search_context.space.cost(NARROW)
+    assert accuracy(narrow, tiny_search_context.data.val, device=torch.device("cpu")) == result.accuracy
 
 
-def test_the_same_seed_gives_the_same_net(tiny_bench: Workbench) -> None:
-    first, again, other = (finish(tiny_bench, trial(seed=seed))[1] for seed in (1, 1, 2))
+def test_the_same_seed_gives_the_same_net(tiny_search_context: SearchContext) -> None:
+    first, again, other = (finish(tiny_search_context, trial(seed=seed))[1] for seed in (1, 1, 2))
     assert first.checkpoint == again.checkpoint
     assert first.checkpoint != other.checkpoint
 
 
-def test_the_dense_net_and_the_torch_threads_stay_as_they_were(tiny_bench: Workbench) -> None:
-    before = copy.deepcopy(tiny_bench.net.state_dict())
+def test_the_dense_net_and_the_torch_threads_stay_as_they_were(tiny_search_context: SearchContext) -> None:
+    before = copy.deepcopy(tiny_search_context.net.state_dict())
     threads = torch.get_num_threads()
-    finish(dataclasses.replace(tiny_bench, threads=threads + 1))
+    finish(dataclasses.replace(tiny_search_context, threads=threads + 1))
     assert torch.get_num_threads() == threads
-    assert all(torch.equal(before[name], each) for name, each in tiny_bench.net.state_dict().items())
+    assert all(torch.equal(before[name], each) for name, each in tiny_search_context.net.state_dict().items())
 
 
 def test_closing_a_trial_restores_the_threads_and_closes_the_method(
-    tiny_bench: Workbench, method: Callable[[Run], Trial]
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial]
 ) -> None:
     closed = []
 
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
         try:
-            yield Snapshot(net, tiny_bench.space.full, 0)
+            yield Snapshot(net, tiny_search_context.space.full, 0)
         finally:
             closed.append(True)
 
     threads = torch.get_num_threads()
-    evaluation = evaluate(method(run), dataclasses.replace(tiny_bench, threads=threads + 1))
+    evaluation = evaluate(method(run), dataclasses.replace(tiny_search_context, threads=threads + 1))
     next(evaluation)
     evaluation.close()
     assert closed == [True]
     assert torch.get_num_threads() == threads
 
 
-def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Workbench) -> None:
+def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_search_context: SearchContext) -> None:
     found = []
     for rate in (None, 1e-3, 1e-3):
-        context, net = TrialContext(tiny_bench.data, tiny_bench.train, 0), copy.deepcopy(tiny_bench.net)
+        context, net = (
+            TrialContext(tiny_search_context.data, tiny_search_context.train, 0),
+            copy.deepcopy(tiny_search_context.net),
+        )
         assert list(context.fit(net, 1, learning_rate=rate)) == [1]
         found.append(net[0].weight)
     assert torch.equal(found[1], found[2])
@@ -117,65 +120,67 @@ def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_bench: Wor
     assert context.steps_per_epoch == 4
 
 
-def test_another_peak_is_that_of_the_whole_schedule(tiny_bench: Workbench) -> None:
+def test_another_peak_is_that_of_the_whole_schedule(tiny_search_context: SearchContext) -> None:
     found = []
     for rate, peak in ((0.02, None), (0.008, 0.02), (0.008, None)):
-        config = dataclasses.replace(tiny_bench.train, learning_rate=rate)
-        context, net = TrialContext(tiny_bench.data, config, 0), copy.deepcopy(tiny_bench.net)
+        config = dataclasses.replace(tiny_search_context.train, learning_rate=rate)
+        context, net = TrialContext(tiny_search_context.data, config, 0), copy.deepcopy(tiny_search_context.net)
         list(context.fit(net, 1, peak=peak))
         found.append(net[0].weight)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 
 
-def test_a_stopped_trial_is_told_with_its_last_snapshot(tiny_bench: Workbench) -> None:
-    reports, result = finish(tiny_bench, answer=False)
+def test_a_stopped_trial_is_told_with_its_last_snapshot(tiny_search_context: SearchContext) -> None:
+    reports, result = finish(tiny_search_context, answer=False)
     assert result.state is TrialState.STOPPED
     assert [report.epoch for report in reports] == [0]
     assert result.accuracy == reports[0].accuracy
-    assert result.cost == tiny_bench.space.cost(NARROW)
+    assert result.cost == tiny_search_context.space.cost(NARROW)
     assert result.checkpoint is not None
 
 
-def test_budgets_hold_on_the_real_net(tiny_bench: Workbench) -> None:
+def test_budgets_hold_on_the_real_net(tiny_search_context: SearchContext) -> None:
     budget = Budget.parse("40%")
-    _, result = finish(tiny_bench, trial(goal=Goal(budgets=(budget,))))
+    _, result = finish(tiny_search_context, trial(goal=Goal(budgets=(budget,))))
     assert result.cost is not None
-    assert budget.resolve(tiny_bench.space.dense_cost).allows(result.cost)
+    assert budget.resolve(tiny_search_context.space.dense_cost).allows(result.cost)
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
 def test_any_exception_becomes_a_failed_trial_with_its_reason(
-    tiny_bench: Workbench, method: Callable[[Run], Trial], error: Exception
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial], error: Exception
 ) -> None:
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
-        yield Snapshot(net, tiny_bench.space.full, 0)
+        yield Snapshot(net, tiny_search_context.space.full, 0)
         raise error
 
-    reports, result = finish(tiny_bench, method(run))
+    reports, result = finish(tiny_search_context, method(run))
     assert result.state is TrialState.FAILED
     assert result.error == f"{type(error).__name__}: {error}".rstrip(": ")
     assert result.accuracy is None
     assert result.curve == tuple(reports)
 
 
-def test_an_interrupt_passes_through(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+def test_an_interrupt_passes_through(tiny_search_context: SearchContext, method: Callable[[Run], Trial]) -> None:
     def run(*_: Any) -> Iterator[Snapshot]:
         raise KeyboardInterrupt
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        finish(tiny_bench, method(run))
+        finish(tiny_search_context, method(run))
 
 
-def test_weights_that_are_not_finite_fail_the_trial(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+def test_weights_that_are_not_finite_fail_the_trial(
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial]
+) -> None:
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
         ruined = copy.deepcopy(net)
         with torch.no_grad():
             next(ruined.parameters())[0] = float("nan")
-        yield Snapshot(ruined, tiny_bench.space.full, 2)
+        yield Snapshot(ruined, tiny_search_context.space.full, 2)
 
-    _, result = finish(tiny_bench, method(run))
+    _, result = finish(tiny_search_context, method(run))
     assert result.error == (
         "EvaluationError: after epoch 2 '0.weight' of the narrow net holds values that are not finite; "
         "lower the learning rate"
@@ -183,70 +188,73 @@ def test_weights_that_are_not_finite_fail_the_trial(tiny_bench: Workbench, metho
 
 
 def test_a_net_that_costs_other_than_its_widths_promise_fails(
-    tiny_bench: Workbench, method: Callable[[Run], Trial]
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial]
 ) -> None:
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
         yield Snapshot(net, NARROW, 0)
 
-    _, result = finish(tiny_bench, method(run))
+    _, result = finish(tiny_search_context, method(run))
     assert result.state is TrialState.FAILED
-    assert f"{tiny_bench.space.cost(NARROW).flops:,}" in result.error
+    assert f"{tiny_search_context.space.cost(NARROW).flops:,}" in result.error
 
 
-def test_a_net_over_the_budget_fails(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
+def test_a_net_over_the_budget_fails(tiny_search_context: SearchContext, method: Callable[[Run], Trial]) -> None:
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
-        yield Snapshot(net, tiny_bench.space.full, 0)
+        yield Snapshot(net, tiny_search_context.space.full, 0)
 
     over = dataclasses.replace(method(run), goal=Goal(budgets=(Budget("params", 10),)))
-    _, result = finish(tiny_bench, over)
+    _, result = finish(tiny_search_context, over)
     assert "params and must stay within 10params" in result.error
 
 
-def test_a_method_without_a_snapshot_fails(tiny_bench: Workbench, method: Callable[[Run], Trial]) -> None:
-    _, result = finish(tiny_bench, method(lambda *_: iter(())))
+def test_a_method_without_a_snapshot_fails(tiny_search_context: SearchContext, method: Callable[[Run], Trial]) -> None:
+    _, result = finish(tiny_search_context, method(lambda *_: iter(())))
     assert "ended without a snapshot" in result.error
 
 
-def test_an_unknown_method_fails_with_its_name(tiny_bench: Workbench) -> None:
-    _, result = finish(tiny_bench, trial("l3"))
+def test_an_unknown_method_fails_with_its_name(tiny_search_context: SearchContext) -> None:
+    _, result = finish(tiny_search_context, trial("l3"))
     assert result.error.startswith("UnknownNameError: unknown method 'l3'")
 
 
-def test_methods_reach_neither_validation_nor_test_images(tiny_bench: Workbench) -> None:
-    secret = tiny_bench.data.train.subset(torch.arange(3))
-    data = dataclasses.replace(tiny_bench.data, val=secret, test=secret)
-    context = TrialContext(data, tiny_bench.train, seed=0)
+def test_methods_reach_neither_validation_nor_test_images(tiny_search_context: SearchContext) -> None:
+    secret = tiny_search_context.data.train.subset(torch.arange(3))
+    data = dataclasses.replace(tiny_search_context.data, val=secret, test=secret)
+    context = TrialContext(data, tiny_search_context.train, seed=0)
     assert all(each is not secret and each is not data for each in vars(context).values())
 
 
-def test_the_context_gives_the_same_calibration_images_every_time(tiny_bench: Workbench) -> None:
-    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=0)
+def test_the_context_gives_the_same_calibration_images_every_time(tiny_search_context: SearchContext) -> None:
+    context = TrialContext(tiny_search_context.data, tiny_search_context.train, seed=0)
     first, again = (list(context.calibration_batches(20)) for _ in range(2))
     assert sum(len(labels) for _, labels in first) == 20
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
 
 
-def test_distillation_uses_the_dense_net(tiny_bench: Workbench) -> None:
-    train = dataclasses.replace(tiny_bench.train, distill_weight=0.9)
-    plain, distilled = finish(tiny_bench)[1], finish(dataclasses.replace(tiny_bench, train=train))[1]
+def test_distillation_uses_the_dense_net(tiny_search_context: SearchContext) -> None:
+    train = dataclasses.replace(tiny_search_context.train, distill_weight=0.9)
+    plain, distilled = finish(tiny_search_context)[1], finish(dataclasses.replace(tiny_search_context, train=train))[1]
     assert distilled.state is TrialState.COMPLETE
     assert plain.checkpoint != distilled.checkpoint
 
 
-def test_a_method_may_distil_from_a_net_that_it_gives(tiny_bench: Workbench) -> None:
+def test_a_method_may_distil_from_a_net_that_it_gives(tiny_search_context: SearchContext) -> None:
     """Instead of what the options say, and through the same loss at the temperature it wants."""
-    options = dataclasses.replace(tiny_bench.train, distill_weight=0.5, distill_temperature=1.0)
-    other = copy.deepcopy(tiny_bench.net)
+    options = dataclasses.replace(tiny_search_context.train, distill_weight=0.5, distill_temperature=1.0)
+    other = copy.deepcopy(tiny_search_context.net)
     with torch.no_grad():
         other[0].weight.mul_(-1)
     found = []
     for train, given in (
         (options, None),
-        (tiny_bench.train, Distillation(tiny_bench.net, 0.5)),
+        (tiny_search_context.train, Distillation(tiny_search_context.net, 0.5)),
         (options, Distillation(other, 0.5)),
-        (tiny_bench.train, None),
+        (tiny_search_context.train, None),
     ):
-        context, net = TrialContext(tiny_bench.data, train, 0, teacher=tiny_bench.net), copy.deepcopy(tiny_bench.net)
+        context, net = (
+            TrialContext(tiny_search_context.data, train, 0, teacher=tiny_search_context.net),
+            copy.deepcopy(tiny_search_context.net),
+        )
         assert list(context.fit(net, 1, distillation=given)) == [1]
         found.append(net[0].weight)
     assert torch.equal(found[0], found[1])
@@ -255,30 +263,36 @@ def test_a_method_may_distil_from_a_net_that_it_gives(tiny_bench: Workbench) -> 
         list(context.fit(net, 1, distillation=Distillation(other, 2)))
 
 
-@pytest.mark.parametrize("fast", [PLAIN, Fast(torch.bfloat16, True)], ids=["float32", "bfloat16 channels_last"])
-def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(tiny_bench: Workbench, fast: Fast) -> None:
-    bench = dataclasses.replace(tiny_bench, fast=fast)
+@pytest.mark.parametrize(
+    "compute_format", [PLAIN, ComputeFormat(torch.bfloat16, True)], ids=["float32", "bfloat16 channels_last"]
+)
+def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(
+    tiny_search_context: SearchContext, compute_format: ComputeFormat
+) -> None:
+    search_context = dataclasses.replace(tiny_search_context, compute_format=compute_format)
     settings = {"bits": 4, "low_bits": 3, "high_bits": 6, "distill": 0.5}
-    plain, result = (finish(bench, dataclasses.replace(trial("di"), settings=each))[1] for each in ({}, settings))
+    plain, result = (
+        finish(search_context, dataclasses.replace(trial("di"), settings=each))[1] for each in ({}, settings)
+    )
     assert result.state is TrialState.COMPLETE, result.error
     assert plain.checkpoint is not None
     assert result.checkpoint is not None
-    back = from_bytes(result.checkpoint, bench.net)
-    assert accuracy(back, bench.data.val, device=torch.device("cpu")) == result.accuracy
-    assert count_cost(back, (1, 8, 8)) == result.cost == plain.cost == bench.space.cost(NARROW)
+    back = from_bytes(result.checkpoint, search_context.net)
+    assert accuracy(back, search_context.data.val, device=torch.device("cpu")) == result.accuracy
+    assert count_cost(back, (1, 8, 8)) == result.cost == plain.cost == search_context.space.cost(NARROW)
     assert plain.note["size_mb"] == 4 * plain.cost.params / 1e6
     assert result.note["size_mb"] == size_mb(back) < 0.5 * plain.note["size_mb"]
 
 
-def test_a_workbench_pickles(tiny_bench: Workbench) -> None:
-    copied = pickle.loads(pickle.dumps(tiny_bench))
-    assert finish(copied)[1].checkpoint == finish(tiny_bench)[1].checkpoint
+def test_a_workbench_pickles(tiny_search_context: SearchContext) -> None:
+    copied = pickle.loads(pickle.dumps(tiny_search_context))
+    assert finish(copied)[1].checkpoint == finish(tiny_search_context)[1].checkpoint
 
 
-def leg_of(bench: Workbench, a_trial: Trial, leg: Leg) -> TrialResult:
-    reports, result = finish(bench, dataclasses.replace(a_trial, leg=leg))
+def leg_of(search_context: SearchContext, a_trial: Trial, segment: TrainingSegment) -> TrialResult:
+    reports, result = finish(search_context, dataclasses.replace(a_trial, segment=segment))
     assert result.state is TrialState.COMPLETE, result.error
-    assert result.trial.leg is None  # whose weights would travel back
+    assert result.trial.segment is None  # whose weights would travel back
     assert result.curve == tuple(reports)
     return result
 
@@ -289,26 +303,33 @@ BUDGETS = Goal(budgets=(Budget.parse("70%"),))
 @pytest.mark.parametrize(
     "a_trial", [trial(), trial("di"), trial("kse", BUDGETS), trial("csgd"), trial("aofp", BUDGETS)]
 )
-def test_a_trial_goes_on_from_the_network_of_its_leg_before(tiny_bench: Workbench, a_trial: Trial) -> None:
-    bench = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=4))
-    first = leg_of(bench, a_trial, Leg(1))
+def test_a_trial_goes_on_from_the_network_of_its_leg_before(tiny_search_context: SearchContext, a_trial: Trial) -> None:
+    search_context = dataclasses.replace(
+        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=4)
+    )
+    first = leg_of(search_context, a_trial, TrainingSegment(1))
     assert first.curve[-1].epoch == 1
     assert first.checkpoint is not None
-    again = leg_of(bench, a_trial, Leg(2, 1, first.checkpoint))
+    again = leg_of(search_context, a_trial, TrainingSegment(2, 1, first.checkpoint))
     assert [report.epoch for report in again.curve] == [2, 3]
     assert (again.widths, again.cost) == (first.widths, first.cost)
     assert again.checkpoint is not None
-    before, after = (from_bytes(each, bench.net).state_dict() for each in (first.checkpoint, again.checkpoint))
+    before, after = (from_bytes(each, search_context.net).state_dict() for each in (first.checkpoint, again.checkpoint))
     assert before.keys() == after.keys()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any(name.startswith("0.") for name in moved)  # its first layer too, whatever kind of layer it is
-    same = leg_of(bench, a_trial, Leg(2, 1, first.checkpoint))
+    same = leg_of(search_context, a_trial, TrainingSegment(2, 1, first.checkpoint))
     assert same.checkpoint == again.checkpoint
 
 
 @pytest.mark.parametrize("name", [each for each in sorted(METHODS) if screenable(METHODS[each], {})])
-def test_a_leg_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(tiny_bench: Workbench, name: str) -> None:
-    cut, (_, whole) = leg_of(tiny_bench, trial(name), Leg(0)), finish(tiny_bench, trial(name))
+def test_a_leg_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(
+    tiny_search_context: SearchContext, name: str
+) -> None:
+    cut, (_, whole) = (
+        leg_of(tiny_search_context, trial(name), TrainingSegment(0)),
+        finish(tiny_search_context, trial(name)),
+    )
     assert [report.epoch for report in cut.curve] == [0]
     assert cut.accuracy == whole.curve[0].accuracy
     assert cut.cost == whole.cost
@@ -317,16 +338,16 @@ def test_a_leg_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(ti
 
 
 def test_a_later_leg_neither_cuts_nor_starts_from_the_dense_net(
-    tiny_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    tiny_search_context: SearchContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = leg_of(tiny_bench, trial(), Leg(1))
+    first = leg_of(tiny_search_context, trial(), TrainingSegment(1))
     monkeypatch.setattr("runners.evaluation.evaluate.METHODS", {})  # none is asked
-    again = leg_of(tiny_bench, trial(), Leg(1, 1, first.checkpoint))
+    again = leg_of(tiny_search_context, trial(), TrainingSegment(1, 1, first.checkpoint))
     assert again.accuracy is not None
 
 
-def test_a_later_leg_without_weights_fails_and_says_so(tiny_bench: Workbench) -> None:
-    _, result = finish(tiny_bench, dataclasses.replace(trial(), leg=Leg(1, 1)))
+def test_a_later_leg_without_weights_fails_and_says_so(tiny_search_context: SearchContext) -> None:
+    _, result = finish(tiny_search_context, dataclasses.replace(trial(), segment=TrainingSegment(1, 1)))
     assert result.state is TrialState.FAILED
     assert "has no weights to go on from; start its trial anew" in result.error
 

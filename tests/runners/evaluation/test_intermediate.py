@@ -13,8 +13,8 @@ from torch import nn
 from pruning.base import Goal, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.rewriting.surgery import slice_channels
-from runners.evaluation.evaluate import Workbench, evaluate
-from runners.evaluation.intermediate import MOST, PER_EPOCH, Way, short_of
+from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.intermediate import MOST, PER_EPOCH, IntermediateSelector, short_of
 from runners.training.loop import accuracy, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
@@ -27,17 +27,17 @@ STAIRS = [(8, 7), (7, 7), (7, 6), (6, 6), (6, 5), (5, 5), (5, 4), (4, 4), (4, 3)
 Run = Callable[..., Iterator[Snapshot]]
 
 
-def narrowed(bench: Workbench, net: nn.Module, widths: Widths, epoch: int, **changes: Any) -> Snapshot:
+def narrowed(search_context: SearchContext, net: nn.Module, widths: Widths, epoch: int, **changes: Any) -> Snapshot:
     selection = {name: torch.arange(width) for name, width in widths.items()}
-    return Snapshot(slice_channels(net, bench.space, selection), widths, epoch, **changes)
+    return Snapshot(slice_channels(net, search_context.space, selection), widths, epoch, **changes)
 
 
-def down_the_stairs(bench: Workbench, steps: int = len(STAIRS)) -> Run:
+def down_the_stairs(search_context: SearchContext, steps: int = len(STAIRS)) -> Run:
     """A method that narrows by a channel at a time and leaves BatchNorm as it was, or worse."""
 
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
         for epoch, (first, second) in enumerate(STAIRS[:steps], start=1):
-            snapshot = narrowed(bench, net, Widths({"0": first, "3": second}), epoch, note={"moves": epoch})
+            snapshot = narrowed(search_context, net, Widths({"0": first, "3": second}), epoch, note={"moves": epoch})
             if snapshot.widths != GOAL:
                 snapshot.net.get_submodule("1").running_mean.fill_(1e3)
             yield snapshot
@@ -46,12 +46,14 @@ def down_the_stairs(bench: Workbench, steps: int = len(STAIRS)) -> Run:
 
 
 @pytest.fixture
-def bench(tiny_bench: Workbench) -> Workbench:
-    return dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=4))
+def search_context(tiny_search_context: SearchContext) -> SearchContext:
+    return dataclasses.replace(tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=4))
 
 
 @pytest.fixture
-def finish(monkeypatch: pytest.MonkeyPatch, bench: Workbench) -> Callable[..., tuple[list[EpochReport], TrialResult]]:
+def finish(
+    monkeypatch: pytest.MonkeyPatch, search_context: SearchContext
+) -> Callable[..., tuple[list[EpochReport], TrialResult]]:
     """Evaluate a method that is the given function, towards `GOAL` unless another one is said."""
 
     def finished(
@@ -62,7 +64,7 @@ def finish(monkeypatch: pytest.MonkeyPatch, bench: Workbench) -> Callable[..., t
                 return run(*arguments)
 
         monkeypatch.setattr("runners.evaluation.evaluate.METHODS", {"custom": Custom})
-        evaluation, reports = evaluate(Trial(7, "custom", goal or Goal(GOAL)), bench), []
+        evaluation, reports = evaluate(Trial(7, "custom", goal or Goal(GOAL)), search_context), []
         try:
             reports.append(next(evaluation))
             while True:
@@ -73,18 +75,21 @@ def finish(monkeypatch: pytest.MonkeyPatch, bench: Workbench) -> Callable[..., t
     return finished
 
 
-def test_each_network_passed_is_a_measured_point_with_its_weights(bench, finish) -> None:
-    reports, result = finish(down_the_stairs(bench))
+def test_each_network_passed_is_a_measured_point_with_its_weights(search_context, finish) -> None:
+    reports, result = finish(down_the_stairs(search_context))
     assert result.state is TrialState.COMPLETE, result.error
     assert [report.epoch for report in reports] == [len(STAIRS)]  # rungs compare nets of the goal only
     assert result.curve == tuple(reports)
     assert result.widths == GOAL
-    assert [each.label for each in result.points] == ["7", *[f"7.{i + 1}" for i in range(len(result.passed))]]
-    assert [each.stem for each in result.points][:2] == ["0007", "0007-p1"]
-    for each in result.passed:
-        net = from_bytes(each.checkpoint, bench.net)
-        assert count_cost(net, (1, 8, 8)) == each.cost == bench.space.cost(each.widths)
-        assert accuracy(net, bench.data.val, device=CPU) == each.accuracy
+    assert [each.label for each in result.networks] == [
+        "7",
+        *[f"7.{i + 1}" for i in range(len(result.intermediate_networks))],
+    ]
+    assert [each.stem for each in result.networks][:2] == ["0007", "0007-p1"]
+    for each in result.intermediate_networks:
+        net = from_bytes(each.checkpoint, search_context.net)
+        assert count_cost(net, (1, 8, 8)) == each.cost == search_context.space.cost(each.widths)
+        assert accuracy(net, search_context.data.val, device=CPU) == each.accuracy
         assert each.trial == result.trial
         assert each.note == {"moves": each.curve[0].epoch}
         assert tuple(each.widths.values()) == STAIRS[each.curve[0].epoch - 1]
@@ -92,62 +97,64 @@ def test_each_network_passed_is_a_measured_point_with_its_weights(bench, finish)
     assert result.train_seconds <= result.seconds
 
 
-def test_its_batchnorm_is_re_estimated(bench, finish) -> None:
-    _, result = finish(down_the_stairs(bench))
-    for each in result.passed:
-        net, expected = from_bytes(each.checkpoint, bench.net), from_bytes(each.checkpoint, bench.net)
-        reestimate_batchnorm(expected, bench.data.calibration, device=CPU)
+def test_its_batchnorm_is_re_estimated(search_context, finish) -> None:
+    _, result = finish(down_the_stairs(search_context))
+    for each in result.intermediate_networks:
+        net, expected = from_bytes(each.checkpoint, search_context.net), from_bytes(each.checkpoint, search_context.net)
+        reestimate_batchnorm(expected, search_context.data.calibration, device=CPU)
         assert torch.equal(net.get_submodule("1").running_mean, expected.get_submodule("1").running_mean)
 
 
-def test_a_stopped_trial_keeps_what_it_has_passed(bench, finish) -> None:
-    _, result = finish(down_the_stairs(bench), answer=False)
+def test_a_stopped_trial_keeps_what_it_has_passed(search_context, finish) -> None:
+    _, result = finish(down_the_stairs(search_context), answer=False)
     assert result.state is TrialState.STOPPED
-    assert {each.state for each in result.passed} == {TrialState.COMPLETE}
+    assert {each.state for each in result.intermediate_networks} == {TrialState.COMPLETE}
 
 
-def test_so_does_one_that_fails_later(bench, finish) -> None:
+def test_so_does_one_that_fails_later(search_context, finish) -> None:
     def run(*arguments: Any) -> Iterator[Snapshot]:
-        yield from down_the_stairs(bench, len(STAIRS) - 1)(*arguments)
+        yield from down_the_stairs(search_context, len(STAIRS) - 1)(*arguments)
         raise MemoryError
 
     _, result = finish(run)
     assert (result.state, result.accuracy, result.error) == (TrialState.FAILED, None, "MemoryError")
-    assert len(result.passed) > 1
+    assert len(result.intermediate_networks) > 1
 
 
-def test_a_method_that_ends_before_its_goal_fails(bench, finish) -> None:
-    _, result = finish(down_the_stairs(bench, len(STAIRS) - 1))
+def test_a_method_that_ends_before_its_goal_fails(search_context, finish) -> None:
+    _, result = finish(down_the_stairs(search_context, len(STAIRS) - 1))
     assert result.error.startswith("EvaluationError: the narrow net has 3 channels of '0' where 2 were asked for")
-    _, result = finish(down_the_stairs(bench, 3), Goal(budgets=(Budget("params", 100),)))
+    _, result = finish(down_the_stairs(search_context, 3), Goal(budgets=(Budget("params", 100),)))
     assert "params and must stay within 100params; method 'custom' must end" in result.error
 
 
-def test_a_network_passed_that_costs_other_than_it_promises_fails_the_trial(bench, finish) -> None:
+def test_a_network_passed_that_costs_other_than_it_promises_fails_the_trial(search_context, finish) -> None:
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
-        yield dataclasses.replace(narrowed(bench, net, Widths({"0": 3, "3": 3}), 1), widths=Widths({"0": 3, "3": 4}))
-        yield narrowed(bench, net, GOAL, 2)
+        yield dataclasses.replace(
+            narrowed(search_context, net, Widths({"0": 3, "3": 3}), 1), widths=Widths({"0": 3, "3": 4})
+        )
+        yield narrowed(search_context, net, GOAL, 2)
 
     _, result = finish(run)
     assert "must yield the net it reports" in result.error
 
 
-def test_what_is_within_budgets_is_reported_and_what_is_above_is_passed(bench, finish) -> None:
-    budget = Budget.parse("20%").resolve(bench.space.dense_cost)
-    reports, result = finish(down_the_stairs(bench), Goal(budgets=(budget,)))
-    assert all(each.cost.flops > budget.limit for each in result.passed)
+def test_what_is_within_budgets_is_reported_and_what_is_above_is_passed(search_context, finish) -> None:
+    budget = Budget.parse("20%").resolve(search_context.space.dense_cost)
+    reports, result = finish(down_the_stairs(search_context), Goal(budgets=(budget,)))
+    assert all(each.cost.flops > budget.limit for each in result.intermediate_networks)
     within = [
         i
         for i, pair in enumerate(STAIRS, 1)
-        if bench.space.cost(dict(zip("03", pair, strict=True))).flops <= budget.limit
+        if search_context.space.cost(dict(zip("03", pair, strict=True))).flops <= budget.limit
     ]
     assert [report.epoch for report in reports] == within
 
 
 @pytest.mark.parametrize(("epochs", "most"), [(0, 0), (1, 2), (3, 6), (100, MOST)])
-def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_bench, epochs, most) -> None:
-    space = tiny_bench.space
-    way = Way(Goal(GOAL), space, epochs)
+def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_search_context, epochs, most) -> None:
+    space = tiny_search_context.space
+    way = IntermediateSelector(Goal(GOAL), space, epochs)
     dense, last = space.dense_cost.flops, space.cost(GOAL).flops
     costs = [dataclasses.replace(space.dense_cost, flops=n) for n in range(dense, last - 1, -10)]
     taken = [cost.flops for cost in costs if way.takes(cost)]
@@ -157,15 +164,15 @@ def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_benc
         assert math.log(dearer / cheaper) == pytest.approx(step, rel=0.05)
 
 
-def test_of_several_budgets_the_furthest_one_measures_the_way(tiny_bench) -> None:
-    space, dense = tiny_bench.space, tiny_bench.space.dense_cost
+def test_of_several_budgets_the_furthest_one_measures_the_way(tiny_search_context) -> None:
+    space, dense = tiny_search_context.space, tiny_search_context.space.dense_cost
     loose, tight = Budget("flops", 2 * dense.flops), Budget("params", dense.params // 8)
-    way = Way(Goal(budgets=(loose, tight)), space, 1)
+    way = IntermediateSelector(Goal(budgets=(loose, tight)), space, 1)
     assert not way.takes(dataclasses.replace(dense, flops=dense.flops // 100))
     assert way.takes(dataclasses.replace(dense, params=dense.params // 2 - 1))
 
 
-def test_a_goal_without_limits_is_met_by_anything(tiny_bench) -> None:
-    space = tiny_bench.space
-    assert short_of(Goal(), Snapshot(tiny_bench.net, space.full, 0), space) == ""
-    assert not Way(Goal(), space, 4).takes(space.smallest_cost)
+def test_a_goal_without_limits_is_met_by_anything(tiny_search_context) -> None:
+    space = tiny_search_context.space
+    assert short_of(Goal(), Snapshot(tiny_search_context.net, space.full, 0), space) == ""
+    assert not IntermediateSelector(Goal(), space, 4).takes(space.smallest_cost)

@@ -41,7 +41,7 @@ def test_many_cores_are_not_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_checked_where_nothing_is_asked_for() -> None:
     for text in ("none", ""):
-        check(LatencyConfig(text, latency_engine="onnxruntime"))
+        check(LatencyConfig(text, engine="onnxruntime"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -64,26 +64,26 @@ def test_an_engine_that_fails_is_refused_before_the_search(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(LatencyError, match=r"'torch.compile' with float32 does not work .*\(no C\+\+ compiler\); take"):
-        check(LatencyConfig("cpu:1thread", latency_engine="torch.compile"))
+        check(LatencyConfig("cpu:1thread", engine="torch.compile"))
 
 
 def test_onnxruntime_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(LatencyError, match="needs onnxruntime, not installed here; pip install onnxruntime"):
-        check(LatencyConfig("cpu:1thread", latency_engine="onnxruntime"))
+        check(LatencyConfig("cpu:1thread", engine="onnxruntime"))
 
 
-@pytest.mark.parametrize("changes", [{"latency_dtype": "bfloat16"}, {"latency_channels_last": True}])
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"channels_last": True}])
 def test_onnxruntime_takes_ordinary_float32_only(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(LatencyError, match="take --latency-engine eager"):
-        check(LatencyConfig("cpu:1thread", latency_engine="onnxruntime", **changes))  # type: ignore[arg-type]
+        check(LatencyConfig("cpu:1thread", engine="onnxruntime", **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnxruntime, onnx and onnxscript are not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_onnxruntime_gives_the_same_answers() -> None:
-    config = LatencyConfig("cpu:1thread", latency_engine="onnxruntime")
+    config = LatencyConfig("cpu:1thread", engine="onnxruntime")
     check(config)
     program, images = prepared(NET, IMAGES, parse_device("cpu:1thread"), config)
     (out,) = program(images)  # type: ignore[misc]

@@ -119,7 +119,7 @@ def test_a_process_that_meets_a_quieter_machine_is_what_later_ones_go_by() -> No
 
 def test_other_conditions_have_a_quiet_machine_of_their_own() -> None:
     assert meter(ONE, Takes(20)).read("7", Takes(5))[0].pace == pytest.approx(1.0)
-    other = dataclasses.replace(ONE, latency_dtype="bfloat16")
+    other = dataclasses.replace(ONE, dtype="bfloat16")
     assert meter(other, Takes(40)).read("7", Takes(5))[0].pace == pytest.approx(1.0)
 
 

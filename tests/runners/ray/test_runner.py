@@ -10,7 +10,7 @@ import ray
 
 from pruning.base import Goal
 from runners.base import Evaluation, RunnerConfig, RunnerError
-from runners.evaluation.evaluate import Workbench
+from runners.evaluation.evaluate import SearchContext
 from runners.ray.runner import RayRunner, cluster_workers
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 
@@ -25,7 +25,7 @@ def _sent_by_value() -> Iterator[None]:
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def by_settings(trial: Trial, bench: Workbench) -> Evaluation:
+def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
     if trial.settings.get("raises"):
         raise ValueError("not today")
     if trial.settings.get("dies"):
@@ -53,11 +53,11 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def told(ray_of_two: None, tiny_bench: Workbench) -> dict[int, TrialResult]:
+def told(ray_of_two: None, tiny_search_context: SearchContext) -> dict[int, TrialResult]:
     """What became of a good trial, one that raises, another good one, one whose worker dies, and more good ones."""
     desk = Desk({}, {"raises": 1}, {}, {"dies": 1}, *[{}] * 6)
     before = dict(os.environ)
-    RayRunner(RunnerConfig(), by_settings).run(desk, tiny_bench)
+    RayRunner(RunnerConfig(), by_settings).run(desk, tiny_search_context)
     assert dict(os.environ) == before
     return desk.told
 
@@ -86,7 +86,7 @@ def test_workers_are_kept_between_trials_and_stay_in_the_folder(told: dict[int, 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_error_of_the_study_and_an_interrupt_stop_the_workers_at_once(
-    tiny_bench: Workbench, error: BaseException
+    tiny_search_context: SearchContext, error: BaseException
 ) -> None:
     class Broken(Desk):
         def report(self, report: EpochReport) -> bool:
@@ -94,7 +94,7 @@ def test_an_error_of_the_study_and_an_interrupt_stop_the_workers_at_once(
 
     desk = Broken({"sleeps": 60}, {"sleeps": 60})
     with pytest.raises(type(error)):
-        RayRunner(RunnerConfig(), by_settings).run(desk, tiny_bench)
+        RayRunner(RunnerConfig(), by_settings).run(desk, tiny_search_context)
     begin = time.perf_counter()
     while ray.available_resources().get("CPU") != 2:
         assert time.perf_counter() - begin < 30
@@ -107,9 +107,9 @@ def test_the_cluster_says_how_many_trials_it_has_room_for() -> None:
     assert cluster_workers(RunnerConfig(cpus_per_trial=2)) == 1
 
 
-def test_no_room_for_a_single_trial_is_a_clear_error(tiny_bench: Workbench) -> None:
+def test_no_room_for_a_single_trial_is_a_clear_error(tiny_search_context: SearchContext) -> None:
     with pytest.raises(RunnerError, match="a trial needs 3 CPUs and 0 GPUs, this Ray has 2 and 0; lower"):
-        RayRunner(RunnerConfig(cpus_per_trial=3), by_settings).run(Desk({}), tiny_bench)
+        RayRunner(RunnerConfig(cpus_per_trial=3), by_settings).run(Desk({}), tiny_search_context)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:2"])

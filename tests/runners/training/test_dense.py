@@ -34,7 +34,7 @@ def _own_net(tmp_path, monkeypatch):
 def data() -> ImageData:
     images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     split = TensorSplit(images, torch.arange(40) % 2, (0.5,) * 3, (0.3,) * 3, (8, 8))
-    return cut(Source(split, split, 2, (3, 8, 8)), DataConfig(data="own"), seed=0)
+    return cut(Source(split, split, 2, (3, 8, 8)), DataConfig(name="own"), seed=0)
 
 
 def untrained() -> nn.Module:

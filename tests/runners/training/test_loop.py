@@ -9,10 +9,10 @@ from torch import nn
 
 from runners.base import TrainConfig, schedule_problem
 from runners.data.splits import Augmentation, TensorSplit
-from runners.training.compute_format import PLAIN, Fast, measure_fast
+from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
 from runners.training.loop import (
-    Course,
     TrainingError,
+    TrainingRun,
     accuracy,
     divergence,
     evaluating,
@@ -20,7 +20,7 @@ from runners.training.loop import (
     pick_device,
     reestimate_batchnorm,
 )
-from runners.training.schedule import plan_training, schedule_factor, travel
+from runners.training.schedule import integrated_learning_rate, plan_training, schedule_factor
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=8, precision="float32")
@@ -50,7 +50,7 @@ def two_colours(count: int = 48) -> TensorSplit:
 
 def train(net: nn.Module, *, config: TrainConfig = CONFIG, epochs: int = 1, rate: float = 0.1, **settings) -> nn.Module:
     settings = {"seed": 3, "device": CPU} | settings
-    for _ in fit(net, two_colours(), config, Course(epochs, rate, **settings)):
+    for _ in fit(net, two_colours(), config, TrainingRun(epochs, rate, **settings)):
         pass
     return net
 
@@ -61,17 +61,17 @@ def weights(net: nn.Module) -> torch.Tensor:
 
 def test_training_learns_and_counts_its_epochs():
     net = tiny_net()
-    epochs = fit(net, two_colours(), CONFIG, Course(6, 0.2, seed=0, device=CPU))
+    epochs = fit(net, two_colours(), CONFIG, TrainingRun(6, 0.2, seed=0, device=CPU))
     assert list(epochs) == [1, 2, 3, 4, 5, 6]
     assert accuracy(net, two_colours(), device=CPU) == 1.0
 
 
-@pytest.mark.parametrize("fast", [PLAIN, Fast(torch.bfloat16, True)])
-def test_the_same_seed_gives_bit_equal_weights(fast):
-    first = weights(train(tiny_net(), epochs=2, fast=fast))
+@pytest.mark.parametrize("compute_format", [PLAIN, ComputeFormat(torch.bfloat16, True)])
+def test_the_same_seed_gives_bit_equal_weights(compute_format):
+    first = weights(train(tiny_net(), epochs=2, compute_format=compute_format))
     torch.rand(7)  # what else draws from the global generator does not matter
-    assert torch.equal(first, weights(train(tiny_net(), epochs=2, fast=fast)))
-    assert not torch.equal(first, weights(train(tiny_net(), epochs=2, fast=fast, seed=4)))
+    assert torch.equal(first, weights(train(tiny_net(), epochs=2, compute_format=compute_format)))
+    assert not torch.equal(first, weights(train(tiny_net(), epochs=2, compute_format=compute_format, seed=4)))
 
 
 def test_training_leaves_the_global_generator_alone():
@@ -82,7 +82,12 @@ def test_training_leaves_the_global_generator_alone():
 
 def test_weights_are_in_ordinary_memory_format_whenever_an_epoch_is_yielded():
     net = tiny_net()
-    for _ in fit(net, two_colours(), CONFIG, Course(2, 0.1, seed=0, device=CPU, fast=Fast(channels_last=True))):
+    for _ in fit(
+        net,
+        two_colours(),
+        CONFIG,
+        TrainingRun(2, 0.1, seed=0, device=CPU, compute_format=ComputeFormat(channels_last=True)),
+    ):
         assert net[0].weight.is_contiguous()
         assert net.training
 
@@ -174,9 +179,9 @@ def test_biases_alone_learn_at_a_multiple_of_the_rate():
             parameter.grad = torch.ones_like(parameter)
 
     for factor in (1.0, 2.0):
-        config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, bias_rate_factor=factor)
+        config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, bias_lr_mult=factor)
         net = train(tiny_net(), config=config, hook=ones)
-        assert plan_training(two_colours(), config, 1, 0.1).bias_rate_factor == factor
+        assert plan_training(two_colours(), config, 1, 0.1).bias_lr_mult == factor
         pairs = zip(start.named_parameters(), net.parameters(), strict=True)
         moved[factor] = {name: float((before - after).detach().mean()) for (name, before), after in pairs}
     for name, once in moved[1.0].items():
@@ -209,8 +214,10 @@ def test_divergence_equals_the_closed_form_for_two_classes():
 def test_a_part_of_an_epoch_is_that_share_of_its_steps():
     def steps(epochs: float) -> list[int]:
         seen: list[int] = []
-        course = Course(epochs, 0.1, seed=0, device=CPU, fast=PLAIN, hook=lambda net, step: seen.append(step))
-        yielded = list(fit(tiny_net(), two_colours(), CONFIG, course))
+        training_run = TrainingRun(
+            epochs, 0.1, seed=0, device=CPU, compute_format=PLAIN, hook=lambda net, step: seen.append(step)
+        )
+        yielded = list(fit(tiny_net(), two_colours(), CONFIG, training_run))
         return [len(yielded), len(seen)]
 
     per_epoch = steps(1)[1]
@@ -222,11 +229,13 @@ def test_a_part_of_an_epoch_is_that_share_of_its_steps():
 
 def test_two_parts_of_a_schedule_have_the_rates_of_the_whole():
     def moved(epochs: float, span: tuple[float, float]) -> float:
-        return travel(CONFIG, epochs=epochs, per_epoch=8, learning_rate=0.1, span=span)
+        return integrated_learning_rate(CONFIG, epochs=epochs, per_epoch=8, learning_rate=0.1, span=span)
 
     assert moved(1, (0.0, 0.25)) + moved(3, (0.25, 1.0)) == pytest.approx(moved(4, (0.0, 1.0)))
     plain = TrainConfig(schedule="cosine", momentum=0.5)
-    assert travel(plain, epochs=1, per_epoch=2, learning_rate=0.1) == pytest.approx(0.1 * (1 + 0.5) / 0.5)
+    assert integrated_learning_rate(plain, epochs=1, per_epoch=2, learning_rate=0.1) == pytest.approx(
+        0.1 * (1 + 0.5) / 0.5
+    )
 
 
 def test_a_constant_pull_shrinks_a_weight_as_its_travel_says():
@@ -238,9 +247,9 @@ def test_a_constant_pull_shrinks_a_weight_as_its_travel_says():
             parameter.grad = 0.002 * parameter.detach() if parameter is net.weight else torch.zeros_like(parameter)
 
     flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1), net)
-    course = Course(4, 0.05, seed=0, device=CPU, fast=PLAIN, hook=lambda _, step: pull(net, step))
-    list(fit(flat, two_colours(), config, course))
-    expected = math.exp(-0.002 * travel(config, epochs=4, per_epoch=48, learning_rate=0.05))
+    training_run = TrainingRun(4, 0.05, seed=0, device=CPU, compute_format=PLAIN, hook=lambda _, step: pull(net, step))
+    list(fit(flat, two_colours(), config, training_run))
+    expected = math.exp(-0.002 * integrated_learning_rate(config, epochs=4, per_epoch=48, learning_rate=0.05))
     torch.testing.assert_close(
         net.weight.detach() / start, torch.full((2, 1), expected), rtol=0.01, atol=0
     )  # momentum lags
@@ -338,7 +347,7 @@ def test_the_dense_net_has_a_schedule_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"nesterov": False}, {"mixup": 0.2}, {"largest_gradient": 0.0}, {"largest_gradient": 0.01}]
+    "changed", [{"nesterov": False}, {"mixup": 0.2}, {"clip_grad_norm": 0.0}, {"clip_grad_norm": 0.01}]
 )
 def test_options_of_the_step_change_the_weights_and_keep_them_reproducible(changed):
     config = TrainConfig(batch_size=8, precision="float32", **changed)
@@ -346,7 +355,7 @@ def test_options_of_the_step_change_the_weights_and_keep_them_reproducible(chang
     assert torch.equal(first, weights(train(tiny_net(), config=config, epochs=3, rate=0.5)))
     default = weights(train(tiny_net(), epochs=3, rate=0.5))
     clipped = not torch.equal(first, default)
-    assert clipped or changed == {"largest_gradient": 0.0}  # gradients may never have come near the default limit
+    assert clipped or changed == {"clip_grad_norm": 0.0}  # gradients may never have come near the default limit
 
 
 def test_without_a_limit_gradients_stay_as_they_are():
@@ -362,7 +371,7 @@ def test_without_a_limit_gradients_stay_as_they_are():
         return net
 
     for limit in (5.0, 0.0):
-        config = TrainConfig(batch_size=8, precision="float32", largest_gradient=limit)
+        config = TrainConfig(batch_size=8, precision="float32", clip_grad_norm=limit)
         train(blown_up(), config=config, rate=1e-9, hook=hook)
     assert max(norms[:6]) <= 5.001
     assert max(norms[6:]) > 5.001
@@ -400,13 +409,13 @@ def test_mixing_trains_on_pairs_and_on_both_their_classes():
         {"warm_up_epochs": -1.0},
         {"milestone_factor": 0.0},
         {"mixup": -0.2},
-        {"largest_gradient": math.inf},
+        {"clip_grad_norm": math.inf},
         {"precision": "int8"},
         {"distill_weight": 1.5},
         {"label_smoothing": 1.0},
         {"momentum": 1.0},
         {"weight_decay": math.nan},
-        {"bias_rate_factor": 0.0},
+        {"bias_lr_mult": 0.0},
     ],
 )
 def test_settings_out_of_range_are_named(wrong):
@@ -461,15 +470,22 @@ def test_devices_are_picked_by_name_and_unknown_ones_refused():
 def test_measuring_leaves_the_net_alone_and_answers_for_narrower_nets_from_memory(monkeypatch):
     net = tiny_net()
     before = weights(net)
-    fast = measure_fast(net, (3, 6, 6), 8, CPU)
-    assert fast.autocast in (None, torch.bfloat16)
+    compute_format = measure_compute_format(net, (3, 6, 6), 8, CPU)
+    assert compute_format.autocast in (None, torch.bfloat16)
     assert torch.equal(before, weights(net))
     assert net[0].weight.is_contiguous()
     monkeypatch.setattr("runners.training.compute_format._fastest", lambda *_: pytest.fail("measured again"))
-    assert measure_fast(copy.deepcopy(net), (3, 6, 6), 8, CPU) is fast
+    assert measure_compute_format(copy.deepcopy(net), (3, 6, 6), 8, CPU) is compute_format
 
 
 def test_measuring_takes_the_fastest_and_the_earlier_of_two_that_are_close(monkeypatch):
-    seconds = {PLAIN: 1.0, Fast(torch.bfloat16, True): 0.95, Fast(torch.bfloat16, False): 0.52, Fast(None, True): 0.5}
-    monkeypatch.setattr("runners.training.compute_format.step_seconds", lambda net, images, fast: seconds[fast])
-    assert measure_fast(tiny_net(), (3, 7, 7), 8, CPU) == Fast(torch.bfloat16, False)
+    seconds = {
+        PLAIN: 1.0,
+        ComputeFormat(torch.bfloat16, True): 0.95,
+        ComputeFormat(torch.bfloat16, False): 0.52,
+        ComputeFormat(None, True): 0.5,
+    }
+    monkeypatch.setattr(
+        "runners.training.compute_format.step_seconds", lambda net, images, compute_format: seconds[compute_format]
+    )
+    assert measure_compute_format(tiny_net(), (3, 7, 7), 8, CPU) == ComputeFormat(torch.bfloat16, False)

@@ -11,7 +11,7 @@ from tiny_search import tiny_config
 
 from pruning.base import Goal
 from runners.base import RUNNERS, LatencyConfig, RunnerConfig
-from runners.evaluation.evaluate import Workbench
+from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
@@ -21,39 +21,45 @@ from search.problem import prepare
 from search.reporting.live import SilentDisplay
 from search.results.result import DenseResult
 from spaces.budget import Budget
-from spaces.space import uniform_point
+from spaces.space import uniform_ratios
 from spaces.widths import Widths
 
 SEEDS = (11, 22)
 LIMIT = Budget.parse("60%")
 
 
-def member(bench: Workbench, number: int, trial: Trial, channels: tuple[int, int], accuracy: float) -> TrialResult:
+def member(
+    search_context: SearchContext, number: int, trial: Trial, channels: tuple[int, int], accuracy: float
+) -> TrialResult:
     widths = Widths(dict(zip(("0", "3"), channels, strict=True)))
     trial = dataclasses.replace(trial, number=number)
-    return TrialResult(trial, TrialState.COMPLETE, accuracy, bench.space.cost(widths), widths)
+    return TrialResult(trial, TrialState.COMPLETE, accuracy, search_context.space.cost(widths), widths)
 
 
 @pytest.fixture
-def search(tiny_bench: Workbench) -> SearchResult:
+def search(tiny_search_context: SearchContext) -> SearchResult:
     """A uniform arm; a net at widths of the search, chosen; one from budgets that has passed another."""
-    limit = LIMIT.resolve(tiny_bench.space.dense_cost)
-    uniform = Trial(0, "l2", Goal(Widths({"0": 4, "3": 4}), (limit,)), arm="uniform")
-    arm = member(tiny_bench, 0, uniform, (4, 4), 0.6)
+    limit = LIMIT.resolve(tiny_search_context.space.dense_cost)
+    uniform = Trial(0, "l2", Goal(Widths({"0": 4, "3": 4}), (limit,)), baseline="uniform")
+    baseline = member(tiny_search_context, 0, uniform, (4, 4), 0.6)
     given = Trial(0, "random", Goal(Widths({"0": 3, "3": 8}), (limit,)))
-    chosen = member(tiny_bench, 1, given, (3, 8), 0.9)
-    found = member(tiny_bench, 2, Trial(0, "l2", Goal(None, (limit,))), (2, 2), 0.3)
-    passed = dataclasses.replace(found, widths=Widths({"0": 2, "3": 4}), accuracy=0.4, waypoint=1)
-    passed = dataclasses.replace(passed, cost=tiny_bench.space.cost(Widths({"0": 2, "3": 4})))
-    results = (arm, chosen, dataclasses.replace(found, passed=(passed,)))
-    return SearchResult({}, (limit,), DenseResult(1.0, 1.0, tiny_bench.space.dense_cost), results)
+    chosen = member(tiny_search_context, 1, given, (3, 8), 0.9)
+    found = member(tiny_search_context, 2, Trial(0, "l2", Goal(None, (limit,))), (2, 2), 0.3)
+    intermediate_networks = dataclasses.replace(
+        found, widths=Widths({"0": 2, "3": 4}), accuracy=0.4, intermediate_index=1
+    )
+    intermediate_networks = dataclasses.replace(
+        intermediate_networks, cost=tiny_search_context.space.cost(Widths({"0": 2, "3": 4}))
+    )
+    results = (baseline, chosen, dataclasses.replace(found, intermediate_networks=(intermediate_networks,)))
+    return SearchResult({}, (limit,), DenseResult(1.0, 1.0, tiny_search_context.space.dense_cost), results)
 
 
 @pytest.fixture
-def retraining(tiny_bench: Workbench, search: SearchResult) -> Callable[..., Retraining]:
+def retraining(tiny_search_context: SearchContext, search: SearchResult) -> Callable[..., Retraining]:
     def make(on_done: Callable[[int, int], None] = lambda done, total: None) -> Retraining:
-        read = Reader(tiny_bench.net, tiny_bench.data.test, torch.device("cpu"))
-        return Retraining(roster(search, tiny_bench.space), SEEDS, 3, read, on_done)
+        read = Reader(tiny_search_context.net, tiny_search_context.data.test, torch.device("cpu"))
+        return Retraining(roster(search, tiny_search_context.space), SEEDS, 3, read, on_done)
 
     return make
 
@@ -62,36 +68,40 @@ def test_every_member_is_trained_at_the_widths_that_it_has(search: SearchResult)
     goals = {each.label: again(each).goal for each in search.front}
     assert goals["1"] == search.results[1].trial.goal
     assert goals["2"].widths == search.results[2].widths
-    assert goals["2.1"].widths == search.results[2].passed[0].widths
+    assert goals["2.1"].widths == search.results[2].intermediate_networks[0].widths
 
 
 def test_a_method_that_takes_no_widths_works_within_the_cost_of_the_network(search: SearchResult) -> None:
-    passed = search.results[2].passed[0]
-    trial = dataclasses.replace(passed.trial, method="kse", goal=Goal(None, (*search.budgets, Budget("params", 9e9))))
-    assert passed.cost is not None
-    expected = (Budget("flops", passed.cost.flops), Budget("params", passed.cost.params))
-    assert again(dataclasses.replace(passed, trial=trial)).goal == Goal(None, expected)
+    intermediate_networks = search.results[2].intermediate_networks[0]
+    trial = dataclasses.replace(
+        intermediate_networks.trial, method="kse", goal=Goal(None, (*search.budgets, Budget("params", 9e9)))
+    )
+    assert intermediate_networks.cost is not None
+    expected = (Budget("flops", intermediate_networks.cost.flops), Budget("params", intermediate_networks.cost.params))
+    assert again(dataclasses.replace(intermediate_networks, trial=trial)).goal == Goal(None, expected)
 
 
-def test_the_control_is_uniform_at_the_flops_of_the_chosen_net(search: SearchResult, tiny_bench: Workbench) -> None:
-    space, chosen = tiny_bench.space, search.chosen
+def test_the_control_is_uniform_at_the_flops_of_the_chosen_net(
+    search: SearchResult, tiny_search_context: SearchContext
+) -> None:
+    space, chosen = tiny_search_context.space, search.chosen
     assert chosen is not None
     assert chosen.cost is not None
     control = roster(search, space).control
     assert control is not None
     assert control.method == "l2"
-    assert control.goal.widths == space.fit(uniform_point(space), [Budget("flops", chosen.cost.flops)])
+    assert control.goal.widths == space.fit(uniform_ratios(space), [Budget("flops", chosen.cost.flops)])
 
 
 def test_there_is_no_control_for_a_uniform_net_or_one_under_all_of_them(
-    search: SearchResult, tiny_bench: Workbench
+    search: SearchResult, tiny_search_context: SearchContext
 ) -> None:
     alone = dataclasses.replace(search, results=search.results[:1])
-    assert roster(alone, tiny_bench.space).control is None
+    assert roster(alone, tiny_search_context.space).control is None
     chosen = search.results[1]
     assert chosen.cost is not None
     tiny = dataclasses.replace(chosen, cost=dataclasses.replace(chosen.cost, flops=1))
-    assert roster(search.with_results([tiny]), tiny_bench.space).control is None
+    assert roster(search.with_results([tiny]), tiny_search_context.space).control is None
 
 
 def test_the_chosen_net_and_uniform_widths_come_first_with_the_same_seeds(
@@ -111,11 +121,15 @@ def test_the_chosen_net_and_uniform_widths_come_first_with_the_same_seeds(
 
 @pytest.mark.parametrize("runner", ["local", "ray"])
 def test_every_runner_gives_every_seed_a_reading(
-    retraining: Callable[..., Retraining], search: SearchResult, tiny_bench: Workbench, ray_of_two: None, runner: str
+    retraining: Callable[..., Retraining],
+    search: SearchResult,
+    tiny_search_context: SearchContext,
+    ray_of_two: None,
+    runner: str,
 ) -> None:
     steps: list[tuple[int, int]] = []
     desk = retraining(lambda done, total: steps.append((done, total)))
-    RUNNERS[runner](RunnerConfig()).run(desk, tiny_bench)
+    RUNNERS[runner](RunnerConfig()).run(desk, tiny_search_context)
     after = desk.applied(search)
     assert steps == [(done, 10) for done in range(1, 11)]
     for each in after.front:
@@ -127,7 +141,7 @@ def test_every_runner_gives_every_seed_a_reading(
         assert set(found.flops) == {each.cost.flops}
     assert after.control is not None
     assert after.control.confirmation is not None
-    assert (after.control.trial.arm, after.control.checkpoint) == ("uniform", None)
+    assert (after.control.trial.baseline, after.control.checkpoint) == ("uniform", None)
     assert after.uniform_comparison.difference is not None
     assert after.results[1].accuracy == search.results[1].accuracy
     assert after.chosen is not None
@@ -136,12 +150,12 @@ def test_every_runner_gives_every_seed_a_reading(
 
 
 def test_a_seed_gives_the_same_reading_whenever_it_is_trained(
-    retraining: Callable[..., Retraining], search: SearchResult, tiny_bench: Workbench
+    retraining: Callable[..., Retraining], search: SearchResult, tiny_search_context: SearchContext
 ) -> None:
     readings = []
     for _ in range(2):
         desk = retraining()
-        LocalRunner().run(desk, tiny_bench)
+        LocalRunner().run(desk, tiny_search_context)
         readings.append([each.confirmation for each in desk.applied(search).front])
     assert readings[0] == readings[1]
 
@@ -164,7 +178,7 @@ def test_a_failed_training_is_named_and_its_seed_has_no_reading(
 def test_a_stop_keeps_what_was_trained_until_then(
     retraining: Callable[..., Retraining],
     search: SearchResult,
-    tiny_bench: Workbench,
+    tiny_search_context: SearchContext,
     after_trainings: int,
     readings: int,
 ) -> None:
@@ -174,7 +188,7 @@ def test_a_stop_keeps_what_was_trained_until_then(
 
     desk = retraining(stop)
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner().run(desk, tiny_bench)
+        LocalRunner().run(desk, tiny_search_context)
     after = desk.applied(search)
     assert after.chosen is not None
     assert after.chosen.confirmation is not None

@@ -61,8 +61,8 @@ def test_every_proposal_is_inside_all_budgets_by_count_and_by_prediction(
 def test_the_safety_of_the_model_keeps_proposals_further_inside(chain_space: SearchSpace) -> None:
     bold, careful = guide(chain_space, LATENCY), guide(chain_space, LATENCY)
     careful.model.errors[:] = [0.2] * 5
-    point = [1.0, 1.0, 1.0]
-    assert careful.seconds(careful.fit(point, ())) < 0.9 * bold.seconds(bold.fit(point, ()))
+    objectives = [1.0, 1.0, 1.0]
+    assert careful.seconds(careful.fit(objectives, ())) < 0.9 * bold.seconds(bold.fit(objectives, ()))
 
 
 def test_where_nothing_is_predicted_inside_the_smallest_is_proposed(chain_space: SearchSpace) -> None:

@@ -51,9 +51,9 @@ def searched(study: Study, space: SearchSpace, measure: Measure, every: int = 1)
         read.append(network.label)
         return [measure(network)]
 
-    bench: Any = None  # a formula needs none
+    search_context: Any = None  # a formula needs none
     timed = Timed(study, study, noted, every)
-    SimulatedRunner(outcome=SaturatingAccuracy(space)).run(timed, bench)
+    SimulatedRunner(outcome=SaturatingAccuracy(space)).run(timed, search_context)
     return read
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_enter_the_front_is_not_measured(chain_space: SearchSpace) -
     read = searched(study, chain_space, reading)
     beaten = {each.label for each in study.results} - set(read)
     assert beaten
-    assert not beaten & {each.label for each in study.results if each.trial.arm}  # the comparison needs those
+    assert not beaten & {each.label for each in study.results if each.trial.baseline}  # the comparison needs those
     for each in study.results:
         if each.label in beaten:
             assert any(m.cost.flops <= each.cost.flops and m.accuracy >= each.accuracy for m in study.front)  # type: ignore[union-attr,operator]

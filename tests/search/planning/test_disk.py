@@ -26,7 +26,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
             out=str(tmp_path / "run"),
             data=DataConfig(image_size=8),
             train=TrainConfig(epochs=2, device="cpu", precision="float32"),
-            runner=RunnerConfig(runner="local"),
+            runner=RunnerConfig(name="local"),
         )
     )
 

@@ -20,7 +20,7 @@ def setup_of(folder: Path, method: str, budget: str = "10%", trials: int = 12) -
             trials=trials,
             out=str(folder / method),
             train=TrainConfig(device="cpu", precision="float32"),
-            runner=RunnerConfig(runner="local"),
+            runner=RunnerConfig(name="local"),
         )
     )
 
@@ -32,8 +32,8 @@ def test_narrow_training_costs_a_share_of_the_budget(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["csgd", "kse"])
 def test_a_method_that_trains_at_dense_cost_costs_its_trials_in_full(tmp_path: Path, method: str) -> None:
     setup = setup_of(tmp_path, method)
-    arms = 4
-    assert _dense_trials(setup) == pytest.approx(12 - arms, abs=0.16 * arms)
+    baselines = 4
+    assert _dense_trials(setup) == pytest.approx(12 - baselines, abs=0.16 * baselines)
 
 
 def test_a_mix_lies_between_because_slow_methods_are_proposed_less(tmp_path: Path) -> None:

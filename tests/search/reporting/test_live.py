@@ -153,8 +153,8 @@ def test_no_more_time_is_left_than_the_limit_leaves(
     standing = live._Standing()
     standing.plan(dataclasses.replace(plan, config=RunConfig(time_limit="1m")))
     standing.after(dataclasses.replace(finished_search.results[0], seconds=40.0), ParetoFront())
-    for passed, left in ((0.0, "40 s left"), (35.0, "25 s left"), (90.0, "0 s left")):
-        now[0] = 100.0 + passed
+    for intermediate_networks, left in ((0.0, "40 s left"), (35.0, "25 s left"), (90.0, "0 s left")):
+        now[0] = 100.0 + intermediate_networks
         assert standing.left(1, 2) == left
 
 
@@ -191,5 +191,7 @@ def test_a_failed_trial_says_why_in_one_line(finished_search: SearchResult) -> N
     assert trial_text(finished_search.results[4]) == "trial 4 di failed: RuntimeError: out of memory [gpu]"
 
 
-def test_a_trial_says_how_many_nets_it_has_passed(search_with_waypoints: SearchResult) -> None:
-    assert trial_text(search_with_waypoints.results[3]) == "trial 3 di: 85.00% at 160.0 kFLOPs in 3 s and 3 on the way"
+def test_a_trial_says_how_many_nets_it_has_passed(search_with_intermediates: SearchResult) -> None:
+    assert (
+        trial_text(search_with_intermediates.results[3]) == "trial 3 di: 85.00% at 160.0 kFLOPs in 3 s and 3 on the way"
+    )

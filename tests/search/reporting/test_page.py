@@ -47,8 +47,10 @@ def test_names_are_escaped(finished_search: SearchResult, tmp_path: Path) -> Non
     assert "<script>alert" not in (tmp_path / "front.html").read_text(encoding="utf-8")
 
 
-def test_a_net_passed_on_the_way_is_in_table_and_picture(search_with_waypoints: SearchResult, tmp_path: Path) -> None:
-    write_html(search_with_waypoints, tmp_path / "front.html")
+def test_a_net_passed_on_the_way_is_in_table_and_picture(
+    search_with_intermediates: SearchResult, tmp_path: Path
+) -> None:
+    write_html(search_with_intermediates, tmp_path / "front.html")
     text = (tmp_path / "front.html").read_text(encoding="utf-8")
     body = text[text.rindex("<table>") :]
     assert "trial 3.2: di" in body

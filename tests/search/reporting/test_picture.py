@@ -70,8 +70,8 @@ def test_a_picture_is_written_for_any_number_of_trials(
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nets_passed_on_the_way_are_drawn_too(search_with_waypoints: SearchResult, tmp_path: Path) -> None:
-    drawn = {each.name: [r.label for r in each.results] for each in series(search_with_waypoints)}
+def test_nets_passed_on_the_way_are_drawn_too(search_with_intermediates: SearchResult, tmp_path: Path) -> None:
+    drawn = {each.name: [r.label for r in each.results] for each in series(search_with_intermediates)}
     assert drawn["di (searched; small: on the way)"] == ["1", "2", "3", "3.1", "3.2", "3.3"]
-    write_png(search_with_waypoints, tmp_path / "front.png")
+    write_png(search_with_intermediates, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

@@ -24,7 +24,7 @@ def page_of(**changes: object) -> str:
         "out": "one/run",
         "data": DataConfig(image_size=8),
         "train": TrainConfig(device="cpu", precision="float32"),
-        "runner": RunnerConfig(runner="local"),
+        "runner": RunnerConfig(name="local"),
         **changes,
     }
     console = Console(width=200)
@@ -73,7 +73,7 @@ def test_the_smallest_and_largest_networks_are_those_of_the_space() -> None:
     setup = prepare(
         RunConfig(
             budget=("50%",), model="tiny_nets:residual", data=DataConfig(image_size=8), space=config,
-            runner=RunnerConfig(runner="local"), train=TrainConfig(device="cpu", precision="float32"),
+            runner=RunnerConfig(name="local"), train=TrainConfig(device="cpu", precision="float32"),
         ),
         fetch=False,
     )  # fmt: skip

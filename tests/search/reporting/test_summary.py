@@ -103,9 +103,14 @@ def confirmed(search: SearchResult) -> SearchResult:
 
 
 def test_the_front_fits_a_terminal_of_80_columns(
-    finished_search: SearchResult, search_with_waypoints: SearchResult, quantised_search: SearchResult
+    finished_search: SearchResult, search_with_intermediates: SearchResult, quantised_search: SearchResult
 ) -> None:
-    for search in (longest_named(finished_search), search_with_waypoints, confirmed(finished_search), quantised_search):
+    for search in (
+        longest_named(finished_search),
+        search_with_intermediates,
+        confirmed(finished_search),
+        quantised_search,
+    ):
         assert columns_of(front_table(search)) <= 80
 
 
@@ -180,14 +185,16 @@ def test_the_csv_holds_exact_figures_cheapest_first(finished_search: SearchResul
     assert json.loads(rows[2]["settings"]) == {"ridge": 0.1}
 
 
-def test_a_net_passed_on_the_way_is_named_after_its_trial(search_with_waypoints: SearchResult, tmp_path: Path) -> None:
-    text = text_of(front_table(search_with_waypoints))
+def test_a_net_passed_on_the_way_is_named_after_its_trial(
+    search_with_intermediates: SearchResult, tmp_path: Path
+) -> None:
+    text = text_of(front_table(search_with_intermediates))
     assert line_with(text, "3.2") == "1.040 M 40.6% 1.040 k 95.00% - di 3.2"
-    write_csv(search_with_waypoints, tmp_path / "front.csv")
+    write_csv(search_with_intermediates, tmp_path / "front.csv")
     with (tmp_path / "front.csv").open() as file:
         assert [row["trial"] for row in csv.DictReader(file)] == ["3", "0", "3.2", "1"]
-    member = search_with_waypoints.results[3].passed[1]
-    assert "Widths of trial 3.2" in text_of(widths_table(search_with_waypoints, member))
+    member = search_with_intermediates.results[3].intermediate_networks[1]
+    assert "Widths of trial 3.2" in text_of(widths_table(search_with_intermediates, member))
 
 
 def test_measured_latency_stands_beside_flops_and_a_saving_that_is_not_speed_is_said(
@@ -198,7 +205,9 @@ def test_measured_latency_stands_beside_flops_and_a_saving_that_is_not_speed_is_
     slow = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 1.4})
     lines = latency_lines(finished_search.with_results([slow]))
     assert lines == [f"{name}: 20% of the FLOPs, 1.4x the dense latency: fewer FLOPs, not faster here"]
-    fast = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 0.9})
-    assert latency_lines(finished_search.with_results([fast])) == [f"{name}: 20% of the FLOPs, 0.9x the dense latency"]
+    compute_format = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": 0.9})
+    assert latency_lines(finished_search.with_results([compute_format])) == [
+        f"{name}: 20% of the FLOPs, 0.9x the dense latency"
+    ]
     assert latency_lines(finished_search) == []
     assert lines[0] in text_of(*summary(finished_search.with_results([slow]), Path("runs/one"), ""))

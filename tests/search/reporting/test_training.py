@@ -11,7 +11,7 @@ import pytest
 from configs.search_training import parse_search_training
 from pruning.base import Goal
 from runners.base import TrainConfig
-from runners.evaluation.evaluate import Workbench, evaluate
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
@@ -27,13 +27,15 @@ SEARCHED = parse_search_training("lr,distill-weight,epochs", TrainConfig(epochs=
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))  # half a second a proposal
-def test_every_proposal_has_values_in_range_and_arms_are_trained_as_set(sampler: str, tiny_bench: Workbench) -> None:
-    space = tiny_bench.space
+def test_every_proposal_has_values_in_range_and_arms_are_trained_as_set(
+    sampler: str, tiny_search_context: SearchContext
+) -> None:
+    space = tiny_search_context.space
     settings = StudySettings(("l2",), trials=20, sampler=sampler, training=SEARCHED)
     study = Study(settings, space, (Budget("flops", space.dense_cost.flops // 2),))
     SimulatedRunner().run(study, SimpleNamespace(space=space, threads=0))  # type: ignore[arg-type]
-    drawn = [r.trial.training for r in study.results if not r.trial.arm]
-    assert {tuple(r.trial.training) for r in study.results if r.trial.arm} == {()}
+    drawn = [r.trial.training for r in study.results if not r.trial.baseline]
+    assert {tuple(r.trial.training) for r in study.results if r.trial.baseline} == {()}
     assert drawn[0] == {"learning_rate": 0.008, "distill_weight": 0.0, "epochs": 4}  # starts with what is set
     for each in SEARCHED:
         values = [own[each.name] for own in drawn]
@@ -51,9 +53,9 @@ def test_the_same_network_trained_otherwise_is_another_candidate_and_survives_th
     assert trial_from_dict(old) == plain  # of a record that was written before
 
 
-def outcome(bench: Workbench, **training: float) -> TrialResult:
-    trial = Trial(0, "l2", Goal(bench.space.largest), seed=1, training=training)
-    running = evaluate(trial, bench)
+def outcome(search_context: SearchContext, **training: float) -> TrialResult:
+    trial = Trial(0, "l2", Goal(search_context.space.largest), seed=1, training=training)
+    running = evaluate(trial, search_context)
     while True:
         try:
             next(running)
@@ -61,17 +63,19 @@ def outcome(bench: Workbench, **training: float) -> TrialResult:
             return end.value
 
 
-def test_a_trial_trains_with_its_own_values(tiny_bench: Workbench) -> None:
-    assert [report.epoch for report in outcome(tiny_bench).curve][-1] == 1
-    longer = outcome(tiny_bench, epochs=3)
+def test_a_trial_trains_with_its_own_values(tiny_search_context: SearchContext) -> None:
+    assert [report.epoch for report in outcome(tiny_search_context).curve][-1] == 1
+    longer = outcome(tiny_search_context, epochs=3)
     assert [report.epoch for report in longer.curve][-1] == 3
-    set_so = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, learning_rate=0.05, epochs=3))
-    assert outcome(tiny_bench, learning_rate=0.05, epochs=3).checkpoint == outcome(set_so).checkpoint
-    assert outcome(tiny_bench, learning_rate=0.05, epochs=3).checkpoint != longer.checkpoint
-    distilled = outcome(tiny_bench, distill_weight=0.9, epochs=3)
+    set_so = dataclasses.replace(
+        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, learning_rate=0.05, epochs=3)
+    )
+    assert outcome(tiny_search_context, learning_rate=0.05, epochs=3).checkpoint == outcome(set_so).checkpoint
+    assert outcome(tiny_search_context, learning_rate=0.05, epochs=3).checkpoint != longer.checkpoint
+    distilled = outcome(tiny_search_context, distill_weight=0.9, epochs=3)
     assert distilled.state is TrialState.COMPLETE
     assert distilled.checkpoint != longer.checkpoint
-    assert tiny_bench.train.epochs == 1
+    assert tiny_search_context.train.epochs == 1
 
 
 @pytest.mark.parametrize(
@@ -82,17 +86,21 @@ def test_a_trial_trains_with_its_own_values(tiny_bench: Workbench) -> None:
     ],
 )
 def test_a_value_out_of_range_fails_the_trial_with_the_rule(
-    tiny_bench: Workbench, training: dict[str, float], words: str
+    tiny_search_context: SearchContext, training: dict[str, float], words: str
 ) -> None:
-    result = outcome(tiny_bench, **training)
+    result = outcome(tiny_search_context, **training)
     assert result.state is TrialState.FAILED
     assert words in result.error
 
 
-def test_training_again_keeps_the_values(tiny_bench: Workbench) -> None:
+def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> None:
     trial = Trial(3, "l2", Goal(None, (Budget("flops", 10**6),)), training={"epochs": 2})
     member = TrialResult(
-        trial, TrialState.COMPLETE, 0.5, tiny_bench.space.cost(tiny_bench.space.smallest), tiny_bench.space.smallest
+        trial,
+        TrialState.COMPLETE,
+        0.5,
+        tiny_search_context.space.cost(tiny_search_context.space.smallest),
+        tiny_search_context.space.smallest,
     )
     assert again(member).training == {"epochs": 2}
 
@@ -121,7 +129,7 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     out = capsys.readouterr().out
     result = SearchResult.from_json((folder / "result.json").read_text())
     tuned = [each for each in result.results if each.trial.training]
-    assert len(tuned) == sum(not each.trial.arm for each in result.results)
+    assert len(tuned) == sum(not each.trial.baseline for each in result.results)
     for each in tuned:
         assert each.curve[-1].epoch == each.trial.training["epochs"]
     for member in (each for each in result.front if each.trial.training):

@@ -95,8 +95,8 @@ def test_a_chosen_network_without_a_rival_of_its_size_says_why(search: SearchRes
     twin = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, number=5))
     same = dataclasses.replace(search, control=twin).uniform_comparison.statement
     assert "uniform widths at its FLOPs are the same network" in same
-    arm = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, arm="uniform"))
-    assert "it is uniform itself" in alone.with_results([arm]).uniform_comparison.statement
+    baseline = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, baseline="uniform"))
+    assert "it is uniform itself" in alone.with_results([baseline]).uniform_comparison.statement
 
 
 def test_json_keeps_seeds_accuracies_mean_and_deviation(search: SearchResult) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.results.pareto import LATENCY, ParetoFront, affordable, dominates, inside, measured, point
+from search.results.pareto import LATENCY, ParetoFront, affordable, dominates, inside, measured, objectives
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -21,7 +21,7 @@ def result(number: int, flops: int, accuracy: float | None, state: TrialState = 
 
 # Few values, so that dominance, ties in one objective and ties in both are all common.
 results = st.lists(st.tuples(st.integers(1, DENSE), st.integers(0, 10)), max_size=25).map(
-    lambda points: [result(number, flops, tenths / 10) for number, (flops, tenths) in enumerate(points)]
+    lambda networks: [result(number, flops, tenths / 10) for number, (flops, tenths) in enumerate(networks)]
 )
 
 
@@ -29,7 +29,7 @@ results = st.lists(st.tuples(st.integers(1, DENSE), st.integers(0, 10)), max_siz
 def test_no_member_dominates_another_and_the_cheapest_comes_first(given_results: list[TrialResult]) -> None:
     members = ParetoFront(tuple(given_results)).members
     assert not any(dominates(left, right) for left in members for right in members)
-    assert [point(member) for member in members] == sorted({point(member) for member in members})
+    assert [objectives(member) for member in members] == sorted({objectives(member) for member in members})
 
 
 @given(results)
@@ -40,7 +40,7 @@ def test_whatever_is_left_out_is_dominated_or_a_later_tie(given_results: list[Tr
             continue
         assert any(
             dominates(member, left_out)
-            or (point(member) == point(left_out) and member.trial.number < left_out.trial.number)
+            or (objectives(member) == objectives(left_out) and member.trial.number < left_out.trial.number)
             for member in front
         )
 
@@ -85,7 +85,7 @@ def test_failed_and_unmeasured_results_stay_out() -> None:
 
 def test_comparing_an_unmeasured_result_is_an_error() -> None:
     with pytest.raises(ValueError, match="trial 3 is complete and has no cost"):
-        point(result(3, 1, None))
+        objectives(result(3, 1, None))
 
 
 def test_best_is_the_most_accurate_inside_all_budgets() -> None:
@@ -99,17 +99,18 @@ def test_best_is_the_most_accurate_inside_all_budgets() -> None:
 
 
 def test_networks_inside_the_budgets_are_those_of_trials_and_those_passed_even_where_the_trial_failed() -> None:
-    passed = tuple(
-        dataclasses.replace(result(0, flops, 0.5), waypoint=i) for i, flops in enumerate((60, 50, 40), start=1)
+    intermediate_networks = tuple(
+        dataclasses.replace(result(0, flops, 0.5), intermediate_index=i)
+        for i, flops in enumerate((60, 50, 40), start=1)
     )
-    failed = dataclasses.replace(result(0, 10, None, TrialState.FAILED), passed=passed)
+    failed = dataclasses.replace(result(0, 10, None, TrialState.FAILED), intermediate_networks=intermediate_networks)
     found = inside([failed, result(1, 50, 0.5), result(2, 51, 0.9)], [Budget("flops", 50)])
     assert [each.label for each in found] == ["0.2", "0.3", "1"]
 
 
 def test_of_equals_a_trials_own_net_stays_before_one_it_passed() -> None:
-    own, passed = result(3, 50, 0.5), dataclasses.replace(result(3, 50, 0.5), waypoint=1)
-    assert ParetoFront((passed, own)).members == (own,)
+    own, intermediate_networks = result(3, 50, 0.5), dataclasses.replace(result(3, 50, 0.5), intermediate_index=1)
+    assert ParetoFront((intermediate_networks, own)).members == (own,)
 
 
 def timed(network: TrialResult, seconds: float | None) -> TrialResult:

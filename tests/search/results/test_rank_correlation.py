@@ -20,9 +20,9 @@ from spaces.cost import Cost
 RUNGS = (1, 2, 4)
 
 
-def trial(number: int, flops: int, *accuracies: float, arm: str = "") -> TrialResult:
+def trial(number: int, flops: int, *accuracies: float, baseline: str = "") -> TrialResult:
     rungs = tuple(zip(RUNGS, accuracies, strict=False))
-    made = Trial(number, "l2", Goal(), arm=arm)
+    made = Trial(number, "l2", Goal(), baseline=baseline)
     return TrialResult(made, TrialState.COMPLETE, max(accuracies), Cost(flops, 10), rungs=rungs)
 
 
@@ -97,13 +97,13 @@ def test_a_blind_rung_judges_nobody_any_more_and_that_is_said(caplog: pytest.Log
     ladder = Ladder(RUNGS, [Budget("flops", 10_000)], StudySettings().cost)
     candidate = Trial(99, "l2", Goal())
     good, blind = run((0, 1, 2, 3), (0, 1, 2, 3)), run((3, 2, 1, 0), (0, 1, 2, 3))
-    leg = ladder.begin(candidate, good)
-    assert leg is not None
-    assert leg.epochs == 1
+    segment = ladder.begin(candidate, good)
+    assert segment is not None
+    assert segment.epochs == 1
     with caplog.at_level(logging.WARNING):
-        leg = ladder.begin(candidate, blind)
-    assert leg is not None
-    assert leg.epochs == 2
+        segment = ladder.begin(candidate, blind)
+    assert segment is not None
+    assert segment.epochs == 2
     assert "rank correlation -1.00 over 12 trials" in caplog.text
     paused = trial(50, 5000, 0.2)  # the worst of all, and goes on: where it was judged nothing can be seen
     step = ladder.next(known([*blind, paused]), {}, completing=False)

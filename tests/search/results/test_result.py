@@ -17,8 +17,8 @@ from spaces.widths import Widths
 BUDGET = Budget("flops", 100)
 
 
-def made(number: int, flops: int, accuracy: float, arm: str = "", **changes: Any) -> TrialResult:
-    trial = Trial(number, "l2" if arm else "di", Goal(Widths({"conv": 4}), (BUDGET,)), {"ridge": 0.1}, 7, arm)
+def made(number: int, flops: int, accuracy: float, baseline: str = "", **changes: Any) -> TrialResult:
+    trial = Trial(number, "l2" if baseline else "di", Goal(Widths({"conv": 4}), (BUDGET,)), {"ridge": 0.1}, 7, baseline)
     result = TrialResult(trial, TrialState.COMPLETE, accuracy, Cost(flops, 9), Widths({"conv": 4}), seconds=1.25)
     return dataclasses.replace(result, **changes)
 
@@ -101,7 +101,7 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
 def test_a_search_that_beats_uniform_says_by_how_much() -> None:
     uniform, chosen = made(0, 99, 0.80, "uniform"), made(1, 95, 0.85)
     comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).uniform_comparison
-    assert (comparison.won, comparison.rival, comparison.beaten, comparison.arms) == (True, 0, 1, 2)
+    assert (comparison.won, comparison.rival, comparison.beaten, comparison.baselines) == (True, 0, 1, 2)
     assert "85.00% at 95 FLOPs against 80.00% at 99" in comparison.statement
     assert "dominate 1" in comparison.statement
 
@@ -124,30 +124,30 @@ def test_without_a_control_arm_there_is_no_comparison() -> None:
     assert (comparison.rival, comparison.won) == (None, False)
 
 
-def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_waypoints: SearchResult) -> None:
-    assert [member.label for member in search_with_waypoints.front] == ["3", "0", "3.2", "1"]
-    cheaper = dataclasses.replace(search_with_waypoints, budgets=(Budget("flops", 1_100_000),))
+def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_intermediates: SearchResult) -> None:
+    assert [member.label for member in search_with_intermediates.front] == ["3", "0", "3.2", "1"]
+    cheaper = dataclasses.replace(search_with_intermediates, budgets=(Budget("flops", 1_100_000),))
     assert cheaper.chosen is not None
     assert cheaper.chosen.label == "3.2"
-    assert [member.label for member in search_with_waypoints.front if cheaper.is_chosen(member)] == ["3.2"]
+    assert [member.label for member in search_with_intermediates.front if cheaper.is_chosen(member)] == ["3.2"]
     assert cheaper.to_dict()["chosen"] == "3.2"
 
 
-def test_every_member_of_the_front_is_inside_the_budgets(search_with_waypoints: SearchResult) -> None:
-    above = search_with_waypoints.results[3].passed[0]
-    assert above.accuracy > max(member.accuracy for member in search_with_waypoints.front)  # type: ignore[type-var, operator]
-    assert above not in search_with_waypoints.front.members
+def test_every_member_of_the_front_is_inside_the_budgets(search_with_intermediates: SearchResult) -> None:
+    above = search_with_intermediates.results[3].intermediate_networks[0]
+    assert above.accuracy > max(member.accuracy for member in search_with_intermediates.front)  # type: ignore[type-var, operator]
+    assert above not in search_with_intermediates.front.members
 
 
-def test_nets_passed_on_the_way_survive_json(search_with_waypoints: SearchResult) -> None:
-    after = SearchResult.from_json(search_with_waypoints.to_json())
-    assert after == search_with_waypoints
-    assert [each.label for each in after.results[3].passed] == ["3.1", "3.2", "3.3"]
+def test_nets_passed_on_the_way_survive_json(search_with_intermediates: SearchResult) -> None:
+    after = SearchResult.from_json(search_with_intermediates.to_json())
+    assert after == search_with_intermediates
+    assert [each.label for each in after.results[3].intermediate_networks] == ["3.1", "3.2", "3.3"]
 
 
-def test_a_confirmed_net_of_the_way_replaces_itself_alone(search_with_waypoints: SearchResult) -> None:
-    member = search_with_waypoints.results[3].passed[1]
-    confirmed = search_with_waypoints.with_results(
-        [dataclasses.replace(member, test_accuracy=0.94), search_with_waypoints.results[3]]
+def test_a_confirmed_net_of_the_way_replaces_itself_alone(search_with_intermediates: SearchResult) -> None:
+    member = search_with_intermediates.results[3].intermediate_networks[1]
+    confirmed = search_with_intermediates.with_results(
+        [dataclasses.replace(member, test_accuracy=0.94), search_with_intermediates.results[3]]
     )
-    assert [each.test_accuracy for each in confirmed.results[3].points] == [0.84, None, 0.94, None]
+    assert [each.test_accuracy for each in confirmed.results[3].networks] == [0.84, None, 0.94, None]

@@ -19,11 +19,11 @@ from search.tuner import Study
 def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
     caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
-    def backwards(trial: Trial, bench: Any) -> Any:
+    def backwards(trial: Trial, search_context: Any) -> Any:
         final = needs()(trial)
         curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
         yield curve[0]
-        if trial.leg is None:
+        if trial.segment is None:
             curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
             yield curve[1]
         return TrialResult(
@@ -58,15 +58,15 @@ def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -
     result = outcome(trials.study)
     audit = audit_screening(trials.study.results, ())
     assert audit is not None
-    arms = sum(bool(each.trial.arm) for each in trials.study.results)
-    assert audit.trials == 24 - arms
+    baselines = sum(bool(each.trial.baseline) for each in trials.study.results)
+    assert audit.trials == 24 - baselines
     assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
     assert "0 (before training)" in audit_html(result)
     table = audit_table(result)
     assert table is not None
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
     assert screening_lines(result)[0].endswith(
-        f"Rank correlation with the end of training: 1.00 over {24 - arms} trials."
+        f"Rank correlation with the end of training: 1.00 over {24 - baselines} trials."
     )
 
 

@@ -21,7 +21,9 @@ from search.tuner import Study
 from spaces.budget import Budget
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 
 def test_of_several_candidates_the_best_before_training_is_trained_under_their_number() -> None:
@@ -44,7 +46,7 @@ def test_of_several_candidates_the_best_before_training_is_trained_under_their_n
 def test_arms_and_planned_starts_are_trained_without_rivals() -> None:
     trials = searched(4, study_of(methods=("l1",)))
     alone = [each for each in trials.study.results if SCREENED not in each.note]
-    assert [each.trial.arm for each in alone] == ["uniform"] * 5 + [""] * 2
+    assert [each.trial.baseline for each in alone] == ["uniform"] * 5 + [""] * 2
     assert {each.trial.number for each in alone}.isdisjoint(each.number for each in trials.compared)
     assert not any(UNSCREENED in each.note for each in alone)
 
@@ -109,7 +111,7 @@ def test_a_second_worker_begins_the_next_pool_while_the_first_waits_for_its_last
     trials.tell(told(one))
     best = trials.ask()
     assert best is not None
-    assert (best.number, best.leg) == (one.number, None)
+    assert (best.number, best.segment) == (one.number, None)
     assert best.key() in (one.key(), two.key())
 
 
@@ -208,14 +210,14 @@ def test_an_interrupted_pool_leaves_a_record_to_go_on_from(tmp_path: Any) -> Non
 
 
 def test_workers_of_ray_compare_before_they_train(
-    tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
+    tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
     settings = StudySettings(("l1",), trials=8, sampler="random", lowest_fraction=0.4, allocation="search")
-    trials = Watched(Study(settings, tiny_bench.space, [Budget.parse("70%")]), 3)
-    RayRunner(RunnerConfig(runner="ray")).run(trials, tiny_bench)
+    trials = Watched(Study(settings, tiny_search_context.space, [Budget.parse("70%")]), 3)
+    RayRunner(RunnerConfig(name="ray")).run(trials, tiny_search_context)
     results = trials.study.results
     assert [each.trial.number for each in results] == list(range(8))
     assert [each.error for each in results if each.error] == []

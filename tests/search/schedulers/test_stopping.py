@@ -16,7 +16,9 @@ from spaces.budget import Budget
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import Workbench
+    from runners.evaluation.evaluate import SearchContext
+
+    pass
 
 LIMIT = 60.0
 
@@ -53,8 +55,8 @@ def study(chain_space: SearchSpace) -> Study:
 
 def search(trials: TimeLimited, space: SearchSpace) -> list[tuple[int, str]]:
     runner: Runner = SimulatedRunner(outcome=SaturatingAccuracy(space), epochs=3)
-    bench: Any = None  # a formula needs none
-    runner.run(trials, bench)
+    search_context: Any = None  # a formula needs none
+    runner.run(trials, search_context)
     return [(each.trial.number, str(each.state)) for each in trials.study.results]
 
 
@@ -79,7 +81,7 @@ def test_the_first_trial_begins_and_ends_whatever_the_time(study: Study, chain_s
     trials = Watched(study, clock)
     clock.now = 2 * LIMIT
     assert search(trials, chain_space) == [(0, "complete")]
-    assert study.results[0].trial.arm == "uniform"
+    assert study.results[0].trial.baseline == "uniform"
     assert len(study.front) == 1
     assert trials.ended
 
@@ -119,15 +121,17 @@ def test_a_limit_over_before_any_trial_is_an_error_that_says_where() -> None:
 
 
 def test_workers_of_ray_stop_at_their_next_report(
-    tiny_bench: "Workbench", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
+    tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
-    bench = dataclasses.replace(tiny_bench, train=dataclasses.replace(tiny_bench.train, epochs=40))
-    study = Study(StudySettings(("l2",), trials=50), bench.space, [Budget.parse("50%")])
+    search_context = dataclasses.replace(
+        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=40)
+    )
+    study = Study(StudySettings(("l2",), trials=50), search_context.space, [Budget.parse("50%")])
     trials = Watched(study, Clock(), at_end=0)
-    RayRunner(RunnerConfig(runner="ray")).run(trials, bench)
+    RayRunner(RunnerConfig(name="ray")).run(trials, search_context)
     states = [str(each.state) for each in study.results]
     assert states[0] == "complete"
     assert 2 <= len(states) <= 4

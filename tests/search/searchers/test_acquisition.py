@@ -26,7 +26,7 @@ def proposer(space: SearchSpace) -> Proposer:
     return Proposer(structure_of(space), Relaxation(space), lambda share: (share * base, math.inf), 0.06)
 
 
-def arms(space: SearchSpace, proposer: Proposer) -> list[Seen]:
+def baselines(space: SearchSpace, proposer: Proposer) -> list[Seen]:
     """Uniform widths at four costs."""
     seen = []
     for share in (1.0, 0.4, 0.16, 0.06):
@@ -42,7 +42,7 @@ def test_the_expected_gain_is_the_mean_growth_of_the_area_under_the_front() -> N
     def growth(value: float) -> float:
         return 0.3 * max(0.0, value - 0.4) + 0.801 * max(0.0, value - 0.9)
 
-    expected = quad(lambda v: growth(v) * norm.pdf(v, mean, deviation), -1, 3, points=[0.4, 0.9])[0]
+    expected = quad(lambda v: growth(v) * norm.pdf(v, mean, deviation), -1, 3, networks=[0.4, 0.9])[0]
     found = expected_gain(front, np.array([cost]), np.array([mean]), np.array([deviation]))
     assert found[0] == pytest.approx(expected, rel=1e-4)
 
@@ -54,14 +54,14 @@ def test_a_network_that_is_surely_below_the_front_gains_nothing() -> None:
 
 
 def test_a_fraction_that_is_given_is_kept(space: SearchSpace, proposer: Proposer) -> None:
-    proposal = proposer.propose(arms(space, proposer), 0.3)
+    proposal = proposer.propose(baselines(space, proposer), 0.3)
     assert proposal.fraction == 0.3
     assert proposal.shares.shape == (len(space.variable),)
     assert np.abs(proposal.shares).max() <= proposer.reach
 
 
 def test_proposals_spread_over_the_budgets(space: SearchSpace, proposer: Proposer) -> None:
-    seen = arms(space, proposer)
+    seen = baselines(space, proposer)
     for _ in range(12):
         proposal = proposer.propose(seen)
         kept = proposer.relaxation.fit(proposal.shares[None], np.array([proposer.limits(proposal.fraction)]))[0]
@@ -74,7 +74,9 @@ def test_proposals_spread_over_the_budgets(space: SearchSpace, proposer: Propose
 def test_the_structure_that_pays_is_found_within_a_few_trials(space: SearchSpace, proposer: Proposer) -> None:
     """Late groups matter ten times as much as early ones."""
     worth = np.linspace(0.1, 1.0, len(space.variable)) / len(space.variable)
-    seen = [Seen(e.kept, e.fraction, accuracy=0.95 * math.exp(np.dot(worth, e.kept))) for e in arms(space, proposer)]
+    seen = [
+        Seen(e.kept, e.fraction, accuracy=0.95 * math.exp(np.dot(worth, e.kept))) for e in baselines(space, proposer)
+    ]
     for _ in range(10):
         proposal = proposer.propose(seen, 0.2)
         kept = proposer.relaxation.fit(proposal.shares[None], np.array([proposer.limits(0.2)]))[0]

@@ -8,34 +8,36 @@ import pytest
 import torch
 from torch import nn
 
-from runners.evaluation.evaluate import TrialContext, Workbench
+from runners.evaluation.evaluate import SearchContext, TrialContext
 from search.searchers import sensitivities
 from search.searchers.sensitivities import images_for, measured_sensitivities
 from spaces.space import SpaceConfig
 
 
 @pytest.fixture
-def measure(tiny_bench: Workbench, tmp_path: Path):
-    context = TrialContext(tiny_bench.data, tiny_bench.train, 0)
+def measure(tiny_search_context: SearchContext, tmp_path: Path):
+    context = TrialContext(tiny_search_context.data, tiny_search_context.train, 0)
 
-    def measure(net: nn.Module = tiny_bench.net, images: int = 32):
-        return measured_sensitivities(net, tiny_bench.space, context, images, tmp_path)
+    def measure(net: nn.Module = tiny_search_context.net, images: int = 32):
+        return measured_sensitivities(net, tiny_search_context.space, context, images, tmp_path)
 
     return measure
 
 
-def test_every_group_has_a_positive_sensitivity_and_the_net_is_left_alone(measure, tiny_bench: Workbench) -> None:
-    before = {name: tensor.clone() for name, tensor in tiny_bench.net.state_dict().items()}
+def test_every_group_has_a_positive_sensitivity_and_the_net_is_left_alone(
+    measure, tiny_search_context: SearchContext
+) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny_search_context.net.state_dict().items()}
     found = measure()
-    assert set(found.by_group) == {group.name for group in tiny_bench.space.variable}
+    assert set(found.by_group) == {group.name for group in tiny_search_context.space.variable}
     assert min(found.by_group.values()) > 0
-    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_bench.net.state_dict().items())
-    assert not tiny_bench.net.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_search_context.net.state_dict().items())
+    assert not tiny_search_context.net.training
 
 
-def test_a_group_whose_channels_do_nothing_is_less_sensitive(measure, tiny_bench: Workbench) -> None:
-    net = copy.deepcopy(tiny_bench.net)
-    groups = tiny_bench.space.variable
+def test_a_group_whose_channels_do_nothing_is_less_sensitive(measure, tiny_search_context: SearchContext) -> None:
+    net = copy.deepcopy(tiny_search_context.net)
+    groups = tiny_search_context.space.variable
     weight = dict(net.named_parameters())[f"{groups[0].producers[0]}.weight"]
     with torch.no_grad():
         weight[: len(weight) // 2] *= 1e-6  # the half that a cut to half by norm takes
@@ -50,9 +52,9 @@ def test_the_second_search_reads_what_the_first_measured(measure, monkeypatch: p
     assert again.by_group == first.by_group
 
 
-def test_other_weights_or_more_images_are_measured_anew(measure, tiny_bench: Workbench) -> None:
+def test_other_weights_or_more_images_are_measured_anew(measure, tiny_search_context: SearchContext) -> None:
     measure()
-    other = copy.deepcopy(tiny_bench.net)
+    other = copy.deepcopy(tiny_search_context.net)
     with torch.no_grad():
         next(iter(other.parameters())).mul_(1.5)
     assert not measure(other).cached
@@ -69,10 +71,12 @@ def test_a_damaged_file_is_measured_anew_and_named(measure, tmp_path: Path, capl
     assert f"{file} cannot be read" in caplog.text
 
 
-def test_measuring_takes_no_longer_than_an_epoch(tiny_bench: Workbench) -> None:
-    groups = len(tiny_bench.space.variable)
-    assert images_for(tiny_bench.space, 100 * groups) == 100  # three cuts a group, three passes a training step
-    assert images_for(tiny_bench.space, 10**6) == 512
-    assert images_for(tiny_bench.space, 4 * groups) == 0
-    narrow = tiny_bench.space.restrict(SpaceConfig(only=(tiny_bench.space.variable[0].name,)))
+def test_measuring_takes_no_longer_than_an_epoch(tiny_search_context: SearchContext) -> None:
+    groups = len(tiny_search_context.space.variable)
+    assert (
+        images_for(tiny_search_context.space, 100 * groups) == 100
+    )  # three cuts a group, three passes a training step
+    assert images_for(tiny_search_context.space, 10**6) == 512
+    assert images_for(tiny_search_context.space, 4 * groups) == 0
+    narrow = tiny_search_context.space.restrict(SpaceConfig(only=(tiny_search_context.space.variable[0].name,)))
     assert images_for(narrow, 100) == 100

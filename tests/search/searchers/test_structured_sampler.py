@@ -161,7 +161,7 @@ def test_measured_sensitivities_give_two_starts_and_a_coordinate() -> None:
     while (trial := study.ask()) is not None:
         trials.append(trial)
         study.tell(result_of(trial, truth(trial)))
-    uniform = [each for each in trials if each.arm]
+    uniform = [each for each in trials if each.baseline]
     starts = trials[len(uniform) : len(uniform) + 2]
     for start in starts:
         assert start.goal.widths is not None

@@ -156,8 +156,8 @@ def test_a_new_budget_is_answered_from_the_old_trials_and_has_control_arms(
     old = inside(after.results[:5], after.budgets)
     for each in old:  # an old network inside the new budget is on the front, or beaten by one that is
         assert any(m.accuracy >= each.accuracy for m in after.front if m.cost.flops <= each.cost.flops)  # type: ignore
-    (arm,) = [r for r in after.results[5:] if r.trial.arm == "uniform"]
-    assert arm.trial.goal.budgets[0].limit == after.budgets[0].limit
+    (baseline,) = [r for r in after.results[5:] if r.trial.baseline == "uniform"]
+    assert baseline.trial.goal.budgets[0].limit == after.budgets[0].limit
     assert load(str(folder / RUN_FILE)).budget == ("35%",)
     written = {path.name for path in (folder / "front").iterdir()}
     assert written == {f"trial-{member.stem}" for member in after.front}
@@ -189,7 +189,7 @@ def test_a_new_budget_has_its_control_arm_even_without_a_trial_left(
     folder, before = narrower
     after = run(resumed(folder, budget=("25%",)))
     assert len(after.results) == len(before.results) + 1
-    assert after.results[-1].trial.arm == "uniform"
+    assert after.results[-1].trial.baseline == "uniform"
     assert len(run(resumed(folder)).results) == len(after.results)
 
 
@@ -226,7 +226,7 @@ def test_networks_passed_over_the_old_budget_are_on_no_front_under_a_new_one(tmp
     fixed = tuple(f"aofp.{each}" for each in settings)
     changes = {"budget": ("60%",), "method": "aofp", "set": fixed, "train": train, "trials": 3}
     first = run(tiny_config(tmp_path / "run", **changes))
-    over = [p for r in first.results for p in r.passed if not p.path]
+    over = [p for r in first.results for p in r.intermediate_networks if not p.path]
     result = run(resumed(tmp_path / "run", budget=("100%",)))
     assert over
     assert all(member.path for member in result.front)

@@ -50,7 +50,7 @@ def complete(number: int = 0, **changes: Any) -> TrialResult:
 
 
 def failed(number: int = 1) -> TrialResult:
-    trial = Trial(number, "l2", Goal(None, (BUDGET,)), arm="uniform")
+    trial = Trial(number, "l2", Goal(None, (BUDGET,)), baseline="uniform")
     curve = (EpochReport(number, 0, math.nan, 0.5),)
     return TrialResult(trial, TrialState.FAILED, curve=curve, error="out of memory", note={"loss": math.nan})
 
@@ -73,14 +73,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tracker = MlflowTracker(folder, "", Config())
         tracker.start()
         tracker.dense(0.9, DENSE, (BUDGET,))
-        passed = tuple(complete(waypoint=i, accuracy=0.6 + i / 10, cost=Cost(480 + i, 41)) for i in (1, 2))
-        tracker.trial(complete(passed=passed), 0.25, 0.6, 1)
+        intermediate_networks = tuple(
+            complete(intermediate_index=i, accuracy=0.6 + i / 10, cost=Cost(480 + i, 41)) for i in (1, 2)
+        )
+        tracker.trial(complete(intermediate_networks=intermediate_networks), 0.25, 0.6, 1)
         tracker.trial(failed(), 0.25, 0.6, 1)
         paths = {"picture": "front.png", "missing": "no.html", "networks": "front", "chosen": "front/trial-0000"}
-        passed = (passed[0], dataclasses.replace(passed[1], test_accuracy=0.75))
+        intermediate_networks = (
+            intermediate_networks[0],
+            dataclasses.replace(intermediate_networks[1], test_accuracy=0.75),
+        )
         again, control = (Confirmation((1, 2), each, (480, 480), 100) for each in ((0.5, 0.6), (0.3, 0.3)))
-        passed = (passed[0], dataclasses.replace(passed[1], confirmation=again))
-        member = complete(test_accuracy=0.55, passed=passed)
+        intermediate_networks = (
+            intermediate_networks[0],
+            dataclasses.replace(intermediate_networks[1], confirmation=again),
+        )
+        member = complete(test_accuracy=0.55, intermediate_networks=intermediate_networks)
         rival = dataclasses.replace(complete(5), confirmation=control)
         tracker.finish(search_result(member, failed(), paths=paths, control=rival))
     return folder

@@ -91,7 +91,7 @@ def test_concatenated_branches_are_groups_of_their_own() -> None:
 def test_grouped_convolutions_keep_their_groups() -> None:
     space = trace(nets.Grouped(), torch.empty(1, *nets.IMAGE))
     first, grouped = space.by_name["first"], space.by_name["grouped"]
-    assert (first.blocks, first.divisor, grouped.blocks) == (4, 4, 4)
+    assert (first.conv_groups, first.divisor, grouped.conv_groups) == (4, 4, 4)
     assert [w for w in range(1, 17) if first.legal(w)] == [4, 8, 12, 16]
     net = narrow(nets.Grouped(), space, Widths({"first": 8, "grouped": 12, "last": 3}))
     assert net.get_submodule("grouped").weight.shape == (12, 2, 3, 3)  # type: ignore[union-attr]

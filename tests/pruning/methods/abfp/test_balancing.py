@@ -24,9 +24,11 @@ def half_of(net: nn.Module) -> tuple[SearchSpace, dict[str, Tensor], dict[str, T
     """The space, what stays and every factor, where half of every group goes."""
     space = space_of(net)
     importance = norm_scores(net, space, order=1)
-    widths = {group.name: max(group.blocks, group.width // 2) for group in space.variable}
+    widths = {group.name: max(group.conv_groups, group.width // 2) for group in space.variable}
     kept = dict(select_channels(space, importance, widths))
-    factors = {name: balance_factors(importance[name], each, space.by_name[name].blocks) for name, each in kept.items()}
+    factors = {
+        name: balance_factors(importance[name], each, space.by_name[name].conv_groups) for name, each in kept.items()
+    }
     return space, kept, factors
 
 
@@ -63,7 +65,7 @@ def test_factors_do_not_depend_on_the_scale_of_a_layer() -> None:
 
 
 def test_every_block_has_its_own_threshold() -> None:
-    found = balance_factors(torch.tensor([4.0, 2.0, 100.0, 50.0]), torch.tensor([0, 2]), blocks=2)
+    found = balance_factors(torch.tensor([4.0, 2.0, 100.0, 50.0]), torch.tensor([0, 2]), conv_groups=2)
     assert found.tolist() == pytest.approx([-1.0, 1 + math.log(2)] * 2)
 
 

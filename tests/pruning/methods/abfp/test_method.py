@@ -11,7 +11,7 @@ from pruning.rewriting.narrowing import stages
 from pruning.selection import select_channels
 from spaces.budget import Budget
 from spaces.errors import SpaceError
-from spaces.space import ModelSpec, SpaceConfig, uniform_point
+from spaces.space import ModelSpec, SpaceConfig, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 from spaces.zoo.models import build
@@ -167,7 +167,7 @@ def test_budgets_alone_mean_uniform_widths(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     budget = Budget.parse("40%")
     snapshot = run(AutoBalanced(), tiny_residual, Goal(budgets=(budget,)), tiny_context(epochs=0))[-1]
-    assert snapshot.widths == space.fit(uniform_point(space), [budget.resolve(space.dense_cost)])
+    assert snapshot.widths == space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost)])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pruning.methods.aofp.halving import Decision, Halving, Rules
 from spaces.groups import ChannelGroup
 
 
-def halving(width=8, theta=0.01, batches=40, give_ups=3, lowest=1, divisor=1, blocks=1, seed=0):
-    group = ChannelGroup("g", width, 1, width, divisor, blocks)
+def halving(width=8, theta=0.01, batches=40, give_ups=3, lowest=1, divisor=1, conv_groups=1, seed=0):
+    group = ChannelGroup("g", width, 1, width, divisor, conv_groups)
     return Halving(group, lowest, Rules(theta, batches, give_ups), seed)
 
 
@@ -92,7 +92,7 @@ def test_a_channel_never_drawn_is_not_taken_for_harmless():
 
 
 def test_blocks_stay_equal_and_widths_legal():
-    search = halving(24, theta=math.inf, divisor=4, blocks=2, lowest=8)
+    search = halving(24, theta=math.inf, divisor=4, conv_groups=2, lowest=8)
     for width in (12, 8):
         _, best = run_half(search, torch.rand(24, dtype=torch.float64))
         search.cut(best, search.width - search.width_after(search.hidden))

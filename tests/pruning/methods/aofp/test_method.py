@@ -87,15 +87,15 @@ def test_every_cut_is_a_net_on_the_way(tiny_residual, context):
     assert snapshots[-1].note["deadline_cuts"] == 0
 
 
-def test_of_many_cuts_in_an_epoch_few_nets_are_made_and_held(tiny_bench, monkeypatch):
+def test_of_many_cuts_in_an_epoch_few_nets_are_made_and_held(tiny_search_context, monkeypatch):
     wide = [each for _ in range(5) for each in (nn.Conv2d(16, 16, 1), nn.ReLU())]
     net = nn.Sequential(nn.Conv2d(1, 16, 1), *wide, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
     made = []
     monkeypatch.setattr(
         "pruning.methods.aofp.method.slice_channels", lambda *given: made.append(1) or slice_channels(*given)
     )
-    train = dataclasses.replace(tiny_bench.train, batch_size=1, epochs=4)
-    context = TrialContext(tiny_bench.data, train, seed=0, fast=tiny_bench.fast)
+    train = dataclasses.replace(tiny_search_context.train, batch_size=1, epochs=4)
+    context = TrialContext(tiny_search_context.data, train, seed=0, compute_format=tiny_search_context.compute_format)
     space = trace(net, torch.zeros(1, 1, 8, 8))
     method = ApproximatedOracle(theta=0.03, half_batches=2, warm_up_batches=0, search_share=0.9, give_ups=100)
     snapshots = list(method.run(net, space, Goal(widths=space.smallest), context))

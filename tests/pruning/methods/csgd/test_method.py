@@ -15,11 +15,13 @@ LONG = {"epochs": 75, "batch_size": 4}  # 1200 steps, after which the gradient a
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
 
-def run(method: CentripetalSGD, bench, epochs: int, **train):
+def run(method: CentripetalSGD, search_context, epochs: int, **train):
     """Run on a net with two groups, 0 and 3, of 8 channels; two steps an epoch."""
-    config = dataclasses.replace(bench.train, epochs=epochs, **train)
-    goal = Goal(widths=Widths({group.name: 4 for group in bench.space.variable}))
-    return list(method.run(bench.net, bench.space, goal, TrialContext(bench.data, config, seed=1)))
+    config = dataclasses.replace(search_context.train, epochs=epochs, **train)
+    goal = Goal(widths=Widths({group.name: 4 for group in search_context.space.variable}))
+    return list(
+        method.run(search_context.net, search_context.space, goal, TrialContext(search_context.data, config, seed=1))
+    )
 
 
 def test_a_snapshot_per_epoch_and_one_where_there_are_none(tiny_residual, tiny_context) -> None:
@@ -29,36 +31,36 @@ def test_a_snapshot_per_epoch_and_one_where_there_are_none(tiny_residual, tiny_c
         assert [each.epoch for each in snapshots] == expected
 
 
-def test_short_trainings_collapse_by_a_direct_pull_and_go_on_in_the_narrow_net(tiny_bench) -> None:
-    *before, last = run(CentripetalSGD(), tiny_bench, epochs=4)
+def test_short_trainings_collapse_by_a_direct_pull_and_go_on_in_the_narrow_net(tiny_search_context) -> None:
+    *before, last = run(CentripetalSGD(), tiny_search_context, epochs=4)
     assert [each.note["collapsed"] for each in before] == [False, True, True]
     assert (last.note["collapsed"], last.note["pull"], last.note["trimmed_after_epoch"]) == (True, "direct", 2)
     assert last.note["deviation"] <= 1e-6
     assert last.note["merge_error"] <= 1e-5
 
 
-def test_long_trainings_collapse_through_the_gradient_alone(tiny_bench) -> None:
-    last = run(CentripetalSGD(), tiny_bench, **LONG)[-1]
+def test_long_trainings_collapse_through_the_gradient_alone(tiny_search_context) -> None:
+    last = run(CentripetalSGD(), tiny_search_context, **LONG)[-1]
     assert (last.note["pull"], last.note["collapsed"]) == ("gradient", True)
     assert last.note["epsilon"] > 0.003  # the paper's would take hundreds of epochs of its own data
 
 
-def test_biases_that_learn_faster_collapse_faster_and_the_plan_knows(tiny_bench) -> None:
-    net = copy.deepcopy(tiny_bench.net)
+def test_biases_that_learn_faster_collapse_faster_and_the_plan_knows(tiny_search_context) -> None:
+    net = copy.deepcopy(tiny_search_context.net)
     for layer in (net[1], net[4]):
         torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(0))
-    bench = dataclasses.replace(tiny_bench, net=net)
-    once = run(CentripetalSGD(), bench, **LONG)[-1].note
-    twice = run(CentripetalSGD(bias_strength=0.5), bench, **LONG, bias_rate_factor=2.0)[-1].note
+    search_context = dataclasses.replace(tiny_search_context, net=net)
+    once = run(CentripetalSGD(), search_context, **LONG)[-1].note
+    twice = run(CentripetalSGD(bias_strength=0.5), search_context, **LONG, bias_lr_mult=2.0)[-1].note
     assert twice["epsilon"] == once["epsilon"]  # half the strength at twice the rate is the same pull
     assert (twice["collapsed"], twice["pull"]) == (True, "gradient")
-    strong = run(CentripetalSGD(strength="fixed", epsilon=0.01), bench, 2, bias_rate_factor=2.0)[-1].note
-    weak = run(CentripetalSGD(strength="fixed", epsilon=0.01, bias_strength=0.01), bench, 2)[-1].note
+    strong = run(CentripetalSGD(strength="fixed", epsilon=0.01), search_context, 2, bias_lr_mult=2.0)[-1].note
+    weak = run(CentripetalSGD(strength="fixed", epsilon=0.01, bias_strength=0.01), search_context, 2)[-1].note
     assert strong["deviation_bias"] < weak["deviation_bias"]
 
 
-def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_bench) -> None:
-    (snapshot,) = run(CentripetalSGD(strength="fixed"), tiny_bench, epochs=1)
+def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_search_context) -> None:
+    (snapshot,) = run(CentripetalSGD(strength="fixed"), tiny_search_context, epochs=1)
     note = snapshot.note
     assert (note["collapsed"], note["epsilon"]) == (False, 0.003)
     assert note["deviation"] > 1e-3
@@ -77,16 +79,18 @@ def test_batchnorm_is_estimated_again_where_filters_are_not_equal(tiny_residual,
     torch.testing.assert_close(snapshot.net.norm.running_mean, 0.1 * seen)
 
 
-def test_the_narrow_net_ends_where_the_wide_one_would(tiny_bench) -> None:
-    narrow, merged = (run(CentripetalSGD(early_trim=trim), tiny_bench, epochs=6)[-1].net for trim in (True, False))
+def test_the_narrow_net_ends_where_the_wide_one_would(tiny_search_context) -> None:
+    narrow, merged = (
+        run(CentripetalSGD(early_trim=trim), tiny_search_context, epochs=6)[-1].net for trim in (True, False)
+    )
     for name, tensor in narrow.state_dict().items():
         torch.testing.assert_close(tensor, merged.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
-def test_the_plan_and_the_deviation_of_every_tensor_are_logged(tiny_bench, caplog) -> None:
+def test_the_plan_and_the_deviation_of_every_tensor_are_logged(tiny_search_context, caplog) -> None:
     with caplog.at_level(logging.DEBUG, logger="pruning.methods.csgd.method"):
-        note = run(CentripetalSGD(), tiny_bench, epochs=1)[-1].note
-        run(CentripetalSGD(strength="fixed"), tiny_bench, epochs=1)
+        note = run(CentripetalSGD(), tiny_search_context, epochs=1)[-1].note
+        run(CentripetalSGD(strength="fixed"), tiny_search_context, epochs=1)
     messages = [record.getMessage() for record in caplog.records]
     direct, fixed = (each for each in messages if "of the deviations after" in each)
     assert f"after {note['collapse_planned_after_steps']} of 4 steps" in direct
@@ -101,16 +105,18 @@ def test_the_plan_and_the_deviation_of_every_tensor_are_logged(tiny_bench, caplo
 
 
 @pytest.mark.parametrize("setting", ["scale_strength", "bias_strength"])
-def test_a_weaker_pull_on_a_kind_of_tensor_leaves_more_of_it(tiny_bench, setting: str) -> None:
+def test_a_weaker_pull_on_a_kind_of_tensor_leaves_more_of_it(tiny_search_context, setting: str) -> None:
     fixed = {"strength": "fixed", "epsilon": 0.3}
-    equal, weaker = (run(CentripetalSGD(**fixed, **{setting: each}), tiny_bench, epochs=1)[-1] for each in (1.0, 0.1))
+    equal, weaker = (
+        run(CentripetalSGD(**fixed, **{setting: each}), tiny_search_context, epochs=1)[-1] for each in (1.0, 0.1)
+    )
     assert weaker.note["deviation_planned"] > equal.note["deviation_planned"]
 
 
-def test_no_cluster_at_all_is_plain_training(tiny_bench) -> None:
-    goal = Goal(widths=tiny_bench.space.full)
-    context = TrialContext(tiny_bench.data, tiny_bench.train, seed=1)
-    last = list(CentripetalSGD().run(tiny_bench.net, tiny_bench.space, goal, context))[-1]
+def test_no_cluster_at_all_is_plain_training(tiny_search_context) -> None:
+    goal = Goal(widths=tiny_search_context.space.full)
+    context = TrialContext(tiny_search_context.data, tiny_search_context.train, seed=1)
+    last = list(CentripetalSGD().run(tiny_search_context.net, tiny_search_context.space, goal, context))[-1]
     assert (last.note["collapsed"], last.note["deviation"]) == (True, 0.0)
 
 
@@ -142,8 +148,8 @@ def test_layers_that_normalise_over_channels_are_never_called_collapsed(tiny_con
 
 
 @pytest.mark.parametrize("clusters", ["even", "imbalanced"])
-def test_other_clusters_reach_the_widths_too(tiny_bench, clusters: str) -> None:
-    last = run(CentripetalSGD(clusters=clusters), tiny_bench, epochs=2)[-1]
+def test_other_clusters_reach_the_widths_too(tiny_search_context, clusters: str) -> None:
+    last = run(CentripetalSGD(clusters=clusters), tiny_search_context, epochs=2)[-1]
     assert dict(last.widths) == dict.fromkeys(last.widths, 4)
     assert last.note["clusters"] == clusters
 

@@ -14,7 +14,7 @@ from pruning.base import Goal, Snapshot
 from pruning.methods.di.gradual import goals_between, reached
 from pruning.methods.di.method import DiscriminantInformation
 from pruning.traits import wide_epochs
-from runners.evaluation.evaluate import TrialContext, Workbench, evaluate
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.trial import Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -35,8 +35,8 @@ def run(net: nn.Module, context: Any, goal: Goal, **settings: Any) -> list[Snaps
     return [Snapshot(copy.deepcopy(each.net), each.widths, each.epoch, each.note, each.cost) for each in snapshots]
 
 
-def longer(bench: Workbench, epochs: int) -> Workbench:
-    return dataclasses.replace(bench, train=dataclasses.replace(bench.train, epochs=epochs))
+def longer(search_context: SearchContext, epochs: int) -> SearchContext:
+    return dataclasses.replace(search_context, train=dataclasses.replace(search_context.train, epochs=epochs))
 
 
 def flops(space: SearchSpace, snapshots: list[Snapshot]) -> list[int]:
@@ -128,19 +128,26 @@ def test_a_net_that_meets_its_goal_is_trained_like_any_other(tiny_residual, tiny
         assert snapshots[-1].net.stem.out_channels == 8
 
 
-def test_the_same_seed_gives_the_same_net_and_the_lent_one_stays(tiny_bench: Workbench) -> None:
-    state = {name: tensor.clone() for name, tensor in tiny_bench.net.state_dict().items()}
+def test_the_same_seed_gives_the_same_net_and_the_lent_one_stays(tiny_search_context: SearchContext) -> None:
+    state = {name: tensor.clone() for name, tensor in tiny_search_context.net.state_dict().items()}
     found = []
     for _ in range(2):
-        context = TrialContext(tiny_bench.data, longer(tiny_bench, 3).train, 5, fast=tiny_bench.fast)
+        context = TrialContext(
+            tiny_search_context.data,
+            longer(tiny_search_context, 3).train,
+            5,
+            compute_format=tiny_search_context.compute_format,
+        )
         method = DiscriminantInformation(gradual_epochs=2)
-        found.append(list(method.run(tiny_bench.net, tiny_bench.space, HALF, context))[-1].net.state_dict())
+        found.append(
+            list(method.run(tiny_search_context.net, tiny_search_context.space, HALF, context))[-1].net.state_dict()
+        )
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
-    assert all(torch.equal(tensor, state[name]) for name, tensor in tiny_bench.net.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in tiny_search_context.net.state_dict().items())
 
 
-def test_nets_on_the_way_are_points_of_a_trial(tiny_bench: Workbench) -> None:
-    running = evaluate(Trial(0, "di", HALF, {"gradual_epochs": 3}, seed=1), longer(tiny_bench, 5))
+def test_nets_on_the_way_are_points_of_a_trial(tiny_search_context: SearchContext) -> None:
+    running = evaluate(Trial(0, "di", HALF, {"gradual_epochs": 3}, seed=1), longer(tiny_search_context, 5))
     epochs = []
     while True:
         try:

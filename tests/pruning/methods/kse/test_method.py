@@ -9,7 +9,7 @@ from torch import nn
 from pruning.base import METHODS, Goal, PruningError
 from pruning.methods.kse.kernel_sharing import SharedKernelConv2d
 from pruning.methods.kse.method import KernelSparsityEntropy
-from runners.evaluation.evaluate import Workbench, evaluate
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.trial import Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -178,11 +178,11 @@ def test_weights_that_are_not_finite_are_refused(tiny_residual, tiny_context):
         run(tiny_residual, tiny_context)
 
 
-def test_a_trial_is_evaluated_and_its_checkpoint_comes_back(tiny_bench: Workbench):
+def test_a_trial_is_evaluated_and_its_checkpoint_comes_back(tiny_search_context: SearchContext):
     from pruning import checkpoint
 
-    goal = Goal(budgets=(Budget("flops", int(0.6 * tiny_bench.space.dense_cost.flops)),))
-    trial = evaluate(Trial(0, "kse", goal), tiny_bench)
+    goal = Goal(budgets=(Budget("flops", int(0.6 * tiny_search_context.space.dense_cost.flops)),))
+    trial = evaluate(Trial(0, "kse", goal), tiny_search_context)
     while True:
         try:
             next(trial)
@@ -190,8 +190,8 @@ def test_a_trial_is_evaluated_and_its_checkpoint_comes_back(tiny_bench: Workbenc
             result = stop.value
             break
     assert result.state is TrialState.COMPLETE, result.error
-    back = checkpoint.from_bytes(result.checkpoint, model=tiny_bench.net)
-    assert count_cost(back, tiny_bench.space.input_shape) == result.cost
+    back = checkpoint.from_bytes(result.checkpoint, model=tiny_search_context.net)
+    assert count_cost(back, tiny_search_context.space.input_shape) == result.cost
 
 
 def test_it_is_in_the_table():

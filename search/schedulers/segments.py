@@ -3,23 +3,23 @@
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
 
-from runners.trial import Leg, TrialResult, TrialState
-from search.results.pareto import measured, point
+from runners.trial import TrainingSegment, TrialResult, TrialState
+from search.results.pareto import measured, objectives
 from search.schedulers.asha import NOT_CONTINUED, Climber
 
 KEPT_AFTER = "kept_after_epochs"  # in the note of a trial whose longer training came out worse
 
 
-def after_first(result: TrialResult, leg: Leg | None) -> TrialResult:
+def after_first(result: TrialResult, segment: TrainingSegment | None) -> TrialResult:
     """Return the result of a first leg, or of a whole training, as that of its trial."""
-    result = dataclasses.replace(result, trial=dataclasses.replace(result.trial, leg=None))
-    if leg is None or not measured(result):
+    result = dataclasses.replace(result, trial=dataclasses.replace(result.trial, segment=None))
+    if segment is None or not measured(result):
         return result
-    end = leg.end if result.state is TrialState.COMPLETE or not result.curve else result.curve[-1].epoch
-    return dataclasses.replace(result, rungs=((end, point(result)[1]),))
+    end = segment.end if result.state is TrialState.COMPLETE or not result.curve else result.curve[-1].epoch
+    return dataclasses.replace(result, rungs=((end, objectives(result)[1]),))
 
 
-def joined(earlier: TrialResult, result: TrialResult, leg: Leg) -> TrialResult:
+def joined(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -> TrialResult:
     """Return what a trial has come to after another leg: the better network of both, and the course of the whole.
 
     Training changes no architecture: the latency that was measured of the network stays.
@@ -34,13 +34,13 @@ def joined(earlier: TrialResult, result: TrialResult, leg: Leg) -> TrialResult:
         train_seconds=earlier.train_seconds + result.train_seconds,
     )
     if not measured(result):
-        reason = f"to {leg.end} epochs: {' '.join(result.error.split()) or 'failed without a reason'}"
+        reason = f"to {segment.end} epochs: {' '.join(result.error.split()) or 'failed without a reason'}"
         return ended(whole, reason)
-    before, after = point(earlier)[1], point(result)[1]
+    before, after = objectives(earlier)[1], objectives(result)[1]
     if result.state is TrialState.STOPPED and after < before:
         # Cut off in the midst of its schedule: it can go on from where it was.
         return dataclasses.replace(whole, curve=earlier.curve)
-    end = result.curve[-1].epoch if result.state is TrialState.STOPPED else leg.end
+    end = result.curve[-1].epoch if result.state is TrialState.STOPPED else segment.end
     whole = dataclasses.replace(whole, state=result.state, rungs=(*earlier.rungs, (end, after)))
     if after < before:
         best = max(earlier.rungs, key=lambda rung: rung[1])[0]
