@@ -13,7 +13,6 @@ from spaces.space import SearchSpace, uniform_ratios
 from spaces.targets import absolute_targets
 
 BASELINE_METHOD = "l2"
-FLOPS, LATENCY = "flops", "latency"  # axes of the front
 _ABILITIES = {  # allocation -> the attribute of an able method, what it then does, what other methods do instead
     "search": ("takes_widths", "work at widths that the search chooses", "finds widths itself"),
     "method": ("finds_widths", "find widths itself", "works at given widths"),
@@ -72,14 +71,9 @@ class Problem:
         return self.config.rung_epochs
 
     @property
-    def dense_cost(self) -> Mapping[str, int]:
-        """FLOPs and parameters of the dense network."""
-        return {"flops": self.space.dense_cost.flops, "params": self.space.dense_cost.params}
-
-    @property
     def latency_limit(self) -> float:
         """Seconds that the budgets allow; infinite when none limits latency."""
-        return min((budget.limit for budget in self.budgets if budget.quantity == LATENCY), default=float("inf"))
+        return min((budget.limit for budget in self.budgets if budget.quantity == "latency"), default=float("inf"))
 
     @property
     def needs_latency(self) -> bool:
@@ -89,7 +83,7 @@ class Problem:
 
 def needs_latency(config: RunConfig, budgets: Iterable[Budget]) -> bool:
     """Return whether latency is limited or an axis."""
-    return config.axis == LATENCY or any(budget.quantity == LATENCY for budget in budgets)
+    return config.axis == "latency" or any(budget.quantity == "latency" for budget in budgets)
 
 
 def method_settings(methods: Sequence[str]) -> dict[str, tuple[Setting, ...]]:
