@@ -3,6 +3,7 @@
 Nothing is written here, so that a mistake in the config leaves nothing behind.
 """
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from runners.base import pick_runner, workers
 from runners.cache import cache_root
 from runners.data.loading import ImageData, load_data
 from runners.data.sources import check_on_disk
+from runners.base import AUTO_DEVICE, NO_DEVICE
+from runners.latency.engines import LatencyError
 from runners.latency.engines import check as check_latency
-from runners.latency.engines import resolve_device
 from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
 from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.training.loop import pick_device
@@ -114,8 +116,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     """
     check_resumed(config)
     device = pick_device(config.train.device)
-    latency = resolve_device(config.latency, device, needed=needs_latency(config, config.budgets))
-    config = config.with_latency(latency)
+    config = _with_latency_device(config, device)
     check_latency(config.latency)
     data = _images(config, fetch)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
@@ -149,6 +150,23 @@ def file_to_download(spec: ModelSpec, weights: str) -> Path | None:
     """Return the file that published weights will be downloaded to; None when they are there, or a file is given."""
     file = published_file(spec, weights) if is_published(weights) else None
     return None if file is None or file.exists() else file
+
+
+def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
+    """Return the config with the device of the training in place of an "auto" latency device.
+
+    Raises:
+        LatencyError: the search needs latency, and nothing is to be measured.
+    """
+    if needs_latency(config, config.budgets) and not config.latency.measures:
+        raise LatencyError(
+            f"--latency-device {NO_DEVICE} measures nothing, and a latency budget or --objective accuracy,latency "
+            "needs what networks measure; leave it out, or name a device such as cpu:1thread"
+        )
+    if config.latency.device != AUTO_DEVICE:
+        return config
+    found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
+    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, device=found))
 
 
 def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> ComputeFormat:
