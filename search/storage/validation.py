@@ -1,4 +1,4 @@
-"""What a study makes of a result before it is recorded: failed when it is none, and lighter by weights of no use."""
+"""Checks of a result before it is recorded."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,11 +8,11 @@ from search.results.pareto import affordable, measured
 from spaces.budget import Budget
 
 
-def checked(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
-    """Return the result, as failed with the reason where it has no finite accuracy, no cost, or is over a budget.
+def validate(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
+    """Return the result; as failed, with the reason, without a finite accuracy or a cost, or over a budget.
 
     Args:
-        budgets: absolute; one on latency is not looked at, since it is measured later.
+        budgets: absolute; a latency budget is not checked, since latency is measured later.
     """
     if result.state is TrialState.FAILED:
         return result if result.error else replace(result, error="failed without a reason")
@@ -27,7 +27,7 @@ def checked(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
     return result
 
 
-def lightened(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
-    """Drop the weights of networks over a budget: no front can have them, and each weighs as much as a result."""
-    useful = {network.label for network in affordable([result], budgets)}  # timed or not
-    return result.with_checkpoints({label: each for label, each in result.checkpoints.items() if label in useful})
+def drop_checkpoints(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
+    """Drop the weights of networks over a budget, which no front can have."""
+    useful = {network.label for network in affordable([result], budgets)}
+    return result.with_checkpoints({label: weights for label, weights in result.checkpoints.items() if label in useful})
