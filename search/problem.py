@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from configs.rungs import rungs_of
+from configs.resuming import check_resumed
 from configs.schema import RunConfig
-from configs.screening import pool_size
-from configs.search_training import parse_search_training
-from configs.validation import split_setting, validate
-from pruning.base import parse_methods
 from runners.base import pick_runner, workers
 from runners.cache import cache_root
 from runners.data.loading import ImageData, load_data
@@ -27,7 +23,6 @@ from runners.training.compute_format import ComputeFormat, fastest_threads, meas
 from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.training.loop import pick_device
 from search.latency.predictor import with_latency_device
-from search.results.pareto import FLOPS, LATENCY
 from search.searchers.allocation import check_allocation
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import SENSITIVE_FROM
@@ -37,7 +32,6 @@ from search.searchers.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
-from spaces.targets import parse_targets
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build, default_input_shape, published_file
 
@@ -96,8 +90,9 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
     Raises:
         SlimfrontError: anything in the config that cannot be met; the message names it.
     """
-    texts = validate(config)
-    check_allocation(parse_methods(config.method), config.allocation)
+    check_resumed(config)
+    texts = config.budgets
+    check_allocation(config.methods, config.allocation)
     device = pick_device(config.train.device)
     config = with_latency_device(config, texts, device)
     check_latency(config.latency)
@@ -136,13 +131,12 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Setup:
 
 def _asked(config: RunConfig) -> StudySettings:
     """Return of the study's settings what tells whether there are candidates at all."""
-    methods = tuple(parse_methods(config.method))
     return StudySettings(
-        methods,
-        fixed_settings(config, methods),
+        config.methods,
+        config.fixed_settings,
         lowest_fraction=config.lowest_fraction,
         allocation=config.allocation,
-        targets=parse_targets(config.targets),
+        targets=config.target_budgets,
     )
 
 
@@ -157,15 +151,14 @@ def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads:
 def screened_at_once(setup: Setup) -> int:
     """Return how many candidates are compared before training for each that is trained; 1 for none."""
     config, data = setup.config, setup.data
-    return pool_size(config.screen, config.train.epochs, len(data.train), len(data.val))
+    return config.screening_pool_size(len(data.train), len(data.val))
 
 
 def study_settings(setup: Setup) -> StudySettings:
     """Return what the study needs of the config."""
     config = setup.config
-    methods = tuple(parse_methods(config.method))
     return StudySettings(
-        methods=methods,
+        methods=config.methods,
         fixed=setup.fixed,
         trials=config.trials,
         sampler=config.sampler,
@@ -176,20 +169,11 @@ def study_settings(setup: Setup) -> StudySettings:
         name="slimfront" if not config.storage else Path(config.out or setup.folder).name,
         resumed=bool(config.resume),
         guide=setup.latency.guide if setup.latency else None,
-        axis=LATENCY if config.objective.endswith(LATENCY) else FLOPS,
+        axis=config.axis,
         targets=setup.targets,
-        training=parse_search_training(config.search_training, config.train),
-        rungs=rungs_of(config),
+        training=config.searched_training,
+        rungs=config.rung_epochs,
     )
-
-
-def fixed_settings(config: RunConfig, methods: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
-    """Return method -> setting -> value text, of every `--set METHOD.SETTING=VALUE`."""
-    fixed: dict[str, dict[str, Any]] = {}
-    for text in config.set:
-        method, name, value = split_setting(text, methods)
-        fixed.setdefault(method, {})[name] = value
-    return fixed
 
 
 def sensing_images(setup: Setup) -> int:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from configs.schema import RunConfig
-from runners.base import AUTO_DEVICE, NO_DEVICE
+from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.latency.engines import LatencyError
 from runners.latency.model import LatencyModel
 from runners.trial import TrialResult

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from configs.duration import parse_duration
+from configs.parsing import parse_duration
 from runners.trial import EpochReport, Trial, TrialResult
 from search.reporting.wording import plural
 from search.results.result import SearchResult

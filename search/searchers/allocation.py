@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from configs.schema import ConfigError
 from pruning.base import METHODS
+from spaces.errors import ConfigError
 
 _ABLE = {  # allocation -> what a method needs for it, in words what it then does, and what the others can do alone
     "search": ("takes_widths", "work at widths that the search chooses", "finds widths itself"),
