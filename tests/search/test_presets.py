@@ -87,10 +87,9 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
     # Published weights are not at hand here, and how to compute fastest is not what is tested.
     train = dataclasses.replace(config.train, precision="float32", device="cpu")
     runner = dataclasses.replace(config.runner, name="local")
-    config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
-    if load(name).weights:
+    if config.weights:
         train = dataclasses.replace(train, dense_schedule="constant")
-        config = dataclasses.replace(config, train=train)
+    config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
 
     setup = prepare(config)
     study = Study(dataclasses.replace(study_settings(setup), storage=""), setup.space, setup.budgets)
