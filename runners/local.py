@@ -3,7 +3,8 @@
 import contextlib
 from typing import TYPE_CHECKING
 
-from runners.base import AskTell, Evaluator, RunnerConfig, default_evaluator
+from runners.base import AskTell, Evaluator, default_evaluator
+from runners.config import RunnerConfig
 from runners.trial import Trial, TrialResult
 
 if TYPE_CHECKING:

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from configs.loading import Flags, effective_yaml, parse_flags
-from configs.schema import ConfigError
-from configs.validation import validate
-from spaces.errors import SlimfrontError
+from spaces.errors import ConfigError, SlimfrontError
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
 PAGES = ("methods", "presets")
@@ -63,7 +61,7 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     if flags.print_config:
         print(effective_yaml(flags.config), end="")
         return 0
-    validate(flags.config)
+    _ = flags.config.budgets  # a missing budget is an error before the libraries take their seconds to load
     _configure_logging(debug)
     if planning:
         return _plan(flags)

@@ -9,6 +9,10 @@ class SlimfrontError(Exception):
     """Base of the errors raised on purpose by this project."""
 
 
+class ConfigError(SlimfrontError):
+    """A setting that cannot be read, is not known, or is out of its range."""
+
+
 class BudgetError(SlimfrontError):
     """A budget that cannot be read, or that no network of the space can meet."""
 

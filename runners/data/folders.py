@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runners.base import DataConfig
+from runners.config import DataConfig
 from runners.data.loading import Source, class_mixed_order
 from runners.data.sources import Shape, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, ImageSource, LazySplit, TensorSplit

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runners.base import SCALES, DataConfig
 from runners.cache import digest_of
+from runners.config import SCALES, DataConfig
 from runners.data.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
 

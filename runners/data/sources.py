@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runners.base import DataConfig
 from runners.cache import cache_root
+from runners.config import DataConfig
 from runners.data.clutter import clutter
 from runners.data.loading import Source, class_mixed_order
 from runners.data.splits import Augmentation, DataError, TensorSplit

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.base import LatencyConfig, available_cpus
+from runners.base import available_cpus
+from runners.config import LatencyConfig
 from runners.training.compute_format import using_threads
 from spaces.errors import SlimfrontError
 

@@ -21,7 +21,8 @@ from ray.job_config import JobConfig
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from runners.base import AskTell, Evaluator, RunnerConfig, RunnerError, default_evaluator, fitting_workers, needed_gpus
+from runners.base import AskTell, Evaluator, RunnerError, default_evaluator, fitting_workers, needed_gpus
+from runners.config import RunnerConfig
 from runners.ray.settings import quiet_tune
 from runners.ray.start import knock, own_folders
 from runners.trial import Trial, TrialResult, TrialState

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runners.base import AskTell, Evaluation, RunnerConfig
+from runners.base import AskTell, Evaluation
+from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.cost import Cost

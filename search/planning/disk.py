@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.rungs import rungs_of
 from pruning.base import METHODS
 from pruning.traits import yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
@@ -111,7 +110,7 @@ def _kept_dense_part(setup: Setup) -> DiskPart:
 
 def _study_part(setup: Setup) -> DiskPart:
     what, storage = "study", setup.config.storage
-    trials, rungs = setup.config.trials, rungs_of(setup.config)
+    trials, rungs = setup.config.trials, setup.config.rung_epochs
     segments = sum(expected(rungs, trials, round(FRONT_SHARE * trials))) if rungs else trials
     size = int(STUDY + STUDY_TRIAL * segments)
     return DiskPart(what, 0, storage) if storage else DiskPart(what, size, str(setup.folder / "study.db"))

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from configs.rungs import rungs_of
+from configs.parsing import STATISTICS_IMAGES, screen_images
 from configs.schema import RunConfig
-from configs.screening import STATISTICS_IMAGES, screen_images
 from pruning.base import METHODS
 from pruning.traits import wide_epochs
 from runners.training.compute_format import step_seconds, using_threads
@@ -19,7 +18,6 @@ from search.reporting.training import mean_epochs
 from search.schedulers.asha import expected_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import Starts
-from spaces.targets import parse_targets
 
 NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
@@ -62,13 +60,13 @@ def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
         folder=setup.folder,
         seconds=(forecast or forecast_time(setup)).total,
         dense_seconds=setup.latency.dense_seconds if setup.latency else None,
-        epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
+        epochs=forecast_epochs(setup.config) if setup.config.rung_epochs else 0.0,
     )
 
 
 def forecast_epochs(config: RunConfig) -> float:
     """Estimate the epochs of training of all trials together: members of the front and control arms get them all."""
-    if rungs := rungs_of(config):
+    if rungs := config.rung_epochs:
         return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
     return float(config.train.epochs * config.trials)
 
@@ -106,7 +104,7 @@ def _screened_images(setup: Setup) -> float:
 
 def _trained_again(config: RunConfig) -> float:
     """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it or at each target."""
-    baselines = max(1, len(parse_targets(config.targets)))
+    baselines = max(1, len(config.target_budgets))
     return config.confirm * (baselines + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from configs.duration import parse_duration
+from configs.parsing import parse_duration
 from runners.trial import TrialResult
 from search.reporting.plan_table import Plan, plan_table
 from search.reporting.wording import duration, percent, plural, scaled

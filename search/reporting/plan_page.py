@@ -8,8 +8,6 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from configs.duration import parse_duration
-from configs.rungs import rungs_of
 from search.planning.disk import forecast_disk
 from search.planning.time import FRONT_SHARE, TimeForecast, forecast_epochs, forecast_time, plan
 from search.problem import Setup, screened_at_once, sensing_images, study_settings
@@ -142,7 +140,7 @@ def _trials(setup: Setup, candidates: CandidateSpace) -> Table:
 
 def _rungs(setup: Setup) -> Iterator[Table]:
     """Tabulate how many trials are expected at each rung."""
-    rungs, trials = rungs_of(setup.config), setup.config.trials
+    rungs, trials = setup.config.rung_epochs, setup.config.trials
     if not rungs:
         return
     counts = expected(rungs, trials, round(FRONT_SHARE * trials))
@@ -191,7 +189,7 @@ def _time(setup: Setup, time: TimeForecast) -> Table:
 
 def _too_short(setup: Setup, time: TimeForecast) -> Iterator[str]:
     limit = setup.config.time_limit
-    if limit and parse_duration("--time-limit", limit) < time.dense:
+    if setup.config.time_limit_seconds < time.dense:
         yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
 
 

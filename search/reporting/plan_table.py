@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import RunConfig
-from pruning.base import parse_methods
 from search.reporting.latency import planned
 from search.reporting.rungs import rungs_text
 from search.reporting.wording import ROWS_SHOWN, duration, percent, plural, scaled, titled_table
@@ -72,7 +71,7 @@ def plan_facts(plan: Plan) -> Table:
         "budget": " and ".join(_budget(budget, dense) for budget in plan.budgets),
         "targets": "; ".join(_budget(target, dense) for target in plan.targets),
         **planned(config, plan.budgets, plan.dense_seconds),
-        "methods": f"{', '.join(parse_methods(config.method))}, and the uniform control arm{settings}",
+        "methods": f"{', '.join(config.methods)}, and the uniform control arm{settings}",
         "trials": f"{config.trials}, sampler {config.sampler}, {plural(config.train.epochs, 'epoch')} each"
         + (f" but where searched ({config.search_training})" if config.search_training else "")
         + rungs_text(config)

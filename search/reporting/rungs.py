@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.table import Table
 
-from configs.rungs import rungs_of
 from configs.schema import RunConfig
 from search.reporting.screening import screening_lines
 from search.results.rank_correlation import LEAST, LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
@@ -20,7 +19,7 @@ _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
 
 def rungs_text(config: RunConfig) -> str:
     """Say where trials pause; empty when they do not."""
-    rungs = rungs_of(config)
+    rungs = config.rung_epochs
     return f" at most, rungs after {', '.join(map(str, rungs[:-1]))}" if rungs else ""
 
 

@@ -1,6 +1,6 @@
 """What a reader is told of screening: what it will do and cost, and what has come of it."""
 
-from configs.screening import screen_images
+from configs.parsing import screen_images
 from pruning.base import METHODS
 from pruning.traits import screenable
 from search.results.result import SearchResult

@@ -20,8 +20,8 @@ from pruning.calibration.activation_moments import Statistics
 from pruning.calibration.information import RidgeInformation, ridge_for
 from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
-from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.evaluate import TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format

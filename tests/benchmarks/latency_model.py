@@ -27,7 +27,7 @@ def judged(name: str, device: str) -> bool:
     import numpy as np
     import torch
 
-    from runners.base import LatencyConfig
+    from runners.config import LatencyConfig
     from runners.latency.meter import LatencyMeter
     from runners.latency.model_building import at_widths, build_model, random_widths
     from spaces.space import ModelSpec

@@ -27,7 +27,7 @@ def measure(model: str, config_text: str) -> None:
     """Print the readings of one process as a line of JSON."""
     import torch
 
-    from runners.base import LatencyConfig
+    from runners.config import LatencyConfig
     from runners.latency.meter import LatencyMeter, to_plain
     from spaces.space import ModelSpec
     from spaces.tracing.tracer import trace

@@ -27,8 +27,8 @@ from method_runs import ROWS, Finished, Job, Row
 from pruning.base import METHODS, Goal
 from pruning.checkpoint import from_bytes
 from pruning.methods.score_and_slice import uniform_widths
-from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import measure_compute_format

@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import search
 from configs.schema import RunConfig
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.evaluation import evaluate
 from runners.ray import runner as ray_tune
 from runners.trial import EpochReport, Trial, TrialResult

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pruning.base import Goal
-from runners.base import RunnerConfig
+from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.ray.runner import RayRunner

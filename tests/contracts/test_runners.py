@@ -3,7 +3,8 @@
 import pytest
 
 from pruning.base import Goal
-from runners.base import RUNNERS, RunnerConfig
+from runners.base import RUNNERS
+from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget

@@ -3,7 +3,8 @@
 import pytest
 
 from pruning.base import Goal
-from runners.base import Evaluation, RunnerConfig, RunnerError, available_cpus, fitting_workers, pick_runner, workers
+from runners.base import Evaluation, RunnerError, available_cpus, fitting_workers, pick_runner, workers
+from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState

@@ -12,8 +12,7 @@ from torch import nn
 
 from configs.loading import PRESETS, load
 from configs.schema import RunConfig
-from configs.validation import split_setting, validate
-from pruning.base import METHODS, parse_methods
+from pruning.base import METHODS
 from pruning.criteria.weights import norm_scores
 from pruning.methods.di.gradual import CUTS_AN_EPOCH
 from pruning.rewriting.surgery import slice_channels
@@ -70,10 +69,10 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> None:
     config = recipe(name)
-    validate(config)
-    (method,) = parse_methods(config.method)
-    fixed = [split_setting(text, [method])[1] for text in config.set]
-    assert len(fixed) == len(set(fixed))
+    assert config.budgets
+    (method,) = config.methods
+    fixed = config.fixed_settings[method]
+    assert len(fixed) == len(config.set)
     assert {each.name for each in declared_settings(METHODS[method]) if each.searchable} <= set(fixed)
 
 
@@ -88,10 +87,9 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
     # Published weights are not at hand here, and how to compute fastest is not what is tested.
     train = dataclasses.replace(config.train, precision="float32", device="cpu")
     runner = dataclasses.replace(config.runner, name="local")
-    config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
-    if load(name).weights:
+    if config.weights:
         train = dataclasses.replace(train, dense_schedule="constant")
-        config = dataclasses.replace(config, train=train)
+    config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
 
     setup = prepare(config)
     study = Study(dataclasses.replace(study_settings(setup), storage=""), setup.space, setup.budgets)
@@ -163,7 +161,7 @@ def test_inner_layers_of_resnet50_remove_the_published_shares_of_the_flops(share
 
 def test_di_cuts_half_a_percent_twice_an_epoch_and_retrains_as_long_as_its_authors() -> None:
     config = load("di-resnet50-imagenet")
-    texts = dict(split_setting(text, ["di"])[1:] for text in config.set)
+    texts = config.fixed_settings["di"]
     settings = {name: float(texts[name]) for name in ("step", "gradual_epochs", "gradual_rate")}
     net = build(ModelSpec(config.model, 1000, (3, 224, 224)))
     space = trace(net, torch.zeros(1, 3, 224, 224), config.space)

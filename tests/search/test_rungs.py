@@ -11,7 +11,8 @@ from chain_space import chain
 from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
-from runners.base import Evaluation, RunnerConfig, TrainConfig
+from runners.base import Evaluation
+from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runners.base import DataConfig
+from runners.config import DataConfig
 from runners.data.clutter import clutter
 from runners.data.loading import DATASETS, DataError, ImageData, class_mixed_order, load_data
 from runners.data.sources import check_on_disk
@@ -366,7 +366,7 @@ def datasets(config, seed):
     return Pairs(), Pairs()
 def whole(config, seed):
     from runners.data.loading import load_data
-    from runners.base import DataConfig
+    from runners.config import DataConfig
     return load_data(DataConfig(), seed)
 def wrong(config, seed):
     return 3

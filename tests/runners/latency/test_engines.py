@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from runners.base import LatencyConfig
+from runners.config import LatencyConfig
 from runners.latency import engines
 from runners.latency.engines import ONNX_PACKAGES, LatencyError, check, devices, parse_device, prepared
 

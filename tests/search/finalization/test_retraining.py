@@ -10,7 +10,8 @@ import torch
 from tiny_search import tiny_config
 
 from pruning.base import Goal
-from runners.base import RUNNERS, LatencyConfig, RunnerConfig
+from runners.base import RUNNERS
+from runners.config import LatencyConfig, RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState

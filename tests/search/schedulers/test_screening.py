@@ -9,7 +9,7 @@ from screened_search import BENCH, SPACE, Watched, needs, planned, searched, stu
 
 from pruning.base import METHODS
 from pruning.traits import screenable
-from runners.base import RunnerConfig
+from runners.config import RunnerConfig
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import EpochReport, TrialResult, TrialState
 from search.reporting.live import trial_text

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runners.base import Runner, RunnerConfig
+from runners.base import Runner
+from runners.config import RunnerConfig
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, TrialResult
 from search.results.result import SearchResult
