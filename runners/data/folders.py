@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from runners.base import DataConfig
-from runners.data.loading import Source, class_mixed_order
-from runners.data.sources import Shape, shape_for, with_channels
+from runners.data.source import Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, ImageSource, LazySplit, TensorSplit
 
 # Of ImageNet, in [0, 1], per colour: what networks with given weights expect.

@@ -10,55 +10,25 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from runners.base import SCALES, DataConfig
 from runners.cache import digest_of
-from runners.data.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
+from runners.data.source import Shape, Source, class_mixed_order
+from runners.data.splits import DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
-
-__all__ = [
-    "DATASETS",
-    "Augmentation",
-    "DataError",
-    "ImageData",
-    "LazySplit",
-    "Source",
-    "Split",
-    "TensorSplit",
-    "class_mixed_order",
-    "load_data",
-]
 
 DATASETS = Registry(
     "dataset",
     {
-        "digits": "runners.data.sources:digits",
-        "cluttered_digits": "runners.data.sources:cluttered_digits",
-        "cifar10": "runners.data.sources:cifar10",
-        "cifar100": "runners.data.sources:cifar100",
-        "mnist": "runners.data.sources:mnist",
+        "digits": "runners.data.builtin:digits",
+        "cluttered_digits": "runners.data.builtin:cluttered_digits",
+        "cifar10": "runners.data.builtin:cifar10",
+        "cifar100": "runners.data.builtin:cifar100",
+        "mnist": "runners.data.builtin:mnist",
     },
 )
 PROBE_IMAGES = 512
 CALIBRATION_IMAGES = 2048
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A data set before validation is cut out of it: what an entry of DATASETS returns.
-
-    Attributes:
-        train: all images a search may use, in any order.
-        test: the same for every seed.
-        val: validation images that come with the set; None where they are cut out of `train`.
-    """
-
-    train: Split
-    test: Split
-    num_classes: int
-    input_shape: tuple[int, int, int]
-    val: Split | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +52,11 @@ class ImageData:
     probe: Split
     calibration: Split
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     fingerprint: str
 
 
-def load_data(config: DataConfig, seed: int, input_shape: tuple[int, int, int] | None = None) -> ImageData:
+def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -> ImageData:
     """Load the images that `config` names and cut them by `seed`.
 
     Args:
@@ -161,18 +131,6 @@ def _halved(split: Split) -> Split:
         raise DataError(f"images of a {type(split).__name__} scale themselves; take scale 'set'")
     half = (0.5,) * len(split.mean)
     return replace(split, mean=half, std=half)
-
-
-def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
-    """Return a seeded order of the images in which every stretch holds the classes in their overall proportions."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
-    starts = counts.cumsum(0) - counts
-    rank = torch.arange(len(labels)) - starts[labels[by_class]]
-    place = torch.empty(len(labels), dtype=torch.float64)
-    place[by_class] = (rank.to(torch.float64) + 0.5) / counts[labels[by_class]]
-    return shuffled[torch.argsort(place[shuffled], stable=True)]
 
 
 def _fingerprint(config: DataConfig, seed: int, splits: tuple[Split, ...]) -> str:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from runners.base import DataConfig
+from runners.data.builtin import check_on_disk
 from runners.data.clutter import clutter
 from runners.data.loading import DATASETS, DataError, ImageData, class_mixed_order, load_data
-from runners.data.sources import check_on_disk
 from runners.data.splits import Augmentation, LazySplit, Split, TensorSplit
 from spaces.errors import UnknownNameError
 
@@ -112,7 +112,7 @@ def test_cluttered_digits_of_train_and_test_come_from_different_digits(monkeypat
         used.append({image.numpy().tobytes() for image in images})
         return clutter(images, labels, 40, seed)
 
-    monkeypatch.setattr("runners.data.sources.clutter", spy)
+    monkeypatch.setattr("runners.data.builtin.clutter", spy)
     load_data(DataConfig(name="cluttered_digits"), seed=0)
     assert len(used) == 2
     assert not used[0] & used[1]

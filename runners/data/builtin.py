@@ -17,10 +17,9 @@ from torch.nn import functional
 from runners.base import DataConfig
 from runners.cache import cache_root
 from runners.data.clutter import clutter
-from runners.data.loading import Source, class_mixed_order
+from runners.data.source import Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, TensorSplit
 
-Shape = tuple[int, int, int]
 DIGITS_SIDE = 32
 DIGITS_TEST_SHARE = 0.2
 TEST_SEED = 20  # which digits are test images must not depend on the run's seed
@@ -82,14 +81,6 @@ def _scanned_digits() -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(bunch.target).to(torch.int64)
 
 
-def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
-    """Return what batches look like: the size asked for, else what the network expects, else what is natural."""
-    channels, height, width = wanted or natural
-    if config.image_size:
-        height = width = config.image_size
-    return channels, height, width
-
-
 def _source(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], shape: Shape, augmentation: Augmentation
 ) -> Source:
@@ -102,25 +93,6 @@ def _source(
         test=TensorSplit(with_channels(test[0], shape[0]), test[1], mean, std, size, augmentation),
         num_classes=int(train[1].max()) + 1,
         input_shape=shape,
-    )
-
-
-def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Return images of shape (N, C, H, W) with `channels` channels: grey repeated, or colours averaged.
-
-    Raises:
-        DataError: neither is possible.
-    """
-    if images.shape[1] == channels:
-        return images
-    if images.shape[1] == 1:
-        return images.repeat(1, channels, 1, 1)
-    if channels == 1:
-        grey = images.to(torch.float32).mean(1, keepdim=True)
-        return grey.round().to(torch.uint8) if images.dtype == torch.uint8 else grey
-    raise DataError(
-        f"the network reads {channels} channels, the images have {images.shape[1]}; take a network that reads 1, 3 or "
-        f"{images.shape[1]} channels"
     )
 
 
