@@ -19,7 +19,7 @@ RUNNERS = Registry(
 )
 
 
-PADDING_MODES = ("mirror", "zero")
+PADDING_MODES = ("reflect", "constant")  # as torchvision names them
 SCALES = ("set", "half")
 SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,7 +39,7 @@ class DataConfig:
         data_dir: where sets on disk are looked for; empty takes the user's cache folder.
         image_size: side of the square images; 0 takes what is natural for the set.
         val_share: share of the training images set apart for validation, cut by the run's seed.
-        padding_mode: what enters where a training image is shifted, "mirror" (of it) or "zero".
+        padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
         min_crop_area: least share of the area that a random crop of a training image file keeps.
         scale: of pixel values, "set" (as is natural for the set, its mean and deviation as a rule) or "half" (-1 to 1).
     """
@@ -48,7 +48,7 @@ class DataConfig:
     data_dir: str = ""
     image_size: int = 0
     val_share: float = 0.2
-    padding_mode: str = "mirror"
+    padding_mode: str = "reflect"
     min_crop_area: float = 0.35
     scale: str = "set"
 
@@ -185,8 +185,8 @@ class LatencyConfig:
 
 # A running trial: it yields a report per epoch, is sent False to end after that report, and returns its result.
 Evaluation = Generator[EpochReport, bool | None, TrialResult]
-# The second argument is what all trials of a search share: a `runners.evaluation.evaluate.SearchContext`, which a runner
-# hands on unopened but for its device and threads. Evaluation lies above this module, so its type cannot stand here.
+# The second argument is a `runners.evaluation.evaluate.SearchContext`, which all trials of a search share. Its type
+# is Any here because evaluation lies above this module.
 Evaluator = Callable[[Trial, Any], Evaluation]
 
 

@@ -1,7 +1,7 @@
-"""DATASETS: name -> train, validation and test images, and what methods may look at.
+"""DATASETS: name -> train, validation and test images, and the training images that methods may look at.
 
-Validation is cut out of the training images by the run's seed; the test images are the same for every seed and are
-read once, at the end of a search.
+Validation images are cut out of the training images by the seed of the run. The test images are the same for every
+seed and are read once, at the end of a search.
 """
 
 import importlib
@@ -33,14 +33,14 @@ CALIBRATION_IMAGES = 2048
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A labelled image set, cut for a search.
+    """A labelled image dataset, split for a search.
 
     Attributes:
-        train: images the networks are trained on.
-        val: images the search chooses by.
+        train: images on which networks are trained.
+        val: images on which the search compares networks.
         test: images that are read once, at the end.
-        heldout: training images, never augmented, by which methods compare cuts.
-        calibration: other training images, from which methods gather statistics.
+        probe: training images, never augmented, on which methods compare cuts.
+        calibration: other training images, never augmented, from which methods gather statistics.
         input_shape: (channels, height, width) of one image in a batch.
         fingerprint: hash of everything that determines the content of train, val and test.
     """
@@ -57,16 +57,16 @@ class ImageData:
 
 
 def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -> ImageData:
-    """Load the images that `config` names and cut them by `seed`.
+    """Load the images that `config` names and split them by `seed`.
 
     Args:
-        config: "digits" or another name of DATASETS, "imagefolder:PATH" or "package.module:factory".
-        seed: determines which training images become validation.
-        input_shape: what the network expects; None takes what is natural for the set. `config.image_size` wins.
+        config: names an entry of DATASETS, "imagefolder:PATH" or "package.module:factory".
+        seed: determines which training images become validation images.
+        input_shape: what the network expects; None takes the natural shape of the dataset. `config.image_size` wins.
 
     Raises:
         DataError: the images are missing, unreadable or too few.
-        UnknownNameError: no such set; the message lists the nearest names.
+        UnknownNameError: no such dataset; the message lists the nearest names.
     """
     if not 0 < config.val_share < 1:
         raise DataError(f"val_share is {config.val_share}; it must lie between 0 and 1, both excluded, e.g. 0.2")
@@ -90,7 +90,7 @@ def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -
 
 
 def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
-    """Cut validation, the held-out and the calibration images out of the training images of a source."""
+    """Cut validation, probe and calibration images out of the training images of a source."""
     order = class_mixed_order(source.train.labels, seed)
     val = source.val
     if val is None:
@@ -101,7 +101,7 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
     train = source.train.subset(order)
     probe = min(PROBE_IMAGES, max(1, len(train) // 3))
     calibration = min(CALIBRATION_IMAGES, max(1, len(train) - probe))
-    # The first images calibrate and re-estimate BatchNorm, the last are held out: apart from each other by this order.
+    # The first images calibrate and re-estimate BatchNorm, the last are probe images, so that the two do not overlap.
     positions = torch.arange(len(train))
     return ImageData(
         name=config.name,
@@ -117,7 +117,7 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
 
 
 def _scaled(source: Source, config: DataConfig) -> Source:
-    """Return the source with its pixel values scaled as the config says."""
+    """Return the source with its pixel values scaled by `config.scale`."""
     if config.scale == "set":
         return source
     if config.scale != "half":

@@ -1,4 +1,4 @@
-"""Source: a data set before validation is cut out of it, and what every maker of one needs."""
+"""Source: a dataset before validation images are cut out of it, and the preparation that all datasets share."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ Shape = tuple[int, int, int]  # (channels, height, width) of one image
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set before validation is cut out of it: what an entry of DATASETS returns.
+    """A dataset before validation images are cut out of it; the entries of DATASETS return one.
 
     Attributes:
-        train: all images a search may use, in any order.
-        test: the same for every seed.
-        val: validation images that come with the set; None where they are cut out of `train`.
+        train: all images that a search may use, in any order.
+        test: the same images for every seed.
+        val: validation images that come with the dataset; None where they are cut out of `train`.
     """
 
     train: Split
@@ -29,7 +29,14 @@ class Source:
 
 
 def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
-    """Return a seeded order of the images in which every stretch holds the classes in their overall proportions."""
+    """Return a seeded order of the images in which every contiguous part holds the classes in the overall proportions.
+
+    Args:
+        labels: of shape (N,), int64.
+
+    Returns:
+        A permutation of the indices, of shape (N,).
+    """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
@@ -41,7 +48,7 @@ def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
 
 
 def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
-    """Return what batches look like: the size asked for, else what the network expects, else what is natural."""
+    """Return the shape of an image in a batch: `wanted`, else `natural`, with the configured size where one is set."""
     channels, height, width = wanted or natural
     if config.image_size:
         height = width = config.image_size
@@ -49,10 +56,10 @@ def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Return images of shape (N, C, H, W) with `channels` channels: grey repeated, or colours averaged.
+    """Return images of shape (N, C, H, W) with `channels` channels: grey is repeated, colours are averaged.
 
     Raises:
-        DataError: neither is possible.
+        DataError: the numbers of channels differ, and neither is 1.
     """
     if images.shape[1] == channels:
         return images

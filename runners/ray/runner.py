@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 class RayRunner(Runner):
     """Runs as many trials at once as the machine or the cluster has room for.
 
-    A Ray that the caller has initialised is used and left running; one that is started here is shut down. `run` raises a
-    RunnerError where no cluster answers, or where it has no room for a single trial.
+    A Ray that the caller has initialised is used and left running; one that is started here is shut down. `run` raises
+    a RunnerError where no cluster answers, or where it has no room for a single trial.
 
     Args:
         evaluator: runs a trial, as `runners.evaluation.evaluate.evaluate` does; pickled, and sent once to each worker.
