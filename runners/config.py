@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-PADDING_MODES = ("mirror", "zero")
+PADDING_MODES = ("reflect", "constant")  # as torchvision names them
 SCALES = ("set", "half")
 SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -19,7 +19,7 @@ class DataConfig:
         data_dir: where sets on disk are looked for; empty takes the user's cache folder.
         image_size: side of the square images; 0 takes what is natural for the set.
         val_share: share of the training images set apart for validation, cut by the run's seed.
-        padding_mode: what enters where a training image is shifted, "mirror" (of it) or "zero".
+        padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
         min_crop_area: least share of the area that a random crop of a training image file keeps.
         scale: of pixel values, "set" (as is natural for the set, its mean and deviation as a rule) or "half" (-1 to 1).
     """
@@ -28,7 +28,7 @@ class DataConfig:
     data_dir: str = ""
     image_size: int = 0
     val_share: float = 0.2
-    padding_mode: str = "mirror"
+    padding_mode: str = "reflect"
     min_crop_area: float = 0.35
     scale: str = "set"
 

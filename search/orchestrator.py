@@ -17,7 +17,7 @@ from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
-from runners.evaluation.evaluate import SearchContext, TrialContext
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
 from runners.training.loop import accuracy
@@ -121,9 +121,7 @@ def _tuner(search: _Search, net: nn.Module, limit: TimeLimit) -> tuple[Tuner, In
     left = TrialCounts.of(problem, opened.stored).total - len(history.results)
     sensitivities = _sensitivities(environment, net, search.callback) if left > 0 else None
     records = Records(history, PendingTrials(), opened.storage, CheckpointFolder(environment.folder))
-    searcher = OptunaSearcher(
-        search.candidates, history, records.pending, opened.stored, sensitivities=sensitivities
-    )
+    searcher = OptunaSearcher(search.candidates, history, records.pending, opened.stored, sensitivities=sensitivities)
     promotion = MultiObjectiveASHA(problem, search.candidates.objective_cost, history.results)
     screening = Screening(problem, environment.screening_pool_size, history.results)
     queue = None
@@ -148,7 +146,7 @@ def _work_off(search: _Search, tuner: Tuner, interrupts: Interrupts, context: Se
             tuner.measure_remaining()  # networks that a killed search had left
         if tuner.unfinished:
             with interrupts:
-                RUNNERS[environment.runner](environment.config.runner).run(tuner, context)
+                RUNNERS[environment.runner](environment.config.runner, evaluate).run(tuner, context)
     except KeyboardInterrupt:
         if not history.results:
             raise

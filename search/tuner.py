@@ -7,6 +7,7 @@ screening, promotion of paused trials, the searcher.
 import logging
 import math
 from dataclasses import dataclass, replace
+
 from typing_extensions import override
 
 from runners.base import AskTell

@@ -26,7 +26,7 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, RunnerError
 from runners.data.splits import Split
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.training.loop import accuracy
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.callbacks import SearchCallback
@@ -73,7 +73,9 @@ def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
     pairs = [] if chosen is None else [(members[chosen.label], control)]
     pairs += [(members[label], rival) for label, rival in rivals.items()]
     first = tuple(tuple(trial.key() for trial in pair if trial is not None) for pair in pairs)
-    return RetrainingPlan(members, control, first, {label: trial for label, trial in rivals.items() if trial is not None})
+    return RetrainingPlan(
+        members, control, first, {label: trial for label, trial in rivals.items() if trial is not None}
+    )
 
 
 def again(member: TrialResult) -> Trial:
@@ -218,12 +220,17 @@ class Retrainer:
         if environment.config.confirm < 2 or not len(result.front):
             return result
         began = time.perf_counter()
-        seeds = [derive_seed(environment.config.seed, f"confirmation {number}") for number in range(environment.config.confirm)]
+        seeds = [
+            derive_seed(environment.config.seed, f"confirmation {number}")
+            for number in range(environment.config.confirm)
+        ]
         read = Reader(self._search_context.net, environment.data.test, environment.device)
         number = 1 + max(each.trial.number for each in result.results)
-        self._retraining = Retraining(retraining_plan(result, environment.problem.space), seeds, number, read, self._show)
+        self._retraining = Retraining(
+            retraining_plan(result, environment.problem.space), seeds, number, read, self._show
+        )
         try:
-            RUNNERS[environment.runner](environment.config.runner).run(self._retraining, self._search_context)
+            RUNNERS[environment.runner](environment.config.runner, evaluate).run(self._retraining, self._search_context)
         except KeyboardInterrupt:
             result = dataclasses.replace(result, interrupted=True)
         except RunnerError as error:  # what the search has found is worth more than its confirmation

@@ -64,7 +64,11 @@ class LatencyPredictor:
         if self._inside(widths):
             return widths
         others = [budget for budget in budgets if budget.quantity != "flops"]
-        low, high, best = self.problem.space.smallest_cost.flops, self.problem.space.cost(widths).flops, self.problem.space.smallest
+        low, high, best = (
+            self.problem.space.smallest_cost.flops,
+            self.problem.space.cost(widths).flops,
+            self.problem.space.smallest,
+        )
         for _ in range(NARROWINGS):
             middle = math.isqrt(low * high)
             tried = self.problem.space.fit(width_ratios, [*others, Budget("flops", max(middle, low))])

@@ -87,7 +87,9 @@ class Acquisition:
             float(self.lowest ** places[0]) if fraction is None else fraction, self.max_log2 * (2 * places[1:] - 1)
         )
 
-    def _optimize(self, model: Surrogate, proportions: Floats, fractions: Floats, limits: Floats) -> tuple[Floats, Networks]:
+    def _optimize(
+        self, model: Surrogate, proportions: Floats, fractions: Floats, limits: Floats
+    ) -> tuple[Floats, Networks]:
         """Move every candidate along its budget towards what weights drawn for it hold best, or the mean ones."""
         costs, none = np.array([self._cost(each) for each in fractions]), np.zeros(len(fractions))
         networks = Networks(self.relaxation.fit(proportions, limits), costs, none.astype(np.int64), none)

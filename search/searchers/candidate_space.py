@@ -232,9 +232,7 @@ class CandidateSpace:
         baseline = initial is not None and bool(initial.baseline)
         if baseline and not self._flat:
             return {}
-        drawn = {
-            setting.name: suggest_setting(suggest, f"train.{setting.name}", setting) for setting in self.training
-        }
+        drawn = {setting.name: suggest_setting(suggest, f"train.{setting.name}", setting) for setting in self.training}
         return {} if baseline else drawn
 
 

@@ -93,7 +93,10 @@ class InitialDesign:
         """
         able = {name: self._candidates.allocations(name) for name in self._candidates.methods}
         pairs = [
-            (name, allocations[turn]) for turn in (0, 1) for name, allocations in able.items() if turn < len(allocations)
+            (name, allocations[turn])
+            for turn in (0, 1)
+            for name, allocations in able.items()
+            if turn < len(allocations)
         ]
         return [pair for pair in pairs if pair != (BASELINE_METHOD, "search")] or pairs
 

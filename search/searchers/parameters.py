@@ -1,15 +1,15 @@
 """The parameters of a trial by name, and what a width parameter stands for.
 
-    budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
-        or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
-        one of theirs.
-    method: when there are several; chosen last, by `search.searchers.method_choice`.
-    train.SETTING: the fine-tuning settings that are searched; baselines have none.
-    METHOD.SETTING: the searchable settings of that method that are not fixed.
-    allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for methods
-        that can do both.
-    width.GROUP: in [0, 1], the share of its dense width that a group keeps, relative to the other groups. 0.5 is the
-        middle, and all groups at 0.5 are uniform widths.
+budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
+    or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
+    one of theirs.
+method: when there are several; chosen last, by `search.searchers.method_choice`.
+train.SETTING: the fine-tuning settings that are searched; baselines have none.
+METHOD.SETTING: the searchable settings of that method that are not fixed.
+allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for methods
+    that can do both.
+width.GROUP: in [0, 1], the share of its dense width that a group keeps, relative to the other groups. 0.5 is the
+    middle, and all groups at 0.5 are uniform widths.
 """
 
 import math

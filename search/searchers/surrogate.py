@@ -118,9 +118,9 @@ class Surrogate:
     def best_method(self, networks: Networks, among: int) -> int:
         """Return which of the first `among` methods has the highest mean over these networks."""
         means = [
-            self.predict(Networks(networks.log2_ratios, networks.cost, np.full(len(networks), index), networks.training))[
-                0
-            ].mean()
+            self.predict(
+                Networks(networks.log2_ratios, networks.cost, np.full(len(networks), index), networks.training)
+            )[0].mean()
             for index in range(among)
         ]
         return int(np.argmax(means))

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from search.searchers.study_settings import StudySettings
 
 from runners.simulated.grouped_accuracy import GroupedAccuracy
 from runners.trial import TrialResult, TrialState
 from search.results.pareto import objectives
-from search.searchers.study_settings import StudySettings
 from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
