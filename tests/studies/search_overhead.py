@@ -1,4 +1,4 @@
-"""How much of a search's time goes to anything but trials? python tests/benchmarks/search_overhead.py
+"""How much of a search's time goes to anything but trials? python tests/studies/search_overhead.py
 
 A search under Ray, warm (Ray runs, the dense net is cached), from the start of its first trial to its last tell. All
 worker-seconds of that span are accounted for: methods, training and evaluation, what else a trial does in its worker,

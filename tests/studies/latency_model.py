@@ -1,6 +1,6 @@
 """How far is the latency model off, on nets of random widths that it has not seen?
 
-    python tests/benchmarks/latency_model.py [--models resnet20,mobilenet_v2:64] [--latency-device cpu:1thread]
+    python tests/studies/latency_model.py [--models resnet20,mobilenet_v2:64] [--latency-device cpu:1thread]
 
 Builds the model of each net anew, and then measures 20 more random width vectors as a search would (each reading
 repeated or refused like any other). It prints the median and the 90% quantile of the relative error, the time that

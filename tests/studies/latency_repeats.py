@@ -1,6 +1,6 @@
 """Does a latency repeat from process to process, and is it refused where the machine is not quiet?
 
-    python tests/benchmarks/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
+    python tests/studies/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
 
 Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
 while other processes keep every core busy. It prints each reading and how far the processes are apart, corrected for a

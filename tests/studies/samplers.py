@@ -1,6 +1,6 @@
 """Compare samplers over the groups of real networks, where the best front is known.
 
-    python tests/benchmarks/samplers.py
+    python tests/studies/samplers.py
 
 Traces ResNet-50 (37 groups) and DenseNet-121 (120 groups), and searches their widths under half of the dense FLOPs
 with a closed form in place of training (`runners.simulated.grouped_accuracy`): per seed, groups matter by a trend over depth, by

@@ -1,4 +1,4 @@
-"""Which form of DI chooses the best channels, and which way the best widths: python tests/benchmarks/di_variants.py.
+"""Which form of DI chooses the best channels, and which way the best widths: python tests/studies/di_variants.py.
 
 ResNet-20 on cluttered_digits, the dense net trained once and cached. Every arm cuts to a share of the dense FLOPs and
 is fine-tuned; printed are mean and standard deviation over fine-tuning seeds: validation accuracy after BatchNorm

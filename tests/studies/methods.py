@@ -1,4 +1,4 @@
-"""Every method and arm beside each other: python tests/benchmarks/methods.py, under 90 minutes on two cores.
+"""Every method and arm beside each other: python tests/studies/methods.py, under 90 minutes on two cores.
 
 ResNet-20 on cluttered_digits at 50%, 20% and 8% of its FLOPs. One dense net, trained once and cached, is common to
 all runs; seeds vary what a method and its training draw. Every run sees equally many training images, those on which a

@@ -1,4 +1,4 @@
-"""Fronts at equal training: python tests/benchmarks/fronts.py, under 2 hours on two cores, resumable.
+"""Fronts at equal training: python tests/studies/fronts.py, under 2 hours on two cores, resumable.
 
 ResNet-20 on cluttered_digits, the best networks at 50%, 20% and 8% of its FLOPs, each found by a search of its own
 (`python -m search --targets 50,20,8% --sampler ...`), once as is the default, with our sampler, screening and, from
