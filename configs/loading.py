@@ -18,8 +18,9 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from configs.arguments import one_line, parse_arguments
-from configs.schema import ConfigError, RunConfig, setting_key
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from configs.schema import RunConfig, setting_key
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from spaces.errors import ConfigError
 from spaces.space import SpaceConfig
 
 PRESETS = Path(__file__).parent / "presets"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.loading import load, run_config_file
-from configs.schema import ConfigError, RunConfig, setting_key
+from configs.schema import RunConfig, setting_key
+from spaces.errors import ConfigError
 
 FIXED = (
     "objective",

@@ -1,14 +1,94 @@
-"""RunConfig: everything a search needs to know, composed of the option types of the packages below."""
+"""RunConfig: everything a search needs to know, composed of the settings of the packages below, and checked."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
-from spaces.errors import SlimfrontError
+from configs.parsing import (
+    automatic_pool_size,
+    parse_duration,
+    parse_fixed_settings,
+    parse_rungs,
+    parse_screen,
+    parse_search_training,
+)
+from pruning.base import METHODS, parse_methods
+from pruning.settings import Setting
+from runners.config import (
+    DTYPES,
+    ENGINES,
+    PADDING_MODES,
+    SCALES,
+    SCHEDULES,
+    DataConfig,
+    LatencyConfig,
+    RunnerConfig,
+    TrainConfig,
+    schedule_problem,
+)
+from spaces.budget import Budget, parse_budgets
+from spaces.errors import ConfigError
+from spaces.registry import unknown_name
 from spaces.space import SpaceConfig
+from spaces.targets import parse_targets, with_targets
 
 OBJECTIVES = ("accuracy,flops", "accuracy,latency")
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
+PRECISIONS = ("auto", "float32")
+TRAINING_RUNNERS = ("auto", "local", "ray")  # "simulated" trains nothing, so it yields no networks
+
+
+_Rule = tuple[str, Callable[[Any], bool], str]  # field, what holds, the rule in words
+_RULES: dict[str, tuple[_Rule, ...]] = {
+    "": (
+        ("trials", lambda v: v >= 1, "at least 1"),
+        ("confirm", lambda v: v >= 1, "at least 1, which trains nothing again; 3 gives means and deviations"),
+        ("lowest_fraction", lambda v: 0 < v <= 1, "a share of the budget in (0, 1]"),
+        ("seed", lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
+        ("objective", lambda v: v in OBJECTIVES, "one of " + " or ".join(OBJECTIVES)),
+        ("model", bool, "a model name or package.module:factory"),
+    ),
+    "space": (
+        ("divisor", lambda v: v >= 0, "a whole number from 1, or 0 for the default"),
+        ("floor", lambda v: 0 < v <= 1, "a share of the dense width in (0, 1]"),
+    ),
+    "data": (
+        ("name", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
+        ("image_size", lambda v: v >= 0, "a side in pixels, or 0 for what is natural for the set"),
+        ("padding_mode", lambda v: v in PADDING_MODES, "one of " + ", ".join(PADDING_MODES)),
+        ("scale", lambda v: v in SCALES, "one of " + ", ".join(SCALES)),
+        ("min_crop_area", lambda v: 0 < v <= 1, "a share of the area in (0, 1]"),
+        ("val_share", lambda v: 0 < v < 1, "a share strictly between 0 and 1"),
+    ),
+    "train": (
+        ("epochs", lambda v: v >= 0, "0 or more"),
+        ("dense_epochs", lambda v: v >= 0, "0 or more"),
+        ("batch_size", lambda v: v >= 1, "at least 1"),
+        ("learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("dense_learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
+        ("weight_decay", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("bias_lr_mult", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
+        ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
+        ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),
+        ("mixup", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("clip_grad_norm", lambda v: 0 <= v < float("inf"), "0 or more"),
+        ("schedule", lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
+        ("precision", lambda v: v in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
+    ),
+    "runner": (
+        ("cpus_per_trial", lambda v: v >= 1, "at least 1"),
+        ("gpus_per_trial", lambda v: 0 <= v < float("inf"), "0 or more"),
+    ),
+    "latency": (
+        ("batch", lambda v: v and min(v) >= 1, "numbers of images from 1, as in 1,8"),
+        ("dtype", lambda v: v in DTYPES, "one of " + ", ".join(DTYPES)),
+        ("engine", lambda v: v in ENGINES, "one of " + ", ".join(ENGINES)),
+    ),
+}
 
 
 # Settings whose flag is not their own name: `latency.device` is --latency-device, `data.name` is --data.
@@ -18,10 +98,6 @@ _FLAGS = {("data", "name"): "data", ("runner", "name"): "runner"}
 def setting_key(section: str, name: str) -> str:
     """Return the name that a setting has outside of its section: that of its flag, with underscores."""
     return _FLAGS.get((section, name), f"latency_{name}" if section == "latency" else name)
-
-
-class ConfigError(SlimfrontError):
-    """A setting that cannot be read, is not known, or is out of its range."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +173,103 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+
+    def __post_init__(self) -> None:
+        """Check every rule that needs neither data nor network, but that there is a budget (see `budgets`).
+
+        Raises:
+            SlimfrontError: the first rule that does not hold.
+        """
+        if isinstance(self.budget, str):
+            raise ConfigError(
+                f"budget {self.budget!r} is one text and must be a sequence of them, as in budget=({self.budget!r},)"
+            )
+        if self.budget or self.target_budgets:
+            _ = self.budgets  # parsing raises where a text is wrong
+        _check_ranges(self)
+        _check_schedules(self)
+        _check_names(self)
+        _ = self.rung_epochs, self.time_limit_seconds, self.searched_training, self.fixed_settings
+        parse_screen(self.screen, self.train.epochs)
+
+    @cached_property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets, relative ones unresolved; the largest target is one unless its quantity has a budget.
+
+        Raises:
+            BudgetError: neither a budget nor a target is given, or two budgets limit one quantity.
+        """
+        given = parse_budgets(self.budget) if self.budget or not self.target_budgets else ()
+        return with_targets(given, self.target_budgets)
+
+    @cached_property
+    def target_budgets(self) -> tuple[Budget, ...]:
+        """The targets, relative ones unresolved, the largest first."""
+        return parse_targets(self.targets)
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods that the search chooses among."""
+        methods = tuple(parse_methods(self.method))
+        if not methods:
+            raise ConfigError(f"--method {self.method!r} names no method; known: {', '.join(sorted(METHODS))}")
+        return methods
+
+    @cached_property
+    def fixed_settings(self) -> Mapping[str, Mapping[str, str]]:
+        """Method -> setting -> text of its value, of every `set`."""
+        return parse_fixed_settings(self.set, self.methods)
+
+    @cached_property
+    def rung_epochs(self) -> tuple[int, ...]:
+        """The epochs a trial has been trained at each of its rungs, the last the whole training; () without rungs."""
+        return parse_rungs(self.rungs, self.train.epochs, self.trials, self.search_training)
+
+    @cached_property
+    def searched_training(self) -> tuple[Setting, ...]:
+        """The fine-tuning settings that are searched, each a field of `train` with its range."""
+        return parse_search_training(self.search_training, self.train)
+
+    @cached_property
+    def time_limit_seconds(self) -> float:
+        """The time limit in seconds; infinite without one."""
+        return parse_duration("--time-limit", self.time_limit) if self.time_limit else float("inf")
+
+    @property
+    def axis(self) -> str:
+        """What the front trades against accuracy, "flops" or "latency"."""
+        return self.objective.rpartition(",")[2]
+
+    def screening_pool_size(self, train_images: int, val_images: int) -> int:
+        """Return how many candidates are compared for each that is trained; 1 for no screening."""
+        size = parse_screen(self.screen, self.train.epochs)
+        return automatic_pool_size(self.train.epochs, train_images, val_images) if size is None else size
+
+
+def _check_ranges(config: RunConfig) -> None:
+    for section, rules in _RULES.items():
+        values = getattr(config, section) if section else config
+        for name, holds, rule in rules:
+            value = getattr(values, name)
+            if not holds(value):
+                raise ConfigError(f"--{setting_key(section, name).replace('_', '-')} is {value!r} and must be {rule}")
+
+
+def _check_schedules(config: RunConfig) -> None:
+    trainings = {"": config.train}
+    if not config.weights:
+        trainings["dense net: "] = config.train.for_dense()
+    for prefix, train in trainings.items():
+        problem = schedule_problem(train)
+        if problem:
+            raise ConfigError(prefix + problem)
+
+
+def _check_names(config: RunConfig) -> None:
+    for kind, name, known in (
+        ("sampler", config.sampler, SAMPLERS),
+        ("allocation", config.allocation, ALLOCATIONS),
+        ("runner", config.runner.name, TRAINING_RUNNERS),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name, list(known))

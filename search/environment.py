@@ -5,24 +5,26 @@ Nothing is written here, so that a mistake in the config leaves nothing behind.
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from runners.data.sources import check_on_disk
 from torch import nn
 
 from configs.resuming import check_resumed
 from configs.schema import RunConfig
-from runners.base import pick_runner, workers
 from runners.cache import cache_root
+from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.loading import ImageData, load_data
-from runners.data.sources import check_on_disk
-from runners.base import AUTO_DEVICE, NO_DEVICE
 from runners.latency.engines import LatencyError
 from runners.latency.engines import check as check_latency
+from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
 from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.training.loop import pick_device
+from runners.trial import TrialResult
 from search.problem import Problem, needs_latency
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
@@ -102,6 +104,21 @@ class Plan:
         """Cost of the dense network along the axis of the front: FLOPs, or seconds; 0 for an unknown latency."""
         problem = self.environment.problem
         return (self.dense_seconds or 0.0) if problem.axis == "latency" else problem.space.dense_cost.flops
+
+    def remaining(self, finished: Sequence[TrialResult], total: int) -> "Plan":
+        """Return the plan with the time that the trials which are left take.
+
+        Args:
+            finished: trials of an earlier process.
+            total: number of trials of the whole search.
+        """
+        if self.seconds is None or not finished:
+            return self
+        share = max(0, total - len(finished)) / total
+        epochs = max(0.0, self.epochs - sum(result.trained or 0 for result in finished))
+        if self.epochs:  # finished trials may be trained on, so their number says little
+            share = epochs / self.epochs
+        return dataclasses.replace(self, seconds=self.seconds * share, epochs=epochs)
 
 
 def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:

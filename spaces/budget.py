@@ -1,4 +1,4 @@
-"""Budgets as users write them: `0.5gflops`, `500mflops`, `1.2mparams`, `50%`, `8ms`."""
+"""Budget: a hard upper limit as users write it, `0.5gflops`, `500mflops`, `1.2mparams`, `50%` or `8ms`."""
 
 import math
 import re
@@ -30,8 +30,8 @@ class Budget:
 
     Attributes:
         quantity: "flops", "params" or "latency".
-        limit: FLOPs or parameters as a whole number, latency in seconds.
-        relative: the limit is a share of the dense network's quantity until `resolve` makes it absolute.
+        limit: FLOPs or parameters (a whole number), or latency in seconds.
+        relative: whether the limit is a share of the dense network's quantity; `resolve` makes it absolute.
     """
 
     quantity: str
@@ -43,7 +43,7 @@ class Budget:
         """Read a budget.
 
         Raises:
-            BudgetError: text that is no budget, or a limit that is not a positive finite number.
+            BudgetError: the text is no number with a known unit, or the limit is not positive and finite.
         """
         match = _FORM.fullmatch(text.strip().lower())
         if match is None:
@@ -68,23 +68,23 @@ class Budget:
         return cls(quantity, limit)
 
     def resolve(self, dense: Cost) -> "Budget":
-        """Return the absolute budget, given the dense network's cost."""
+        """Return the absolute budget for a network with this dense cost."""
         if not self.relative:
             return self
         return Budget(self.quantity, math.floor(self.limit * getattr(dense, self.quantity) + 1e-6))
 
     def allows(self, cost: Cost) -> bool:
-        """Whether a cost is inside an absolute flops or params budget.
+        """Tell whether a cost meets this budget, which must be absolute and on flops or params.
 
         Raises:
-            BudgetError: a relative budget, or one on latency, which no Cost can answer.
+            BudgetError: the budget is relative, or limits latency, which a `Cost` does not hold.
         """
         if self.relative or self.quantity == "latency":
             raise BudgetError(f"budget {self} cannot be compared with a count of FLOPs and parameters")
         return bool(getattr(cost, self.quantity) <= self.limit)
 
     def __str__(self) -> str:
-        """Write the budget so that `parse` reads the same one."""
+        """Write the budget so that `parse` reads an equal one."""
         if self.relative:
             return f"{self.limit * 100:.15g}%"
         if self.quantity == "latency":
@@ -94,10 +94,10 @@ class Budget:
 
 
 def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:
-    """Read several budgets, all of which must hold.
+    """Read the budgets of a search; a network must meet all of them.
 
     Raises:
-        BudgetError: none at all, or two for one quantity.
+        BudgetError: there is no budget at all, or two of them limit one quantity.
     """
     budgets = tuple(Budget.parse(text) for text in texts)
     if not budgets:

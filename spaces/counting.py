@@ -1,4 +1,4 @@
-"""What a real network costs, counted by fvcore: the judge of every cost model."""
+"""The cost of a real network as fvcore counts it; every cost model must agree with it."""
 
 import warnings
 
@@ -10,12 +10,12 @@ from spaces.cost import Cost
 
 
 def count_cost(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
-    """Count FLOPs for one image with fvcore, in eval mode, and parameters; independent of any cost model.
+    """Count the FLOPs of one image in eval mode with fvcore, and the parameters; no cost model is involved.
 
     The modes of the network's modules are restored. One multiply-add is one FLOP.
 
     Args:
-        net: on any device but meta, since fvcore runs it.
+        net: on any device but meta, because fvcore runs the network.
         input_shape: channels, height and width of one image.
     """
     parameters = list(net.parameters())
@@ -23,7 +23,7 @@ def count_cost(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     modes = [(module, module.training) for module in net.modules()]
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of Python code that depends on shapes
+            warnings.simplefilter("ignore")  # torch.jit warns about Python code that depends on shapes
             analysis = FlopCountAnalysis(net.eval(), image)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
             flops = int(analysis.total())

@@ -1,12 +1,17 @@
-"""The base of every error a user can cause.
+"""The errors that a user can cause, under one base.
 
 The command line turns a `SlimfrontError` into one line on standard error and exit code 2, so its message must
-name the value that came, the rule it broke and the way out. Subclasses live beside the code that raises them.
+name the value that was given, the rule it breaks and the way out. The packages above declare their own subclasses
+beside the code that raises them.
 """
 
 
 class SlimfrontError(Exception):
-    """Base of the errors raised on purpose by this project."""
+    """Base of all errors that this project raises on purpose."""
+
+
+class ConfigError(SlimfrontError):
+    """A setting that cannot be read, is not known, or is out of its range."""
 
 
 class BudgetError(SlimfrontError):

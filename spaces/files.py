@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Writing files atomically: no reader ever sees a file that is half written."""
 
 import os
 import tempfile
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, making its folder; others see the old file or the whole new one.
+    """Write `content` to `path`, making its folder; readers see either the old file or the whole new one.
 
     Raises:
-        OSError: the folder cannot be made or written to; nothing is left behind.
+        OSError: the folder cannot be made or written to; no temporary file stays behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,4 +1,4 @@
-"""ChannelGroup: channels that must be cut together, and the widths they may have."""
+"""ChannelGroup: channels that must be cut together, and the widths that the group may have."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -12,11 +12,12 @@ class ChannelGroup:
         name: the first layer that writes these channels.
         width: number of channels of the dense network.
         floor, ceiling: smallest and largest width allowed.
-        divisor: allowed widths are its multiples, and the ceiling.
-        blocks: grouped convolutions split the channels into this many equal runs, which stay equally wide.
-        producers: layers whose output channels these are; consumers: layers that read them.
-        start: id of its channel 0 in the axis maps of the space.
-        fixed: why its width cannot vary; empty when it can.
+        divisor: the allowed widths are its multiples, and the ceiling.
+        conv_groups: number of equal groups into which grouped convolutions split the channels; each of these groups
+            loses as many channels as the others.
+        producers, consumers: layers whose output channels, and whose input channels, belong to the group.
+        start: channel id of its first channel in the axis maps of the space; the ids of a group are consecutive.
+        fixed: the reason why its width cannot vary; empty for a variable group.
     """
 
     name: str

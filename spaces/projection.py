@@ -1,4 +1,4 @@
-"""Projection of a point in the unit cube onto legal widths inside hard budgets."""
+"""Projection of width ratios onto legal widths that meet hard budgets."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,16 @@ from spaces.errors import BudgetError, SpaceError
 from spaces.groups import ChannelGroup
 from spaces.widths import Widths
 
-USED_AT_LEAST = 0.97  # share of the tightest budget below which exchanges between groups are tried
-EXCHANGES = 8
-FEW = 50_000  # candidates of a space that is small enough to look through
+MIN_USAGE = 0.97  # share of the tightest budget below which exchanges between groups are tried
+MAX_EXCHANGES = 8
+MAX_ENUMERATED = 50_000  # a space of at most so many candidates is enumerated
 
 
 class Projection:
-    """`SearchSpace.fit` over groups and their cost model, in levels: divisor steps above the smallest width."""
+    """The algorithm behind `SearchSpace.fit`.
+
+    It counts widths in levels: the level of a group is the number of divisor steps above its smallest width.
+    """
 
     def __init__(self, groups: Sequence[ChannelGroup], cost_model: CostModel) -> None:
         self._names = [group.name for group in groups]
@@ -29,9 +32,9 @@ class Projection:
         self._steps = np.array([group.steps for group in groups], dtype=np.int64)
 
     def fit(self, width_ratios: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
-        """Return the widths; see `SearchSpace.fit`."""
+        """Project width ratios, shape (groups,), onto legal widths, as `SearchSpace.fit` describes."""
         if width_ratios.shape != self._dense.shape or not ((width_ratios >= 0) & (width_ratios <= 1)).all():
-            raise SpaceError(f"point {width_ratios.tolist()} is not {len(self._dense)} numbers in [0, 1]")
+            raise SpaceError(f"width ratios {width_ratios.tolist()} are not {len(self._dense)} numbers in [0, 1]")
         limits = self._limits(budgets)
         if self._usage(self._steps[None], limits)[0] <= 1:
             return self._widths(self._steps)
@@ -66,14 +69,14 @@ class Projection:
         return np.minimum(self._lowest + levels * self._divisor, self._ceiling)
 
     def _usage(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.float64]:
-        """Share of the tightest budget that each row of levels uses; at most 1 when all budgets hold."""
+        """Return the share of the tightest budget that each row of levels uses; at most 1 when all budgets hold."""
         flops, params = self._cost_model.batch(self._vector(levels))
         return np.maximum(flops / limits[0], params / limits[1])
 
     def _fill(
         self, levels: NDArray[np.int64], width_ratios: NDArray[np.float64], limits: tuple[float, float]
     ) -> NDArray[np.int64]:
-        """Add one step at a time, next to the group that further scaling would widen first, while one fits."""
+        """Add one step at a time while one fits, always to the group that more scaling would widen first."""
         steps = np.eye(len(levels), dtype=np.int64)
         while True:
             open_groups = np.flatnonzero(levels < self._steps)
@@ -89,30 +92,33 @@ class Projection:
     def _use_up(
         self, levels: NDArray[np.int64], width_ratios: NDArray[np.float64], limits: tuple[float, float]
     ) -> NDArray[np.int64]:
-        """Leave the point's proportions where no step fits and under 97% of the tightest budget are used."""
-        for _ in range(EXCHANGES):
-            if self._usage(levels[None], limits)[0] >= USED_AT_LEAST:
+        """Where no step fits and under 97% of the tightest budget is used, give up the proportions to use more."""
+        for _ in range(MAX_EXCHANGES):
+            if self._usage(levels[None], limits)[0] >= MIN_USAGE:
                 return levels
             better = self._exchange(levels, limits)
             if better is None:
                 break
             levels = self._fill(better, width_ratios, limits)
-        if self._usage(levels[None], limits)[0] < USED_AT_LEAST and np.prod(self._steps + 1.0) <= FEW:
-            return self._nearest_use(levels, limits)
+        if self._usage(levels[None], limits)[0] < MIN_USAGE and np.prod(self._steps + 1.0) <= MAX_ENUMERATED:
+            return self._nearest_enumerated(levels, limits)
         return levels
 
-    def _nearest_use(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64]:
-        """Look through all widths of a small space: the nearest that use 97%, or those that use most."""
-        every = np.stack(np.meshgrid(*[np.arange(n + 1) for n in self._steps], indexing="ij"), -1)
-        every = every.reshape(-1, len(levels))
-        usage = self._usage(every, limits)
+    def _nearest_enumerated(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64]:
+        """Enumerate a small space; return the nearest levels that use 97% of the budget, or those that use the most."""
+        candidates = np.stack(np.meshgrid(*[np.arange(n + 1) for n in self._steps], indexing="ij"), -1)
+        candidates = candidates.reshape(-1, len(levels))
+        usage = self._usage(candidates, limits)
         usage[usage > 1] = -1.0
-        far = np.abs((every - levels) * self._divisor / self._dense).sum(axis=1)
-        enough = usage >= min(USED_AT_LEAST, float(usage.max()))
-        return np.asarray(every[np.argmin(np.where(enough, far, np.inf))], dtype=np.int64)
+        distance = np.abs((candidates - levels) * self._divisor / self._dense).sum(axis=1)
+        enough = usage >= min(MIN_USAGE, float(usage.max()))
+        return np.asarray(candidates[np.argmin(np.where(enough, distance, np.inf))], dtype=np.int64)
 
     def _exchange(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64] | None:
-        """Take one step from a group and give one or more to another, if that uses more of the budget."""
+        """Take one step from a group and give one to three to another, in the pair that uses most of the budget.
+
+        Returns None where no exchange uses more than these levels do.
+        """
         groups = len(levels)
         lower, upper = np.flatnonzero(levels > 0), np.flatnonzero(levels < self._steps)
         pairs = np.array([(i, j) for i in lower for j in upper if i != j], dtype=np.int64).reshape(-1, 2)

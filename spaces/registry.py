@@ -1,4 +1,4 @@
-"""Tables of plugins: a name and where its object lives, imported on first use."""
+"""Registry: a table of plugin names whose objects are imported on first use."""
 
 import difflib
 import importlib
@@ -9,14 +9,14 @@ from spaces.errors import UnknownNameError
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
-    """Build the error for a name that is not known: the nearest names first, else all of them."""
+    """Build the error for an unknown name; the message lists the nearest known names, or all where none is near."""
     near = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none at all'}"
     return UnknownNameError(f"unknown {kind} {name!r}; {hint}")
 
 
 class Registry(Mapping[str, Any]):
-    """Name -> object, where the object is imported when it is first asked for.
+    """A mapping from name to object that imports the object when the name is first looked up.
 
     Args:
         kind: what the names stand for, in the singular; used in error messages.
@@ -31,7 +31,7 @@ class Registry(Mapping[str, Any]):
         """Import and return the object registered under `name`.
 
         Raises:
-            UnknownNameError: no such name; the message lists the nearest.
+            UnknownNameError: the name is not in the table.
         """
         if name not in self._table:
             raise unknown_name(self.kind, name, sorted(self._table))
@@ -39,7 +39,7 @@ class Registry(Mapping[str, Any]):
         return getattr(importlib.import_module(module), attribute)
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether the name is known, without importing anything."""
+        """Tell whether the name is in the table, without importing anything."""
         return name in self._table
 
     def __iter__(self) -> Iterator[str]:

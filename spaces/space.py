@@ -1,4 +1,4 @@
-"""SearchSpace: which channels may vary, within which bounds, and what every choice costs."""
+"""SearchSpace: the channel groups of a network that may vary, their bounds, and the cost of every choice."""
 
 import dataclasses
 import fnmatch
@@ -24,7 +24,7 @@ WIDE_DIVISOR = 8
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build a network at full width again: a zoo name or "package.module:factory", and its arguments."""
+    """What builds a network at full width: a zoo name or "package.module:factory", and its arguments."""
 
     name: str
     num_classes: int
@@ -59,21 +59,21 @@ class FixedLayer:
     reason: str
 
 
-# Tensor name -> dimension -> channel id of every index along it (-1: never cut). See ChannelGroup.start.
+# Tensor name -> dimension -> channel id at every index along it (-1: never cut). ChannelGroup.start explains the ids.
 AxisMaps = Mapping[str, Mapping[int, NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The widths a network may take and what they cost.
+    """The widths that a network may take, and their cost.
 
     Attributes:
-        groups: every group found, the fixed ones too (`variable` lists the others).
+        groups: all groups of the network, the fixed ones too; `variable` lists the others.
         layers_fixed: layers that belong to no group, with the reason.
-        cost_model: over the variable groups, in their order.
-        axes: where each group's channels lie in each parameter and buffer.
-        spec: how to rebuild the dense network; None when it came as a live module.
-        grouped: weight name -> groups of that convolution, for those that are neither plain nor depthwise.
+        cost_model: cost as a function of the widths of the variable groups, in their order.
+        axes: the positions of each group's channels in each parameter and buffer.
+        spec: builds the dense network again; None for a network that was given as a live module.
+        grouped: weight name -> `groups` of that convolution, for convolutions that are neither plain nor depthwise.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -82,13 +82,11 @@ class SearchSpace:
     axes: AxisMaps
     input_shape: tuple[int, int, int]
     spec: ModelSpec | None = None
-    grouped: Mapping[str, int] = field(
-        default_factory=dict
-    )  # weight name -> groups of that (non-depthwise) convolution
+    grouped: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def variable(self) -> tuple[ChannelGroup, ...]:
-        """The groups whose width may vary; the order of every point and width vector."""
+        """The groups whose width may vary, in the order of all width ratios and width vectors."""
         return tuple(group for group in self.groups if not group.fixed)
 
     @cached_property
@@ -113,23 +111,23 @@ class SearchSpace:
 
     @cached_property
     def dense_cost(self) -> Cost:
-        """Cost of the dense network."""
+        """The cost of the dense network."""
         return self.cost_model(self.full)
 
     @cached_property
     def smallest_cost(self) -> Cost:
-        """Cost of the smallest legal network: no budget under it can be met."""
+        """The cost of the smallest legal network; no budget under it can be met."""
         return self.cost_model(self.smallest)
 
     def cost(self, widths: Mapping[str, int]) -> Cost:
-        """Exact cost of a candidate: what fvcore counts on the sliced network, and its parameters."""
+        """Return the exact FLOPs (as fvcore counts them on the sliced network) and parameters of a candidate."""
         return self.cost_model(widths)
 
     def check(self, widths: Mapping[str, int]) -> None:
         """Raise unless every width is legal.
 
         Raises:
-            SpaceError: a name that is no variable group, or a width that its group may not have.
+            SpaceError: a name is no variable group, or a width is not legal in its group.
         """
         names = {group.name for group in self.variable}
         for name, width in widths.items():
@@ -143,18 +141,20 @@ class SearchSpace:
                 )
 
     def fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
-        """Project a point into the budgets.
+        """Project width ratios onto legal widths that meet the budgets.
 
-        The widths are the largest multiple of `width_ratios * dense widths` that meets every analytic budget (flops,
-        params; latency is not analytic and is left out), filled up one divisor step at a time, so that at least
-        97% of the tightest budget is used whenever the granularity of the space allows it.
+        The widths are the largest multiple of `width_ratios * dense widths` that meets every budget on flops and
+        params; budgets on latency are ignored, because the cost model does not predict it. The widths are then
+        filled up one divisor step at a time, so that at least 97% of the tightest budget is used whenever the
+        granularity of the space allows it.
 
         Args:
-            point: a number in [0, 1] per variable group; only the proportions matter.
-            budgets: absolute (see `Budget.resolve`).
+            width_ratios: a number in [0, 1] per variable group; only their proportions matter.
+            budgets: absolute budgets (see `Budget.resolve`).
 
         Raises:
             BudgetError: the smallest network of the space does not meet a budget; the message gives its cost.
+            SpaceError: the width ratios have the wrong length or leave [0, 1].
         """
         return self._projection.fit(np.asarray(width_ratios, dtype=np.float64), budgets)
 
@@ -163,7 +163,7 @@ class SearchSpace:
         return Projection(self.variable, self.cost_model)
 
     def restrict(self, config: SpaceConfig) -> "SearchSpace":
-        """Return the space with divisors, floors, fixed and bounded groups as the config says.
+        """Return the space with the divisors, floors, bounds and fixed groups of a config.
 
         Raises:
             SpaceError: a setting out of range, or a pattern that matches no layer.
@@ -228,12 +228,12 @@ def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
 
 
 def uniform_ratios(space: SearchSpace) -> list[float]:
-    """Return the point of equal shares: `fit` then keeps the same fraction of every group."""
+    """Return equal width ratios, for which `fit` keeps the same fraction of every group."""
     return [1.0] * len(space.variable)
 
 
 def describe(groups: Sequence[ChannelGroup]) -> list[dict[str, Any]]:
-    """Return the groups as plain rows for reports."""
+    """Return one row of plain values per group, for reports."""
     return [
         {"group": g.name, "width": g.width, "lowest": g.lowest, "divisor": g.divisor, "layers": list(g.producers)}
         for g in groups

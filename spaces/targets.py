@@ -1,4 +1,4 @@
-"""Several budgets that one search answers: `0.1,0.3,0.5gflops`, `8,20,50%`, `0.5,1mparams`."""
+"""Targets: several budgets that one search answers, written as `0.1,0.3,0.5gflops`, `8,20,50%`, or `0.5,1mparams`."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,13 @@ _EXAMPLES = "0.1,0.3,0.5gflops or 8,20,50%"
 
 
 def parse_targets(text: str) -> tuple[Budget, ...]:
-    """Read targets, the largest first; what has no unit takes that of the last. An empty text has none.
+    """Read targets and return them largest first; a number without unit takes the unit of the last one.
+
+    An empty text gives no targets.
 
     Raises:
-        BudgetError: a text with no target, one that is no budget on flops or params, two quantities, shares of the
-            dense network beside counts, or one target twice.
+        BudgetError: a text without any target, a target that is no budget on flops or params, targets on both
+            quantities, shares of the dense network mixed with counts, or a repeated target.
     """
     if not text.strip():
         return ()
@@ -34,8 +36,9 @@ def parse_targets(text: str) -> tuple[Budget, ...]:
 
 
 def with_targets(budgets: Sequence[Budget], targets: Sequence[Budget]) -> tuple[Budget, ...]:
-    """Return the budgets of a search with these targets: the largest is one, unless there is one on its quantity."""
-    largest = [each for each in targets[:1] if each.quantity not in {budget.quantity for budget in budgets}]
+    """Add the largest target to the budgets, unless a budget limits its quantity already."""
+    limited = {budget.quantity for budget in budgets}
+    largest = [target for target in targets[:1] if target.quantity not in limited]
     return (*largest, *budgets)
 
 
@@ -43,12 +46,12 @@ def absolute_targets(targets: Sequence[Budget], budgets: Sequence[Budget], space
     """Return the targets as absolute budgets, the largest first.
 
     Args:
-        targets: as `parse_targets` returns them.
-        budgets: absolute, of the whole search.
+        targets: as returned by `parse_targets`.
+        budgets: the absolute budgets of the whole search.
 
     Raises:
-        BudgetError: a target above the dense network, the largest of the space or a budget, one under the smallest
-            network, or two that are the same count.
+        BudgetError: a target above the dense network, the largest network of the space or a budget; a target under
+            the smallest network; or two targets that resolve to the same count.
     """
     resolved = tuple(target.resolve(space.dense_cost) for target in targets)
     for target in resolved:

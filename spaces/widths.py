@@ -1,4 +1,4 @@
-"""Widths: how many channels each group keeps. The candidate of the search."""
+"""Widths: the number of channels that each group keeps, which is what the search varies."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ from spaces.errors import SpaceError
 class Widths(Mapping[str, int]):
     """A frozen mapping from group name to its number of channels.
 
-    Equal and hashable by content, whatever the order of insertion; `to_json` is canonical, so it can serve as a
-    cache key.
+    Equality and hash depend on the content alone, not on the order of insertion; `to_json` is canonical, so its text
+    can serve as a cache key.
     """
 
     __slots__ = ("_hash", "_items")
@@ -46,7 +46,7 @@ class Widths(Mapping[str, int]):
         return NotImplemented
 
     def __or__(self, changes: Mapping[str, int]) -> "Widths":
-        """Return new Widths with some groups changed."""
+        """Return new Widths in which the groups of `changes` have the given widths."""
         return Widths({**self._items, **changes})
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Widths(Mapping[str, int]):
         return f"Widths({self._items!r})"
 
     def __reduce__(self) -> tuple[type["Widths"], tuple[dict[str, int]]]:
-        """Pickle by content: string hashes differ between processes."""
+        """Pickle the content only, because the hashes of strings differ between processes."""
         return Widths, (self._items,)
 
     def to_json(self) -> str:
@@ -63,9 +63,9 @@ class Widths(Mapping[str, int]):
 
     @classmethod
     def from_json(cls, text: str) -> "Widths":
-        """Read back what `to_json` wrote."""
+        """Read widths that `to_json` wrote."""
         return cls(json.loads(text))
 
     def digest(self) -> str:
-        """Return a short content hash that is the same in every process."""
+        """Return a hash of the content, 12 hexadecimal digits, which is the same in every process."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]

@@ -33,7 +33,7 @@ def tiny_search_context() -> "SearchContext":
     import torch
     from torch import nn
 
-    from runners.base import TrainConfig
+    from runners.config import TrainConfig
     from runners.data.loading import ImageData
     from runners.data.splits import TensorSplit
     from runners.evaluation.evaluate import SearchContext
@@ -71,7 +71,7 @@ def ray_of_two() -> Iterator[None]:
     """A Ray with two CPUs, started once for all tests, as `RayRunner` starts one for a search."""
     import ray
 
-    from runners.base import RunnerConfig
+    from runners.config import RunnerConfig
     from runners.ray.runner import connected
 
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
-from runners.base import TrainConfig
+from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.evaluation.clock import Clock
 from runners.evaluation.continuation import continue_training, is_continuation

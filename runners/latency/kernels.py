@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from spaces.space import SearchSpace
-from spaces.tracing.forward import recording
 from spaces.tracing.labels import ChannelLabels, Ids
 from spaces.tracing.operations import CONVOLUTIONS, PARTS, PERMUTATIONS, RESHAPES
-from spaces.tracing.recording import Recorder
+from spaces.tracing.recording import Recorder, record_forward
 
 # Views and questions about shapes take no time that grows with the channels.
 FREE = RESHAPES | PERMUTATIONS | (PARTS - {"pixel_shuffle"}) | {"expand", "detach", "size", "dim", "numel", "__get__"}
@@ -83,7 +82,7 @@ def operations(net: nn.Module, space: SearchSpace, batch: int) -> tuple[list[Ker
     labels = ChannelLabels()
     recorder = _Recorder(twin, labels)
     with torch.no_grad():
-        recording(recorder, twin, torch.empty((batch, *space.input_shape), device="meta"))
+        record_forward(recorder, twin, torch.empty((batch, *space.input_shape), device="meta"))
     extents = _Extents(space, recorder, labels.components())
     kernels: dict[str, tuple[int, Kernel]] = {}
     found = []

@@ -20,8 +20,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from runners.base import LatencyConfig
 from runners.cache import cache_root, digest_of
+from runners.config import LatencyConfig
 from runners.latency.engines import Device, first_line, parse_device, prepared, versions
 from runners.latency.held_memory import keep_freed_memory
 from runners.latency.idle_baseline import quietest

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from runners.base import TrainConfig
 from runners.cache import digest_of, write_cached
+from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.training.compute_format import ComputeFormat
 from runners.training.loop import TrainingRun, accuracy, fit, pick_device

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.base import Reshape
-from runners.base import TrainConfig
+from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
 from runners.training.run import TrainingError, TrainingRun, check_settings

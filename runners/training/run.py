@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pruning.base import Reshape, StepHook
-from runners.base import TrainConfig, schedule_problem
+from runners.config import TrainConfig, schedule_problem
 from runners.training.compute_format import ComputeFormat
 from runners.training.schedule import WHOLE
 from spaces.errors import SlimfrontError

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from pruning.base import TrainingPlan
-from runners.base import TrainConfig
+from runners.config import TrainConfig
 from runners.data.splits import Split
 
 WHOLE = (0.0, 1.0)  # of a schedule

@@ -97,7 +97,9 @@ def _dense_part(environment: Environment) -> DiskPart:
         if download is not None:
             return DiskPart(what, dense_bytes(environment), f"downloaded to {download}")
         return DiskPart(what, 0, f"given: {weights}")
-    return DiskPart(what, 0, f"cached: {file}") if file.exists() else DiskPart(what, dense_bytes(environment), str(file))
+    return (
+        DiskPart(what, 0, f"cached: {file}") if file.exists() else DiskPart(what, dense_bytes(environment), str(file))
+    )
 
 
 def _kept_dense_part(environment: Environment) -> DiskPart:

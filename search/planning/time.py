@@ -47,7 +47,6 @@ class TimeForecast:
 def plan(
     environment: Environment,
     candidates: CandidateSpace,
-    *,
     dense_seconds: float | None = None,
     forecast: TimeForecast | None = None,
 ) -> Plan:
@@ -101,7 +100,7 @@ def screened_trials(candidates: CandidateSpace, trials: int) -> float:
 
 def screenable_methods(candidates: CandidateSpace) -> list[str]:
     """Return the methods whose candidates can be compared before training."""
-    return [name for name in candidates.methods if screenable(METHODS[name], candidates.fixed.get(name, {}))]
+    return [name for name in candidates.methods if screenable(METHODS[name], candidates.problem.fixed.get(name, {}))]
 
 
 def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:

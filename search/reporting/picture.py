@@ -116,9 +116,7 @@ def _dense_cost(result: SearchResult) -> float | None:
     return readings[0]["seconds"] if readings else None
 
 
-def _places(
-    networks: Sequence[TrialResult], quantity: str, axis: Axis
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _places(networks: Sequence[TrialResult], quantity: str, axis: Axis) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the costs and the accuracies of networks as they are drawn."""
     found = [objectives(network, quantity) for network in networks]
     return tuple(cost / axis.factor for cost, _ in found), tuple(100 * accuracy for _, accuracy in found)
@@ -171,9 +169,7 @@ def _series(result: SearchResult, networks: Sequence[TrialResult], axis: Axis) -
         yield Series("uniform baseline", GREY, True, baseline, *_places(baseline, result.axis, axis))
 
 
-def _steps(
-    xs: tuple[float, ...], ys: tuple[float, ...], end: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _steps(xs: tuple[float, ...], ys: tuple[float, ...], end: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return ((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ())
 
 

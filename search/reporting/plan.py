@@ -232,7 +232,7 @@ def _trials(problem: Problem, candidates: CandidateSpace) -> TextTable:
         rows.append((str(len(own)), "uniform widths to start from", method, _fractions(own)))
     if rest := trials - len(baselines) - len(uniform):
         coverage = "all of it"
-        if candidates.targets:
+        if problem.targets:
             fractions = ", ".join(percent(fraction, 1) for fraction in candidates.cost_coverage.by_fraction)
             coverage = f"{fractions}, the targets, in equal shares"
         elif candidates.lowest_fraction < 1:
@@ -251,7 +251,7 @@ def _sampling(environment: Environment) -> Iterator[str]:
     problem = environment.problem
     if problem.config.sampler not in STRUCTURED:
         return
-    images = sensing_images(problem, len(environment.data.train))
+    images = sensing_images(environment)
     names = [*structure_of(problem.space).names, *([SENSITIVITY] if images else [])]
     named = f" ({', '.join(names)})" if names else ""
     yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."

@@ -27,7 +27,9 @@ from search.results.screening_correlation import SCREENED
 def make_display(stream: TextIO) -> "ConsoleProgress":
     """Return a bar for a terminal that can move its cursor, plain lines for any other stream."""
     console = make_console(stream)
-    return TerminalProgress(console) if console.is_interactive and not console.is_dumb_terminal else LogProgress(console)
+    return (
+        TerminalProgress(console) if console.is_interactive and not console.is_dumb_terminal else LogProgress(console)
+    )
 
 
 class ConsoleProgress(SearchCallback):

@@ -9,8 +9,7 @@ from search.reporting.wording import one_line, plural
 from search.results.rank_correlation import LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
 from search.results.result import SearchResult
 from search.results.screening_correlation import SCREENED, USEFUL, misleads, switched_off
-from search.schedulers.asha import NOT_CONTINUED
-from search.schedulers.segments import KEPT_AFTER
+from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 
 
 def ending(result: SearchResult) -> str:

@@ -17,6 +17,9 @@ from pruning.sensitivity import SHARES_LEFT, Divergence, sensitivity
 from runners.cache import write_cached
 from runners.evaluation.evaluate import TrialContext
 from runners.training.dense import weights_digest
+from search.environment import Environment
+from search.searchers.initial_design import SENSITIVE_FROM
+from search.searchers.samplers import STRUCTURED
 from spaces.space import SearchSpace
 
 _log = logging.getLogger(__name__)
@@ -38,6 +41,13 @@ class Sensitivities:
 
     by_group: Mapping[str, float]
     cached: bool
+
+
+def sensing_images(environment: Environment) -> int:
+    """Return on how many training images the groups' sensitivities are measured; 0 where nothing would use them."""
+    config, space = environment.config, environment.problem.space
+    searched = config.sampler in STRUCTURED and config.allocation != "method" and len(space.variable) > 1
+    return images_for(space, len(environment.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0
 
 
 def images_for(space: SearchSpace, images: int) -> int:

@@ -1,4 +1,4 @@
-"""Where the axis of the channels goes when a tensor changes its shape."""
+"""The position of the channel axis after an operation that changes the shape of a tensor."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -11,11 +11,13 @@ from spaces.tracing.operations import Flow
 
 
 def reshaped(name: str, flow: Flow, before: Sequence[int], after: Sequence[int]) -> Flow | None:
-    """Return the channels after a reshape, flattened maps included; None where it mixes them with other axes.
+    """Return the flow after a reshape; None where the reshape mixes the channels with other axes.
+
+    Flattening the axes behind the channels is followed: each channel then stands at several consecutive indices.
 
     Args:
-        name: of the torch function.
-        before: shape, as is `after`.
+        name: name of the torch function.
+        before, after: shapes of the input and the output.
     """
     axis = flow.axis
     if name in ("unsqueeze", "squeeze"):
@@ -34,11 +36,11 @@ def reshaped(name: str, flow: Flow, before: Sequence[int], after: Sequence[int])
 
 
 def reduced(flow: Flow, ndim: int, dims: int | Sequence[int] | None, keep: bool) -> Flow | None:
-    """Return the channels after a reduction; None where it goes over them.
+    """Return the flow after a reduction; None where the channel axis itself is reduced.
 
     Args:
-        dims: that are reduced; none stands for all.
-        keep: whether they stay, with size one.
+        dims: reduced dimensions; None stands for all.
+        keep: whether reduced dimensions stay, with size one.
     """
     gone = {d % ndim for d in ([dims] if isinstance(dims, int) else dims or range(ndim))}
     if flow.axis in gone:
@@ -47,8 +49,8 @@ def reduced(flow: Flow, ndim: int, dims: int | Sequence[int] | None, keep: bool)
 
 
 def permuted(name: str, flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flow:
-    """Return the channels after a call of the torch function `name` that puts axes in another order."""
-    # The same permutation of a tensor whose sizes are the axis numbers tells where the axis went.
+    """Return the flow after the torch function `name`, which permutes the axes of its first argument."""
+    # The same permutation of a tensor whose sizes number its axes shows the new position of the axis.
     probe = torch.empty(tuple(range(1, args[0].ndim + 1)), device="meta")
     with torch._C.DisableTorchFunction():
         moved = (

@@ -1,7 +1,8 @@
 """Channel labels: which indices of which axes are the same channel.
 
-Every axis of every tensor gets fresh ids; `unite` records that two runs of ids are the same channels. Connected
-components of these records are the channels; channels that lie on the same axes, equally often, form a group.
+Every axis of every tensor gets fresh ids, one per index; `unite` records that two sequences of ids are the same
+channels. The connected components of these records are the channels; channels that lie on the same axes, equally often,
+form a group.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ Ids = NDArray[np.int64]
 
 
 class ChannelLabels:
-    """Hands out channel ids and collects what is known about them."""
+    """Hands out channel ids, and collects which ids are the same channel and which channels are fixed."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -24,12 +25,12 @@ class ChannelLabels:
         self._fixed: list[tuple[Ids, str]] = []
 
     def fresh(self, length: int) -> Ids:
-        """Return ids that no other axis has."""
+        """Return ids that no other axis has, shape (length,)."""
         self._count += length
         return np.arange(self._count - length, self._count, dtype=np.int64)
 
     def unite(self, left: Ids, right: Ids) -> None:
-        """Record that the channels stand for each other, index by index; both have the same length."""
+        """Record that the ids are the same channels, index by index; both have the same length."""
         if left is not right:
             self._left.append(left)
             self._right.append(right)
@@ -39,14 +40,14 @@ class ChannelLabels:
         self._fixed.append((ids, reason))
 
     def components(self) -> Ids:
-        """Return, for every id, the number of its channel; shape (ids,)."""
+        """Return the number of the channel of every id, shape (ids,)."""
         left = np.concatenate([np.zeros(0, np.int64), *self._left])
         right = np.concatenate([np.zeros(0, np.int64), *self._right])
         edges = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(self._count, self._count))
         return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)
 
     def fixed_reasons(self, components: Ids) -> dict[int, str]:
-        """Return channel -> why it cannot be cut; the first reason recorded wins."""
+        """Return channel -> the reason why it cannot be cut; the first recorded reason counts."""
         reasons: dict[int, str] = {}
         for ids, reason in self._fixed:
             for channel in np.unique(components[ids]).tolist():
@@ -55,13 +56,13 @@ class ChannelLabels:
 
 
 def signatures(axes: Sequence[Ids], channels: int) -> Ids:
-    """Return one number per channel, equal for channels that lie on the same axes equally often.
+    """Return one number per channel, shape (channels,), equal for channels that lie on the same axes equally often.
 
     Args:
         axes: the channel at every index of each axis.
-        channels: how many channels there are.
+        channels: number of channels.
     """
-    # Random 64-bit weights: a sum over axes is then a fingerprint of the multiset of axes (wrap-around is harmless).
+    # Each axis has a random 64-bit weight, so a sum over axes is a fingerprint of their multiset (sums may overflow).
     weights = np.random.default_rng(0).integers(1, 2**62, size=len(axes), dtype=np.int64).view(np.uint64)
     fingerprint = np.zeros(channels, dtype=np.uint64)
     for axis, weight in zip(axes, weights, strict=True):

@@ -1,4 +1,4 @@
-"""Operations of a forward pass: how torch names them, how channels pass through them, and what fvcore counts."""
+"""Operations of a forward pass: torch names, grouped by the way channels pass through them, and their FLOPs."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from spaces.tracing.labels import Ids
 
 @dataclass(frozen=True)
 class Flow:
-    """The channels of an activation: their axis, and the id at each index along it."""
+    """The channel axis of an activation, and the channel id at each index along it."""
 
     axis: int
     ids: Ids
@@ -31,15 +31,15 @@ class CountedActivation:
 
 @dataclass(frozen=True)
 class GroupedLayer:
-    """A convolution or normalisation whose input and output channels lie in `groups` equal runs."""
+    """A convolution or normalisation that splits its input and output channels into `groups` equal groups."""
 
-    name: str  # of the convolution's weight, or of the normalisation layer
+    name: str  # the name of the convolution's weight, or of the normalisation layer
     groups: int
     inputs: Ids
     outputs: Ids
 
 
-# What fvcore counts per element: of the input for pooling, of the output for interpolation.
+# FLOPs that fvcore counts per element: of the input for pooling, of the output for interpolation.
 POOLED = {"adaptive_avg_pool2d": 1}
 INTERPOLATED = {"nearest": 1, "bilinear": 4}
 UNCOUNTABLE = {"matmul", "bmm", "mm", "einsum", "baddbmm", "__matmul__", "__rmatmul__", "scaled_dot_product_attention"}

@@ -1,8 +1,8 @@
-"""One forward pass under observation: where channels flow, and every operation that fvcore counts.
+"""Recording of one forward pass: the flow of the channels, and every operation that fvcore counts.
 
-The pass runs on a copy of the network on the meta device: shapes without arithmetic. Each activation carries the
-ids of its channels; layers, additions, products, concatenations and flattening relate them. An operation that
-cannot be followed fixes the channels that enter it, with its name as the reason.
+The pass runs on a copy of the network on the meta device, which computes shapes only. The recorder knows the channel
+ids of each activation, and layers, additions, products, concatenations and flattening relate these ids. An operation
+that cannot be followed fixes the channels that enter it, and its name is the reason.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,8 +38,8 @@ class Recorder(TorchFunctionMode):
     """Follows channels through every torch function of a forward pass.
 
     Args:
-        model: its parameters and buffers are the axes; runs on the meta device.
-        labels: where ids come from and relations go.
+        model: on the meta device; every dimension of its parameters and buffers is an axis.
+        labels: gives the channel ids and takes their relations.
     """
 
     def __init__(self, model: nn.Module, labels: ChannelLabels) -> None:
@@ -72,7 +72,7 @@ class Recorder(TorchFunctionMode):
         return table | {"linear": self._linear}
 
     def enter(self, tensor: Tensor, reason: str) -> None:
-        """Give an input image its channels, which can never be cut."""
+        """Give an input image channels that can never be cut."""
         ids = self.labels.fresh(tensor.shape[1])
         self.labels.fix(ids, reason)
         self._set(tensor, Flow(1, ids))
@@ -90,7 +90,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         out = func(*args, **kwargs)
-        if any(isinstance(each, Tensor) for each in tree_leaves(out)):
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
             handler = self._handlers.get(name.removesuffix("_") if not name.startswith("__") else name)
             if handler is not None:
                 handler(name, args, kwargs, out)
@@ -112,8 +112,8 @@ class Recorder(TorchFunctionMode):
     def _lose(self, name: str, args: Any) -> None:
         """Fix every channel that enters an operation which cannot be followed."""
         reason = f"{name} in {self.layer or 'the network'} cannot be followed"
-        for each in tree_leaves(args):
-            flow = self._flow(each)
+        for leaf in tree_leaves(args):
+            flow = self._flow(leaf)
             if flow is not None:
                 self.lost.append(reason)
                 self.labels.fix(flow.ids, reason)
@@ -171,11 +171,11 @@ class Recorder(TorchFunctionMode):
     def _normalisation(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value = args[0]
         flow = self._known(value, -1 if name == "layer_norm" else 1)
-        tensors = [each for each in [*args[1:], *kwargs.values()] if self._name(each)]
-        if any(each.shape != (value.shape[flow.axis],) for each in tensors):
+        tensors = [argument for argument in [*args[1:], *kwargs.values()] if self._name(argument)]
+        if any(tensor.shape != (value.shape[flow.axis],) for tensor in tensors):
             return self._lose(name, args)
-        for each in tensors:
-            self.labels.unite(flow.ids, self.axes[self._name(each) or ""][0])
+        for tensor in tensors:
+            self.labels.unite(flow.ids, self.axes[self._name(tensor) or ""][0])
         position = {"batch_norm": 3, "layer_norm": 2, "group_norm": 2, "instance_norm": 3}[name]
         weight = args[position] if len(args) > position else kwargs.get("weight")
         per_element = NORMALISATIONS[name] - (weight is None)
@@ -189,7 +189,7 @@ class Recorder(TorchFunctionMode):
         self.counted.append(CountedActivation(flow.ids, per_element * elsewhere))
 
     def _known(self, value: Tensor, axis: int) -> Flow:
-        """Return the channels of an activation; those that could not be followed are new and fixed."""
+        """Return the flow of an activation; one that could not be followed gets new channels, which are fixed."""
         flow = self._flow(value)
         if flow is None:
             axis %= value.ndim
@@ -206,27 +206,27 @@ class Recorder(TorchFunctionMode):
 
     def _elementwise(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Relate all operands of an operation that leaves the channel axis in place."""
-        leaves = [each for each in tree_leaves([args, kwargs]) if isinstance(each, Tensor)]
-        flows = [(each, flow) for each in leaves if (flow := self._flow(each)) is not None]
-        outs = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
+        operands = [leaf for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]
+        flows = [(operand, flow) for operand in operands if (flow := self._flow(operand)) is not None]
+        outs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         if not flows:
             return
         lead = max((flow for _, flow in flows), key=lambda flow: len(flow.ids))
-        ndim = next(each.ndim for each, flow in flows if flow is lead)
-        if any(each.ndim != ndim or each.shape[lead.axis] != len(lead.ids) for each in outs):
+        ndim = next(operand.ndim for operand, flow in flows if flow is lead)
+        if any(result.ndim != ndim or result.shape[lead.axis] != len(lead.ids) for result in outs):
             return self._lose(name, [args, kwargs])
-        for each, flow in flows:
-            if flow.axis + ndim - each.ndim == lead.axis and len(flow.ids) == len(lead.ids):
+        for operand, flow in flows:
+            if flow.axis + ndim - operand.ndim == lead.axis and len(flow.ids) == len(lead.ids):
                 self.labels.unite(lead.ids, flow.ids)
             elif flow is not lead:
                 self._lose(name, [args, kwargs])
-        for each in leaves:
-            parameter = self._name(each)
-            axis = lead.axis - (ndim - each.ndim)  # broadcasting aligns axes from the right
-            if parameter and 0 <= axis < each.ndim and each.shape[axis] == len(lead.ids):
+        for operand in operands:
+            parameter = self._name(operand)
+            axis = lead.axis - (ndim - operand.ndim)  # broadcasting aligns axes from the right
+            if parameter and 0 <= axis < operand.ndim and operand.shape[axis] == len(lead.ids):
                 self.labels.unite(lead.ids, self.axes[parameter][axis])
-        for each in outs:
-            self._set(each, lead)
+        for result in outs:
+            self._set(result, lead)
 
     def _reshape(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         before, flow = args[0].shape, self._flow(args[0])
@@ -268,16 +268,49 @@ class Recorder(TorchFunctionMode):
         self._set(out, Flow(axis, np.concatenate([flow.ids for flow in flows if flow is not None])))
 
     def _part(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
-        """Parts along another axis keep the channels; parts of the channels are where a narrow net would differ."""
+        """Keep the channels of parts along another axis; lose those of parts along the channel axis.
+
+        A narrow network would cut the channel axis into other parts.
+        """
         value, flow = args[0], self._flow(args[0])
         if flow is None:
             return
-        outs = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
-        if all(each.ndim == value.ndim and each.shape[flow.axis] == len(flow.ids) for each in outs):
-            for each in outs:
-                self._set(each, flow)
+        outs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if all(part.ndim == value.ndim and part.shape[flow.axis] == len(flow.ids) for part in outs):
+            for part in outs:
+                self._set(part, flow)
         else:
             self._lose(f"{name} of channels", args)
 
     def _uncountable(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         self._lose(name, [args, kwargs])
+
+
+def record_forward(recorder: Recorder, model: nn.Module, image: Tensor) -> Recorder:
+    """Run one forward pass under a recorder of the same network, and return the recorder.
+
+    Args:
+        model: in eval mode, on the meta device.
+        image: shape (N, C, H, W), on the meta device.
+    """
+    stack: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+
+        def before(_module: nn.Module, _args: Any, name: str = name) -> None:
+            stack.append(name)
+            recorder.layer = name
+
+        def after(_module: nn.Module, _args: Any, _out: Any) -> None:
+            stack.pop()
+            recorder.layer = stack[-1] if stack else ""
+
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        recorder.enter(image, "input image")
+        with recorder:
+            recorder.leave(model(image), "network output")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return recorder

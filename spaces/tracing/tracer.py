@@ -1,8 +1,8 @@
-"""From a network and an example image to its SearchSpace.
+"""Tracing: makes the SearchSpace of a network from an example image.
 
-Two tracers look at the network: torch-pruning's DependencyGraph (through autograd) says which layers must be cut
+The network is observed twice: torch-pruning's DependencyGraph (through autograd) finds the layers that must be cut
 together, and our own recording of a forward pass follows every channel to every axis that holds it and to every
-operation that fvcore counts. Both feed one set of channel labels. The result is checked against fvcore's own count.
+operation that fvcore counts. Both add to one set of channel labels. The result is checked against fvcore's own count.
 """
 
 import copy
@@ -22,32 +22,31 @@ from spaces.counting import count_cost
 from spaces.errors import TraceError
 from spaces.groups import ChannelGroup
 from spaces.space import FixedLayer, ModelSpec, SearchSpace, SpaceConfig
-from spaces.tracing.forward import record
 from spaces.tracing.labels import ChannelLabels, Ids, signatures
 from spaces.tracing.operations import CountedWeight
-from spaces.tracing.recording import Recorder
+from spaces.tracing.recording import Recorder, record_forward
 
 
 def trace(
     model: nn.Module, example_input: Tensor, config: SpaceConfig | None = None, spec: ModelSpec | None = None
 ) -> SearchSpace:
-    """Find what may vary in a network and what it costs.
+    """Find the channel groups of a network, and its cost as a function of their widths.
 
     Args:
         model: any convolutional network; it is not changed.
-        example_input: one image or more, shape (N, C, H, W); only the shape of one image counts.
+        example_input: images, shape (N, C, H, W), of which only the shape of one matters.
         config: bounds of the space; None takes the defaults.
-        spec: how to rebuild the network, carried along.
+        spec: builds the network again; stored in the space.
 
     Raises:
-        TraceError: a network that cannot be followed; the message names the layer.
-        SpaceError: a setting of `config` that is not legal.
+        TraceError: the network cannot be followed; the message names the layer.
+        SpaceError: a setting of `config` is not legal.
     """
     twin = _meta_twin(model)
     image = torch.empty((1, *example_input.shape[1:]), device="meta")
     labels = ChannelLabels()
     with torch.no_grad(), _explained("forward pass of one image"):
-        recorder = record(twin, image, labels)
+        recorder = record_forward(Recorder(twin, labels), twin, image)
     with _explained("torch-pruning's dependency graph", recorder.lost):
         _unite_dependencies(twin, image, recorder)
     channels = _Channels(recorder, labels)
@@ -64,7 +63,7 @@ def trace(
         axes=axes,
         input_shape=(int(image.shape[1]), int(image.shape[2]), int(image.shape[3])),
         spec=spec,
-        grouped={each.name: each.groups for each in recorder.grouped if each.name in axes},
+        grouped={layer.name: layer.groups for layer in recorder.grouped if layer.name in axes},
     )
     _check_count(model, space)
     return space.restrict(config or SpaceConfig())
@@ -86,7 +85,7 @@ def _explained(step: str, lost: Sequence[str] = ()) -> Iterator[None]:
         yield
     except TraceError:
         raise
-    except Exception as error:  # whatever a foreign network raises must become a message that names the place
+    except Exception as error:  # the network may raise anything; the message must name the place
         text = " ".join(str(error).split())[:300]
         where = f"{lost[0]}; " if lost else ""
         raise TraceError(
@@ -95,7 +94,7 @@ def _explained(step: str, lost: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _unite_dependencies(twin: nn.Module, image: Tensor, recorder: Recorder) -> None:
-    """Add what torch-pruning couples: the same channels in different layers."""
+    """Unite the channels that torch-pruning couples across layers."""
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(twin, image, verbose=False)
@@ -117,7 +116,7 @@ def _unite_dependencies(twin: nn.Module, image: Tensor, recorder: Recorder) -> N
 def _axis(
     dependency: Any, graph: Any, names: Mapping[Any, str], parameters: Mapping[int, str], recorder: Recorder
 ) -> Ids | None:
-    """Return the ids of the axis that a pruning function of torch-pruning cuts; None for operations without weights."""
+    """Return the ids of the axis that a torch-pruning dependency cuts; None for operations without weights."""
     target = dependency.target.module
     if isinstance(target, nn.Parameter):
         return recorder.axes[parameters[id(target)]][dependency.target.pruning_dim]
@@ -132,28 +131,30 @@ def _axis(
 
 
 class _Channels:
-    """Turns labels into groups, axis maps and a cost model."""
+    """Builds groups, axis maps and the cost model from a recording and its channel labels."""
 
     def __init__(self, recorder: Recorder, labels: ChannelLabels) -> None:
         self._recorder = recorder
         self._components = labels.components()
         self._reasons = labels.fixed_reasons(self._components)
-        self._blocks = self._runs()
+        self._conv_groups = self._conv_groups_by_channel()
         self._axes = {
             (name, dim): self._components[ids] for name, dims in recorder.axes.items() for dim, ids in dims.items()
         }
         self._activations = [
-            self._components[each.ids] for each in recorder.counted if not isinstance(each, CountedWeight)
+            self._components[operation.ids]
+            for operation in recorder.counted
+            if not isinstance(operation, CountedWeight)
         ]
         self._id_of = np.full(int(self._components.max(initial=-1)) + 1, -1, dtype=np.int64)
 
-    def _runs(self) -> dict[int, int]:
-        """Return channel -> into how many equal runs grouped layers split the axes it lies on."""
+    def _conv_groups_by_channel(self) -> dict[int, int]:
+        """Return channel -> number of equal groups into which grouped layers split the axes that hold the channel."""
         conv_groups: dict[int, int] = {}
-        for each in self._recorder.grouped:
-            for ids in (self._components[each.inputs], self._components[each.outputs]):
+        for layer in self._recorder.grouped:
+            for ids in (self._components[layer.inputs], self._components[layer.outputs]):
                 for channel in np.unique(ids).tolist():
-                    conv_groups[channel] = int(np.lcm(conv_groups.get(channel, 1), each.groups))
+                    conv_groups[channel] = int(np.lcm(conv_groups.get(channel, 1), layer.groups))
         return conv_groups
 
     def groups(self) -> list[ChannelGroup]:
@@ -181,9 +182,9 @@ class _Channels:
     def _group(self, name: str, channels: Ids, start: int) -> ChannelGroup:
         width = len(channels)
         reason = next((self._reasons[c] for c in channels.tolist() if c in self._reasons), "")
-        conv_groups = self._blocks.get(int(channels[0]), 1)
+        conv_groups = self._conv_groups.get(int(channels[0]), 1)
         if not reason and conv_groups > 1:
-            reason = self._run_problem(channels, conv_groups)
+            reason = self._conv_group_problem(channels, conv_groups)
         if not reason and width == 1:
             reason = "a single channel"
         members = set(channels.tolist())
@@ -208,24 +209,24 @@ class _Channels:
             if not members.isdisjoint(self._axes[name, dim].tolist())
         )
 
-    def _run_problem(self, channels: Ids, conv_groups: int) -> str:
-        """Say why equal runs of these channels cannot shrink together; empty when they can."""
-        for each in self._recorder.grouped:
-            for ids in (self._components[each.inputs], self._components[each.outputs]):
+    def _conv_group_problem(self, channels: Ids, conv_groups: int) -> str:
+        """Return the reason why equal groups of these channels cannot shrink together; empty where they can."""
+        for layer in self._recorder.grouped:
+            for ids in (self._components[layer.inputs], self._components[layer.outputs]):
                 present = np.isin(ids, channels)
                 if not present.any():
                     continue
-                where = each.name.removesuffix(".weight")
+                where = layer.name.removesuffix(".weight")
                 if not present.all() or len(ids) != len(channels) or (ids != channels).any():
-                    return f"{where} splits these channels together with others into {each.groups} groups"
+                    return f"{where} splits these channels together with others into {layer.groups} groups"
         if len(channels) % conv_groups:
-            return f"{len(channels)} channels do not divide into {conv_groups} runs"
+            return f"{len(channels)} channels do not divide into {conv_groups} equal groups"
         return ""
 
     def axes(self, groups: list[ChannelGroup]) -> dict[str, dict[int, Ids]]:
         """Return tensor name -> dimension -> channel id at every index, for the dimensions that hold channels."""
         maps: dict[str, dict[int, Ids]] = defaultdict(dict)
-        shared: dict[bytes, Ids] = {}  # equal maps are one array, so that surgery works each out once
+        shared: dict[bytes, Ids] = {}  # equal maps share one array, so that surgery evaluates it once
         for (name, dim), channels in self._axes.items():
             ids = self._id_of[channels]
             if (ids >= 0).any():
@@ -244,7 +245,7 @@ class _Channels:
     def cost_model(self, groups: list[ChannelGroup]) -> CostModel:
         """Return FLOPs and parameters as polynomials of the widths of all groups."""
         flops, params = PolynomialBuilder(len(groups)), PolynomialBuilder(len(groups))
-        grouped = {each.name: each.groups for each in self._recorder.grouped}
+        grouped = {layer.name: layer.groups for layer in self._recorder.grouped}
         forms = {key: self._form(channels, groups) for key, channels in self._axes.items()}
         sizes: dict[str, tuple[int, Form, Form, int]] = {}
         for name, dims in self._recorder.axes.items():
@@ -257,17 +258,17 @@ class _Channels:
         for name in self._recorder.parameters:
             params.add(*sizes[name])
         activation = iter(self._activations)
-        for each in self._recorder.counted:
-            if isinstance(each, CountedWeight):
-                constant, left, right, divisor = sizes[each.weight]
-                flops.add(constant * each.times, left, right, divisor)
+        for operation in self._recorder.counted:
+            if isinstance(operation, CountedWeight):
+                constant, left, right, divisor = sizes[operation.weight]
+                flops.add(constant * operation.times, left, right, divisor)
             else:
-                flops.add(each.times, self._form(next(activation), groups))
+                flops.add(operation.times, self._form(next(activation), groups))
         names, full = [group.name for group in groups], [group.width for group in groups]
         return CostModel(names, full, flops.build(), params.build())
 
     def fixed_layers(self, groups: list[ChannelGroup]) -> list[FixedLayer]:
-        """List the layers none of whose output channels can vary, with the reason."""
+        """List the layers of which no output channel can vary, with the reason."""
         varying = {layer for group in groups if not group.fixed for layer in group.producers}
         reasons = {layer: group.fixed for group in groups if group.fixed for layer in group.producers}
         return [

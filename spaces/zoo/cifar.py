@@ -1,4 +1,4 @@
-"""Networks for small images, written plainly: the ones of the pruning papers, at their published widths."""
+"""Networks for small images: those of the pruning papers, at their published widths."""
 
 import math
 from collections import OrderedDict
@@ -16,7 +16,7 @@ _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 51
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 projection where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 
 
 class VGG(nn.Module):
-    """VGG-16 with BatchNorm and one linear head. Simonyan & Zisserman, 2015, as the CIFAR literature uses it."""
+    """VGG-16 with BatchNorm and one linear head. Simonyan & Zisserman, 2015, in the form of the CIFAR literature."""
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class DenseNet(nn.Module):
 
 
 class LeNet(nn.Module):
-    """LeNet as Caffe's MNIST example has it, 20-50-500, with the ReLU of the hidden layer only. LeCun et al., 1998."""
+    """LeNet of Caffe's MNIST example: widths 20-50-500, and one ReLU, in the hidden layer. LeCun et al., 1998."""
 
     def __init__(self, num_classes: int, input_shape: Shape) -> None:
         super().__init__()
@@ -185,10 +185,10 @@ CIFAR_NETS: dict[str, Callable[[int, Shape], nn.Module]] = {
 
 
 def build_cifar(name: str, num_classes: int, input_shape: Shape) -> nn.Module:
-    """Build a net of `CIFAR_NETS` with He-initialised convolutions.
+    """Build a network of `CIFAR_NETS` with He-initialised convolutions.
 
     Raises:
-        ModelError: images too small for the net.
+        ModelError: the images are too small for the network.
     """
     net = CIFAR_NETS[name](num_classes, input_shape)
     for module in net.modules():

@@ -1,6 +1,6 @@
-"""Networks at full width: torchvision's CNNs by their names, nets for small images, and the user's own.
+"""Networks at full width: torchvision's CNNs by name, networks for small images, and factories of the user.
 
-Nothing heavy is imported until a network is built or torchvision's names are needed.
+Torch and torchvision are imported when a network is built or torchvision's names are needed.
 """
 
 import importlib
@@ -20,28 +20,26 @@ if TYPE_CHECKING:
 
 CIFAR_NAMES = ("cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5", "resnet20", "resnet56", "resnet110")
 _NO_CNN = ("vit_", "swin_", "maxvit_")
-# Their auxiliary heads run in training only, so a trace in eval mode would miss them; the original initialisation
-# draws truncated normals, and BatchNorm makes the default one as good.
+# Auxiliary heads run in training only, so a trace in eval mode would miss them. The original initialisation draws
+# truncated normals, which is slow; BatchNorm makes the default initialisation as good.
 _WITHOUT_HEADS = {"aux_logits": False, "init_weights": False}
 _EXTRA_ARGUMENTS: dict[str, dict[str, Any]] = {"googlenet": _WITHOUT_HEADS, "inception_v3": _WITHOUT_HEADS}
-
-
-# These two were trained on images with mean 0.5 and deviation 0.5 in every colour; the layer that sees them first.
+# First layers of the networks that were trained on images with mean 0.5 and deviation 0.5 in every colour.
 _STEMS = {"googlenet": "conv1", "inception_v3": "Conv2d_1a_3x3"}
 
 
 def model_names() -> list[str]:
-    """List every name that `build` knows, sorted; factories come on top. Imports torchvision."""
+    """List all names that `build` takes besides factories, sorted. Imports torchvision."""
     return sorted([*CIFAR_NAMES, *_torchvision_names()])
 
 
 def default_input_shape(name: str) -> tuple[int, int, int]:
-    """Return the natural (channels, height, width) of one image for a net.
+    """Return the (channels, height, width) of one image that a network is made for.
 
-    A factory's is the default of its argument `input_shape` where it has one, else 3x32x32.
+    For a factory this is the default of its argument `input_shape` where it has one, else 3x32x32.
 
     Raises:
-        UnknownNameError: a name that is not known, with the nearest ones.
+        UnknownNameError: the name is not known; the message lists the nearest.
     """
     if ":" in name:
         default = _parameters(_factory(name)).get("input_shape")
@@ -60,11 +58,11 @@ def default_input_shape(name: str) -> tuple[int, int, int]:
 def build(spec: ModelSpec) -> "nn.Module":
     """Build a network at full width with fresh weights, in training mode.
 
-    A torchvision net for images of other than 3 channels gets a fresh first convolution.
+    A torchvision network for images that do not have 3 channels gets a fresh first convolution.
 
     Raises:
-        UnknownNameError: a name that is not known, with the nearest ones.
-        ModelError: arguments the net does not take, or a factory that cannot be imported or gives no network.
+        UnknownNameError: the name is not known; the message lists the nearest.
+        ModelError: the network does not take the arguments, or a factory cannot be imported or gives no network.
     """
     _check_arguments(spec)
     if ":" in spec.name:
@@ -85,16 +83,19 @@ def build(spec: ModelSpec) -> "nn.Module":
 
 
 def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
-    """Build a torchvision network with published weights: its best, or those of a name such as IMAGENET1K_V1.
+    """Build a torchvision network with published weights.
 
-    With other than 1000 classes the classifier is a fresh one; with other than 3 input channels the first
-    convolution sees the mean of its colour filters in every channel. All take images normalised with ImageNet's
-    mean and deviation (in googlenet, the outermost pixels see a slightly different padding). The weights come from
-    torchvision's cache (TORCH_HOME) or are downloaded into it.
+    If the number of classes is not 1000, the classifier is a fresh one. If the number of input channels is not 3, every
+    channel gets the mean of the colour filters of the first convolution. All networks take images normalised with
+    ImageNet's mean and deviation (in googlenet, the outermost pixels see a slightly different padding). The weights
+    come from torchvision's cache (TORCH_HOME) or are downloaded into it.
+
+    Args:
+        weights: a name such as IMAGENET1K_V1; DEFAULT is the best of torchvision.
 
     Raises:
         UnknownNameError, ModelError: as in `build`.
-        WeightsError: the net has no published weights, or they are not cached and cannot be downloaded.
+        WeightsError: the network has no such weights, or they are not cached and cannot be downloaded.
     """
     _check_published(spec)
     net = build(spec)
@@ -110,10 +111,10 @@ def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
 
 
 def published_file(spec: ModelSpec, weights: str = "DEFAULT") -> Path:
-    """Return where torchvision keeps these weights once they are downloaded.
+    """Return the file in which torchvision keeps these weights after the download.
 
     Raises:
-        WeightsError: the net has no such weights.
+        WeightsError: the network has no such weights.
     """
     import torch
 
@@ -154,14 +155,14 @@ def _published_state(name: str, chosen: str) -> dict[str, Any]:
 
 
 def _average_colours(tensor: "Tensor", shape: "Size") -> "Tensor":
-    """Fit a first convolution over 3 colours to the channels of `shape`; anything else comes back as it is."""
+    """Fit the weight of a first convolution over 3 colours to the channels of `shape`; other tensors stay unchanged."""
     if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[0] != shape[0]:
         return tensor
     return tensor if shape[1] == 3 else tensor.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
 
 
 def _fold_input_transform(state: dict[str, Any], stem: str) -> None:
-    """Make the stem take ImageNet-normalised images: torchvision converts them in `forward`, with `transform_input`."""
+    """Make the stem take ImageNet-normalised images, which torchvision converts in `forward` with `transform_input`."""
     weight = state[f"{stem}.conv.weight"]
     scale = weight.new_tensor([0.229, 0.224, 0.225]) / 0.5
     offset = (weight.new_tensor([0.485, 0.456, 0.406]) - 0.5) / 0.5
@@ -218,7 +219,7 @@ def _factory(text: str) -> Any:
 def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(factory).parameters)
-    except (TypeError, ValueError):  # some builtins tell no signature
+    except (TypeError, ValueError):  # some builtins have no signature
         return {}
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from configs.loading import RUN_FILE, effective_yaml, parse_flags
-from configs.schema import ConfigError, RunConfig
-from configs.validation import validate
-from runners.base import DataConfig, TrainConfig
+from configs.resuming import check_resumed
+from configs.schema import RunConfig
+from runners.config import DataConfig, TrainConfig
+from spaces.errors import ConfigError
 from spaces.space import SpaceConfig
 
 STORED = RunConfig(
@@ -32,13 +33,13 @@ def folder(tmp_path: Path) -> str:
 def test_without_other_flags_the_settings_are_those_of_the_folder(folder: str) -> None:
     config = parse_flags(["--resume", folder]).config
     assert config == dataclasses.replace(STORED, resume=folder)
-    validate(config)
+    check_resumed(config)
 
 
 def test_flags_on_top_change_what_makes_no_trial_another(folder: str) -> None:
     flags = "--budget 20% --trials 30 --sampler random --lowest-fraction 0.1 --runner local --device cpu --data-dir x"
     config = parse_flags(["--resume", folder, *flags.split(), "--tracking-uri", "http://server"]).config
-    validate(config)
+    check_resumed(config)
     assert (config.budget, config.trials, config.sampler) == (("20%",), 30, "random")
     assert (config.seed, config.train.epochs) == (3, 4)
 
@@ -66,14 +67,14 @@ def test_another_model_data_space_or_training_is_refused_with_both_values(
     folder: str, flag: str, value: str, before: object
 ) -> None:
     with pytest.raises(ConfigError, match="cannot go on with other settings") as caught:
-        validate(parse_flags(["--resume", folder, flag, value]).config)
+        check_resumed(parse_flags(["--resume", folder, flag, value]).config)
     assert f"{flag} is {before!r} there and " in str(caught.value)
     assert value in str(caught.value)
 
 
 def test_every_setting_that_differs_is_named(folder: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        validate(parse_flags(["--resume", folder, "--seed", "4", "--epochs", "5"]).config)
+        check_resumed(parse_flags(["--resume", folder, "--seed", "4", "--epochs", "5"]).config)
     assert "--seed is 3 there and 4 here, --epochs is 4 there and 5 here" in str(caught.value)
 
 
@@ -81,7 +82,7 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config\.yaml; give the run folder"):
         parse_flags(["--resume", str(tmp_path)])
     with pytest.raises(ConfigError, match=r"has no config\.yaml"):
-        validate(dataclasses.replace(STORED, resume=str(tmp_path / "gone")))
+        check_resumed(dataclasses.replace(STORED, resume=str(tmp_path / "gone")))
 
 
 def test_another_folder_to_write_to_is_refused(folder: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from search.searchers.allocation import check_allocation
 from torch import Tensor, nn
 
 from configs.schema import ALLOCATIONS
@@ -17,7 +18,6 @@ from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.latency.meter import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
 from search.cli import main
-from search.searchers.allocation import check_allocation
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace, SpaceConfig

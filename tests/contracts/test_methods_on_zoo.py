@@ -19,7 +19,7 @@ from pruning.methods.score_and_slice import ScoreAndSlice
 from pruning.methods.scratch import FromScratch
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from runners.base import TrainConfig
+from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import TensorSplit
 from runners.evaluation.evaluate import TrialContext, count_cost

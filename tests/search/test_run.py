@@ -14,7 +14,7 @@ import torch
 from tiny_search import tiny_config
 
 from configs.loading import load as load_config
-from runners.base import DataConfig, LatencyConfig, TrainConfig
+from runners.config import DataConfig, LatencyConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.latency import model_building as latency_building
 from runners.latency.engines import LatencyError

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from spaces.cost import Cost, CostModel, Form, PolynomialBuilder
 
-# conv 3 -> a (3x3, 8x8 out), grouped conv a -> b in 4 runs, linear b*4 -> 10, all with their closed forms.
+# conv 3 -> a (3x3, 8x8 out), grouped conv a -> b in 4 groups, linear b*4 -> 10, all with their closed forms.
 A, B = Form(0, ((0, 1),)), Form(0, ((1, 1),))
 FLAT = Form(0, ((1, 4),))
 

@@ -56,7 +56,7 @@ def no_single_step_fits(space: SearchSpace, widths: Widths, budgets: tuple[Budge
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("share", [0.08, 0.2, 0.5, 0.9])
-def test_uniform_points_use_at_least_97_percent(name: str, share: float) -> None:
+def test_uniform_ratios_use_at_least_97_percent(name: str, share: float) -> None:
     space = space_of(name)
     budget = Budget("flops", int(share * space.dense_cost.flops))
     cost = space.cost(space.fit(uniform_ratios(space), [budget]))
@@ -93,7 +93,7 @@ def test_a_budget_under_the_smallest_net_gives_the_minimum() -> None:
     assert space.fit(uniform_ratios(space), [Budget("flops", space.smallest_cost.flops)]) == space.smallest
 
 
-def test_a_zero_in_the_point_is_filled_last() -> None:
+def test_a_ratio_of_zero_is_filled_last() -> None:
     space = space_of("resnet20")
     width_ratios = [0.0, *uniform_ratios(space)[1:]]
     widths = space.fit(width_ratios, [Budget("flops", space.dense_cost.flops // 3)])
@@ -101,7 +101,7 @@ def test_a_zero_in_the_point_is_filled_last() -> None:
 
 
 @pytest.mark.parametrize("width_ratios", [[0.5], [0.5, 1.5], [float("nan"), 0.5]])
-def test_a_point_outside_the_unit_cube_is_refused(width_ratios: list[float]) -> None:
+def test_ratios_outside_the_unit_interval_are_refused(width_ratios: list[float]) -> None:
     with pytest.raises(SpaceError, match=r"2 numbers in \[0, 1\]"):
         tiny().fit(width_ratios, [Budget("flops", 10**6)])
 

@@ -8,7 +8,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor, nn
 
-from runners.base import LatencyConfig
+from runners.config import LatencyConfig
 from runners.latency import meter as latency
 from runners.latency.engines import parse_device
 from runners.latency.meter import LatencyMeter, Reading, exclusive, to_plain

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_nets import IMAGE, Residual
 
-from runners.base import LatencyConfig
+from runners.config import LatencyConfig
 from runners.latency import model_building as latency_building
 from runners.latency.meter import LatencyMeter
 from runners.latency.model_building import at_widths, build_model

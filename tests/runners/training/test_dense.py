@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from runners.base import DataConfig, TrainConfig
 from runners.cache import CacheError, cache_root, write_cached
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, Source, cut
 from runners.data.splits import TensorSplit
 from runners.training.dense import DenseRecipe, given_net, load_weights, trained_net, weights_digest

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from runners.base import TrainConfig, schedule_problem
+from runners.config import TrainConfig, schedule_problem
 from runners.data.splits import Augmentation, TensorSplit
 from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
 from runners.training.loop import (

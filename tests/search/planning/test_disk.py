@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import save
 
 from configs.schema import RunConfig
-from runners.base import DataConfig, RunnerConfig, TrainConfig
+from runners.config import DataConfig, RunnerConfig, TrainConfig
 from search.planning.disk import DiskPart, dense_bytes, forecast_disk
 from search.problem import Setup, dense_file, prepare
 from search.storage.run_folder import DENSE

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema import RunConfig
-from runners.base import LatencyConfig, RunnerConfig, TrainConfig
+from runners.config import LatencyConfig, RunnerConfig, TrainConfig
 from search.planning.time import _dense_trials, forecast_time, plan
 from search.problem import Setup, prepare
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from configs.schema import RunConfig
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from search.problem import prepare
 from search.reporting.plan_page import plan_page
 from spaces.space import SpaceConfig

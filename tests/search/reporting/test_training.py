@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs.search_training import parse_search_training
+from configs.parsing import parse_search_training
 from pruning.base import Goal
-from runners.base import TrainConfig
+from runners.config import TrainConfig
 from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState

@@ -17,7 +17,7 @@ from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
 from configs.schema import RunConfig
-from runners.base import TrainConfig
+from runners.config import TrainConfig
 from search import SearchResult, run
 from search import load as load_net
 from search.problem import RunFolderError

@@ -1,0 +1,159 @@
+"""Does a latency repeat from process to process, and is it refused where the machine is not quiet?
+
+    python tests/studies/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
+
+Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
+while other processes keep every core busy. It prints each reading and how far the processes are apart, corrected for a
+machine off the quiet one (of which processes leave word in the cache) and as the clock showed it. It ends with 1 when
+readings differ by more than 5%, one under load is given out that differs that much, or the machine is too busy.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+AGREE = 0.05
+PROCESSES = 3
+
+
+def measure(model: str, config_text: str) -> None:
+    """Print the readings of one process as a line of JSON."""
+    import torch
+
+    from runners.config import LatencyConfig
+    from runners.latency.meter import LatencyMeter, to_plain
+    from spaces.space import ModelSpec
+    from spaces.tracing.tracer import trace
+    from spaces.zoo.models import build, default_input_shape
+
+    options = json.loads(config_text)
+    options["batch"] = tuple(options["batch"])
+    shape = default_input_shape(model)
+    spec = ModelSpec(model, 10, shape)
+    torch.manual_seed(0)
+    dense = build(spec).eval()
+    narrow = narrowed(dense, trace(dense, torch.zeros(1, *shape), spec=spec))
+    meter = LatencyMeter(LatencyConfig(**options), dense, shape)
+    print(json.dumps([to_plain(meter.read("dense", dense)), to_plain(meter.read("half", narrow))]))
+
+
+def narrowed(dense, space):
+    """Return the net at half the FLOPs, every group narrowed alike, the first channels kept."""
+    import torch
+
+    from pruning.rewriting.surgery import slice_channels
+    from pruning.selection import select_channels
+    from spaces.budget import Budget
+    from spaces.space import uniform_ratios
+
+    widths = space.fit(uniform_ratios(space), [Budget("flops", space.dense_cost.flops // 2)])
+    scores = {group.name: -torch.arange(group.width, dtype=torch.float32) for group in space.variable}
+    return slice_channels(dense, space, select_channels(space, scores, widths))
+
+
+def busy(parent: int) -> None:
+    """Keep a core busy for as long as the process that asked for it lives."""
+    while os.getppid() == parent:
+        sum(range(100_000))
+
+
+@contextmanager
+def loaded(cores: int) -> Iterator[None]:
+    """Keep every core busy inside the block."""
+    others = [multiprocessing.Process(target=busy, args=(os.getpid(),), daemon=True) for _ in range(cores)]
+    for each in others:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in others:
+            each.terminate()
+            each.join()
+
+
+def readings_of(model: str, options: dict[str, object]) -> list[dict[str, object]]:
+    """Measure in a process of its own; print and return its readings, dense first."""
+    command = [sys.executable, __file__, "--model", model, "--child", json.dumps(options)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    readings = [reading for network in json.loads(done.stdout.splitlines()[-1]) for reading in network]
+    print("\n".join(["a process:", *map(shown, readings)]), flush=True)
+    return readings
+
+
+def shown(reading: dict[str, object]) -> str:
+    """Describe a reading."""
+    name = f"  {reading['network']:<6} batch {reading['conditions']['batch']}"
+    if reading["refused"]:
+        return f"{name}: refused after {reading['tries']} tries: {reading['refused']}"
+    low, high = 1e3 * reading["low"], 1e3 * reading["high"]
+    middle = 1e3 * reading["seconds"]
+    ratio, pace, tries = reading["ratio"], reading["pace"], reading["tries"]
+    return f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {ratio:.1%} of dense, pace {pace:.3f}, try {tries}"
+
+
+def spread(readings: Sequence[dict[str, object]], *, clock: bool = False) -> float | None:
+    """Return by how much the good readings differ, largest over smallest less one; None for fewer than two.
+
+    Args:
+        clock: compare what the clock showed, not what is given out.
+    """
+    good = [each["seconds"] * (each["pace"] if clock else 1) for each in readings if not each["refused"]]
+    return max(good) / min(good) - 1 if len(good) > 1 else None
+
+
+def compare(title: str, runs: Sequence[list[dict[str, object]]], others: Sequence[dict[str, object]] = ()) -> bool:
+    """Print how far several processes are apart; return whether what they give out agrees, with `others` too."""
+    fine = True
+    for row in zip(*runs, strict=True):
+        key = row[0]["network"], row[0]["conditions"]["batch"]
+        same = [each for each in others if (each["network"], each["conditions"]["batch"]) == key]
+        apart, given = spread([*row, *same]), sum(not reading["refused"] for reading in row)
+        fine = fine and (apart is None or apart <= AGREE)
+        far = "nothing to compare"
+        if apart is not None:
+            far = f"{apart:.1%} apart, {spread([*row, *same], clock=True):.1%} by the clock"
+            far += " (with the quiet ones)" if same else ""
+        print(f"{title}: {key[0]} at batch {key[1]}: {given} of {len(row)} given out, {far}")
+    return fine
+
+
+def main() -> int:
+    """Return 0 when no reading that was given out is far from the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--latency-device", default="cpu:1thread")
+    parser.add_argument("--latency-batch", default="1,8")
+    parser.add_argument("--latency-engine", default="eager")
+    parser.add_argument("--part", choices=("quiet", "busy", "both"), default="both")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.child:
+        measure(flags.model, flags.child)
+        return 0
+    batches = [int(text) for text in flags.batch.split(",")]
+    options = {"device": flags.device, "batch": batches, "engine": flags.engine}
+    fine, quiet = True, []
+    if flags.part != "busy":
+        quiet = [readings_of(flags.model, options) for _ in range(PROCESSES)]
+        fine = compare("as it is", quiet)
+        if any(spread(row) is None for row in zip(*quiet, strict=True)):
+            print("the machine is too busy to say whether readings agree; run it again on a quiet one")
+            return 1
+    if flags.part != "quiet":
+        with loaded(os.cpu_count() or 1):
+            under_load = [readings_of(flags.model, options) for _ in range(PROCESSES)]
+        fine &= compare("every core busy", under_load, [reading for run in quiet for reading in run])
+    print("readings that were given out agree" if fine else f"readings that were given out differ by over {AGREE:.0%}")
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
