@@ -65,23 +65,25 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     _configure_logging(debug)
     if planning:
         return _plan(flags)
-    from search.reporting.live import make_display
+    from search.reporting.progress import make_display
 
     with make_display(sys.stdout) as display:
-        display.phase("loading")  # the libraries take seconds: something should be seen before them
+        display.on_phase("loading")  # the libraries take seconds: something should be seen before them
         from search.orchestrator import run
 
-        result = run(flags.config, display)
+        result = run(flags.config, [display])
     return INTERRUPTED if result.interrupted else 0
 
 
 def _plan(flags: Flags) -> int:
     """Print what a search would do; nothing is downloaded, trained or written."""
-    from search.problem import prepare
+    from search.environment import prepare
     from search.reporting.catalogue import show
-    from search.reporting.plan_page import plan_page
+    from search.reporting.plan import plan_page
+    from search.searchers.candidate_space import CandidateSpace
 
-    show(plan_page(prepare(flags.config, fetch=False)), sys.stdout)
+    environment = prepare(flags.config, fetch=False)
+    show(plan_page(environment, CandidateSpace(environment.problem)), sys.stdout)
     return 0
 
 

@@ -21,9 +21,10 @@ from search.environment import Environment
 from search.finalization.export import RESULT, export_member
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
-from search.reporting import page, picture, summary
-from search.reporting.latency import GIVE_UP
-from search.reporting.latency import figures as latency_figures
+from search.reporting.latency import GIVE_UP, latency_columns
+from search.reporting.page import write_html
+from search.reporting.picture import write_png
+from search.reporting.rows import write_csv
 from search.results.comparison import confirmation_to_dict
 from search.results.result import UNIFORM, DenseResult, SearchResult, best_at_text
 from spaces.counting import count_cost
@@ -167,9 +168,9 @@ class Finalizer:
             if best is not None:
                 paths[f"best at {target}"] = _member_folder(best)
         result = dataclasses.replace(result, paths=paths)
-        summary.write_csv(result, folder / paths["front table"])
-        picture.write_png(result, folder / paths["picture"])
-        page.write_html(result, folder / paths["report"])
+        write_csv(result, folder / paths["front table"])
+        write_png(result, folder / paths["picture"])
+        write_html(result, folder / paths["report"])
         write_atomically(folder / paths["result"], result.to_json().encode())
         return result
 
@@ -193,7 +194,7 @@ class Finalizer:
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),
             "best_at": best_at_text(result, member),
-            **latency_figures(result, member.label),
+            **latency_columns(result, member.label),
             "latency": result.latency.get(member.label),
         }
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 import dataclasses
 
 from runners.trial import TrialResult
-from search.reporting import latency
+from search.reporting.latency import latency_metrics
 from search.results.comparison import confirmed_figures
 from search.results.result import SearchResult
 
@@ -27,7 +27,7 @@ def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float
     prefix = "passed_" if member.intermediate_index else ""
     known = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
     metrics = {prefix + name: value for name, value in known.items() if value is not None}
-    return metrics | latency.metrics(result, member.label)
+    return metrics | latency_metrics(result, member.label)
 
 
 def uniform_metrics(result: SearchResult) -> dict[str, float]:

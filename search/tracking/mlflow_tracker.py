@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.trial import TrialResult, TrialState
-from search.reporting.latency import front_columns
-from search.reporting.targets import target_lines
+from search.reporting.rows import front_columns
+from search.reporting.targets import target_statements
 from search.results.result import SearchResult, best_at_text
 from search.tracking.fields import ENVIRONMENT, FOLDER, NOW, Earlier, earlier_runs, first_line, flatten, trial_params
 from search.tracking.metrics import (
@@ -292,7 +292,7 @@ class _Records:
         self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
         if over := uniform_metrics(result):
             self.log(self.parent, over)
-        for target, line in zip(result.targets, target_lines(result), strict=True):
+        for target, line in zip(result.targets, target_statements(result), strict=True):
             self._client.set_tag(self.parent, f"target.{target}", line)
         labels = {member.label for member in result.front}
         for epochs, correlation in rung_correlations(result).items():
