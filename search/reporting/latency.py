@@ -21,7 +21,7 @@ from spaces.budget import Budget
 
 FASTER = 0.95  # of the dense net's latency; above it a net is not called faster
 GIVE_UP = 3  # readings in a row, all refused, after which the machine is taken to stay busy
-STILL = 0.02  # off the quiet machine; below, a correction is not worth a line
+STILL = 0.02  # off the idle machine; below, a correction is not worth a line
 REFUSED = "refused"
 
 
@@ -138,13 +138,18 @@ def latency_lines(result: SearchResult) -> list[str]:
 
 
 def _corrected(result: SearchResult) -> Iterator[str]:
-    """Say how far from quiet the machine was, where figures were corrected by more than a little."""
+    """Say by how much the machine was slower than idle, where latencies were corrected by more than a little."""
     networks = [REFERENCE, *(member.label for member in result.reported)]
-    paces = [each.pace for network in networks for each in readings(result, network) if each.pace is not None]
-    if any(abs(pace - 1) > STILL for pace in paces):
+    slowdowns = [
+        reading.slowdown
+        for network in networks
+        for reading in readings(result, network)
+        if reading.slowdown is not None
+    ]
+    if any(abs(slowdown - 1) > STILL for slowdown in slowdowns):
         yield (
-            "Latencies are those of the quiet machine: beside the networks the dense net took "
-            f"{min(paces):.2f} to {max(paces):.2f} times as long, for which they are corrected"
+            "Latencies are those of the idle machine: beside the networks the dense net took "
+            f"{min(slowdowns):.2f} to {max(slowdowns):.2f} times as long, for which they are corrected"
         )
 
 
