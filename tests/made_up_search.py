@@ -107,9 +107,7 @@ def search_of(
         prepare(history)
     records = Records(history, PendingTrials(), storage, checkpoints or InMemory())
     candidates = CandidateSpace(problem, predictor)
-    searcher = OptunaSearcher(
-        candidates, history, records.pending, stored, sensitivities=sensitivities, even=even
-    )
+    searcher = OptunaSearcher(candidates, history, records.pending, stored, sensitivities=sensitivities, even=even)
     promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
     schedulers = Schedulers(promotion, Screening(problem, size, history.results), stop)
     queue = None

@@ -232,7 +232,9 @@ class _Log:
         return go_on and not stops
 
     def tell(self, result: TrialResult) -> None:
-        if result.state is not TrialState.FAILED and (result.trial.segment is None or not result.trial.segment.compares):
+        if result.state is not TrialState.FAILED and (
+            result.trial.segment is None or not result.trial.segment.compares
+        ):
             result = dataclasses.replace(result, checkpoint=b"weights")
             if result.trial.number % 3 == 1 and self.sim.get("passing"):
                 result = dataclasses.replace(result, intermediate_networks=tuple(self._passed(result)))
