@@ -181,6 +181,13 @@ class Context(Protocol):
         """
         ...
 
+    def latency_ratio(self, net: "nn.Module", dense: "nn.Module") -> float:
+        """Return the ratio of two latencies, `net` over `dense`, of one image in evaluation mode.
+
+        Both are measured on `device`, where both nets must be; the modes of their modules are restored.
+        """
+        ...
+
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1, momentum included.
 

@@ -7,49 +7,20 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pruning.allocation import allocate, score_curve
-from pruning.base import CRITERIA, Context, Criterion, Distillation, Goal, PruningError, Snapshot
+from pruning.base import CRITERIA, Context, Criterion, Goal, PruningError, Snapshot
 from pruning.calibration.activation_moments import Statistics, gather
 from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.criteria.feature_rank import FeatureRank
 from pruning.criteria.taylor import Taylor
+from pruning.methods.common_steps import finetune, wanted_widths
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
-from spaces.space import SearchSpace, uniform_ratios
+from spaces.space import SearchSpace
 from spaces.widths import Widths
 
 ALLOCATIONS = ("uniform", "global", "global_per_cost")
 Scores = Mapping[str, Tensor]
-
-
-def wanted_widths(space: SearchSpace, goal: Goal) -> Widths:
-    """Return the goal's widths, or the largest uniform ones inside its budgets."""
-    if goal.widths is not None:
-        return space.full | goal.widths
-    return uniform_widths(space, goal)
-
-
-def uniform_widths(space: SearchSpace, goal: Goal) -> Widths:
-    """Return the largest widths inside the goal's budgets that keep the same share of every group."""
-    return space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost) for budget in goal.budgets])
-
-
-def finetune(
-    narrow: nn.Module,
-    widths: Widths,
-    context: Context,
-    note: Mapping[str, float | int | str | bool] | None = None,
-    distillation: Distillation | None = None,
-) -> Iterator[Snapshot]:
-    """Re-estimate the BatchNorm statistics of a freshly cut net, then train it; one snapshot before and per epoch.
-
-    Every snapshot holds the same net object, which goes on training.
-    """
-    note = note or {}
-    context.reestimate_batchnorm(narrow)
-    yield Snapshot(narrow, widths, 0, note)
-    for epoch in context.fit(narrow, context.epochs, distillation=distillation):
-        yield Snapshot(narrow, widths, epoch, note)
 
 
 @dataclass(frozen=True)

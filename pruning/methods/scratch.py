@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pruning.base import Context, Goal, PruningError, Snapshot
-from pruning.methods.score_and_slice import wanted_widths
+from pruning.methods.common_steps import wanted_widths
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import Context, Goal, PruningError, Snapshot, TrainingPlan
+from pruning.methods.common_steps import wanted_widths
 from pruning.methods.csgd.clustering import KINDS, ROWS, cluster_channels
 from pruning.methods.csgd.collapse import COLLAPSED, Pull, budget_pull, fixed_pull
 from pruning.methods.csgd.gradient_hook import (
@@ -31,7 +32,6 @@ from pruning.methods.csgd.gradient_hook import (
     deviations,
     worst,
 )
-from pruning.methods.score_and_slice import wanted_widths
 from pruning.rewriting.index_maps import Clusters, Partition
 from pruning.rewriting.surgery import merge_channels
 from pruning.settings import setting

@@ -31,8 +31,8 @@ from pruning.base import Context, Distillation, Goal, PruningError, Snapshot
 from pruning.calibration.activation_moments import Statistics, gather
 from pruning.calibration.reconstruction import reconstruct
 from pruning.criteria.discriminant import Discriminant, Ranking
+from pruning.methods.common_steps import uniform_widths
 from pruning.methods.di.gradual import CUTS_AN_EPOCH, Cut, Pace, goals_between, narrow_gradually, reached, space_after
-from pruning.methods.score_and_slice import uniform_widths
 from pruning.quantization.layers import Precision, bits_per_weight, coded, filter_ranks, size_mb
 from pruning.quantization.rounding import train_rounded
 from pruning.rewriting.surgery import slice_channels

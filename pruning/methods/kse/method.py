@@ -25,15 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.base import Context, Goal, PruningError, Snapshot
+from pruning.methods.common_steps import finetune
 from pruning.methods.kse.kernel_consumers import Reader, find_readers
 from pruning.methods.kse.kernel_indicator import Levels, channel_kernels, entropy, indicator, sparsity
 from pruning.methods.kse.kernel_levels import KernelSpace, Outcome
 from pruning.methods.kse.kernel_sharing import Clustering, SharedKernelConv2d, share_kernels
-from pruning.methods.score_and_slice import finetune
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
-from runners.latency.timing import latency_ratio
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace
@@ -131,7 +130,7 @@ class KernelSparsityEntropy:
         note["flops_ratio"] = outcome.cost.flops / space.dense_cost.flops
         for snapshot in finetune(narrow, outcome.widths, context, note):
             if snapshot.epoch >= context.epochs:
-                note["latency_ratio"] = latency_ratio(narrow, net, space.input_shape, context.device)
+                note["latency_ratio"] = context.latency_ratio(narrow, net)
             yield dataclasses.replace(snapshot, cost=outcome.cost, note=dict(note))
 
     def indicators(self, prepared: Prepared) -> Mapping[str, NDArray[np.float64]]:

@@ -29,6 +29,16 @@ def run(net, tiny_context, share=0.5, method=None, **options):
     return list(method.run(net, space, Goal(budgets=budgets), context))
 
 
+def test_the_latency_ratio_is_measured_against_the_dense_net_by_the_context(tiny_residual, tiny_context):
+    space, context = trace(tiny_residual, torch.zeros(1, *SHAPE)), tiny_context(latency=0.75)
+    goal = Goal(budgets=(Budget.parse("50%"),))
+    *_, last = KernelSparsityEntropy().run(tiny_residual, space, goal, context)
+    assert last.note["latency_ratio"] == 0.75
+    ((narrow, dense),) = context.timed
+    assert narrow is last.net
+    assert dense is tiny_residual
+
+
 def shared(net):
     return [each for each in net.modules() if isinstance(each, SharedKernelConv2d)]
 
@@ -41,7 +51,7 @@ def test_it_keeps_its_promise_and_says_what_it_did(tiny_residual, tiny_context):
     note = dict(last.note)
     assert json.loads(json.dumps(note)) == note
     assert note["flops_ratio"] == last.cost.flops / count_cost(tiny_residual, SHAPE).flops <= 0.5
-    assert note["latency_ratio"] > 0
+    assert note["latency_ratio"] == 1.25
     assert "latency_ratio" not in first.note
     assert note["levels"] == 4
     assert note["multiplier"] > 0
