@@ -18,8 +18,8 @@ from torch.nn import functional
 from pruning.base import StepHook, TrainingPlan
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.balancing import AutoBalance, balance_factors
-from pruning.methods.aofp.filter_search import Aim, FilterSearch, Pace
-from pruning.methods.aofp.halving import Rules
+from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule
+from pruning.methods.aofp.halving import HalvingRules
 from pruning.methods.aofp.method import ApproximatedOracle
 from pruning.methods.csgd.clustering import cluster_channels
 from pruning.methods.csgd.collapse import Pull
@@ -127,10 +127,10 @@ def _abfp() -> Case:
 def _aofp(name: str, scope: str, batch: int, allowed: float) -> Case:
     """Every group is in its first half."""
     net, space = _traced(name)
-    aim = Aim(space, budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
-    groups, found = ApproximatedOracle(scope=scope).targets(net, aim)
+    goal = SearchGoal(space, budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
+    groups, found = ApproximatedOracle(scope=scope).targets(net, goal)
     assert found == scope
-    search = FilterSearch(net, aim, groups, (Rules(0.0, 10_000, 1), Pace(0, 1, 10**9)), 0)
+    search = FilterSearch(net, goal, groups, HalvingRules(0.0, 10_000, 1), SearchSchedule(0, 1, 10**9), 0)
     search.load_state_dict(search.state_dict() | {"step": 10_000 * len(groups)})
 
     @contextmanager
