@@ -152,9 +152,9 @@ def _kse() -> Case:
     net, space = _traced("resnet56")
     method = KernelSparsityEntropy(restarts=1)
     prepared = method.prepare(net, space, None)
-    kernels = KernelSpace(net, space, prepared.readers, method.indicators(prepared))
-    _, outcome, _ = method.chosen(kernels, [Budget("flops", space.dense_cost.flops // 2)])
-    return Case(_step(net, 64), _step(method.built(net, kernels, outcome, 0).to(DEVICE), 64), GATHERED)
+    kernels = KernelSpace(net, space, prepared.convs, method.indicators(prepared))
+    _, assignment, _ = method.chosen(kernels, [Budget("flops", space.dense_cost.flops // 2)])
+    return Case(_step(net, 64), _step(method.built(net, kernels, assignment, 0).to(DEVICE), 64), GATHERED)
 
 
 CASES: dict[str, Callable[[], Case]] = {
