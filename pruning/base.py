@@ -42,10 +42,10 @@ CRITERIA = Registry(
         "bn_scale": "pruning.criteria.bn_scale:BatchNormScale",
         "feature_rank": "pruning.criteria.feature_rank:FeatureRank",
         "geometric_median": "pruning.criteria.geometric_median:GeometricMedian",
-        "l1": "pruning.criteria.l1:L1",
-        "l2": "pruning.criteria.l2:L2",
+        "l1": "pruning.criteria.norms:L1",
+        "l2": "pruning.criteria.norms:L2",
         "random": "pruning.criteria.random:Random",
-        "discriminant": "pruning.criteria.discriminant:Discriminant",
+        "discriminant": "pruning.criteria.discriminant.criterion:Discriminant",
         "taylor": "pruning.criteria.taylor:Taylor",
     },
 )

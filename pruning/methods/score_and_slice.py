@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pruning.allocation import allocate, score_curve
 from pruning.base import CRITERIA, Context, Criterion, Goal, PruningError, Snapshot
-from pruning.calibration.activation_moments import Statistics, gather
+from pruning.calibration.activation_moments import ActivationMoments, gather
 from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.criteria.feature_rank import FeatureRank
 from pruning.criteria.taylor import Taylor
@@ -35,7 +35,7 @@ class Prepared:
 
     criterion: Criterion
     scores: Scores | None = None
-    statistics: Statistics | None = None
+    statistics: ActivationMoments | None = None
 
 
 @dataclass(frozen=True)

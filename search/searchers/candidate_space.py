@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.base import METHODS, Goal
-from pruning.settings import Setting, declared_settings
+from pruning.settings import Setting, declared_settings, parse_settings
 from pruning.traits import pausable, screenable
 from runners.trial import Trial, TrialResult
 from search.results.pareto import counted, measured
 from search.searchers.cost_coverage import Spread
 from search.searchers.method_choice import Tried
-from search.searchers.method_settings import parse_settings
 from search.searchers.study_settings import StudySettings
 from search.searchers.suggesting import Suggest, suggest_setting
 from search.searchers.width_parameters import proportion

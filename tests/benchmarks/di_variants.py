@@ -16,8 +16,9 @@ from torch import nn
 
 from pruning.allocation import Curve
 from pruning.base import Context, Goal, Method
-from pruning.calibration.activation_moments import Statistics
-from pruning.calibration.information import RidgeInformation, ridge_for
+from pruning.calibration.activation_moments import ActivationMoments
+from pruning.calibration.second_moments import ridge_for
+from pruning.criteria.discriminant.information import RidgeInformation
 from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
 from runners.base import DataConfig, TrainConfig
@@ -44,12 +45,12 @@ class RawInformation(DI):
 
     def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
         raw = DI(features="pooled", standardise=True, **LABELS)
-        statistics = raw.statistics(net, space, context)
+        statistics = raw.activation_moments(net, space, context)
         rankings = raw.rankings(net, space, statistics)
         return {g.name: rankings[g.name].lost.numpy() * _information(raw, statistics, g) for g in space.variable}
 
 
-def _information(raw: DI, statistics: Statistics, group) -> float:
+def _information(raw: DI, statistics: ActivationMoments, group) -> float:
     """The mean over sites of the DI of all channels, which turns shares into DI."""
     found = []
     for site, features, _ in statistics.sites_of(group):

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from pruning.base import METHODS
-from pruning.settings import Setting, declared_settings
-from search.searchers.method_settings import parse_setting
+from pruning.settings import Setting, declared_settings, parse_setting
 
 DECLARED = [(name, each) for name in sorted(METHODS) for each in declared_settings(METHODS[name])]
 IDS = [f"{name}.{each.name}" for name, each in DECLARED]

@@ -14,10 +14,10 @@ import optuna
 import pytest
 from chain_space import chain
 
+from pruning import settings as method_settings
 from pruning.settings import setting
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.searchers import candidate_space as candidates
-from search.searchers import method_settings
 from search.storage.checkpoints import InMemory
 from search.tuner import SAMPLERS, Study, StudyError, StudySettings
 from spaces.budget import Budget

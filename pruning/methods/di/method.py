@@ -28,9 +28,10 @@ from torch import Tensor, nn
 
 from pruning.allocation import Curve, accuracy_path, allocate, proportional, usage
 from pruning.base import Context, Distillation, Goal, PruningError, Snapshot
-from pruning.calibration.activation_moments import Statistics, gather
+from pruning.calibration.activation_moments import ActivationMoments, gather
 from pruning.calibration.reconstruction import reconstruct
-from pruning.criteria.discriminant import Discriminant, Ranking
+from pruning.criteria.discriminant.criterion import Discriminant
+from pruning.criteria.discriminant.elimination import Ranking
 from pruning.methods.common_steps import uniform_widths
 from pruning.methods.di.gradual import CUTS_AN_EPOCH, Cut, Pace, goals_between, narrow_gradually, reached, space_after
 from pruning.quantization.layers import Precision, bits_per_weight, coded, filter_ranks, size_mb
@@ -49,7 +50,7 @@ class Prepared:
     """What all trials share: statistics of the dense net, and what one choice of settings made of them."""
 
     criterion: Discriminant
-    statistics: Statistics
+    statistics: ActivationMoments
     rankings: Mapping[str, Ranking]
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
 
@@ -120,7 +121,7 @@ class DiscriminantInformation(Discriminant):
 
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
         """Gather the dense net's statistics, rank every group, and measure the curves that widths come from."""
-        statistics = self.statistics(net, space, context)
+        statistics = self.activation_moments(net, space, context)
         bare = self._ranked(net, space, statistics)
         curves = self._curves(net, space, context, bare) if self.allocation == "closed_form" else {}
         return Prepared(bare.criterion, statistics, bare.rankings, {self.compare: curves} if curves else {})
@@ -208,16 +209,16 @@ class DiscriminantInformation(Discriminant):
         """Return what was prepared for these settings; what differs is made again from the shared statistics."""
         given = context.statistics
         if not isinstance(given, Prepared):
-            statistics = self.statistics(net, space, context)
+            statistics = self.activation_moments(net, space, context)
         elif given.criterion == self.criterion():
             return given
         elif given.statistics.recipe == self.recipe():
             statistics = given.statistics
         else:
-            statistics = self.statistics(net, space, context)
+            statistics = self.activation_moments(net, space, context)
         return self._ranked(net, space, statistics)
 
-    def _ranked(self, net: nn.Module, space: SearchSpace, statistics: Statistics) -> Prepared:
+    def _ranked(self, net: nn.Module, space: SearchSpace, statistics: ActivationMoments) -> Prepared:
         return Prepared(self.criterion(), statistics, self.rankings(net, space, statistics))
 
     def _widths(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, prepared: Prepared) -> Widths:

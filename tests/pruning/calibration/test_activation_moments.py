@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import PruningError
-from pruning.calibration.activation_moments import Recipe, Statistics, gather
+from pruning.calibration.activation_moments import ActivationMoments, Recipe, gather
 from spaces.tracing.tracer import trace
 
 SPATIAL = Recipe("spatial", "input", images=48, positions=64)
@@ -24,7 +24,7 @@ def _stem_output(net: nn.Module, images: Tensor) -> Tensor:
     return seen[0].double()
 
 
-def _site(statistics: Statistics, module: str) -> Any:
+def _site(statistics: ActivationMoments, module: str) -> Any:
     return next(site for site in statistics.sites if site.module == module)
 
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from pruning.criteria.bn_scale import BatchNormScale
-from pruning.criteria.l1 import L1
+from pruning.criteria.norms import L1
 from spaces.tracing.tracer import trace
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pruning.base import METHODS, Goal, PruningError
-from pruning.criteria.l2 import L2
+from pruning.criteria.norms import L2
 from pruning.methods.score_and_slice import RandomChannels, RankedMaps, ScoreAndSlice, TaylorGates, UniformL2
 from pruning.settings import declared_settings
 from spaces.budget import Budget

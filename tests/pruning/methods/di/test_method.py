@@ -137,7 +137,7 @@ def test_a_dead_channel_goes_first_and_nothing_is_nan(tiny_residual, tiny_contex
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     method = DiscriminantInformation()
     context = tiny_context()
-    rankings = method.rankings(tiny_residual, space, method.statistics(tiny_residual, space, context))
+    rankings = method.rankings(tiny_residual, space, method.activation_moments(tiny_residual, space, context))
     assert rankings["conv1"].ranks[3] == 0
     assert all(torch.isfinite(each.lost).all() for each in rankings.values())
 
@@ -189,7 +189,7 @@ def test_the_better_ranked_filters_get_more_bits(tiny_residual, tiny_context) ->
     space = trace(tiny_residual, context.images)
     goal = Goal(widths=Widths({"stem": 8, "conv1": 8}))
     net = list(method.run(tiny_residual, space, goal, context))[-1].net
-    rankings = method.rankings(tiny_residual, space, method.statistics(tiny_residual, space, context))
+    rankings = method.rankings(tiny_residual, space, method.activation_moments(tiny_residual, space, context))
     ranks = rankings["conv1"].ranks
     kept = torch.argsort(ranks, descending=True)[:8].sort().values
     best = torch.argsort(ranks[kept], descending=True)[:2]
@@ -267,7 +267,7 @@ def test_a_class_missing_from_the_images_ranks_as_if_there_were_none(tiny_residu
         context = tiny_context()
         space = trace(net, context.images)
         context.images, context.labels = context.images[context.labels < 2], context.labels[context.labels < 2]
-        found.append(method.rankings(net, space, method.statistics(net, space, context)))
+        found.append(method.rankings(net, space, method.activation_moments(net, space, context)))
         snapshot = list(method.run(net, space, HALF, context))[-1]
         assert all(torch.isfinite(tensor).all() for tensor in snapshot.net.state_dict().values())
     for name, ranking in found[0].items():

@@ -4,16 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.base import PruningError
-from pruning.calibration.information import (
-    MomentAccumulator,
-    Moments,
-    RidgeInformation,
-    flattened_scores,
-    label_codes,
-    ridge_for,
-)
-from pruning.criteria import discriminant
+from pruning.calibration.flattened_maps import label_codes
+from pruning.calibration.second_moments import MomentAccumulator, Moments, ridge_for
+from pruning.criteria.discriminant.information import RidgeInformation
 
 SAMPLES, CHANNELS, CLASSES = 60, 7, 4
 
@@ -132,18 +125,6 @@ def test_differential_score_equals_autograd_through_masks() -> None:
     torch.testing.assert_close(_discriminant(moments, 0.3).differential(), gradient)
 
 
-def test_flattened_score_equals_autograd_through_masks_on_the_maps() -> None:
-    generator = torch.Generator().manual_seed(2)
-    maps = torch.randn(12, 5, 9, generator=generator, dtype=torch.float64)
-    codes = label_codes(torch.arange(12) % CLASSES, CLASSES)
-    mask = torch.ones(5, dtype=torch.float64, requires_grad=True)
-    flat = ((maps - maps.mean(dim=0)) * mask[None, :, None]).reshape(12, -1)
-    rho = 0.7 * float((flat @ flat.T).diagonal().mean().detach())
-    solved = torch.linalg.solve(flat @ flat.T + rho * torch.eye(12, dtype=torch.float64), codes)
-    (gradient,) = torch.autograd.grad((codes * solved).sum(), mask)
-    torch.testing.assert_close(flattened_scores(maps, codes, 0.7), -rho * gradient)
-
-
 def test_elimination_with_downdates_equals_greedy_from_scratch() -> None:
     features, labels = _data(channels=24, samples=120)
     moments = _moments(features, labels)
@@ -186,19 +167,6 @@ def test_features_that_are_all_constant_give_zeros_and_no_nan() -> None:
         assert drops.tolist() == [0.0, 0.0, 0.0]
 
 
-def test_batches_order_and_shift_do_not_matter() -> None:
-    features, labels = _data()
-    whole = _moments(features, labels)
-    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
-    accumulator = MomentAccumulator(CLASSES)
-    for part in order.split(17):
-        accumulator.add(features[part] + 100.0, labels[part])
-    parts = accumulator.finish()
-    torch.testing.assert_close(parts.scatter, whole.scatter)
-    torch.testing.assert_close(parts.cross, whole.cross)
-    torch.testing.assert_close(parts.mean, whole.mean + 100.0)
-
-
 def test_single_precision_samples_far_from_zero_keep_their_digits() -> None:
     features, labels = _data(samples=2000)
     exact = _information(features + 200.0, labels, 1.0)
@@ -232,12 +200,6 @@ def test_the_drop_ignores_a_channels_scale_and_the_differential_score_does_not()
     assert float(differential[1]) == pytest.approx(float(differential[0]) / 100, rel=1e-6)
 
 
-def test_a_missing_class_gives_a_zero_column() -> None:
-    codes = label_codes(torch.tensor([0, 1, 0, 1]), 3)
-    assert codes[:, 2].tolist() == [0.0, 0.0, 0.0, 0.0]
-    assert torch.isfinite(codes).all()
-
-
 @pytest.mark.parametrize("unit", [True, False])
 def test_a_missing_class_changes_nothing(unit: bool) -> None:
     """With n_k = 0 everything is what it is for a problem without class k."""
@@ -255,13 +217,6 @@ def test_a_missing_class_changes_nothing(unit: bool) -> None:
     assert not unit or first.information <= CLASSES - 2
 
 
-def test_moments_need_two_classes() -> None:
-    accumulator = MomentAccumulator(CLASSES)
-    accumulator.add(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(PruningError, match="fewer than two classes"):
-        accumulator.finish()
-
-
 def test_removing_several_at_once_equals_removing_them_one_by_one() -> None:
     features, labels = _data(channels=12)
     one, several = (_discriminant(_moments(features, labels), 0.3) for _ in range(2))
@@ -270,14 +225,3 @@ def test_removing_several_at_once_equals_removing_them_one_by_one() -> None:
     several.remove_all(torch.tensor([7, 2, 9]))
     torch.testing.assert_close(several.drops(), one.drops())
     assert several.information == pytest.approx(one.information, rel=1e-10)
-
-
-def test_wide_groups_go_in_the_same_order_in_fewer_passes(monkeypatch) -> None:
-    features, labels = _data(channels=40, samples=300)
-    whole = torch.arange(40), torch.ones(40, dtype=torch.float64)
-    exact = discriminant.eliminate([(_discriminant(_moments(features, labels), 0.3), whole[0])], whole[1])
-    monkeypatch.setattr(discriminant, "EXACT_UP_TO", 8)
-    monkeypatch.setattr(discriminant, "REMOVED_AT_ONCE", 1 / 10)
-    quick = discriminant.eliminate([(_discriminant(_moments(features, labels), 0.3), whole[0])], whole[1])
-    assert quick.ranks.tolist() == exact.ranks.tolist()
-    torch.testing.assert_close(quick.lost, exact.lost)
