@@ -211,7 +211,7 @@ class Method(Protocol):
 
     def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:
         """Compute, once per search, what every trial of this method can share; picklable, or None."""
-        ...
+        return None
 
     def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield narrow networks; `net` itself is never changed.

@@ -21,7 +21,7 @@ def yields_intermediates(method: Method, epochs: int) -> bool:
 
     A method that does so says it in a method of this name, called with the trial's epochs; the others yield none.
     """
-    own = getattr(method, "passes_nets", None)
+    own = getattr(method, "yields_intermediates", None)
     return bool(own(epochs)) if own is not None else False
 
 
