@@ -166,7 +166,7 @@ class _Slicer:
         return self._known[key]
 
     def _slice_grouped(self, name: str, weight: Tensor) -> Tensor:
-        """Slice a grouped convolution's weight (out, in / groups, ...), whose groups each keep input channels of their own."""
+        """Slice a weight of shape (out, in / groups, ...), of whose groups each keeps its own input channels."""
         groups = self._space.grouped[name]
         axes = self._space.axes[name]
         every_row = np.full(weight.shape[0], -1, dtype=np.int64)
