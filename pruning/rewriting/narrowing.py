@@ -37,7 +37,7 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
         start += width
     shared: dict[
         int, Ids
-    ] = {}  # axes that share one array of ids still do, so that surgery computes their indices once
+    ] = {}  # axes still share arrays: surgery computes indices once per array
 
     def cut(ids: Ids) -> Ids:
         if id(ids) not in shared:
