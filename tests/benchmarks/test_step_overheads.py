@@ -26,7 +26,7 @@ from pruning.methods.csgd.collapse import Pull
 from pruning.methods.csgd.gradient_hook import CentripetalHook, RescalingHook, clustered_tensors
 from pruning.methods.kse.kernel_levels import KernelSpace
 from pruning.methods.kse.method import KernelSparsityEntropy
-from pruning.rewriting.index_maps import Partition
+from pruning.rewriting.index_maps import NetworkClusters
 from pruning.rewriting.surgery import merge_channels
 from pruning.selection import select_channels
 from spaces.budget import Budget
@@ -105,7 +105,7 @@ def _traced(name: str) -> tuple[nn.Module, SearchSpace]:
 def _csgd(pull: Pull) -> Case:
     net, space = _traced("resnet56")
     clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
-    clustered = clustered_tensors(net, space, Partition(space, clusters))
+    clustered = clustered_tensors(net, space, NetworkClusters(space, clusters))
     return _hooked(net, CentripetalHook(clustered, pull, EQUAL, TrainingPlan((1e-3,), 0.9, True, 1e-4)))
 
 
@@ -113,7 +113,7 @@ def _csgd_trimmed() -> Case:
     net, space = _traced("resnet56")
     clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
     narrow = merge_channels(net, space, clusters)
-    return _hooked(narrow, RescalingHook(narrow, Partition(space, clusters)))
+    return _hooked(narrow, RescalingHook(narrow, NetworkClusters(space, clusters)))
 
 
 def _abfp() -> Case:
