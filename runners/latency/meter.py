@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from runners.cache import cache_root, digest_of
+from runners.config import LatencyConfig
 from runners.latency.engines import Device, first_line, keep_freed_memory, parse_device, prepare, versions
 from runners.latency.idle_baseline import IdleBaseline, shared_idle_seconds
 from runners.latency.timing import (
