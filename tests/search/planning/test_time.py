@@ -45,7 +45,6 @@ def test_a_mix_lies_between_because_slow_methods_are_proposed_less(tmp_path: Pat
 
 def test_the_plan_names_the_methods_behind_auto(tmp_path: Path) -> None:
     from rich.console import Console
-
     from search.reporting.plan_table import plan_table
 
     made = plan(setup_of(tmp_path, "auto"))

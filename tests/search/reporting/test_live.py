@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 from rich.table import Table
-
-from configs.schema import RunConfig
-from search.reporting import live
 from search.reporting.live import (
     Display,
     LiveDisplay,
@@ -18,6 +15,9 @@ from search.reporting.live import (
     trial_text,
 )
 from search.reporting.plan_table import Plan
+
+from configs.schema import RunConfig
+from search.reporting import live
 from search.results.pareto import ParetoFront
 from search.results.result import SearchResult
 from spaces.space import SearchSpace

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from search.reporting.plan_page import plan_page
 
 from configs.schema import RunConfig
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from search.problem import prepare
-from search.reporting.plan_page import plan_page
 from spaces.space import SpaceConfig
 
 

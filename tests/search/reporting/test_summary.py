@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from search.reporting.plan_table import Plan, plan_table
 
 from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.trial import Confirmation
 from search.reporting.latency import latency_lines
-from search.reporting.plan_table import Plan, plan_table
 from search.reporting.summary import failure_lines, front_table, summary, widths_table, write_csv
 from search.reporting.wording import ROWS_SHOWN
 from search.results.result import SearchResult

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from search.reporting.training import mean_epochs, training_text
 
 from configs.parsing import parse_search_training
 from pruning.base import Goal
@@ -17,7 +18,6 @@ from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
 from search.finalization.retraining import again
-from search.reporting.training import mean_epochs, training_text
 from search.results.serialization import trial_from_dict, trial_to_dict
 from search.searchers.samplers import SAMPLERS
 from search.tuner import Study, StudySettings
