@@ -12,7 +12,7 @@ Two things that the abstract names and leaves open are stand-ins of ours, both o
   it takes its share of it.
 - Mixed precision within a layer: with `bits`, the filters of every layer whose channels rank best get `high_bits`
   and the others `low_bits`, so that the ranked filters of a layer have `bits` on average. Filters without rank (the
-  classifier, layers whose width cannot vary) have `high_bits`. See `pruning.quantization.layers`.
+  classifier, layers whose width cannot vary) have `high_bits`. See `pruning.quantization.precision`.
 
 A class that is missing from the calibration images has no share in the ranking, which is then that of a problem
 without this class; fewer than two classes are an error.
@@ -34,8 +34,9 @@ from pruning.criteria.discriminant.criterion import Discriminant
 from pruning.criteria.discriminant.elimination import Ranking
 from pruning.methods.di.gradual import CUTS_AN_EPOCH, Cut, Pace, goals_between, narrow_gradually, reached, space_after
 from pruning.methods.score_and_slice import uniform_widths
-from pruning.quantization.layers import Precision, bits_per_weight, coded, filter_ranks, size_mb
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import bits_per_weight, quantize, size_mb
+from pruning.quantization.precision import Precision, filter_ranks
+from pruning.quantization.rounding import register_rounding
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import Selection, select_channels
 from pruning.sensitivity import Divergence, sensitivity
@@ -158,10 +159,10 @@ class DiscriminantInformation(Discriminant):
         precision = self.precision()
         if precision is not None:
             filters = filter_ranks(cut.net, cut.space, cut.selection, cut.ranks)
-            train_rounded(cut.net, {name: precision.of_filters(each) for name, each in filters.items()})
+            register_rounding(cut.net, {name: precision.of_filters(each) for name, each in filters.items()})
         context.reestimate_batchnorm(cut.net)
         for epoch in itertools.chain([0], context.fit(cut.net, context.epochs - spent, distillation=distillation)):
-            shown = cut.net if precision is None else coded(cut.net)
+            shown = cut.net if precision is None else quantize(cut.net)
             sizes = {"bits": bits_per_weight(shown), "size_mb": size_mb(shown)}
             yield Snapshot(shown, cut.widths, spent + epoch, {**note, **sizes})
 

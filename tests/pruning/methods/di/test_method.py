@@ -11,8 +11,8 @@ from torch.nn import functional
 from pruning import checkpoint
 from pruning.base import Goal, PruningError
 from pruning.methods.di.method import DiscriminantInformation
-from pruning.quantization.layers import coded
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import quantize
+from pruning.quantization.rounding import register_rounding
 from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -225,8 +225,8 @@ def test_a_net_that_is_not_quantised_says_its_size_too(tiny_residual, tiny_conte
 def _rounded_afterwards(net: Any, bits: int) -> Any:
     rounded = copy.deepcopy(net)
     layers = {name: each for name, each in net.named_modules() if isinstance(each, (torch.nn.Conv2d, torch.nn.Linear))}
-    train_rounded(rounded, {name: torch.full((len(each.weight),), bits).byte() for name, each in layers.items()})
-    return coded(rounded)
+    register_rounding(rounded, {name: torch.full((len(each.weight),), bits).byte() for name, each in layers.items()})
+    return quantize(rounded)
 
 
 def test_eight_bits_hardly_change_a_trained_net(tiny_residual, tiny_context) -> None:
