@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import cpu_count
+from joblib import cpu_count  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from runners.base import LatencyConfig
