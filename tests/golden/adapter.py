@@ -201,7 +201,7 @@ class _Paths(InMemory):
     """Gives every network a path, as if its weights were on disk: what has none is not measured."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}"))
+        return result.map_networks(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}"))
 
 
 class _Log:
@@ -233,7 +233,7 @@ class _Log:
 
     def tell(self, result: TrialResult) -> None:
         if result.state is not TrialState.FAILED and (
-            result.trial.segment is None or not result.trial.segment.compares
+            result.trial.segment is None or not result.trial.segment.is_screening
         ):
             result = dataclasses.replace(result, checkpoint=b"weights")
             if result.trial.number % 3 == 1 and self.sim.get("passing"):

@@ -16,7 +16,8 @@ from pruning.quantization.layers import size_mb
 from pruning.traits import pausable, screenable
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import PLAIN, ComputeFormat
-from runners.training.loop import TrainingError, accuracy
+from runners.training.loop import accuracy
+from runners.training.run import TrainingError
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
