@@ -135,8 +135,8 @@ class Confirmation:
 class TrialResult:
     """What a trial gave; `checkpoint` holds the narrow net as `pruning.checkpoint` bytes until it is on disk.
 
-    Networks that the method passed on its way to the goal are results of the trial too, in `intermediate_networks`: each what the
-    trial would have come to had it ended there, with the one report of its measurement as curve.
+    Networks that the method passed on its way to the goal are results of the trial too, in `intermediate_networks`:
+    each what the trial would have come to had it ended there, with the one report of its measurement as curve.
 
     A trial that grows through rungs is the best network of its legs: a longer training that came out worse is in
     `rungs` and `curve`, and its network is not kept.

@@ -1,4 +1,4 @@
-"""SearchCallback: an observer that is told of every step of a search, such as the live display or the MLflow tracker."""
+"""SearchCallback: an observer that is told of every step of a search, e.g. the live display or the MLflow tracker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

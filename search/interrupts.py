@@ -1,7 +1,7 @@
 """Interrupts: a Ctrl-C that cannot get lost.
 
-Python raises KeyboardInterrupt wherever the main thread is. Inside a callback of compiled code, as Ray's waiting is, the
-exception is printed and dropped, and the search would go on for hours.
+Python raises KeyboardInterrupt wherever the main thread is. Inside a callback of compiled code, as Ray's waiting is,
+the exception is printed and dropped, and the search would go on for hours.
 """
 
 import signal

@@ -1,9 +1,9 @@
 """One search from config to result: the composition root, and the place to start reading.
 
 A run has five acts: prepare the environment (where latency counts, calibrate it) and show the plan; train the dense
-network; gather what the methods share; let the runner work off the tuner's trials; finalize: train the front again where
-that is asked for, read test once, write everything down. A resumed run has the same five, with the trials and the dense
-network that its folder holds (`search.storage.run_folder`).
+network; gather what the methods share; let the runner work off the tuner's trials; finalize: train the front again
+where that is asked for, read test once, write everything down. A resumed run has the same five, with the trials and the
+dense network that its folder holds (`search.storage.run_folder`).
 """
 
 import logging

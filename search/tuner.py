@@ -1,7 +1,7 @@
 """Tuner: where trials come from and where results go, with two objectives, validation accuracy up and cost down.
 
-`ask` reads top to bottom in the order in which the parts of a search are consulted: stopping criterion, measurement queue,
-screening, promotion of paused trials, the searcher.
+`ask` reads top to bottom in the order in which the parts of a search are consulted: stopping criterion, measurement
+queue, screening, promotion of paused trials, the searcher.
 """
 
 import logging
@@ -52,9 +52,9 @@ class Schedulers:
     Attributes:
         promotion: of trials that pause at rungs.
         screening: of candidates before any training.
-        stop: from when it holds there are no new trials, and running ones end at their next report, with the network that
-            they have by then. The first trial, a uniform baseline, begins and ends whatever it says: without it there
-            would be neither a front nor anything to compare with.
+        stop: from when it holds there are no new trials, and running ones end at their next report, with the network
+            that they have by then. The first trial, a uniform baseline, begins and ends whatever it says: without it
+            there would be neither a front nor anything to compare with.
     """
 
     promotion: MultiObjectiveASHA
@@ -198,7 +198,7 @@ class Tuner(AskTell):
         return None
 
     def _new_candidate(self) -> Trial | None:
-        """Return a candidate that was not tried yet, to be trained, or compared with similar ones before any training."""
+        """Return a candidate that was not tried yet, to be trained, or to be screened with similar ones."""
         if self.remaining <= 0 or self._exhausted:
             return None
         trial = self._searcher.suggest()
@@ -230,8 +230,8 @@ class Tuner(AskTell):
     def _record(self, result: TrialResult) -> None:
         """Record the result of a trial, or of another training segment of one: weights, study, history, in this order.
 
-        A result without a finite accuracy, or over a budget, is recorded as failed with that reason. Intermediate networks
-        of the trial may be over a budget: they are recorded without weights and are on no front.
+        A result without a finite accuracy, or over a budget, is recorded as failed with that reason. Intermediate
+        networks of the trial may be over a budget: they are recorded without weights and are on no front.
         """
         number = result.trial.number
         if number not in self._pending.trials:

@@ -75,8 +75,8 @@ class Finalizer:
     def __call__(self, results: Sequence[TrialResult], ending: Ending) -> SearchResult:
         """Return the result with its front confirmed on test, after writing it to the run folder.
 
-        For a user who has stopped the search and waits, the test accuracies and the programs that run without this project
-        are left out, and no latency is measured any more; nor is it when a stop ends the retraining.
+        For a user who has stopped the search and waits, the test accuracies and the programs that run without this
+        project are left out, and no latency is measured any more; nor is it when a stop ends the retraining.
         """
         result = self._result(results, ending)
         if ending.interrupted:
@@ -201,7 +201,7 @@ class Finalizer:
 
 
 def _to_confirm(result: SearchResult) -> Iterable[TrialResult]:
-    """Return the networks that are read on test: the reported ones, and the uniform ones that they are compared with."""
+    """Return the networks that are read on test: the reported ones, and the uniform ones beside them."""
     confirmed = {member.label: member for member in result.reported}
     baselines = [result.best_at(target, UNIFORM) for target in result.targets]
     confirmed |= {baseline.label: baseline for baseline in baselines if baseline is not None}

@@ -1,7 +1,8 @@
 """LatencyCalibration: what a search that limits or compares latency measures before any training.
 
-The dense network and the smallest are measured, and a latency model is built. Latency depends on widths and not on weights,
-so the untrained network serves. A budget that the smallest network misses ends the search here, before it has cost anything.
+The dense network and the smallest are measured, and a latency model is built. Latency depends on widths and not on
+weights, so the untrained network serves. A budget that the smallest network misses ends the search here, before it has
+cost anything.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ class LatencyCalibration:
 
     Attributes:
         dense: reading of the dense network at the first batch size, which may be refused.
-        dense_seconds: latency of the dense network at the first batch size; a brief timing where its reading was refused.
+        dense_seconds: latency of the dense network at the first batch size; a brief timing where its reading was
+            refused.
         held_out: number of errors of the model that are of networks which the search has not measured.
     """
 

@@ -1,7 +1,7 @@
 """LatencyPredictor: widths that are predicted to be inside a latency budget, and what samplers see of latency.
 
-A prediction is multiplied by the model's own safety factor, so that few proposals miss. It decides nothing: a network is
-accepted by its measured latency (`search.latency.queue`).
+A prediction is multiplied by the model's own safety factor, so that few proposals miss. It decides nothing: a network
+is accepted by its measured latency (`search.latency.queue`).
 """
 
 import math
@@ -87,7 +87,7 @@ class LatencyPredictor:
         order, variable = self.model.layers.names, [group.name for group in self.problem.space.variable]
         every = np.tile(np.array(self.model.dense, dtype=np.float64), (len(widths), 1))
         every[:, [order.index(name) for name in variable]] = widths
-        return np.asarray(self.model.batch(every) * self.model.safety / self.limit)
+        return np.asarray(self.model.predict_vectors(every) * self.model.safety / self.limit)
 
     @cached_property
     def analytic(self) -> tuple[Budget, ...]:
@@ -95,7 +95,7 @@ class LatencyPredictor:
         return self._with_flops(HEADROOM)
 
     def for_methods(self, budgets: Sequence[Budget]) -> tuple[Budget, ...]:
-        """Return the budgets for a method that finds widths itself: at most the FLOPs of uniform widths at the limit."""
+        """Return the budgets for a method that finds widths: at most the FLOPs of uniform widths at the limit."""
         least = {budget.quantity: budget for budget in self._with_flops(1.0)}
         return tuple(min(given, least.get(given.quantity, given), key=lambda budget: budget.limit) for given in budgets)
 

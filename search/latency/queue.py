@@ -1,7 +1,7 @@
 """MeasurementQueue: networks are timed while no trial runs, and enter the front by their measured latency.
 
-Once enough networks wait, no trial is handed out until the running ones have ended; then the waiting networks are measured.
-With one worker that is after every trial.
+Once enough networks wait, no trial is handed out until the running ones have ended; then the waiting networks are
+measured. With one worker that is after every trial.
 """
 
 from collections import Counter
@@ -58,7 +58,8 @@ class MeasurementQueue:
     def measure(self, *, last: bool = False) -> None:
         """Measure the waiting networks, the most accurate first: networks that it then dominates need not be measured.
 
-        A refused reading ends the window: the next one would meet the same busy machine. Trials go on meanwhile, as many
+        A refused reading ends the window: the next one would meet the same busy machine. Trials go on meanwhile, as
+            many
         as networks wait for a window.
 
         Args:

@@ -1,10 +1,10 @@
 """MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by what they add to the front.
 
-Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list: of
-the trials that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and cost,
-so a cheap narrow net is never behind for being less accurate than a wide one. Within a rank, the area that a net alone
-dominates decides; the area is over log cost, in which fronts are to be even, and the cheapest and the most accurate net of
-a rank come first, as both ends of a front do in NSGA-II.
+Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list:
+of the trials that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and
+cost, so a cheap narrow net is never behind for being less accurate than a wide one. Within a rank, the area that a net
+alone dominates decides; the area is over log cost, in which fronts are to be even, and the cheapest and the most
+accurate net of a rank come first, as both ends of a front do in NSGA-II.
 
 Every decision is a function of the results so far, so a search that was stopped decides as it would have.
 """
@@ -24,8 +24,8 @@ from search.schedulers.segments import NOT_CONTINUED
 from search.storage.history import History
 
 KEPT = 2  # one in so many goes on
-# Trials besides the baselines that are trained to the end whatever their rungs say: the uniform starts, which are spread
-# over the budget as the baselines are. With six baselines they are enough to judge a rung by.
+# Trials besides the baselines that are trained to the end whatever their rungs say: the uniform starts, which are
+# spread over the budget as the baselines are. With six baselines they are enough to judge a rung by.
 CALIBRATION_TRIALS = 3
 _log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ class MultiObjectiveASHA:
     """Decides which trials are trained on.
 
     Args:
-        problem: its rungs, the last of which is the whole training; without rungs every trial is trained at once. A network
-            outside its budgets is not trained on.
+        problem: its rungs, the last of which is the whole training; without rungs every trial is trained at once. A
+            network outside its budgets is not trained on.
         cost: cost of a network, by which rungs judge beside its accuracy.
         results: found by an earlier process.
     """

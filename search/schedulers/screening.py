@@ -1,8 +1,8 @@
 """Screening, the rung before any training: candidates are cut and compared, and the best of them is trained.
 
-ResNet-20 on cluttered_digits at 8% of its FLOPs, 29 random width vectors cut by di: the accuracy right after the cut takes
-a twentieth of the time of 2 epochs and ranks what these lead to with Spearman's 0.74, where the accuracy after the first of
-them gives 0.51.
+ResNet-20 on cluttered_digits at 8% of its FLOPs, 29 random width vectors cut by di: the accuracy right after the cut
+takes a twentieth of the time of 2 epochs and ranks what these lead to with Spearman's 0.74, where the accuracy after
+the first of them gives 0.51.
 """
 
 import logging
@@ -50,7 +50,8 @@ class _Screened:
 class Screening:
     """Compares candidates before any training.
 
-    A new candidate and similar ones become a pool: trials of no epochs, all under one number, one to each worker that asks.
+    A new candidate and similar ones become a pool: trials of no epochs, all under one number, one to each worker that
+        asks.
     When all of a pool are told, the most accurate candidate is the trial.
 
     Args:

@@ -21,7 +21,8 @@ def first_result(result: TrialResult, segment: TrainingSegment | None) -> TrialR
 def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -> TrialResult:
     """Return the result of a trial after another segment: the better network of both, the curve and time of the whole.
 
-    Training changes no architecture: the latency that was measured of the network stays. A segment that failed leaves the
+    Training changes no architecture: the latency that was measured of the network stays. A segment that failed leaves
+        the
     trial as it was, with the reason in its note, and ends it.
     """
     later = [replace(report, seconds=earlier.seconds + report.seconds) for report in result.curve]

@@ -1,4 +1,4 @@
-"""CandidateSpace: the parameters that a sampler chooses (`search.searchers.parameters`), and the network they ask for."""
+"""CandidateSpace: from parameters that a sampler chooses (`search.searchers.parameters`) to a candidate."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class InitialPoint:
-    """A candidate that is tried before the sampler's: its parameters, its method and the baseline that it belongs to."""
+    """A candidate before those of the sampler: its parameters, its method and the baseline that it belongs to."""
 
     parameters: Mapping[str, Any]
     method: str
@@ -117,8 +117,8 @@ class CandidateSpace:
         """Let `suggest` choose every parameter, and return the candidate that they stand for, inside the budgets.
 
         Args:
-            initial: the point whose parameters `suggest` finds chosen; its method is taken without asking when it is none
-                of `methods` (a baseline).
+            initial: the point whose parameters `suggest` finds chosen; its method is taken without asking when it is
+                none of `methods` (a baseline).
         """
         fraction = suggest.suggest_float(BUDGET_FRACTION, self.lowest_fraction, 1.0, log=True)
         method = initial.method if initial else self.methods[0]
@@ -166,7 +166,7 @@ class CandidateSpace:
 
     @property
     def latency_use(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
-        """Function from widths of the variable groups, shape (n, groups), to predicted shares of the latency limit, shape (n,).
+        """Function from widths, shape (n, variable groups), to predicted shares of the latency limit, shape (n,).
 
         None without such a limit.
         """

@@ -42,7 +42,7 @@ class CostCoverage:
         return (1 - self.lowest) / -math.log(self.lowest) if self.lowest < 1 else 1.0
 
     def limit(self, fraction: float) -> Budget:
-        """Return the budget at a fraction; at that of a target exactly the target, whatever its fraction is rounded to."""
+        """Return the budget at a fraction; at that of a target exactly the target, whatever the rounding."""
         return self.by_fraction.get(fraction) or Budget(self.quantity, math.floor(fraction * self.base))
 
     def next_target(self, served: Iterable[float], repeats: int = 0) -> float | None:

@@ -1,5 +1,4 @@
-"""InitialDesign: the candidates before the sampler's: the uniform baselines, uniform widths with every method, and widths
-by measured sensitivity.
+"""InitialDesign: the first candidates: uniform baselines, uniform widths with every method, widths by sensitivity.
 
 They are a baseline to compare with, a start for every method, and the first observations of the sampler.
 """
@@ -55,7 +54,7 @@ class InitialDesign:
         return points
 
     def sensitive(self, trials: int, sensitivities: Mapping[str, float] | None) -> list[InitialPoint]:
-        """Return widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
+        """Return widths by measured sensitivity at the whole budget and mid-range; none where trials do not suffice.
 
         The methods take turns.
 

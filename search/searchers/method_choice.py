@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from search.searchers.observation import Observation, arcsine_sqrt
 
 EXPLORED = 0.1  # share of the proposals that is spread evenly over all methods
-# Of accuracy, on the scale of `arcsine_sqrt`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this close to
-# the best count as equally good, and their time decides.
+# Of accuracy, on the scale of `arcsine_sqrt`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this
+# close to the best count as equally good, and their time decides.
 INDIFFERENT = 0.01
 # Times are compared in powers of two, and below this not at all: what else the machine does must not change a search.
 LEAST_SECONDS = 5.0

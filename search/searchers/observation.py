@@ -28,5 +28,5 @@ class Observation:
 
 
 def arcsine_sqrt(accuracy: float) -> float:
-    """Return the arcsine of the root of an accuracy: the scale on which a count of correct images scatters alike everywhere."""
+    """Return the arcsine of the root of an accuracy: on this scale counts of correct images have equal variance."""
     return math.asin(math.sqrt(min(1.0, max(0.0, accuracy))))

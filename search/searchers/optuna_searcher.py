@@ -70,8 +70,8 @@ class OptunaSearcher:
         pending: trials that workers have.
         stored: trials of an earlier process.
         sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
-        even: whether samplers that cluster are told where on the budget range to go, so that the front comes out even in
-            log cost; without it they are as their library makes them, for comparing them.
+        even: whether samplers that cluster are told where on the budget range to go, so that the front comes out even
+            in log cost; without it they are as their library makes them, for comparing them.
 
     Raises:
         UnknownNameError: no such sampler.
@@ -143,7 +143,7 @@ class OptunaSearcher:
         return list(found.values())
 
     def is_screenable(self, trial: Trial) -> bool:
-        """Return whether a new trial may be compared with similar ones: it was proposed, and is cut before any training."""
+        """Return whether a new trial can be screened: it was proposed, and its cut comes before any training."""
         return trial.number not in self._initial_numbers and self._candidates.screenable(trial)
 
     def observe(self, result: TrialResult, *, promoted: bool = False) -> FrozenTrial:

@@ -23,8 +23,8 @@ WIDTH = "width."  # begins the names of the width parameters
 
 # A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
 # gets under a quarter of the share of another. It is flat around the middle, so that random draws stay near uniform
-# widths, which are strong: over a closed-form search of 20 groups, hypervolume gained on the uniform baselines grew by a
-# quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
+# widths, which are strong: over a closed-form search of 20 groups, hypervolume gained on the uniform baselines grew by
+# a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
 SPREAD = 2.0
 MIDDLE = 0.5
 MAX_LOG2_PROPORTION = math.log2(SPREAD)  # by which a proportion may differ from uniform

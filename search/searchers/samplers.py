@@ -49,8 +49,8 @@ SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
     "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
     "random": lambda options: RandomSampler(seed=options.seed),
 }
-# Samplers that are sent to the largest gap in log cost: left to themselves they go where the hypervolume is, which is not
-# log; of 48 trials, TPE put 5 into the cheaper half of the range.
+# Samplers that are sent to the largest gap in log cost: left to themselves they go where the hypervolume is, which is
+# not log; of 48 trials, TPE put 5 into the cheaper half of the range.
 CLUSTERING = ("tpe", "nsga2", "gp")
 STRUCTURED = ("structured",)  # samplers that use measured sensitivities
 BY_CHANCE = ("random",)  # samplers that choose the method too: a random search learns nothing

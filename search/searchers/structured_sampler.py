@@ -1,4 +1,4 @@
-"""StructuredSampler, the default: budget fraction and widths by `search.searchers.acquisition`, everything else by TPE."""
+"""StructuredSampler, the default: fraction and widths by `search.searchers.acquisition`, everything else by TPE."""
 
 import itertools
 from collections.abc import Mapping
@@ -35,8 +35,9 @@ EPOCHS = "epochs"  # of training that a trial had
 class StructuredSampler(TPESampler):
     """Proposes the budget fraction and all widths together, from what earlier trials say of the network's structure.
 
-    A trial whose fraction is fixed beforehand gets widths at that fraction; a trial whose widths are fixed is left alone. A
-    network is known by its widths, so trials of any sampler, and of methods that find widths themselves, are learned from.
+    A trial whose fraction is fixed beforehand gets widths at that fraction; a trial whose widths are fixed is left
+    alone. A network is known by its widths, so trials of any sampler, and of methods that find widths themselves, are
+    learned from.
 
     Args:
         startup: number of trials before TPE's model is used for the settings of methods.

@@ -1,10 +1,10 @@
 """What accuracy to expect of widths: a Bayesian linear model in which every group has a curve of its own.
 
 The level of accuracy is a smooth function of log cost plus a parabola in the kept octaves of every group. A group's
-parabola is a common one, plus a share of those of the structural coordinates (`search.searchers.structure`), plus a small one
-of its own. So a handful of trials teach what a tilt over the stages or a wider stream is worth, and single groups
-are told apart only as evidence adds up. How much the three parts count, and how much trials scatter, is chosen by
-marginal likelihood; the posterior is exact.
+parabola is a common one, plus a share of those of the structural coordinates (`search.searchers.structure`), plus a
+small one of its own. So a handful of trials teach what a tilt over the stages or a wider stream is worth, and single
+groups are told apart only as evidence adds up. How much the three parts count, and how much trials scatter, is chosen
+by marginal likelihood; the posterior is exact.
 """
 
 import itertools

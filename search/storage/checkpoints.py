@@ -53,7 +53,8 @@ class InMemory(CheckpointStore):
 class CheckpointFolder(CheckpointStore):
     """Keeps the weights of trials in a run folder.
 
-    A longer training gets a file of its own, and the file of the shorter one goes once the longer one is recorded: a record
+    A longer training gets a file of its own, and the file of the shorter one goes once the longer one is recorded: a
+        record
     never names weights of another training than that of its figures.
     """
 

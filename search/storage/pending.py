@@ -26,7 +26,7 @@ class PendingTrials:
 
     @property
     def keys(self) -> Mapping[str, int]:
-        """Key -> number of the candidates that must not be proposed again: pending, in a screening pool, or lost there."""
+        """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
         return {trial.key(): number for number, trial in self._trials.items()} | self._screened
 
     def is_promoted(self, number: int) -> bool:

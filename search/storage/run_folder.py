@@ -1,8 +1,8 @@
 """The run folder, from which a search that was killed at any moment goes on: settings, dense network, lock.
 
 The study is the record of the trials (`storage.study_storage`), their weights lie beside it (`storage.checkpoints`). A
-checkpoint is written before its trial is recorded, so a recorded trial has its weights; a checkpoint that no recorded trial
-names was in the making, or is that of a shorter training, and goes.
+checkpoint is written before its trial is recorded, so a recorded trial has its weights; a checkpoint that no recorded
+trial names was in the making, or is that of a shorter training, and goes.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """StudyStorage: a search as an Optuna study in a storage, which outlives the process.
 
-A trial enters the storage once, whole, when it has ended: stored parameter by parameter, a candidate with 20 groups takes
+A trial enters the storage once, whole, when it has ended: stored parameter by parameter, a candidate with 20 groups
+    takes
 25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
 """
 
@@ -124,7 +125,8 @@ class StudyStorage:
         stored = self.fingerprint(name)
         if stored not in (None, digest) and any(RESULT in trial.user_attrs for trial in self._ended):
             raise StudyError(
-                f"{self._where} holds a search with other {name} (digest {str(stored)[:12]} there, {digest[:12]} here); "
+                f"{self._where} holds a search with other {name} (digest {str(stored)[:12]} there, "
+                f"{digest[:12]} here); "
                 "bring those back, or start a new search"
             )
         if stored != digest:
