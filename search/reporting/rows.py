@@ -18,12 +18,12 @@ from search.results.result import SearchResult, best_at_text
 from spaces.cost import Cost
 
 CSV_COLUMNS = (
-    "trial method baseline flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds seconds "
-    "path settings widths best_at training"
+    "trial method baseline flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds "
+    "seconds path settings widths best_at training"
 ).split()
 MLFLOW_COLUMNS = (
-    "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline chosen "
-    "best_at"
+    "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
+    "chosen best_at"
 ).split()
 _SHORT_NAMES = {"learning_rate": "lr"}
 
