@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from runners.data.sources import check_on_disk
+from runners.data.builtin import check_on_disk
 from torch import nn
 
 from configs.resuming import check_resumed
@@ -18,8 +18,7 @@ from configs.schema import RunConfig
 from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.loading import ImageData, load_data
-from runners.latency.engines import LatencyError
-from runners.latency.engines import check as check_latency
+from runners.latency.engines import LatencyError, check_latency
 from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
 from runners.training.dense import DenseRecipe, cached_file, given_net, is_published

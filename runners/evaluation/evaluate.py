@@ -21,6 +21,7 @@ from runners.data.loading import ImageData
 from runners.evaluation.clock import Clock
 from runners.evaluation.continuation import continue_training, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
+from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
 from runners.training.loop import TrainingRun, accuracy, fit, pick_device, reestimate_batchnorm
 from runners.training.run import check_settings
@@ -89,6 +90,7 @@ class TrialContext:
         self.statistics = statistics
         # The splits a method may see, taken out one by one so that validation and test images stay out of reach.
         self._train, self._probe, self._calibration = data.train, data.probe, data.calibration
+        self._input_shape = data.input_shape
         self._config = train
         self._teacher = teacher if train.distill_weight > 0 else None
         self._compute_format = compute_format
@@ -144,6 +146,10 @@ class TrialContext:
             span=span,
         )
         yield from fit(net, self._train, config, training_run)
+
+    def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:
+        """Return the ratio of two latencies, `net` over `dense`, of one image in evaluation mode on `device`."""
+        return latency_ratio(net, dense, self._input_shape, self.device)
 
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""

@@ -87,7 +87,7 @@ class LatencyPredictor:
         order, variable = self.model.layers.names, [group.name for group in self.problem.space.variable]
         every = np.tile(np.array(self.model.dense, dtype=np.float64), (len(widths), 1))
         every[:, [order.index(name) for name in variable]] = widths
-        return np.asarray(self.model.batch(every) * self.model.safety / self.limit)
+        return np.asarray(self.model.predict_vectors(every) * self.model.safety / self.limit)
 
     @cached_property
     def analytic(self) -> tuple[Budget, ...]:

@@ -88,11 +88,11 @@ def _corrected(result: SearchResult) -> Iterator[str]:
     """Say how far from idle the machine was, where readings were corrected by more than a little."""
     networks = [REFERENCE, *(member.label for member in result.reported)]
     read = [reading for network in networks for reading in readings(result, network)]
-    paces = [reading.pace for reading in read if reading.pace is not None]
-    if any(abs(pace - 1) > STILL for pace in paces):
+    slowdowns = [reading.slowdown for reading in read if reading.slowdown is not None]
+    if any(abs(pace - 1) > STILL for pace in slowdowns):
         yield (
             "Latencies are those of the quiet machine: beside the networks the dense net took "
-            f"{min(paces):.2f} to {max(paces):.2f} times as long, for which they are corrected"
+            f"{min(slowdowns):.2f} to {max(slowdowns):.2f} times as long, for which they are corrected"
         )
 
 

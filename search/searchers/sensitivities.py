@@ -13,7 +13,7 @@ from torch import nn
 from pruning.base import CRITERIA
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from pruning.sensitivity import SHARES_LEFT, Divergence, sensitivity
+from pruning.sensitivity import MEASURED_RATIOS, Divergence, sensitivity
 from runners.cache import write_cached
 from runners.evaluation.evaluate import TrialContext
 from runners.training.dense import weights_digest
@@ -52,7 +52,7 @@ def sensing_images(environment: Environment) -> int:
 
 def images_for(space: SearchSpace, images: int) -> int:
     """Return on how many of the training images groups can be compared within the time of an epoch; 0 for too few."""
-    affordable = STEP_PASSES * images // (len(SHARES_LEFT) * max(1, len(space.variable)))
+    affordable = STEP_PASSES * images // (len(MEASURED_RATIOS) * max(1, len(space.variable)))
     return 0 if affordable < LEAST_IMAGES else min(affordable, MOST_IMAGES)
 
 

@@ -12,32 +12,35 @@ from types import SimpleNamespace
 from typing import Any
 
 from chain_space import chain
-from made_up_latency import CONDITIONS, guide, reading, refused
+from made_up_latency import CONDITIONS, model, reading, refused
 from tiny_search import tiny_config
 
 import runners.local
 from configs.loading import parse_flags
-from configs.validation import validate
-from pruning.base import parse_methods
 from runners.local import LocalRunner
-from runners.simulated import SaturatingAccuracy, SimulatedRunner, _simulate
+from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner, _simulate
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
-from search.archive import InMemory
 from search.cli import main as command_line
-from search.latency_guide import latency_counts
-from search.latency_slots import Timed, take_up
-from search.legs import KEPT_AFTER
-from search.pareto import measured
-from search.result import DenseResult, SearchResult, best_at_text
-from search.screening import Screened
-from search.screening_audit import SCREENED, SCREENED_ACCURACY, UNSCREENED
-from search.setup import fixed_settings, screened_at_once, study_settings
-from search.stopping import NOT_CONTINUED
-from search.study import Study
-from search.time_limit import Deadline, TimeLimited, ending
+from search.latency.predictor import LatencyPredictor
+from search.latency.queue import MeasurementQueue, restore_readings
+from search.problem import Problem
+from search.reporting.statements import ending
+from search.results.pareto import measured
+from search.results.result import DenseResult, SearchResult, best_at_text
+from search.results.screening_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
+from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.screening import Screening
+from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
+from search.schedulers.stopping import TimeLimit
+from search.searchers.candidate_space import CandidateSpace
+from search.searchers.optuna_searcher import OptunaSearcher, TrialCounts
+from search.storage.checkpoints import InMemory
+from search.storage.history import History
+from search.storage.pending import PendingTrials
+from search.storage.study_storage import StudyStorage
+from search.tuner import Records, Schedulers, Tuner
 from spaces.space import SearchSpace
-from spaces.targets import parse_targets
 from spaces.widths import Widths
 
 __all__ = ["command_line", "search_for_real", "simulate"]
@@ -60,48 +63,65 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         folder: keeps the record; None keeps it in memory.
         again: go on with what is recorded there, under the flags of now.
     """
-    config = parse_flags(flags.split()).config
-    texts, space = validate(config), chain(sim.get("groups", 6), sim.get("width", 64))
-    budgets = tuple(budget.resolve(space.dense_cost) for budget in texts)
-    methods = tuple(parse_methods(config.method))
-    tools = SimpleNamespace(guide=guide(space, *budgets)) if latency_counts(config, budgets) else None
-    images = SimpleNamespace(train=range(1000), val=range(250))
-    setup: Any = SimpleNamespace(config=config, fixed=fixed_settings(config, methods), latency=tools, data=images)
-    setup.folder, setup.targets = folder or Path("nowhere"), parse_targets(config.targets)
-    settings = dataclasses.replace(study_settings(setup), resumed=again, **({} if folder else {"storage": ""}))
+    config, space = parse_flags(flags.split()).config, chain(sim.get("groups", 6), sim.get("width", 64))
+    config = dataclasses.replace(config, resume="again" if again else "")
+    problem = Problem.resolve(config, space)
+    predictor = LatencyPredictor(model(space), problem) if problem.needs_latency else None
     clock = SimpleNamespace(now=0.0)
-    deadline = Deadline(config.time_limit, lambda: clock.now)
-    study = Study(settings, space, budgets, archive=_Paths() if tools else None)
-    found = len(study.results)
-    trials = TimeLimited(study, deadline, Screened(study, screened_at_once(setup)))
-    log = _Log(study, space, clock, sim)
-    if tools:
-        take_up(study, CONDITIONS)
-    source = Timed(trials, study, log.read, sim.get("workers", 1)) if tools else trials
-    if sim.get("sensitivities") and study.remaining > 0:
-        study.learn_sensitivities({each.name: 0.3 / (1 + i) for i, each in enumerate(space.variable)})
-    log.source = source
+    limit = TimeLimit(config.time_limit, config.time_limit_seconds, lambda: clock.now)
+    log = _Log(space, clock, sim)
+    url = f"sqlite:///{folder / 'study.db'}" if folder else ""
+    storage = StudyStorage(url, "slimfront", problem, resumed=again) if url else None
+    stored = storage.read() if storage is not None else []
+    history = History(problem, [trial.result for trial in stored if trial.result is not None])
+    found = len(history.results)
+    if predictor is not None:
+        restore_readings(history, predictor, CONDITIONS)
+    left = TrialCounts.of(problem, stored).total - found > 0
+    sensitivities = {each.name: 0.3 / (1 + i) for i, each in enumerate(space.variable)}
+    records = Records(history, PendingTrials(), storage, _Paths() if predictor else InMemory())
+    candidates = CandidateSpace(problem, predictor)
+    searcher = OptunaSearcher(
+        candidates,
+        history,
+        records.pending,
+        stored,
+        sensitivities=sensitivities if sim.get("sensitivities") and left else None,
+    )
+    screening = Screening(problem, config.screening_pool_size(1000, 250), history.results)
+    promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
+    queue = None
+    if predictor is not None:
+        queue = MeasurementQueue(history, storage, predictor, log.read, sim.get("workers", 1))
+    tuner = Tuner(records, searcher, Schedulers(promotion, screening, limit), queue)
+    log.source, log.history = tuner, history
     try:
         _work_off(log, space, config.train.epochs, sim)
     except KeyboardInterrupt:
         log.told.append("stopped")
-    study.close()
+    tuner.close()
     dense = DenseResult(0.95, 0.94, space.dense_cost)
     plain = dataclasses.asdict(config)
     result = SearchResult(
-        plain, budgets, dense, study.results, targets=study.targets, time_limited=trials.ended, latency={}
+        plain,
+        problem.budgets,
+        dense,
+        history.results,
+        targets=problem.targets,
+        time_limited=tuner.stopped,
+        latency={},
     )
     facts = {
         "taken up": found,
         "handed out": log.given,
         "measured": log.reads,
         "front and area after each": log.told,
-        "repeats": study.repeats,
-        "asked for": study.settings.trials,
-        "left": [study.remaining, study.unfinished],
+        "repeats": searcher.repeats,
+        "asked for": tuner.total,
+        "left": [tuner.remaining, tuner.unfinished],
         "ending": ending(result),
-        "best of the front": getattr(study.front.best(study.budgets), "label", None),
-        "best at targets": [getattr(study.best_at(each), "label", None) for each in study.targets],
+        "best of the front": getattr(history.front.best(problem.budgets), "label", None),
+        "best at targets": [getattr(history.best_at(each), "label", None) for each in problem.targets],
     }
     return facts | _facts(result, list(space.full), {})
 
@@ -141,12 +161,12 @@ def _row(result: TrialResult, names: Sequence[str], digits: int = 12) -> dict[st
         "number": trial.number,
         "method": trial.method,
         "seed": trial.seed,
-        "baseline": trial.arm == "uniform",
+        "baseline": trial.baseline == "uniform",
         "settings": dict(trial.settings),
         "training": dict(trial.training),
         "goal": [[each.quantity, each.limit] for each in trial.goal.budgets],
         "asked widths": _widths(trial.goal.widths, names),
-        "passed": [_network(each, names, digits) for each in result.passed],
+        "passed": [_network(each, names, digits) for each in result.intermediate_networks],
         **_network(result, names, digits),
     }
 
@@ -187,8 +207,10 @@ class _Paths(InMemory):
 class _Log:
     """Stands between the runner and the search: notes what passes, and makes things happen on the way."""
 
-    def __init__(self, study: Study, space: SearchSpace, clock: Any, sim: Mapping[str, Any]) -> None:
-        self.study, self.space, self.clock, self.sim, self.source = study, space, clock, sim, Any
+    def __init__(self, space: SearchSpace, clock: Any, sim: Mapping[str, Any]) -> None:
+        self.space, self.clock, self.sim = space, clock, sim
+        self.source: Any = None
+        self.history: Any = None
         self.given, self.told, self.reads = list[str](), list[Any](), list[str]()
         self._seen, self._cut = set[str](), set[int]()
 
@@ -197,7 +219,7 @@ class _Log:
             raise KeyboardInterrupt
         trial = self.source.ask()
         if trial is not None:
-            leg = trial.leg
+            leg = trial.segment
             part = "whole" if leg is None else f"{leg.trained}+{leg.epochs}"
             self.given.append(f"{trial.number} {trial.method} {part}")
         return trial
@@ -210,17 +232,19 @@ class _Log:
         return go_on and not stops
 
     def tell(self, result: TrialResult) -> None:
-        if result.state is not TrialState.FAILED and (result.trial.leg is None or not result.trial.leg.compares):
+        if result.state is not TrialState.FAILED and (
+            result.trial.segment is None or not result.trial.segment.compares
+        ):
             result = dataclasses.replace(result, checkpoint=b"weights")
             if result.trial.number % 3 == 1 and self.sim.get("passing"):
-                result = dataclasses.replace(result, passed=tuple(self._passed(result)))
+                result = dataclasses.replace(result, intermediate_networks=tuple(self._passed(result)))
         self.source.tell(result)
-        self.told.append([len(self.study.front), self.study.front.hypervolume(self._reference)])
+        self.told.append([len(self.history.front), self.history.front.hypervolume(self._reference)])
 
     @property
     def _reference(self) -> float:
         return (
-            1e-6 * self.space.dense_cost.params if self.study.front.axis == "latency" else self.space.dense_cost.flops
+            1e-6 * self.space.dense_cost.params if self.history.front.axis == "latency" else self.space.dense_cost.flops
         )
 
     def _passed(self, result: TrialResult) -> Iterator[TrialResult]:
@@ -230,12 +254,12 @@ class _Log:
             accuracy = (result.accuracy or 0.0) + 0.002 * (more - 4)
             curve = (EpochReport(result.trial.number, number, accuracy, 0.1 * number),)
             changes = {"accuracy": accuracy, "widths": widths, "cost": self.space.cost(widths), "curve": curve}
-            yield dataclasses.replace(result, **changes, waypoint=number, rungs=())
+            yield dataclasses.replace(result, **changes, intermediate_index=number, rungs=())
 
     def read(self, network: TrialResult) -> list[Any]:
         number, first = network.trial.number, network.label not in self._seen
         self._seen.add(network.label)
-        self.reads.append(f"{network.label} after {len(self.study.results)}")
+        self.reads.append(f"{network.label} after {len(self.history.results)}")
         busy = first and number % 4 == 3
         return [refused(network) if busy else reading(network, 1 + 0.05 * (number * 7 % 5 - 2))]
 

@@ -14,7 +14,7 @@ from configs.loading import PRESETS, load
 from configs.schema import RunConfig
 from pruning.base import METHODS
 from pruning.criteria.weights import norm_scores
-from pruning.methods.di.gradual import CUTS_AN_EPOCH
+from pruning.methods.di.gradual import CUTS_PER_EPOCH
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import declared_settings
@@ -167,7 +167,7 @@ def test_di_cuts_half_a_percent_twice_an_epoch_and_retrains_as_long_as_its_autho
     net = build(ModelSpec(config.model, 1000, (3, 224, 224)))
     space = trace(net, torch.zeros(1, 3, 224, 224), config.space)
     share = 1 - Budget.parse(config.budget[0]).limit / space.dense_cost.flops
-    assert share / (CUTS_AN_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
+    assert share / (CUTS_PER_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
     assert settings["gradual_rate"] * config.train.learning_rate == pytest.approx(0.01024)
     assert config.train.epochs - settings["gradual_epochs"] == 120
 

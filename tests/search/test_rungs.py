@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chain_space import chain
+from search.reporting.live import SilentDisplay
 from search.searchers.study_settings import StudySettings
 from tiny_search import tiny_config
 
@@ -18,7 +19,6 @@ from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
-from search.reporting.live import SilentDisplay
 from search.results.pareto import ParetoFront
 from search.schedulers.asha import NOT_CONTINUED
 from search.schedulers.segments import KEPT_AFTER

@@ -19,7 +19,7 @@ from pruning.base import Context, Goal, Method
 from pruning.calibration.activation_moments import ActivationMoments
 from pruning.calibration.second_moments import ridge_for
 from pruning.criteria.discriminant.information import RidgeInformation
-from pruning.methods.di.method import DiscriminantInformation, Prepared
+from pruning.methods.di.method import DenseRankings, DiscriminantInformation
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
 from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
@@ -43,7 +43,9 @@ LABELS = {"label_weight": 1.0, "ridge": 1e-3, "compensate": False}
 class RawInformation(DI):
     """Widths by raw DI per FLOP: pooled, standardised features, labels alone. What the default is to beat."""
 
-    def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
+    def _curves(
+        self, net: nn.Module, space: SearchSpace, context: Context, ranked: DenseRankings
+    ) -> Mapping[str, Curve]:
         raw = DI(features="pooled", standardise=True, **LABELS)
         statistics = raw.activation_moments(net, space, context)
         rankings = raw.rankings(net, space, statistics)

@@ -26,7 +26,7 @@ from method_runs import ROWS, Finished, Job, Row
 
 from pruning.base import METHODS, Goal
 from pruning.checkpoint import from_bytes
-from pruning.methods.score_and_slice import uniform_widths
+from pruning.methods.common_steps import uniform_widths
 from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data

@@ -103,14 +103,14 @@ class Area:
 
 @functools.cache
 def area_of(network: str, seed: int, high: int) -> Area:
-    return Area(GroupedAccuracy.drawn(space_of(network), seed), LOWEST * high, high)
+    return Area(GroupedAccuracy.random(space_of(network), seed), LOWEST * high, high)
 
 
 def search(job: Job) -> tuple[Job, Curve]:
     """Run one search to its end."""
     torch.set_num_threads(1)
     space = space_of(job.network)
-    truth = GroupedAccuracy.drawn(space, job.seed, job.scatter)
+    truth = GroupedAccuracy.random(space, job.seed, job.scatter)
     sampler = job.sampler.partition(",")[0]
     settings = StudySettings(
         ("l2",),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pruning.base import Context, Goal, PruningError, Snapshot
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
-from pruning.methods.score_and_slice import wanted_widths
+from pruning.methods.common_steps import wanted_widths
 from pruning.rewriting.narrowing import narrow_space, stages
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import Selection, select_channels

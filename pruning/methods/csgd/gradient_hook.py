@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from pruning.base import TrainingPlan
 from pruning.methods.csgd.collapse import Pull
-from pruning.rewriting.index_maps import Merged, Partition, Segments
+from pruning.rewriting.index_maps import ClusterIndexMap, MergedDimension, NetworkClusters
 from spaces.space import SearchSpace
 
 KERNEL, SCALE, BIAS = "kernel", "scale", "bias"
@@ -31,17 +31,17 @@ class Clustered:
     name: str
     tensor: Tensor
     dim: int
-    segments: Segments
+    index_map: ClusterIndexMap
     kind: str
 
 
-def clustered_tensors(net: nn.Module, space: SearchSpace, partition: Partition) -> list[Clustered]:
+def clustered_tensors(net: nn.Module, space: SearchSpace, network_clusters: NetworkClusters) -> list[Clustered]:
     """List the parameters and buffers of a wide net that merging would average."""
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())
     kernels = {f"{layer}.weight" for group in space.groups for layer in group.producers}
     return [
-        Clustered(each.tensor, tensors[each.tensor], each.dim, segments, _kind(each.tensor, kernels))
-        for each, segments in _placed(partition, tensors)
+        Clustered(each.tensor, tensors[each.tensor], each.dim, index_map, _kind(each.tensor, kernels))
+        for each, index_map in _placed(network_clusters, tensors)
         if not each.summed
     ]
 
@@ -49,7 +49,7 @@ def clustered_tensors(net: nn.Module, space: SearchSpace, partition: Partition) 
 def deviations(clustered: list[Clustered]) -> Mapping[str, float]:
     """Return, by tensor, how far members of clusters are from their means, as a share of the largest value."""
     with torch.no_grad():
-        return {each.name: each.segments.deviation(each.tensor, each.dim) for each in clustered}
+        return {each.name: each.index_map.deviation(each.tensor, each.dim) for each in clustered}
 
 
 class CentripetalHook:
@@ -72,7 +72,7 @@ class CentripetalHook:
         self._buffers = [each for each in clustered if not isinstance(each.tensor, nn.Parameter)]
         self._strengths = [pull.epsilon * factors[each.kind] for each in self._parameters]
         self._decay = plan.weight_decay
-        self._averages = {id(each.segments): ClusterAverage(each.segments, each.tensor.is_cuda) for each in clustered}
+        self._averages = {id(each.index_map): ClusterAverage(each.index_map, each.tensor.is_cuda) for each in clustered}
 
     @torch.no_grad()
     def __call__(self, net: nn.Module, step: int) -> None:
@@ -84,12 +84,12 @@ class CentripetalHook:
             gradient = each.tensor.grad
             if gradient is not None:
                 gradient.sub_(each.tensor, alpha=strength)
-                mean = self._averages[id(each.segments)](gradient, each.dim)
+                mean = self._averages[id(each.index_map)](gradient, each.dim)
                 gradient.copy_(mean.add_(each.tensor, alpha=strength))
 
     def _pull_directly(self, share: float) -> None:
         for each in [*self._parameters, *self._buffers]:
-            average = self._averages[id(each.segments)]
+            average = self._averages[id(each.index_map)]
             each.tensor.lerp_(average(each.tensor, each.dim), share)
             if each.tensor.grad is not None:
                 each.tensor.grad.copy_(average(each.tensor.grad, each.dim))
@@ -107,11 +107,11 @@ class RescalingHook:
     another.
     """
 
-    def __init__(self, narrow: nn.Module, partition: Partition) -> None:
+    def __init__(self, narrow: nn.Module, network_clusters: NetworkClusters) -> None:
         tensors = dict(narrow.named_parameters())
         factors: dict[str, Tensor] = {}
-        for each, segments in _placed(partition, tensors):
-            factor = _factor(each, segments, tensors[each.tensor], partition.runs(each))
+        for each, index_map in _placed(network_clusters, tensors):
+            factor = _factor(each, index_map, tensors[each.tensor], network_clusters.conv_groups_of(each))
             factors[each.tensor] = factors[each.tensor] * factor if each.tensor in factors else factor
         self._scaled = [(tensors[name], factor) for name, factor in factors.items()]
 
@@ -132,40 +132,42 @@ class ClusterAverage:
             fixed order on CUDA devices.
     """
 
-    def __init__(self, segments: Segments, by_matrix: bool) -> None:
-        self._segments = segments
+    def __init__(self, index_map: ClusterIndexMap, by_matrix: bool) -> None:
+        self._index_map = index_map
         self._matrix: Tensor | None = None
         if by_matrix:
-            members = functional.one_hot(segments.index, len(segments.first)).T
-            self._matrix = members / segments.counts[:, None]
+            members = functional.one_hot(index_map.index, len(index_map.first)).T
+            self._matrix = members / index_map.counts[:, None]
 
     def __call__(self, tensor: Tensor, dim: int) -> Tensor:
         """Return the tensor of the same shape whose rows along `dim` are the means."""
-        segments = self._segments
+        index_map = self._index_map
         if self._matrix is None:
-            means = segments.sums(tensor, dim).div_(segments.along(segments.counts, tensor, dim))
+            means = index_map.sums(tensor, dim).div_(index_map.along(index_map.counts, tensor, dim))
         else:
             self._matrix = self._matrix.to(tensor.dtype)
             means = torch.tensordot(self._matrix, tensor, ([1], [dim])).movedim(0, dim)
-        return segments.spread(means, dim)
+        return index_map.expand(means, dim)
 
 
-def _placed(partition: Partition, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Merged, Segments]]:
+def _placed(
+    network_clusters: NetworkClusters, tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[MergedDimension, ClusterIndexMap]]:
     """Yield what is merged of these tensors, with segments on their devices; equal ones stay one object."""
-    placed: dict[int, Segments] = {}
-    for each in partition.merged():
+    placed: dict[int, ClusterIndexMap] = {}
+    for each in network_clusters.merged_dimensions():
         if each.tensor in tensors:
-            key = id(each.segments)
-            placed.setdefault(key, each.segments.to(tensors[each.tensor].device))
+            key = id(each.index_map)
+            placed.setdefault(key, each.index_map.to(tensors[each.tensor].device))
             yield each, placed[key]
 
 
-def _factor(merged: Merged, segments: Segments, narrow: Tensor, runs: int) -> Tensor:
+def _factor(merged: MergedDimension, index_map: ClusterIndexMap, narrow: Tensor, runs: int) -> Tensor:
     if not merged.summed:
-        return segments.along(1 / segments.counts, narrow, merged.dim)
+        return index_map.along(1 / index_map.counts, narrow, merged.dim)
     if runs == 1:
-        return segments.along(segments.counts, narrow, merged.dim)
-    per_row = segments.counts.reshape(runs, -1).repeat_interleave(len(narrow) // runs, dim=0)
+        return index_map.along(index_map.counts, narrow, merged.dim)
+    per_row = index_map.counts.reshape(runs, -1).repeat_interleave(len(narrow) // runs, dim=0)
     return per_row.to(narrow.dtype).reshape(*per_row.shape, *[1] * (narrow.ndim - 2))
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import Context, Goal, PruningError, Snapshot, TrainingPlan
+from pruning.methods.common_steps import wanted_widths
 from pruning.methods.csgd.clustering import KINDS, ROWS, cluster_channels
 from pruning.methods.csgd.collapse import COLLAPSED, Pull, budget_pull, fixed_pull
 from pruning.methods.csgd.gradient_hook import (
@@ -31,8 +32,7 @@ from pruning.methods.csgd.gradient_hook import (
     deviations,
     worst,
 )
-from pruning.methods.score_and_slice import wanted_widths
-from pruning.rewriting.index_maps import Clusters, Partition
+from pruning.rewriting.index_maps import Clusters, NetworkClusters
 from pruning.rewriting.surgery import merge_channels
 from pruning.settings import setting
 from spaces.space import SearchSpace
@@ -131,8 +131,8 @@ class _Training:
     ) -> None:
         self._method, self._space, self._clusters, self._context = method, space, clusters, context
         self._net = wide
-        self._partition = Partition(space, clusters)
-        self._clustered = clustered_tensors(wide, space, self._partition)
+        self._network_clusters = NetworkClusters(space, clusters)
+        self._clustered = clustered_tensors(wide, space, self._network_clusters)
         plan = context.plan(context.epochs)
         factors = {KERNEL: 1.0, SCALE: method.scale_strength, BIAS: method.bias_strength}
         self._pull = Pull(0.0, 0.0, 0, 1.0)
@@ -165,7 +165,7 @@ class _Training:
         self._trimmed_after = self._epochs
         self._net = merge_channels(net, self._space, self._clusters)
         merged = _merged_momentum(net, momentum, self._space, self._clusters)
-        self._hook = RescalingHook(self._net, self._partition)
+        self._hook = RescalingHook(self._net, self._network_clusters)
         return self._net, merged
 
     @property

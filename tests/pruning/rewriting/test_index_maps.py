@@ -1,7 +1,8 @@
-"""Merging of channels: lossless where the members of a cluster are equal."""
+"""Cluster index maps, and merging by them: lossless where the members of a cluster are equal."""
 
 import copy
 
+import numpy as np
 import pytest
 import tiny_nets as nets
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from pruning.base import PruningError
 from pruning.methods.csgd.clustering import cluster_channels
-from pruning.rewriting.index_maps import Clusters, Partition
+from pruning.rewriting.index_maps import ClusterIndexMap, Clusters, NetworkClusters
 from pruning.rewriting.surgery import merge_channels, slice_channels
 from pruning.selection import Selection
 from spaces.counting import count_cost
@@ -20,7 +21,7 @@ from spaces.zoo.models import build
 
 
 class Pooled(nn.Module):
-    """Two readers of one map, strides, padding and pooling, then a flattened map of 2x2."""
+    """Two consumers of one map, strides, padding and pooling, then a flattened map of 2x2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,10 +79,28 @@ def prepared(make: type[nn.Module], *, equal: bool = True) -> tuple[nn.Module, S
 @torch.no_grad()
 def equalise(net: nn.Module, space: SearchSpace, clusters: Clusters) -> None:
     tensors = net.state_dict()
-    for each in Partition(space, clusters).merged():
-        if not each.summed:
-            tensor = tensors[each.tensor]
-            tensor.copy_(each.segments.spread(tensor.index_select(each.dim, each.segments.first), each.dim))
+    for merged in NetworkClusters(space, clusters).merged_dimensions():
+        if not merged.summed:
+            tensor, index_map = tensors[merged.tensor], merged.index_map
+            tensor.copy_(index_map.expand(tensor.index_select(merged.dim, index_map.first), merged.dim))
+
+
+def index_map() -> ClusterIndexMap:
+    return ClusterIndexMap.of(np.array([0, 1, 0, 2, 3, 2]), np.array([0, 1, 3, 4]))
+
+
+def test_sums_means_and_their_expansion_by_hand() -> None:
+    values = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 8.0]], dtype=torch.float64)
+    assert index_map().sums(values, 1).tolist() == [[4, 2, 12, 5]]
+    assert index_map().means(values, 1).tolist() == [[2, 2, 6, 5]]
+    assert index_map().expand(index_map().means(values, 1), 1).tolist() == [[2, 2, 2, 6, 5, 6]]
+    assert index_map().deviation(values, 1) == 2 / 8
+    assert index_map().deviation(torch.zeros(6)) == 0
+
+
+def test_the_map_of_a_conv_group_starts_at_zero() -> None:
+    second = index_map().of_conv_group(1, 2)
+    assert (second.index.tolist(), second.first.tolist(), second.counts.tolist()) == ([0, 1, 0], [0, 1], [2, 1])
 
 
 def difference(net: nn.Module, narrow: nn.Module, dtype: torch.dtype) -> float:
@@ -195,11 +214,11 @@ def test_clusters_that_cannot_be_merged_are_named(clusters: Clusters, message: s
         merge_channels(net, trace(net, torch.empty(1, *nets.IMAGE)), clusters)
 
 
-def test_clusters_stay_within_the_runs_of_a_grouped_convolution() -> None:
+def test_clusters_stay_within_the_groups_of_a_grouped_convolution() -> None:
     net = nets.Grouped()
     space = trace(net, torch.empty(1, *nets.IMAGE))
     across = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7])
-    with pytest.raises(PruningError, match="within its 4 runs"):
+    with pytest.raises(PruningError, match="within its 4 conv groups"):
         merge_channels(net, space, {"first": across})
 
 

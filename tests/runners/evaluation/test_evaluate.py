@@ -231,6 +231,15 @@ def test_the_context_gives_the_same_calibration_images_every_time(tiny_search_co
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
 
 
+def test_the_context_measures_a_ratio_of_latencies_and_restores_the_modes(tiny_search_context: SearchContext) -> None:
+    context = TrialContext(tiny_search_context.data, tiny_search_context.train, seed=0)
+    dense = tiny_search_context.net.eval()
+    narrow = copy.deepcopy(dense).train()
+    assert context.latency_ratio(narrow, dense) > 0
+    assert narrow.training
+    assert not dense.training
+
+
 def test_distillation_uses_the_dense_net(tiny_search_context: SearchContext) -> None:
     train = dataclasses.replace(tiny_search_context.train, distill_weight=0.9)
     plain, distilled = finish(tiny_search_context)[1], finish(dataclasses.replace(tiny_search_context, train=train))[1]

@@ -78,12 +78,12 @@ def test_the_table_fits_a_terminal_of_80_columns(timed_search: SearchResult) -> 
 
 
 def test_a_correction_for_a_slower_machine_is_told(timed_search: SearchResult) -> None:
-    def at_pace(pace: float) -> list[str]:
-        timed = to_plain([dataclasses.replace(reading("1", 1), pace=pace)])
+    def at_slowdown(slowdown: float) -> list[str]:
+        timed = to_plain([dataclasses.replace(reading("1", 1), slowdown=slowdown)])
         return latency_lines(dataclasses.replace(timed_search, latency={**timed_search.latency, "1": timed}))
 
-    assert any("the dense net took 1.06 to 1.06 times as long" in line for line in at_pace(1.06))
-    assert at_pace(1.01) == latency_lines(timed_search)
+    assert any("the dense net took 1.06 to 1.06 times as long" in line for line in at_slowdown(1.06))
+    assert at_slowdown(1.01) == latency_lines(timed_search)
 
 
 def test_a_saving_that_is_no_speed_and_a_refusal_are_named(timed_search: SearchResult) -> None:

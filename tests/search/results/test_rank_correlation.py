@@ -5,12 +5,12 @@ import logging
 from collections.abc import Sequence
 
 import pytest
+from search.reporting.rungs import audit_html, audit_statement, audit_table, rung_lines
 from search.schedulers.ladder import Ladder
 from search.searchers.study_settings import StudySettings
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.reporting.rungs import audit_html, audit_statement, audit_table, rung_lines
 from search.results.rank_correlation import audit, first_rung
 from search.results.result import SearchResult
 from search.storage.history import Known

@@ -17,7 +17,7 @@ from pruning.methods.csgd.gradient_hook import (
     deviations,
     worst,
 )
-from pruning.rewriting.index_maps import Clusters, Partition
+from pruning.rewriting.index_maps import Clusters, NetworkClusters
 from pruning.rewriting.surgery import merge_channels
 from spaces.space import SearchSpace
 from spaces.tracing.tracer import trace
@@ -41,8 +41,8 @@ class Setup:
         self.space: SearchSpace = trace(self.net, torch.empty(1, *nets.IMAGE))
         self.net.to(dtype)
         self.clusters: Clusters = cluster_channels(self.net, self.space, WIDTHS[make])
-        self.partition = Partition(self.space, self.clusters)
-        self.clustered = clustered_tensors(self.net, self.space, self.partition)
+        self.network_clusters = NetworkClusters(self.space, self.clusters)
+        self.clustered = clustered_tensors(self.net, self.space, self.network_clusters)
 
     def hook(self, pull: Pull | None = None, training: TrainingPlan | None = None) -> CentripetalHook:
         pull = pull or Pull(EPSILON, 0.0, 30, 0.0)
@@ -59,7 +59,7 @@ class Setup:
     def apart(self) -> dict[str, Tensor]:
         with torch.no_grad():
             return {
-                each.name: each.tensor - each.segments.spread(each.segments.means(each.tensor, each.dim), each.dim)
+                each.name: each.tensor - each.index_map.expand(each.index_map.means(each.tensor, each.dim), each.dim)
                 for each in self.clustered
             }
 
@@ -84,11 +84,11 @@ def test_segments_do_what_the_papers_matrices_do(dtype: torch.dtype, tolerance: 
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_averages_by_index_and_by_matrix_are_the_same(dim: int) -> None:
-    segments = next(each for each in Setup().clustered if each.name == "stem.weight").segments
+    index_map = next(each for each in Setup().clustered if each.name == "stem.weight").index_map
     tensor = torch.randn(8, 8, 3)
-    expected = segments.spread(segments.means(tensor, dim), dim)
+    expected = index_map.expand(index_map.means(tensor, dim), dim)
     for by_matrix in (False, True):
-        torch.testing.assert_close(ClusterAverage(segments, by_matrix)(tensor, dim), expected)
+        torch.testing.assert_close(ClusterAverage(index_map, by_matrix)(tensor, dim), expected)
 
 
 def test_layers_without_clusters_are_left_to_the_optimiser() -> None:
@@ -158,15 +158,15 @@ def test_cluster_means_follow_sgd_on_averaged_gradients() -> None:
     setup, training = Setup(), plan(0.9, True)
     optimiser, hook = setup.optimiser(training), setup.hook()
     tensor = next(each for each in setup.clustered if each.name == "outer.weight")
-    mean = nn.Parameter(tensor.segments.means(tensor.tensor.detach()))
+    mean = nn.Parameter(tensor.index_map.means(tensor.tensor.detach()))
     plain = torch.optim.SGD([mean], RATE, 0.9, weight_decay=DECAY, nesterov=True)
     for _ in range(10):
         setup.random_gradients()
-        mean.grad = tensor.segments.means(tensor.tensor.grad)
+        mean.grad = tensor.index_map.means(tensor.tensor.grad)
         hook(setup.net, 0)
         optimiser.step()
         plain.step()
-    torch.testing.assert_close(tensor.segments.means(tensor.tensor.detach()), mean.detach(), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(tensor.index_map.means(tensor.tensor.detach()), mean.detach(), rtol=1e-12, atol=1e-13)
 
 
 def test_equal_members_stay_bit_equal() -> None:
@@ -180,13 +180,13 @@ def test_equal_members_stay_bit_equal() -> None:
     assert deviations([each for each in setup.clustered if "running" not in each.name]).values()
     for each in setup.clustered:
         rows = each.tensor.detach()
-        assert torch.equal(rows, each.segments.spread(rows[each.segments.first]))
+        assert torch.equal(rows, each.index_map.expand(rows[each.index_map.first]))
 
 
 def collapse(setup: Setup) -> None:
     with torch.no_grad():
         for each in setup.clustered:
-            each.tensor.copy_(each.segments.spread(each.segments.means(each.tensor, each.dim), each.dim))
+            each.tensor.copy_(each.index_map.expand(each.index_map.means(each.tensor, each.dim), each.dim))
 
 
 def test_a_kind_of_tensor_has_its_own_strength() -> None:
@@ -247,7 +247,7 @@ def test_the_narrow_net_with_rescaled_gradients_goes_on_as_the_wide_one_would(ma
     narrow_optimiser = torch.optim.SGD(narrow.parameters(), RATE, 0.9, weight_decay=DECAY, nesterov=True)
     for parameter, buffer in zip(narrow.parameters(), momentum.parameters(), strict=True):
         narrow_optimiser.state[parameter]["momentum_buffer"] = buffer.detach()
-    rescaling = RescalingHook(narrow, setup.partition)
+    rescaling = RescalingHook(narrow, setup.network_clusters)
     for step in range(3, 13):
         train_a_step(wide, hook, optimiser, step)
         train_a_step(narrow, rescaling, narrow_optimiser, step)
