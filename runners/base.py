@@ -72,15 +72,7 @@ def pick_runner(config: RunnerConfig, device: str = "auto") -> str:
 
     Args:
         device: as in `TrainConfig`; workers that train on CUDA share its devices.
-
-    Raises:
-        RunnerError: settings out of range.
     """
-    if config.cpus_per_trial < 1 or config.gpus_per_trial < 0:
-        raise RunnerError(
-            f"a trial cannot have {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs; give "
-            "--cpus-per-trial of at least 1 and --gpus-per-trial of at least 0"
-        )
     if config.name != "auto":
         return config.name
     return "ray" if config.ray_address or fitting_workers(config, device) > 1 else "local"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from configs.resuming import check_resumed
+from configs.loading import check_resumed
 from configs.schema import RunConfig
 from runners.base import pick_runner, workers
 from runners.cache import cache_root

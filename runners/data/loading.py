@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from runners.cache import digest_of
-from runners.config import SCALES, DataConfig
+from runners.config import DataConfig
 from runners.data.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
 
@@ -98,10 +98,6 @@ def load_data(config: DataConfig, seed: int, input_shape: tuple[int, int, int] |
         DataError: the images are missing, unreadable or too few.
         UnknownNameError: no such set; the message lists the nearest names.
     """
-    if not 0 < config.val_share < 1:
-        raise DataError(f"val_share is {config.val_share}; it must lie between 0 and 1, both excluded, e.g. 0.2")
-    if config.image_size < 0:
-        raise DataError(f"image_size is {config.image_size}; give the side in pixels, or 0 for the natural size")
     kind, _, rest = config.name.partition(":")
     if kind == "imagefolder":
         from runners.data.folders import image_folder
@@ -150,8 +146,6 @@ def _scaled(source: Source, config: DataConfig) -> Source:
     """Return the source with its pixel values scaled as the config says."""
     if config.scale == "set":
         return source
-    if config.scale != "half":
-        raise DataError(f"scale is {config.scale!r}; it must be one of {', '.join(SCALES)}")
     train, test = _halved(source.train), _halved(source.test)
     return replace(source, train=train, test=test, val=None if source.val is None else _halved(source.val))
 

@@ -23,7 +23,6 @@ from runners.evaluation.continuation import continue_training, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.training.compute_format import ComputeFormat, using_threads
 from runners.training.loop import TrainingRun, accuracy, fit, pick_device, reestimate_batchnorm
-from runners.training.run import check_settings
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, shortened
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
@@ -82,8 +81,8 @@ class TrialContext:
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
-        self.learning_rate = train.learning_rate
-        self.dense_learning_rate = train.dense_learning_rate
+        self.learning_rate = train.lr
+        self.dense_learning_rate = train.dense_lr
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
@@ -108,7 +107,7 @@ class TrialContext:
 
     def plan(self, epochs: int) -> TrainingPlan:
         """Return what `fit` will do with so many epochs."""
-        return plan_training(self._train, self._config, epochs, self._config.learning_rate)
+        return plan_training(self._train, self._config, epochs, self._config.lr)
 
     def fit(
         self,
@@ -124,9 +123,9 @@ class TrialContext:
     ) -> Iterator[int]:
         """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
-        config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
+        config = self._config if peak is None else dataclasses.replace(self._config, lr=peak)
         if learning_rate is not None:
-            config = dataclasses.replace(config, schedule="constant", warm_up_epochs=0.0, learning_rate=learning_rate)
+            config = dataclasses.replace(config, lr_scheduler="constant", warmup_epochs=0.0, lr=learning_rate)
         teacher = self._teacher
         if distillation is not None:
             weight, temperature = distillation.weight, distillation.temperature
@@ -134,7 +133,7 @@ class TrialContext:
             teacher = distillation.teacher
         training_run = TrainingRun(
             epochs=epochs,
-            learning_rate=config.learning_rate,
+            learning_rate=config.lr,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=teacher,
@@ -148,7 +147,7 @@ class TrialContext:
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
         """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""
         per_epoch = max(1, len(self._train) // self._config.batch_size)
-        rate = self._config.learning_rate
+        rate = self._config.lr
         return integrated_learning_rate(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=rate, span=span)
 
 
@@ -187,7 +186,6 @@ def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext
         return search_context
     own: dict[str, Any] = dict(trial.training)
     train = dataclasses.replace(search_context.train, **own)
-    check_settings(train, train.learning_rate)
     return dataclasses.replace(search_context, train=train)
 
 

@@ -32,7 +32,7 @@ class DenseRecipe:
     """Everything that determines a trained dense network.
 
     Attributes:
-        train: `dense_epochs` and `dense_learning_rate`, and the settings both kinds of training share.
+        train: `dense_epochs` and `dense_lr`, and the settings both kinds of training share.
         seed: of its initial weights and its training.
     """
 
@@ -105,7 +105,7 @@ def trained_net(
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
-    training_run = TrainingRun(config.epochs, config.learning_rate, recipe.seed, device, compute_format=compute_format)
+    training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=compute_format)
     for epoch in fit(net, recipe.data.train, config, training_run):
         if on_epoch is not None:
             on_epoch(epoch, accuracy(net, recipe.data.val, device=device))

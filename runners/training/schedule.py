@@ -23,10 +23,10 @@ def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate:
 
 def shortened(config: TrainConfig, epochs: int) -> TrainConfig:
     """Return a training of so many epochs whose rate takes the same course as that of all epochs, in less time."""
-    share = epochs / config.epochs if config.epochs else 1.0
+    share = epochs / config.epochs if epochs and config.epochs else 1.0
     milestones = tuple(share * each for each in config.milestones)
     return dataclasses.replace(
-        config, epochs=epochs, milestones=milestones, warm_up_epochs=share * config.warm_up_epochs
+        config, epochs=epochs, milestones=milestones, warmup_epochs=share * config.warmup_epochs
     )
 
 
@@ -61,16 +61,16 @@ def schedule_factor(config: TrainConfig, progress: float, epochs: float) -> floa
     A warm-up is linear from 0. What a cosine has to fall begins after it; milestones count from the first epoch.
     """
     epoch = progress * epochs
-    if epoch < config.warm_up_epochs:
-        return epoch / config.warm_up_epochs
-    if config.schedule == "constant":
+    if epoch < config.warmup_epochs:
+        return epoch / config.warmup_epochs
+    if config.lr_scheduler == "constant":
         return 1.0
-    if config.schedule == "steps":
+    if config.lr_scheduler == "multistep":
         passed = sum(milestone <= epoch + SAME_EPOCH for milestone in config.milestones)
-        return float(config.milestone_factor**passed)
-    if config.schedule == "cosine":
-        if config.warm_up_epochs:
-            progress = (epoch - config.warm_up_epochs) / (epochs - config.warm_up_epochs)
+        return float(config.lr_gamma**passed)
+    if config.lr_scheduler == "cosine":
+        if config.warmup_epochs:
+            progress = (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * progress))
     if progress < WARM_UP_SHARE:
         return LOWEST_FACTOR + (1 - LOWEST_FACTOR) * progress / WARM_UP_SHARE

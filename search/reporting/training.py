@@ -7,8 +7,6 @@ from pruning.settings import Setting
 from runners.trial import Trial
 from search.results.result import SearchResult
 
-_SHORT = {"learning_rate": "lr"}
-
 
 def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:
     """Return how many epochs a proposed trial trains on average: those set, unless they are searched.
@@ -23,7 +21,7 @@ def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:
 
 def training_text(trial: Trial) -> str:
     """Write what a trial's training has of its own, such as "lr 0.0123, epochs 2"; empty for nothing."""
-    return ", ".join(f"{_SHORT.get(name, name)} {value:.3g}" for name, value in sorted(trial.training.items()))
+    return ", ".join(f"{name} {value:.3g}" for name, value in sorted(trial.training.items()))
 
 
 def training_lines(result: SearchResult) -> list[str]:

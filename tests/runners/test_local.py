@@ -3,7 +3,7 @@
 import pytest
 
 from pruning.base import Goal
-from runners.base import Evaluation, RunnerError, available_cpus, fitting_workers, pick_runner, workers
+from runners.base import Evaluation, available_cpus, fitting_workers, pick_runner, workers
 from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
@@ -84,12 +84,6 @@ def test_workers_on_cuda_take_a_whole_device_each_unless_told_otherwise(monkeypa
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert fitting_workers(RunnerConfig(), "cuda") == 1
     assert fitting_workers(RunnerConfig(gpus_per_trial=0.25), "cuda") == 4
-
-
-@pytest.mark.parametrize("config", [RunnerConfig(cpus_per_trial=0), RunnerConfig(gpus_per_trial=-1.0)])
-def test_settings_out_of_range_are_a_clear_error(config: RunnerConfig) -> None:
-    with pytest.raises(RunnerError, match="give --cpus-per-trial of at least 1"):
-        pick_runner(config)
 
 
 def test_there_is_a_core() -> None:

@@ -159,11 +159,6 @@ def test_half_scales_bytes_to_minus_one_to_one_in_every_part(tmp_path):
             torch.testing.assert_close(collected(after), 2 * (collected(before) * std + mean) - 1, rtol=1e-4, atol=1e-4)
 
 
-def test_a_scale_that_is_not_known_is_refused():
-    with pytest.raises(DataError, match="scale is 'third'; it must be one of set, half"):
-        load_data(DataConfig(scale="third"), seed=0)
-
-
 def test_a_zero_border_is_black_and_moves_as_far_as_a_mirrored_one():
     images = torch.full((64, 1, 6, 6), 200, dtype=torch.uint8)
     images[:, :, 2, 3] = 100
