@@ -30,7 +30,7 @@ class DataConfig:
         data_dir: folder in which datasets are looked for; empty takes the user's cache folder.
         image_size: side of the square images in pixels; 0 takes the dataset's own.
         val_share: share of the training images set apart for validation, cut by the run's seed.
-        padding_mode: what fills the border of a shifted training image, "mirror" (its own pixels) or "zero".
+        padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
         min_crop_area: least share of the area that a random crop of a training image file keeps.
         scale: of pixel values, "set" (the dataset's own, as a rule its mean and deviation) or "half" (-1 to 1).
     """
@@ -41,7 +41,7 @@ class DataConfig:
     data_dir: str = ""
     image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for what is natural for the set"] = 0
     val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2
-    padding_mode: Literal["mirror", "zero"] = "mirror"
+    padding_mode: Literal["reflect", "constant"] = "reflect"
     min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
     scale: Literal["set", "half"] = "set"
 

@@ -19,7 +19,7 @@ from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
-from runners.evaluation.evaluate import SearchContext, TrialContext
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import using_threads
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.loop import accuracy
@@ -128,7 +128,7 @@ def _work_off(setup: Setup, trials: TimeLimited, search_context: SearchContext, 
             timed.measure(last=True)  # what a search that was killed had left
         if trials.study.unfinished:
             with Interruptible(timed or trials) as interruptible:
-                RUNNERS[setup.runner](setup.config.runner).run(interruptible, search_context)
+                RUNNERS[setup.runner](setup.config.runner, evaluate).run(interruptible, search_context)
     except KeyboardInterrupt:
         if not trials.study.results:
             raise

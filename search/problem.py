@@ -14,11 +14,11 @@ from torch import nn
 
 from configs.loading import check_resumed
 from configs.schema import RunConfig
-from runners.base import pick_runner, workers
 from runners.cache import cache_root
+from runners.data.builtin import check_on_disk
 from runners.data.loading import ImageData, load_data
-from runners.data.sources import check_on_disk
 from runners.latency.engines import check as check_latency
+from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
 from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
 from runners.training.loop import pick_device

@@ -214,7 +214,7 @@ class Study:
 
         if self._record is not None:
             self._record.note_latency(label, readings)
-        self._known.keep(self._known.of(int(label.partition(".")[0])).with_each(noted))
+        self._known.keep(self._known.of(int(label.partition(".")[0])).map_networks(noted))
 
     def learn_sensitivities(self, sensitivities: Mapping[str, float]) -> None:
         """Start from what narrowing each group alone was measured to cost, and let the sampler use it."""
@@ -260,7 +260,7 @@ class Study:
             data = frozen.user_attrs.get("result")
             result = None if data is None else trial_result_from_dict(data)
             if result is not None:
-                self._known.keep(result.with_each(timed))  # of several legs the last, which is the longest
+                self._known.keep(result.map_networks(timed))  # of several legs the last, which is the longest
                 if index < before:
                     found.add(result.trial.number)
             self._sampling.take_up(frozen, result, earlier=index < before)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import cpu_count  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from runners.base import available_cpus
 from runners.config import LatencyConfig
 from runners.training.compute_format import using_threads
 from spaces.errors import SlimfrontError
@@ -52,7 +52,7 @@ class Device:
 def devices() -> dict[str, Device]:
     """Return what there is to measure on, by the text that asks for it."""
     found = {}
-    for threads in range(1, available_cpus() + 1):
+    for threads in range(1, cpu_count() + 1):
         text = f"cpu:{threads}thread" + ("s" if threads > 1 else "")
         found[text] = Device(text, torch.device("cpu"), threads)
     for index in range(torch.cuda.device_count()):

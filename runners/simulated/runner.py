@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runners.base import AskTell, Evaluation
+from runners.base import AskTell, Evaluation, Evaluator
 from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -76,6 +76,7 @@ class SimulatedRunner:
     """Runs trials by formula, one after the other, through the same steps as a real runner.
 
     Args:
+        evaluator: not used; every runner is built from the same arguments.
         outcome: trial -> what it gives; without it, `SaturatingAccuracy` over the workbench's space. An exception
             gives a FAILED trial.
         epochs: reports per trial after epoch 0, approaching the final accuracy from below; a leg has as many as it has
@@ -86,6 +87,8 @@ class SimulatedRunner:
     def __init__(
         self,
         config: RunnerConfig | None = None,
+        evaluator: Evaluator | None = None,
+        *,
         outcome: Callable[[Trial], Outcome] | None = None,
         epochs: int = 1,
         noise: float = 0.0,

@@ -1,4 +1,4 @@
-"""Course: what one training is, apart from its net, images and options; and which options it refuses."""
+"""TrainingRun: the arguments of one training besides its network, images and options; and the check of the options."""
 
 import math
 from dataclasses import dataclass
@@ -13,25 +13,26 @@ from spaces.errors import SlimfrontError
 
 
 class TrainingError(SlimfrontError):
-    """Training that cannot start or has gone astray."""
+    """A training that cannot start, or whose loss is no longer finite."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """How long and how fast to train, from which seed, where, and what acts on the training.
+    """Length, learning rate, seed and device of a training, and the functions that act on it.
 
     Attributes:
-        epochs: length of the schedule, or of the part of it that `span` is; what exceeds a whole number makes a last,
-            shorter epoch.
+        epochs: length of the schedule, or of its part `span`; a fraction of an epoch becomes a last, shorter epoch.
         learning_rate: the peak of the schedule.
         seed: determines order, augmentation and dropout.
-        device: where to train.
-        teacher: net whose logits are to be met, where the options give distillation a weight; on `device`.
-        hook: called as hook(net, step) when the gradients are final, before the optimiser's step.
-        reshape: called as reshape(net, momentum by parameter name) after every epoch; training goes on with the net and
-            momentum that it returns, unless that is None.
-        fast: number and memory format; None measures once per kind of net and process (see `runners.training.compute_format`).
-        span: the part of the schedule to go through, for training that changes its net or terms on the way.
+        device: where the network is trained.
+        teacher: network on `device` whose logits are the target of distillation, where the options weigh it above 0.
+        hook: called as hook(net, step) when the gradients are final, before the step of the optimiser.
+        reshape: called as reshape(net, momentum by parameter name) after every epoch; training continues with the
+            network and momentum that it returns, or with the present ones if it returns None.
+        compute_format: numerical precision and memory format; None measures them once per process and kind of network
+            (`runners.training.compute_format`).
+        span: the part of the schedule to train over, as fractions of it; for a method that changes the network or the
+            loss between parts.
     """
 
     epochs: float

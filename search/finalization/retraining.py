@@ -26,7 +26,7 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, RunnerError
 from runners.data.splits import Split
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.training.loop import accuracy
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.problem import Setup
@@ -223,7 +223,7 @@ class Confirmer:
         number = 1 + max(each.trial.number for each in result.results)
         self._retraining = Retraining(roster(result, setup.space), seeds, number, read, self._show)
         try:
-            RUNNERS[setup.runner](setup.config.runner).run(self._retraining, self._search_context)
+            RUNNERS[setup.runner](setup.config.runner, evaluate).run(self._retraining, self._search_context)
         except KeyboardInterrupt:
             result = dataclasses.replace(result, interrupted=True)
         except RunnerError as error:  # what the search has found is worth more than its confirmation

@@ -58,7 +58,7 @@ class TrialFiles:
 
     def keep(self, result: TrialResult) -> TrialResult:
         """Return a result with the weights of every network of the trial on disk."""
-        return result.with_each(self._kept)
+        return result.map_networks(self._kept)
 
     def read(self, result: TrialResult) -> bytes | None:
         """Return the weights of a network; None when none were kept.

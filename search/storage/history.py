@@ -63,4 +63,4 @@ class Known:
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Change every network."""
         for result in self.results:
-            self.keep(result.with_each(change))
+            self.keep(result.map_networks(change))

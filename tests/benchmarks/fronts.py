@@ -35,7 +35,7 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.cache import cache_root
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext, TrialContext
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.ray.runner import RayRunner
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.loop import accuracy
@@ -193,7 +193,7 @@ def trained(name: str, method: str, widths: Sequence[Widths], epochs: int, seed:
         trials.append(Trial(number, method, goal, seed=derive_seed(seed, f"{name} {method} {target} {epochs}")))
     queue = Queue(trials, setup, search_context.net)
     began = time.perf_counter()
-    RayRunner(RunnerConfig()).run(queue, search_context)
+    RayRunner(RunnerConfig(), evaluate).run(queue, search_context)
     found = outcome(queue.told, search_context.space.dense_cost.flops, options)
     minutes = (time.perf_counter() - began) / 60
     found = dataclasses.replace(found, epochs=float(epochs * len(options.targets)), minutes=minutes)

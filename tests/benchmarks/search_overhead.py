@@ -135,7 +135,7 @@ def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Screened, "tell", noted))
-        stack.enter_context(patch.object(ray_tune, "default_evaluator", lambda: watched))
+        stack.enter_context(patch("search.orchestrator.evaluate", watched))
         for owner, name, label in CONTROLLER:
             stack.enter_context(timed(owner, name, controller, label))
         for owner, name in BESIDE:

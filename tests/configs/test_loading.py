@@ -45,7 +45,7 @@ OTHER: dict[str, Any] = {
     "data_dir": "/data",
     "image_size": 64,
     "val_share": 0.1,
-    "padding_mode": "zero",
+    "padding_mode": "constant",
     "scale": "half",
     "min_crop_area": 0.08,
     "epochs": 3,

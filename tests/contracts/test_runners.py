@@ -5,7 +5,7 @@ import pytest
 from pruning.base import Goal
 from runners.base import RUNNERS
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.widths import Widths
@@ -53,7 +53,7 @@ def records(ray_of_two: None, tiny_search_context: SearchContext) -> dict[str, R
     """What each runner made of the same trials."""
     made = {name: Record() for name in RUNNERS}
     for name, record in made.items():
-        RUNNERS[name](RunnerConfig()).run(record, tiny_search_context)
+        RUNNERS[name](RunnerConfig(), evaluate).run(record, tiny_search_context)
     return made
 
 
@@ -108,7 +108,7 @@ def test_networks_passed_on_the_way_come_back_with_their_weights(records: dict[s
         assert ours.checkpoint
 
 
-@pytest.mark.parametrize("name", ["local", "simulated"])  # ray: tests/runners/test_ray_tune.py
+@pytest.mark.parametrize("name", ["local", "simulated"])  # ray: tests/runners/ray/test_runner.py
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_error_of_the_study_and_an_interrupt_leave_the_run(
     name: str, tiny_search_context: SearchContext, error: BaseException
@@ -121,5 +121,5 @@ def test_an_error_of_the_study_and_an_interrupt_leave_the_run(
 
     record = Broken()
     with pytest.raises(type(error)):
-        RUNNERS[name](RunnerConfig()).run(record, tiny_search_context)
+        RUNNERS[name](RunnerConfig(), evaluate).run(record, tiny_search_context)
     assert len(record.told) == 1

@@ -18,7 +18,8 @@ from pruning.methods.di.gradual import CUTS_AN_EPOCH
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import declared_settings
-from runners.data.sources import Shape, Source, TensorSplit
+from runners.data.source import Shape, Source
+from runners.data.splits import TensorSplit
 from runners.trial import Trial, TrialResult, TrialState
 from search.problem import prepare, study_settings
 from search.searchers.candidate_space import CONTROL_METHOD
@@ -55,8 +56,8 @@ def small_set(shape: Shape, classes: int = 10) -> Source:
 @pytest.fixture
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for the sets of the recipes: CIFAR-10 and MNIST made up, ImageNet a folder of a few files."""
-    monkeypatch.setattr("runners.data.sources.cifar10", lambda config, shape: small_set((3, 32, 32)))
-    monkeypatch.setattr("runners.data.sources.mnist", lambda config, shape: small_set((1, 28, 28)))
+    monkeypatch.setattr("runners.data.builtin.cifar10", lambda config, shape: small_set((3, 32, 32)))
+    monkeypatch.setattr("runners.data.builtin.mnist", lambda config, shape: small_set((1, 28, 28)))
     for part in ("train", "val"):
         for shade, label in enumerate(("cat", "dog")):
             folder = tmp_path / "imagenet" / part / label

@@ -14,7 +14,7 @@ HAS_ONNX = all(importlib.util.find_spec(name) for name in ONNX_PACKAGES)
 
 
 def test_texts_name_processors_by_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "available_cpus", lambda: 2)
+    monkeypatch.setattr(engines, "cpu_count", lambda: 2)
     one, two = parse_device("cpu:1thread"), parse_device("cpu:2threads")
     assert (one.device.type, one.threads, two.threads) == ("cpu", 1, 2)
     assert one.name
@@ -28,13 +28,13 @@ def test_accelerators_are_named_by_their_number(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("text", ["cpu", "cpu:0threads", "cpu:3threads", "cpu:2", "cuda", "cuda:9", "tpu:0", " "])
 def test_an_unknown_device_is_refused_with_those_there_are(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "available_cpus", lambda: 2)
+    monkeypatch.setattr(engines, "cpu_count", lambda: 2)
     with pytest.raises(LatencyError, match=f"'{text}' is not on this machine; there is: cpu:1thread, cpu:2threads"):
         parse_device(text)
 
 
 def test_many_cores_are_not_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "available_cpus", lambda: 64)
+    monkeypatch.setattr(engines, "cpu_count", lambda: 64)
     with pytest.raises(LatencyError, match=r"cpu:1thread, cpu:2threads, \.\.\. cpu:64threads"):
         parse_device("gpu")
 

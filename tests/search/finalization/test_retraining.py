@@ -12,7 +12,7 @@ from tiny_search import tiny_config
 from pruning.base import Goal
 from runners.base import RUNNERS
 from runners.config import LatencyConfig, RunnerConfig
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
@@ -130,7 +130,7 @@ def test_every_runner_gives_every_seed_a_reading(
 ) -> None:
     steps: list[tuple[int, int]] = []
     desk = retraining(lambda done, total: steps.append((done, total)))
-    RUNNERS[runner](RunnerConfig()).run(desk, tiny_search_context)
+    RUNNERS[runner](RunnerConfig(), evaluate).run(desk, tiny_search_context)
     after = desk.applied(search)
     assert steps == [(done, 10) for done in range(1, 11)]
     for each in after.front:
@@ -156,7 +156,7 @@ def test_a_seed_gives_the_same_reading_whenever_it_is_trained(
     readings = []
     for _ in range(2):
         desk = retraining()
-        LocalRunner().run(desk, tiny_search_context)
+        LocalRunner(RunnerConfig(), evaluate).run(desk, tiny_search_context)
         readings.append([each.confirmation for each in desk.applied(search).front])
     assert readings[0] == readings[1]
 
@@ -189,7 +189,7 @@ def test_a_stop_keeps_what_was_trained_until_then(
 
     desk = retraining(stop)
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner().run(desk, tiny_search_context)
+        LocalRunner(RunnerConfig(), evaluate).run(desk, tiny_search_context)
     after = desk.applied(search)
     assert after.chosen is not None
     assert after.chosen.confirmation is not None

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from screened_search import BENCH, BUDGETS, SPACE, Watched, needs, searched, study_of
 
+from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting.rungs import audit_html, audit_table
@@ -34,14 +35,14 @@ def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
     study = study_of(30, storage=storage)
     trials = Watched(study, 2)
     with caplog.at_level(logging.WARNING):
-        LocalRunner(evaluator=backwards).run(trials, BENCH)
+        LocalRunner(RunnerConfig(), backwards).run(trials, BENCH)
     assert [text for text in caplog.messages if "from now on every candidate is trained" in text] != []
     off = [each.trial.number for each in study.results if UNSCREENED in each.note]
     on = [each.trial.number for each in study.results if SCREENED in each.note]
     assert off
     assert min(off) > max(on)
     again = Watched(study_of(40, storage=storage), 2)
-    LocalRunner(evaluator=backwards).run(again, BENCH)
+    LocalRunner(RunnerConfig(), backwards).run(again, BENCH)
     assert len(again.study.results) == 40
     assert not again.compared
     lines = screening_lines(outcome(again.study))

@@ -212,12 +212,13 @@ def test_an_interrupted_pool_leaves_a_record_to_go_on_from(tmp_path: Any) -> Non
 def test_workers_of_ray_compare_before_they_train(
     tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from runners.evaluation.evaluate import evaluate
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
     settings = StudySettings(("l1",), trials=8, sampler="random", lowest_fraction=0.4, allocation="search")
     trials = Watched(Study(settings, tiny_search_context.space, [Budget.parse("70%")]), 3)
-    RayRunner(RunnerConfig(name="ray")).run(trials, tiny_search_context)
+    RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, tiny_search_context)
     results = trials.study.results
     assert [each.trial.number for each in results] == list(range(8))
     assert [each.error for each in results if each.error] == []

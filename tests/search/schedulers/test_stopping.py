@@ -124,6 +124,7 @@ def test_a_limit_over_before_any_trial_is_an_error_that_says_where() -> None:
 def test_workers_of_ray_stop_at_their_next_report(
     tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from runners.evaluation.evaluate import evaluate
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
@@ -132,7 +133,7 @@ def test_workers_of_ray_stop_at_their_next_report(
     )
     study = Study(StudySettings(("l2",), trials=50), search_context.space, [Budget.parse("50%")])
     trials = Watched(study, Clock(), at_end=0)
-    RayRunner(RunnerConfig(name="ray")).run(trials, search_context)
+    RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, search_context)
     states = [str(each.state) for each in study.results]
     assert states[0] == "complete"
     assert 2 <= len(states) <= 4

@@ -1,4 +1,4 @@
-"""The data sets known by name: two made from scikit-learn's handwritten digits, three that torchvision fetches."""
+"""The datasets known by name: two made from scikit-learn's handwritten digits, three that torchvision downloads."""
 
 import os
 import shutil
@@ -17,21 +17,20 @@ from torch.nn import functional
 from runners.cache import cache_root
 from runners.config import DataConfig
 from runners.data.clutter import clutter
-from runners.data.loading import Source, class_mixed_order
+from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, TensorSplit
 
-Shape = tuple[int, int, int]
 DIGITS_SIDE = 32
 DIGITS_TEST_SHARE = 0.2
-TEST_SEED = 20  # which digits are test images must not depend on the run's seed
 CLUTTER_TRAIN_IMAGES = 6000
 CLUTTER_TEST_IMAGES = 2000
-DOWNLOAD_SECONDS = 20.0  # of silence, after which a server counts as unreachable
-_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "mnist": "MNIST"}  # as torchvision has it
+DOWNLOAD_SECONDS = 20.0  # a server that sends nothing for this long counts as unreachable
+# As torchvision names them.
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "mnist": "MNIST"}
 
 
 def digits(config: DataConfig, input_shape: Shape | None) -> Source:
-    """Load scikit-learn's 1797 handwritten digits, scaled from 8x8 to 32x32; 20% are test images."""
+    """Load scikit-learn's 1797 handwritten digits, scaled from 8x8 to 32x32; 20% of them are test images."""
     images, labels = _scanned_digits()
     side = [DIGITS_SIDE, DIGITS_SIDE]
     scaled = functional.interpolate(images, size=side, mode="bilinear", antialias=True)
@@ -47,7 +46,7 @@ def digits(config: DataConfig, input_shape: Shape | None) -> Source:
 
 
 def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
-    """Make 8000 hard images out of the handwritten digits; train and test share no digit. See `runners.data.clutter`."""
+    """Make 8000 hard images out of the handwritten digits (`runners.data.clutter`); train and test share no digit."""
     images, labels = _scanned_digits()
     order = class_mixed_order(labels, TEST_SEED)
     aside = round(DIGITS_TEST_SHARE * len(order))
@@ -82,14 +81,6 @@ def _scanned_digits() -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(bunch.target).to(torch.int64)
 
 
-def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
-    """Return what batches look like: the size asked for, else what the network expects, else what is natural."""
-    channels, height, width = wanted or natural
-    if config.image_size:
-        height = width = config.image_size
-    return channels, height, width
-
-
 def _source(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], shape: Shape, augmentation: Augmentation
 ) -> Source:
@@ -105,27 +96,8 @@ def _source(
     )
 
 
-def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Return images of shape (N, C, H, W) with `channels` channels: grey repeated, or colours averaged.
-
-    Raises:
-        DataError: neither is possible.
-    """
-    if images.shape[1] == channels:
-        return images
-    if images.shape[1] == 1:
-        return images.repeat(1, channels, 1, 1)
-    if channels == 1:
-        grey = images.to(torch.float32).mean(1, keepdim=True)
-        return grey.round().to(torch.uint8) if images.dtype == torch.uint8 else grey
-    raise DataError(
-        f"the network reads {channels} channels, the images have {images.shape[1]}; take a network that reads 1, 3 or "
-        f"{images.shape[1]} channels"
-    )
-
-
 def check_on_disk(config: DataConfig) -> None:
-    """Raise DataError for a set that `load_data` would have to fetch first."""
+    """Raise a DataError for a dataset that `load_data` would have to download first."""
     folder = _FOLDERS.get(config.name)
     if folder is not None and not (_root(config) / folder).is_dir():
         raise DataError(
@@ -139,22 +111,22 @@ def _root(config: DataConfig) -> Path:
 
 
 def _fetched(kind: str, config: DataConfig, input_shape: Shape | None) -> Source:
-    """Load one of torchvision's small sets whole; fetch it first where it is not on disk."""
+    """Load one of torchvision's small datasets into memory; download it first where it is not on disk."""
     from torchvision import datasets
 
     root, folder = _root(config), _FOLDERS[config.name]
-    known: Callable[..., Any] = getattr(datasets, kind)
+    dataset: Callable[..., Any] = getattr(datasets, kind)
     if not (root / folder).is_dir():
-        _fetch(known, root, folder, config.name)
+        _fetch(dataset, root, folder, config.name)
     try:
-        parts = [known(str(root), train=train) for train in (True, False)]
+        parts = [dataset(str(root), train=train) for train in (True, False)]
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DataError(
             f"{config.name} in {root / folder} is incomplete or damaged ({error}); delete that folder to fetch it anew"
         ) from error
     train, test = ((_channels_first(part.data), torch.as_tensor(part.targets, dtype=torch.int64)) for part in parts)
     natural = (3, *train[0].shape[2:])
-    # Mirrored digits are no digits.
+    # A flipped digit is no digit.
     augmentation = Augmentation(shift=2) if kind == "MNIST" else Augmentation(shift=4, flip=True)
     augmentation = replace(augmentation, padding_mode=config.padding_mode)
     return _source(train, test, shape_for(config, input_shape, natural), augmentation)
@@ -165,31 +137,31 @@ def _channels_first(images: Any) -> Tensor:
     return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
 
 
-def _fetch(known: Callable[..., Any], root: Path, folder: str, name: str) -> None:
-    """Download into a folder beside the final place, and move it there only when it is whole and checked.
+def _fetch(dataset: Callable[..., Any], root: Path, folder: str, name: str) -> None:
+    """Download into a temporary folder, and move the dataset to its place only when it is complete and verified.
 
     Raises:
-        DataError: whatever went wrong; nothing is left behind.
+        DataError: the download failed; nothing is left behind.
     """
     with _staging(root, name) as staging:
-        waited = socket.getdefaulttimeout()
+        default_timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(DOWNLOAD_SECONDS)
         try:
-            known(str(staging), train=True, download=True)
+            dataset(str(staging), train=True, download=True)
             (staging / folder).rename(root / folder)
-        except Exception as error:  # urllib, ssl, tarfile and torchvision each raise their own
+        except Exception as error:  # urllib, ssl, tarfile and torchvision raise errors of their own
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DataError(
                 f"{name} is not in {root} and cannot be fetched ({reason}); put its folder {folder!r} there, or name "
                 "the folder that holds it with --data-dir"
             ) from error
         finally:
-            socket.setdefaulttimeout(waited)
+            socket.setdefaulttimeout(default_timeout)
 
 
 @contextmanager
 def _staging(root: Path, name: str) -> Iterator[Path]:
-    """Lend a temporary folder inside `root`; afterwards remove it, and every folder that was made for it in vain."""
+    """Give a temporary folder inside `root`; afterwards remove it, and every folder made for it that stayed empty."""
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
