@@ -59,7 +59,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("RUNNERS", "AskTell", "Evaluator", "Runner", "RunnerError"), "runners.base"),
-    **dict.fromkeys(("DataConfig", "LatencyConfig", "RunnerConfig", "TrainConfig"), "runners.base"),
+    **dict.fromkeys(("DataConfig", "LatencyConfig", "RunnerConfig", "TrainConfig"), "runners.config"),
     **dict.fromkeys(("DATASETS", "ImageData", "load_data"), "runners.data.loading"),
     **dict.fromkeys(("DataError", "Split"), "runners.data.splits"),
     **dict.fromkeys(("EvaluationError", "SearchContext", "evaluate"), "runners.evaluation.evaluate"),

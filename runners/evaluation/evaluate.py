@@ -25,7 +25,7 @@ from runners.evaluation.progress import TrialProgress
 from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
 from runners.training.loop import accuracy, fit, pick_device, reestimate_batchnorm
-from runners.training.run import TrainingRun, check_settings
+from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, segment_config
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
@@ -82,8 +82,8 @@ class TrialContext(Context):
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
-        self.learning_rate = train.learning_rate
-        self.dense_learning_rate = train.dense_learning_rate
+        self.learning_rate = train.lr
+        self.dense_learning_rate = train.dense_lr
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
         self.statistics = statistics
@@ -109,7 +109,7 @@ class TrialContext(Context):
 
     @override
     def plan(self, epochs: int) -> TrainingPlan:
-        return plan_training(self._train, self._config, epochs, self._config.learning_rate)
+        return plan_training(self._train, self._config, epochs, self._config.lr)
 
     @override
     def fit(
@@ -125,9 +125,9 @@ class TrialContext(Context):
         distillation: Distillation | None = None,
     ) -> Iterator[int]:
         self._fits += 1
-        config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
+        config = self._config if peak is None else dataclasses.replace(self._config, lr=peak)
         if learning_rate is not None:
-            config = dataclasses.replace(config, schedule="constant", warm_up_epochs=0.0, learning_rate=learning_rate)
+            config = dataclasses.replace(config, lr_scheduler="constant", warmup_epochs=0.0, lr=learning_rate)
         teacher = self._teacher
         if distillation is not None:
             weight, temperature = distillation.weight, distillation.temperature
@@ -135,7 +135,7 @@ class TrialContext(Context):
             teacher = distillation.teacher
         training_run = TrainingRun(
             epochs=epochs,
-            learning_rate=config.learning_rate,
+            learning_rate=config.lr,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=teacher,
@@ -153,7 +153,7 @@ class TrialContext(Context):
     @override
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
         per_epoch = max(1, len(self._train) // self._config.batch_size)
-        rate = self._config.learning_rate
+        rate = self._config.lr
         return integrated_learning_rate(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=rate, span=span)
 
 
@@ -191,7 +191,6 @@ def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext
         return search_context
     overrides: dict[str, Any] = dict(trial.training)
     train = dataclasses.replace(search_context.train, **overrides)
-    check_settings(train, train.learning_rate)
     return dataclasses.replace(search_context, train=train)
 
 

@@ -106,7 +106,7 @@ def trained_net(
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
-    training_run = TrainingRun(config.epochs, config.learning_rate, recipe.seed, device, compute_format=compute_format)
+    training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=compute_format)
     for epoch in fit(net, recipe.data.train, config, training_run):
         if on_epoch is not None:
             on_epoch(epoch, accuracy(net, recipe.data.val, device=device))

@@ -13,7 +13,7 @@ from pruning.base import Reshape
 from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
-from runners.training.run import TrainingError, TrainingRun, check_settings
+from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
 from runners.trial import derive_seed
 
@@ -30,9 +30,8 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: Trainin
         split: training images; an incomplete last batch of an epoch is left out.
 
     Raises:
-        TrainingError: a setting is out of range, or the loss is no longer finite.
+        TrainingError: the loss is no longer finite.
     """
-    check_settings(config, training_run.learning_rate)
     training = _Training(net.to(training_run.device), split, config, training_run)
     for epoch in range(training.epochs):
         training.run_epoch(epoch)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from pruning.base import Reshape, StepHook
-from runners.config import TrainConfig, schedule_problem
 from runners.training.compute_format import ComputeFormat
 from runners.training.schedule import WHOLE
 from spaces.errors import SlimfrontError
@@ -46,25 +45,7 @@ class TrainingRun:
     compute_format: ComputeFormat | None = None
     span: tuple[float, float] = WHOLE
 
-
-def check_settings(config: TrainConfig, learning_rate: float) -> None:
-    """Raise a TrainingError for the first setting that is out of range."""
-    rules = (
-        ("batch_size", config.batch_size, config.batch_size >= 1, "at least 1"),
-        ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "above 0"),
-        ("momentum", config.momentum, 0 <= config.momentum < 1, "in [0, 1)"),
-        ("weight_decay", config.weight_decay, 0 <= config.weight_decay < math.inf, "at least 0"),
-        ("bias_lr_mult", config.bias_lr_mult, 0 < config.bias_lr_mult < math.inf, "above 0"),
-        ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "in [0, 1)"),
-        ("mixup", config.mixup, 0 <= config.mixup < math.inf, "at least 0"),
-        ("clip_grad_norm", config.clip_grad_norm, 0 <= config.clip_grad_norm < math.inf, "at least 0"),
-        ("distill_weight", config.distill_weight, 0 <= config.distill_weight <= 1, "in [0, 1]"),
-        ("distill_temperature", config.distill_temperature, 0 < config.distill_temperature < math.inf, "above 0"),
-        ("precision", config.precision, config.precision in ("auto", "float32"), "auto or float32"),
-    )
-    for name, value, holds, rule in rules:
-        if not holds:
-            raise TrainingError(f"{name} is {value!r}; it must be {rule}")
-    problem = schedule_problem(config)
-    if problem:
-        raise TrainingError(problem)
+    def __post_init__(self) -> None:
+        """Check the learning rate; raises TrainingError."""
+        if not 0 < self.learning_rate < math.inf:
+            raise TrainingError(f"learning_rate is {self.learning_rate!r}; it must be above 0")

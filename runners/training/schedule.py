@@ -23,11 +23,9 @@ def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate:
 
 def segment_config(config: TrainConfig, epochs: int) -> TrainConfig:
     """Return the options of a training segment: its schedule is that of the whole training, scaled to `epochs`."""
-    share = epochs / config.epochs if config.epochs else 1.0
+    share = epochs / config.epochs if epochs and config.epochs else 1.0
     milestones = tuple(share * milestone for milestone in config.milestones)
-    return dataclasses.replace(
-        config, epochs=epochs, milestones=milestones, warm_up_epochs=share * config.warm_up_epochs
-    )
+    return dataclasses.replace(config, epochs=epochs, milestones=milestones, warmup_epochs=share * config.warmup_epochs)
 
 
 def count_steps(epochs: float, per_epoch: int) -> int:
@@ -61,16 +59,16 @@ def schedule_factor(config: TrainConfig, progress: float, epochs: float) -> floa
     A warm-up rises linearly from 0. A cosine starts to fall after it; milestones count from the first epoch.
     """
     epoch = progress * epochs
-    if epoch < config.warm_up_epochs:
-        return epoch / config.warm_up_epochs
-    if config.schedule == "constant":
+    if epoch < config.warmup_epochs:
+        return epoch / config.warmup_epochs
+    if config.lr_scheduler == "constant":
         return 1.0
-    if config.schedule == "steps":
+    if config.lr_scheduler == "multistep":
         reached = sum(milestone <= epoch + SAME_EPOCH for milestone in config.milestones)
-        return float(config.milestone_factor**reached)
-    if config.schedule == "cosine":
-        if config.warm_up_epochs:
-            progress = (epoch - config.warm_up_epochs) / (epochs - config.warm_up_epochs)
+        return float(config.lr_gamma**reached)
+    if config.lr_scheduler == "cosine":
+        if config.warmup_epochs:
+            progress = (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * progress))
     if progress < WARM_UP_SHARE:
         return LOWEST_FACTOR + (1 - LOWEST_FACTOR) * progress / WARM_UP_SHARE

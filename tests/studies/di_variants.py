@@ -128,8 +128,8 @@ def set_up(epochs: int, dense_epochs: int, seeds: int) -> Setup:
         epochs=epochs,
         dense_epochs=dense_epochs,
         batch_size=64,
-        learning_rate=0.05,
-        dense_learning_rate=0.1,
+        lr=0.05,
+        dense_lr=0.1,
         device="cpu",
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)

@@ -210,7 +210,7 @@ def read_outcome(file: Path) -> Outcome:
 @functools.cache
 def search_context(seed: int, options: Options) -> tuple[Setup, SearchContext]:
     """Return what the trials of a seed share: its images and its dense net, the ones that its searches use."""
-    setup = prepare(parse_flags([*options.flags(seed), "--out", str(options.folder / "unused")]).config)
+    setup = prepare(parse_flags([*options.flags(seed), "--out", str(options.folder / "unused")]))
     recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, seed)
     net = trained_net(recipe, cache_root(), compute_format=setup.compute_format)
     return setup, SearchContext(

@@ -54,8 +54,8 @@ def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> SearchContex
         epochs=epochs,
         dense_epochs=dense_epochs,
         batch_size=64,
-        learning_rate=learning_rate,
-        dense_learning_rate=0.1,
+        lr=learning_rate,
+        dense_lr=0.1,
         device="cpu",
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
