@@ -34,8 +34,8 @@ from search.reporting.wording import (
     titled_table,
 )
 from search.schedulers.asha import expected
-from search.searchers.candidate_space import CandidateSpace
-from search.searchers.initial_design import InitialDesign, InitialPoint
+from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.initial_design import InitialDesign
 from search.searchers.samplers import STRUCTURED
 from search.searchers.sensitivities import sensing_images
 from search.searchers.structure import SENSITIVITY, structure_of

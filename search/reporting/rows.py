@@ -142,7 +142,8 @@ def dense_widths(result: SearchResult) -> dict[str, int]:
 def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
     """Tabulate the widths of a network before and after, group by group."""
     layers = {row["group"]: str(len(row.get("layers", ()))) for row in result.space.get("groups", [])}
-    rows, widths = [], network_row(result, network).widths or {}
+    rows: list[tuple[str, ...]] = []
+    widths = network_row(result, network).widths or {}
     for group, (known, after) in list(widths.items())[:ROWS_SHOWN]:
         before = after if known is None else known
         bar = "#" * max(1, round(20 * after / before))

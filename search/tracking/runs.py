@@ -143,8 +143,8 @@ class SearchRuns:
             if child is not None:
                 if member.label in labels:
                     self._client.set_tag(child, "front", "true")
-                if targets := best_at_text(result, member):
-                    self._client.set_tag(child, "best_at", targets)
+                if best_at := best_at_text(result, member):
+                    self._client.set_tag(child, "best_at", best_at)
                 self.log(child, member_metrics(result, member), step=member.intermediate_index)
 
     def write_files(self, result: SearchResult, folder: Path) -> None:

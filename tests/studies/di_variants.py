@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from harness import Rows, print_table, rows_of, seeds_of, spread, study_parser
+from pruning.calibration.information import RidgeInformation, ridge_for
 from torch import nn
 
 from pruning.allocation import Curve
 from pruning.base import Context, Goal, Method
 from pruning.calibration.activation_moments import ActivationMoments
-from pruning.calibration.information import RidgeInformation, ridge_for
 from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
 from runners.base import DataConfig, TrainConfig
