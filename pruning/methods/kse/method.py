@@ -28,8 +28,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import Context, Goal, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Snapshot
 from pruning.methods.common_steps import finetune
 from pruning.methods.kse.kernel_indicator import LevelRule, channel_kernels, entropy, indicator, sparsity
 from pruning.methods.kse.kernel_levels import KernelSpace, LevelAssignment
@@ -66,7 +67,7 @@ class DenseKernels:
 
 
 @dataclass(frozen=True)
-class KernelSparsityEntropy:
+class KernelSparsityEntropy(Method):
     """Let the outputs of a convolution share a few kernels per input channel, within budgets; widths cannot be given.
 
     Without a budget on FLOPs or parameters, the levels are those of the paper, without a multiplier.
@@ -96,7 +97,7 @@ class KernelSparsityEntropy:
     takes_widths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Check the settings."""
         rules = (
             ("levels", self.levels >= 1, "at least 1"),
             ("shift", 0 <= self.shift <= LARGEST_SHIFT, f"in [0, {LARGEST_SHIFT}]"),
@@ -109,6 +110,7 @@ class KernelSparsityEntropy:
             if not holds:
                 raise PruningError(f"setting {name}={getattr(self, name)!r} of kse must be {rule}")
 
+    @override
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseKernels:
         """Find the convolutions whose kernels may be shared, and compute sparsity and entropy; no image is read.
 
@@ -128,6 +130,7 @@ class KernelSparsityEntropy:
         """Return all epochs: the work that fvcore does not count takes as much time as shared kernels save."""
         return epochs
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield the net with shared kernels, before training and after every epoch.
 
