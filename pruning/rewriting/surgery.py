@@ -166,7 +166,7 @@ class _Slicer:
         return self._known[key]
 
     def _slice_grouped(self, name: str, weight: Tensor) -> Tensor:
-        """Slice a weight of shape (out, in / groups, ...), of whose groups each keeps its own input channels."""
+        """Slice a weight of shape (out, in / groups, ...); every group keeps input channels of its own."""
         groups = self._space.grouped[name]
         axes = self._space.axes[name]
         every_row = np.full(weight.shape[0], -1, dtype=np.int64)
