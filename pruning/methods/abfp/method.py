@@ -115,17 +115,17 @@ class AutoBalanced(Method):
         space.check(widths)
         iterations = max(1, min(self.iterations, context.epochs // EPOCHS_PER_ITERATION))
         epochs = context.epochs / iterations
-        run = _Run(self, space, widths, context, copy.deepcopy(net).to(context.device))
+        training = _Training(self, space, widths, context, copy.deepcopy(net).to(context.device))
         for target in stages(space, widths, iterations):
-            run.choose(target)
-            yield from run.balance(self.balancing * epochs)
-            run.cut()
+            training.choose(target)
+            yield from training.balance(self.balancing * epochs)
+            training.cut()
             if target != widths:
-                yield from run.train((1 - self.balancing) * epochs)
-        yield from run.finish()
+                yield from training.train((1 - self.balancing) * epochs)
+        yield from training.finish()
 
 
-class _Run:
+class _Training:
     """The network of one trial, which becomes narrower, and the epochs that it was trained for.
 
     Attributes:

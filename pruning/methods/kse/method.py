@@ -83,7 +83,10 @@ class KernelSparsityEntropy(Method):
     alpha: float = setting(1.0, low=0.0, high=10.0, searched=False, help="weight of entropy against sparsity")
     neighbours: int = setting(5, low=1, high=50, searched=False, help="nearest kernels that the entropy looks at")
     second_minmax: bool = setting(
-        False, choices=(True, False), searched=False, help="stretch the indicator again, as the released code does"
+        False,
+        choices=(True, False),
+        searched=False,
+        help="stretch the indicator a second time, as the released code does",
     )
     restarts: int = setting(4, low=1, high=50, searched=False, help="restarts of k-means, the best of which is kept")
     iterations: int = setting(

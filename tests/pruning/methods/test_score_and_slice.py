@@ -16,7 +16,7 @@ from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
-ARMS = ("bn_scale", "feature_rank", "geometric_median", "l1", "l2", "random", "taylor")
+BASELINES = ("bn_scale", "feature_rank", "geometric_median", "l1", "l2", "random", "taylor")
 
 
 def _half(space: SearchSpace) -> Widths:
@@ -75,7 +75,7 @@ def test_random_channels_of_different_seeds_keep_different_channels(tiny_residua
     assert not torch.equal(kept(1), kept(2))
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_is_named_as_its_criterion_and_cites_a_paper(name) -> None:
     baseline = METHODS[name]()
     assert baseline.name == baseline.criterion == name
@@ -165,7 +165,7 @@ def test_compensation_changes_nothing_where_nothing_is_cut(tiny_context, build) 
         assert torch.equal(snapshot.net(context.images), net(context.images))
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_filters_of_zero_leave_every_result_finite(tiny_residual, tiny_context, name) -> None:
     with torch.no_grad():
         for layer in (tiny_residual.stem, tiny_residual.conv1, tiny_residual.conv2):
@@ -178,7 +178,7 @@ def test_filters_of_zero_leave_every_result_finite(tiny_residual, tiny_context, 
         assert all(torch.isfinite(tensor).all() for tensor in snapshot.net.state_dict().values())
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_layer_of_one_channel_keeps_it(tiny_context, name) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1), nn.Conv2d(1, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),

@@ -53,8 +53,8 @@ def test_a_group_at_full_width_is_left_out() -> None:
 @pytest.mark.parametrize("kind", ["kmeans", "even", "imbalanced"])
 def test_runs_of_a_grouped_convolution_are_clustered_each_on_its_own(kind: str) -> None:
     net = nets.Grouped()
-    runs = cluster_channels(net, traced(net), {"first": 8}, kind)["first"].reshape(4, 4)
-    assert [run.unique().tolist() for run in runs] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    conv_groups = cluster_channels(net, traced(net), {"first": 8}, kind)["first"].reshape(4, 4)
+    assert [labels.unique().tolist() for labels in conv_groups] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_filters_that_are_all_alike_are_split_into_as_many_clusters_as_asked() -> None:

@@ -16,7 +16,7 @@ CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
 
 def run(method: CentripetalSGD, search_context, epochs: int, **train):
-    """Run on a net with two groups, 0 and 3, of 8 channels; two steps an epoch."""
+    """Run the method on a net with two groups, 0 and 3, of 8 channels; an epoch has two steps."""
     config = dataclasses.replace(search_context.train, epochs=epochs, **train)
     goal = Goal(widths=Widths({group.name: 4 for group in search_context.space.variable}))
     return list(
