@@ -9,7 +9,7 @@ Differences from the authors' code:
 - Widths are checked against the goal after every cut, and the last cut stops at the goal.
 - A group keeps the space's minimum width and legal multiples, and retires after some searches without a cut.
 - Output errors that are not finite are left out.
-- Groups tied by additions, products or concatenations are searched together, with the mean error at all their consumers.
+- Groups tied by additions, products or concatenations are searched together, with the mean error at their consumers.
 - A trial shorter than the published schedule shortens halves and warm-up by the same factor. Channels that the goal
   still asks for at the deadline of the search are cut at once, by their estimated error at all their consumers.
 - Groups whose channels a LayerNorm or GroupNorm mixes are not cut, because no mask there equals the cut.

@@ -243,7 +243,7 @@ def _difference(wide: nn.Module, narrow: nn.Module, context: Context) -> float:
 
 
 def _by_kind(deviation: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the largest deviation among tensors of the same last name: weight, bias, running_mean, ..."""
+    """Return the largest deviation per kind of tensor: weight, bias, running_mean, ..."""
     largest: dict[str, float] = {}
     for name, value in deviation.items():
         kind = name.rpartition(".")[2]

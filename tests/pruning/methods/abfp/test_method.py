@@ -1,44 +1,23 @@
 import math
 
 import pytest
-import tiny_nets as nets
 import torch
 
 from pruning.base import Goal, PruningError
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.method import AutoBalanced
-from pruning.rewriting.narrowing import stages
 from pruning.selection import select_channels
 from spaces.budget import Budget
 from spaces.errors import SpaceError
-from spaces.space import ModelSpec, SpaceConfig, uniform_ratios
+from spaces.space import uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
-from spaces.zoo.models import build
 
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
 
 def run(method, net, goal, context) -> list:
     return list(method.run(net, trace(net, context.images), goal, context))
-
-
-def test_all_groups_shrink_by_a_constant_factor() -> None:
-    net = build(ModelSpec("resnet20", 10, (3, 32, 32)))
-    space = trace(net, torch.zeros(1, 3, 32, 32))
-    goal = Widths({group.name: group.width // 8 for group in space.variable})
-    found = [{space.by_name[name].width / width for name, width in widths.items()} for widths in stages(space, goal, 3)]
-    assert found == [{2.0}, {4.0}, {8.0}]
-
-
-def test_widths_in_between_are_legal_and_the_last_are_exact() -> None:
-    net = nets.Grouped()
-    space = trace(net, torch.zeros(1, *nets.IMAGE), SpaceConfig(divisor=4))
-    goal = space.smallest
-    for widths in stages(space, goal, 4):
-        space.check(widths)
-        assert all(width >= goal[name] for name, width in widths.items())
-    assert stages(space, goal, 4)[-1] == goal
 
 
 def test_weak_channels_are_chosen_before_the_balance_and_cut_after_it(tiny_residual, tiny_context) -> None:
