@@ -3,7 +3,7 @@ import tiny_nets as nets
 import torch
 
 from pruning.base import PruningError
-from pruning.selection import select_channels
+from pruning.selection import kept_ids, select_channels
 from spaces.errors import SpaceError
 from spaces.space import SearchSpace
 from spaces.tracing.tracer import trace
@@ -43,3 +43,11 @@ def test_scores_of_a_wrong_shape_or_not_finite_are_refused(space, scores) -> Non
 def test_a_width_that_is_not_legal_is_refused(space) -> None:
     with pytest.raises(SpaceError):
         select_channels(space, {"stem": torch.ones(8)}, {"stem": 9})
+
+
+def test_ids_of_groups_that_are_not_selected_and_the_id_of_no_channel_are_kept(space) -> None:
+    kept = kept_ids(space, {"stem": torch.tensor([1, 4])})
+    stem = space.by_name["stem"]
+    gone = {stem.start + channel for channel in (0, 2, 3, 5, 6, 7)}
+    assert {int(channel) for channel in (~kept).nonzero()[0]} == gone
+    assert kept[-1]
