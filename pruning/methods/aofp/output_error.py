@@ -285,7 +285,7 @@ class ScoringPath:
             base, ablated = base * mask, ablated * mask
         exact = torch.promote_types(base.dtype, torch.float32)
         base, ablated = base.to(exact), ablated.to(exact)
-        # Large new tensors cost more than the arithmetic here, so the difference takes the place of `ablated`.
+        # Allocating large tensors costs more than the arithmetic, so the difference overwrites `ablated`.
         energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # outputs of 0 have an error of 0
         error = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
         self._errors.setdefault(consumer.name, []).append(error)
