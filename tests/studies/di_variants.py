@@ -21,7 +21,7 @@ from pruning.base import Context, Goal, Method
 from pruning.calibration.activation_moments import ActivationMoments
 from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
-from runners.base import DataConfig, TrainConfig
+from runners.config import DataConfig, TrainConfig
 from runners.cache import cache_root
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.evaluate import TrialContext
