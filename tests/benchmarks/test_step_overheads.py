@@ -1,6 +1,6 @@
-"""What each method adds to a training step, against one of plain SGD: in turn, in one run, as one table.
+"""The time that methods add to a training step, measured alternately with plain SGD and printed as one table.
 
-One-shot methods are not here: after their cut, a step is one of plain SGD on the narrow net.
+One-shot methods are missing: after their cut, they train the narrow network with plain SGD.
 """
 
 import copy
