@@ -154,7 +154,7 @@ class Context(Protocol):
         ...
 
     def probe_accuracy(self, net: "nn.Module", images: int) -> float:
-        """Return top-1 accuracy in [0, 1] on up to `images` probe images: training images on which cuts are compared."""
+        """Return top-1 accuracy in [0, 1] on up to `images` probe images: training images to compare cuts on."""
         ...
 
     def reestimate_batchnorm(self, net: "nn.Module") -> None:
@@ -262,7 +262,8 @@ class Criterion(Protocol):
         ...
 
 
-# Names that stand for several methods. `auto` holds methods that are cheap enough for a first search and make its front.
+# Names that stand for several methods. `auto` holds the methods that are cheap enough for a first search and make up
+# its front.
 BUNDLES = {"auto": ("di", "aofp", "csgd")}
 EVERY = "all"
 

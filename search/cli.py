@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
-from configs.loading import Flags, effective_yaml, parse_flags
+from configs.loading import effective_yaml, parse_flags
+from configs.schema import RunConfig
 from spaces.errors import ConfigError, SlimfrontError
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
@@ -57,32 +58,34 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     if arguments and arguments[0] in PAGES:
         return _show(arguments[0], arguments[1:])
     planning = bool(arguments) and arguments[0] == PLAN
-    flags: Flags = parse_flags(arguments[1:] if planning else arguments)
-    if flags.print_config:
-        print(effective_yaml(flags.config), end="")
+    config = parse_flags(arguments[1:] if planning else arguments)
+    if "--print-config" in arguments:
+        print(effective_yaml(config), end="")
         return 0
-    _ = flags.config.budgets  # a missing budget is an error before the libraries take their seconds to load
+    _ = config.budgets  # a missing budget is told before the libraries take seconds to load
     _configure_logging(debug)
-    if planning:
-        return _plan(flags)
+    return _plan(config) if planning else _search(config)
+
+
+def _search(config: RunConfig) -> int:
     from search.reporting.progress import make_display
 
     with make_display(sys.stdout) as display:
         display.on_phase("loading")  # the libraries take seconds: something should be seen before them
         from search.orchestrator import run
 
-        result = run(flags.config, [display])
+        result = run(config, [display])
     return INTERRUPTED if result.interrupted else 0
 
 
-def _plan(flags: Flags) -> int:
+def _plan(config: RunConfig) -> int:
     """Print what a search would do; nothing is downloaded, trained or written."""
     from search.environment import prepare
     from search.reporting.catalogue import show
     from search.reporting.plan import plan_page
     from search.searchers.candidate_space import CandidateSpace
 
-    environment = prepare(flags.config, fetch=False)
+    environment = prepare(config, fetch=False)
     show(plan_page(environment, CandidateSpace(environment.problem)), sys.stdout)
     return 0
 

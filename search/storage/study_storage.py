@@ -99,7 +99,7 @@ class StudyStorage:
         trials = []
         for index, frozen in enumerate(self._ended):
             data = frozen.user_attrs.get(RESULT)
-            result = None if data is None else trial_result_from_dict(data).with_each(with_latency)
+            result = None if data is None else trial_result_from_dict(data).map_networks(with_latency)
             trials.append(StoredTrial(frozen, result, index < earlier))
         return trials
 

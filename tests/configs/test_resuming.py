@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.loading import RUN_FILE, effective_yaml, parse_flags
-from configs.resuming import check_resumed
+from configs.loading import RUN_FILE, check_resumed, effective_yaml, parse_flags
 from configs.schema import RunConfig
 from runners.config import DataConfig, TrainConfig
 from spaces.errors import ConfigError
@@ -31,14 +30,14 @@ def folder(tmp_path: Path) -> str:
 
 
 def test_without_other_flags_the_settings_are_those_of_the_folder(folder: str) -> None:
-    config = parse_flags(["--resume", folder]).config
+    config = parse_flags(["--resume", folder])
     assert config == dataclasses.replace(STORED, resume=folder)
     check_resumed(config)
 
 
 def test_flags_on_top_change_what_makes_no_trial_another(folder: str) -> None:
     flags = "--budget 20% --trials 30 --sampler random --lowest-fraction 0.1 --runner local --device cpu --data-dir x"
-    config = parse_flags(["--resume", folder, *flags.split(), "--tracking-uri", "http://server"]).config
+    config = parse_flags(["--resume", folder, *flags.split(), "--tracking-uri", "http://server"])
     check_resumed(config)
     assert (config.budget, config.trials, config.sampler) == (("20%",), 30, "random")
     assert (config.seed, config.train.epochs) == (3, 4)
@@ -67,14 +66,14 @@ def test_another_model_data_space_or_training_is_refused_with_both_values(
     folder: str, flag: str, value: str, before: object
 ) -> None:
     with pytest.raises(ConfigError, match="cannot go on with other settings") as caught:
-        check_resumed(parse_flags(["--resume", folder, flag, value]).config)
+        check_resumed(parse_flags(["--resume", folder, flag, value]))
     assert f"{flag} is {before!r} there and " in str(caught.value)
     assert value in str(caught.value)
 
 
 def test_every_setting_that_differs_is_named(folder: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_resumed(parse_flags(["--resume", folder, "--seed", "4", "--epochs", "5"]).config)
+        check_resumed(parse_flags(["--resume", folder, "--seed", "4", "--epochs", "5"]))
     assert "--seed is 3 there and 4 here, --epochs is 4 there and 5 here" in str(caught.value)
 
 

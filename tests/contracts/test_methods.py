@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from pruning.base import METHODS, Goal
 from pruning.traits import yields_intermediates
-from runners.evaluation.evaluate import TrialContext, count_cost
+from runners.evaluation.evaluate import TrialContext
 from runners.evaluation.intermediate import short_of
 from spaces.budget import Budget
+from spaces.counting import count_cost
 from spaces.space import SearchSpace, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths

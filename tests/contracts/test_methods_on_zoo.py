@@ -22,9 +22,10 @@ from pruning.selection import select_channels
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import TensorSplit
-from runners.evaluation.evaluate import TrialContext, count_cost
+from runners.evaluation.evaluate import TrialContext
 from runners.training.compute_format import PLAIN
 from spaces.budget import Budget
+from spaces.counting import count_cost
 from spaces.space import ModelSpec, SearchSpace, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build

@@ -154,10 +154,10 @@ def test_what_is_within_budgets_is_reported_and_what_is_above_is_passed(search_c
 @pytest.mark.parametrize(("epochs", "most"), [(0, 0), (1, 2), (3, 6), (100, MOST)])
 def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_search_context, epochs, most) -> None:
     space = tiny_search_context.space
-    way = IntermediateSelector(Goal(GOAL), space, epochs)
+    selector = IntermediateSelector(Goal(GOAL), space, epochs)
     dense, last = space.dense_cost.flops, space.cost(GOAL).flops
     costs = [dataclasses.replace(space.dense_cost, flops=n) for n in range(dense, last - 1, -10)]
-    taken = [cost.flops for cost in costs if way.takes(cost)]
+    taken = [cost.flops for cost in costs if selector.selects(cost)]
     assert len(taken) == most == min(MOST, PER_EPOCH * epochs)
     step = math.log(dense / last) / (most + 1)
     for dearer, cheaper in itertools.pairwise([dense, *taken]):
@@ -167,12 +167,12 @@ def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_sear
 def test_of_several_budgets_the_furthest_one_measures_the_way(tiny_search_context) -> None:
     space, dense = tiny_search_context.space, tiny_search_context.space.dense_cost
     loose, tight = Budget("flops", 2 * dense.flops), Budget("params", dense.params // 8)
-    way = IntermediateSelector(Goal(budgets=(loose, tight)), space, 1)
-    assert not way.takes(dataclasses.replace(dense, flops=dense.flops // 100))
-    assert way.takes(dataclasses.replace(dense, params=dense.params // 2 - 1))
+    selector = IntermediateSelector(Goal(budgets=(loose, tight)), space, 1)
+    assert not selector.selects(dataclasses.replace(dense, flops=dense.flops // 100))
+    assert selector.selects(dataclasses.replace(dense, params=dense.params // 2 - 1))
 
 
 def test_a_goal_without_limits_is_met_by_anything(tiny_search_context) -> None:
     space = tiny_search_context.space
     assert short_of(Goal(), Snapshot(tiny_search_context.net, space.full, 0), space) == ""
-    assert not IntermediateSelector(Goal(), space, 4).takes(space.smallest_cost)
+    assert not IntermediateSelector(Goal(), space, 4).selects(space.smallest_cost)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.parsing import parse_search_training
 from configs.schema import RunConfig
 from runners.config import LatencyConfig, RunnerConfig, TrainConfig
+from runners.search_training import parse_search_training
 from search.environment import Environment, prepare
 from search.planning.time import (
     _dense_trials,

@@ -11,8 +11,8 @@ from torch.nn import functional
 from pruning import checkpoint
 from pruning.base import Goal, PruningError
 from pruning.methods.di.method import DiscriminantInformation
-from pruning.quantization.layers import coded
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import quantize
+from pruning.quantization.rounding import register_rounding
 from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -227,8 +227,8 @@ def _rounded_afterwards(net: Any, bits: int) -> Any:
     layers = {
         name: layer for name, layer in net.named_modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
     }
-    train_rounded(rounded, {name: torch.full((len(layer.weight),), bits).byte() for name, layer in layers.items()})
-    return coded(rounded)
+    register_rounding(rounded, {name: torch.full((len(layer.weight),), bits).byte() for name, layer in layers.items()})
+    return quantize(rounded)
 
 
 def test_eight_bits_hardly_change_a_trained_net(tiny_residual, tiny_context) -> None:
