@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from screened_search import BENCH, SPACE, Watched, needs, planned, searched, study_of, told
-from search.reporting.live import trial_text
 
 from pruning.base import METHODS
 from pruning.traits import screenable
 from runners.config import RunnerConfig
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import EpochReport, TrialResult, TrialState
+from search.reporting.progress import trial_text
 from search.results.screening_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
 from search.schedulers.screening import Screened
 from search.schedulers.stopping import Deadline, TimeLimited
