@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Iterator
+import logging.config
 from pathlib import Path
 from typing import Any
 
@@ -47,28 +47,19 @@ def test_a_store_that_a_kill_left_half_made_is_created_again(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-@pytest.fixture
-def shown() -> Iterator[list[str]]:
-    """Messages that reach the handlers of alembic's logger, as they would reach the terminal."""
-    messages: list[str] = []
+def test_creating_a_store_leaves_the_logging_of_the_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Configuring(mlflow.tracking.MlflowClient):
+        """Does what the migrations of MLflow 3.1 do."""
 
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
+        def search_experiments(self, *arguments: Any, **settings: Any) -> Any:
+            logging.config.fileConfig(tmp_path / "alembic.ini", disable_existing_loggers=False)
 
-    handler = Handler()
-    logging.getLogger("alembic").addHandler(handler)
-    yield messages
-    logging.getLogger("alembic").removeHandler(handler)
-
-
-def test_migrations_print_nothing_even_when_mlflow_sets_alembic_to_info(created: Path, shown: list[str]) -> None:
-    alembic = logging.getLogger("alembic")
-    level = alembic.level
-    alembic.setLevel(logging.INFO)  # as MLflow 3.1 does
-    try:
-        logging.getLogger("alembic.runtime.migration").info("Running upgrade")
-        logging.getLogger("alembic.runtime.migration").warning("table is locked")
-    finally:
-        alembic.setLevel(level)
-    assert shown == ["table is locked"]
+    handlers = list(logging.getLogger().handlers)
+    monkeypatch.setattr(mlflow.tracking, "MlflowClient", Configuring)
+    with pytest.raises(FileNotFoundError):  # the client has made no file
+        create_for_good(tmp_path / "mlflow.db")
+    assert logging.getLogger().handlers == handlers
+    with pytest.raises(FileNotFoundError):  # of the settings: later calls configure logging again
+        logging.config.fileConfig(tmp_path / "alembic.ini")
