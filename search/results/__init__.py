@@ -1,4 +1,4 @@
-"""Values: the front, the result of a search and its comparison with uniform widths; start with `result.SearchResult`."""
+"""Values: front, result of a search, comparison with uniform widths; start with `result.SearchResult`."""
 
 from search.results.pareto import ParetoFront
 from search.results.result import DenseResult, ResultError, SearchResult

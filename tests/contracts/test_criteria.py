@@ -16,7 +16,7 @@ class ContextStub:
     """Calibration images and a seed: the only parts of a context that a criterion may use."""
 
     seed: int = 0
-    statistics: None = None
+    prepared: None = None
     device: torch.device = torch.device("cpu")
 
     def calibration_batches(self, images: int):

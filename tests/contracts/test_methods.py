@@ -96,7 +96,7 @@ def _fit(space: SearchSpace, share: float) -> Widths:
 
 
 def _run(method, net: nn.Module, space: SearchSpace, goal: Goal, context) -> list:
-    context.statistics = method.prepare(net, space, context)
+    context.prepared = method.prepare(net, space, context)
     return list(method.run(net, space, goal, context))
 
 

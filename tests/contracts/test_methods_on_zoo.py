@@ -81,7 +81,7 @@ def _narrower(net: nn.Module, shape: tuple[int, int, int], share: float) -> nn.M
 def test_a_method_keeps_its_contract_on_a_real_net(case: Case, name: str) -> None:
     method = METHODS[name]()
     context = TrialContext(case.data, TRAIN, 0, compute_format=PLAIN)
-    context.statistics = method.prepare(case.net, case.space, context)
+    context.prepared = method.prepare(case.net, case.space, context)
     if method.takes_widths:
         widths = case.space.fit(uniform_ratios(case.space), [case.budget])
         snapshots = list(method.run(case.net, case.space, Goal(widths=widths), context))

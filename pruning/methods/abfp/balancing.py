@@ -97,7 +97,7 @@ class AutoBalance:
         self._weak = (self._factors > 0).to(dtype)
         self._shapes = [(-1,) + (1,) * (kernel.ndim - 1) for kernel in self._kernels]
 
-    def __call__(self, net: nn.Module, step: int) -> None:
+    def __call__(self, _net: nn.Module, _step: int) -> None:
         """Add the regulariser's gradient to every gradient that is set."""
         if not self._lengths:
             return

@@ -247,7 +247,7 @@ def _train(
     first_cost = search.space.cost(search.widths).flops
     intermediate_networks = DecimatingBuffer[tuple[nn.Module, Widths, int]](INTERMEDIATE_NETWORKS_PER_EPOCH, first_cost)
 
-    def after_batch(trained: nn.Module, step: int) -> None:
+    def after_batch(trained: nn.Module, _step: int) -> None:
         cuts = search.after_batch()
         if not cuts or not search.is_intermediate:  # a net that meets the goal is trained on and becomes the result
             return

@@ -81,7 +81,7 @@ class CentripetalHook:
         self._averages = {id(rows.index_map): ClusterAverage(rows.index_map, rows.tensor.is_cuda) for rows in clustered}
 
     @torch.no_grad()
-    def __call__(self, net: nn.Module, step: int) -> None:
+    def __call__(self, _net: nn.Module, step: int) -> None:
         """Change the gradients in place; with a direct share, change the tensors too."""
         if self._collapse.direct_share:
             self._shrink_deviations(1.0 if step + 1 >= self._collapse.steps else self._collapse.direct_share)
@@ -123,7 +123,7 @@ class RescalingHook:
         self._scaled = [(tensors[name], factor) for name, factor in factors.items()]
 
     @torch.no_grad()
-    def __call__(self, net: nn.Module, step: int) -> None:
+    def __call__(self, _net: nn.Module, _step: int) -> None:
         """Scale the gradients in place."""
         for parameter, factor in self._scaled:
             if parameter.grad is not None:

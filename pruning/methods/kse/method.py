@@ -143,7 +143,7 @@ class KernelSparsityEntropy(Method):
         """
         if goal.widths is not None:
             raise PruningError("kse shares kernels within budgets and cannot be given widths; give budgets alone")
-        shared = context.statistics
+        shared = context.prepared
         usable = isinstance(shared, DenseKernels) and shared.neighbours == self.neighbours
         dense: DenseKernels = shared if usable else self.prepare(net, space, context)
         kernel_space = KernelSpace(net, space, dense.convs, self.indicators(dense))

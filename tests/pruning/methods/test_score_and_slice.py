@@ -89,7 +89,7 @@ def test_the_dense_net_is_scored_once_per_search(tiny_residual, tiny_context, na
     context, method = tiny_context(), METHODS[name](compensate=True)
     space = trace(tiny_residual, context.images)
     alone = list(method.run(tiny_residual, space, CUT, tiny_context()))[-1].net.state_dict()
-    context.statistics = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
+    context.prepared = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
     context.calibrations = 0
     together = list(method.run(tiny_residual, space, CUT, context))[-1].net.state_dict()
     assert context.calibrations == 0
@@ -99,7 +99,7 @@ def test_the_dense_net_is_scored_once_per_search(tiny_residual, tiny_context, na
 def test_scores_of_other_settings_are_computed_anew(tiny_residual, tiny_context) -> None:
     context = tiny_context()
     space = trace(tiny_residual, context.images)
-    context.statistics = TaylorGates(images=16).prepare(tiny_residual, space, context)
+    context.prepared = TaylorGates(images=16).prepare(tiny_residual, space, context)
     context.calibrations = 0
     next(TaylorGates(images=16).run(tiny_residual, space, CUT, context))
     assert context.calibrations == 0
@@ -111,7 +111,7 @@ def test_random_channels_are_those_of_the_trial_not_of_the_search(tiny_residual,
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     shared = RandomChannels().prepare(tiny_residual, space, tiny_context(seed=0))
     first, second = (
-        next(RandomChannels().run(tiny_residual, space, CUT, tiny_context(seed=seed, statistics=shared))).net
+        next(RandomChannels().run(tiny_residual, space, CUT, tiny_context(seed=seed, prepared=shared))).net
         for seed in (1, 2)
     )
     assert not torch.equal(first.stem.weight, second.stem.weight)
