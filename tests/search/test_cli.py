@@ -159,9 +159,9 @@ def test_help_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_names_of_samplers_are_those_that_the_study_has() -> None:
-    from search.tuner import SAMPLERS as of_study
+    from search.searchers import samplers
 
-    assert set(SAMPLERS) == set(of_study)
+    assert set(SAMPLERS) == set(samplers.SAMPLERS)
 
 
 def test_methods_are_listed_with_their_settings_and_presets_with_what_they_are(
