@@ -119,7 +119,7 @@ def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_default
     defaults = flat(RunConfig())
     assert (
         OTHER.keys() | {"resume"} == defaults.keys()
-    )  # which takes the settings of a folder, see the end of this file
+    )  # `resume` is tested at the end of this file
     assert not [name for name, value in OTHER.items() if value == defaults[name]]
 
 
