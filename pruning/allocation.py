@@ -1,4 +1,4 @@
-"""Which widths to take within budgets: from what each group loses as it narrows, or step by step by measurement."""
+"""Widths within budgets: from the loss of each group as it narrows, or from measurements step by step."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,16 +11,17 @@ from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
-Curve = NDArray[np.float64]  # shape (width + 1,): what is lost when so many channels are left; falling
+# What a group loses when w channels remain, for w = 0..width: shape (width + 1,), falling, 0 at the full width.
+Curve = NDArray[np.float64]
 
 
 def usage(cost: Cost, budgets: Sequence[Budget]) -> float:
-    """Return the share of the tightest absolute budget that a cost uses; above 1 is over it."""
+    """Return cost / limit of the tightest budget, all absolute; above 1 the cost exceeds it. Latency is left out."""
     return max((getattr(cost, b.quantity) / b.limit for b in budgets if b.quantity != "latency"), default=0.0)
 
 
 def convex(curve: Curve) -> Curve:
-    """Return the largest convex curve below a falling one, so that steps of equal worth add up."""
+    """Return the largest convex curve below a falling one; then every further step loses at least as much."""
     hull: list[int] = []
     for x, y in enumerate(curve):
         while len(hull) >= 2:
@@ -33,16 +34,16 @@ def convex(curve: Curve) -> Curve:
 
 
 def score_curve(group: ChannelGroup, scores: NDArray[np.float64]) -> Curve:
-    """Return what a group loses as it narrows when every channel is worth its score, in units of their mean.
+    """Return the curve of a group that loses the scores of its removed channels, in units of their mean.
 
-    Narrowing by these curves ranks the channels of all groups together: each group's lowest scores go first, from
-    every run of a grouped convolution equally many.
+    Narrowing by these curves ranks the channels of all groups together: each group's lowest scores are removed first,
+    the same number from every conv group of a grouped convolution.
 
     Args:
-        group: whose channels are scored.
-        scores: shape (group.width,), finite, at least 0. All zero, they are worth nothing.
+        group: the group that is scored.
+        scores: shape (group.width,), finite, at least 0. If all scores are 0, the curve is 0.
     """
-    # The i-th lowest of every run side by side: they go together.
+    # The i-th lowest scores of all conv groups stand side by side, because they are removed together.
     rising = np.sort(scores.reshape(group.conv_groups, -1), axis=1).T.reshape(-1)
     relative = rising / max(float(rising.mean()), np.finfo(np.float64).tiny)
     return np.concatenate([[0.0], relative.cumsum()])[::-1]
@@ -51,20 +52,20 @@ def score_curve(group: ChannelGroup, scores: NDArray[np.float64]) -> Curve:
 def allocate(
     space: SearchSpace, curves: Mapping[str, Curve], budgets: Sequence[Budget], *, per_cost: bool = True
 ) -> Widths:
-    """Narrow, step by step, the group that loses least for what the step saves, until the budgets hold.
+    """Narrow, step by step, the group that loses least for the cost that the step saves, until the budgets hold.
 
-    The rest of the budget is filled by `SearchSpace.fit` on the proportions found.
+    `SearchSpace.fit` then fills the rest of the budget, in the proportions found.
 
     Args:
         space: bounds and costs.
         curves: one per variable group.
         budgets: absolute.
-        per_cost: compare losses per share of the tightest budget that a step saves, else per channel.
+        per_cost: divide losses by the saved share of the tightest budget, else by the number of channels removed.
 
     Raises:
         BudgetError: the smallest network of the space does not meet a budget.
     """
-    space.fit([1.0] * len(space.variable), budgets)  # raises where no allocation could do
+    space.fit([1.0] * len(space.variable), budgets)  # raises if no widths meet the budgets
     hulls = {name: convex(curve) for name, curve in curves.items()}
     widths = dict(space.largest)
     used = usage(space.cost(widths), budgets)
@@ -75,11 +76,11 @@ def allocate(
             if width == group.lowest:
                 continue
             narrower = max(group.lowest, (width - 1) // group.divisor * group.divisor)
-            left = usage(space.cost({**widths, group.name: narrower}), budgets)
+            used_after = usage(space.cost({**widths, group.name: narrower}), budgets)
             lost = hulls[group.name][narrower] - hulls[group.name][width]
-            price = lost / (max(used - left, 1e-12) if per_cost else width - narrower)
+            price = lost / (max(used - used_after, 1e-12) if per_cost else width - narrower)
             if best is None or price < best[0]:
-                best = (price, group.name, narrower, left)
+                best = (price, group.name, narrower, used_after)
         assert best is not None
         _, name, widths[name], used = best
     return proportional(space, widths, budgets)
@@ -96,16 +97,16 @@ def accuracy_path(
     reached: Callable[[Widths], bool],
     step: float,
 ) -> list[Widths]:
-    """Cut a little where it hurts least, again and again: the authors' greedy loop.
+    """Narrow one group per step, each time the group whose narrowing `judge` likes best: the authors' greedy loop.
 
-    Every step tries each group alone, narrowed until at least `step` of the dense FLOPs is saved, and keeps the
-    attempt that `judge` likes best. The authors extrapolate the necessary cut from a trial of 10%; here the exact
-    cost gives it, so that all attempts save the same up to one channel.
+    Every step tries each group alone, narrowed until at least `step` of the dense FLOPs is saved. The authors
+    extrapolate the necessary cut from a trial cut of 10%; here the exact cost gives it, so that all attempts save the
+    same up to one channel.
 
     Args:
         space: bounds and costs.
-        judge: how good a net of these widths is without training; higher is better.
-        reached: whether to stop.
+        judge: quality of a net of these widths without training; higher is better.
+        reached: whether to stop at these widths.
         step: share of the dense FLOPs that a step saves.
 
     Returns:
@@ -114,7 +115,8 @@ def accuracy_path(
     path = [space.largest]
     target = step * space.dense_cost.flops
     while not reached(path[-1]):
-        attempts = [each for group in space.variable if (each := _narrowed(space, path[-1], group.name, target))]
+        narrowed = (_narrowed(space, path[-1], group.name, target) for group in space.variable)
+        attempts = [widths for widths in narrowed if widths is not None]
         if not attempts:
             break
         path.append(max(attempts, key=judge))
@@ -122,6 +124,7 @@ def accuracy_path(
 
 
 def _narrowed(space: SearchSpace, widths: Widths, name: str, target: float) -> Widths | None:
+    """Narrow one group until `target` FLOPs are saved or it is as narrow as allowed; None if it already is."""
     group, before, width = space.by_name[name], space.cost(widths).flops, widths[name]
     while width > group.lowest:
         width = max(group.lowest, (width - 1) // group.divisor * group.divisor)

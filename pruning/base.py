@@ -1,6 +1,6 @@
-"""What a pruning method is, and what it may ask of the code that runs it.
+"""Protocols of pruning: methods, criteria, the context that runs a method, and the tables of their names.
 
-A method is a frozen dataclass whose fields are its settings, declared as `pruning.settings` says.
+A method is a frozen dataclass whose fields are its settings, declared as in `pruning.settings`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,15 +42,15 @@ CRITERIA = Registry(
         "bn_scale": "pruning.criteria.bn_scale:BatchNormScale",
         "feature_rank": "pruning.criteria.feature_rank:FeatureRank",
         "geometric_median": "pruning.criteria.geometric_median:GeometricMedian",
-        "l1": "pruning.criteria.l1:L1",
-        "l2": "pruning.criteria.l2:L2",
+        "l1": "pruning.criteria.norms:L1",
+        "l2": "pruning.criteria.norms:L2",
         "random": "pruning.criteria.random:Random",
-        "discriminant": "pruning.criteria.discriminant:Discriminant",
+        "discriminant": "pruning.criteria.discriminant.criterion:Discriminant",
         "taylor": "pruning.criteria.taylor:Taylor",
     },
 )
 
-# Layers that a method puts in place of plain ones: kind -> class, which a checkpoint rebuilds them by.
+# Layers by which a method replaces plain ones: kind -> class. Checkpoints rebuild such layers by their kind.
 LAYERS = Registry(
     "layer",
     {
@@ -62,12 +62,12 @@ LAYERS = Registry(
 
 
 class PruningError(SlimfrontError):
-    """A pruning method that cannot do what is asked of it on this network."""
+    """A pruning method or criterion cannot be applied to this network as it was asked to."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a method must reach: widths that the search chose, or budgets within which the method chooses them."""
+    """The target of a method: widths that the search chose, or budgets within which the method chooses widths."""
 
     widths: Widths | None = None
     budgets: tuple[Budget, ...] = ()
@@ -75,11 +75,17 @@ class Goal:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A physically narrow network that a method has produced, after `epoch` epochs of the trial's training.
+    """A physically narrow network that a method yields.
 
-    `note` holds plain numbers and words the method wants reported (never tensors). `cost` is what the net costs where
-    its layers are not plain ones and the widths alone do not say it. A net that is not yet within the goal is a point
-    of its own on the way there: whoever measures it re-estimates its BatchNorm, so a method need not.
+    A network that does not meet the goal yet is an intermediate network, a result of its own. The code that evaluates
+    a snapshot re-estimates its BatchNorm statistics, so a method need not.
+
+    Attributes:
+        net: the network.
+        widths: its width per variable group.
+        epoch: number of epochs of the trial's training so far.
+        note: numbers and words to report, never tensors.
+        cost: cost of a network whose layers are not plain; None where the widths determine the cost.
     """
 
     net: "nn.Module"
@@ -91,14 +97,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training will be like, known before it starts.
+    """The hyper-parameters of a training by SGD, known before it starts.
 
     Attributes:
         rates: learning rate of every step.
-        momentum: of SGD.
-        nesterov: whether it looks ahead.
-        weight_decay: L2 penalty of tensors with more than one dimension; the others have none.
-        bias_lr_mult: what the rates of biases, those of BatchNorm too, are multiplied by.
+        momentum: momentum of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: L2 penalty of tensors with more than one dimension; other tensors have none.
+        bias_lr_mult: factor of the learning rate of biases, including those of BatchNorm.
     """
 
     rates: tuple[float, ...]
@@ -110,12 +116,13 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A net whose logits training shall meet besides the labels.
+    """Knowledge distillation: the loss has a term that pulls the net's outputs to those of a teacher.
 
     Attributes:
-        teacher: on the context's device; not changed.
-        weight: in [0, 1], of KL(teacher || net) on softmax outputs, a mean over images; the labels' loss has the rest.
-        temperature: softens both.
+        teacher: network on the context's device; not changed.
+        weight: weight, in [0, 1], of KL(teacher || net) of softmax outputs, averaged over images; the loss on labels
+            has the weight 1 - `weight`.
+        temperature: divides the logits of both networks.
     """
 
     teacher: "nn.Module"
@@ -123,38 +130,39 @@ class Distillation:
     temperature: float = 1.0
 
 
-# Net and momentum by parameter name -> those to go on with; None goes on as before.
+# Called as reshape(net, momentum by parameter name). Returns the net and momentum with which training continues, or
+# None to continue with the same net.
 Reshape = Callable[["nn.Module", Mapping[str, "Tensor"]], "tuple[nn.Module, Mapping[str, Tensor]] | None"]
 
 
 class Context(Protocol):
-    """What whoever runs a method lends it: data, training, evaluation. Test and validation images stay out of reach."""
+    """Data, training and evaluation for a method, without access to test and validation images."""
 
     seed: int
     epochs: int
     steps_per_epoch: int
     device: "torch.device"
-    learning_rate: float  # the peak of `fit`
-    dense_learning_rate: float  # the peak of the dense network's training
-    statistics: Any  # what this method's `prepare` returned for the dense network; None when it has none
+    learning_rate: float  # peak of the schedule of `fit`
+    dense_learning_rate: float  # peak of the schedule of the dense network's training
+    prepared: Any  # what the method's `prepare` returned for the dense network; None while it is preparing
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
-        """Yield up to `images` training images without augmentation, always the same ones, class-mixed.
+        """Yield up to `images` training images without augmentation, always the same images, with classes mixed.
 
         Batches are (images of shape (B, C, H, W), labels of shape (B,)) on `device`.
         """
         ...
 
     def probe_accuracy(self, net: "nn.Module", images: int) -> float:
-        """Return top-1 accuracy in [0, 1] on up to `images` training images (never validation or test)."""
+        """Return top-1 accuracy in [0, 1] on up to `images` probe images: training images to compare cuts on."""
         ...
 
     def reestimate_batchnorm(self, net: "nn.Module") -> None:
-        """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
+        """Replace the running statistics of every BatchNorm of `net` in place by statistics of training batches."""
         ...
 
     def plan(self, epochs: int) -> TrainingPlan:
-        """Return what `fit` will do with so many epochs."""
+        """Return the training that `fit` does in `epochs` epochs."""
         ...
 
     def fit(
@@ -169,97 +177,105 @@ class Context(Protocol):
         peak: float | None = None,
         distillation: Distillation | None = None,
     ) -> Iterator[int]:
-        """Train `net` in place; yield the number of epochs after each one, the last of which may be a part of one.
+        """Train `net` in place; yield the number of epochs trained after each one. The last epoch may be a partial one.
 
         Args:
             hook: called as hook(net, step) before every step of the optimiser.
-            reshape: asked after every epoch, before it is yielded, whether training goes on with another net.
-            span: the part of the learning-rate schedule to go through.
-            learning_rate: constant; None follows the trial's own schedule.
-            peak: of that schedule; None takes the trial's own.
-            distillation: in place of what the trial's own settings say; None follows them.
+            reshape: called after every epoch, before the epoch is yielded; may replace the net that is trained.
+            span: start and end of the part of the learning-rate schedule that is followed, as fractions of it.
+            learning_rate: constant learning rate; None follows the trial's schedule.
+            peak: peak of the schedule; None takes the trial's.
+            distillation: replaces the distillation of the trial's training settings; None follows these.
+        """
+        ...
+
+    def latency_ratio(self, net: "nn.Module", dense: "nn.Module") -> float:
+        """Return the ratio of two latencies, `net` over `dense`, of one image in evaluation mode.
+
+        Both are measured on `device`, where both nets must be; the modes of their modules are restored.
         """
         ...
 
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = (0.0, 1.0)) -> float:
-        """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1, momentum included.
+        """Return the sum of the step learning rates of a `fit` of `epochs`, divided by (1 - momentum).
 
-        A term that adds a gradient g * w to every step multiplies w by about exp(-g * travel).
+        A term that adds a gradient g * w to every step multiplies w by about exp(-g * integrated learning rate).
         """
         ...
 
 
-# Called after the gradients are final (unscaled, clipped, reduced) and before the optimiser's step.
+# Called as hook(net, step) once gradients are final (unscaled, clipped, reduced), before the optimiser's step.
 StepHook = Callable[["nn.Module", int], None]
 
 
 class Method(Protocol):
-    """A way from a wide network to narrow ones. Implementations are frozen dataclasses of their settings."""
+    """Turns a wide network into narrow ones. Implementations are frozen dataclasses of their settings."""
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    needs: ClassVar[str]  # what it works from, besides net, widths and budgets; words for a reader
-    finds_widths: ClassVar[bool]  # whether it can work from budgets alone
-    takes_widths: ClassVar[bool]  # whether it can work at given widths; one of both is true
+    needs: ClassVar[str]  # what the method needs besides net, widths and budgets, in words for a reader
+    finds_widths: ClassVar[bool]  # whether the method can choose widths within budgets
+    takes_widths: ClassVar[bool]  # whether the method can reach given widths; at least one of the two is true
 
-    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:
-        """Compute, once per search, what every trial of this method can share; picklable, or None."""
-        ...
+    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:  # noqa: ARG002 (few use all)
+        """Compute, once per search, what all trials of the method share; picklable, or None."""
+        return None
 
     def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield narrow networks; `net` itself is never changed.
 
-        The last one is the result and meets the goal; those before it that do not are points on the way.
+        The last network is the result and meets the goal; earlier ones that do not are intermediate networks.
         """
         ...
 
 
 class StructuredLayer(Protocol):
-    """A layer of a kind of its own in a narrow network, an `nn.Module` in place of a plain one.
+    """A layer that is an `nn.Module` of a class in `LAYERS`, in place of a plain layer of a narrow network.
 
-    One that derives anything from its tensors may have `follow_tensors()`, called once they were replaced.
+    A layer that derives anything from its tensors has a method `follow_tensors()`, called after they were replaced.
     """
 
-    kind: ClassVar[str]  # its name in LAYERS
+    kind: ClassVar[str]  # name of the class in LAYERS
 
     def structure(self) -> Mapping[str, Any]:
-        """Return, as plain JSON data, what is needed besides its tensors to build it again."""
+        """Return, as plain JSON data, what `rebuild` needs besides the layer's tensors."""
         ...
 
     @classmethod
     def rebuild(cls, plain: "nn.Module", structure: Mapping[str, Any]) -> "nn.Module":
-        """Return a layer with tensors of the stored names and dimensions, whose values are then replaced.
+        """Return a layer with tensors of the stored names and numbers of dimensions, whose values are then replaced.
 
         Args:
-            plain: the layer of the dense network in its place, possibly on the meta device.
-            structure: what `structure` gave.
+            plain: the layer of the dense network at the same place, possibly on the meta device.
+            structure: the data that `structure` returned.
         """
         ...
 
 
 class Criterion(Protocol):
-    """Scores the channels of every group; higher is kept."""
+    """Scores the channels of every group; channels with higher scores are kept."""
 
-    seeded: ClassVar[bool]  # whether scores depend on the trial's seed; otherwise all trials share those of one net
+    seeded: ClassVar[bool]  # whether scores depend on the trial's seed; if not, all trials of a net share its scores
 
     def scores(self, net: "nn.Module", space: SearchSpace, context: Context) -> "Mapping[str, Tensor]":
         """Return group name -> scores of shape (group.width,), float, finite, at least 0."""
         ...
 
 
-# What a user may write for several methods. `auto`: those that make the front of a first search, cheap enough for it.
+# Names that stand for several methods. `auto` holds the methods that are cheap enough for a first search and make up
+# its front.
 BUNDLES = {"auto": ("di", "aofp", "csgd")}
 EVERY = "all"
 
 
 def parse_methods(text: str) -> Sequence[str]:
-    """Split "di,l2" into known method names, each once; "auto" stands for a few, "all" for the whole table.
+    """Split text such as "di,l2" into method names without repetition; names in `BUNDLES` and "all" are expanded.
 
     Raises:
-        UnknownNameError: a name that is in no table.
+        UnknownNameError: a name that stands for no method.
     """
     names: dict[str, None] = {}
-    for name in (each.strip() for each in text.split(",")):
+    for name in (part.strip() for part in text.split(",")):
         if name == EVERY:
             names |= dict.fromkeys(sorted(METHODS))
         elif name in BUNDLES:

@@ -1,4 +1,4 @@
-"""What a cut costs before any training, measured on a few hundred training images."""
+"""The loss that a cut causes before any training, measured on a few hundred training images."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -13,23 +13,23 @@ from pruning.base import Context
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
-SHARES_LEFT = (0.75, 0.5, 0.25)  # of a group's channels, where its curve is measured
+MEASURED_RATIOS = (0.75, 0.5, 0.25)  # width ratios of a group at which its curve is measured
 
 
 class Divergence:
-    """How far a cut net is from the dense one: KL of their softmax outputs in nats, averaged over images.
+    """Divergence of a cut net from the dense one: KL of their softmax outputs in nats, averaged over images.
 
-    Far better resolved than top-1 accuracy on as few images. BatchNorm normalises by the batch at hand, which stands
-    for the re-estimation that follows every cut.
+    On as few images the divergence resolves far smaller differences than top-1 accuracy. BatchNorm normalises by the
+    batch, which stands for the re-estimation of its statistics that follows every cut.
 
     Args:
         net: the dense network.
-        context: lends the images.
-        images: how many training images to compare on.
+        context: gives the training images.
+        images: number of training images on which outputs are compared.
     """
 
     def __init__(self, net: nn.Module, context: Context, images: int) -> None:
-        dense = _rebatched(copy.deepcopy(net))
+        dense = _normalising_by_batch(copy.deepcopy(net))
         with torch.no_grad():
             self._batches = [
                 (batch, functional.log_softmax(dense(batch), dim=1))
@@ -38,8 +38,8 @@ class Divergence:
             ]
 
     def __call__(self, narrow: nn.Module) -> float:
-        """Return the divergence of a net, whose running statistics are spoilt."""
-        _rebatched(narrow)
+        """Return the divergence of a net; the call changes the net's running statistics."""
+        _normalising_by_batch(narrow)
         total = count = 0.0
         with torch.no_grad():
             for batch, dense in self._batches:
@@ -49,7 +49,7 @@ class Divergence:
         return max(total / max(count, 1.0), 0.0)
 
 
-def _rebatched(net: nn.Module) -> nn.Module:
+def _normalising_by_batch(net: nn.Module) -> nn.Module:
     net.eval()
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -57,25 +57,25 @@ def _rebatched(net: nn.Module) -> nn.Module:
     return net
 
 
-def sensitivity(space: SearchSpace, harm: Callable[[Mapping[str, int]], float]) -> dict[str, Curve]:
-    """Measure what each group alone costs as it narrows.
+def sensitivity(space: SearchSpace, loss: Callable[[Mapping[str, int]], float]) -> dict[str, Curve]:
+    """Measure the loss that each group alone causes as it narrows.
 
     Args:
         space: bounds of the groups.
-        harm: what a net of these widths costs; groups that are not named are dense.
+        loss: loss of a net of the given widths; groups that are not named have their full width.
 
     Returns:
-        A falling curve per variable group: straight lines between the shares measured, carried on below the last.
+        A falling curve per variable group: straight lines between the measured widths, extrapolated below the smallest.
     """
-    return {group.name: _curve(group, harm) for group in space.variable}
+    return {group.name: _curve(group, loss) for group in space.variable}
 
 
-def _curve(group: ChannelGroup, harm: Callable[[Mapping[str, int]], float]) -> Curve:
+def _curve(group: ChannelGroup, loss: Callable[[Mapping[str, int]], float]) -> Curve:
     measured = {group.width: 0.0}
-    for share in SHARES_LEFT:
-        width = max(group.lowest, round(share * group.width / group.divisor) * group.divisor)
+    for ratio in MEASURED_RATIOS:
+        width = max(group.lowest, round(ratio * group.width / group.divisor) * group.divisor)
         if width not in measured and group.legal(width):
-            measured[width] = harm({group.name: width})
+            measured[width] = loss({group.name: width})
     widths = sorted(measured)
     lost = np.maximum.accumulate([measured[width] for width in reversed(widths)])[::-1]
     curve = np.interp(np.arange(group.width + 1), widths, lost)

@@ -1,4 +1,4 @@
-"""What a method says of itself before it runs, for whoever plans its trials."""
+"""Optional answers of a method that the planning of trials asks for before the method runs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,28 +8,29 @@ from spaces.errors import SlimfrontError
 
 
 def wide_epochs(method: Method, epochs: int) -> float:
-    """Return how many of a trial's epochs train the net at full width, for forecasts of time.
+    """Return how many of a trial's `epochs` train the network at full width, for forecasts of time.
 
-    A method that does so says it in a method of this name, called with the trial's epochs; the others train none.
+    A method of the same name on the pruning method gives the answer; without it the answer is 0.
     """
-    own = getattr(method, "wide_epochs", None)
-    return float(own(epochs)) if own is not None else 0.0
+    answer = getattr(method, "wide_epochs", None)
+    return float(answer(epochs)) if answer is not None else 0.0
 
 
 def yields_intermediates(method: Method, epochs: int) -> bool:
-    """Return whether a trial of so many epochs may yield nets on the way to its goal, for forecasts of disk.
+    """Return whether a trial of `epochs` epochs may yield intermediate networks, for forecasts of disk space.
 
-    A method that does so says it in a method of this name, called with the trial's epochs; the others yield none.
+    A method of the same name on the pruning method gives the answer; without it the answer is no.
     """
-    own = getattr(method, "passes_nets", None)
-    return bool(own(epochs)) if own is not None else False
+    answer = getattr(method, "yields_intermediates", None)
+    return bool(answer(epochs)) if answer is not None else False
 
 
 def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
-    """Whether the net that a method makes can be stored and trained on later, by the trial's training alone.
+    """Return whether the method's network can be stored and trained on later by the trial's plain training.
 
-    A method whose own terms or roundings take part in the whole training says no in an attribute of this name. One that
-    refuses its settings is asked no further: it says so when it runs.
+    An attribute of the same name gives the answer; without it the answer is yes. A method whose own loss terms or
+    roundings take part in the whole training says no. For settings that the method refuses the answer is yes: the
+    trial then reports the error when it runs.
     """
     try:
         return bool(getattr(kind(**settings), "pausable", True))
@@ -38,11 +39,11 @@ def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
 
 
 def screenable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
-    """Whether the net that a method makes without any training says what its training starts from.
+    """Return whether candidates of the method can be compared by their networks before any training.
 
-    A method whose cut comes before all training says yes in an attribute of this name; those that train the wide net,
-    or put fresh weights in place of its own, have nothing to be compared by. One that refuses its settings is asked no
-    further: it says so when it runs.
+    An attribute of the same name gives the answer; without it the answer is no. A method that cuts before all training
+    says yes. A method that trains the wide network first, or draws new weights, has no such network to compare. For
+    settings that the method refuses the answer is no: the trial then reports the error when it runs.
     """
     try:
         return bool(getattr(kind(**settings), "screenable", False))

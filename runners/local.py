@@ -3,42 +3,42 @@
 import contextlib
 from typing import TYPE_CHECKING
 
-from runners.base import AskTell, Evaluator, RunnerConfig, default_evaluator
+from typing_extensions import override
+
+from runners.base import AskTell, Evaluator, Runner
+from runners.config import RunnerConfig
 from runners.trial import Trial, TrialResult
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
 
-    pass
 
-
-class LocalRunner:
+class LocalRunner(Runner):
     """Asks, evaluates, reports and tells, until there are no more trials.
 
+    An interrupt leaves the running trial untold.
+
     Args:
-        config: kept so that every runner is built alike; one process needs none of its options, the torch threads
-            of a trial are `SearchContext.threads`.
-        evaluator: how a trial is run; `runners.evaluation.evaluate.evaluate` unless something else is said.
+        config: not used; every runner is built from the same arguments. The torch threads of a trial are
+            `SearchContext.threads`.
+        evaluator: runs a trial, as `runners.evaluation.evaluate.evaluate` does.
     """
 
-    def __init__(self, config: RunnerConfig | None = None, evaluator: Evaluator | None = None) -> None:
-        self.config = config or RunnerConfig()
+    def __init__(self, _config: RunnerConfig, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
 
+    @override
     def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
-        """Return when every trial is told; a KeyboardInterrupt leaves the running trial untold."""
-        evaluator = self._evaluator or default_evaluator()
         while (trial := ask_tell.ask()) is not None:
-            ask_tell.tell(_finish(trial, evaluator, ask_tell, search_context))
+            ask_tell.tell(self._finish(trial, ask_tell, search_context))
 
-
-def _finish(trial: Trial, evaluator: Evaluator, ask_tell: AskTell, search_context: "SearchContext") -> TrialResult:
-    with contextlib.closing(evaluator(trial, search_context)) as evaluation:
-        go_on: bool | None = None
-        while True:
-            try:
-                report = evaluation.send(go_on)
-            except StopIteration as ended:
-                result: TrialResult = ended.value
-                return result
-            go_on = ask_tell.report(report)
+    def _finish(self, trial: Trial, ask_tell: AskTell, search_context: "SearchContext") -> TrialResult:
+        with contextlib.closing(self._evaluator(trial, search_context)) as evaluation:
+            proceed: bool | None = None  # what starts a generator
+            while True:
+                try:
+                    report = evaluation.send(proceed)
+                except StopIteration as ended:
+                    result: TrialResult = ended.value
+                    return result
+                proceed = ask_tell.report(report)

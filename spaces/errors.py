@@ -10,6 +10,10 @@ class SlimfrontError(Exception):
     """Base of all errors that this project raises on purpose."""
 
 
+class ConfigError(SlimfrontError):
+    """A setting that cannot be read, is not known, or is out of its range."""
+
+
 class BudgetError(SlimfrontError):
     """A budget that cannot be read, or that no network of the space can meet."""
 

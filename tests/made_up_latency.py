@@ -1,4 +1,4 @@
-"""Made-up latency of the chain of layers that the tests of `search` have: a model, readings, and a guide."""
+"""Made-up latency of the chain of layers that the tests of `search` have: a model, readings, and a predictor."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from runners.latency.layer_timing import TERMS
 from runners.latency.meter import Conditions, Reading
 from runners.latency.model import LatencyModel, Layers
 from runners.trial import TrialResult
-from search.latency.predictor import Guide
-from spaces.budget import Budget
+from search.latency.predictor import LatencyPredictor
+from search.problem import Problem
 from spaces.space import SearchSpace
 
 CONDITIONS = Conditions("cpu:1thread", "Made-up 3000", 1, 1, "float32", False, "eager", {"torch": "2.6"})
@@ -26,10 +26,9 @@ def model(space: SearchSpace, factor: float = 1.0) -> LatencyModel:
     return LatencyModel(Layers(names, zeros, read, written, coefficients, zeros), tuple(space.full.values()))
 
 
-def guide(space: SearchSpace, *budgets: Budget, factor: float = 1.0) -> Guide:
-    """Return a guide by such a model."""
-    limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
-    return Guide(model(space, factor), space, budgets, min(limits, default=float("inf")))
+def predictor(problem: Problem, factor: float = 1.0) -> LatencyPredictor:
+    """Return a predictor by such a model."""
+    return LatencyPredictor(model(problem.space, factor), problem)
 
 
 def reading(network: TrialResult, factor: float = 1.0) -> Reading:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 
 
 def tiny_config(out: Path, **changes: Any) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Class statistics of a dense network's feature maps, of every layer at once, in one pass over the images."""
+"""Activation moments: second moments, by class, of the features of all layers, gathered in one pass over images."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,23 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import Context, PruningError
-from pruning.calibration.information import MomentAccumulator, Moments, flattened_scores, label_codes
+from pruning.calibration.flattened_maps import flattened_scores, label_codes
+from pruning.calibration.second_moments import MomentAccumulator, Moments
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is gathered; statistics of one recipe serve every setting that only reads them.
+    """How activation moments are gathered; moments of one recipe serve all settings that only read them.
 
     Attributes:
         features: "pooled" (spatial mean), "spatial" (positions are samples) or "flatten" (whole maps, scored batch by
             batch as the authors do).
         where: "input" of the layers that read the channels (after addition, BatchNorm and activation) or "output" of
             the layers that write them.
-        images: how many calibration images.
-        positions: at most so many positions of each map, on a regular grid, for "spatial".
-        ridge: of the flattened score, which cannot be changed afterwards; 0 for the other features.
+        images: number of calibration images.
+        positions: largest number of positions taken from each map, on a regular grid; only for "spatial".
+        ridge: ridge of the flattened score, which cannot be changed afterwards; 0 for the other features.
     """
 
     features: str
@@ -39,12 +40,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Site:
-    """A tensor between layers in which channels can be observed.
+    """The input or output of a layer, at which channels are observed.
 
     Attributes:
-        module: the layer whose input or output it is.
-        ids: channel id of each observed feature, ascending in memory order (see `ChannelGroup.start`).
-        moments: of the features; None for flattened maps.
+        module: name of the layer.
+        ids: channel id of each observed feature, in memory order (see `ChannelGroup.start`).
+        moments: moments of the features; None for flattened maps.
         scores: sum over batches of the flattened score of each feature; None for moments.
     """
 
@@ -54,32 +55,36 @@ class Site:
     scores: Tensor | None = None
 
     def locate(self, group: ChannelGroup) -> tuple[Tensor, Tensor]:
-        """Return where channels of the group are among the features, and which channels they are."""
+        """Return the features that are channels of the group, and the channel of the group that each of them is."""
         channels = self.ids - group.start
         features = torch.nonzero((channels >= 0) & (channels < group.width)).flatten()
         return features, channels[features]
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """What one pass over the calibration images left: plain tensors on the CPU, picklable."""
+class ActivationMoments:
+    """The moments of all sites, gathered by one recipe: plain tensors on the CPU, picklable."""
 
     recipe: Recipe
     sites: tuple[Site, ...]
 
     def sites_of(self, group: ChannelGroup) -> Iterator[tuple[Site, Tensor, Tensor]]:
-        """Yield the sites that show channels of the group, with `Site.locate`."""
+        """Yield every site at which channels of the group are observed, with its features and their channels.
+
+        Features and channels are as `Site.locate` returns them.
+        """
         for site in self.sites:
             features, channels = site.locate(group)
             if len(channels):
                 yield site, features, channels
 
 
-def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context) -> Statistics:
-    """Run the calibration images through the net once, in eval mode, and gather at every layer.
+def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context) -> ActivationMoments:
+    """Run the calibration images through the net once, in eval mode, and gather the moments of every layer.
 
     Raises:
-        PruningError: no calibration images, fewer than two classes among them, or values that are not finite.
+        PruningError: there are no calibration images, they belong to fewer than two classes, or feature maps are not
+            finite.
     """
     observers: dict[str, _Observer] | None = None
     with _evaluating(net), torch.no_grad():
@@ -87,21 +92,21 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
         for images, labels in batches:
             if observers is None:
                 classes = max(int(net(images[:2]).shape[1]), 2)
-                observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed(net, space, recipe)}
-            with _watching(net, observers, recipe.where, labels):
+                observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed_ids(net, space, recipe)}
+            with _observing(net, observers, recipe.where, labels):
                 net(images)
     if observers is None:
         raise PruningError("there are no calibration images; give the method a training set that is not empty")
-    sites = tuple(observer.site(name) for name, observer in observers.items() if observer.seen)
+    sites = tuple(observer.site(name) for name, observer in observers.items() if observer.reached)
     for site in sites:
         values = site.scores if site.moments is None else site.moments.scatter
         if values is not None and not torch.isfinite(values).all():
             raise PruningError(f"the feature maps at {site.module!r} are not finite; the dense weights are unusable")
-    return Statistics(recipe, sites)
+    return ActivationMoments(recipe, sites)
 
 
-def _observed(net: nn.Module, space: SearchSpace, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-    """List the layers to watch with the channel id of every index of the tensor; -1 for those of no variable group."""
+def _observed_ids(net: nn.Module, space: SearchSpace, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+    """Yield each layer to observe, with the channel id of every index; -1 for channels of no variable group."""
     variable = np.zeros(sum(group.width for group in space.groups) + 1, dtype=bool)
     for group in space.variable:
         variable[group.start : group.start + group.width] = True
@@ -115,25 +120,31 @@ def _observed(net: nn.Module, space: SearchSpace, recipe: Recipe) -> Iterator[tu
 
 
 class _Observer:
-    """Gathers at one layer."""
+    """Gathers the moments of one layer's input or output.
+
+    Args:
+        ids: channel id of every index of the tensor; -1 for indices that are not observed.
+        recipe: how moments are gathered.
+        classes: number of classes.
+    """
 
     def __init__(self, ids: Tensor, recipe: Recipe, classes: int) -> None:
-        self.seen = False
+        self.reached = False
         self._recipe, self._classes = recipe, classes
         self._indices = torch.nonzero(ids >= 0).flatten()
-        kept = ids[self._indices]
-        # A flattened map shows each channel at several indices, in equal runs: they are positions of one feature.
-        self._runs = len(kept) // len(kept.unique())
-        self._ids = kept[:: self._runs]
-        self._all = len(self._indices) == len(ids)
+        observed = ids[self._indices]
+        # A flattened map has the same number of consecutive indices per channel: they are positions of one feature.
+        positions = len(observed) // len(observed.unique())
+        self._ids = observed[::positions]
+        self._observes_all = len(self._indices) == len(ids)
         self._moments = MomentAccumulator(classes)
         self._scores = torch.zeros(len(self._ids), dtype=torch.float64)
 
     def add(self, tensor: Tensor, channels_last: bool, labels: Tensor) -> None:
         maps = tensor.movedim(-1, 1) if channels_last else tensor
-        if not self._all:
+        if not self._observes_all:
             maps = maps.index_select(1, self._indices.to(maps.device))
-        self.seen = True
+        self.reached = True
         if self._recipe.features == "flatten":
             codes = label_codes(labels.cpu(), self._classes)
             maps = maps.reshape(len(maps), len(self._ids), -1).float()
@@ -147,7 +158,7 @@ class _Observer:
         self._moments.add(samples, labels.repeat_interleave(len(samples) // len(labels)))
 
     def _grid(self, maps: Tensor) -> Tensor:
-        """Return at most `positions` positions: shape (B, C, ...)."""
+        """Return the maps at no more positions than the recipe says: shape (B, C, ...)."""
         if maps.ndim < 4:
             return maps.reshape(len(maps), len(self._ids), -1)[..., : self._recipe.positions]
         step = max(1, math.ceil(math.sqrt(maps[0, 0].numel() / self._recipe.positions)))
@@ -160,11 +171,11 @@ class _Observer:
 
 
 @contextmanager
-def _watching(net: nn.Module, observers: Mapping[str, _Observer], where: str, labels: Tensor) -> Iterator[None]:
+def _observing(net: nn.Module, observers: Mapping[str, _Observer], where: str, labels: Tensor) -> Iterator[None]:
     def before(module: nn.Module, inputs: tuple[Any, ...], observer: _Observer) -> None:
         observer.add(inputs[0], isinstance(module, nn.Linear), labels)
 
-    def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor, observer: _Observer) -> None:
+    def after(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor, observer: _Observer) -> None:
         observer.add(output, isinstance(module, nn.Linear), labels)
 
     handles = []

@@ -1,4 +1,4 @@
-"""Let the channels that stay stand in for those that go: least squares from second moments already gathered."""
+"""Least-squares reconstruction: kept channels replace removed ones in the layers that read them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,77 +8,66 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pruning.calibration.activation_moments import Recipe, Site, Statistics
-from pruning.calibration.information import ridge_for
-from pruning.selection import Selection
+from pruning.calibration.activation_moments import ActivationMoments, Recipe, Site
+from pruning.calibration.second_moments import ridge_for
+from pruning.selection import KeptIds, Selection, kept_ids
 from spaces.space import SearchSpace
 
-RECIPE = Recipe("spatial", "input", images=512, positions=64)  # what suffices to reconstruct from
+RECIPE = Recipe("spatial", "input", images=512, positions=64)  # sufficient to reconstruct from
 RIDGE = 1e-3  # relative to the mean variance of the kept channels
-IdMask = NDArray[np.bool_]  # channel id -> whether it stays; the last entry answers for -1, which always stays
 
 
 def reconstruct(
-    narrow: nn.Module, net: nn.Module, space: SearchSpace, selection: Selection, statistics: Statistics
+    narrow: nn.Module, net: nn.Module, space: SearchSpace, selection: Selection, moments: ActivationMoments
 ) -> None:
-    """Change, in place, the layers of a freshly cut net so that they read kept channels in place of missing ones.
+    """Change, in place, the layers of a freshly cut net so that they read kept channels instead of the missing ones.
 
     A missing channel is predicted at every position as x_cut = B x_kept + const with B = S_ck (S_kk + rho I)^-1, and
-    the weights that read it are moved by B onto the kept ones. Where the layer has a bias it takes the constant; a
-    BatchNorm after it absorbs it otherwise, once re-estimated.
+    the weights that read it are moved by B onto the kept channels. A layer's bias takes the constant; where the layer
+    has none, a BatchNorm that follows absorbs the constant once its statistics are re-estimated.
 
     Args:
-        narrow: what `slice_channels` made of `net` by `selection`.
+        narrow: the net that `slice_channels` made of `net` by `selection`.
         net: the dense network.
-        space: of the dense network.
+        space: search space of the dense network.
         selection: kept channels per group.
-        statistics: of the dense network's layer inputs, with moments of spatial samples.
+        moments: activation moments of the dense network's layer inputs, of spatial samples.
     """
-    stays = _stays(space, selection)
-    for site in statistics.sites:
+    kept = kept_ids(space, selection)
+    for site in moments.sites:
         if site.moments is None:
             continue
         weight = f"{site.module}.weight"
-        reads, writes = space.axes[weight][1], space.axes[weight].get(0)
+        input_ids, output_ids = space.axes[weight][1], space.axes[weight].get(0)
         dense = net.get_submodule(site.module).weight
         assert isinstance(dense, Tensor)
-        kept_rows = np.ones(len(dense), dtype=bool) if writes is None else stays[writes]
+        kept_rows = np.ones(len(dense), dtype=bool) if output_ids is None else kept[output_ids]
         layer = narrow.get_submodule(site.module)
         with torch.no_grad():
-            _replace(layer, _Blocks(dense, reads, kept_rows, space.grouped.get(weight, 1)), site, stays)
-
-
-def _stays(space: SearchSpace, selection: Selection) -> IdMask:
-    last = space.groups[-1]
-    stays = np.ones(last.start + last.width + 1, dtype=bool)
-    for name, kept in selection.items():
-        group = space.by_name[name]
-        stays[group.start : group.start + group.width] = False
-        stays[group.start + kept.cpu().numpy()] = True
-    return stays
+            _replace(layer, _DenseWeight(dense, input_ids, kept_rows, space.grouped.get(weight, 1)), site, kept)
 
 
 @dataclass(frozen=True)
-class _Blocks:
-    """A dense layer's weight, split as a grouped convolution splits it (one block for any other layer)."""
+class _DenseWeight:
+    """A dense layer's weight, split into the conv groups of a grouped convolution (one group for any other layer)."""
 
     weight: Tensor
-    reads: NDArray[np.int64]
+    input_ids: NDArray[np.int64]
     kept_rows: NDArray[np.bool_]
     conv_groups: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-        """Yield per block the kept filters (outputs, inputs, ...) in float64 and the channel ids of their inputs."""
-        filters = self.weight.detach().double().cpu().chunk(self.conv_groups)
-        rows, ids = np.split(self.kept_rows, self.conv_groups), np.split(self.reads, self.conv_groups)
-        for each, kept, read in zip(filters, rows, ids, strict=True):
-            yield each[torch.as_tensor(kept)], read
+        """Yield per conv group the kept filters (outputs, inputs, ...) in float64 and the channel ids of the inputs."""
+        parts = self.weight.detach().double().cpu().chunk(self.conv_groups)
+        rows, ids = np.split(self.kept_rows, self.conv_groups), np.split(self.input_ids, self.conv_groups)
+        for filters, kept, inputs in zip(parts, rows, ids, strict=True):
+            yield filters[torch.as_tensor(kept)], inputs
 
 
-def _replace(layer: nn.Module, dense: _Blocks, site: Site, stays: IdMask) -> None:
-    feature_of = torch.full((len(stays),), -1)
+def _replace(layer: nn.Module, dense: _DenseWeight, site: Site, kept: KeptIds) -> None:
+    feature_of = torch.full((len(kept),), -1)
     feature_of[site.ids] = torch.arange(len(site.ids))
-    folded = [_fold(filters, torch.as_tensor(ids), feature_of, site, stays) for filters, ids in dense]
+    folded = [_fold(filters, torch.as_tensor(ids), feature_of, site, kept) for filters, ids in dense]
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     weight.copy_(torch.cat([filters for filters, _ in folded]))
@@ -86,23 +75,23 @@ def _replace(layer: nn.Module, dense: _Blocks, site: Site, stays: IdMask) -> Non
         bias += torch.cat([constant for _, constant in folded]).to(bias)
 
 
-def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, stays: IdMask) -> tuple[Tensor, Tensor]:
-    """Return the filters over the kept inputs only, and the constant that their outputs miss."""
+def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, kept: KeptIds) -> tuple[Tensor, Tensor]:
+    """Return the filters over the kept inputs only, and the constant that their outputs lack."""
     moments = site.moments
     assert moments is not None
-    keeps = torch.as_tensor(stays[ids.numpy()])
+    keeps = torch.as_tensor(kept[ids.numpy()])
     features = feature_of[ids]
-    kept, cut = features[keeps & (features >= 0)].unique(), features[~keeps].unique()
+    stay, cut = features[keeps & (features >= 0)].unique(), features[~keeps].unique()
     narrow = filters[:, keeps].clone()
-    if not len(kept) or not len(cut):
+    if not len(stay) or not len(cut):
         return narrow, torch.zeros(len(filters), dtype=torch.float64)
-    system = moments.scatter[kept][:, kept]
-    system = system + ridge_for(system, RIDGE) * torch.eye(len(kept), dtype=torch.float64)
-    predict = torch.linalg.solve(system, moments.scatter[kept][:, cut]).T  # shape (cut, kept)
-    # A flattened map shows each channel at several inputs, in runs; in front of them are the channels.
+    system = moments.scatter[stay][:, stay]
+    system = system + ridge_for(system, RIDGE) * torch.eye(len(stay), dtype=torch.float64)
+    predict = torch.linalg.solve(system, moments.scatter[stay][:, cut]).T  # shape (cut, stay)
+    # A flattened map has several consecutive inputs per channel: the last dimension here.
     missing = filters[:, ~keeps].reshape(len(filters), len(cut), -1)
     moved = torch.einsum("ocx,ck->okx", missing, predict)
     observed = features[keeps] >= 0
     narrow[:, observed] += moved.reshape(narrow[:, observed].shape)
-    gap = moments.mean[cut] - predict @ moments.mean[kept]
+    gap = moments.mean[cut] - predict @ moments.mean[stay]
     return narrow, torch.einsum("ocx,c->o", missing, gap)

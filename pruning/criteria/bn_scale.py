@@ -6,27 +6,29 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import Context
-from pruning.criteria.weights import add_relative, norm_entries, norm_scores
+from pruning.base import Context, Criterion
+from pruning.criteria.weights import add_relative, norm_rows, norm_scores
 from spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class BatchNormScale:
+class BatchNormScale(Criterion):
     """Keep the channels with the largest BatchNorm scales. Liu et al., Network Slimming, arXiv 1708.06519.
 
-    The scales are taken as they are: the paper first trains with an L1 penalty on them, and compares them over all
-    layers. Groups that pass no normalisation layer with a scale are ranked by the L1 norms of their filters.
+    A score is the absolute scale relative to the mean of its layer, summed over all layers that scale the channel. The
+    scales are taken as they are; the paper first trains with an L1 penalty on them, and compares them over all layers.
+    Groups that pass no normalisation layer with a scale are scored by the L1 norms of their filters.
     """
 
     seeded: ClassVar[bool] = False
 
+    @override
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
-        """Return the absolute scales, relative to the mean of their layer and summed over all layers that scale."""
         scores = dict(norm_scores(net, space, order=1))
         scaled: set[str] = set()
-        for group, name, rows, channels in norm_entries(net, space):
+        for group, name, rows, channels in norm_rows(net, space):
             if not name.endswith("weight"):
                 continue
             if group.name not in scaled:

@@ -1,4 +1,4 @@
-"""Random channels: the arm that every criterion has to beat."""
+"""Random scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import Context
+from pruning.base import Context, Criterion
 from spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Random:
-    """Score channels at random, determined by the context's seed."""
+class Random(Criterion):
+    """Score channels by uniform numbers in [0, 1) drawn from the context's seed: the baseline of all criteria."""
 
     seeded: ClassVar[bool] = True
 
+    @override
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
-        """Return uniform numbers in [0, 1)."""
         generator = torch.Generator().manual_seed(context.seed)
         return {group.name: torch.rand(group.width, generator=generator) for group in space.variable}

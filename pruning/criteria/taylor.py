@@ -1,4 +1,4 @@
-"""What the loss would change by, to first order, without a channel."""
+"""First-order change of the loss when a channel is removed."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -8,55 +8,55 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
-from pruning.base import Context, PruningError
-from pruning.criteria.weights import Entry, entries, norm_entries
+from pruning.base import Context, Criterion, PruningError
+from pruning.criteria.weights import ChannelRows, channel_rows, norm_rows
 from spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(Criterion):
     """Keep the channels whose removal changes the loss most, to first order. Molchanov et al., arXiv 1906.10771.
 
-    The score is the mean over batches of (sum of gradient times value)^2, over the scales and shifts of the
-    normalisation layers that a channel passes: a gate behind them. A channel that passes none is judged by its filters
-    and biases. All layers of a group are in one sum, since they are removed together.
+    The score, in nats^2, is the mean over batches of (sum of gradient times value)^2, taken over the scales and shifts
+    of the normalisation layers that a channel passes, as if they were a gate. A channel that passes none is scored by
+    its filters and biases. All layers of a group are in one sum, because they are removed together.
+
+    Scoring raises a PruningError if there are no calibration images, or gradients are not finite.
     """
 
     images: int = 512
 
     seeded: ClassVar[bool] = False
 
+    @override
     def scores(self, net: nn.Module, space: SearchSpace, context: Context) -> Mapping[str, Tensor]:
-        """Return the squared first-order changes of the cross-entropy, in nats^2.
-
-        Raises:
-            PruningError: no calibration images, or gradients that are not finite.
-        """
-        twin = copy.deepcopy(net).requires_grad_(True).eval()  # the gradients of `net` are nobody's to change
-        gates = _gates(twin, space)
+        copied = copy.deepcopy(net).requires_grad_(True).eval()  # neither modes nor gradients of `net` may change
+        gates = _gates(copied, space)
         scores = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in space.variable}
         batches = 0
         for images, labels in context.calibration_batches(self.images):
             batches += 1
-            changes = _changes(twin, {name for _, name, *_ in gates}, images, labels)
-            first_order = {name: torch.zeros_like(each) for name, each in scores.items()}
-            for group, name, rows, channels in gates:
-                first_order[group.name].index_add_(0, channels, changes[name][rows])
-            for name, each in first_order.items():
-                scores[name] += each.square()
+            changes = _changes(copied, {gate.parameter for gate in gates}, images, labels)
+            first_order = {name: torch.zeros_like(score) for name, score in scores.items()}
+            for group, parameter, rows, channels in gates:
+                first_order[group.name].index_add_(0, channels, changes[parameter][rows])
+            for name, change in first_order.items():
+                scores[name] += change.square()
         if not batches:
             raise PruningError("there are no calibration images; give the criterion a training set that is not empty")
-        for name, each in scores.items():
-            if not torch.isfinite(each).all():
+        for name, score in scores.items():
+            if not torch.isfinite(score).all():
                 raise PruningError(f"the gradients of {name!r} are not finite; the dense weights are unusable")
-        return {name: each / batches for name, each in scores.items()}
+        return {name: score / batches for name, score in scores.items()}
 
 
-def _gates(net: nn.Module, space: SearchSpace) -> Sequence[Entry]:
-    gates = list(norm_entries(net, space))
-    gated = {group.name for group, *_ in gates}
-    return [*gates, *(each for each in entries(net, space) if each[0].name not in gated)]
+def _gates(net: nn.Module, space: SearchSpace) -> Sequence[ChannelRows]:
+    """Return the rows of normalisation layers, and all rows of groups that pass no normalisation layer."""
+    gates = list(norm_rows(net, space))
+    gated = {gate.group.name for gate in gates}
+    return [*gates, *(entry for entry in channel_rows(net, space) if entry.group.name not in gated)]
 
 
 def _changes(net: nn.Module, names: set[str], images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""Where a group's channels lie in the weights of a network."""
+"""The rows of a network's parameters that belong to a group's channels, and scores by a measure of the filters."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,28 +13,40 @@ from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-Entry = tuple[ChannelGroup, str, Tensor, Tensor]  # group, name of a parameter, its rows of that group, their channels
 
 
-def entries(net: nn.Module, space: SearchSpace) -> Iterator[Entry]:
-    """Yield where the channels of every variable group lie along the first dimension of every parameter."""
+class ChannelRows(NamedTuple):
+    """Rows (indices of dimension 0) of a parameter that belong to a group, and the channel of the group of each row."""
+
+    group: ChannelGroup
+    parameter: str
+    rows: Tensor
+    channels: Tensor
+
+
+def channel_rows(net: nn.Module, space: SearchSpace) -> Iterator[ChannelRows]:
+    """Yield the rows of every parameter that belong to each variable group."""
     for name, _ in net.named_parameters():
         axes = space.axes.get(name, {})
         for group in space.variable if 0 in axes else ():
             rows, channels = rows_of(group, axes[0])
             if len(rows):
-                yield group, name, rows, channels
+                yield ChannelRows(group, name, rows, channels)
 
 
-def norm_entries(net: nn.Module, space: SearchSpace) -> Iterator[Entry]:
-    """Yield the entries that are scales or shifts of normalisation layers."""
-    for entry in entries(net, space):
-        if isinstance(net.get_submodule(entry[1].rpartition(".")[0]), NORMS):
+def norm_rows(net: nn.Module, space: SearchSpace) -> Iterator[ChannelRows]:
+    """Yield the rows of `channel_rows` that are scales or shifts of normalisation layers."""
+    for entry in channel_rows(net, space):
+        if isinstance(net.get_submodule(entry.parameter.rpartition(".")[0]), NORMS):
             yield entry
 
 
 def rows_of(group: ChannelGroup, ids: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return where an axis holds channels of the group, and which channels of the group they are."""
+    """Return the indices of an axis that hold channels of the group, and the channel of the group at each of them.
+
+    Args:
+        ids: channel id of every index of the axis.
+    """
     channels = torch.as_tensor(ids, dtype=torch.int64) - group.start
     rows = torch.nonzero((channels >= 0) & (channels < group.width)).flatten()
     return rows, channels[rows]
@@ -42,13 +55,13 @@ def rows_of(group: ChannelGroup, ids: NDArray[np.int64]) -> tuple[Tensor, Tensor
 def producer_filters(
     net: nn.Module, space: SearchSpace, group: ChannelGroup, first_only: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, per layer that writes channels of the group, those channels' filters and which channels they are.
+    """Yield the filters of a group's channels and the channel of each filter, for every layer that writes the group.
 
-    Depthwise layers count: they carry one filter per channel of the group. Yields (filters, channels): float64 of
-    shape (n, weights of a filter), and indices into the group of shape (n,).
+    Depthwise layers are among them: they have one filter per channel of the group. Filters are float64 of shape
+    (n, weights of a filter), channels are indices into the group of shape (n,).
 
     Args:
-        first_only: only of the layer that writes the group first.
+        first_only: yield the filters of only the layer that writes the group first.
     """
     first = f"{group.producers[0]}.weight" if group.producers else ""
     for name, weight in net.named_parameters():
@@ -70,7 +83,7 @@ def filter_scores(
 
     Args:
         measure: filters of shape (n, weights of a filter) -> values >= 0 of shape (n,).
-        first_only: only the layer that writes the group first counts.
+        first_only: measure the filters of only the layer that writes the group first.
     """
     scores = {}
     for group in space.variable:
@@ -86,5 +99,5 @@ def norm_scores(net: nn.Module, space: SearchSpace, order: int, first_only: bool
 
 
 def add_relative(total: Tensor, channels: Tensor, values: Tensor) -> None:
-    """Add, in place, values >= 0 in units of their mean to the channels they belong to; all 0 where all are 0."""
+    """Add values >= 0, divided by their mean, to the totals of their channels in place; values that are all 0 add 0."""
     total.index_add_(0, channels, values / values.mean().clamp_min(torch.finfo(values.dtype).tiny))

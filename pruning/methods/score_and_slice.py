@@ -1,83 +1,56 @@
-"""Cut by a criterion's scores, then fine-tune: the simplest method, and the arms that the others are compared with."""
+"""Cut the channels of the lowest scores, then fine-tune: the simplest method, and the baselines of the others."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from pruning.allocation import allocate, score_curve
-from pruning.base import CRITERIA, Context, Criterion, Distillation, Goal, PruningError, Snapshot
-from pruning.calibration.activation_moments import Statistics, gather
+from pruning.base import CRITERIA, Context, Criterion, Goal, Method, PruningError, Snapshot
+from pruning.calibration.activation_moments import ActivationMoments, gather
 from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.criteria.feature_rank import FeatureRank
 from pruning.criteria.taylor import Taylor
+from pruning.methods.common_steps import finetune, wanted_widths
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
-from spaces.space import SearchSpace, uniform_ratios
+from spaces.space import SearchSpace
 from spaces.widths import Widths
 
 ALLOCATIONS = ("uniform", "global", "global_per_cost")
 Scores = Mapping[str, Tensor]
 
 
-def wanted_widths(space: SearchSpace, goal: Goal) -> Widths:
-    """Return the goal's widths, or the largest uniform ones inside its budgets."""
-    if goal.widths is not None:
-        return space.full | goal.widths
-    return uniform_widths(space, goal)
-
-
-def uniform_widths(space: SearchSpace, goal: Goal) -> Widths:
-    """Return the largest widths inside the goal's budgets that keep the same share of every group."""
-    return space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost) for budget in goal.budgets])
-
-
-def finetune(
-    narrow: nn.Module,
-    widths: Widths,
-    context: Context,
-    note: Mapping[str, float | int | str | bool] | None = None,
-    distillation: Distillation | None = None,
-) -> Iterator[Snapshot]:
-    """Re-estimate the BatchNorm statistics of a freshly cut net, then train it; one snapshot before and per epoch.
-
-    Every snapshot holds the same net object, which goes on training.
-    """
-    note = note or {}
-    context.reestimate_batchnorm(narrow)
-    yield Snapshot(narrow, widths, 0, note)
-    for epoch in context.fit(narrow, context.epochs, distillation=distillation):
-        yield Snapshot(narrow, widths, epoch, note)
-
-
 @dataclass(frozen=True)
-class Prepared:
-    """What all trials share.
+class DenseScores:
+    """The scores of the dense net's channels, as all trials of a search share them.
 
     Attributes:
-        criterion: that gave the scores.
-        scores: of the dense net; None where they depend on the trial's seed.
-        statistics: of the dense net's layer inputs, where cuts are compensated.
+        criterion: computed the scores.
+        scores: None where they depend on the trial's seed.
+        moments: second moments of the dense net's layer inputs, if cuts are compensated.
     """
 
     criterion: Criterion
     scores: Scores | None = None
-    statistics: Statistics | None = None
+    moments: ActivationMoments | None = None
 
 
 @dataclass(frozen=True)
-class ScoreAndSlice:
-    """Keep the channels that a criterion scores highest, and fine-tune what is left.
+class ScoreAndSlice(Method):
+    """Keep the channels of the highest scores of a criterion, and fine-tune the narrow net.
 
-    Works at the widths it is given. From budgets alone it takes uniform widths, or ranks the channels of all groups
+    The method works at given widths. From budgets alone it takes uniform widths, or ranks the channels of all groups
     together: scores are divided by the mean of their group (and, per cost, by the share of the tightest budget that
-    a channel uses), and the lowest go first, until every budget holds; floors and divisors hold throughout.
+    a channel uses), and the channels of the lowest scores are cut first, until every budget holds. Floors and divisors
+    hold throughout.
 
-    With `compensate` the layers that lose inputs are refitted by least squares on the channels they keep, as in He et
-    al., arXiv 1707.06168, from second moments of the dense net: the weights change, no layer is added. It is not
-    searched over, because then every search would have to gather those moments.
+    With `compensate`, layers that lose inputs are refitted by least squares on the channels they keep, from second
+    moments of the dense net, as in He et al., arXiv 1707.06168. Weights change, no layer is added. This setting is not
+    searched over, because every search would then have to gather the moments.
 
     Scores and moments are those of the dense net, computed once per search.
     """
@@ -96,42 +69,43 @@ class ScoreAndSlice:
     needs: ClassVar[str] = "the weights alone; epochs afterwards are fine-tuning"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
-    screenable: ClassVar[bool] = True  # what it does is done before any training
+    screenable: ClassVar[bool] = True  # the cut comes before any training
 
     def __post_init__(self) -> None:
-        """Refuse an allocation that is not known."""
+        """Check the settings."""
         if self.allocation not in ALLOCATIONS:
             known = ", ".join(ALLOCATIONS)
             raise PruningError(f"setting allocation={self.allocation!r} of {self.name} is not known; choose {known}")
 
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
-        """Score the dense net, and gather its second moments where cuts are compensated."""
+    @override
+    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseScores:
         chosen = self.chosen()
         scores = None if chosen.seeded else chosen.scores(net, space, context)
-        return Prepared(chosen, scores, gather(net, space, RECIPE, context) if self.compensate else None)
+        return DenseScores(chosen, scores, gather(net, space, RECIPE, context) if self.compensate else None)
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield the cut net before training and after every epoch.
+        """Yield the cut net, before training and after every epoch.
 
         Raises:
             BudgetError: the smallest network of the space does not meet a budget.
-            PruningError: scores that are not finite, no calibration images where they are needed.
+            PruningError: scores are not finite, or there are no calibration images where they are needed.
         """
-        chosen, shared = self.chosen(), context.statistics
-        if not isinstance(shared, Prepared) or shared.criterion != chosen:
-            shared = Prepared(chosen)
+        chosen, shared = self.chosen(), context.prepared
+        if not isinstance(shared, DenseScores) or shared.criterion != chosen:
+            shared = DenseScores(chosen)
         scores = shared.scores or chosen.scores(net, space, context)
         widths = self._widths(space, goal, scores)
         selection = select_channels(space, scores, widths)
         narrow = slice_channels(net, space, selection)
         if self.compensate:
-            reconstruct(narrow, net, space, selection, shared.statistics or gather(net, space, RECIPE, context))
+            reconstruct(narrow, net, space, selection, shared.moments or gather(net, space, RECIPE, context))
         note: dict[str, str | bool] = {"criterion": self.criterion, "compensate": self.compensate}
         note["widths_from"] = "given" if goal.widths is not None else self.allocation
         yield from finetune(narrow, widths, context, note)
 
     def chosen(self) -> Criterion:
-        """Return the criterion; arms hand it the settings they have for it."""
+        """Return the criterion; a subclass that has settings of the criterion passes them on."""
         criterion: Criterion = CRITERIA[self.criterion]()
         return criterion
 
@@ -155,7 +129,7 @@ class UniformL1(ScoreAndSlice):
 
 @dataclass(frozen=True)
 class UniformL2(ScoreAndSlice):
-    """The control arm: filters of the largest L2 norm, cut once (the paper cuts softly, after every epoch)."""
+    """Filters of the largest L2 norm, cut once (the paper zeroes filters softly, after every epoch)."""
 
     criterion: str = "l2"
 
@@ -165,7 +139,7 @@ class UniformL2(ScoreAndSlice):
 
 @dataclass(frozen=True)
 class RandomChannels(ScoreAndSlice):
-    """The lower control arm: channels at random, others for every trial."""
+    """Channels at random, a new draw for every trial: a lower baseline."""
 
     criterion: str = "random"
 
@@ -196,7 +170,7 @@ class SlimmingScales(ScoreAndSlice):
 
 @dataclass(frozen=True)
 class TaylorGates(ScoreAndSlice):
-    """Channels without which the loss would change most, to first order."""
+    """Channels whose removal changes the loss most, to first order."""
 
     criterion: str = "taylor"
     images: int = setting(512, low=1, searched=False, help="calibration images")
@@ -205,8 +179,8 @@ class TaylorGates(ScoreAndSlice):
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771"
     needs: ClassVar[str] = "labelled training images for scores; epochs afterwards are fine-tuning"
 
+    @override
     def chosen(self) -> Taylor:
-        """Return the criterion over so many images."""
         return Taylor(self.images)
 
 
@@ -221,6 +195,6 @@ class RankedMaps(ScoreAndSlice):
     paper: ClassVar[str] = "HRank: Lin et al., Filter Pruning using High-Rank Feature Map, arXiv 2002.10565"
     needs: ClassVar[str] = "training images for ranks; epochs afterwards are fine-tuning"
 
+    @override
     def chosen(self) -> FeatureRank:
-        """Return the criterion over so many images."""
         return FeatureRank(self.images)

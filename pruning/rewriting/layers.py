@@ -1,4 +1,4 @@
-"""Layers whose tensors were replaced by narrower ones: their size attributes follow the tensors."""
+"""Size attributes of layers (channels, features, groups) after their tensors were replaced by narrower ones."""
 
 from collections.abc import Container
 from typing import Any
@@ -9,15 +9,15 @@ from torch.nn.modules.conv import _ConvNd
 
 
 def fit_attributes(net: nn.Module, grouped: Container[str] = ()) -> None:
-    """Set, in place, every layer's size attributes (channels, features, groups) to what its tensors say.
+    """Set, in place, every layer's size attributes (channels, features, groups) to the sizes of its tensors.
 
-    It needs to know how a convolution was grouped before the cut: one with as many groups as input channels is
-    depthwise and gets a group per remaining channel, any other keeps its number of groups. Calling it again
-    changes nothing.
+    The attributes must be those before the cut: a convolution with as many groups as input channels is depthwise and
+    gets one group per remaining channel; any other convolution keeps its number of groups. A second call changes
+    nothing.
 
     Args:
-        grouped: names of the weights of convolutions that are not depthwise although, cut before, they may look so: a
-            group of theirs may have been left one input channel.
+        grouped: names of the weights of grouped convolutions that are not depthwise. An earlier cut may have left each
+            of their groups a single input channel, as if they were.
     """
     for name, module in net.named_modules():
         weight = getattr(module, "weight", None)
@@ -51,7 +51,7 @@ def _fit_convolution(layer: _ConvNd, may_be_depthwise: bool) -> None:
 
 
 def _fit_norm(layer: _NormBase) -> None:
-    # Without `affine` there is no weight, without running statistics no buffer; with neither there is nothing to set.
+    # A layer without `affine` has no weight, and one without running statistics no buffer.
     sized: Any = layer.weight if layer.weight is not None else layer.running_mean
     if sized is not None:
         layer.num_features = len(sized)

@@ -1,4 +1,4 @@
-"""Cutting a network more than once: the widths in between, and its space after a cut without tracing it anew."""
+"""Cutting a network several times: the widths after every cut, and the space after a cut without another trace."""
 
 import dataclasses
 import math
@@ -21,11 +21,11 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
     cost model is the dense one: it is exact at these widths too.
 
     Args:
-        space: of the network before the cut.
+        space: search space of the network before the cut.
         selection: group name -> kept channel indices, ascending; a group that is not named keeps all.
     """
     last = space.groups[-1]
-    renumbered = np.full(last.start + last.width + 1, -1, dtype=np.int64)  # the last entry answers for -1
+    renumbered = np.full(last.start + last.width + 1, -1, dtype=np.int64)  # the last entry is for id -1
     groups: list[ChannelGroup] = []
     start = 0
     for group in space.groups:
@@ -35,7 +35,7 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
         floor, ceiling = min(group.floor, width), min(group.ceiling, width)
         groups.append(dataclasses.replace(group, width=width, start=start, floor=floor, ceiling=ceiling))
         start += width
-    shared: dict[int, Ids] = {}  # equal maps stay one array, so that surgery works each out once
+    shared: dict[int, Ids] = {}  # axes still share arrays: surgery computes indices once per array
 
     def cut(ids: Ids) -> Ids:
         if id(ids) not in shared:
@@ -47,17 +47,20 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
 
 
 def stages(space: SearchSpace, widths: Widths, cuts: int) -> list[Widths]:
-    """Return the widths after each of several cuts: every group shrinks by a constant factor, up to its divisor.
+    """Return the widths after each of several cuts, by which every group shrinks by about the same factor.
+
+    Widths are rounded up to the group's divisor.
 
     Args:
-        widths: of every variable group, after the last cut.
+        widths: width of every variable group after the last cut.
+        cuts: number of cuts.
     """
-    found = []
+    after_cuts = []
     for number in range(1, cuts + 1):
-        wanted = {}
+        rounded = {}
         for group in space.variable:
             between = group.width * (widths[group.name] / group.width) ** (number / cuts)
             legal = math.ceil(between / group.divisor - 1e-9) * group.divisor
-            wanted[group.name] = max(widths[group.name], min(legal, group.ceiling))
-        found.append(Widths(wanted) if number < cuts else widths)
-    return found
+            rounded[group.name] = max(widths[group.name], min(legal, group.ceiling))
+        after_cuts.append(Widths(rounded) if number < cuts else widths)
+    return after_cuts

@@ -1,4 +1,4 @@
-"""Images read from a folder of files, or from any pair of datasets a user's function returns."""
+"""Images read from a folder of files, or from a pair of datasets that a user's function returns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,24 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runners.base import DataConfig
-from runners.data.loading import Source, class_mixed_order
-from runners.data.sources import Shape, shape_for, with_channels
+from runners.config import DataConfig
+from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, ImageSource, LazySplit, TensorSplit
 
-# Of ImageNet, in [0, 1], per colour: what networks with given weights expect.
+# Mean and standard deviation of ImageNet per colour, in [0, 1], which networks with published weights expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-TEST_SHARE = 0.2  # of a folder without one of its own
-TEST_SEED = 20  # which images these are must not depend on the run's seed
-SIZED_IMAGES = 64  # looked at to find what size is natural
+TEST_SHARE = 0.2  # of the images in a folder without a test set of its own
+SIZED_IMAGES = 64  # whose median side is the natural size
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 32, 224, 32
 LAYOUT = "PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, or PATH/CLASS/*.jpg"
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files and their classes, read when asked for."""
+    """Image files and their classes; a file is read when its index is asked for."""
 
     samples: tuple[tuple[str, int], ...]
 
@@ -46,12 +44,13 @@ class ImageFiles:
 
 
 def image_folder(path: str, config: DataConfig, input_shape: Shape | None) -> Source:
-    """Find the images under `path`: one folder per class, below train/ and val/ (and test/), or right there.
+    """Find the images under `path`, which holds one folder per class, or train/ and val/ (and test/) with such folders.
 
-    A relative path is looked for in `config.data_dir`, where one is given.
+    A relative path is looked up in `config.data_dir`, where that is given.
 
-    With train/ and val/ alone, val/ is the test set and validation is cut out of train/; with test/ too, each is
-    what its name says. A folder without train/ gives 20% of each class, the same for every seed, for testing.
+    With train/ and val/ alone, val/ is the test set and validation images are cut out of train/. With test/ too, each
+    folder holds the images that its name says. Without train/, 20% of each class become test images, the same for every
+    seed.
 
     Raises:
         DataError: no folder, no images, one class only, or a file that is no image.
@@ -73,26 +72,29 @@ def image_folder(path: str, config: DataConfig, input_shape: Shape | None) -> So
     }
     if not given:
         raise DataError(f"{root} holds train/ but neither val/ nor test/; imagefolder: needs {LAYOUT}")
-    test = given.get("test", given.get("val"))
-    assert test is not None  # one of both is given
+    test = given["test"] if "test" in given else given["val"]
     return _folder_source(train, test, given["val"] if len(given) == 2 else None, len(classes))
 
 
 def dataset_pair(name: str, made: Any, config: DataConfig, input_shape: Shape | None) -> Source:
-    """Wrap what a user's function returned: (train, test), two map-style datasets of (image, class).
+    """Wrap (train, test), two map-style datasets of (image, class) that a user's function has returned.
 
-    An image is a PIL image, or a tensor (C, H, W): uint8 is normalised, float is used as it is. A dataset
-    may also be a pair of tensors, images (N, C, H, W) and labels (N,).
+    An image is a PIL image or a tensor (C, H, W); uint8 is normalised, float is used unchanged. A dataset may also be a
+    pair of tensors, images (N, C, H, W) and labels (N,).
+
+    Args:
+        name: of the function, for messages and the digest.
+        made: what it returned.
 
     Raises:
         DataError: it returned something else.
     """
-    if not (isinstance(made, tuple) and len(made) == 2 and all(hasattr(each, "__getitem__") for each in made)):
+    if not (isinstance(made, tuple) and len(made) == 2 and all(hasattr(dataset, "__getitem__") for dataset in made)):
         raise DataError(
             f"{name} returned {type(made).__name__}; it must return runners.data.loading.ImageData or a tuple "
             "(train_dataset, test_dataset)"
         )
-    train, test = (_wrapped(each, f"{name} part {part}", config, input_shape) for part, each in enumerate(made))
+    train, test = (_wrapped(dataset, f"{name} part {part}", config, input_shape) for part, dataset in enumerate(made))
     channels = len(train.mean)
     return Source(train, test, int(train.labels.max()) + 1, (channels, *train.size))
 
@@ -107,7 +109,7 @@ def _classes(folder: Path) -> list[str]:
     Raises:
         DataError: fewer than two.
     """
-    found = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    found = sorted(_class_folders(folder))
     if not found:
         raise DataError(f"{folder} holds no class folders; imagefolder: needs {LAYOUT}")
     if len(found) == 1:
@@ -115,11 +117,20 @@ def _classes(folder: Path) -> list[str]:
     return found
 
 
+def _class_folders(folder: Path) -> set[str]:
+    """Return the names of the folders in `folder`, without hidden ones such as .ipynb_checkpoints."""
+    return {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+
+
 def _split(folder: Path, classes: Sequence[str], config: DataConfig, input_shape: Shape | None) -> LazySplit:
-    """List the images of every class folder, look at each file's head, and settle the size."""
+    """List the images of every class folder, read the header of each file, and choose the size.
+
+    The files of a class are in the order of their paths; `torchvision.datasets.folder.make_dataset` would order nested
+    folders differently and follow links.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    unknown = {each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")} - set(classes)
+    unknown = _class_folders(folder) - set(classes)
     if unknown:
         raise DataError(f"{folder} holds class {min(unknown)!r}, which train/ lacks; add it there or remove it")
     files = [
@@ -152,7 +163,11 @@ def _split(folder: Path, classes: Sequence[str], config: DataConfig, input_shape
 
 
 def _shorter_side(file: Path) -> int:
-    """Read the head of an image file, which tells its size and that it is an image at all."""
+    """Return the shorter side of an image in pixels, from the header of its file.
+
+    Raises:
+        DataError: the file has no header of an image.
+    """
     from PIL import Image
 
     try:
@@ -168,16 +183,17 @@ def _unreadable(path: str, error: Exception) -> DataError:
 
 
 def _wrapped(dataset: Any, name: str, config: DataConfig, input_shape: Shape | None) -> TensorSplit | LazySplit:
-    if isinstance(dataset, tuple | list) and len(dataset) == 2 and all(isinstance(each, Tensor) for each in dataset):
+    """Return a split of a dataset of (image, class), or of a pair of tensors."""
+    if isinstance(dataset, tuple | list) and len(dataset) == 2 and all(isinstance(part, Tensor) for part in dataset):
         return _from_tensors(dataset[0], dataset[1], name, config, input_shape)
     labels = _labels(dataset, name)
     first = dataset[0][0]
-    own = first.shape if isinstance(first, Tensor) else (3, first.size[1], first.size[0])
-    channels, height, width = shape_for(config, input_shape, (own[0], own[1], own[2]))
-    as_is = isinstance(first, Tensor) and first.is_floating_point()
+    natural = first.shape if isinstance(first, Tensor) else (3, first.size[1], first.size[0])
+    channels, height, width = shape_for(config, input_shape, (natural[0], natural[1], natural[2]))
+    unchanged = isinstance(first, Tensor) and first.is_floating_point()
     if isinstance(first, Tensor) and first.shape[0] != channels:
         raise DataError(f"{name} gives images of {first.shape[0]} channels, the network reads {channels}")
-    mean, std = (MEAN, STD) if channels == 3 and not as_is else ((0.0,) * channels, (1.0,) * channels)
+    mean, std = (MEAN, STD) if channels == 3 and not unchanged else ((0.0,) * channels, (1.0,) * channels)
     augmentation = Augmentation(shift=0, flip=True, crop=True, min_crop_area=config.min_crop_area)
     source: ImageSource = dataset
     return LazySplit(
@@ -201,6 +217,7 @@ def _from_tensors(
 
 
 def _labels(dataset: Any, name: str) -> Tensor:
+    """Return the class of every image of a dataset, from its `targets` or `labels`, else by reading all of it."""
     for attribute in ("targets", "labels"):
         if hasattr(dataset, attribute):
             return torch.as_tensor(getattr(dataset, attribute), dtype=torch.int64)

@@ -1,7 +1,7 @@
-"""DATASETS: name -> train, validation and test images, and what methods may look at.
+"""DATASETS: name -> train, validation and test images, and the training images that methods may look at.
 
-Validation is cut out of the training images by the run's seed; the test images are the same for every seed and are
-read once, at the end of a search.
+Validation images are cut out of the training images by the seed of the run. The test images are the same for every
+seed and are read once, at the end of a search.
 """
 
 import importlib
@@ -10,34 +10,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from runners.base import SCALES, DataConfig
 from runners.cache import digest_of
-from runners.data.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
+from runners.config import DataConfig
+from runners.data.source import Shape, Source, class_mixed_order
+from runners.data.splits import DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
-
-__all__ = [
-    "DATASETS",
-    "Augmentation",
-    "DataError",
-    "ImageData",
-    "LazySplit",
-    "Source",
-    "Split",
-    "TensorSplit",
-    "class_mixed_order",
-    "load_data",
-]
 
 DATASETS = Registry(
     "dataset",
     {
-        "digits": "runners.data.sources:digits",
-        "cluttered_digits": "runners.data.sources:cluttered_digits",
-        "cifar10": "runners.data.sources:cifar10",
-        "cifar100": "runners.data.sources:cifar100",
-        "mnist": "runners.data.sources:mnist",
+        "digits": "runners.data.builtin:digits",
+        "cluttered_digits": "runners.data.builtin:cluttered_digits",
+        "cifar10": "runners.data.builtin:cifar10",
+        "cifar100": "runners.data.builtin:cifar100",
+        "mnist": "runners.data.builtin:mnist",
     },
 )
 PROBE_IMAGES = 512
@@ -45,32 +32,15 @@ CALIBRATION_IMAGES = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A data set before validation is cut out of it: what an entry of DATASETS returns.
-
-    Attributes:
-        train: all images a search may use, in any order.
-        test: the same for every seed.
-        val: validation images that come with the set; None where they are cut out of `train`.
-    """
-
-    train: Split
-    test: Split
-    num_classes: int
-    input_shape: tuple[int, int, int]
-    val: Split | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class ImageData:
-    """A labelled image set, cut for a search.
+    """A labelled image dataset, split for a search.
 
     Attributes:
-        train: images the networks are trained on.
-        val: images the search chooses by.
+        train: images on which networks are trained.
+        val: images on which the search compares networks.
         test: images that are read once, at the end.
-        heldout: training images, never augmented, by which methods compare cuts.
-        calibration: other training images, from which methods gather statistics.
+        probe: training images, never augmented, on which methods compare cuts.
+        calibration: other training images, never augmented, from which methods gather statistics.
         input_shape: (channels, height, width) of one image in a batch.
         fingerprint: hash of everything that determines the content of train, val and test.
     """
@@ -82,26 +52,22 @@ class ImageData:
     probe: Split
     calibration: Split
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: Shape
     fingerprint: str
 
 
-def load_data(config: DataConfig, seed: int, input_shape: tuple[int, int, int] | None = None) -> ImageData:
-    """Load the images that `config` names and cut them by `seed`.
+def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -> ImageData:
+    """Load the images that `config` names and split them by `seed`.
 
     Args:
-        config: "digits" or another name of DATASETS, "imagefolder:PATH" or "package.module:factory".
-        seed: determines which training images become validation.
-        input_shape: what the network expects; None takes what is natural for the set. `config.image_size` wins.
+        config: names an entry of DATASETS, "imagefolder:PATH" or "package.module:factory".
+        seed: determines which training images become validation images.
+        input_shape: what the network expects; None takes the natural shape of the dataset. `config.image_size` wins.
 
     Raises:
         DataError: the images are missing, unreadable or too few.
-        UnknownNameError: no such set; the message lists the nearest names.
+        UnknownNameError: no such dataset; the message lists the nearest names.
     """
-    if not 0 < config.val_share < 1:
-        raise DataError(f"val_share is {config.val_share}; it must lie between 0 and 1, both excluded, e.g. 0.2")
-    if config.image_size < 0:
-        raise DataError(f"image_size is {config.image_size}; give the side in pixels, or 0 for the natural size")
     kind, _, rest = config.name.partition(":")
     if kind == "imagefolder":
         from runners.data.folders import image_folder
@@ -120,7 +86,7 @@ def load_data(config: DataConfig, seed: int, input_shape: tuple[int, int, int] |
 
 
 def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
-    """Cut validation, the held-out and the calibration images out of the training images of a source."""
+    """Cut validation, probe and calibration images out of the training images of a source."""
     order = class_mixed_order(source.train.labels, seed)
     val = source.val
     if val is None:
@@ -131,7 +97,7 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
     train = source.train.subset(order)
     probe = min(PROBE_IMAGES, max(1, len(train) // 3))
     calibration = min(CALIBRATION_IMAGES, max(1, len(train) - probe))
-    # The first images calibrate and re-estimate BatchNorm, the last are held out: apart from each other by this order.
+    # The first images calibrate and re-estimate BatchNorm, the last are probe images, so that the two do not overlap.
     positions = torch.arange(len(train))
     return ImageData(
         name=config.name,
@@ -147,11 +113,9 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
 
 
 def _scaled(source: Source, config: DataConfig) -> Source:
-    """Return the source with its pixel values scaled as the config says."""
+    """Return the source with its pixel values scaled by `config.scale`."""
     if config.scale == "set":
         return source
-    if config.scale != "half":
-        raise DataError(f"scale is {config.scale!r}; it must be one of {', '.join(SCALES)}")
     train, test = _halved(source.train), _halved(source.test)
     return replace(source, train=train, test=test, val=None if source.val is None else _halved(source.val))
 
@@ -161,18 +125,6 @@ def _halved(split: Split) -> Split:
         raise DataError(f"images of a {type(split).__name__} scale themselves; take scale 'set'")
     half = (0.5,) * len(split.mean)
     return replace(split, mean=half, std=half)
-
-
-def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
-    """Return a seeded order of the images in which every stretch holds the classes in their overall proportions."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
-    starts = counts.cumsum(0) - counts
-    rank = torch.arange(len(labels)) - starts[labels[by_class]]
-    place = torch.empty(len(labels), dtype=torch.float64)
-    place[by_class] = (rank.to(torch.float64) + 0.5) / counts[labels[by_class]]
-    return shuffled[torch.argsort(place[shuffled], stable=True)]
 
 
 def _fingerprint(config: DataConfig, seed: int, splits: tuple[Split, ...]) -> str:

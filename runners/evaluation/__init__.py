@@ -1,1 +1,8 @@
-"""TODO."""
+"""From a trial to its result: run the pruning method, measure its networks, and check what they cost.
+
+Start with the function `evaluate` in `runners.evaluation.evaluate`.
+"""
+
+from runners.evaluation.evaluate import EvaluationError, SearchContext, TrialContext
+
+__all__ = ["EvaluationError", "SearchContext", "TrialContext"]

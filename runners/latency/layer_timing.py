@@ -1,8 +1,9 @@
-"""What each kind of layer takes, timed alone over a small grid of channels, as a smooth curve with stairs.
+"""Time each kernel alone over a small grid of channels, and fit its seconds by a curve with steps.
 
-The stairs are those of vector widths: a layer of 17 channels may take what one of 32 does. So a time is a sum of
-non-negative terms in the channels, the channels rounded up to 8 and to 16, and whether 16 divides them, each read
-term times each written one; fitted to the timings by relative error.
+The steps come from vector widths: a layer of 17 channels may take as long as one of 32. The seconds are therefore a sum
+of non-negative terms. A term is one of the `basis` terms of the input channels times one of the output channels: the
+channels, the channels rounded up to multiples of 8 and of 16, and whether 16 divides them. The fit minimises relative
+errors.
 """
 
 import math
@@ -15,63 +16,63 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from runners.latency.kernels import Kernel, Slots
-from runners.latency.timing import Watch, wait
+from runners.latency.kernels import ChannelPair, Kernel
+from runners.latency.timing import Watch, synchronize
 
 TERMS = 5  # of `basis`
-GRIDS = (9, 7, 5, 4, 3)  # channels tried per number, as many as there is time for
+GRID_SIZES = (9, 7, 5, 4, 3)  # values per number of channels; the largest that the time allows
 SAMPLES = 5
 SAMPLE_SECONDS = 0.001
-SPREAD = 1.15  # of the better half of the samples, largest over least; above it a timing is repeated
+MAX_SPREAD = 1.15  # largest over least of the faster half of the samples; above it a timing is repeated
 TRIES = 3
 
 
 @dataclass
 class LayerTimer:
-    """Times kernels alone.
+    """Times kernels alone, on one device and in one number format.
 
     Attributes:
-        timings: how many were made; repeated: how many more, since they were unsteady; failed: kernels that do not run
-            alone and are left to the calibration.
+        timings: number of timings; repeated: number of repetitions of unsteady ones.
+        failed: names of kernels that do not run alone; the calibration on whole nets accounts for them.
     """
 
     device: torch.device
     dtype: torch.dtype
-    form: torch.memory_format
+    memory_format: torch.memory_format
     watch: Watch
     timings: int = 0
     repeated: int = 0
     failed: list[str] = field(default_factory=list)
 
-    def fitted(
-        self, kernels: Sequence[Kernel], ranges: Sequence[tuple[Slots, Slots]], seconds: float
+    def fit(
+        self, kernels: Sequence[Kernel], ranges: Sequence[tuple[ChannelPair, ChannelPair]], seconds: float
     ) -> NDArray[np.float64]:
-        """Return the coefficients of every kernel, shape (kernels, TERMS, TERMS).
+        """Time all kernels and return their coefficients (see `fit_coefficients`), shape (kernels, TERMS, TERMS).
 
         Args:
-            ranges: of each kernel, the least channels read and written and the most.
-            seconds: that all timings should take; the grid is the finest that does.
+            ranges: of each kernel, the least input and output channels and the largest.
+            seconds: that all timings may take; the finest grid within them is used, at least the coarsest.
         """
         largest = [self._one_call(kernel, high) for kernel, (_, high) in zip(kernels, ranges, strict=True)]
-        runs = [each is not None for each in largest]
-        per_timing = [1.5 * SAMPLES * max(SAMPLE_SECONDS, 0.5 * (each or 0.0)) for each in largest]
-        counts = GRIDS[-1]
-        for counts in GRIDS:
-            points = [len(grid(kernel, *span, counts)) for kernel, span in zip(kernels, ranges, strict=True)]
+        per_timing = [1.5 * SAMPLES * max(SAMPLE_SECONDS, 0.5 * (once or 0.0)) for once in largest]
+        size = GRID_SIZES[-1]
+        for size in GRID_SIZES:
+            points = [len(grid(kernel, *span, size)) for kernel, span in zip(kernels, ranges, strict=True)]
             if sum(cost * count for cost, count in zip(per_timing, points, strict=True)) <= seconds:
                 break
-        found = np.zeros((len(kernels), TERMS, TERMS))
+        coefficients = np.zeros((len(kernels), TERMS, TERMS))
         for index, (kernel, span) in enumerate(zip(kernels, ranges, strict=True)):
-            if runs[index]:
-                slots = grid(kernel, *span, counts)
-                found[index] = fit(slots, [self.time(kernel, each) for each in slots], two=kernel.two)
-            else:
+            if largest[index] is None:
                 self.failed.append(kernel.name)
-        return found
+                continue
+            pairs = grid(kernel, *span, size)
+            timings = [self.time(kernel, pair) for pair in pairs]
+            coefficients[index] = fit_coefficients(pairs, timings, independent=kernel.independent)
+        return coefficients
 
-    def time(self, kernel: Kernel, slots: Slots) -> float:
-        """Return the seconds of one call, from the steadiest of a few tries."""
-        call = kernel.call(slots, self.device, self.dtype, self.form)
+    def time(self, kernel: Kernel, channels: ChannelPair) -> float:
+        """Return the seconds of one call, from the steadiest of at most TRIES tries."""
+        call = kernel.call(channels, self.device, self.dtype, self.memory_format)
         once = min(self._sample(call, 1) for _ in range(2))
         calls = max(1, math.ceil(SAMPLE_SECONDS / max(once, 1e-7)))
         self.timings += 1
@@ -81,49 +82,54 @@ class LayerTimer:
             samples = sorted(self._sample(call, calls) for _ in range(SAMPLES))
             half = samples[: SAMPLES // 2 + 1]
             best = min(best, (half[-1] / max(half[0], 1e-12), statistics.median(half)))
-            if best[0] <= SPREAD:
+            if best[0] <= MAX_SPREAD:
                 break
         return best[1] / calls
 
-    def _one_call(self, kernel: Kernel, slots: Slots) -> float | None:
+    def _one_call(self, kernel: Kernel, channels: ChannelPair) -> float | None:
+        """Return the seconds of a second call; None for a kernel that does not run alone."""
         try:
-            call = kernel.call(slots, self.device, self.dtype, self.form)
+            call = kernel.call(channels, self.device, self.dtype, self.memory_format)
             self._sample(call, 1)
             return self._sample(call, 1)
-        except (RuntimeError, TypeError, ValueError, IndexError):  # a function that asks for more than its shapes
+        except (RuntimeError, TypeError, ValueError, IndexError):  # a function that depends on more than shapes
             return None
 
     def _sample(self, call: Callable[[], object], calls: int) -> float:
-        wait(self.device)
-        begin = self.watch.clock()
+        synchronize(self.device)
+        start = self.watch.clock()
         for _ in range(calls):
             call()
-        wait(self.device)
-        return self.watch.clock() - begin
+        synchronize(self.device)
+        return self.watch.clock() - start
 
 
-def grid(kernel: Kernel, low: Slots, high: Slots, count: int) -> list[Slots]:
-    """Return the channels at which a kernel is timed: up to `count` per number, on the stairs and beside them."""
-    read = _line(low[0], high[0], count, kernel.multiple)
-    if not kernel.two:
-        return [(each, each) for each in read]
-    return [(r, w) for r in read for w in _line(low[1], high[1], count, kernel.multiple)]
+def grid(kernel: Kernel, low: ChannelPair, high: ChannelPair, size: int) -> list[ChannelPair]:
+    """Return the channels at which a kernel is timed: about `size` values per number, on the steps and beside them."""
+    inputs = _grid_line(low[0], high[0], size, kernel.multiple)
+    if not kernel.independent:
+        return [(channels, channels) for channels in inputs]
+    outputs = _grid_line(low[1], high[1], size, kernel.multiple)
+    return [(in_channels, out_channels) for in_channels in inputs for out_channels in outputs]
 
 
-def _line(low: int, high: int, count: int, multiple: int) -> list[int]:
-    """Spread channels evenly in log, the ends among them, every other one a multiple of 16, or of 8 below it."""
-    points = np.geomspace(max(1, low), max(1, high), count)
+def _grid_line(low: int, high: int, size: int, multiple: int) -> list[int]:
+    """Return channels spread evenly in log from `low` to `high`, both included.
+
+    Inside, multiples of 16 (of 8 below 16) alternate with channels that are none.
+    """
+    points = np.geomspace(max(1, low), max(1, high), size)
     found = {low, high}
     for index, point in enumerate(points[1:-1]):
         step = 16 if point >= 16 else 8
-        on = max(step, round(point / step) * step)
-        found.add(on if index % 2 == 0 else (round(point) + 1 if round(point) % step == 0 else round(point)))
-    legal = {max(multiple, round(each / multiple) * multiple) for each in found}
-    return sorted(each for each in legal if low <= each <= max(high, multiple))
+        on_step = max(step, round(point / step) * step)
+        found.add(on_step if index % 2 == 0 else (round(point) + 1 if round(point) % step == 0 else round(point)))
+    legal = {max(multiple, round(channels / multiple) * multiple) for channels in found}
+    return sorted(channels for channels in legal if low <= channels <= max(high, multiple))
 
 
 def basis(channels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the terms of so many channels, in a last axis of length TERMS."""
+    """Return the terms of numbers of channels, along a new last axis of length TERMS."""
     terms = np.empty((*channels.shape, TERMS))
     terms[..., 0], terms[..., 1] = 1.0, channels
     terms[..., 2], terms[..., 3] = 8 * np.ceil(channels / 8), 16 * np.ceil(channels / 16)
@@ -131,20 +137,22 @@ def basis(channels: NDArray[np.float64]) -> NDArray[np.float64]:
     return terms
 
 
-def fit(slots: Sequence[Slots], seconds: Sequence[float], *, two: bool) -> NDArray[np.float64]:
-    """Return coefficients C of shape (TERMS, TERMS): the time is `basis(read) @ C @ basis(written)`.
+def fit_coefficients(
+    pairs: Sequence[ChannelPair], seconds: Sequence[float], *, independent: bool
+) -> NDArray[np.float64]:
+    """Return coefficients C of shape (TERMS, TERMS): the seconds are `basis(in_channels) @ C @ basis(out_channels)`.
 
     Args:
-        two: whether both numbers count; otherwise only the first column is used.
+        independent: whether both numbers count; otherwise only the first column of C is not zero.
     """
-    numbers = np.array(slots, dtype=np.float64)
-    read, written = basis(numbers[:, 0]), basis(numbers[:, 1])
-    terms = np.einsum("nf,ng->nfg", read, written).reshape(len(slots), -1) if two else read
-    weight = 1 / np.maximum(np.array(seconds), 1e-9)  # relative errors count
+    channels = np.array(pairs, dtype=np.float64)
+    inputs, outputs = basis(channels[:, 0]), basis(channels[:, 1])
+    terms = np.einsum("nf,ng->nfg", inputs, outputs).reshape(len(pairs), -1) if independent else inputs
+    weight = 1 / np.maximum(np.array(seconds), 1e-9)  # so that the fit minimises relative errors
     scale = np.maximum(terms.max(axis=0), 1e-12)
-    solution = nnls((terms / scale) * weight[:, None], np.ones(len(slots)))[0] / scale
-    found = np.zeros((TERMS, TERMS))
-    if two:
+    solution = nnls((terms / scale) * weight[:, None], np.ones(len(pairs)))[0] / scale
+    if independent:
         return np.asarray(solution.reshape(TERMS, TERMS))
-    found[:, 0] = solution
-    return found
+    coefficients = np.zeros((TERMS, TERMS))
+    coefficients[:, 0] = solution
+    return coefficients

@@ -1,9 +1,9 @@
-"""How long a net of given widths will take, predicted in microseconds from timings of its layers.
+"""Predict the latency of a net of given widths from timings of its layers; a prediction takes microseconds.
 
-The time is the sum of the layers' (`runners.latency.layer_timing`), times a factor that is learned from whole nets: the
-log of what they took over what was predicted, linear in the log of the prediction and in the shares of the net's
-stages, by Bayesian regression. Whole nets are measured when the model is built, and every net that a search measures
-adds to them, so a model that is off comes right.
+The prediction is the sum of the seconds of the layers (`runners.latency.layer_timing`) times a correction that is
+learned from whole nets. The log of the correction (measured over summed seconds) is linear in the log of the sum and in
+the shares of the net's stages; its weights come from Bayesian linear regression. Whole nets are measured when the model
+is built, and the model also learns from every net that a search measures.
 """
 
 import dataclasses
@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 
 from runners.latency.layer_timing import basis
 
-STAGES = 6  # whose shares the correction knows at most
-DEVIATIONS = (0.7, 0.3, 0.5)  # a priori, of the correction's constant, its slope in log time, each stage's share
-NOISE = 0.03  # of a measured net, in log time
-SURPRISE = 0.25  # of an error, that is taken to be noise where that is more
-UPPER = 0.9  # quantile of the errors that a safety factor covers
-MOST_SAFETY = 1.5
-RECENT = 40  # errors that the safety factor is taken of
+MAX_STAGES = 6  # whose shares the correction uses
+PRIOR_STDS = (0.7, 0.3, 0.5)  # of the correction's constant, of its slope in log seconds, of each stage's weight
+NOISE_STD = 0.03  # of a measured net, in log seconds
+ERROR_SHARE = 0.25  # of a prediction's error, taken as the noise's standard deviation where it is larger than NOISE_STD
+UPPER_QUANTILE = 0.9  # of the errors, which the safety factor covers
+MAX_SAFETY = 1.5
+RECENT = 40  # errors that determine the safety factor
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ModelError:
-    """How far predictions were off nets that were measured and not yet learned from.
+    """Errors of predictions for nets that were measured and that the model had not learned from.
 
     Attributes:
-        median: relative error; upper: its 90% quantile.
-        nets: how many.
+        median: median relative error; upper: its 90% quantile.
+        nets: number of nets.
     """
 
     median: float
@@ -44,65 +44,70 @@ class ModelError:
 
     @classmethod
     def of(cls, errors: Sequence[float]) -> "ModelError":
-        """Sum up errors, at least one, each the log of measured over predicted time."""
+        """Summarise at least one error; an error is the log of measured over predicted seconds."""
         relative = np.abs(np.expm1(-np.array(errors)))
-        return cls(float(np.median(relative)), float(np.quantile(relative, UPPER)), len(relative))
+        return cls(float(np.median(relative)), float(np.quantile(relative, UPPER_QUANTILE)), len(relative))
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The sum over layers, before any correction.
+    """Seconds of the layers at given widths, before any correction.
 
     Attributes:
-        names: groups; the order of every width vector.
-        kernel: of each operation, index into `coefficients`; shape (operations,).
-        read, written: channels as rows (constant, share of each group), shape (operations, 1 + groups).
-        coefficients: shape (kernels, TERMS, TERMS), see `layer_timing.fit`.
-        stage: of each operation, from 0; shape (operations,).
+        names: groups, in the order of every width vector.
+        kernel: index of each operation's kernel in `coefficients`, shape (operations,).
+        in_channels, out_channels: rows (constant, share of each group), shape (operations, 1 + groups).
+        coefficients: see `layer_timing.fit_coefficients`, shape (kernels, TERMS, TERMS).
+        stage: index of each operation's stage, shape (operations,).
     """
 
     names: tuple[str, ...]
     kernel: NDArray[np.int64]
-    read: Floats
-    written: Floats
+    in_channels: Floats
+    out_channels: Floats
     coefficients: Floats
     stage: NDArray[np.int64]
 
     def stages(self, widths: Floats) -> Floats:
         """Return the seconds of each stage, shape (n, stages), at widths of shape (n, groups)."""
         x = np.concatenate([np.ones((len(widths), 1)), widths], axis=1)
-        read, written = basis(x @ self.read.T), basis(x @ self.written.T)
-        each = ((read[:, :, None, :] @ self._of_operation)[:, :, 0, :] * written).sum(axis=2)
-        return np.asarray(each @ self._in_stage)
+        inputs, outputs = basis(x @ self.in_channels.T), basis(x @ self.out_channels.T)
+        seconds = ((inputs[:, :, None, :] @ self._operation_coefficients)[:, :, 0, :] * outputs).sum(axis=2)
+        return np.asarray(seconds @ self._stage_membership)
 
     @cached_property
-    def _of_operation(self) -> Floats:
+    def _operation_coefficients(self) -> Floats:
         return np.asarray(self.coefficients[self.kernel])
 
     @cached_property
-    def _in_stage(self) -> Floats:
+    def _stage_membership(self) -> Floats:
         return np.asarray(np.eye(int(self.stage.max(initial=0)) + 1)[self.stage])
 
     def to_plain(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data for JSON."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> "Layers":
-        """Read back what `to_plain` gave."""
-        kernel, stage = (np.array(data[name], dtype=np.int64) for name in ("kernel", "stage"))
-        read, written, times = (np.array(data[name], dtype=np.float64) for name in ("read", "written", "coefficients"))
-        return cls(tuple(data["names"]), kernel, read, written, times, stage)
+        """Return the layers that `to_plain` has turned into plain data."""
+        return cls(
+            names=tuple(data["names"]),
+            kernel=np.array(data["kernel"], dtype=np.int64),
+            in_channels=np.array(data["in_channels"], dtype=np.float64),
+            out_channels=np.array(data["out_channels"], dtype=np.float64),
+            coefficients=np.array(data["coefficients"], dtype=np.float64),
+            stage=np.array(data["stage"], dtype=np.int64),
+        )
 
 
 class LatencyModel:
-    """Predicts latency from widths, and learns from every net that is measured.
+    """Predicts latency from widths and learns from measured nets.
 
     Args:
-        layers: timed.
+        layers: their seconds as functions of widths.
         dense: widths of the dense net, in the order of `layers.names`.
-        learned: (widths, seconds) of nets known already.
-        errors: log of measured over predicted time, of nets before they were learned from.
+        learned: (widths, seconds) of nets measured before.
+        errors: log of measured over predicted seconds of nets, from before the model had learned from them.
     """
 
     def __init__(
@@ -118,7 +123,7 @@ class LatencyModel:
         stages = layers.stages(np.array([self.dense], dtype=np.float64))[0]
         self._dense_seconds = max(float(stages.sum()), 1e-12)
         self._dense_shares = stages / self._dense_seconds
-        constant, slope, share = DEVIATIONS
+        constant, slope, share = PRIOR_STDS
         deviations = np.array([constant, slope, *[share] * len(stages)])
         self._precision = np.diag(deviations**-2)
         self._moment = np.zeros(len(deviations))
@@ -128,35 +133,34 @@ class LatencyModel:
 
     def predict(self, widths: Mapping[str, int]) -> float:
         """Return the seconds of one inference; a group that `widths` does not name has its dense width."""
-        vector = [widths.get(name, full) for name, full in zip(self.layers.names, self.dense, strict=True)]
-        return float(self.batch(np.array([vector]))[0])
+        return float(self.predict_vectors(np.array([self._vector(widths)]))[0])
 
-    def batch(self, widths: NDArray[Any]) -> Floats:
-        """Return seconds, shape (n,), of n width vectors of shape (n, groups) in the order of the layers' names."""
+    def predict_vectors(self, widths: NDArray[Any]) -> Floats:
+        """Return seconds, shape (n,), of n width vectors of shape (n, groups) in the order of `layers.names`."""
         seconds, features = self._features(np.asarray(widths, dtype=np.float64))
         return np.asarray(seconds * np.exp(features @ self._weights))
 
     def observe(self, widths: Mapping[str, int], seconds: float) -> float:
-        """Learn from a measured net; return the relative error that its prediction had."""
+        """Learn from a measured net; return the relative error of the prediction before it."""
         error = math.log(seconds / self.predict(widths))
         self.errors.append(error)
-        self._learn([widths.get(name, full) for name, full in zip(self.layers.names, self.dense, strict=True)], seconds)
+        self._learn(self._vector(widths), seconds)
         return abs(math.expm1(-error))
 
     @property
     def error(self) -> ModelError | None:
-        """How far predictions were off; None before any net could tell."""
+        """Errors of the predictions; None before the first measured net."""
         return ModelError.of(self.errors) if self.errors else None
 
     @property
     def safety(self) -> float:
-        """What a prediction is multiplied by to be seldom under what is measured: in [1, 1.5], from recent errors."""
+        """Factor in [1, 1.5] by which a prediction exceeds about 90% of the measurements, from the recent errors."""
         if not self.errors:
-            return 1.0 + NOISE
-        return float(np.clip(np.exp(np.quantile(self.errors[-RECENT:], UPPER)), 1.0, MOST_SAFETY))
+            return 1.0 + NOISE_STD
+        return float(np.clip(np.exp(np.quantile(self.errors[-RECENT:], UPPER_QUANTILE)), 1.0, MAX_SAFETY))
 
     def to_plain(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data for JSON."""
         learned = [[list(map(int, widths)), seconds] for widths, seconds in self.learned]
         return {
             "layers": self.layers.to_plain(),
@@ -167,22 +171,25 @@ class LatencyModel:
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> "LatencyModel":
-        """Read back what `to_plain` gave."""
+        """Return the model that `to_plain` has turned into plain data."""
         learned = [(tuple(widths), seconds) for widths, seconds in data["learned"]]
         return cls(Layers.from_plain(data["layers"]), data["dense"], learned, data["errors"])
 
+    def _vector(self, widths: Mapping[str, int]) -> list[int]:
+        return [widths.get(name, full) for name, full in zip(self.layers.names, self.dense, strict=True)]
+
     def _learn(self, widths: Sequence[int], seconds: float) -> None:
         predicted, features = self._features(np.array([widths], dtype=np.float64))
-        told = math.log(seconds / predicted[0])
-        # What surprises weighs less, so that one net that is slow for its own reasons does not bend all predictions.
-        noise = max(NOISE, SURPRISE * abs(told - float(features[0] @ self._weights)))
+        correction = math.log(seconds / predicted[0])
+        # A net with a large error weighs less, so that a single odd net does not spoil all predictions.
+        noise = max(NOISE_STD, ERROR_SHARE * abs(correction - float(features[0] @ self._weights)))
         self._precision = self._precision + features.T @ features / noise**2
-        self._moment = self._moment + features[0] * told / noise**2
+        self._moment = self._moment + features[0] * correction / noise**2
         self._weights = np.asarray(np.linalg.solve(self._precision, self._moment))
         self.learned.append((tuple(widths), seconds))
 
     def _features(self, widths: Floats) -> tuple[Floats, Floats]:
-        """Return the sums over layers, shape (n,), and what the correction is linear in, shape (n, 2 + stages)."""
+        """Return the sums over layers, shape (n,), and the features of the correction, shape (n, 2 + stages)."""
         stages = self.layers.stages(widths)
         seconds = np.maximum(stages.sum(axis=1), 1e-12)
         shares = stages / seconds[:, None] - self._dense_shares
@@ -191,9 +198,12 @@ class LatencyModel:
 
 
 def stage_numbers(positions: Sequence[int]) -> NDArray[np.int64]:
-    """Return the stage of each operation, by the positions of the images there; the smallest images share the last."""
+    """Return the stage index of each operation, shape (operations,).
+
+    Stages are numbered by falling number of spatial positions; all beyond MAX_STAGES share the last one.
+    """
     order = sorted(set(positions), reverse=True)
-    return np.array([min(order.index(each), STAGES - 1) for each in positions], dtype=np.int64)
+    return np.array([min(order.index(count), MAX_STAGES - 1) for count in positions], dtype=np.int64)
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,13 @@
-"""How long a net takes, measured where it will run, beside a reference that tells whether the machine kept still.
+"""Time a net in turn with a reference net, and say what speaks against the result.
 
-The core knows calls and a clock, no trials and no devices: `latency_ratio` serves methods, `runners.latency.meter` the rest.
-A net and a reference take turns, and the reference is timed before and after too. A timing says itself what speaks
-against it: a wide interval, a reference that drifted, threads that had to wait for a core. `steady` repeats such a
-timing a few times; what still has a `problem` then must not be given out as a figure.
+The core knows calls and a clock, but no trials and no devices. Net and reference take turns, and the reference is also
+timed before and after. A `Timing` names its own problem: a wide interval, a reference that drifted, or threads that
+waited for a core (run-queue delay). `steady_timing` repeats a timing with a problem a few times; a timing that has one
+afterwards must not be reported as a latency.
 
-Clocks and neighbours make a machine faster or slower for minutes, steadily within a process and otherwise in the next.
-What a net takes beside the reference hardly moves then, so figures are that ratio times what the reference takes when
-the machine is quiet (`quiet_seconds`).
+Clock rates and other programs make a machine faster or slower for minutes; this is steady within a process and may
+differ in the next. The ratio of a net to the reference hardly moves then. A latency is therefore that ratio times the
+seconds of the reference on the idle machine (`runners.latency.idle_baseline`).
 """
 
 import dataclasses
@@ -16,251 +16,286 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from runners.latency.intervals import median_interval
+from runners.latency.idle_baseline import IdleBaseline
 
-REPETITIONS = 7  # of each net for a ratio; the median of few is steady enough to tell faster from slower
-WARM_UPS = 2  # calls at least
-ROUNDS, LEAST_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
-MOST_ROUNDS = 8 * ROUNDS
-EDGE = 7  # samples of the reference before, and as many after
+RATIO_ROUNDS = 7  # turns of `latency_ratio`; the median of so few is steady enough to tell faster from slower
+WARM_UP_CALLS = 2  # at least
+WARM_UP_SECONDS = 0.3
+ROUNDS, MIN_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
+MAX_ROUNDS = 8 * ROUNDS
+EDGE_SAMPLES = 7  # of the reference before ROUNDS turns, and as many after them
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
-WARM_SECONDS = 0.3
 ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
-TRIES, AIMED = 5, 3  # attempts, and those of them that aim at a narrow interval where one that will do is there
-NARROW, WIDEST = 0.03, 0.05  # of an interval over its median: what is aimed at, and what will do after that
-DRIFT = 0.25  # of the reference within a timing, over its least median
-MOVED = 0.25  # of it from what it takes on the quiet machine, either way; up to here ratios were seen to hold within 4%
-BLOCKS, BLOCK_SAMPLES = 6, 9  # in which the quiet machine is looked for
-BLOCK_PAUSE = 0.5  # seconds between them, so that neighbours may come and go
-STALLED = 0.05  # share of the time in which a thread that could have run had to wait
+TRIES, NARROWING_TRIES = 5, 3  # attempts at most, and attempts for a narrow interval where an acceptable one is found
+NARROW_WIDTH, MAX_WIDTH = 0.03, 0.05  # of an interval over its median: aimed at, and accepted afterwards
+MAX_DRIFT = 0.25  # of the reference within a timing, over its least median
+MAX_CORRECTION = (
+    0.25  # of the reference from its idle baseline, either way; up to it ratios were seen to hold within 4%
+)
+IDLE_BLOCKS, IDLE_BLOCK_SAMPLES = 6, 9  # in which the idle machine is looked for
+IDLE_BLOCK_PAUSE = 0.5  # seconds between blocks, so that load from other programs may come and go
+MAX_QUEUE_SHARE = 0.05  # share of the time in which a thread that could have run waited for a core
+CONFIDENCE = 0.95  # of the interval of a median
 
 Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What tells the time.
+    """The clocks that a timing reads.
 
     Attributes:
-        clock: seconds.
-        stalled: seconds in which threads of this process could have run and had no core, so far.
-        pause: waits so many seconds.
+        clock: returns seconds.
+        run_queue_delay: returns the seconds so far in which threads of this process could have run and had no core.
+        pause: waits for the given seconds.
     """
 
     clock: Callable[[], float] = time.perf_counter
-    stalled: Callable[[], float] = lambda: 0.0
+    run_queue_delay: Callable[[], float] = lambda: 0.0
     pause: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
-class Quiet:
-    """The quiet machine.
-
-    Attributes:
-        seconds: that the reference takes on it.
-        otherwise: what to do when the machine will never be as fast again.
-    """
-
-    seconds: float
-    otherwise: str = ""
-
-
-@dataclass(frozen=True)
 class Timing:
-    """Seconds of one call of a net on the quiet machine, from its ratios to a reference in turn with it.
+    """Seconds of one call of a net on the idle machine, derived from its ratios to a reference in turn with it.
 
     Attributes:
-        median: median ratio of neighbouring samples, times `quiet`.
+        median: median ratio of neighbouring samples, times `idle_seconds`.
         low, high: distribution-free 95% interval of that median, from order statistics.
-        reference: median of the reference over the same rounds, as it was timed.
-        quiet: what the reference takes on the quiet machine; where that is not known, `reference`.
-        problem: what speaks against these figures; empty when nothing does.
-        tries: how many attempts were made.
+        reference_seconds: median of the reference over the same rounds, as the clock showed it.
+        idle_seconds: of the reference on the idle machine; equal to `reference_seconds` where there is no baseline.
+        problem: what speaks against these seconds; empty when nothing does.
+        tries: number of attempts.
     """
 
     median: float
     low: float
     high: float
-    reference: float
-    quiet: float
+    reference_seconds: float
+    idle_seconds: float
     problem: str = ""
     tries: int = 1
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the reference it takes."""
-        return self.median / self.quiet
+        """Seconds of the net over those of the reference."""
+        return self.median / self.idle_seconds
 
     @property
     def width(self) -> float:
-        """How wide the interval is, over the median."""
+        """Width of the interval over the median."""
         return (self.high - self.low) / self.median
 
     @property
-    def pace(self) -> float:
-        """How many times as long as on the quiet machine everything took meanwhile."""
-        return self.reference / self.quiet
+    def slowdown(self) -> float:
+        """Seconds of the reference during the timing over those on the idle machine."""
+        return self.reference_seconds / self.idle_seconds
 
 
-def steady(net: Call, reference: Call, watch: Watch, quiet: Quiet | None = None) -> Timing:
-    """Time a net until nothing speaks against the figures, a few times at most; then the problem stays in them.
+def steady_timing(net: Call, reference: Call, watch: Watch, idle: IdleBaseline | None = None) -> Timing:
+    """Time a net until the timing has no problem, at most TRIES times; the last problem stays in the result.
 
-    An interval that could be narrower has it timed again over twice the turns, and the narrowest one is returned.
+    While the interval is wider than NARROW_WIDTH, the next attempt takes twice the turns. The attempt with the
+    narrowest interval is returned.
 
     Args:
-        net: one call; for an accelerator it waits for the result.
-        reference: the same of the reference.
-        quiet: None takes the machine as it is.
+        net: runs one inference; on an accelerator it waits for the result.
+        reference: the same for the reference.
+        idle: None takes the speed of the machine as it is.
     """
     rounds, best = ROUNDS, None
     for tries in range(1, TRIES + 1):
-        timing = _attempt(net, reference, watch, quiet, rounds)
+        timing = _attempt(net, reference, watch, idle, rounds)
         if not timing.problem and (best is None or timing.width < best.width):
             best = timing
-        noisy = timing.width > NARROW and timing.problem in ("", _too_wide(timing))
-        if tries == TRIES or (best is not None and (not noisy or tries >= AIMED)):
+        noisy = timing.width > NARROW_WIDTH and timing.problem in ("", _width_problem(timing))
+        if tries == TRIES or (best is not None and (not noisy or tries >= NARROWING_TRIES)):
             break
-        rounds = min((1 + noisy) * rounds, MOST_ROUNDS)  # more of them average it out
+        rounds = min((1 + noisy) * rounds, MAX_ROUNDS)  # more rounds average the noise out
         if timing.problem:
             watch.pause(0.5 * 2 ** (tries - 1))
     return dataclasses.replace(best or timing, tries=tries)
 
 
-def quiet_seconds(call: Call, watch: Watch) -> float | None:
-    """Return what a call takes when the machine is at its quietest within a few seconds; None while others hold it.
+def measure_idle_seconds(call: Call, watch: Watch) -> float | None:
+    """Return the seconds of a call on the idle machine, from a few seconds of samples; None under load of others.
 
-    It is the second least of a few medians: the least may be a clock that jumped.
+    The result is the second least of the medians of IDLE_BLOCKS blocks: the least may come from a clock that jumped.
     """
-    calls, _ = _warm(call, watch)
-    sample, medians, stalled, passed = _repeated(call, calls), list[float](), 0.0, 0.0
-    for block in range(BLOCKS):
+    calls, _ = _warm_up(call, watch)
+    sample, medians, delay, elapsed = _repeated(call, calls), list[float](), 0.0, 0.0
+    for block in range(IDLE_BLOCKS):
         if block:
-            watch.pause(BLOCK_PAUSE)
-        began, waited = watch.clock(), watch.stalled()
-        medians.append(statistics.median(_seconds(sample, watch) for _ in range(BLOCK_SAMPLES)) / calls)
-        stalled, passed = stalled + watch.stalled() - waited, passed + watch.clock() - began
-    return None if stalled > STALLED * passed else sorted(medians)[1]
+            watch.pause(IDLE_BLOCK_PAUSE)
+        start, start_delay = watch.clock(), watch.run_queue_delay()
+        medians.append(statistics.median(_seconds(sample, watch) for _ in range(IDLE_BLOCK_SAMPLES)) / calls)
+        delay, elapsed = delay + watch.run_queue_delay() - start_delay, elapsed + watch.clock() - start
+    return None if delay > MAX_QUEUE_SHARE * elapsed else sorted(medians)[1]
 
 
 def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int], device: torch.device) -> float:
-    """Return how many times as long as `dense` a net takes for one image, in evaluation mode: a ratio of medians.
+    """Return the latency of `narrow` over that of `dense` for one image in evaluation mode: a ratio of medians.
 
-    The two take turns, so that what else the machine does meets both. The modes of all modules are restored.
+    The two nets take turns, so that load from other programs meets both. The modes of all modules are restored.
 
     Args:
-        input_shape: channels, height and width of the image.
+        input_shape: (C, H, W) of the image.
         device: where both nets are.
     """
     nets = (narrow, dense)
     modes = [(module, module.training) for net in nets for module in net.modules()]
     image = torch.zeros(1, *input_shape, device=device)
-    # With one thread the thread's own time is what counts: it leaves out what other trials take meanwhile.
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    watch = Watch(time.thread_time if alone else time.perf_counter)
+    # With one thread the CPU time of that thread is measured: it leaves out the time of other trials on its core.
+    one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    watch = Watch(time.thread_time if one_thread else time.perf_counter)
     calls = [inference(net.eval(), image) for net in nets]
     try:
         with torch.no_grad():
-            for call in calls * WARM_UPS:
+            for call in calls * WARM_UP_CALLS:
                 call()
-            taken, reference = _turns(calls[0], calls[1], REPETITIONS, watch)
+            narrow_seconds, dense_seconds = _take_turns(calls[0], calls[1], RATIO_ROUNDS, watch)
     finally:
         for module, training in modes:
             module.training = training
-    return statistics.median(taken) / statistics.median(reference)
+    return statistics.median(narrow_seconds) / statistics.median(dense_seconds)
 
 
-def brief_ratio(net: Call, reference: Call, watch: Watch, rounds: int = LEAST_ROUNDS) -> float:
-    """Return how many times as long as the reference a net takes, from few turns: the median ratio of neighbours.
+def brief_ratio(net: Call, reference: Call, watch: Watch, rounds: int = MIN_ROUNDS) -> float:
+    """Return the seconds of a net over those of the reference from few turns: the median ratio of neighbouring samples.
 
-    For many nets at once, such as those that a model is calibrated with; no figure to give out.
+    It serves where many nets are timed, as for the calibration of a model. It is not exact enough to be reported.
     """
-    for call in (net, reference) * WARM_UPS:
+    for call in (net, reference) * WARM_UP_CALLS:
         call()
     calls = [max(1, math.ceil(0.5 * SAMPLE_SECONDS / max(_seconds(call, watch), 1e-6))) for call in (net, reference)]
-    taken, beside = _turns(_repeated(net, calls[0]), _repeated(reference, calls[1]), rounds, watch)
-    ratios = [one / max(other, 1e-12) for one, other in zip(taken, beside, strict=True)]
+    samples = _take_turns(_repeated(net, calls[0]), _repeated(reference, calls[1]), rounds, watch)
+    ratios = [own / max(beside, 1e-12) for own, beside in zip(*samples, strict=True)]
     return statistics.median(ratios) * calls[1] / calls[0]
 
 
 def brief_seconds(call: Call, watch: Watch) -> float:
-    """Return the median seconds of a few calls, to see whether a machine is as fast as before."""
-    for _ in range(WARM_UPS):
+    """Return the median seconds of MIN_ROUNDS calls; two of these tell whether the machine has changed its speed."""
+    for _ in range(WARM_UP_CALLS):
         call()
-    return statistics.median(_seconds(call, watch) for _ in range(LEAST_ROUNDS))
+    return statistics.median(_seconds(call, watch) for _ in range(MIN_ROUNDS))
 
 
 def inference(net: Callable[[torch.Tensor], object], images: torch.Tensor) -> Call:
-    """Return the call that takes images through a net and waits for the result."""
+    """Return a call that runs a net on images and waits for the result."""
 
     def call() -> None:
-        wait(images.device)
+        synchronize(images.device)
         net(images)
-        wait(images.device)
+        synchronize(images.device)
 
     return call
 
 
-def _attempt(net: Call, reference: Call, watch: Watch, quiet: Quiet | None, most: int) -> Timing:
-    net_calls, net_seconds = _warm(net, watch)
-    reference_calls, reference_seconds = _warm(reference, watch)
+def synchronize(device: torch.device) -> None:
+    """Wait until an accelerator has finished its queued work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def median_interval(samples: Sequence[float]) -> tuple[float, float]:
+    """Return the narrowest symmetric pair of order statistics that holds the median with 95% confidence.
+
+    The k-th smallest and k-th largest of n hold it with probability 1 - 2 P(Binomial(n, 1/2) < k), whatever the
+    distribution (David and Nagaraja, Order Statistics, section 7.1). No pair of fewer than six samples does; the
+    least and the largest are returned for them.
+    """
+    ordered, count = sorted(samples), len(samples)
+    outside, k = 0.0, 0
+    while k < count // 2:
+        outside += 2 * math.comb(count, k) / 2**count
+        if outside > 1 - CONFIDENCE:
+            break
+        k += 1
+    k = max(1, k)
+    return ordered[k - 1], ordered[-k]
+
+
+def run_queue_delay() -> float:
+    """Return the seconds so far in which threads of this process waited for a core, summed; 0 where nothing counts it.
+
+    Such a delay reveals other programs that slow everything evenly. Linux counts it: the second number of
+    /proc/self/task/*/schedstat, in nanoseconds.
+    """
+    total = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(path.read_text().split()[1])
+        except (OSError, IndexError, ValueError):  # a thread that has just ended, or a kernel without this count
+            continue
+    return total / 1e9
+
+
+def _attempt(net: Call, reference: Call, watch: Watch, idle: IdleBaseline | None, max_rounds: int) -> Timing:
+    net_calls, net_seconds = _warm_up(net, watch)
+    reference_calls, reference_seconds = _warm_up(reference, watch)
     rounds = int(ATTEMPT_SECONDS / max(net_seconds + reference_seconds, 1e-9))
-    rounds = min(most, max(LEAST_ROUNDS, rounds))
+    rounds = min(max_rounds, max(MIN_ROUNDS, rounds))
     net, reference = _repeated(net, net_calls), _repeated(reference, reference_calls)
-    edge = max(3, EDGE * rounds // ROUNDS)
-    began, stalled = watch.clock(), watch.stalled()
+    edge = max(3, EDGE_SAMPLES * rounds // ROUNDS)
+    start, start_delay = watch.clock(), watch.run_queue_delay()
     before = [_seconds(reference, watch) for _ in range(edge)]
-    taken, beside = _turns(net, reference, rounds, watch)
+    net_samples, reference_samples = _take_turns(net, reference, rounds, watch)
     after = [_seconds(reference, watch) for _ in range(edge)]
-    share = (watch.stalled() - stalled) / max(watch.clock() - began, 1e-9)
-    half = len(beside) // 2
-    parts = [statistics.median(part) / reference_calls for part in (before, beside[:half], beside[half:], after)]
+    queue_share = (watch.run_queue_delay() - start_delay) / max(watch.clock() - start, 1e-9)
+    half = len(reference_samples) // 2
+    parts = (before, reference_samples[:half], reference_samples[half:], after)
+    medians = [statistics.median(part) / reference_calls for part in parts]
     calls = reference_calls / net_calls
-    ratios = [calls * one / max(other, 1e-12) for one, other in zip(taken, beside, strict=True)]
-    together = statistics.median(beside) / reference_calls
-    quiet = quiet or Quiet(together)
+    pairs = zip(net_samples, reference_samples, strict=True)
+    ratios = [calls * own / max(beside, 1e-12) for own, beside in pairs]
+    seconds = statistics.median(reference_samples) / reference_calls
+    idle = idle or IdleBaseline(seconds)
     low, high = median_interval(ratios)
-    unit = quiet.seconds
-    timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, together, unit)
-    return dataclasses.replace(timing, problem=_problem(timing, parts, share, quiet.otherwise))
+    unit = idle.seconds
+    timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, seconds, unit)
+    return dataclasses.replace(timing, problem=_problem(timing, medians, queue_share, idle.remedy))
 
 
-def _problem(timing: Timing, parts: Sequence[float], stalled: float, otherwise: str) -> str:
-    """Say what speaks against a timing: the cause where it is known, else what was seen."""
-    if stalled > STALLED:
-        return f"other processes held the cores: threads waited for one in {min(stalled, 1):.0%} of the time"
-    drift = max(parts) / min(parts) - 1
-    if drift > DRIFT:
-        return f"the reference net drifted by {drift:.0%} meanwhile (at most {DRIFT:.0%} is taken)"
-    if max(timing.pace, 1 / timing.pace) - 1 > MOVED:
+def _problem(timing: Timing, reference_medians: Sequence[float], queue_share: float, remedy: str) -> str:
+    """Return what speaks against a timing: the cause where it is known, else the symptom; empty when nothing does."""
+    if queue_share > MAX_QUEUE_SHARE:
+        return f"other processes held the cores: threads waited for one in {min(queue_share, 1):.0%} of the time"
+    drift = max(reference_medians) / min(reference_medians) - 1
+    if drift > MAX_DRIFT:
+        return f"the reference net drifted by {drift:.0%} meanwhile (at most {MAX_DRIFT:.0%} is taken)"
+    if max(timing.slowdown, 1 / timing.slowdown) - 1 > MAX_CORRECTION:
         return (
-            f"the reference net takes {timing.pace:.2f} times as long as on the quiet machine "
-            f"(up to {MOVED:.0%} off is corrected{otherwise})"
+            f"the reference net takes {timing.slowdown:.2f} times as long as on the idle machine "
+            f"(up to {MAX_CORRECTION:.0%} off is corrected{remedy})"
         )
-    return _too_wide(timing)
+    return _width_problem(timing)
 
 
-def _too_wide(timing: Timing) -> str:
-    if timing.width <= WIDEST:
+def _width_problem(timing: Timing) -> str:
+    if timing.width <= MAX_WIDTH:
         return ""
-    return f"the 95% interval is {timing.width:.1%} of the median wide (at most {WIDEST:.0%} is taken)"
+    return f"the 95% interval is {timing.width:.1%} of the median wide (at most {MAX_WIDTH:.0%} is taken)"
 
 
-def _warm(call: Call, watch: Watch) -> tuple[int, float]:
-    """Call until warm; return how many calls make one sample, and the seconds of that."""
-    began, least, done = watch.clock(), math.inf, 0
-    while done <= WARM_UPS or watch.clock() - began < WARM_SECONDS:
+def _warm_up(call: Call, watch: Watch) -> tuple[int, float]:
+    """Call until warm; return how many calls make one sample, and the seconds of that sample."""
+    start, least, done = watch.clock(), math.inf, 0
+    while done <= WARM_UP_CALLS or watch.clock() - start < WARM_UP_SECONDS:
         least = min(least, _seconds(call, watch))
         done += 1
     calls = max(1, math.ceil(SAMPLE_SECONDS / max(least, 1e-6)))
     return calls, calls * least
 
 
-def _turns(net: Call, reference: Call, rounds: int, watch: Watch) -> tuple[list[float], list[float]]:
-    """Time both in turn, each first in every other round; return the seconds of each."""
+def _take_turns(net: Call, reference: Call, rounds: int, watch: Watch) -> tuple[list[float], list[float]]:
+    """Time net and reference in turn; each goes first in every other round. Returns the seconds of both, per round."""
     pair, seconds = (net, reference), ([0.0] * rounds, [0.0] * rounds)
     for turn in range(rounds):
         for which in ((0, 1), (1, 0))[turn % 2]:
@@ -277,14 +312,6 @@ def _repeated(call: Call, times: int) -> Call:
 
 
 def _seconds(call: Call, watch: Watch) -> float:
-    begin = watch.clock()
+    start = watch.clock()
     call()
-    return watch.clock() - begin
-
-
-def wait(device: torch.device) -> None:
-    """Wait until an accelerator has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    return watch.clock() - start

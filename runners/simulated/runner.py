@@ -1,4 +1,4 @@
-"""Closed-form trials: a whole search in milliseconds, for tests and for comparing samplers."""
+"""Simulate trials by a closed form, so that a whole search takes milliseconds: for tests and comparing samplers."""
 
 import math
 import random
@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runners.base import AskTell, Evaluation, RunnerConfig
+from typing_extensions import override
+
+from runners.base import AskTell, Evaluation, Evaluator, Runner
+from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.cost import Cost
@@ -16,12 +19,14 @@ from spaces.widths import Widths
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
 
-    pass
-
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a simulated trial gives; `seconds` are said to have passed, none do."""
+class SimulatedOutcome:
+    """Result of a simulated trial.
+
+    Attributes:
+        seconds: duration that is reported; no time passes.
+    """
 
     accuracy: float
     cost: Cost
@@ -31,16 +36,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SaturatingAccuracy:
-    """Accuracy that grows with every group's width and saturates: the groups differ in how soon.
+    """Accuracy that grows with the width of every group and saturates at a different rate for each.
 
-    With x the share of the dense width that group i keeps, accuracy is `best * prod_i (1 - exp(-rate_i * x))`, scaled
-    to `best` at full width. It grows in every width, so the best candidate within a budget lies at the budget, and
-    trades width from groups of a high rate to groups of a low one: uniform widths are never best when rates differ.
+    With x_i the width ratio of group i, the accuracy is `best * prod_i (1 - exp(-rate_i * x_i))`, scaled to `best` at
+    full width. It grows with every width, so the best candidate within a budget uses the whole budget. Groups of a low
+    rate gain more from width than groups of a high rate, so uniform widths are never best where the rates differ.
 
     Attributes:
-        rates: group name -> how soon it saturates; a group that is not named takes `rate`.
-        quality: method -> factor on all rates: above 1 it loses less where the net is narrow. 1 when it is not named.
-        slowness: method -> factor on the seconds; 1 when it is not named.
+        rates: group name -> rate of saturation; a group without an entry has `rate`.
+        quality: method -> factor on all rates, 1 without an entry; above 1 narrow nets lose less accuracy.
+        slowness: method -> factor on the seconds, 1 without an entry.
     """
 
     space: SearchSpace
@@ -51,41 +56,44 @@ class SaturatingAccuracy:
     quality: dict[str, float] = field(default_factory=dict)
     slowness: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, trial: Trial) -> Outcome:
-        """Return the outcome of a trial; from budgets alone it takes uniform widths."""
+    def __call__(self, trial: Trial) -> SimulatedOutcome:
+        """Return the outcome of a trial; a goal without widths gets uniform ones within its budgets."""
         goal = trial.goal
         budgets = [budget.resolve(self.space.dense_cost) for budget in goal.budgets]
         widths = goal.widths if goal.widths is not None else self.space.fit(uniform_ratios(self.space), budgets)
         self.space.check(widths)
         cost = self.space.cost(widths)
         seconds = self.slowness.get(trial.method, 1.0) * self.seconds_per_gflop * cost.flops / 1e9
-        return Outcome(self.accuracy(widths, trial.method), cost, widths, seconds)
+        return SimulatedOutcome(self.accuracy(widths, trial.method), cost, widths, seconds)
 
     def accuracy(self, widths: Widths, method: str = "") -> float:
-        """Return the accuracy of widths that a method makes, in (0, best]."""
-        reached = self.best
+        """Return the accuracy of widths under a method, in (0, best]."""
+        accuracy = self.best
         for group in self.space.variable:
             rate = self.rates.get(group.name, self.rate) * self.quality.get(method, 1.0)
-            kept = widths.get(group.name, group.width) / group.width
-            reached *= math.expm1(-rate * kept) / math.expm1(-rate)
-        return reached
+            ratio = widths.get(group.name, group.width) / group.width
+            accuracy *= math.expm1(-rate * ratio) / math.expm1(-rate)
+        return accuracy
 
 
-class SimulatedRunner:
-    """Runs trials by formula, one after the other, through the same steps as a real runner.
+class SimulatedRunner(Runner):
+    """Runs simulated trials one after the other, through the same steps as a real runner.
 
     Args:
-        outcome: trial -> what it gives; without it, `SaturatingAccuracy` over the workbench's space. An exception
+        _evaluator: not used; every runner is built from the same arguments.
+        outcome: trial -> its outcome; None is `SaturatingAccuracy` over the space of the search context. An exception
             gives a FAILED trial.
-        epochs: reports per trial after epoch 0, approaching the final accuracy from below; a leg has as many as it has
-            epochs, and goes on where the one before has ended.
-        noise: standard deviation of the accuracy, times the share of the epochs still to come.
+        epochs: number of reports of a trial after that of epoch 0; they approach the final accuracy from below. A
+            training segment has a report for each of its epochs and starts where the segment before it has ended.
+        noise: standard deviation of a reported accuracy, times the share of the epochs that are still to come.
     """
 
     def __init__(
         self,
         config: RunnerConfig | None = None,
-        outcome: Callable[[Trial], Outcome] | None = None,
+        _evaluator: Evaluator | None = None,
+        *,
+        outcome: Callable[[Trial], SimulatedOutcome] | None = None,
         epochs: int = 1,
         noise: float = 0.0,
     ) -> None:
@@ -93,17 +101,17 @@ class SimulatedRunner:
         self._outcome = outcome
         self._epochs, self._noise = epochs, noise
 
+    @override
     def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
-        """Return when every trial is told."""
         outcome = self._outcome or SaturatingAccuracy(search_context.space)
 
-        def simulate(trial: Trial, search_context: "SearchContext") -> Evaluation:
+        def simulate(trial: Trial, _search_context: "SearchContext") -> Evaluation:
             return _simulate(trial, outcome, self._epochs, self._noise)
 
         LocalRunner(self.config, simulate).run(ask_tell, search_context)
 
 
-def _simulate(trial: Trial, outcome: Callable[[Trial], Outcome], epochs: int, noise: float) -> Evaluation:
+def _simulate(trial: Trial, outcome: Callable[[Trial], SimulatedOutcome], epochs: int, noise: float) -> Evaluation:
     try:
         final = outcome(trial)
     except Exception as error:
@@ -114,9 +122,9 @@ def _simulate(trial: Trial, outcome: Callable[[Trial], Outcome], epochs: int, no
     before = (trained + 1) / (epochs + 1) if trained else 0.0
     for epoch in range(trained + 1 if trained else 0, end + 1):
         share = (epoch + 1) / (epochs + 1)
-        chance = random.Random(f"{trial.seed} {epoch}").gauss(0.0, noise) * (1 - share)
-        reached = min(1.0, max(0.0, final.accuracy * (0.5 + 0.5 * share) + chance))
-        report = EpochReport(trial.number, epoch, reached, final.seconds * (share - before))
+        noise_of_epoch = random.Random(f"{trial.seed} {epoch}").gauss(0.0, noise) * (1 - share)
+        accuracy = min(1.0, max(0.0, final.accuracy * (0.5 + 0.5 * share) + noise_of_epoch))
+        report = EpochReport(trial.number, epoch, accuracy, final.seconds * (share - before))
         curve.append(report)
         if (yield report) is False:
             state = TrialState.STOPPED

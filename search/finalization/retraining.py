@@ -26,11 +26,11 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, RunnerError
 from runners.data.splits import Split
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.training.loop import accuracy
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
-from search.problem import Setup
-from search.reporting.live import Display
+from search.callbacks import SearchCallback
+from search.environment import Environment
 from search.results.result import UNIFORM, SearchResult
 from spaces.budget import Budget
 from spaces.errors import BudgetError
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Roster:
+class RetrainingPlan:
     """What is trained again.
 
     Attributes:
@@ -63,7 +63,7 @@ class Roster:
         return {trial.key(): trial for trial in everything}
 
 
-def roster(result: SearchResult, space: SearchSpace) -> Roster:
+def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
     """List what is trained again of a search."""
     members = {member.label: again(member) for member in result.reported}
     chosen = result.chosen
@@ -73,7 +73,9 @@ def roster(result: SearchResult, space: SearchSpace) -> Roster:
     pairs = [] if chosen is None else [(members[chosen.label], control)]
     pairs += [(members[label], rival) for label, rival in rivals.items()]
     first = tuple(tuple(trial.key() for trial in pair if trial is not None) for pair in pairs)
-    return Roster(members, control, first, {label: trial for label, trial in rivals.items() if trial is not None})
+    return RetrainingPlan(
+        members, control, first, {label: trial for label, trial in rivals.items() if trial is not None}
+    )
 
 
 def again(member: TrialResult) -> Trial:
@@ -131,15 +133,15 @@ class Retraining:
 
     def __init__(
         self,
-        roster: Roster,
+        plan: RetrainingPlan,
         seeds: Sequence[int],
         number: int,
         read: Reader,
-        on_done: Callable[[int, int], None] = lambda done, total: None,
+        on_done: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        self._roster, self._read, self._on_done = roster, read, on_done
-        waiting, parts = roster.trials, []
-        for pair in roster.first:
+        self._plan, self._read, self._on_done = plan, read, on_done
+        waiting, parts = plan.trials, []
+        for pair in plan.first:
             parts.append([waiting.pop(key) for key in dict.fromkeys(pair) if key in waiting])
         parts.append(list(waiting.values()))
         orders = [(trial, seed) for part in parts for seed in seeds for trial in part]
@@ -147,7 +149,7 @@ class Retraining:
             dataclasses.replace(trial, number=number + place, seed=seed) for place, (trial, seed) in enumerate(orders)
         ]
         self._total = len(orders)
-        self._told: dict[str, list[TrialResult]] = {key: [] for key in roster.trials}
+        self._told: dict[str, list[TrialResult]] = {key: [] for key in plan.trials}
 
     def ask(self) -> Trial | None:
         """Return the next training."""
@@ -168,15 +170,15 @@ class Retraining:
 
     def applied(self, result: SearchResult) -> SearchResult:
         """Return the search with what the trainings have shown so far."""
-        members = {member.label: (member, self._roster.members[member.label]) for member in result.reported}
+        members = {member.label: (member, self._plan.members[member.label]) for member in result.reported}
         changed = [
             dataclasses.replace(member, confirmation=self._confirmation(trial))
             for member, trial in members.values()
             if self._told[trial.key()]
         ]
-        if self._roster.control is not None and any(self._told.values()):
-            result = dataclasses.replace(result, control=self._trained_control(self._roster.control))
-        told = {label: trial for label, trial in self._roster.target_controls.items() if self._told[trial.key()]}
+        if self._plan.control is not None and any(self._told.values()):
+            result = dataclasses.replace(result, control=self._trained_control(self._plan.control))
+        told = {label: trial for label, trial in self._plan.target_controls.items() if self._told[trial.key()]}
         trained = {label: self._trained_control(trial) for label, trial in told.items()}
         result = dataclasses.replace(result, target_controls=trained)
         return result.with_results(changed)
@@ -201,29 +203,34 @@ class Retraining:
         )
 
 
-class Confirmer:
+class Retrainer:
     """Has the front of a search trained again, when the config asks for it.
 
     Args:
         bench: what the trials of the search shared.
     """
 
-    def __init__(self, setup: Setup, search_context: SearchContext, display: Display) -> None:
-        self._setup, self._search_context, self._display = setup, search_context, display
+    def __init__(self, environment: Environment, search_context: SearchContext, callback: SearchCallback) -> None:
+        self._environment, self._search_context, self._callback = environment, search_context, callback
         self._retraining: Retraining | None = None
 
     def __call__(self, result: SearchResult) -> SearchResult:
         """Return the search confirmed; stopped by the user it is `interrupted`, with what was trained until then."""
-        setup = self._setup
-        if setup.config.confirm < 2 or not len(result.front):
+        environment = self._environment
+        if environment.config.confirm < 2 or not len(result.front):
             return result
         began = time.perf_counter()
-        seeds = [derive_seed(setup.config.seed, f"confirmation {number}") for number in range(setup.config.confirm)]
-        read = Reader(self._search_context.net, setup.data.test, setup.device)
+        seeds = [
+            derive_seed(environment.config.seed, f"confirmation {number}")
+            for number in range(environment.config.confirm)
+        ]
+        read = Reader(self._search_context.net, environment.data.test, environment.device)
         number = 1 + max(each.trial.number for each in result.results)
-        self._retraining = Retraining(roster(result, setup.space), seeds, number, read, self._show)
+        self._retraining = Retraining(
+            retraining_plan(result, environment.problem.space), seeds, number, read, self._show
+        )
         try:
-            RUNNERS[setup.runner](setup.config.runner).run(self._retraining, self._search_context)
+            RUNNERS[environment.runner](environment.config.runner, evaluate).run(self._retraining, self._search_context)
         except KeyboardInterrupt:
             result = dataclasses.replace(result, interrupted=True)
         except RunnerError as error:  # what the search has found is worth more than its confirmation
@@ -235,4 +242,4 @@ class Confirmer:
         return result if self._retraining is None else self._retraining.applied(result)
 
     def _show(self, done: int, total: int) -> None:
-        self._display.phase(f"training the front again, {done}/{total} done")
+        self._callback.on_phase(f"training the front again, {done}/{total} done")

@@ -1,7 +1,8 @@
-"""What a search that limits or compares latency does before any training: measure dense and smallest, build the model.
+"""LatencyCalibration: what a search that limits or compares latency measures before any training.
 
-Time depends on widths and not on weights, so the untrained net serves. A budget that the smallest network misses ends
-the search here, before it has cost anything.
+The dense network and the smallest are measured, and a latency model is built. Latency depends on widths and not on
+weights, so the untrained network serves. A budget that the smallest network misses ends the search here, before it has
+cost anything.
 """
 
 import dataclasses
@@ -19,26 +20,31 @@ from runners.latency.model_building import Building, at_widths, build_model, cal
 from runners.latency.timing import brief_seconds
 from runners.training.compute_format import using_threads
 from runners.trial import TrialResult
-from search.latency.predictor import Guide, check_smallest, check_smallest_briefly, latency_counts, latency_limit
+from search.callbacks import SearchCallback
+from search.environment import Environment
+from search.latency.predictor import LatencyPredictor
 from search.latency.queue import Read
-from search.problem import Setup
-from search.reporting.live import Display
+from spaces.budget import Budget
+from spaces.errors import BudgetError
+
+BUSY = 4  # times as long as alone: the most that a brief timing beside other processes takes
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LatencyTools:
-    """What the rest of the search needs.
+class LatencyCalibration:
+    """What the rest of the search needs of the measurements before it.
 
     Attributes:
-        dense: its reading at the first batch size, which may be refused.
-        dense_seconds: at the first batch size; a brief timing where the reading was refused.
-        held_out: how many errors of the model are of networks that the search has not measured.
+        dense: reading of the dense network at the first batch size, which may be refused.
+        dense_seconds: latency of the dense network at the first batch size; a brief timing where its reading was
+            refused.
+        held_out: number of errors of the model that are of networks which the search has not measured.
     """
 
     meter: LatencyMeter
-    guide: Guide
+    predictor: LatencyPredictor
     building: Building
     dense: Reading
     dense_seconds: float
@@ -46,14 +52,14 @@ class LatencyTools:
 
     @property
     def conditions(self) -> Conditions:
-        """Of the readings that budgets and the axis go by."""
+        """Conditions of the readings that budgets and the axis go by."""
         return self.dense.conditions
 
-    def reader(self, setup: Setup) -> Read:
-        """Return what measures a network whose weights are in the run folder, at the first batch size."""
+    def reader(self, environment: Environment) -> Read:
+        """Return a function that measures a network whose weights are in the run folder, at the first batch size."""
 
         def read(network: TrialResult) -> tuple[Reading, ...]:
-            net = checkpoint.load(setup.folder / network.path)
+            net = checkpoint.load(environment.folder / network.path)
             return (self.meter.read_at(network.label, net, self.meter.first_batch),)
 
         return read
@@ -64,46 +70,77 @@ class LatencyTools:
         return to_plain([self.meter.read_at(network, net, batch) for batch in others])
 
     def described(self) -> dict[str, Any]:
-        """Return how the model was built and how far it was off, as plain data."""
-        during = self.guide.model.errors[self.held_out :]
+        """Return how the model was built and its errors, as plain data."""
+        during = self.predictor.model.errors[self.held_out :]
         return {
             **dataclasses.asdict(self.building),
             "during": dataclasses.asdict(ModelError.of(during)) if during else None,
         }
 
 
-def start_latency(setup: Setup, display: Display) -> LatencyTools | None:
-    """Measure the dense net and the smallest and build the model; None for a search that needs no latency.
+def calibrate_latency(environment: Environment, callback: SearchCallback) -> LatencyCalibration | None:
+    """Measure the dense network and the smallest and build the model; None for a search that needs no latency.
 
     Raises:
-        BudgetError: a latency budget under what the smallest network measures.
+        BudgetError: a latency budget under the measured latency of the smallest network.
     """
-    config = setup.config.latency
-    if not latency_counts(setup.config, setup.budgets):
+    problem, config = environment.problem, environment.config.latency
+    if not problem.needs_latency:
         return None
-    meter = LatencyMeter(config, setup.net, setup.data.input_shape)
+    meter = LatencyMeter(config, environment.net, environment.data.input_shape)
     where = f"{config.device} at batch {config.batch[0]}"
-    display.phase(f"timing the dense net and the smallest on {config.device}")
-    dense = meter.read_at(REFERENCE, setup.net, meter.first_batch)
-    limit = latency_limit(setup.budgets)
-    narrow = at_widths(setup.net, setup.space, setup.space.smallest)
+    callback.on_phase(f"timing the dense net and the smallest on {config.device}")
+    dense = meter.read_at(REFERENCE, environment.net, meter.first_batch)
+    narrow = at_widths(environment.net, problem.space, problem.space.smallest)
     smallest = meter.read_at("smallest", narrow, meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
-        check_smallest_briefly(limit, _brief(meter, narrow), where)
+        check_smallest_briefly(problem.latency_limit, _brief(meter, narrow), where)
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
-        check_smallest(limit, smallest.seconds, (smallest.low, smallest.high), where)
+        check_smallest(problem.latency_limit, smallest.seconds, (smallest.low, smallest.high), where)
     dense_seconds = dense.seconds or _brief(meter, meter.dense)
-    display.phase(f"building the latency model of {where}, unless it is cached")
-    model, building = build_model(meter, setup.space, dense_seconds)
+    callback.on_phase(f"building the latency model of {where}, unless it is cached")
+    model, building = build_model(meter, problem.space, dense_seconds)
     if building.cached and dense.seconds is not None:  # the machine may be faster or slower than then
-        model.observe(setup.space.full, dense.seconds)
+        model.observe(problem.space.full, dense.seconds)
     error = building.error
-    display.phase(f"the latency model is off by {error.median:.1%} at the median over {error.nets} random networks")
-    guide = Guide(model, setup.space, setup.budgets, limit)
-    return LatencyTools(meter, guide, building, dense, dense_seconds, len(model.errors))
+    callback.on_phase(f"the latency model is off by {error.median:.1%} at the median over {error.nets} random networks")
+    predictor = LatencyPredictor(model, problem)
+    return LatencyCalibration(meter, predictor, building, dense, dense_seconds, len(model.errors))
 
 
 def _brief(meter: LatencyMeter, net: nn.Module) -> float:
     with using_threads(meter.device.threads), torch.no_grad():
         return brief_seconds(call_of(meter, net), meter.watch)
+
+
+def check_smallest(limit: float, seconds: float, interval: tuple[float, float], where: str) -> None:
+    """Compare a latency limit with the measured latency of the smallest network.
+
+    Args:
+        where: device and batch size in words.
+
+    Raises:
+        BudgetError: no network of the space can be expected to meet the limit.
+    """
+    if limit < seconds:
+        low, high = interval
+        raise BudgetError(
+            f"budget {Budget('latency', limit)} is under what the smallest network of this space measures on {where}: "
+            f"{1e3 * seconds:.4g} ms ({1e3 * low:.4g} to {1e3 * high:.4g}); raise the budget, or lower --floor or "
+            "--divisor"
+        )
+
+
+def check_smallest_briefly(limit: float, seconds: float, where: str) -> None:
+    """Compare a latency limit with a timing of the smallest network on a machine too busy to measure it.
+
+    Raises:
+        BudgetError: the limit is so far under that timing that other processes on the machine cannot be the reason.
+    """
+    if limit < seconds / BUSY:
+        raise BudgetError(
+            f"budget {Budget('latency', limit)} is far under what the smallest network of this space takes on {where}, "
+            f"about {1e3 * seconds:.4g} ms (this machine is too busy to measure it); raise the budget, or lower "
+            "--floor or --divisor"
+        )

@@ -1,142 +1,135 @@
-"""Networks are timed while no trial runs, and enter the front by what is measured.
+"""MeasurementQueue: networks are timed while no trial runs, and enter the front by their measured latency.
 
-Between the runner and the study stands `Timed`: once enough networks wait, it hands out no trial until the running
-ones have ended, has the waiting ones measured, and goes on. With one worker that is after every trial.
+Once enough networks wait, no trial is handed out until the running ones have ended; then the waiting networks are
+measured. With one worker that is after every trial.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from runners.base import AskTell
 from runners.latency.meter import Conditions, Reading, to_plain
-from runners.trial import EpochReport, Trial, TrialResult
-from search.latency.predictor import Guide
-from search.reporting.wording import plural
-from search.results.pareto import LATENCY, affordable, objectives
-from search.tuner import Study
+from runners.trial import TrialResult
+from search.callbacks import SearchCallback
+from search.latency.predictor import LatencyPredictor
+from search.results.pareto import affordable, objectives
+from search.storage.history import History
+from search.storage.study_storage import StudyStorage
 
-SLOTS = 2  # in which a network whose reading is refused is measured, besides the last one
+WINDOWS = 2  # in which a network whose reading is refused is measured, besides the last one
 OPTIMISM = 0.9  # of a predicted latency, below which the network is taken to lie
 
 Read = Callable[[TrialResult], Sequence[Reading]]
 
 
-class Timed:
-    """Hands on trials and measures what might enter the front (implements `runners.AskTell`).
+class MeasurementQueue:
+    """Measures the networks that might enter the front.
 
     Args:
-        trials: where trials come from and results go, in the end the study.
-        guide: predicts latency and learns from what is measured.
+        history: takes the readings, as does `storage`, where there is one.
+        predictor: predicts latency and learns from readings.
         read: measures a network whose weights are on disk.
-        every: networks that wait before running trials are waited for.
-        phase: told what is going on.
+        size: number of networks that wait before running trials are waited for.
     """
 
     def __init__(
-        self, trials: AskTell, study: Study, read: Read, every: int, phase: Callable[[str], None] = lambda text: None
+        self,
+        history: History,
+        storage: StudyStorage | None,
+        predictor: LatencyPredictor,
+        read: Read,
+        size: int,
+        callback: SearchCallback | None = None,
     ) -> None:
-        if study.settings.guide is None:
-            raise ValueError("a study without a latency guide has nothing to measure")
-        self._trials, self._study, self._read, self._every, self._phase = trials, study, read, every, phase
-        self._guide: Guide = study.settings.guide
-        self._running = 0  # trials that workers have; those that are compared before training share a number
-        self._slots: Counter[str] = Counter()
-        self._told = self._next = 0  # results so far, and how many there must be before the next slot
+        self._history, self._storage, self._predictor, self._read = history, storage, predictor, read
+        self._size, self._callback = size, callback or SearchCallback()
+        self._windows: Counter[str] = Counter()  # by label: windows in which a network was measured
+        self._told = self._resume_at = 0  # results so far, and how many there must be before the next window
 
-    def ask(self) -> Trial | None:
-        """Return the next trial; None while the running ones are waited for, or when there are no more."""
-        rested = self._told >= self._next
-        if self._running and rested and sum(1 for _ in self._due()) >= self._every:
-            return None
-        if not self._running and rested:
-            self.measure()
-        trial = self._trials.ask()
-        if trial is None and not self._running:
-            self.measure(last=True)
-            trial = self._trials.ask()  # whoever has now come on the front may go on to the end of the training
-        self._running += trial is not None
-        return trial
+    def holds_back(self, running: int) -> bool:
+        """Return whether no trial is to begin until the running ones have ended."""
+        rested = self._told >= self._resume_at
+        return bool(running) and rested and sum(1 for _ in self._due()) >= self._size
 
-    def report(self, report: EpochReport) -> bool:
-        """Return whether the trial goes on."""
-        return self._trials.report(report)
-
-    def tell(self, result: TrialResult) -> None:
-        """Tell the study, which has the result before it is measured: nothing is lost then."""
-        self._running -= 1
+    def observe_result(self) -> None:
+        """Take notice that a trial was told."""
         self._told += 1
-        self._trials.tell(result)
 
     def measure(self, *, last: bool = False) -> None:
-        """Measure what waits, the most accurate first: what it then dominates need not be measured.
+        """Measure the waiting networks, the most accurate first: networks that it then dominates need not be measured.
 
-        A refused reading ends the slot: the next one would meet the same busy machine. Trials go on meanwhile, as many
-        as networks wait for a slot.
+        A refused reading ends the window: the next one would meet the same busy machine. Trials go on meanwhile, as
+            many
+        as networks wait for a window.
 
         Args:
-            last: there is no later slot; all are tried, those whose readings were refused once more.
+            last: there is no later window; every waiting network is tried, one whose reading was refused once more.
         """
-        waiting = sorted(self._due(last), key=lambda each: (-(each.accuracy or 0.0), each.label))
+        if self._told < self._resume_at and not last:
+            return
+        waiting = sorted(self._due(last), key=lambda network: (-(network.accuracy or 0.0), network.label))
         if not waiting:
             return
-        self._phase(f"timing {plural(len(waiting), 'network')} while no trial runs")
+        count = len(waiting)
+        self._callback.on_phase(f"timing {count} network{'' if count == 1 else 's'} while no trial runs")
         for network in waiting:
-            if not self._promises(network):
+            if not self._might_enter(network):
                 continue
             readings = tuple(self._read(network))
-            self._slots[network.label] += 1
-            self._study.timed(network.label, to_plain(readings))
-            learn(self._guide, network, readings[0])
+            self._windows[network.label] += 1
+            plain = to_plain(readings)
+            if self._storage is not None:
+                self._storage.add_latency(network.label, plain)
+            self._history.add_latency(network.label, plain)
+            learn(self._predictor, network, readings[0])
             if readings[0].refused and not last:
-                self._next = self._told + self._every
+                self._resume_at = self._told + self._size
                 return
 
     def _due(self, last: bool = False) -> Iterator[TrialResult]:
         """Yield the networks without a good reading that might enter the front and were not tried too often."""
-        for network in affordable(self._study.results, self._study.budgets):
-            spent = self._slots[network.label] >= SLOTS + last
-            if network.timed is None and network.path and not spent and self._promises(network):
+        for network in affordable(self._history.results, self._predictor.problem.budgets):
+            spent = self._windows[network.label] >= WINDOWS + last
+            if network.timed is None and network.path and not spent and self._might_enter(network):
                 yield network
 
-    def _promises(self, network: TrialResult) -> bool:
-        """Whether a network might enter the front, by its prediction; one that cannot be predicted might."""
-        if self._guide.far_over(network):
+    def _might_enter(self, network: TrialResult) -> bool:
+        """Return whether a network might enter the front, by its prediction; one that cannot be predicted might."""
+        if self._predictor.far_over(network):
             return False
-        if network.trial.baseline and not network.intermediate_index:  # what the others are compared with
+        if network.trial.baseline and not network.intermediate_index:  # the other networks are compared with it
             return True
-        front = self._study.front
-        cost = objectives(network)[0]
-        if front.axis == LATENCY:
-            cost = OPTIMISM * (self._guide.seconds_of(network) or 0.0)
-        accuracy = objectives(network)[1]
-        beaten = any(objectives(each, front.axis)[0] <= cost and objectives(each)[1] >= accuracy for each in front)
-        return not beaten or self._answers(network)
-
-    def _answers(self, network: TrialResult) -> bool:
-        """Whether a network might be the best at a target, which one that is off the front may be."""
-        best = self._study.best_at
-        allowed = [target for target in self._study.targets if network.cost and target.allows(network.cost)]
-        return any(
-            (rival := best(target)) is None or objectives(rival)[1] < objectives(network)[1] for target in allowed
+        front = self._history.front
+        cost, accuracy = objectives(network)
+        if front.axis == "latency":
+            cost = OPTIMISM * (self._predictor.seconds_of(network) or 0.0)
+        beaten = any(
+            objectives(member, front.axis)[0] <= cost and objectives(member)[1] >= accuracy for member in front
         )
+        return not beaten or self._might_answer(network)
+
+    def _might_answer(self, network: TrialResult) -> bool:
+        """Return whether a network might be the best at a target, which a network off the front may be."""
+        targets = self._predictor.problem.targets
+        allowed = [target for target in targets if network.cost and target.allows(network.cost)]
+        best = [self._history.best_at(target) for target in allowed]
+        return any(other is None or objectives(other)[1] < objectives(network)[1] for other in best)
 
 
-def learn(guide: Guide, network: TrialResult, reading: Reading) -> None:
-    """Have the model learn from a good reading of a network that is merely narrow."""
-    if reading.seconds is not None and network.widths is not None and guide.seconds_of(network) is not None:
-        guide.model.observe(network.widths, reading.seconds)
+def learn(predictor: LatencyPredictor, network: TrialResult, reading: Reading) -> None:
+    """Have the latency model learn from a good reading of a network of plain layers."""
+    if reading.seconds is not None and network.widths is not None and predictor.seconds_of(network) is not None:
+        predictor.model.observe(network.widths, reading.seconds)
 
 
-def take_up(study: Study, conditions: Conditions) -> None:
-    """Keep of the record what was measured under the same conditions, and have the model learn from it."""
-    guide = study.settings.guide
+def restore_readings(history: History, predictor: LatencyPredictor, conditions: Conditions) -> None:
+    """Keep of an earlier process the readings under the same conditions, and have the model learn from them."""
 
-    def kept(network: TrialResult) -> TrialResult:
-        readings = [Reading.from_plain(each) for each in network.latency]
+    def keep(network: TrialResult) -> TrialResult:
+        readings = [Reading.from_plain(plain) for plain in network.latency]
         same = bool(readings) and readings[0].conditions == conditions and not readings[0].refused
-        if same and guide is not None:
-            learn(guide, network, readings[0])
+        if same:
+            learn(predictor, network, readings[0])
         return network if same else replace(network, latency=())
 
-    study.revise(kept)
+    history.revise(keep)

@@ -1,31 +1,27 @@
-"""What a search will take: its plan, and the time it is expected to need."""
+"""The time and the training that a search is expected to take."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from configs.rungs import rungs_of
+from configs.parsing import STATISTICS_IMAGES, screen_images
 from configs.schema import RunConfig
-from configs.screening import STATISTICS_IMAGES, screen_images
 from pruning.base import METHODS
-from pruning.traits import wide_epochs
+from pruning.settings import Setting
+from pruning.traits import screenable, wide_epochs
 from runners.training.compute_format import step_seconds, using_threads
-from search.latency.predictor import latency_counts
-from search.problem import STEP_IMAGES, Setup, dense_file, screened_at_once, study_settings
-from search.reporting.plan_table import Plan
-from search.reporting.screening import screened_trials
-from search.reporting.training import mean_epochs
+from search.environment import STEP_IMAGES, Environment, Plan
 from search.schedulers.asha import expected_epochs
 from search.searchers.candidate_space import CandidateSpace
-from search.searchers.initial_design import Starts
-from spaces.targets import parse_targets
+from search.searchers.initial_design import InitialDesign
 
-NARROW_POWER = 0.8  # of the share of FLOPs, gives that of time: cifar_resnet18 at 17% of the FLOPs took 24% of the time
+NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resnet18 at 17% of the FLOPs took 24%
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
-LATENCY_SECONDS = 45.0  # the dense net, the smallest and the latency model, unless that is cached
-TIMING_SECONDS = 1.5  # each reading of a network on a machine that keeps still
-SECONDS_AROUND = 30.0  # start of Ray, statistics, confirmation, export and report
+LATENCY_SECONDS = 45.0  # for the dense network, the smallest one and the latency model, unless that is cached
+TIMING_SECONDS = 1.5  # for each reading of a network on an idle machine
+SECONDS_AROUND = 30.0  # for the start of Ray, statistics, confirmation, export and report
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class TimeForecast:
 
     Attributes:
         dense: for the dense network; 0 when its weights are given or cached.
-        trials: for all trials, as many at once as there are workers.
+        trials: for all trials, with as many at once as there are workers.
         around: for everything else.
     """
 
@@ -48,95 +44,115 @@ class TimeForecast:
         return self.dense + self.trials + self.around
 
 
-def plan(setup: Setup, forecast: TimeForecast | None = None) -> Plan:
-    """Describe the search, with a forecast of its time; without one it is made here."""
-    data = setup.data
-    return Plan(
-        config=setup.config,
-        space=setup.space,
-        budgets=setup.budgets,
-        targets=setup.targets,
-        images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
-        workers=setup.workers,
-        threads=setup.threads,
-        folder=setup.folder,
-        seconds=(forecast or forecast_time(setup)).total,
-        dense_seconds=setup.latency.dense_seconds if setup.latency else None,
-        epochs=forecast_epochs(setup.config) if rungs_of(setup.config) else 0.0,
-    )
+def plan(
+    environment: Environment,
+    candidates: CandidateSpace,
+    dense_seconds: float | None = None,
+    forecast: TimeForecast | None = None,
+) -> Plan:
+    """Return the search with what it is expected to take.
+
+    Args:
+        dense_seconds: latency of the dense network, once measured.
+        forecast: of the time; None makes it here.
+    """
+    seconds = (forecast or forecast_time(environment, candidates)).total
+    epochs = forecast_epochs(environment.config) if environment.problem.rungs else 0.0
+    return Plan(environment, seconds, epochs, dense_seconds)
 
 
 def forecast_epochs(config: RunConfig) -> float:
-    """Estimate the epochs of training of all trials together: members of the front and control arms get them all."""
-    if rungs := rungs_of(config):
+    """Estimate the epochs of training of all trials together; baselines and members of the front get all epochs."""
+    if rungs := config.rung_epochs:
         return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
     return float(config.train.epochs * config.trials)
 
 
-def forecast_time(setup: Setup) -> TimeForecast:
-    """Estimate the wall time from timed training steps of the dense net, by images, epochs and mean FLOPs."""
-    train, data = setup.config.train, setup.data
-    file = dense_file(setup)
+def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeForecast:
+    """Estimate the wall time from timed training steps of the dense network, by images, epochs and mean FLOPs."""
+    config, data, file = environment.config, environment.data, environment.dense_file
+    train = config.train
     dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
-    images_per_trial += _screened_images(setup)
-    trials = _dense_trials(setup) * images_per_trial / setup.workers
-    # Confirmation trains to the end at once; of the trials, those that end at a rung take their share.
-    share = forecast_epochs(setup.config) / (train.epochs * setup.config.trials) if train.epochs else 1.0
-    trials *= share + _trained_again(setup.config) / setup.config.trials
-    test = _trained_again(setup.config) * len(data.test) / 3
-    alone, in_worker = _seconds_per_image(setup, setup.threads_alone), _seconds_per_image(setup, setup.threads)
+    images_per_trial += _screened_images(environment, candidates)
+    trials = _dense_trials(environment, candidates) * images_per_trial / environment.workers
+    # A confirmation trains to the end at once; trials that end at a rung take their share.
+    share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
+    trials *= share + _retrainings(config) / config.trials
+    test = _retrainings(config) * len(data.test) / 3
+    alone = _seconds_per_image(environment, environment.threads_alone)
+    in_worker = _seconds_per_image(environment, environment.threads)
     around = SECONDS_AROUND
-    if latency_counts(setup.config, setup.budgets):
-        around += LATENCY_SECONDS + TIMING_SECONDS * setup.config.trials
-    elif setup.config.latency.measures:
-        sizes = len(setup.config.latency.batch)
-        around += sizes * TIMING_SECONDS * (1 + FRONT_SHARE * setup.config.trials)
+    if environment.problem.needs_latency:
+        around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
+    elif config.latency.measures:
+        around += len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
     return TimeForecast((dense + test) * alone, trials * in_worker, around)
 
 
-def _screened_images(setup: Setup) -> float:
-    """Estimate how many images of training take as long as what a trial, on average, is compared with before."""
-    size, trials = screened_at_once(setup), setup.config.trials
-    candidates = CandidateSpace(study_settings(setup), setup.space, setup.budgets)
-    chosen = screened_trials(candidates, trials) if size > 1 else 0.0
-    return size * screen_images(len(setup.data.val)) * chosen / trials
+def screened_trials(candidates: CandidateSpace, trials: int) -> float:
+    """Return about how many trials will be the winner of a screening pool: proposals with methods that allow it."""
+    design = InitialDesign(candidates)
+    proposed = trials - len(design.baselines(trials)) - len(design.uniform(trials))
+    return proposed * len(screenable_methods(candidates)) / len(candidates.methods)
 
 
-def _trained_again(config: RunConfig) -> float:
-    """Estimate how many trainings the confirmation takes: the front, and uniform widths beside it or at each target."""
-    baselines = max(1, len(parse_targets(config.targets)))
+def screenable_methods(candidates: CandidateSpace) -> list[str]:
+    """Return the methods whose candidates can be compared before training."""
+    return [name for name in candidates.methods if screenable(METHODS[name], candidates.problem.fixed.get(name, {}))]
+
+
+def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:
+    """Return how many epochs a proposed trial trains on average: the set ones, unless epochs are searched.
+
+    Whole numbers from a to b on a log scale are drawn from [a - 1/2, b + 1/2].
+    """
+    for setting in searched:
+        if setting.name == "epochs" and setting.low and setting.high:
+            return (setting.high - setting.low + 1) / math.log((setting.high + 0.5) / (setting.low - 0.5))
+    return float(epochs)
+
+
+def _screened_images(environment: Environment, candidates: CandidateSpace) -> float:
+    """Estimate the images of training that take as long as the screening before a trial, on average."""
+    size, trials = environment.screening_pool_size, environment.config.trials
+    winners = screened_trials(candidates, trials) if size > 1 else 0.0
+    return size * screen_images(len(environment.data.val)) * winners / trials
+
+
+def _retrainings(config: RunConfig) -> float:
+    """Estimate the trainings of the confirmation: of the front, and of uniform widths beside it or at each target."""
+    baselines = max(1, len(config.target_budgets))
     return config.confirm * (baselines + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 
-def _dense_trials(setup: Setup) -> float:
-    """Estimate how many trials that train the dense net all the time would cost as much as those of the search.
+def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float:
+    """Estimate how many trials that train the dense network would cost as much as the trials of the search.
 
-    Those that are planned are known. The others are spread evenly over the targets or over log cost, and over methods
+    The initial design is known. The other trials are spread evenly over the targets or over log cost, and over methods
     as if all of them were equally good: in proportion to one over their time (see `search.searchers.method_choice`).
     """
-    settings = study_settings(setup)
-    candidates = CandidateSpace(settings, setup.space, setup.budgets)
-    dense, epochs = setup.space.dense_cost, setup.config.train.epochs
-    limits = [each for each in setup.budgets if each.quantity != "latency"]
-    budget: float = min([1.0, *[each.limit / getattr(dense, each.quantity) for each in limits]])
+    problem, config = environment.problem, environment.config
+    dense, epochs = problem.space.dense_cost, config.train.epochs
+    limits = [budget for budget in problem.budgets if budget.quantity != "latency"]
+    share_allowed: float = min([1.0, *[budget.limit / getattr(dense, budget.quantity) for budget in limits]])
 
-    def share(name: str, fraction: float) -> float:
-        method = METHODS[name](**setup.fixed.get(name, {}))
+    def time_share(name: str, fraction: float) -> float:
+        method = METHODS[name](**problem.fixed.get(name, {}))
         wide = wide_epochs(method, epochs) / max(1, epochs)
-        return wide + (1 - wide) * math.pow(fraction * budget, NARROW_POWER)
+        return wide + (1 - wide) * math.pow(fraction * share_allowed, NARROW_POWER)
 
-    starts = Starts(candidates)
-    planned = [*starts.baselines(settings.trials), *starts.warm_starts(settings.trials)]
-    known = [share(each.method, each.parameters["budget_fraction"]) for each in planned]
-    mean = candidates.spread.mean
-    speeds = [1 / share(name, mean) for name in settings.methods]
-    longer = mean_epochs(settings.training, epochs) / max(1, epochs)
-    return sum(known) + longer * (settings.trials - len(planned)) * len(speeds) / sum(speeds)
+    design = InitialDesign(candidates)
+    points = [*design.baselines(config.trials), *design.uniform(config.trials)]
+    known = [time_share(point.method, point.parameters["budget_fraction"]) for point in points]
+    mean = candidates.cost_coverage.mean
+    speeds = [1 / time_share(name, mean) for name in candidates.methods]
+    longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
+    return sum(known) + longer * (config.trials - len(points)) * len(speeds) / sum(speeds)
 
 
-def _seconds_per_image(setup: Setup, threads: int) -> float:
-    images = torch.rand(STEP_IMAGES, *setup.data.input_shape, device=setup.device)
+def _seconds_per_image(environment: Environment, threads: int) -> float:
+    images = torch.rand(STEP_IMAGES, *environment.data.input_shape, device=environment.device)
     with using_threads(threads):
-        return step_seconds(setup.net, images, setup.compute_format) / STEP_IMAGES
+        return step_seconds(environment.net, images, environment.compute_format) / STEP_IMAGES

@@ -1,31 +1,31 @@
 """The picture of a search: accuracy over FLOPs or latency.
 
-What is drawn is decided here; drawn as PNG here, as HTML in `page`.
+`picture_of` decides what is drawn; `write_png` draws it with matplotlib, `search.reporting.page` with plotly.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import UNIFORM, SearchResult
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Okabe and Ito's colours, told apart by colour-blind readers too; black and grey are kept for dense and control arm.
+# Okabe and Ito's colours, told apart by colour-blind readers too; black is kept for the dense network, grey for the
+# baseline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
 _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
+_FLOPS_UNITS = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1.0, "FLOPs"))
+Coordinates = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The cost axis: FLOPs or seconds are divided by `factor`; ticks and range are in the unit."""
+    """The logarithmic cost axis; a cost in FLOPs or seconds is divided by `factor`, everything else is in the unit."""
 
     factor: float
     unit: str
@@ -33,27 +33,85 @@ class Axis:
     low: float
     high: float
 
+    @property
+    def title(self) -> str:
+        """The text below the axis."""
+        quantity = "measured latency" if self.unit == "ms" else "cost of one image"
+        return f"{quantity} ({self.unit}, log scale)"
+
 
 @dataclass(frozen=True)
 class Series:
-    """Networks drawn alike; those that a trial passed on its way are smaller."""
+    """Networks that are drawn alike; intermediate networks are smaller."""
 
     name: str
     colour: str
     hollow: bool
-    results: tuple[TrialResult, ...]
+    networks: tuple[TrialResult, ...]
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+    def sizes(self, own: int, intermediate: int) -> list[int]:
+        """Return the size of every mark."""
+        return [intermediate if network.intermediate_index else own for network in self.networks]
 
 
-def drawn(result: SearchResult) -> list[TrialResult]:
-    """Return every measured network, those that a trial passed on its way too, also above the budget.
+@dataclass(frozen=True)
+class Picture:
+    """Everything that is drawn: costs in the unit of the axis, accuracies in per cent.
 
-    Along a latency axis only those that were timed have a place.
+    Attributes:
+        accuracies: the visible range.
+        series: one per method of the searched networks, and one of the baseline.
+        steps: corners of the best accuracy that fits, up to the budget: the members of the front, and the end.
+        dense: the dense network; its cost is None where its latency reading was refused.
+        limits: (position, label) of the budgets and targets on the axis.
+        below: number of networks below the visible range.
     """
-    found = [network for each in result.results for network in each.networks if measured(network)]
+
+    title: str
+    axis: Axis
+    accuracies: tuple[float, float]
+    series: tuple[Series, ...]
+    steps: Coordinates
+    dense: tuple[float | None, float]
+    limits: tuple[tuple[float, str], ...]
+    below: int
+
+
+def picture_of(result: SearchResult) -> Picture:
+    """Decide what is drawn of a search."""
+    networks = _drawn(result)
+    dense = _dense_cost(result)
+    axis = _axis([objectives(network, result.axis)[0] for network in networks], dense, result.axis)
+    low, high = _accuracy_range(result, networks)
+    config = result.config
+    cost = "latency" if result.axis == LATENCY else "FLOPs"
+    budgets = _limits(result, axis, "budget")
+    end = min([position for position, _ in budgets], default=(dense or 0.0) / axis.factor)
+    xs, ys = _coordinates(result.front.members, result.axis, axis)
+    return Picture(
+        title=f"{config.get('model', 'network')} on {config.get('data', {}).get('name', '')}: accuracy over {cost}",
+        axis=axis,
+        accuracies=(low, high),
+        series=tuple(_series(result, networks, axis)),
+        steps=((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ()),
+        dense=(None if dense is None else dense / axis.factor, 100 * result.dense.val_accuracy),
+        limits=(*budgets, *_limits(result, axis, "target")),
+        below=sum(100 * objectives(network)[1] < low for network in networks),
+    )
+
+
+def _drawn(result: SearchResult) -> list[TrialResult]:
+    """Return every measured network, intermediate ones and those above the budget too.
+
+    Along a latency axis only networks with a reading have a place.
+    """
+    found = [network for trial in result.results for network in trial.networks if measured(network)]
     return found if result.axis == FLOPS else [network for network in found if network.timed is not None]
 
 
-def dense_place(result: SearchResult) -> float | None:
+def _dense_cost(result: SearchResult) -> float | None:
     """Return the dense network's cost along the axis; None where its latency reading was refused."""
     if result.axis == FLOPS:
         return result.dense.cost.flops
@@ -61,23 +119,22 @@ def dense_place(result: SearchResult) -> float | None:
     return readings[0]["seconds"] if readings else None
 
 
-def cost_axis(result: SearchResult) -> Axis:
-    """Choose unit, range and round ticks for the logarithmic cost axis."""
-    dense = dense_place(result)
-    counts = [objectives(r, result.axis)[0] for r in drawn(result)] + ([] if dense is None else [dense]) or [1e-3]
-    units = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1, "FLOPs"))
-    factor, unit = next((each for each in units if max(counts) >= each[0]), units[-1])
-    if result.axis == LATENCY:
+def _coordinates(networks: Sequence[TrialResult], quantity: str, axis: Axis) -> Coordinates:
+    """Return the costs and the accuracies of networks as they are drawn."""
+    found = [objectives(network, quantity) for network in networks]
+    return tuple(cost / axis.factor for cost, _ in found), tuple(100 * accuracy for _, accuracy in found)
+
+
+def _axis(costs: Sequence[float], dense: float | None, quantity: str) -> Axis:
+    """Choose unit, range and round ticks."""
+    shown = [*costs, *([] if dense is None else [dense])] or [1e-3]
+    low, high = min(shown), max(shown)
+    factor, unit = next((scale for scale in _FLOPS_UNITS if high >= scale[0]), _FLOPS_UNITS[-1])
+    if quantity == LATENCY:
         factor, unit = 1e-3, "ms"
-    margin = max((max(counts) / min(counts)) ** 0.08, 1.1)
-    low, high = min(counts) / factor / margin, max(counts) / factor * margin
+    margin = max((high / low) ** 0.08, 1.1)
+    low, high = low / factor / margin, high / factor * margin
     return Axis(factor, unit, _ticks(low, high), low, high)
-
-
-def axis_title(axis: Axis) -> str:
-    """Return what stands below the axis."""
-    what = "measured latency" if axis.unit == "ms" else "cost of one image"
-    return f"{what} ({axis.unit}, log scale)"
 
 
 def _ticks(low: float, high: float) -> tuple[float, ...]:
@@ -93,107 +150,76 @@ def _ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1))
 
 
-def accuracy_range(result: SearchResult) -> tuple[float, float]:
-    """Choose the visible accuracies in per cent: the front and the dense net fill it, far outliers stay outside."""
-    everything = [100 * objectives(r)[1] for r in drawn(result)] + [100 * result.dense.val_accuracy]
-    front = [100 * objectives(r)[1] for r in result.front] + [100 * result.dense.val_accuracy]
+def _accuracy_range(result: SearchResult, networks: Sequence[TrialResult]) -> tuple[float, float]:
+    """Choose the visible accuracies: the front and the dense network fill the range, far outliers stay outside."""
+    dense = 100 * result.dense.val_accuracy
+    all_of_them = [dense, *(100 * objectives(network)[1] for network in networks)]
+    front = [dense, *(100 * objectives(member)[1] for member in result.front)]
     span = max(max(front) - min(front), 2.0)
-    low = max(min(everything), min(front) - 1.5 * span)
-    return low - 0.08 * span, max(everything) + 0.12 * span
+    low = max(min(all_of_them), min(front) - 1.5 * span)
+    return low - 0.08 * span, max(all_of_them) + 0.12 * span
 
 
-def series(result: SearchResult) -> Iterator[Series]:
-    """Yield one series per method that the search chose from, and one for the uniform control arm."""
-    found = drawn(result)
-    searched = [r for r in found if r.trial.baseline != UNIFORM]
-    for index, method in enumerate(sorted({r.trial.method for r in searched})):
-        own = tuple(r for r in searched if r.trial.method == method)
-        small = "; small: on the way" if any(r.intermediate_index for r in own) else ""
-        yield Series(f"{method} (searched{small})", PALETTE[index % len(PALETTE)], False, own)
-    baselines = tuple(r for r in found if r.trial.baseline == UNIFORM)
-    if baselines:
-        yield Series("uniform control arm", GREY, True, baselines)
+def _series(result: SearchResult, networks: Sequence[TrialResult], axis: Axis) -> Iterator[Series]:
+    searched = [network for network in networks if network.trial.baseline != UNIFORM]
+    for index, method in enumerate(sorted({network.trial.method for network in searched})):
+        own = tuple(network for network in searched if network.trial.method == method)
+        small = "; small: intermediate" if any(network.intermediate_index for network in own) else ""
+        colour = PALETTE[index % len(PALETTE)]
+        yield Series(f"{method} (searched{small})", colour, False, own, *_coordinates(own, result.axis, axis))
+    baseline = tuple(network for network in networks if network.trial.baseline == UNIFORM)
+    if baseline:
+        yield Series("uniform baseline", GREY, True, baseline, *_coordinates(baseline, result.axis, axis))
 
 
-def front_steps(result: SearchResult, axis: Axis) -> tuple[list[float], list[float]]:
-    """Return the corners of the best accuracy that fits, over cost in the axis' unit, up to the budget."""
-    xs, ys = [], []
-    for member in result.front:
-        cost, accuracy = objectives(member, result.axis)
-        xs.append(cost / axis.factor)
-        ys.append(100 * accuracy)
-    if not xs:
-        return [], []
-    dense = (dense_place(result) or 0.0) / axis.factor
-    end = min([position for position, _ in limits(result, axis)], default=dense)
-    return [*xs, max(end, xs[-1])], [*ys, ys[-1]]
-
-
-def limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
-    """Return (position, label) of every budget that the cost axis can show."""
-    found = [budget.limit for budget in result.budgets if budget.quantity == result.axis]
-    return [(limit / axis.factor, f"budget {limit / axis.factor:.4g} {axis.unit}") for limit in found]
-
-
-def target_limits(result: SearchResult, axis: Axis) -> list[tuple[float, str]]:
-    """Return (position, label) of every target that the cost axis can show and no budget does already."""
-    shown = {budget.limit for budget in result.budgets if budget.quantity == result.axis}
-    found = [each.limit for each in result.targets if each.quantity == result.axis and each.limit not in shown]
-    return [(limit / axis.factor, f"target {limit / axis.factor:.4g} {axis.unit}") for limit in found]
-
-
-def heading(result: SearchResult) -> str:
-    """Return the title of the picture."""
-    config: Mapping[str, Any] = result.config
-    data = config.get("data", {})
-    name = data.get("data", "") if isinstance(data, Mapping) else data
-    cost = "latency" if result.axis == LATENCY else "FLOPs"
-    return f"{config.get('model', 'network')} on {name}: accuracy over {cost}"
+def _limits(result: SearchResult, axis: Axis, kind: str) -> tuple[tuple[float, str], ...]:
+    """Return (position, label) of the budgets, or of the targets that no budget shows already, on the cost axis."""
+    budgets = [budget.limit for budget in result.budgets if budget.quantity == result.axis]
+    targets = [target.limit for target in result.targets if target.quantity == result.axis]
+    found = budgets if kind == "budget" else [limit for limit in targets if limit not in budgets]
+    return tuple((limit / axis.factor, f"{kind} {limit / axis.factor:.4g} {axis.unit}") for limit in found)
 
 
 def write_png(result: SearchResult, path: Path) -> None:
-    """Draw the trials, the front, the dense network and the budget."""
+    """Draw the picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-    axis, (low, high) = cost_axis(result), accuracy_range(result)
+    picture = picture_of(result)
+    axis = picture.axis
     figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_xscale("log")
-    axes.set(xlim=(axis.low, axis.high), ylim=(low, high))
+    axes.set(xlim=(axis.low, axis.high), ylim=picture.accuracies, xlabel=axis.title, ylabel="validation accuracy (%)")
     axes.xaxis.set_major_locator(FixedLocator(list(axis.ticks)))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in axis.ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(axis_title(axis))
-    axes.set_ylabel("validation accuracy (%)")
-    axes.set_title(heading(result), loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(picture.title, loc="left", fontsize=12, fontweight="bold")
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _draw_points(axes, result, axis)
-    below = sum(100 * objectives(r)[1] < low for r in drawn(result))
-    if below:
-        note = f"{plural(below, 'network')} below this range"
+    for drawn in picture.series:
+        face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
+        style: dict[str, Any] = {
+            "marker": marker,
+            "facecolors": face,
+            "edgecolors": drawn.colour,
+            "label": drawn.name,
+            "zorder": 3,
+        }
+        axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), **style)
+    xs, ys = picture.steps
+    if xs:
+        axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)
+        axes.scatter(xs[:-1], ys[:-1], s=95, facecolors="none", edgecolors=FRONT, linewidths=1.2, zorder=4)
+    if (cost := picture.dense[0]) is not None:
+        axes.scatter(cost, picture.dense[1], s=150, marker="*", color=DENSE, label="dense network", zorder=5)
+    for position, label in picture.limits:
+        axes.axvline(position, color=LIMIT, linestyle="--", linewidth=1.2, label=label, zorder=1)
+    if picture.below:
+        note = f"{plural(picture.below, 'network')} below this range"
         axes.text(0.01, 0.015, note, transform=axes.transAxes, color=GREY, fontsize=8)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False, fontsize=9)
     figure.savefig(path)
-
-
-def _draw_points(axes: "Axes", result: SearchResult, axis: Axis) -> None:
-    for each in series(result):
-        xs = [objectives(r, result.axis)[0] / axis.factor for r in each.results]
-        ys = [100 * objectives(r)[1] for r in each.results]
-        face, marker = ("none", "s") if each.hollow else (each.colour, "o")
-        sizes = [9 if r.intermediate_index else 34 for r in each.results]
-        axes.scatter(xs, ys, s=sizes, marker=marker, facecolors=face, edgecolors=each.colour, label=each.name, zorder=3)
-    xs, ys = front_steps(result, axis)
-    if ys:
-        axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)
-        axes.scatter(xs[:-1], ys[:-1], s=95, facecolors="none", edgecolors=FRONT, linewidths=1.2, zorder=4)
-    if (cost := dense_place(result)) is not None:
-        place = (cost / axis.factor, 100 * result.dense.val_accuracy)
-        axes.scatter(*place, s=150, marker="*", color=DENSE, label="dense network", zorder=5)
-    for position, label in (*limits(result, axis), *target_limits(result, axis)):
-        axes.axvline(position, color=LIMIT, linestyle="--", linewidth=1.2, label=label, zorder=1)

@@ -1,11 +1,14 @@
-"""What a search answers at each of its targets: the best network there, and the uniform widths it is to beat."""
+"""The answers of a search to its targets: the best network at each, beside the best uniform one."""
 
 from dataclasses import dataclass
 
 from runners.trial import TrialResult
+from search.reporting.wording import TextTable, percent
 from search.results.comparison import confirmed_statement, reached_on_test
 from search.results.result import UNIFORM, SearchResult
 from spaces.budget import Budget
+
+COLUMNS = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Answer:
     Attributes:
         target: absolute.
         best: the most accurate network on validation inside the target and all budgets; None when none is inside.
-        uniform: the same of the uniform control arm.
+        uniform: the most accurate uniform network of the baseline there.
     """
 
     target: Budget
@@ -24,9 +27,9 @@ class Answer:
 
     @property
     def gain(self) -> float | None:
-        """The difference of both in validation accuracy, in [-1, 1]; None unless there are both."""
+        """The difference of both in validation accuracy, in [-1, 1]; None unless both exist."""
         pair = (self.best, self.uniform)
-        accuracies = [each.accuracy for each in pair if each is not None and each.accuracy is not None]
+        accuracies = [network.accuracy for network in pair if network is not None and network.accuracy is not None]
         return accuracies[0] - accuracies[1] if len(accuracies) == 2 else None
 
     @property
@@ -44,47 +47,36 @@ def answers(result: SearchResult) -> tuple[Answer, ...]:
     return tuple(Answer(target, result.best_at(target), result.best_at(target, UNIFORM)) for target in result.targets)
 
 
-def target_rows(result: SearchResult) -> tuple[tuple[str, ...], ...]:
-    """Return a row of texts per target, under `TARGET_HEADS`."""
-    return tuple(_row(each, result) for each in answers(result))
+def targets_table(result: SearchResult) -> TextTable | None:
+    """Tabulate the answers, the largest target first; None without targets."""
+    rows = tuple(_row(answer, result) for answer in answers(result))
+    return TextTable("Best at each target", COLUMNS, rows) if rows else None
 
 
-TARGET_HEADS = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
+def target_statements(result: SearchResult) -> list[str]:
+    """Say in a sentence what the answer to each target is; after training again, whether it beats uniform widths."""
+    return [_statement(answer, result) for answer in answers(result)]
 
 
 def _row(answer: Answer, result: SearchResult) -> tuple[str, ...]:
-    target, best, uniform = answer.target, answer.best, answer.uniform
-    share = target.limit / getattr(result.dense.cost, target.quantity)
-    used = "-"
+    target, best = answer.target, answer.best
+    used, name = "-", "-"
     if best is not None and best.cost is not None:
-        used = f"{getattr(best.cost, target.quantity) / target.limit:.1%}"
-    name = "-" if best is None else f"{best.label} {best.trial.method}"
-    return (
-        f"{share:.1%} of {target.quantity}",
-        name,
-        used,
-        *_accuracies(best),
-        *_accuracies(uniform),
-        answer.verdict,
-    )
+        used = percent(getattr(best.cost, target.quantity) / target.limit, 1)
+        name = f"{best.label} {best.trial.method}"
+    share = f"{percent(target.limit / getattr(result.dense.cost, target.quantity), 1)} of {target.quantity}"
+    return (share, name, used, *_accuracies(best), *_accuracies(answer.uniform), answer.verdict)
 
 
 def _accuracies(network: TrialResult | None) -> tuple[str, str]:
-    if network is None or network.accuracy is None:
-        return "-", "-"
-    return f"{network.accuracy:.2%}", reached_on_test(network)
+    return ("-", "-") if network is None else (percent(network.accuracy), reached_on_test(network))
 
 
-def target_lines(result: SearchResult) -> tuple[str, ...]:
-    """Say in words what each target got, a line each; after training again, whether that beats uniform widths."""
-    return tuple(_line(each, row, result) for each, row in zip(answers(result), target_rows(result), strict=True))
-
-
-def _line(answer: Answer, row: tuple[str, ...], result: SearchResult) -> str:
-    what, name, _, val, test, uniform_val, uniform_test, _ = row
+def _statement(answer: Answer, result: SearchResult) -> str:
+    share, name, _, val, test, uniform_val, uniform_test, _ = _row(answer, result)
     if answer.best is None:
-        return f"At {what} no network was found."
-    text = f"Best at {what}: network {name}, validation {val}, test {test}; "
+        return f"At {share} no network was found."
+    text = f"Best at {share}: network {name}, validation {val}, test {test}; "
     text += f"uniform widths {uniform_val} and {uniform_test}."
     uniform = answer.best.trial.baseline == UNIFORM
     return text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it")

@@ -1,25 +1,95 @@
-"""How figures and tables are written for a person."""
+"""How numbers and tables are written for a person."""
 
-from typing import Literal
+import os
+from dataclasses import dataclass
+from typing import Literal, TextIO
 
 from rich import box
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from spaces.cost import Cost
+
+PLAIN_WIDTH = 120  # of a file or pipe, which has no width of its own
 ROWS_SHOWN = 24  # of a table that grows with the network; a DenseNet has over a hundred groups
-_UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
+_UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of finished texts, for every renderer.
+
+    Attributes:
+        columns: heads; one that starts with ">" stands over numbers, which are aligned to the right and never wrapped.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads without their marks."""
+        return tuple(column.lstrip(">") for column in self.columns)
+
+    def rich(self, *, spaced: bool = False) -> Table:
+        """Render the table for a terminal.
+
+        Args:
+            spaced: whether columns keep three spaces between them instead of two.
+        """
+        table = titled_table(self.title, *self.columns)
+        table.collapse_padding = not spaced
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+
+def titled_table(title: str, *columns: str) -> Table:
+    """Make an empty table for a terminal, with columns as those of `TextTable`."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
+    for name in columns:
+        is_number = name.startswith(">")
+        justify: Literal["right", "left"] = "right" if is_number else "left"
+        table.add_column(name.lstrip(">"), justify=justify, overflow="fold", no_wrap=is_number)
+    return table
+
+
+def make_console(stream: TextIO) -> Console:
+    """Return a console as wide as the terminal, for texts without emoji and highlighting."""
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
+    return Console(file=stream, width=width, highlight=False, emoji=False)
 
 
 def scaled(count: float, unit: str = "") -> str:
     """Write a count with its unit and four digits, e.g. 557,892,000 FLOPs as "557.9 MFLOPs"."""
-    factor, prefix = next(((f, p) for f, p in _UNITS if count >= f), (1, ""))
+    factor, prefix = _prefix(count)
     value = count / factor
     digits = 0 if factor == 1 else max(0, 3 - len(str(int(value))) + 1)
     return f"{value:.{digits}f} {prefix}{unit}".rstrip()
 
 
+def short(count: float) -> str:
+    """Write a count with at most three digits and no space, e.g. 557,892,000 as "558M"."""
+    factor, prefix = _prefix(count)
+    return f"{count / factor:.3g}{prefix}"
+
+
+def counts(cost: Cost) -> str:
+    """Write the FLOPs and the parameters of a network."""
+    return f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}"
+
+
 def percent(share: float | None, digits: int = 2) -> str:
-    """Write a share in [0, 1] as a percentage, and nothing known as a dash."""
+    """Write a share in [0, 1] as a percentage, and None as a dash."""
     return "-" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def milliseconds(seconds: float) -> str:
+    """Write seconds as milliseconds with four digits, without the unit."""
+    return f"{1000 * seconds:.4g}"
 
 
 def duration(seconds: float) -> str:
@@ -33,16 +103,14 @@ def duration(seconds: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Write how many of something there are: "1 trial", "2 trials"."""
+    """Write a number of things: "1 trial", "2 trials"."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def titled_table(title: str, *columns: str) -> Table:
-    """Make an empty table; a column name that starts with ">" is aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.collapse_padding = True
-    for name in columns:
-        is_number = name.startswith(">")
-        justify: Literal["right", "left"] = "right" if is_number else "left"
-        table.add_column(name.lstrip(">"), justify=justify, overflow="fold", no_wrap=is_number)
-    return table
+def one_line(text: str) -> str:
+    """Join the lines of an error message."""
+    return " ".join(text.split())
+
+
+def _prefix(count: float) -> tuple[int, str]:
+    return next(((factor, prefix) for factor, prefix in _UNITS if count >= factor), (1, ""))

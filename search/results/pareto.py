@@ -85,9 +85,9 @@ def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
 class ParetoFront:
     """The non-dominated results in (accuracy up, cost along `axis` down), cheapest first.
 
-    Built from any results, each of which stands for itself alone, not for what it `intermediate_networks`: those that failed or have
-    no finite accuracy are left out, so are the dominated ones, and of several with the same accuracy and cost the
-    one with the lowest trial number stays, a trial's own before those it passed.
+    Built from any results, each of which stands for itself alone, not for what it `intermediate_networks`: those that
+    failed or have no finite accuracy are left out, so are the dominated ones, and of several with the same accuracy and
+    cost the one with the lowest trial number stays, a trial's own before those it passed.
     """
 
     members: tuple[TrialResult, ...] = ()

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from configs.rungs import NONE, parse_rungs
-from configs.search_training import searches_epochs
+from configs.parsing import NONE, parse_rungs
 from runners.trial import TrialResult
 from search.results import comparison
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, objectives, rank
@@ -167,10 +166,9 @@ class SearchResult:
     @cached_property
     def rungs(self) -> tuple[int, ...]:
         """Epochs of the rungs that trials grew through, the last the whole training; none when they had none."""
-        if searches_epochs(self.config.get("search_training", "")):
-            return ()
-        train, trials = self.config.get("train", {}), self.config.get("trials", 0)
-        return parse_rungs(self.config.get("rungs", NONE), train.get("epochs", 0), trials)  # older files: none
+        config = self.config  # older files have no rungs
+        text, epochs = config.get("rungs", NONE), config.get("train", {}).get("epochs", 0)
+        return parse_rungs(text, epochs, config.get("trials", 0), config.get("search_training", ""))
 
     @cached_property
     def proxy_audit(self) -> tuple[RungAudit, ...]:
@@ -190,7 +188,7 @@ class SearchResult:
         """Return the search with these networks in place of those of the same labels, e.g. confirmed on test."""
         by_label = {network.label: network for network in changed}
         results = tuple(
-            result.with_each(lambda network: by_label.get(network.label, network)) for result in self.results
+            result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results
         )
         return dataclasses.replace(self, results=results)
 

@@ -1,38 +1,51 @@
-"""Rungs under two objectives: which trials go on, by non-dominated rank and then by what they add to the front.
+"""MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by what they add to the front.
 
 Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list:
-of those that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and
-cost, so a cheap narrow net is never behind for being less accurate than a wide one. Within a rank, what a net alone
-adds to the dominated area decides; the area is over log cost, in which fronts are to be even, and the cheapest and the
-most accurate of a rank come first, as both ends of a front do in NSGA-II.
+of the trials that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and
+cost, so a cheap narrow net is never behind for being less accurate than a wide one. Within a rank, the area that a net
+alone dominates decides; the area is over log cost, in which fronts are to be even, and the cheapest and the most
+accurate net of a rank come first, as both ends of a front do in NSGA-II.
 
-Every decision is a function of what is known, so a search that was stopped decides as it would have.
+Every decision is a function of the results so far, so a search that was stopped decides as it would have.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pruning.base import METHODS
+from pruning.traits import pausable
+from runners.trial import TrainingSegment, Trial, TrialResult
+from search.problem import Problem
+from search.results.pareto import may_enter
+from search.results.rank_correlation import audit, first_rung
+from search.schedulers.segments import NOT_CONTINUED
+from search.storage.history import History
+
 KEPT = 2  # one in so many goes on
-NOT_CONTINUED = "not_continued"  # in the note of a trial that a failed leg has ended
+# Trials besides the baselines that are trained to the end whatever their rungs say: the uniform starts, which are
+# spread over the budget as the baselines are. With six baselines they are enough to judge a rung by.
+CALIBRATION_TRIALS = 3
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Climber:
-    """A trial that grows through rungs.
+class Contender:
+    """A trial that pauses at rungs.
 
     Attributes:
         cost: of its network, in FLOPs or seconds; above 0.
-        rungs: (epochs, accuracy) after each of its legs.
-        through: it goes to the last rung whatever the others do.
-        resting: it can be given another leg: no worker has it, and none of its legs has failed.
+        rungs: (epochs, accuracy) after each of its training segments.
+        exempt: it goes to the last rung whatever the others do.
+        paused: it can be trained on: no worker has it, and none of its segments has failed.
     """
 
     number: int
     cost: float
     rungs: tuple[tuple[int, float], ...]
-    through: bool = False
-    resting: bool = True
+    exempt: bool = False
+    paused: bool = True
 
     @property
     def trained(self) -> int:
@@ -51,90 +64,171 @@ class Climber:
 
 @dataclass(frozen=True)
 class Promotion:
-    """A trial that goes on, and to how many epochs."""
+    """A trial that is trained on, and to how many epochs."""
 
     number: int
     epochs: int
 
 
-def promotion(climbers: Sequence[Climber], rungs: Sequence[int], first: int) -> Promotion | None:
-    """Return the trial that goes on before a new candidate is begun; None when none has earned it.
+class MultiObjectiveASHA:
+    """Decides which trials are trained on.
 
-    Those that go through come first, then those under the first rung, where nobody is judged, then the better half of
-    each rung, from the highest down. Of equals the lower number.
+    Args:
+        problem: its rungs, the last of which is the whole training; without rungs every trial is trained at once. A
+            network outside its budgets is not trained on.
+        cost: cost of a network, by which rungs judge beside its accuracy.
+        results: found by an earlier process.
+    """
+
+    def __init__(
+        self, problem: Problem, cost: Callable[[TrialResult], float], results: Sequence[TrialResult] = ()
+    ) -> None:
+        self._rungs, self._budgets, self._cost = problem.rungs, problem.budgets, cost
+        self._first = 0  # index of the lowest rung that judges
+        self.observe(results)
+
+    def observe(self, results: Sequence[TrialResult]) -> None:
+        """Judge the rungs by the results so far: one that does not rank networks as the end does, judges none."""
+        audits = audit(results, self._rungs)
+        first, before = first_rung(audits), self._first
+        self._first = first
+        if first > before:
+            blind = audits[first - 1]
+            _log.warning(
+                "%d epochs do not rank networks as the end of training does (rank correlation %.2f over %d trials): "
+                "from now on trials are first judged after %d",
+                blind.epochs,
+                blind.correlation,
+                blind.trials,
+                self._rungs[first],
+            )
+        elif first < before:
+            _log.warning("trials are judged again after %d epochs, which rank networks well enough", self._rungs[first])
+
+    def first_segment(self, trial: Trial) -> TrainingSegment | None:
+        """Return the first training segment of a candidate; None when it is trained at once."""
+        if not self._rungs or not pausable(METHODS[trial.method], trial.settings):
+            return None
+        return TrainingSegment(self._rungs[0 if trial.baseline else self._first])
+
+    def promotion(self, history: History, pending: Mapping[int, Trial], *, final: bool) -> Promotion | None:
+        """Return which trial is trained on; None when none is.
+
+        Args:
+            pending: trials that workers have, by number.
+            final: there are no new candidates, so that members of the front are trained to the end.
+        """
+        if not self._rungs:
+            return None
+        results = history.results
+        exempt = exempt_trials([*(result.trial for result in results), *pending.values()])
+        contenders = [
+            Contender(
+                number,
+                self._cost(result),
+                result.rungs,
+                exempt=number in exempt,
+                paused=number not in pending and NOT_CONTINUED not in result.note,
+            )
+            for result in results
+            if result.rungs and may_enter(result, self._budgets)
+            for number in [result.trial.number]
+        ]
+        found = promotion(contenders, self._rungs, self._first)
+        if found is None and final:
+            front = [member.trial.number for member in history.front if not member.intermediate_index]
+            found = final_promotion(contenders, self._rungs, front)
+        return found
+
+
+def exempt_trials(trials: Iterable[Trial]) -> frozenset[int]:
+    """Return the numbers of the trials that are trained to the end, for comparison and to judge the rungs by."""
+    is_baseline = {trial.number: bool(trial.baseline) for trial in trials}
+    baselines = [number for number, holds in is_baseline.items() if holds]
+    others = sorted(number for number, holds in is_baseline.items() if not holds)
+    return frozenset([*baselines, *others[:CALIBRATION_TRIALS]])
+
+
+def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int) -> Promotion | None:
+    """Return the trial that is trained on before a new candidate begins; None when none has earned it.
+
+    Exempt trials come first, then trials under the first rung that judges, then the better half of each rung, from the
+    highest down. Of equals the lower number.
 
     Args:
         rungs: epochs, rising; the last is the whole training.
-        first: index of the lowest rung at which trials are judged.
+        first: index of the lowest rung that judges.
     """
-    resting = sorted((each for each in climbers if each.resting), key=lambda each: each.number)
-    for each in resting:
-        if each.trained < rungs[-1] and (each.through or each.trained < rungs[first]):
-            ahead = rungs if each.through else rungs[first:]
-            return Promotion(each.number, next(epochs for epochs in ahead if epochs > each.trained))
+    for contender in sorted((each for each in contenders if each.paused), key=lambda each: each.number):
+        if contender.trained < rungs[-1] and (contender.exempt or contender.trained < rungs[first]):
+            ahead = rungs if contender.exempt else rungs[first:]
+            return Promotion(contender.number, next(epochs for epochs in ahead if epochs > contender.trained))
     for rung in reversed(range(first, len(rungs) - 1)):
-        here = [each for each in climbers if each.trained >= rungs[rung]]
-        for each in ordered(here, rungs[rung])[: len(here) // KEPT]:
-            if each.resting and each.trained < rungs[rung + 1]:
-                return Promotion(each.number, rungs[rung + 1])
+        here = [contender for contender in contenders if contender.trained >= rungs[rung]]
+        for contender in ordered(here, rungs[rung])[: len(here) // KEPT]:
+            if contender.paused and contender.trained < rungs[rung + 1]:
+                return Promotion(contender.number, rungs[rung + 1])
     return None
 
 
-def completion(climbers: Sequence[Climber], rungs: Sequence[int], front: Sequence[int]) -> Promotion | None:
-    """Return the next member of the front that is not trained to the end: the front that is shown has had it all.
+def final_promotion(contenders: Sequence[Contender], rungs: Sequence[int], front: Sequence[int]) -> Promotion | None:
+    """Return the next member of the front that is not trained to the end, so that the front shows finished networks.
 
     Args:
-        front: numbers of the trials on it, in the order in which they go on.
+        front: numbers of the trials on it, in the order in which they are trained on.
     """
-    by_number = {each.number: each for each in climbers}
+    by_number = {contender.number: contender for contender in contenders}
     for number in front:
-        each = by_number.get(number)
-        if each is not None and each.resting and each.trained < rungs[-1]:
-            return Promotion(number, next(epochs for epochs in rungs if epochs > each.trained))
+        contender = by_number.get(number)
+        if contender is not None and contender.paused and contender.trained < rungs[-1]:
+            return Promotion(number, next(epochs for epochs in rungs if epochs > contender.trained))
     return None
 
 
-def expected_epochs(rungs: Sequence[int], trials: int, through: int) -> float:
+def expected_epochs(rungs: Sequence[int], trials: int, exempt: int) -> float:
     """Return about how many epochs of training a search with rungs takes.
 
     Args:
         rungs: epochs, the last the whole training.
-        through: trials that go to the last rung: for comparison, or because they end on the front.
+        exempt: number of trials that go to the last rung: for comparison, or because they end on the front.
     """
     lengths = [after - before for before, after in zip((0, *rungs), rungs, strict=False)]
-    return sum(length * count for length, count in zip(lengths, expected(rungs, trials, through), strict=True))
+    return sum(length * count for length, count in zip(lengths, expected(rungs, trials, exempt), strict=True))
 
 
-def expected(rungs: Sequence[int], trials: int, through: int) -> list[float]:
+def expected(rungs: Sequence[int], trials: int, exempt: int) -> list[float]:
     """Return about how many trials come to each rung."""
-    return [max(min(through, trials), trials / KEPT**level) for level in range(len(rungs))]
+    return [max(min(exempt, trials), trials / KEPT**level) for level in range(len(rungs))]
 
 
-def ordered(climbers: Sequence[Climber], epochs: int) -> list[Climber]:
+def ordered(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
     """Return trials best first, as they stood after so many epochs."""
-    left = {each.number: (each, each.accuracy_at(epochs)) for each in climbers}
-    found: list[Climber] = []
+    left = {contender.number: (contender, contender.accuracy_at(epochs)) for contender in contenders}
+    found: list[Contender] = []
     while left:
-        front = _non_dominated(list(left.values()))
-        added = _added(front)
-        found += sorted((each for each, _ in front), key=lambda each: (-added[each.number], each.number))
-        for each, _ in front:
-            del left[each.number]
+        rank = _non_dominated(list(left.values()))
+        added = _added_area(rank)
+        found += sorted((contender for contender, _ in rank), key=lambda each: (-added[each.number], each.number))
+        for contender, _ in rank:
+            del left[contender.number]
     return found
 
 
-def _non_dominated(standing: Sequence[tuple[Climber, float]]) -> list[tuple[Climber, float]]:
-    """Return those that none of the others beats, cheapest first; several may be equal."""
-    front: list[tuple[Climber, float]] = []
-    for each, accuracy in sorted(standing, key=lambda item: (item[0].cost, -item[1], item[0].number)):
-        if not front or accuracy > front[-1][1] or (each.cost, accuracy) == (front[-1][0].cost, front[-1][1]):
-            front.append((each, accuracy))
-    return front
+def _non_dominated(standing: Sequence[tuple[Contender, float]]) -> list[tuple[Contender, float]]:
+    """Return the pairs of trial and accuracy that no other one beats, cheapest first; several may be equal."""
+    rank: list[tuple[Contender, float]] = []
+    for contender, accuracy in sorted(standing, key=lambda item: (item[0].cost, -item[1], item[0].number)):
+        if not rank or accuracy > rank[-1][1] or (contender.cost, accuracy) == (rank[-1][0].cost, rank[-1][1]):
+            rank.append((contender, accuracy))
+    return rank
 
 
-def _added(front: Sequence[tuple[Climber, float]]) -> dict[int, float]:
-    """Return the area over log cost that each alone dominates; infinite at both ends, none for one of several equal."""
-    added = {each.number: math.inf for each, _ in front}
-    for (_, below), (each, accuracy), (dearer, _) in zip(front, front[1:], front[2:], strict=False):
-        added[each.number] = math.log(dearer.cost / each.cost) * (accuracy - below)
+def _added_area(rank: Sequence[tuple[Contender, float]]) -> dict[int, float]:
+    """Return the area over log cost that each trial alone dominates.
+
+    It is infinite at both ends of the rank, and 0 for one of several equal trials.
+    """
+    added = {contender.number: math.inf for contender, _ in rank}
+    for (_, below), (contender, accuracy), (dearer, _) in zip(rank, rank[1:], rank[2:], strict=False):
+        added[contender.number] = math.log(dearer.cost / contender.cost) * (accuracy - below)
     return added

@@ -5,12 +5,12 @@ takes a twentieth of the time of 2 epochs and ranks what these lead to with Spea
 the first of them gives 0.51.
 """
 
-import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
-from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult
+from runners.trial import TrainingSegment, Trial, TrialResult
+from search.problem import Problem
 from search.results.pareto import measured, objectives
 from search.results.screening_correlation import (
     SCREENED,
@@ -21,132 +21,128 @@ from search.results.screening_correlation import (
     switched_off,
 )
 
-if TYPE_CHECKING:
-    from search.tuner import Study
-
 _log = logging.getLogger(__name__)
+Note = dict[str, float | int | bool]
 
 
-class Screened:
-    """Hands out what of several candidates is best before training (implements `runners.AskTell`).
+@dataclass
+class _Pool:
+    """Candidates under one number, of which one is trained; `results` by key."""
 
-    A new candidate and its rivals go to the runner as trials of no epochs, all under its number, one to each worker
-    that asks; a worker for which none is left begins the next pool. When all are told, the most accurate is the trial.
+    candidates: tuple[Trial, ...]
+    results: dict[str, TrialResult] = field(default_factory=dict)
+
+    def accuracy(self, candidate: Trial) -> float:
+        """Return the accuracy in [0, 1] before training, or -1 for a failed candidate."""
+        result = self.results[candidate.key()]
+        return objectives(result)[1] if measured(result) else -1.0
+
+
+@dataclass(frozen=True)
+class _Screened:
+    """What the screening of a trial adds to its result: a note, and the time of the whole pool."""
+
+    note: Note
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+
+
+class Screening:
+    """Compares candidates before any training.
+
+    A new candidate and similar ones become a pool: trials of no epochs, all under one number, one to each worker that
+        asks.
+    When all of a pool are told, the most accurate candidate is the trial.
 
     Args:
-        size: candidates of which one is trained; 1 trains them all.
+        problem: its rungs say which trials were trained to the end.
+        size: number of candidates of which one is trained; 1 trains them all.
+        results: found by an earlier process.
     """
 
-    def __init__(self, study: "Study", size: int) -> None:
-        self.study = study
-        self._size = size
-        self._off = switched_off(study.results)
+    def __init__(self, problem: Problem, size: int, results: Sequence[TrialResult] = ()) -> None:
+        self._rungs, self._size = problem.rungs, size
+        self._off = switched_off(results)
         self._pools: dict[int, _Pool] = {}
-        self._waiting: list[Trial] = []  # members of pools, not given out yet
-        self._ready: list[Trial] = []  # the best of their pools
-        self._notes: dict[int, _Outcome] = {}  # of trials that are given out and not told
+        self._waiting: list[Trial] = []  # candidates of pools that no worker has had yet
+        self._winners: list[Trial] = []
+        self._screened: dict[int, _Screened] = {}  # by number, of trials that are not told yet
 
     @property
-    def unfinished(self) -> bool:
-        """Whether there is more to give out."""
-        return bool(self._pools or self._ready) or self.study.unfinished
-
-    def ask(self) -> Trial | None:
-        """Return the best of a pool, else a member of one, else the study's next trial; None may mean none yet."""
-        if self._ready:
-            return self._ready.pop(0)
-        if not self._waiting and (trial := self._next()) is not None:
-            return trial
-        return dataclasses.replace(self._waiting.pop(0), segment=TrainingSegment(0)) if self._waiting else None
-
-    def report(self, report: EpochReport) -> bool:
-        """Ask the study whether the trial goes on."""
-        return self.study.report(report)
-
-    def tell(self, result: TrialResult) -> None:
-        """Tell the study of a trial; of a member of a pool nobody is told but that pool."""
-        number = result.trial.number
-        pool = self._pools.get(number)
-        if pool is None:
-            outcome = self._notes.pop(number, None)
-            self.study.tell(result if outcome is None else outcome.noted(result))
-            return
-        pool.told[result.trial.key()] = result
-        if len(pool.told) < len(pool.members):
-            return
-        del self._pools[number]
-        best = pool.best()
-        self.study.settle(best)
-        self._notes[number] = pool.outcome(best)
-        self._ready.append(best)
-
-    def _next(self) -> Trial | None:
-        """Return the study's next trial, or None when there is none or it is compared with others first."""
-        trial = self.study.ask()
-        if trial is None or self._size == 1:
-            return trial
-        rivals = self.study.rivals(trial, self._rivals_of(trial))
-        if rivals:
-            self._pools[trial.number] = _Pool([trial, *rivals])
-            self._waiting += [trial, *rivals]
-            return None
-        return trial
-
-    def _rivals_of(self, trial: Trial) -> int:
-        """Return how many rivals a trial may have; none once the accuracy before training has misled."""
-        if not self._off:
-            audit = audit_screening(self.study.results, self.study.settings.rungs)
-            if audit is not None and misleads(audit):
-                self._off = True
-                _log.warning(
-                    "the accuracy before training does not rank networks as the end of training does (rank correlation "
-                    "%.2f over %d trials): from now on every candidate is trained",
-                    audit.correlation,
-                    audit.trials,
-                )
-        if self._off and self.study.is_screenable(trial):
-            self._notes[trial.number] = _Outcome({UNSCREENED: True}, 0.0, 0.0)
+    def others_wanted(self) -> int:
+        """Number of candidates that a new one is compared with; 0 once the accuracy before training has misled."""
         return 0 if self._off else self._size - 1
 
+    @property
+    def active(self) -> bool:
+        """Whether pools are being compared, or a winner waits to be trained."""
+        return bool(self._pools or self._winners)
 
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """What the screening of a trial leaves in its result."""
+    def observe(self, results: Sequence[TrialResult]) -> None:
+        """Switch screening off for good once the accuracy before training does not rank networks as its end does."""
+        if self._off or self._size == 1:
+            return
+        audit = audit_screening(results, self._rungs)
+        if audit is not None and misleads(audit):
+            self._off = True
+            _log.warning(
+                "the accuracy before training does not rank networks as the end of training does (rank correlation "
+                "%.2f over %d trials): from now on every candidate is trained",
+                audit.correlation,
+                audit.trials,
+            )
 
-    note: dict[str, float | int | bool]
-    seconds: float
-    train_seconds: float
+    def next_winner(self) -> Trial | None:
+        """Return the best candidate of a pool that was compared, to be trained; None when there is none."""
+        return self._winners.pop(0) if self._winners else None
 
-    def noted(self, result: TrialResult) -> TrialResult:
-        """Return the result with its screening: the time of all that it was compared with is its own."""
-        return dataclasses.replace(
-            result,
-            note={**result.note, **self.note},
-            seconds=result.seconds + self.seconds,
-            train_seconds=result.train_seconds + self.train_seconds,
-        )
+    def next_candidate(self) -> Trial | None:
+        """Return a candidate to be compared; None when there is none."""
+        return replace(self._waiting.pop(0), segment=TrainingSegment(0)) if self._waiting else None
 
+    def open(self, trial: Trial, others: Sequence[Trial]) -> None:
+        """Compare a trial with other candidates."""
+        self._pools[trial.number] = _Pool((trial, *others))
+        self._waiting += [trial, *others]
 
-class _Pool:
-    """Candidates under one number, of which one will be trained; `told` has the results by key."""
+    def skip(self, trial: Trial) -> None:
+        """Note that a trial would have been compared with others, had screening not been switched off."""
+        if self._off and self._size > 1:
+            self._screened[trial.number] = _Screened({UNSCREENED: True})
 
-    def __init__(self, members: Sequence[Trial]) -> None:
-        self.members = tuple(members)
-        self.told: dict[str, TrialResult] = {}
+    def compares(self, number: int) -> bool:
+        """Return whether candidates with this number are being compared."""
+        return number in self._pools
 
-    def best(self) -> Trial:
-        """Return the most accurate; of equals the first, and of failed ones too."""
-        return max(self.members, key=lambda each: self._accuracy(each))
+    def tell(self, result: TrialResult) -> Trial | None:
+        """Take the result of a candidate; return the winner when it was the last one of its pool.
 
-    def outcome(self, best: Trial) -> _Outcome:
-        """Return what the trial's result is to say."""
-        note: dict[str, float | int | bool] = {SCREENED: len(self.members)}
-        if (accuracy := self._accuracy(best)) >= 0:
+        The winner is the most accurate candidate; of equals, and where all have failed, the first.
+        """
+        number = result.trial.number
+        pool = self._pools[number]
+        pool.results[result.trial.key()] = result
+        if len(pool.results) < len(pool.candidates):
+            return None
+        del self._pools[number]
+        winner = max(pool.candidates, key=pool.accuracy)
+        note: Note = {SCREENED: len(pool.candidates)}
+        if (accuracy := pool.accuracy(winner)) >= 0:
             note[SCREENED_ACCURACY] = accuracy
-        results = self.told.values()
-        return _Outcome(note, sum(each.seconds for each in results), sum(each.train_seconds for each in results))
+        results = pool.results.values()
+        spent, trained = sum(each.seconds for each in results), sum(each.train_seconds for each in results)
+        self._screened[number] = _Screened(note, spent, trained)
+        self._winners.append(winner)
+        return winner
 
-    def _accuracy(self, member: Trial) -> float:
-        """Return the accuracy in [0, 1], or -1 of what failed."""
-        result = self.told[member.key()]
-        return objectives(result)[1] if measured(result) else -1.0
+    def annotate(self, result: TrialResult) -> TrialResult:
+        """Return the result of a trial with its screening: the time of its whole pool is its own."""
+        screened = self._screened.pop(result.trial.number, None)
+        if screened is None:
+            return result
+        return replace(
+            result,
+            note={**result.note, **screened.note},
+            seconds=result.seconds + screened.seconds,
+            train_seconds=result.train_seconds + screened.train_seconds,
+        )

@@ -16,52 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from search.searchers.observation import Observation, arcsine_sqrt
 from search.searchers.structure import Floats, Relaxation, Structure
 from search.searchers.surrogate import Networks, Surrogate
-from search.searchers.transforms import level
 
 COSTS = 12  # budget fractions looked at, one in each equal part of the log range
 PER_COST = 6  # candidates at each
-CLIMBS = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # octaves by which the steepest group moves at each step
+STEP_SIZES = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # octaves by which the steepest group moves at each step
 SKIPPED = 4  # candidates passed over for each proposal that was a repeat: small spaces have few to offer
 MOST = 250  # networks that the model is fitted to: the latest, and the most accurate of those before
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A network that was tried, or is.
-
-    Attributes:
-        kept: log2 of width / dense width per variable group.
-        fraction: of the scaled budget that it costs.
-        method: index among those of the search; `len(methods)` for the control.
-        accuracy: None while it runs.
-        training: share of the full training that it had.
-    """
-
-    kept: tuple[float, ...]
-    fraction: float
-    method: int = 0
-    accuracy: float | None = None
-    training: float = 1.0
-
-
-@dataclass(frozen=True)
 class Proposal:
-    """What to try: a fraction of the scaled budget, and proportions in octaves within +-`Proposer.reach`."""
+    """What to try: a fraction of the scaled budget, and proportions in octaves within +-`Acquisition.max_log2`."""
 
     fraction: float
-    shares: Floats
+    proportions: Floats
 
 
 @dataclass(frozen=True)
-class Proposer:
+class Acquisition:
     """Proposes candidates of one search.
 
     Attributes:
         limits: fraction of the scaled budget -> limits on FLOPs and parameters.
         lowest: the least fraction.
-        methods: of the search; the last index stands for the control.
+        methods: of the search; networks of other methods count as one more.
         reach: octaves by which a proportion may differ from uniform.
     """
 
@@ -69,11 +50,11 @@ class Proposer:
     relaxation: Relaxation
     limits: Callable[[float], tuple[float, float]]
     lowest: float
-    methods: int = 1
-    reach: float = 1.0
+    methods: Sequence[str] = ("",)
+    max_log2: float = 1.0
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def propose(self, seen: Sequence[Seen], fraction: float | None = None, repeats: int = 0) -> Proposal:
+    def propose(self, observed: Sequence[Observation], fraction: float | None = None, repeats: int = 0) -> Proposal:
         """Return what to try next.
 
         Args:
@@ -83,64 +64,66 @@ class Proposer:
         """
         if repeats * SKIPPED >= COSTS * PER_COST // 2:
             return self._by_chance(fraction)
-        told = self._kept_for_model([each for each in seen if each.accuracy is not None])
-        pending = [each for each in seen if each.accuracy is None]
-        levels = np.array([level(each.accuracy or 0.0) for each in told])
+        measured = self._kept_for_model([each for each in observed if each.accuracy is not None])
+        pending = [each for each in observed if each.accuracy is None]
+        levels = np.array([arcsine_sqrt(each.accuracy or 0.0) for each in measured])
         running = self._networks(pending)
-        model = Surrogate(self.structure, self.methods + 1, self._networks(told), levels, running)
+        model = Surrogate(self.structure, len(self.methods) + 1, self._networks(measured), levels, running)
         # Running networks count as if they gave what is expected of them, so that parallel proposals spread.
         expected = model.predict(running)[0].tolist() if pending else []
-        finished = [pair for pair in zip(told, levels.tolist(), strict=True) if pair[0].training >= 1]
-        known = [*(finished or zip(told, levels.tolist(), strict=True)), *zip(pending, expected, strict=True)]
-        front = _staircase([(self._cost(each.fraction), height, each.kept) for each, height in known])
+        finished = [pair for pair in zip(measured, levels.tolist(), strict=True) if pair[0].training >= 1]
+        known = [*(finished or zip(measured, levels.tolist(), strict=True)), *zip(pending, expected, strict=True)]
+        front = non_dominated([(self._cost(each.fraction), height, each.log2_ratios) for each, height in known])
         fractions = self._fractions(fraction)
         limits = np.array([self.limits(each) for each in fractions])
-        shares, networks = self._climb(model, self._starts(fractions, front), fractions, limits)
-        gains = expected_gain(front, networks.cost, *model.predict(networks))
+        proportions, networks = self._optimize(model, self._starts(fractions, front), fractions, limits)
+        gains = expected_hypervolume_improvement(front, networks.cost, *model.predict(networks))
         best = int(np.argsort(-gains, kind="stable")[repeats * SKIPPED])
-        return Proposal(float(fractions[best]), shares[best])
+        return Proposal(float(fractions[best]), proportions[best])
 
     def _by_chance(self, fraction: float | None) -> Proposal:
         places = self.random.random(1 + len(self.structure.directions))
         return Proposal(
-            float(self.lowest ** places[0]) if fraction is None else fraction, self.reach * (2 * places[1:] - 1)
+            float(self.lowest ** places[0]) if fraction is None else fraction, self.max_log2 * (2 * places[1:] - 1)
         )
 
-    def _climb(self, model: Surrogate, shares: Floats, fractions: Floats, limits: Floats) -> tuple[Floats, Networks]:
+    def _optimize(
+        self, model: Surrogate, proportions: Floats, fractions: Floats, limits: Floats
+    ) -> tuple[Floats, Networks]:
         """Move every candidate along its budget towards what weights drawn for it hold best, or the mean ones."""
         costs, none = np.array([self._cost(each) for each in fractions]), np.zeros(len(fractions))
-        networks = Networks(self.relaxation.fit(shares, limits), costs, none.astype(np.int64), none)
-        method = model.best_method(networks, self.methods) if self.methods > 1 else 0
+        networks = Networks(self.relaxation.fit(proportions, limits), costs, none.astype(np.int64), none)
+        method = model.best_method(networks, len(self.methods)) if len(self.methods) > 1 else 0
         networks = dataclasses.replace(networks, method=np.full(len(costs), method))
-        weights = model.draws(len(costs), self.random)
+        weights = model.posterior_samples(len(costs), self.random)
         weights[::PER_COST] = model.mean
-        for step in CLIMBS:
-            rise = model.uphill(weights, networks)
-            price = self.relaxation.slopes(networks.kept, limits)
+        for step in STEP_SIZES:
+            rise = model.gradient(weights, networks)
+            price = self.relaxation.slopes(networks.log2_ratios, limits)
             along = rise - price * ((rise * price).sum(1) / np.maximum((price**2).sum(1), 1e-12))[:, None]
-            stuck = ((shares >= self.reach) & (along > 0)) | ((shares <= -self.reach) & (along < 0))
+            stuck = ((proportions >= self.max_log2) & (along > 0)) | ((proportions <= -self.max_log2) & (along < 0))
             along = np.where(stuck, 0.0, along)
             largest = np.maximum(np.abs(along).max(axis=1, keepdims=True), 1e-12)
-            shares = np.clip(shares + step * along / largest, -self.reach, self.reach)
-            networks = dataclasses.replace(networks, kept=self.relaxation.fit(shares, limits))
-        return shares, networks
+            proportions = np.clip(proportions + step * along / largest, -self.max_log2, self.max_log2)
+            networks = dataclasses.replace(networks, log2_ratios=self.relaxation.fit(proportions, limits))
+        return proportions, networks
 
     def _starts(self, fractions: Floats, front: Sequence[tuple[float, float, tuple[float, ...]]]) -> Floats:
         """Return proportions to start from, shape (n, groups), `PER_COST` of them for each cost."""
         groups, coordinates = self.structure.directions.shape
-        shares = np.zeros((len(fractions), groups))
+        proportions = np.zeros((len(fractions), groups))
         for index, fraction in enumerate(fractions):
             turn = index % PER_COST
             if turn in (1, 2, 3) and front:
                 nearest = min(front, key=lambda member: abs(member[0] - self._cost(fraction)))
                 own = np.array(nearest[2])
-                shares[index] = own - np.median(own)
+                proportions[index] = own - np.median(own)
             if turn in (2, 4) and coordinates:
-                shares[index] += 0.3 * self.structure.directions @ self.random.standard_normal(coordinates)
+                proportions[index] += 0.3 * self.structure.directions @ self.random.standard_normal(coordinates)
             if turn in (3, 5):
                 few = self.random.random(groups) < (max(0.1, 2 / groups) if turn == 3 else 1.0)
-                shares[index] += np.where(few, self.random.normal(0.0, 0.4, groups), 0.0)
-        return np.clip(shares, -self.reach, self.reach)
+                proportions[index] += np.where(few, self.random.normal(0.0, 0.4, groups), 0.0)
+        return np.clip(proportions, -self.max_log2, self.max_log2)
 
     def _fractions(self, fraction: float | None) -> Floats:
         if fraction is not None:
@@ -155,34 +138,40 @@ class Proposer:
             return 1.0
         return 1.0 - 2.0 * math.log(min(1.0, max(fraction, 1e-6))) / math.log(self.lowest)
 
-    def _networks(self, seen: Sequence[Seen]) -> Networks:
+    def _networks(self, observed: Sequence[Observation]) -> Networks:
         groups = len(self.structure.directions)
         return Networks(
-            np.array([each.kept for each in seen], dtype=np.float64).reshape(-1, groups),
-            np.array([self._cost(each.fraction) for each in seen]),
-            np.array([each.method for each in seen], dtype=np.int64),
-            np.log2([max(each.training, 1e-3) for each in seen]),
+            np.array([each.log2_ratios for each in observed], dtype=np.float64).reshape(-1, groups),
+            np.array([self._cost(each.fraction) for each in observed]),
+            np.array([self._index(each.method) for each in observed], dtype=np.int64),
+            np.log2([max(each.training, 1e-3) for each in observed]),
         )
 
-    def _kept_for_model(self, told: Sequence[Seen]) -> list[Seen]:
-        if len(told) <= MOST:
-            return list(told)
-        best = sorted(told[:-MOST], key=lambda each: each.accuracy or 0.0)[-MOST // 5 :]
-        return [*best, *told[len(best) - MOST :]]
+    def _index(self, method: str) -> int:
+        """Return the index of a method; other methods of the search's own come after them."""
+        if not method and len(self.methods) == 1:
+            return 0
+        return self.methods.index(method) if method in self.methods else len(self.methods)
+
+    def _kept_for_model(self, measured: Sequence[Observation]) -> list[Observation]:
+        if len(measured) <= MOST:
+            return list(measured)
+        best = sorted(measured[:-MOST], key=lambda each: each.accuracy or 0.0)[-MOST // 5 :]
+        return [*best, *measured[len(best) - MOST :]]
 
 
-def _staircase(
+def non_dominated(
     members: Sequence[tuple[float, float, tuple[float, ...]]],
 ) -> list[tuple[float, float, tuple[float, ...]]]:
     """Return the non-dominated (cost, level, kept), cheapest first."""
-    kept: list[tuple[float, float, tuple[float, ...]]] = []
+    log2_ratios: list[tuple[float, float, tuple[float, ...]]] = []
     for member in sorted(members, key=lambda each: (each[0], -each[1])):
-        if not kept or member[1] > kept[-1][1]:
-            kept.append(member)
-    return kept
+        if not log2_ratios or member[1] > log2_ratios[-1][1]:
+            log2_ratios.append(member)
+    return log2_ratios
 
 
-def expected_gain(
+def expected_hypervolume_improvement(
     front: Sequence[tuple[float, float, tuple[float, ...]]], costs: Floats, means: Floats, deviations: Floats
 ) -> Floats:
     """Return the expected growth of the area under the front, shape (n,): exact for normal levels at known costs.

@@ -1,17 +1,4 @@
-"""What a candidate is made of: the parameters a sampler chooses, and the network they ask for.
-
-Parameters, by name:
-    budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
-        or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
-        one of theirs.
-    method: when there are several; chosen last, by `search.searchers.method_choice`.
-    train.SETTING: the fine-tuning settings that are searched; not of control arms.
-    METHOD.SETTING: the searchable settings of that method that are not fixed.
-    allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for
-        methods that can.
-    width.GROUP: in [0, 1], the group's share of its dense width relative to the other groups. 0.5 is the middle, and
-        all groups at 0.5 are uniform widths; see `search.searchers.width_parameters`.
-"""
+"""CandidateSpace: from parameters that a sampler chooses (`search.searchers.parameters`) to a candidate."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,22 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.base import METHODS, Goal
-from pruning.settings import Setting, declared_settings
-from pruning.traits import pausable, screenable
+from pruning.settings import Setting
+from pruning.traits import screenable
 from runners.trial import Trial, TrialResult
-from search.results.pareto import counted, measured
-from search.searchers.cost_coverage import Spread
-from search.searchers.method_choice import Tried
-from search.searchers.method_settings import parse_settings
-from search.searchers.study_settings import StudySettings
-from search.searchers.suggesting import Suggest, suggest_setting
-from search.searchers.width_parameters import proportion
+from search.latency.predictor import LatencyPredictor
+from search.problem import BASELINE_METHOD, Problem, method_settings
+from search.results.pareto import counted, measured, objectives
+from search.searchers.cost_coverage import CostCoverage
+from search.searchers.observation import Observation
+from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH, Suggest, proportion, suggest_setting
 from spaces.budget import Budget
 from spaces.errors import BudgetError
-from spaces.space import SearchSpace, uniform_ratios
-from spaces.targets import absolute_targets
 
-CONTROL_METHOD = "l2"
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less was narrowed by another budget
@@ -45,7 +28,7 @@ CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less wa
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be tried: the part of a Trial that its parameters determine."""
+    """The part of a trial that its parameters determine."""
 
     method: str
     goal: Goal
@@ -54,8 +37,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A candidate tried before the sampler's: its parameters, its method and the arm it belongs to."""
+class InitialPoint:
+    """A candidate before those of the sampler: its parameters, its method and the baseline that it belongs to."""
 
     parameters: Mapping[str, Any]
     method: str
@@ -66,105 +49,105 @@ class CandidateSpace:
     """Turns parameters into candidates, all of them inside the budgets.
 
     Args:
-        space: of the network.
-        budgets: absolute; one on latency is kept by the guide of the settings, if there is one yet.
+        problem: what is searched.
+        predictor: predicts latency, where it counts: candidates then are inside a latency budget by prediction.
 
     Attributes:
         lowest_fraction: the least share of the scaled budget that is proposed.
-        fixed: method -> setting -> value of the settings that are not searched.
-        targets: absolute, the largest first.
-        training: fine-tuning settings that are searched.
-        spread: of the candidates over the scaled budget.
-        space: of the network.
-        sensitivities: group -> what narrowing it alone to half costs; None until it is measured.
-
-    Raises:
-        BudgetError: no budget, or one under the smallest network; a target out of reach.
-        SettingError: a fixed setting that does not exist or cannot take its value.
-        UnknownNameError: a method that is in no table.
+        cost_coverage: where on the scaled budget candidates go.
     """
 
-    def __init__(self, settings: StudySettings, space: SearchSpace, budgets: Sequence[Budget]) -> None:
-        self.methods = settings.methods
-        self._allocation = settings.allocation
-        self.training = settings.training
-        self._classes = {name: METHODS[name] for name in dict.fromkeys((*settings.methods, CONTROL_METHOD))}
-        self._settings = {name: declared_settings(each) for name, each in self._classes.items()}
-        self.fixed = {name: parse_settings(name, values, self._settings) for name, values in settings.fixed.items()}
-        self._guide = settings.guide
-        self.space = space
-        self.sensitivities: Mapping[str, float] | None = None
-        space.fit(uniform_ratios(space), budgets)  # raises for a budget that no network meets
-        self.targets = absolute_targets(settings.targets, budgets, space)
-        self._scaled = _scaled_quantity(self.targets or budgets)
+    def __init__(self, problem: Problem, predictor: LatencyPredictor | None = None) -> None:
+        self.problem, self._predictor = problem, predictor
+        space = problem.space
+        self._classes = {name: METHODS[name] for name in dict.fromkeys((*problem.methods, BASELINE_METHOD))}
+        self._settings = method_settings(problem.methods)
+        self._scaled = _scaled_quantity(problem.targets or problem.budgets)
         # What latency allows is no limit on the FLOPs of targets: these are fractions of what the user gave.
-        foreseen = self._guide is not None and not (self.targets and self._scaled == "flops")
-        budgets = self._guide.analytic if self._guide is not None and foreseen else counted(budgets)
+        foreseen = predictor is not None and not (problem.targets and self._scaled == "flops")
+        budgets = predictor.analytic if predictor is not None and foreseen else counted(problem.budgets)
         self._budgets = tuple(budgets)
         largest, smallest = space.cost(space.largest), space.smallest_cost
         limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
         self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
         needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        fractions = [target.limit / self._base for target in self.targets]
-        self.lowest_fraction = min(1.0, max(needed, settings.lowest_fraction), *fractions)
-        self.spread = Spread(self._scaled, self._base, self.lowest_fraction, self.targets)
-        self._flat = settings.sampler in FLAT_SAMPLERS
+        fractions = [target.limit / self._base for target in problem.targets]
+        self.lowest_fraction = min(1.0, max(needed, problem.config.lowest_fraction), *fractions)
+        self.cost_coverage = CostCoverage(self._scaled, self._base, self.lowest_fraction, problem.targets)
+        self._flat = problem.config.sampler in FLAT_SAMPLERS
 
-    def next_fraction(self, tried: Iterable[Trial], turn: int = 0) -> float | None:
-        """Return the target that the next trial goes to, as a share of the scaled budget; None without targets.
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that the search chooses among."""
+        return self.problem.methods
+
+    @property
+    def training(self) -> tuple[Setting, ...]:
+        """Fine-tuning settings that are searched."""
+        return self.problem.config.searched_training
+
+    def objective_cost(self, result: TrialResult) -> float:
+        """Return the cost of a network that samplers are told and rungs judge by: FLOPs, or predicted seconds.
+
+        Predicted seconds have all networks on one scale, also those that nobody has measured yet.
+        """
+        if self._predictor is not None and self.problem.axis == "latency":
+            return self._predictor.objective_value(result)
+        return objectives(result)[0]
+
+    def next_target(self, tried: Iterable[Trial], repeats: int = 0) -> float | None:
+        """Return the target of the next trial, as a share of the scaled budget; None without targets.
 
         Args:
-            tried: every trial given out, running ones too.
-            turn: how many proposals in a row have repeated earlier ones.
+            tried: every trial that was handed out, pending ones too.
+            repeats: number of proposals in a row that have repeated earlier ones.
         """
-        return self.spread.next_target((limit for trial in tried for limit in self._aims(trial)), turn)
+        return self.cost_coverage.next_target((limit for trial in tried for limit in self._aims(trial)), repeats)
 
     def _aims(self, trial: Trial) -> list[float]:
-        """Return the limit of the scaled budget that a trial was drawn to, none where it had no such budget."""
+        """Return the limit on the scaled quantity that a trial was drawn to; empty where it had no such budget."""
         limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled]
-        if self._guide is None or trial.goal.widths is not None:
+        if self._predictor is None or trial.goal.widths is not None:
             return limits
         # A method that finds widths itself was given less than its target, for its latency.
-        above = (target.limit for target in self.targets if target.limit >= max(limits, default=0))
-        return [min(above, default=each) for each in limits]
+        above = (target.limit for target in self.problem.targets if target.limit >= max(limits, default=0))
+        return [min(above, default=limit) for limit in limits]
 
-    def draw(self, suggest: Suggest, planned: Planned | None = None) -> Candidate:
-        """Let `suggest` choose every parameter, and return the candidate they stand for, inside the budgets.
+    def draw(self, suggest: Suggest, initial: InitialPoint | None = None) -> Candidate:
+        """Let `suggest` choose every parameter, and return the candidate that they stand for, inside the budgets.
 
         Args:
-            planned: its method is taken without asking when it is none of `methods` (the control arm).
+            initial: the point whose parameters `suggest` finds chosen; its method is taken without asking when it is
+                none of `methods` (a baseline).
         """
-        fraction = suggest.suggest_float("budget_fraction", self.lowest_fraction, 1.0, log=True)
-        method = planned.method if planned else self.methods[0]
+        fraction = suggest.suggest_float(BUDGET_FRACTION, self.lowest_fraction, 1.0, log=True)
+        method = initial.method if initial else self.methods[0]
         foreign = method not in self.methods
         if len(self.methods) > 1 and not foreign:
-            method = suggest.suggest_categorical("method", self.methods)
+            method = suggest.suggest_categorical(METHOD, self.methods)
         chosen = {name: self._draw_settings(suggest, name) for name in (self.methods if self._flat else [method])}
         allocation = self._draw_allocation(suggest, method, foreign)
         budgets = self.budgets_at(fraction)
-        settings = chosen.get(method) or dict(self.fixed.get(method, {}))
-        found = Goal(None, budgets if self._guide is None else self._guide.for_methods(budgets))
-        training = self._draw_training(suggest, planned)
+        settings = chosen.get(method) or dict(self.problem.fixed.get(method, {}))
+        found = Goal(None, budgets if self._predictor is None else self._predictor.for_methods(budgets))
+        training = self._draw_training(suggest, initial)
         if allocation == "method" and not self._flat:
             return Candidate(method, found, settings, training)
-        shares = [proportion(suggest.suggest_float(f"width.{group.name}", 0.0, 1.0)) for group in self.space.variable]
+        names = [WIDTH + group.name for group in self.problem.space.variable]
+        shares = [proportion(suggest.suggest_float(name, 0.0, 1.0)) for name in names]
         if allocation == "method":
             return Candidate(method, found, settings, training)
-        fit = self.space.fit if self._guide is None else self._guide.fit
+        fit = self.problem.space.fit if self._predictor is None else self._predictor.fit
         widths = fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings, training)
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
-        scaled = self.spread.limit(fraction)
+        scaled = self.cost_coverage.limit(fraction)
         return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
 
-    def pausable(self, trial: Trial) -> bool:
-        """Whether a trial can be trained in parts."""
-        return pausable(self._classes[trial.method], trial.settings)
-
     def screenable(self, trial: Trial) -> bool:
-        """Whether a trial can be compared before any training, with others at its budget fraction that may differ."""
+        """Return whether a trial can be compared before any training, with other widths at its budget fraction."""
         differ = "search" in self.allocations(trial.method)
         return differ and screenable(self._classes[trial.method], trial.settings)
 
@@ -172,83 +155,84 @@ class CandidateSpace:
         """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""
         budgets = self.budgets_at(fraction)
         flops, params = (
-            min([math.inf, *[each.limit for each in budgets if each.quantity == quantity]])
+            min([math.inf, *[budget.limit for budget in budgets if budget.quantity == quantity]])
             for quantity in ("flops", "params")
         )
         return flops, params
 
     def share(self, cost: Mapping[str, int]) -> float:
-        """Return what share of the scaled budget a network costs, of its flops and params."""
+        """Return the share of the scaled budget that a network of these flops and params costs."""
         return float(cost[self._scaled] / self._base)
 
     @property
     def latency_use(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
-        """Widths of the variable groups, shape (n, groups) -> shares of the latency limit, as predicted.
+        """Function from widths, shape (n, variable groups), to predicted shares of the latency limit, shape (n,).
 
         None without such a limit.
         """
-        return None if self._guide is None or math.isinf(self._guide.limit) else self._guide.use
+        return None if self._predictor is None or math.isinf(self._predictor.limit) else self._predictor.use
 
     def places(self, trial: Trial, result: TrialResult | None = None) -> tuple[float, ...]:
-        """Return where on the range of the scaled budget a trial counts: at what its network costs, or may cost.
+        """Return the fractions of the scaled budget at which a trial counts: the cost of its network, or its limit.
 
-        Widths that another budget has made clearly narrower count at both: nothing tried there would ever cost more.
+        Widths that another budget has made clearly narrower count at both: no trial with that limit would cost more.
         """
-        allowed, share = self.fraction(trial, result), self.tried(trial, result).share
+        allowed, share = self.fraction(trial, result), self.observe(trial, result).fraction
         return (share, allowed) if trial.goal.widths is not None and share < CAPPED * allowed else (share,)
 
-    def tried(self, trial: Trial, result: TrialResult | None = None) -> Tried:
-        """Return what the choice of a method sees of a trial of this search; without a result it runs."""
+    def observe(self, trial: Trial, result: TrialResult | None = None) -> Observation:
+        """Return what the choice of a method sees of a trial; without a result it is pending."""
         if result is None or not measured(result):
-            return Tried(trial.method, self.fraction(trial, result), failed=result is not None)
+            return Observation(trial.method, self.fraction(trial, result), failed=result is not None)
         cost = getattr(result.cost, self._scaled)
-        return Tried(trial.method, cost / self._base, result.accuracy, result.train_seconds)
+        return Observation(trial.method, cost / self._base, result.accuracy, result.train_seconds)
 
     def fraction(self, trial: Trial, result: TrialResult | None = None) -> float:
         """Return the share of the scaled budget that a trial may cost; above 1 where earlier budgets were higher.
 
-        Where an earlier search had no such budget, what its network costs counts.
+        Where an earlier search had no such budget, the cost of its network counts.
         """
         for budget in trial.goal.budgets:
             if budget.quantity == self._scaled:
                 return float(budget.limit / self._base)
-        cost = self.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
+        cost = self.problem.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
         cost = result.cost if result is not None and result.cost is not None else cost
         return float(getattr(cost, self._scaled, self._base) / self._base)
 
     def searchable(self, method: str) -> list[Setting]:
         """Return the settings of a method that may be searched, fixed ones too."""
-        return [each for each in self._settings[method] if each.searchable]
+        return [setting for setting in self._settings[method] if setting.searchable]
 
     def allocations(self, method: str) -> tuple[str, ...]:
-        """Return who may choose the widths that the method works at."""
+        """Return who may choose the widths of a method: "search", "method" or both."""
         chosen = self._classes[method]
         able = {"search": chosen.takes_widths, "method": chosen.finds_widths}
         found = tuple(name for name, holds in able.items() if holds)
-        return (self._allocation,) if self._allocation in found and method in self.methods else found
+        asked = self.problem.config.allocation
+        return (asked,) if asked in found and method in self.methods else found
 
     def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
         able = any(len(self.allocations(name)) > 1 for name in self.methods)
         asked = able and not foreign if self._flat else len(self.allocations(method)) > 1 and not foreign
-        allocation = suggest.suggest_categorical("allocation", ("search", "method")) if asked else "search"
+        allocation = suggest.suggest_categorical(ALLOCATION, ("search", "method")) if asked else "search"
         allowed = self.allocations(method)
         return allocation if allocation in allowed else allowed[0]
 
     def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
-        chosen = dict(self.fixed.get(method, {}))
+        chosen = dict(self.problem.fixed.get(method, {}))
         if method not in self.methods:
             return chosen
-        for each in self.searchable(method):
-            if each.name not in chosen:
-                chosen[each.name] = suggest_setting(suggest, f"{method}.{each.name}", each)
+        for setting in self.searchable(method):
+            if setting.name not in chosen:
+                chosen[setting.name] = suggest_setting(suggest, f"{method}.{setting.name}", setting)
         return chosen
 
-    def _draw_training(self, suggest: Suggest, planned: Planned | None) -> dict[str, float]:
-        """Let the searched fine-tuning settings be chosen; a control arm is trained as the search was told to."""
-        baseline = planned is not None and bool(planned.baseline)
+    def _draw_training(self, suggest: Suggest, initial: InitialPoint | None) -> dict[str, float]:
+        """Let the searched fine-tuning settings be chosen; a baseline is trained with the set values."""
+        baseline = initial is not None and bool(initial.baseline)
         if baseline and not self._flat:
             return {}
-        drawn = {each.name: suggest_setting(suggest, f"train.{each.name}", each) for each in self.training}
+        drawn = {setting.name: suggest_setting(suggest, f"train.{setting.name}", setting) for setting in self.training}
         return {} if baseline else drawn
 
 

@@ -1,4 +1,4 @@
-"""Where on the budget range the next trial goes, so that the front comes out even in log cost."""
+"""CostCoverage: where on the budget range the next trial goes, so that the front comes out even in log cost."""
 
 import itertools
 import math
@@ -10,16 +10,16 @@ from functools import cached_property
 
 from spaces.budget import Budget
 
-TURN = 10  # proposals in a row that may repeat earlier ones at one place before another is tried
+MAX_REPEATS = 10  # proposals in a row at one cost that may repeat earlier ones before another cost is tried
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The range of the scaled budget that candidates are proposed in, and the targets they are drawn to.
+class CostCoverage:
+    """The range of the scaled budget in which candidates are proposed, and the targets to which they are drawn.
 
     Attributes:
-        quantity: "flops" or "params", which is scaled.
-        base: the whole of it, so a fraction of 1.
+        quantity: "flops" or "params", the scaled one.
+        base: its limit, a fraction of 1.
         lowest: the least fraction that is proposed.
         targets: absolute, on that quantity, the largest first; none spreads candidates over the range.
     """
@@ -36,43 +36,43 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """The mean fraction of what is proposed: over the targets, else over log cost."""
+        """The mean fraction of the proposals: over the targets, else over log cost."""
         if self.targets:
             return statistics.fmean(self.by_fraction)
         return (1 - self.lowest) / -math.log(self.lowest) if self.lowest < 1 else 1.0
 
     def limit(self, fraction: float) -> Budget:
-        """Return the budget of a candidate: that of a target exactly, whatever its fraction would be rounded to."""
+        """Return the budget at a fraction; at that of a target exactly the target, whatever the rounding."""
         return self.by_fraction.get(fraction) or Budget(self.quantity, math.floor(fraction * self.base))
 
-    def next_target(self, served: Iterable[float], turn: int = 0) -> float | None:
-        """Return the fraction of the target that the next trial goes to; None without targets.
+    def next_target(self, served: Iterable[float], repeats: int = 0) -> float | None:
+        """Return the fraction of the target of the next trial; None without targets.
 
         Args:
-            served: limit of every trial so far, running ones too.
-            turn: how many proposals in a row have repeated earlier ones.
+            served: limit of every trial so far, pending ones too.
+            repeats: number of proposals in a row that have repeated earlier ones.
         """
         if not self.targets:
             return None
         order = least_served([target.limit for target in self.targets], served)
-        return order[turn // TURN % len(order)] / self.base
+        return order[repeats // MAX_REPEATS % len(order)] / self.base
 
 
 def least_served(limits: Sequence[float], served: Iterable[float]) -> list[float]:
-    """Order the targets: the one that the fewest trials had first, of equals the largest.
+    """Return the limits of targets, the one with the fewest trials first; of equals the largest.
 
     Args:
-        served: limit of every trial so far, running ones too; those that are none of `limits` do not count.
+        served: limit of every trial so far, pending ones too; a limit of no target does not count.
     """
     counts = Counter(served)
     return sorted(limits, key=lambda limit: (counts[limit], -limit))
 
 
-def widest_gap(shares: Iterable[float], lowest: float) -> float:
-    """Return the middle, in log cost, of the widest gap that trials leave in [lowest, 1]; of equals the dearest.
+def largest_gap(shares: Iterable[float], lowest: float) -> float:
+    """Return the middle, in log cost, of the largest gap that trials leave in [lowest, 1]; of equals the dearest.
 
     Args:
-        shares: of the scaled budget that each trial costs or, while it runs, may cost; those outside are ignored.
+        shares: share of the scaled budget that a trial costs or, while it is pending, may cost; others are ignored.
         lowest: above 0.
     """
     places = sorted({lowest, 1.0, *(share for share in shares if lowest < share < 1)})

@@ -1,21 +1,22 @@
-"""What a search tries before its sampler proposes: uniform widths with the control and every method, sensitive ones.
+"""InitialDesign: the first candidates: uniform baselines, uniform widths with every method, widths by sensitivity.
 
-They are a control arm to compare with, a start for every method, and the first that the sampler learns from.
+They are a baseline to compare with, a start for every method, and the first observations of the sampler.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from search.problem import BASELINE_METHOD
 from search.results.result import UNIFORM
-from search.searchers.candidate_space import CONTROL_METHOD, CandidateSpace, Planned
+from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MIDDLE, WIDTH, width_parameter
 from search.searchers.structure import balanced
-from search.searchers.width_parameters import MIDDLE, width_parameter
 
 MAX_BASELINES = 6
-SENSITIVE_FROM = 9  # trials: with fewer, two more starts would leave nothing to the sampler
+SENSITIVE_FROM = 9  # trials: with fewer, two more initial points would leave nothing to the sampler
 
 
-class Starts:
+class InitialDesign:
     """Plans the first candidates of a search.
 
     Args:
@@ -25,48 +26,50 @@ class Starts:
     def __init__(self, candidates: CandidateSpace) -> None:
         self._candidates = candidates
 
-    def baselines(self, trials: int) -> list[Planned]:
-        """Uniform widths with the control method: at each target, else at most a third of the trials."""
+    def baselines(self, trials: int) -> list[InitialPoint]:
+        """Return uniform widths with the baseline method: at each target, else at most a third of the trials."""
         return [
-            Planned(self._uniform(CONTROL_METHOD, fraction), CONTROL_METHOD, UNIFORM)
+            InitialPoint(self._uniform(BASELINE_METHOD, fraction), BASELINE_METHOD, UNIFORM)
             for fraction in self._fractions(trials)
         ]
 
-    def warm_starts(self, trials: int) -> list[Planned]:
-        """Uniform proportions with each of the methods, at the fractions of the control arms.
+    def uniform(self, trials: int) -> list[InitialPoint]:
+        """Return uniform widths with the methods of the search, at the fractions of the baselines.
 
-        So a method and the control differ in the kept channels alone. Every method once, in the order they were
-        given, as long as there are trials; then, where there is room, each other way of working (method, allocation);
-        about a sixth of the trials and, but for the first round, at most a third.
+        So a method and the baseline differ in the kept channels alone. Every method comes once, in the given order, as
+        long as there are trials; then, where there is room, every other pair of method and allocation: about a sixth of
+        the trials and, but for the first round, at most a third.
         """
-        ways = self._ways()
-        fractions = self._fractions(trials)
-        least = len({name for name, _ in ways})
+        pairs, fractions = self._pairs(), self._fractions(trials)
+        methods = len({name for name, _ in pairs})
         left = trials - len(fractions)
-        count = min(left, max(min(max(trials // 6, len(ways)), trials // 3), min(least, left)))
-        planned = []
+        count = min(left, max(min(max(trials // 6, len(pairs)), trials // 3), min(methods, left)))
+        points = []
         for index in range(count):
-            name, allocation = ways[index % len(ways)]
+            name, allocation = pairs[index % len(pairs)]
             parameters = self._uniform(name, fractions[index % len(fractions)])
             if len(self._candidates.allocations(name)) > 1:
-                parameters["allocation"] = allocation
-            planned.append(Planned(parameters, name))
-        return planned
+                parameters[ALLOCATION] = allocation
+            points.append(InitialPoint(parameters, name))
+        return points
 
-    def sensitive_starts(self, trials: int) -> list[Planned]:
-        """Widths by measured sensitivity, at the whole budget and in the middle of the range, where trials suffice.
+    def sensitive(self, trials: int, sensitivities: Mapping[str, float] | None) -> list[InitialPoint]:
+        """Return widths by measured sensitivity at the whole budget and mid-range; none where trials do not suffice.
 
         The methods take turns.
+
+        Args:
+            sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
         """
-        if self._candidates.sensitivities is None or trials < SENSITIVE_FROM:
+        if sensitivities is None or trials < SENSITIVE_FROM:
             return []
-        octaves = balanced(self._candidates.space, self._candidates.sensitivities).tolist()
+        space = self._candidates.problem.space
         able = [name for name in self._candidates.methods if "search" in self._candidates.allocations(name)]
-        named = zip(self._candidates.space.variable, octaves, strict=True)
-        widths = {f"width.{group.name}": width_parameter(octave) for group, octave in named}
+        proportions = zip(space.variable, balanced(space, sensitivities).tolist(), strict=True)
+        widths = {WIDTH + group.name: width_parameter(log2) for group, log2 in proportions}
         fractions = (1.0, self._candidates.lowest_fraction**0.5) if able else ()
         turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
-        return [Planned(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
+        return [InitialPoint(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
 
     def left_out(self, trials: int, *, resumed: bool = False) -> Iterator[str]:
         """Name the methods that so few trials leave no room for, and the targets without uniform widths there.
@@ -74,39 +77,47 @@ class Starts:
         Args:
             resumed: the methods have had their trials.
         """
-        planned = [each.method for each in (*self.baselines(trials), *self.warm_starts(trials))]
-        if names := ", ".join(name for name in self._candidates.methods if name not in planned and not resumed):
+        tried = [point.method for point in (*self.baselines(trials), *self.uniform(trials))]
+        if names := ", ".join(name for name in self._candidates.methods if name not in tried and not resumed):
             yield f"{trials} trials leave none for {names}; give more --trials"
-        if targets := ", ".join(str(each) for each in self._candidates.targets[len(self._fractions(trials)) :]):
-            yield f"{trials} trials leave no uniform widths at target {targets}; give more --trials"
+        targets = self._candidates.problem.targets[len(self._fractions(trials)) :]
+        if targets:
+            named = ", ".join(str(target) for target in targets)
+            yield f"{trials} trials leave no uniform widths at target {named}; give more --trials"
 
-    def _ways(self) -> list[tuple[str, str]]:
-        """List (method, allocation): the first of every method, then the second of those that have one.
+    def _pairs(self) -> list[tuple[str, str]]:
+        """List (method, allocation): the first allocation of every method, then the second where there are two.
 
-        What the control arm does already is left out, unless it is all that is asked for.
+        The pair of the baseline is left out, unless it is all that is asked for.
         """
         able = {name: self._candidates.allocations(name) for name in self._candidates.methods}
-        ways = [(name, each[turn]) for turn in (0, 1) for name, each in able.items() if turn < len(each)]
-        return [way for way in ways if way != (CONTROL_METHOD, "search")] or ways
+        pairs = [
+            (name, allocations[turn])
+            for turn in (0, 1)
+            for name, allocations in able.items()
+            if turn < len(allocations)
+        ]
+        return [pair for pair in pairs if pair != (BASELINE_METHOD, "search")] or pairs
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
-        parameters: dict[str, Any] = {"budget_fraction": fraction}
-        parameters |= {f"width.{group.name}": MIDDLE for group in self._candidates.space.variable}
-        if method in self._candidates.methods and len(self._candidates.methods) > 1:
-            parameters["method"] = method
-        if method in self._candidates.methods and len(self._candidates.allocations(method)) > 1:
-            parameters["allocation"] = "search"
-        parameters |= {f"train.{each.name}": each.default for each in self._candidates.training}
-        if method in self._candidates.methods:
-            parameters |= {f"{method}.{each.name}": each.default for each in self._candidates.searchable(method)}
+        candidates = self._candidates
+        parameters: dict[str, Any] = {BUDGET_FRACTION: fraction}
+        parameters |= {WIDTH + group.name: MIDDLE for group in candidates.problem.space.variable}
+        if method in candidates.methods and len(candidates.methods) > 1:
+            parameters[METHOD] = method
+        if method in candidates.methods and len(candidates.allocations(method)) > 1:
+            parameters[ALLOCATION] = "search"
+        parameters |= {f"train.{setting.name}": setting.default for setting in candidates.training}
+        if method in candidates.methods:
+            parameters |= {f"{method}.{each.name}": each.default for each in candidates.searchable(method)}
         return parameters
 
     def _fractions(self, trials: int) -> list[float]:
-        """Return the control arms' budget fractions: the targets, or some even in log cost; the largest first.
+        """Return the budget fractions of the baselines: the targets, or some even in log cost; the largest first.
 
-        Without targets each method comes before a second arm.
+        Without targets every method comes before a second baseline.
         """
-        if self._candidates.targets:
-            return list(self._candidates.spread.by_fraction)[:trials]
-        count = max(1, min(MAX_BASELINES, trials // 3, trials - len({name for name, _ in self._ways()})))
+        if self._candidates.problem.targets:
+            return list(self._candidates.cost_coverage.by_fraction)[:trials]
+        count = max(1, min(MAX_BASELINES, trials // 3, trials - len({name for name, _ in self._pairs()})))
         return [self._candidates.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]

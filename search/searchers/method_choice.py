@@ -11,16 +11,15 @@ so that workers side by side do not all take the same one and no draw of luck is
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.searchers.transforms import level
+from search.searchers.observation import Observation, arcsine_sqrt
 
 EXPLORED = 0.1  # share of the proposals that is spread evenly over all methods
-# Of accuracy, on the scale of `level`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this close to
-# the best count as equally good, and their time decides.
+# Of accuracy, on the scale of `arcsine_sqrt`: 0.24 points around 98.6%, 0.8 around 80%, 1 around 50%. Methods this
+# close to the best count as equally good, and their time decides.
 INDIFFERENT = 0.01
 # Times are compared in powers of two, and below this not at all: what else the machine does must not change a search.
 LEAST_SECONDS = 5.0
@@ -30,25 +29,7 @@ VAGUE = 1e3  # the same of the common curve: nothing is known of it
 PRIOR_TRIALS, PRIOR_SCATTER = 3.0, 0.05  # the scatter before anything is seen, and how many trials that is worth
 
 
-@dataclass(frozen=True)
-class Tried:
-    """A trial as far as the choice of a method is concerned.
-
-    Attributes:
-        share: of the scaled budget: what its network costs or, as long as there is none, may cost.
-        accuracy: in [0, 1]; None while it runs, or when it has failed.
-        seconds: that it took; None while it runs.
-        failed: counted like the worst accuracy that any trial has had.
-    """
-
-    method: str
-    share: float
-    accuracy: float | None = None
-    seconds: float | None = None
-    failed: bool = False
-
-
-def choose_method(methods: Sequence[str], tried: Sequence[Tried], share: float, seed: int) -> str:
+def choose_method(methods: Sequence[str], tried: Sequence[Observation], share: float, seed: int) -> str:
     """Return the method for a trial at `share` of the scaled budget; of equals the first.
 
     Args:
@@ -62,12 +43,12 @@ def choose_method(methods: Sequence[str], tried: Sequence[Tried], share: float, 
     return max(methods, key=lambda name: wanted[name] * total - counts[name])
 
 
-def method_shares(methods: Sequence[str], tried: Sequence[Tried], share: float, seed: int) -> dict[str, float]:
+def method_shares(methods: Sequence[str], tried: Sequence[Observation], share: float, seed: int) -> dict[str, float]:
     """Return the share of the proposals that each method deserves at a cost; they add up to 1."""
     every = [*methods, *sorted({each.method for each in tried} - set(methods))]
     measured = [each for each in tried if each.accuracy is not None or each.failed]
     worst = min((each.accuracy for each in measured if each.accuracy is not None), default=0.0)
-    accuracy = _Model(every, measured, [level(worst if e.accuracy is None else e.accuracy) for e in measured])
+    accuracy = _Model(every, measured, [arcsine_sqrt(worst if e.accuracy is None else e.accuracy) for e in measured])
     accuracy.expect([each for each in tried if each.accuracy is None and not each.failed])
     chances = accuracy.chances(methods, share, INDIFFERENT, np.random.default_rng(seed))
     timed = [each for each in measured if each.seconds and not each.failed]
@@ -84,9 +65,9 @@ class _Model:
     Conjugate Bayesian linear regression (normal-inverse-gamma) of `values` of the trials `tried`.
     """
 
-    def __init__(self, methods: Sequence[str], tried: Sequence[Tried], values: Sequence[float]) -> None:
+    def __init__(self, methods: Sequence[str], tried: Sequence[Observation], values: Sequence[float]) -> None:
         self._methods = {name: index for index, name in enumerate(methods)}
-        self._logs = [math.log(each.share) for each in tried] or [0.0]
+        self._logs = [math.log(each.fraction) for each in tried] or [0.0]
         rows, y = self._rows(tried), np.array(values, dtype=np.float64)
         precision = np.full(3 + 2 * len(methods), SPREAD_OF_METHODS**-2)
         precision[:3] = VAGUE**-2
@@ -96,7 +77,7 @@ class _Model:
         self._freedom = PRIOR_TRIALS + len(y)
         self._variance = (PRIOR_TRIALS * PRIOR_SCATTER**2 + max(0.0, rest)) / self._freedom
 
-    def expect(self, running: Sequence[Tried]) -> None:
+    def expect(self, running: Sequence[Observation]) -> None:
         """Count trials that run as if they gave what is expected of them: it makes surer, and changes no mean."""
         rows = self._rows(running)
         self._precision = self._precision + rows.T @ rows
@@ -117,14 +98,14 @@ class _Model:
         return np.asarray((values >= values.max(0) - margin).mean(1))
 
     def _at(self, methods: Sequence[str], share: float) -> NDArray[np.float64]:
-        return self._rows([Tried(name, share) for name in methods])
+        return self._rows([Observation(name, share) for name in methods])
 
-    def _rows(self, tried: Sequence[Tried]) -> NDArray[np.float64]:
+    def _rows(self, tried: Sequence[Observation]) -> NDArray[np.float64]:
         """Return what the model sees of trials, shape (trials, 3 + 2 * methods); x is log cost, brought to [-1, 1]."""
         low, high = min(self._logs), max(self._logs)
         rows = np.zeros((len(tried), 3 + 2 * len(self._methods)))
         for row, each in zip(rows, tried, strict=True):
-            x = (2 * math.log(each.share) - low - high) / max(high - low, 1.0)
+            x = (2 * math.log(each.fraction) - low - high) / max(high - low, 1.0)
             own = 3 + 2 * self._methods[each.method]
             row[:3] = 1.0, x, x * x
             row[own : own + 2] = 1.0, x

@@ -1,6 +1,6 @@
-"""Samplers by name, and the one thing that is not left to them: which method a trial takes."""
+"""Samplers by name, and the one parameter that is not left to them: the method of a trial."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,34 +9,39 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from typing_extensions import override
 
 from search.searchers.candidate_space import CandidateSpace
+from search.searchers.parameters import BUDGET_FRACTION, METHOD
 from search.searchers.structured_sampler import StructuredSampler
-from spaces.registry import unknown_name
 
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """What a sampler is built from.
+    """What a sampler is made from.
 
     Attributes:
-        startup: trials before the sampler's model is used.
-        trials: of the whole search.
+        startup: number of trials before the sampler's model is used.
+        trials: number of trials of the whole search.
         candidates: what is searched.
+        sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
     """
 
     seed: int
     startup: int
     trials: int
     candidates: CandidateSpace
+    sensitivities: Mapping[str, float] | None = None
 
 
 # The structured sampler takes about 0.03 s a proposal over 37 groups and 0.1 s over 120.
 # TPE models the parameters of each method apart (group) and spreads the proposals of parallel workers (constant liar).
-# GP and NSGA-II model only parameters that every trial has; see candidates.FLAT_SAMPLERS. A GP takes about 0.4 s a
+# GP and NSGA-II model only parameters that every trial has; see candidate_space.FLAT_SAMPLERS. A GP takes about 0.4 s a
 # proposal over 20 groups, TPE 0.01 s.
 SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
-    "structured": lambda options: StructuredSampler(options.candidates, options.startup, options.seed),
+    "structured": lambda options: StructuredSampler(
+        options.candidates, options.startup, options.seed, options.sensitivities
+    ),
     "tpe": lambda options: TPESampler(
         multivariate=True, group=True, constant_liar=True, n_startup_trials=options.startup, seed=options.seed
     ),
@@ -44,23 +49,17 @@ SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
     "gp": lambda options: GPSampler(n_startup_trials=options.startup, seed=options.seed),
     "random": lambda options: RandomSampler(seed=options.seed),
 }
-# Samplers for which `search.searchers.sampling` fills the widest gap in log cost instead: left to themselves they go where the
-# hypervolume is, which is not log; of 48 trials, TPE put 5 into the cheaper half of the range.
+# Samplers that are sent to the largest gap in log cost: left to themselves they go where the hypervolume is, which is
+# not log; of 48 trials, TPE put 5 into the cheaper half of the range.
 CLUSTERING = ("tpe", "nsga2", "gp")
 STRUCTURED = ("structured",)  # samplers that use measured sensitivities
-BY_CHANCE = ("random",)  # samplers that are asked for the method too: a baseline learns nothing
-
-
-def check_sampler(name: str) -> None:
-    """Raise UnknownNameError, with the nearest names, unless there is such a sampler."""
-    if name not in SAMPLERS:
-        raise unknown_name("sampler", name, sorted(SAMPLERS))
+BY_CHANCE = ("random",)  # samplers that choose the method too: a random search learns nothing
 
 
 class MethodSampler(BaseSampler):
     """Takes the method from `choose`, all other parameters from another sampler.
 
-    The method is a parameter like the others in the record; it is only not `inner` that chooses it.
+    The method is a parameter like the others in the study; only the sampler does not choose it.
 
     Args:
         inner: chooses everything else.
@@ -70,35 +69,35 @@ class MethodSampler(BaseSampler):
     def __init__(self, inner: BaseSampler, choose: Callable[[float], str]) -> None:
         self._inner, self._choose = inner, choose
 
+    @override
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Ask `inner`."""
         return self._inner.infer_relative_search_space(study, trial)
 
+    @override
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Ask `inner`, and forget the method."""
         drawn = self._inner.sample_relative(study, trial, search_space)
-        return {name: value for name, value in drawn.items() if name != "method"}
+        return {name: value for name, value in drawn.items() if name != METHOD}
 
+    @override
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Choose the method at the trial's budget fraction; ask `inner` for the rest."""
-        if param_name == "method" and isinstance(param_distribution, CategoricalDistribution):
-            return self._choose(trial.params["budget_fraction"])
+        if param_name == METHOD and isinstance(param_distribution, CategoricalDistribution):
+            return self._choose(trial.params[BUDGET_FRACTION])
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
+    @override
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Tell `inner`."""
         self._inner.before_trial(study, trial)
 
+    @override
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: OptunaState, values: Sequence[float] | None
     ) -> None:
-        """Tell `inner`."""
         self._inner.after_trial(study, trial, state, values)
 
+    @override
     def reseed_rng(self) -> None:
-        """Tell `inner`."""
         self._inner.reseed_rng()

@@ -13,10 +13,13 @@ from torch import nn
 from pruning.base import CRITERIA
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from pruning.sensitivity import SHARES_LEFT, Divergence, sensitivity
+from pruning.sensitivity import MEASURED_RATIOS, Divergence, sensitivity
 from runners.cache import write_cached
 from runners.evaluation.evaluate import TrialContext
 from runners.training.dense import weights_digest
+from search.environment import Environment
+from search.searchers.initial_design import SENSITIVE_FROM
+from search.searchers.samplers import STRUCTURED
 from spaces.space import SearchSpace
 
 _log = logging.getLogger(__name__)
@@ -40,9 +43,16 @@ class Sensitivities:
     cached: bool
 
 
+def sensing_images(environment: Environment) -> int:
+    """Return on how many training images the groups' sensitivities are measured; 0 where nothing would use them."""
+    config, space = environment.config, environment.problem.space
+    searched = config.sampler in STRUCTURED and config.allocation != "method" and len(space.variable) > 1
+    return images_for(space, len(environment.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0
+
+
 def images_for(space: SearchSpace, images: int) -> int:
     """Return on how many of the training images groups can be compared within the time of an epoch; 0 for too few."""
-    affordable = STEP_PASSES * images // (len(SHARES_LEFT) * max(1, len(space.variable)))
+    affordable = STEP_PASSES * images // (len(MEASURED_RATIOS) * max(1, len(space.variable)))
     return 0 if affordable < LEAST_IMAGES else min(affordable, MOST_IMAGES)
 
 

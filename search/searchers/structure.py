@@ -57,11 +57,11 @@ def structure_of(space: SearchSpace, sensitivities: Mapping[str, float] | None =
     if sensitivities is not None:
         columns[SENSITIVITY] = np.log([max(sensitivities[group.name], 1e-6) for group in groups])
     levels = sorted(set(stages.tolist()), reverse=True)
-    for number, level in enumerate(levels, start=1):
-        columns[f"stage {number} of {len(levels)}"] = (stages == level).astype(np.float64)
-    kept = {name: column - column.mean() for name, column in columns.items() if np.ptp(column) > 1e-9}
-    scaled = [column / math.sqrt(float((column**2).mean())) for column in kept.values()]
-    return Structure(tuple(kept), np.stack(scaled, axis=1) if scaled else np.zeros((len(groups), 0)))
+    for number, arcsine_sqrt in enumerate(levels, start=1):
+        columns[f"stage {number} of {len(levels)}"] = (stages == arcsine_sqrt).astype(np.float64)
+    log2_ratios = {name: column - column.mean() for name, column in columns.items() if np.ptp(column) > 1e-9}
+    scaled = [column / math.sqrt(float((column**2).mean())) for column in log2_ratios.values()]
+    return Structure(tuple(log2_ratios), np.stack(scaled, axis=1) if scaled else np.zeros((len(groups), 0)))
 
 
 def balanced(space: SearchSpace, sensitivities: Mapping[str, float]) -> Floats:
@@ -91,43 +91,43 @@ class Relaxation:
         self._least = np.log2(np.array([group.lowest for group in space.variable]) / self._full)
         self._most = np.log2(np.array([group.ceiling for group in space.variable]) / self._full)
 
-    def fit(self, shares: Floats, limits: Floats) -> Floats:
+    def fit(self, proportions: Floats, limits: Floats) -> Floats:
         """Return the kept shares, shape (n, groups), that proportions have at the limits.
 
         Args:
             shares: proportions in octaves, shape (n, groups).
             limits: FLOPs and parameters, infinite where there is no such budget, shape (n, 2).
         """
-        near = np.zeros(len(shares))
+        near = np.zeros(len(proportions))
         far = near - 1.0
-        near_use, far_use = (self.usage(self._at(shares, scale), limits) for scale in (near, far))
+        near_use, far_use = (self.usage(self._at(proportions, scale), limits) for scale in (near, far))
         for _ in range(SECANTS):
             slope = np.maximum((near_use - far_use) / np.where(near == far, 1.0, near - far), 0.3)
             far, far_use = near, near_use
             near = near - np.clip(near_use / slope, -4.0, 4.0)
-            near_use = self.usage(self._at(shares, near), limits)
-        return self._at(shares, near)
+            near_use = self.usage(self._at(proportions, near), limits)
+        return self._at(proportions, near)
 
-    def usage(self, kept: Floats, limits: Floats) -> Floats:
+    def usage(self, log2_ratios: Floats, limits: Floats) -> Floats:
         """Return log2 of the share of the tightest limit that is used, shape (n,)."""
-        widths = self._full * 2.0**kept
+        widths = self._full * 2.0**log2_ratios
         flops, params = self._cost.batch(widths)
         used = np.maximum(flops / limits[:, 0], params / limits[:, 1])
         if self._latency_use is not None:
             used = np.maximum(used, self._latency_use(widths))
         return np.asarray(np.log2(np.maximum(used, 1e-12)))
 
-    def slopes(self, kept: Floats, limits: Floats) -> Floats:
+    def slopes(self, log2_ratios: Floats, limits: Floats) -> Floats:
         """Return the octaves of the tighter of both limits that an octave more of each group takes, shape (n, groups).
 
         FLOPs stand for latency here: what is climbed along them is fitted to the predicted latency at every step.
         """
-        widths = self._full * 2.0**kept
+        widths = self._full * 2.0**log2_ratios
         costs = np.stack(self._cost.batch(widths), axis=1) / limits
         by_flops, by_params = self._cost.slopes(widths)
         tightest = np.argmax(costs, axis=1)
         slopes = np.where(tightest[:, None] == 0, by_flops / limits[:, :1], by_params / limits[:, 1:])
         return np.asarray(slopes * widths / np.maximum(costs.max(axis=1), 1e-12)[:, None])
 
-    def _at(self, shares: Floats, scale: Floats) -> Floats:
-        return np.asarray(np.clip(shares + scale[:, None], self._least, self._most))
+    def _at(self, proportions: Floats, scale: Floats) -> Floats:
+        return np.asarray(np.clip(proportions + scale[:, None], self._least, self._most))

@@ -1,21 +1,23 @@
-"""Where the weights of a search's networks are kept."""
+"""CheckpointStore: where the weights of a search's networks are kept."""
 
-import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from typing_extensions import override
 
 from pruning import checkpoint
 from runners.trial import TrialResult
 
-TRIALS = "trials"
+TRIALS = "trials"  # folder of a run folder
 
 
-class Archive(Protocol):
+class CheckpointStore(Protocol):
     """Keeps the weights of networks."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        """Return a result with its weights here, and no longer in memory."""
+        """Return a result whose weights are here, and no longer in memory."""
         ...
 
     def read(self, result: TrialResult) -> bytes | None:
@@ -31,57 +33,55 @@ class Archive(Protocol):
         ...
 
 
-class InMemory:
+class InMemory(CheckpointStore):
     """Leaves weights with their results."""
 
+    @override
     def keep(self, result: TrialResult) -> TrialResult:
-        """Return the result as it is."""
         return result
 
+    @override
     def read(self, result: TrialResult) -> bytes | None:
-        """Return the weights that the result has."""
         return result.checkpoint
 
+    @override
     def drop(self, result: TrialResult) -> None:
-        """Do nothing: they go with the result."""
+        pass  # the weights go with the result
 
 
-@dataclasses.dataclass(frozen=True)
-class TrialFiles:
-    """Keeps the weights of trials in a run folder (implements `Archive`).
+@dataclass(frozen=True)
+class CheckpointFolder(CheckpointStore):
+    """Keeps the weights of trials in a run folder.
 
-    A longer training gets a file of its own, and that of the shorter one goes when it is recorded: a record never
-    names weights that are not those of its figures.
+    A longer training gets a file of its own, and the file of the shorter one goes once the longer one is recorded: a
+        record
+    never names weights of another training than that of its figures.
     """
 
     folder: Path
 
+    @override
     def keep(self, result: TrialResult) -> TrialResult:
-        """Return a result with the weights of every network of the trial on disk."""
-        return result.with_each(self._kept)
+        return result.map_networks(self._write)
 
+    @override
     def read(self, result: TrialResult) -> bytes | None:
-        """Return the weights of a network; None when none were kept.
-
-        Raises:
-            WeightsError: the file is gone.
-        """
         return checkpoint.read(self.folder / result.path) if result.path else None
 
+    @override
     def drop(self, result: TrialResult) -> None:
-        """Remove the file of a network."""
         if result.path:
             (self.folder / result.path).unlink(missing_ok=True)
 
     def drop_unnamed(self, results: Iterable[TrialResult]) -> None:
-        """Remove files that no network of these trials names: superseded, or in the making when a search was killed."""
+        """Remove files that no network of these results names: superseded, or half written when a search was killed."""
         named = {self.folder / network.path for result in results for network in result.networks if network.path}
         folder = self.folder / TRIALS
-        for file in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*")):  # the latter half written
+        for file in (*folder.glob("*.safetensors"), *folder.glob(".*.safetensors.*")):  # the second are half written
             if file not in named:
                 file.unlink()
 
-    def _kept(self, network: TrialResult) -> TrialResult:
+    def _write(self, network: TrialResult) -> TrialResult:
         if network.checkpoint is None:
             return network
         after = f"-e{network.trained}" if len(network.rungs) > 1 else ""

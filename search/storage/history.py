@@ -1,66 +1,86 @@
-"""What a study knows: the results of its trials, the front among them, and each after its first leg."""
+"""History: the results of a search so far, and the front among them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from runners.trial import TrialResult
-from search.results.pareto import FLOPS, ParetoFront, inside, objectives
+from search.problem import Problem
+from search.results.pareto import ParetoFront, inside, objectives
 from spaces.budget import Budget
 
 
-class Known:
-    """The results so far.
+class History:
+    """The results of a search so far.
 
     Args:
-        budgets: absolute; no network outside of them is on the front.
-        axis: cost of the front, "flops" or "latency".
-
-    Attributes:
-        front: the non-dominated networks inside the budgets.
-        first: trial number -> its result after its first leg, where all have had the same training.
+        problem: its budgets bound the front, its axis is the front's cost.
+        results: found by an earlier process, in the order of recording; of several training segments of one trial the
+            last counts.
     """
 
-    def __init__(self, budgets: Sequence[Budget], axis: str = FLOPS) -> None:
-        self._budgets, self._axis = tuple(budgets), axis
+    def __init__(self, problem: Problem, results: Iterable[TrialResult] = ()) -> None:
+        self.problem = problem
         self._results: dict[int, TrialResult] = {}
         self._by_key: dict[str, TrialResult] = {}
-        self.first: dict[int, TrialResult] = {}
-        self.front = ParetoFront(axis=axis)
+        self._first: dict[int, TrialResult] = {}
+        self._front = ParetoFront(axis=problem.axis)
+        for result in results:
+            self.add(result)
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
-        """Every result, failed ones too, in the order of the trials' numbers."""
+        """Every result, failed ones too, in the order of the trial numbers."""
         return tuple(self._results[number] for number in sorted(self._results))
 
     @property
+    def first_results(self) -> Sequence[TrialResult]:
+        """The result of every trial after its first training segment, where all trials have had the same training."""
+        return tuple(self._first.values())
+
+    @property
     def numbers(self) -> frozenset[int]:
-        """The numbers of the trials that have one."""
+        """The numbers of the trials that have a result."""
         return frozenset(self._results)
 
-    def of(self, number: int) -> TrialResult:
-        """Return the result of a trial, of several legs that of the last."""
+    @property
+    def front(self) -> ParetoFront:
+        """The non-dominated networks inside the budgets."""
+        return self._front
+
+    def result(self, number: int) -> TrialResult:
+        """Return the result of a trial; of several training segments, of the last."""
         return self._results[number]
 
-    def like(self, key: str) -> TrialResult | None:
-        """Return the result of an equal candidate."""
+    def find(self, key: str) -> TrialResult | None:
+        """Return the result of the candidate with this key; None when it has none."""
         return self._by_key.get(key)
 
-    def keep(self, result: TrialResult) -> None:
-        """Take a result in, in place of an earlier one of its trial."""
-        number = result.trial.number
-        anew = number in self._results  # an earlier one may be on the front
-        self._results[number] = self._by_key[result.trial.key()] = result
-        self.first.setdefault(number, result)
-        before = ParetoFront(axis=self._axis) if anew else self.front
-        others = self._results.values() if anew else [result]
-        self.front = before.with_results(inside(others, self._budgets, self._axis))
-
     def best_at(self, target: Budget) -> TrialResult | None:
-        """Return the most accurate network that the front may have and that is inside this budget, too."""
-        allowed = inside(self._results.values(), self._budgets, self._axis)
-        found = [each for each in allowed if each.cost is not None and target.allows(each.cost)]
-        return max(found, key=lambda each: objectives(each)[1], default=None)
+        """Return the most accurate network that the front may have and that is inside this budget too, or None."""
+        allowed = inside(self._results.values(), self.problem.budgets, self.problem.axis)
+        found = [network for network in allowed if network.cost is not None and target.allows(network.cost)]
+        return max(found, key=lambda network: objectives(network)[1], default=None)
+
+    def add(self, result: TrialResult) -> None:
+        """Add a result, in place of an earlier one of its trial."""
+        number = result.trial.number
+        replaces = number in self._results  # the earlier one may be on the front
+        self._results[number] = self._by_key[result.trial.key()] = result
+        self._first.setdefault(number, result)
+        front = ParetoFront(axis=self.problem.axis) if replaces else self._front
+        candidates = self._results.values() if replaces else [result]
+        self._front = front.with_results(inside(candidates, self.problem.budgets, self.problem.axis))
+
+    def add_latency(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
+        """Add the latency readings of a network; a good one lets it on the front, where its other budgets hold."""
+
+        def measured(network: TrialResult) -> TrialResult:
+            return replace(network, latency=tuple(readings)) if network.label == label else network
+
+        self.add(self.result(int(label.partition(".")[0])).map_networks(measured))
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
-        """Change every network."""
+        """Apply a change to every network, e.g. mark those whose weights are lost."""
         for result in self.results:
-            self.keep(result.with_each(change))
+            self.add(result.map_networks(change))

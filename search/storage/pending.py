@@ -1,53 +1,62 @@
-"""What a study has given out: trials that are not told yet, and candidates compared with them before any training."""
+"""PendingTrials: the trials that workers have, and the candidates that are screened under their numbers."""
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
 
 from runners.trial import Trial
 
-Handle = TypeVar("Handle")
 
-
-class GivenOut(Generic[Handle]):
-    """Running trials and their rivals.
-
-    Attributes:
-        running: number -> the sampler's handle and the trial; no handle: it is another leg of a finished one.
-        planned: numbers of the trials that nothing is compared with.
-    """
+class PendingTrials:
+    """The trials that were handed out and not told yet."""
 
     def __init__(self) -> None:
-        self.running: dict[int, tuple[Handle | None, Trial]] = {}
-        self.planned: set[int] = set()
-        self._compared: dict[str, int] = {}
-        self._rivals: dict[int, list[tuple[Handle, Trial]]] = {}
+        self._trials: dict[int, Trial] = {}
+        self._promoted: set[int] = set()
+        self._pools: dict[int, list[Trial]] = {}
+        self._screened: dict[str, int] = {}
 
     @property
-    def trials(self) -> dict[int, Trial]:
-        """The running trials by number."""
-        return {number: trial for number, (_, trial) in self.running.items()}
+    def trials(self) -> Mapping[int, Trial]:
+        """The pending trials by number."""
+        return self._trials
 
     @property
-    def keys(self) -> dict[str, int]:
-        """Key -> number of all that need not be proposed again: running trials, their rivals, and what lost as one."""
-        return {trial.key(): number for number, (_, trial) in self.running.items()} | self._compared
+    def new(self) -> list[Trial]:
+        """The pending trials that run for the first time, in the order in which they began."""
+        return [trial for number, trial in self._trials.items() if number not in self._promoted]
 
-    def begun(self) -> list[Trial]:
-        """Return the trials that run for the first time."""
-        return [trial for handle, trial in self.running.values() if handle is not None]
+    @property
+    def keys(self) -> Mapping[str, int]:
+        """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
+        return {trial.key(): number for number, trial in self._trials.items()} | self._screened
 
-    def add_rival(self, handle: Handle, trial: Trial) -> None:
-        """Take in a rival of the trial with its number."""
-        self._rivals.setdefault(trial.number, []).append((handle, trial))
-        self._compared[trial.key()] = trial.number
+    def is_promoted(self, number: int) -> bool:
+        """Return whether a pending trial goes on from an earlier training segment."""
+        return number in self._promoted
 
-    def settle(self, chosen: Trial) -> Sequence[Handle]:
-        """Go on with this one of a trial and its rivals; return the handles of the others."""
-        number, losers = chosen.number, []
-        for handle, trial in [self.running[number], *self._rivals.pop(number, [])]:
-            if trial.key() == chosen.key():
-                self.running[number] = (handle, trial)
-            elif handle is not None:
-                losers.append(handle)
-                self._compared[trial.key()] = number
+    def begin(self, trial: Trial) -> None:
+        """Add a trial that runs for the first time."""
+        self._trials[trial.number] = trial
+
+    def promote(self, trial: Trial) -> None:
+        """Add a trial that goes on with another training segment."""
+        self._trials[trial.number] = trial
+        self._promoted.add(trial.number)
+
+    def screen(self, number: int, others: Sequence[Trial]) -> None:
+        """Add candidates that are compared with a pending trial before any training."""
+        self._pools[number] = list(others)
+        self._screened |= {trial.key(): number for trial in others}
+
+    def select(self, winner: Trial) -> list[Trial]:
+        """Keep one candidate of a screening pool as the trial of its number; return the others."""
+        number = winner.number
+        pool = [self._trials[number], *self._pools.pop(number, [])]
+        losers = [trial for trial in pool if trial.key() != winner.key()]
+        self._trials[number] = next(trial for trial in pool if trial.key() == winner.key())
+        self._screened |= {trial.key(): number for trial in losers}
         return losers
+
+    def end(self, number: int) -> Trial:
+        """Remove a trial and return it."""
+        self._promoted.discard(number)
+        return self._trials.pop(number)

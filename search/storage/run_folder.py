@@ -1,13 +1,16 @@
-"""What a run folder keeps so that a search killed at any moment goes on: settings, dense network, weights of trials.
+"""The run folder, from which a search that was killed at any moment goes on: settings, dense network, lock.
 
-The study is the record of the trials. A checkpoint is written before its trial is recorded, so what is recorded has
-its weights; a checkpoint that no recorded trial names was in the making, or is that of a shorter training, and goes.
+The study is the record of the trials (`storage.study_storage`), their weights lie beside it (`storage.checkpoints`). A
+checkpoint is written before its trial is recorded, so a recorded trial has its weights; a checkpoint that no recorded
+trial names was in the making, or is that of a shorter training, and goes.
 """
 
 import dataclasses
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,17 +20,68 @@ from torch import nn
 from configs.loading import RUN_FILE, effective_yaml
 from runners.training.dense import load_weights, weights_digest
 from runners.trial import TrialResult, TrialState
-from search.problem import RunFolderError, Setup
-from search.reporting.plan_table import Plan
+from search.environment import Environment, RunFolderError
 from search.results.pareto import measured
-from search.storage.checkpoints import TrialFiles
-from search.tuner import Study, StudyError
+from search.storage.checkpoints import TRIALS, CheckpointFolder
+from search.storage.history import History
+from search.storage.study_storage import StoredTrial, StudyError, StudyStorage
 from spaces.files import write_atomically
 from spaces.zoo.models import build
 
 DENSE = "dense.safetensors"
-DENSE_WEIGHTS, IMAGES = "dense weights", "images"  # what is pinned in the record
+DENSE_WEIGHTS, IMAGES = "dense weights", "images"  # names of the fingerprints in the study
 LOCK, OWNER = ".lock", ".lock.owner"
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """What an open run folder holds of a search.
+
+    Attributes:
+        stored: trials of an earlier process, in the order of recording.
+        history: their results, and those that are still to come.
+    """
+
+    storage: StudyStorage
+    stored: Sequence[StoredTrial]
+    history: History
+
+    @property
+    def earlier(self) -> int:
+        """Number of trials that have a result and were tried under other budgets."""
+        return len({trial.result.trial.number for trial in self.stored if trial.earlier and trial.result is not None})
+
+
+@contextmanager
+def opened(environment: Environment) -> Iterator[OpenRun]:
+    """Make or open the run folder; an error takes away what was made, unless the search has finished a trial.
+
+    A folder that was there before stays. The settings of a resumed run change once its study agrees to them.
+
+    Raises:
+        RunFolderError: another process searches there.
+        StudyError: a storage that cannot be used, or holds another search.
+    """
+    folder, problem = environment.folder.absolute(), environment.problem
+    resumes = bool(environment.config.resume)
+    made = next((path for path in [*reversed(folder.parents), folder] if not path.exists()), folder)
+    history: History | None = None
+    try:
+        (folder / TRIALS).mkdir(parents=True, exist_ok=resumes)
+        with locked(folder):
+            if not resumes:
+                write_settings(environment)
+            storage = StudyStorage.of_run(problem, environment.folder)
+            stored = storage.read()
+            history = History(problem, [trial.result for trial in stored if trial.result is not None])
+            _restore(environment, storage, history)
+            if resumes:
+                write_settings(environment)
+            yield OpenRun(storage, stored, history)
+    except BaseException:
+        if not resumes and (history is None or not history.results):
+            shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 @contextmanager
@@ -52,71 +106,62 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_settings(setup: Setup) -> None:
+def write_settings(environment: Environment) -> None:
     """Write the settings that `--resume` and `--config` read back."""
-    config = dataclasses.replace(setup.config, resume="")
-    if config.storage:  # where the study has the name of the folder, whatever that is called later
-        config = dataclasses.replace(config, out=config.out or str(setup.folder))
-    write_atomically(setup.folder / RUN_FILE, effective_yaml(config).encode())
+    config = dataclasses.replace(environment.config, resume="")
+    if config.storage:  # the study there has the name of the folder, whatever that is called later
+        config = dataclasses.replace(config, out=config.out or str(environment.folder))
+    write_atomically(environment.folder / RUN_FILE, effective_yaml(config).encode())
 
 
-def take_up(setup: Setup, study: Study) -> None:
-    """Check that the record is that of the run folder, and mark recorded networks whose weights are not there.
+def _restore(environment: Environment, storage: StudyStorage, history: History) -> None:
+    """Check that the study is that of the run folder, and mark recorded networks whose weights are lost.
 
-    Those that a trial passed outside the budgets of then have none, and the budgets of now may allow them.
+    Intermediate networks outside the budgets of then have no weights, and the budgets of now may allow them.
 
     Raises:
-        StudyError: the record belongs to other images, or is empty and must not be.
+        StudyError: the study belongs to other images, or is empty and must not be.
     """
-    if (setup.folder / DENSE).is_file() and study.pinned(DENSE_WEIGHTS) is None:
+    folder = environment.folder
+    if (folder / DENSE).is_file() and storage.fingerprint(DENSE_WEIGHTS) is None:
         raise StudyError(
-            f"storage {study.settings.storage!r} has no record of the search in {str(setup.folder)!r}; "
+            f"storage {storage.url!r} has no record of the search in {str(folder)!r}; "
             "bring its study back, or start a new search"
         )
-    study.pin(IMAGES, setup.data.fingerprint)
-    TrialFiles(setup.folder).drop_unnamed(study.results)
+    storage.check_fingerprint(IMAGES, environment.data.fingerprint)
+    CheckpointFolder(folder).drop_unnamed(history.results)
 
-    def checked(network: TrialResult) -> TrialResult:
-        if not measured(network) or (network.path and (setup.folder / network.path).is_file()):
+    def check(network: TrialResult) -> TrialResult:
+        if not measured(network) or (network.path and (folder / network.path).is_file()):
             return network
         reason = f"its weights are gone from {network.path}" if network.path else "its weights were not kept"
         return dataclasses.replace(network, state=TrialState.FAILED, error=reason)
 
-    study.revise(checked)
+    history.revise(check)
 
 
-def kept_dense(setup: Setup) -> nn.Module | None:
+def load_dense(environment: Environment) -> nn.Module | None:
     """Return the dense network that the run folder keeps, in evaluation mode; None without one.
 
     Raises:
         WeightsError: the file was damaged.
     """
-    if not (setup.folder / DENSE).is_file():
+    file = environment.folder / DENSE
+    if not file.is_file():
         return None
-    net = build(setup.spec)
-    load_weights(net, setup.folder / DENSE)
+    net = build(environment.spec)
+    load_weights(net, file)
     return net.eval()
 
 
-def keep_dense(setup: Setup, study: Study, net: nn.Module) -> None:
+def save_dense(environment: Environment, storage: StudyStorage, net: nn.Module) -> None:
     """Write the dense network to the run folder, where a resumed search takes it from.
 
     Raises:
-        StudyError: the trials of the record were cut from another one.
+        StudyError: the recorded trials were cut from another dense network.
     """
-    study.pin(DENSE_WEIGHTS, weights_digest(net))
-    if not (setup.folder / DENSE).is_file():
+    storage.check_fingerprint(DENSE_WEIGHTS, weights_digest(net))
+    file = environment.folder / DENSE
+    if not file.is_file():
         tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-        write_atomically(setup.folder / DENSE, save(tensors))
-
-
-def remaining(plan: Plan, study: Study) -> Plan:
-    """Return the plan with the time that the trials which are left take."""
-    total, done = study.settings.trials, len(study.results)
-    if plan.seconds is None or not done:
-        return plan
-    share = max(0, total - done) / total
-    epochs = max(0.0, plan.epochs - sum(each.trained or 0 for each in study.results))
-    if plan.epochs:  # trials that are finished may go on, so their number says little
-        share = epochs / plan.epochs
-    return dataclasses.replace(plan, seconds=plan.seconds * share, epochs=epochs)
+        write_atomically(file, save(tensors))

@@ -7,10 +7,11 @@ import torch
 
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from runners.base import DataConfig, TrainConfig
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.training.compute_format import measure_compute_format
-from runners.training.loop import TrainingRun, accuracy, fit
+from runners.training.loop import accuracy, fit
+from runners.training.run import TrainingRun
 from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build

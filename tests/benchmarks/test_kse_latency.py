@@ -22,9 +22,9 @@ def shared_resnet(share: float) -> tuple[nn.Module, nn.Module]:
     net = build(ModelSpec("resnet56", 10, SHAPE)).eval()
     space, method = trace(net, torch.zeros(1, *SHAPE)), KernelSparsityEntropy(restarts=1)
     prepared = method.prepare(net, space, None)
-    kernel_space = KernelSpace(net, space, prepared.readers, method.indicators(prepared))
-    _, outcome, _ = method.chosen(kernel_space, [Budget("flops", int(share * space.dense_cost.flops))])
-    return net.to(DEVICE), method.built(net, kernel_space, outcome, 0).to(DEVICE)
+    kernel_space = KernelSpace(net, space, prepared.convs, method.indicators(prepared))
+    _, assignment, _ = method.chosen(kernel_space, [Budget("flops", int(share * space.dense_cost.flops))])
+    return net.to(DEVICE), method.built(net, kernel_space, assignment, 0).to(DEVICE)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pruning.base import Goal
-from runners.base import RunnerConfig
-from runners.evaluation.evaluate import SearchContext
+from runners.config import RunnerConfig
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.local import LocalRunner
 from runners.ray.runner import RayRunner
 from runners.training.compute_format import ComputeFormat, step_seconds, using_threads
@@ -51,8 +51,8 @@ class Desk:
 def test_overhead_of_a_trial(tiny_search_context: SearchContext, benchmark: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 1)
     ours, theirs = Desk(tiny_search_context), Desk(tiny_search_context)
-    LocalRunner().run(ours, tiny_search_context)
-    benchmark.pedantic(RayRunner(RunnerConfig(cpus_per_trial=1)).run, (theirs, tiny_search_context), rounds=1)
+    LocalRunner(RunnerConfig(), evaluate).run(ours, tiny_search_context)
+    benchmark.pedantic(RayRunner(RunnerConfig(cpus_per_trial=1), evaluate).run, (theirs, tiny_search_context), rounds=1)
     local, ray = ours.overhead(), theirs.overhead()
     print(f"\noverhead of a warm trial: local {local * 1e3:.0f} ms, Ray {ray * 1e3:.0f} ms, {ray / local:.1f} times")
     assert len(ours.told) == len(theirs.told) == TRIALS

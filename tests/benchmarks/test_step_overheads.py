@@ -18,15 +18,15 @@ from torch.nn import functional
 from pruning.base import StepHook, TrainingPlan
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.balancing import AutoBalance, balance_factors
-from pruning.methods.aofp.filter_search import Aim, FilterSearch, Pace
-from pruning.methods.aofp.halving import Rules
+from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule
+from pruning.methods.aofp.halving import HalvingRules
 from pruning.methods.aofp.method import ApproximatedOracle
 from pruning.methods.csgd.clustering import cluster_channels
-from pruning.methods.csgd.collapse import Pull
+from pruning.methods.csgd.collapse import CollapsePlan
 from pruning.methods.csgd.gradient_hook import CentripetalHook, RescalingHook, clustered_tensors
 from pruning.methods.kse.kernel_levels import KernelSpace
 from pruning.methods.kse.method import KernelSparsityEntropy
-from pruning.rewriting.index_maps import Partition
+from pruning.rewriting.index_maps import NetworkClusters
 from pruning.rewriting.surgery import merge_channels
 from pruning.selection import select_channels
 from spaces.budget import Budget
@@ -102,18 +102,18 @@ def _traced(name: str) -> tuple[nn.Module, SearchSpace]:
     return net.to(DEVICE), trace(copy.deepcopy(net).cpu(), torch.zeros(1, *SHAPE))
 
 
-def _csgd(pull: Pull) -> Case:
+def _csgd(collapse: CollapsePlan) -> Case:
     net, space = _traced("resnet56")
     clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
-    clustered = clustered_tensors(net, space, Partition(space, clusters))
-    return _hooked(net, CentripetalHook(clustered, pull, EQUAL, TrainingPlan((1e-3,), 0.9, True, 1e-4)))
+    clustered = clustered_tensors(net, space, NetworkClusters(space, clusters))
+    return _hooked(net, CentripetalHook(clustered, collapse, EQUAL, TrainingPlan((1e-3,), 0.9, True, 1e-4)))
 
 
 def _csgd_trimmed() -> Case:
     net, space = _traced("resnet56")
     clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
     narrow = merge_channels(net, space, clusters)
-    return _hooked(narrow, RescalingHook(narrow, Partition(space, clusters)))
+    return _hooked(narrow, RescalingHook(narrow, NetworkClusters(space, clusters)))
 
 
 def _abfp() -> Case:
@@ -127,10 +127,10 @@ def _abfp() -> Case:
 def _aofp(name: str, scope: str, batch: int, allowed: float) -> Case:
     """Every group is in its first half."""
     net, space = _traced(name)
-    aim = Aim(space, budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
-    groups, found = ApproximatedOracle(scope=scope).targets(net, aim)
+    goal = SearchGoal(space, budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
+    groups, found = ApproximatedOracle(scope=scope).targets(net, goal)
     assert found == scope
-    search = FilterSearch(net, aim, groups, (Rules(0.0, 10_000, 1), Pace(0, 1, 10**9)), 0)
+    search = FilterSearch(net, goal, groups, HalvingRules(0.0, 10_000, 1), SearchSchedule(0, 1, 10**9), 0)
     search.load_state_dict(search.state_dict() | {"step": 10_000 * len(groups)})
 
     @contextmanager
@@ -152,14 +152,14 @@ def _kse() -> Case:
     net, space = _traced("resnet56")
     method = KernelSparsityEntropy(restarts=1)
     prepared = method.prepare(net, space, None)
-    kernels = KernelSpace(net, space, prepared.readers, method.indicators(prepared))
-    _, outcome, _ = method.chosen(kernels, [Budget("flops", space.dense_cost.flops // 2)])
-    return Case(_step(net, 64), _step(method.built(net, kernels, outcome, 0).to(DEVICE), 64), GATHERED)
+    kernels = KernelSpace(net, space, prepared.convs, method.indicators(prepared))
+    _, assignment, _ = method.chosen(kernels, [Budget("flops", space.dense_cost.flops // 2)])
+    return Case(_step(net, 64), _step(method.built(net, kernels, assignment, 0).to(DEVICE), 64), GATHERED)
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "csgd, by the gradient, ResNet-56": lambda: _csgd(Pull(0.05, 0.0, 1000, 0.0)),
-    "csgd, direct, ResNet-56": lambda: _csgd(Pull(0.0, 0.01, 1000, 0.0)),
+    "csgd, by the gradient, ResNet-56": lambda: _csgd(CollapsePlan(0.05, 0.0, 1000, 0.0)),
+    "csgd, direct, ResNet-56": lambda: _csgd(CollapsePlan(0.0, 0.01, 1000, 0.0)),
     "csgd after the trim, narrow ResNet-56": _csgd_trimmed,
     "abfp, ResNet-56": _abfp,
     "aofp, internal layers, ResNet-56": lambda: _aofp("resnet56", "internal", 64, INTERNAL),

@@ -1,4 +1,4 @@
-"""Tiny nets and a stand-in for what a runner lends a method."""
+"""Tiny nets, and a context with training images in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -34,20 +34,22 @@ class TinyResidual(nn.Module):
 
 @dataclass
 class TinyContext:
-    """Training images in memory; counts what it is asked for."""
+    """Training images in memory; counts how often calibration images are asked for."""
 
     seed: int = 0
     epochs: int = 1
     learning_rate: float = 0.01
     dense_learning_rate: float = 0.05
     steps_per_epoch: int = 1
-    statistics: Any = None
+    prepared: Any = None
     classes: int = 3
     shape: tuple[int, int, int] = (3, 8, 8)
     calibrations: int = 0
+    latency: float = 1.25  # what every latency ratio is
     device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:
+        self.timed: list[tuple[nn.Module, nn.Module]] = []
         generator = torch.Generator().manual_seed(7)
         self.labels = torch.arange(48) % self.classes
         centres = torch.randn(self.classes, *self.shape, generator=generator)
@@ -69,6 +71,10 @@ class TinyContext:
                 module.reset_running_stats()
         net.train()(self.images)
         net.eval()
+
+    def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:
+        self.timed.append((net, dense))
+        return self.latency
 
     def plan(self, epochs: int) -> TrainingPlan:
         return TrainingPlan((0.01,) * epochs, 0.0, False, 0.0)

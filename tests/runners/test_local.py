@@ -3,7 +3,8 @@
 import pytest
 
 from pruning.base import Goal
-from runners.base import Evaluation, RunnerConfig, RunnerError, available_cpus, fitting_workers, pick_runner, workers
+from runners.base import Evaluation
+from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -32,7 +33,7 @@ def test_a_trial_is_told_before_the_next_is_asked_for(tiny_search_context: Searc
         return TrialResult(trial, TrialState.COMPLETE)
 
     desk = Desk(2)
-    LocalRunner(evaluator=two_epochs).run(desk, tiny_search_context)
+    LocalRunner(RunnerConfig(), two_epochs).run(desk, tiny_search_context)
     assert desk.events == ["report 0.0", "report 0.1", "tell 0", "report 1.0", "report 1.1", "tell 1"]
 
 
@@ -51,45 +52,5 @@ def test_an_interrupt_closes_the_running_trial(tiny_search_context: SearchContex
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner(evaluator=endless).run(Interrupted(2), tiny_search_context)
+        LocalRunner(RunnerConfig(), endless).run(Interrupted(2), tiny_search_context)
     assert closed == [0]
-
-
-@pytest.mark.parametrize(
-    ("config", "cpus", "runner", "at_once"),
-    [
-        (RunnerConfig(), 1, "local", 1),
-        (RunnerConfig(), 4, "ray", 4),
-        (RunnerConfig(cpus_per_trial=2), 4, "ray", 2),
-        (RunnerConfig(cpus_per_trial=4), 6, "local", 1),
-        (RunnerConfig(name="local"), 4, "local", 1),
-        (RunnerConfig(name="ray", cpus_per_trial=2), 1, "ray", 1),
-    ],
-)
-def test_auto_takes_ray_where_more_than_one_worker_fits(
-    config: RunnerConfig, cpus: int, runner: str, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("runners.base.available_cpus", lambda: cpus)
-    assert pick_runner(config, "cpu") == runner
-    assert workers(config, "cpu") == at_once
-
-
-def test_a_cluster_is_for_ray() -> None:
-    assert pick_runner(RunnerConfig(ray_address="10.0.0.1:6379"), "cpu") == "ray"
-
-
-def test_workers_on_cuda_take_a_whole_device_each_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runners.base.available_cpus", lambda: 16)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert fitting_workers(RunnerConfig(), "cuda") == 1
-    assert fitting_workers(RunnerConfig(gpus_per_trial=0.25), "cuda") == 4
-
-
-@pytest.mark.parametrize("config", [RunnerConfig(cpus_per_trial=0), RunnerConfig(gpus_per_trial=-1.0)])
-def test_settings_out_of_range_are_a_clear_error(config: RunnerConfig) -> None:
-    with pytest.raises(RunnerError, match="give --cpus-per-trial of at least 1"):
-        pick_runner(config)
-
-
-def test_there_is_a_core() -> None:
-    assert available_cpus() >= 1

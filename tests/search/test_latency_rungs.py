@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_latency import CONDITIONS, guide, reading
+from search.schedulers.ladder import Ladder
+from search.searchers.study_settings import StudySettings
 
 from runners.latency.meter import Reading, to_plain
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import TrainingSegment, TrialResult
 from search.latency.queue import Timed, take_up
 from search.results.pareto import LATENCY, may_enter, objectives
-from search.schedulers.ladder import Ladder
 from search.schedulers.segments import joined
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.structure import Relaxation
-from search.searchers.study_settings import StudySettings
 from search.storage.checkpoints import InMemory
 from search.tuner import Study
 from spaces.budget import Budget
@@ -32,7 +32,9 @@ class Paths(InMemory):
     """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}.safetensors"))
+        return result.map_networks(
+            lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}.safetensors")
+        )
 
 
 def study_of(space: SearchSpace, *budgets: Budget, **changes: Any) -> Study:

@@ -12,14 +12,14 @@ from torch import nn
 
 from configs.loading import PRESETS, load
 from configs.schema import RunConfig
-from configs.validation import split_setting, validate
-from pruning.base import METHODS, parse_methods
+from pruning.base import METHODS
 from pruning.criteria.weights import norm_scores
-from pruning.methods.di.gradual import CUTS_AN_EPOCH
+from pruning.methods.di.gradual import CUTS_PER_EPOCH
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import declared_settings
-from runners.data.sources import Shape, Source, TensorSplit
+from runners.data.source import Shape, Source
+from runners.data.splits import TensorSplit
 from runners.trial import Trial, TrialResult, TrialState
 from search.problem import prepare, study_settings
 from search.searchers.candidate_space import CONTROL_METHOD
@@ -56,8 +56,8 @@ def small_set(shape: Shape, classes: int = 10) -> Source:
 @pytest.fixture
 def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for the sets of the recipes: CIFAR-10 and MNIST made up, ImageNet a folder of a few files."""
-    monkeypatch.setattr("runners.data.sources.cifar10", lambda config, shape: small_set((3, 32, 32)))
-    monkeypatch.setattr("runners.data.sources.mnist", lambda config, shape: small_set((1, 28, 28)))
+    monkeypatch.setattr("runners.data.builtin.cifar10", lambda config, shape: small_set((3, 32, 32)))
+    monkeypatch.setattr("runners.data.builtin.mnist", lambda config, shape: small_set((1, 28, 28)))
     for part in ("train", "val"):
         for shade, label in enumerate(("cat", "dog")):
             folder = tmp_path / "imagenet" / part / label
@@ -70,10 +70,10 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> None:
     config = recipe(name)
-    validate(config)
-    (method,) = parse_methods(config.method)
-    fixed = [split_setting(text, [method])[1] for text in config.set]
-    assert len(fixed) == len(set(fixed))
+    assert config.budgets
+    (method,) = config.methods
+    fixed = config.fixed_settings[method]
+    assert len(fixed) == len(config.set)
     assert {each.name for each in declared_settings(METHODS[method]) if each.searchable} <= set(fixed)
 
 
@@ -88,10 +88,9 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
     # Published weights are not at hand here, and how to compute fastest is not what is tested.
     train = dataclasses.replace(config.train, precision="float32", device="cpu")
     runner = dataclasses.replace(config.runner, name="local")
+    if config.weights:
+        train = dataclasses.replace(train, dense_lr_scheduler="constant")
     config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
-    if load(name).weights:
-        train = dataclasses.replace(train, dense_schedule="constant")
-        config = dataclasses.replace(config, train=train)
 
     setup = prepare(config)
     study = Study(dataclasses.replace(study_settings(setup), storage=""), setup.space, setup.budgets)
@@ -163,13 +162,13 @@ def test_inner_layers_of_resnet50_remove_the_published_shares_of_the_flops(share
 
 def test_di_cuts_half_a_percent_twice_an_epoch_and_retrains_as_long_as_its_authors() -> None:
     config = load("di-resnet50-imagenet")
-    texts = dict(split_setting(text, ["di"])[1:] for text in config.set)
+    texts = config.fixed_settings["di"]
     settings = {name: float(texts[name]) for name in ("step", "gradual_epochs", "gradual_rate")}
     net = build(ModelSpec(config.model, 1000, (3, 224, 224)))
     space = trace(net, torch.zeros(1, 3, 224, 224), config.space)
     share = 1 - Budget.parse(config.budget[0]).limit / space.dense_cost.flops
-    assert share / (CUTS_AN_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
-    assert settings["gradual_rate"] * config.train.learning_rate == pytest.approx(0.01024)
+    assert share / (CUTS_PER_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
+    assert settings["gradual_rate"] * config.train.lr == pytest.approx(0.01024)
     assert config.train.epochs - settings["gradual_epochs"] == 120
 
 
@@ -178,10 +177,10 @@ def test_a_recipe_says_every_option_of_training(name: str) -> None:
     """Nothing is left to defaults that may change: a recipe is what its file says."""
     text = (PRESETS / f"{name}.yaml").read_text()
     config = load(name)
-    options = {"epochs", "batch_size", "learning_rate", "schedule", "warm_up_epochs", "momentum", "nesterov",
+    options = {"epochs", "batch_size", "lr", "lr_scheduler", "warmup_epochs", "momentum", "nesterov",
                "weight_decay", "label_smoothing", "mixup", "clip_grad_norm", "precision"}  # fmt: skip
     if not config.weights:
-        options |= {"dense_epochs", "dense_learning_rate", "dense_schedule", "dense_warm_up_epochs"}
+        options |= {"dense_epochs", "dense_lr", "dense_lr_scheduler", "dense_warmup_epochs"}
     assert not [option for option in options if f"\n  {option}: " not in text]
     assert "# ours" in text
     assert text.startswith(f"# {config.method.upper().replace('CSGD', 'C-SGD')}, ")

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chain_space import chain
+from search.reporting.live import SilentDisplay
+from search.searchers.study_settings import StudySettings
 from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
-from runners.base import Evaluation, RunnerConfig, TrainConfig
+from runners.base import Evaluation
+from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
-from search.reporting.live import SilentDisplay
 from search.results.pareto import ParetoFront
 from search.schedulers.asha import NOT_CONTINUED
 from search.schedulers.segments import KEPT_AFTER
-from search.searchers.study_settings import StudySettings
 from search.storage.checkpoints import TrialFiles
 from search.tuner import Study
 from spaces.budget import Budget
@@ -188,6 +189,7 @@ def test_with_the_trials_given_out_there_is_none_yet_while_one_runs_that_may_go_
 def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
     tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    from runners.evaluation.evaluate import evaluate
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
@@ -198,7 +200,7 @@ def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
     study = Study(settings, search_context.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
     (tmp_path / "trials").mkdir()
     segments = Legs(study)
-    RayRunner(RunnerConfig(name="ray")).run(segments, search_context)
+    RayRunner(RunnerConfig(name="ray"), evaluate).run(segments, search_context)
     assert [each.error for each in study.results if each.error] == []
     assert not any(NOT_CONTINUED in each.note for each in study.results)
     assert len(study.results) == 8

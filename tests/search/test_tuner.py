@@ -14,10 +14,10 @@ import optuna
 import pytest
 from chain_space import chain
 
+from pruning import settings as method_settings
 from pruning.settings import setting
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.searchers import candidate_space as candidates
-from search.searchers import method_settings
 from search.storage.checkpoints import InMemory
 from search.tuner import SAMPLERS, Study, StudyError, StudySettings
 from spaces.budget import Budget
@@ -492,7 +492,7 @@ def test_nets_passed_on_the_way_are_recorded_and_only_those_inside_the_budgets_r
 
     def archive(result: TrialResult) -> TrialResult:
         archived.append(sorted(result.checkpoints))
-        return result.with_each(lambda each: each.without_checkpoint(f"{each.stem}.pt" if each.checkpoint else ""))
+        return result.map_networks(lambda each: each.without_checkpoint(f"{each.stem}.pt" if each.checkpoint else ""))
 
     study = Study(settings, space, (FLOPS,), archive=Shelf(archive))
     trial = study.ask()

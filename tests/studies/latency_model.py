@@ -1,11 +1,11 @@
-"""How far is the latency model off, on nets of random widths that it has not seen?
+"""How large is the error of the latency model on nets of random widths that it has not learned from?
 
     python tests/studies/latency_model.py [--models resnet20,mobilenet_v2:64] [--latency-device cpu:1thread]
 
-Builds the model of each net anew, and then measures 20 more random width vectors as a search would (each reading
-repeated or refused like any other). It prints the median and the 90% quantile of the relative error, the time that
-building took and that of a prediction, and what uniform scaling of the FLOPs would have predicted. It ends with 1 when
-a median error is 10% or more, or the machine is too busy to judge by.
+Builds the model of each net anew and then measures 20 more nets of random widths as a search would, with repetitions
+and refusals. It prints the median and the 90% quantile of the relative error, the seconds of building and of a
+prediction, and the error of a prediction in proportion to the FLOPs. It ends with 1 when a median error is 10% or more,
+or when the machine is too busy to judge.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-AIM = 0.10
-HELD_OUT, FEWEST = 20, 15  # nets, and how many of them must be measured well
+MAX_MEDIAN = 0.10
+HELD_OUT, MIN_ACCEPTED = 20, 15  # nets, and how many of them must not be refused
 
 
-def judged(name: str, device: str) -> bool:
-    """Build and judge the model of one net; print what comes out."""
+def check(name: str, device: str) -> bool:
+    """Build the model of one net and print its errors; return whether their median is small enough."""
     import numpy as np
     import torch
 
-    from runners.base import LatencyConfig
+    from runners.config import LatencyConfig
     from runners.latency.meter import LatencyMeter
     from runners.latency.model_building import at_widths, build_model, random_widths
     from spaces.space import ModelSpec
@@ -56,13 +56,14 @@ def judged(name: str, device: str) -> bool:
         share = space.cost(widths).flops / space.dense_cost.flops
         errors.append(abs(model.predict(widths) / reading.seconds - 1))
         by_flops.append(abs(share * dense.seconds / reading.seconds - 1))
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(200):
         model.predict(space.smallest)
-    each = (time.perf_counter() - began) / 200
+    prediction = (time.perf_counter() - start) / 200
     print(
         f"{name}: dense {1e3 * dense.seconds:.3g} ms; model built in {building.seconds:.0f} s from {building.timings} "
-        f"timings ({building.repeated} repeated, drift {building.drift:.1%}); a prediction takes {1e6 * each:.0f} us"
+        f"timings ({building.repeated} repeated, drift {building.drift:.1%}); "
+        f"a prediction takes {1e6 * prediction:.0f} us"
     )
     if errors:
         median, upper = statistics.median(errors), float(np.quantile(errors, 0.9))
@@ -70,22 +71,22 @@ def judged(name: str, device: str) -> bool:
             f"{name}: error on {len(errors)} unseen nets: median {median:.1%}, 90% quantile {upper:.1%}, "
             f"largest {max(errors):.1%}; by FLOPs alone: median {statistics.median(by_flops):.1%}"
         )
-    if len(errors) < FEWEST:
+    if len(errors) < MIN_ACCEPTED:
         reasons = "\n  ".join(sorted(refused))
-        print(f"{name}: {len(refused)} of {HELD_OUT} nets were refused; run it again on a quiet machine:\n  {reasons}")
+        print(f"{name}: {len(refused)} of {HELD_OUT} nets were refused; run it again on an idle machine:\n  {reasons}")
         return False
-    return median < AIM
+    return median < MAX_MEDIAN
 
 
 def main() -> int:
-    """Return 0 when every model meets the aim."""
+    """Return 0 when the median error of every model is small enough."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet20,mobilenet_v2:64")
     parser.add_argument("--latency-device", default="cpu:1thread")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["SLIMFRONT_CACHE"] = cache  # no model of an earlier run
-        return 0 if all([judged(name, flags.device) for name in flags.models.split(",")]) else 1
+        os.environ["SLIMFRONT_CACHE"] = cache  # so that no model of an earlier run is used
+        return 0 if all([check(name, flags.latency_device) for name in flags.models.split(",")]) else 1
 
 
 if __name__ == "__main__":

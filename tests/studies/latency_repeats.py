@@ -1,11 +1,11 @@
-"""Does a latency repeat from process to process, and is it refused where the machine is not quiet?
+"""Does a latency repeat from process to process, and is it refused where the machine is not idle?
 
     python tests/studies/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
 
 Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
-while other processes keep every core busy. It prints each reading and how far the processes are apart, corrected for a
-machine off the quiet one (of which processes leave word in the cache) and as the clock showed it. It ends with 1 when
-readings differ by more than 5%, one under load is given out that differs that much, or the machine is too busy.
+while other processes keep every core busy. It prints each reading and how far the processes are apart, both corrected
+by the idle baseline (which processes record in the cache) and as the clock showed it. It ends with 1 when accepted
+readings differ by more than 5%, those under load included, or when the machine is too busy to judge.
 """
 
 import argparse
@@ -24,10 +24,10 @@ PROCESSES = 3
 
 
 def measure(model: str, config_text: str) -> None:
-    """Print the readings of one process as a line of JSON."""
+    """Measure in this process and print the readings as a line of JSON."""
     import torch
 
-    from runners.base import LatencyConfig
+    from runners.config import LatencyConfig
     from runners.latency.meter import LatencyMeter, to_plain
     from spaces.space import ModelSpec
     from spaces.tracing.tracer import trace
@@ -45,7 +45,7 @@ def measure(model: str, config_text: str) -> None:
 
 
 def narrowed(dense, space):
-    """Return the net at half the FLOPs, every group narrowed alike, the first channels kept."""
+    """Return the net at half the FLOPs, with uniform width ratios and the first channels of every group."""
     import torch
 
     from pruning.rewriting.surgery import slice_channels
@@ -59,7 +59,7 @@ def narrowed(dense, space):
 
 
 def busy(parent: int) -> None:
-    """Keep a core busy for as long as the process that asked for it lives."""
+    """Keep a core busy until the parent process ends."""
     while os.getppid() == parent:
         sum(range(100_000))
 
@@ -68,14 +68,14 @@ def busy(parent: int) -> None:
 def loaded(cores: int) -> Iterator[None]:
     """Keep every core busy inside the block."""
     others = [multiprocessing.Process(target=busy, args=(os.getpid(),), daemon=True) for _ in range(cores)]
-    for each in others:
-        each.start()
+    for process in others:
+        process.start()
     try:
         yield
     finally:
-        for each in others:
-            each.terminate()
-            each.join()
+        for process in others:
+            process.terminate()
+            process.join()
 
 
 def readings_of(model: str, options: dict[str, object]) -> list[dict[str, object]]:
@@ -95,62 +95,65 @@ def shown(reading: dict[str, object]) -> str:
         return f"{name}: refused after {reading['tries']} tries: {reading['refused']}"
     low, high = 1e3 * reading["low"], 1e3 * reading["high"]
     middle = 1e3 * reading["seconds"]
-    ratio, pace, tries = reading["ratio"], reading["pace"], reading["tries"]
-    return f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {ratio:.1%} of dense, pace {pace:.3f}, try {tries}"
+    ratio, slowdown, tries = reading["ratio"], reading["slowdown"], reading["tries"]
+    return (
+        f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {ratio:.1%} of dense, slowdown {slowdown:.3f}, try {tries}"
+    )
 
 
 def spread(readings: Sequence[dict[str, object]], *, clock: bool = False) -> float | None:
-    """Return by how much the good readings differ, largest over smallest less one; None for fewer than two.
+    """Return largest over smallest of the accepted readings, minus one; None for fewer than two.
 
     Args:
-        clock: compare what the clock showed, not what is given out.
+        clock: compare the seconds that the clock showed, not the corrected ones.
     """
-    good = [each["seconds"] * (each["pace"] if clock else 1) for each in readings if not each["refused"]]
+    accepted = [reading for reading in readings if not reading["refused"]]
+    good = [reading["seconds"] * (reading["slowdown"] if clock else 1) for reading in accepted]
     return max(good) / min(good) - 1 if len(good) > 1 else None
 
 
 def compare(title: str, runs: Sequence[list[dict[str, object]]], others: Sequence[dict[str, object]] = ()) -> bool:
-    """Print how far several processes are apart; return whether what they give out agrees, with `others` too."""
+    """Print how far several processes are apart; return whether their accepted readings and `others` agree."""
     fine = True
     for row in zip(*runs, strict=True):
         key = row[0]["network"], row[0]["conditions"]["batch"]
-        same = [each for each in others if (each["network"], each["conditions"]["batch"]) == key]
+        same = [other for other in others if (other["network"], other["conditions"]["batch"]) == key]
         apart, given = spread([*row, *same]), sum(not reading["refused"] for reading in row)
         fine = fine and (apart is None or apart <= AGREE)
         far = "nothing to compare"
         if apart is not None:
             far = f"{apart:.1%} apart, {spread([*row, *same], clock=True):.1%} by the clock"
-            far += " (with the quiet ones)" if same else ""
+            far += " (with the idle ones)" if same else ""
         print(f"{title}: {key[0]} at batch {key[1]}: {given} of {len(row)} given out, {far}")
     return fine
 
 
 def main() -> int:
-    """Return 0 when no reading that was given out is far from the others."""
+    """Return 0 when all accepted readings agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--latency-device", default="cpu:1thread")
     parser.add_argument("--latency-batch", default="1,8")
     parser.add_argument("--latency-engine", default="eager")
-    parser.add_argument("--part", choices=("quiet", "busy", "both"), default="both")
+    parser.add_argument("--part", choices=("idle", "busy", "both"), default="both")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
         measure(flags.model, flags.child)
         return 0
-    batches = [int(text) for text in flags.batch.split(",")]
-    options = {"device": flags.device, "batch": batches, "engine": flags.engine}
-    fine, quiet = True, []
+    batches = [int(text) for text in flags.latency_batch.split(",")]
+    options = {"device": flags.latency_device, "batch": batches, "engine": flags.latency_engine}
+    fine, idle = True, []
     if flags.part != "busy":
-        quiet = [readings_of(flags.model, options) for _ in range(PROCESSES)]
-        fine = compare("as it is", quiet)
-        if any(spread(row) is None for row in zip(*quiet, strict=True)):
-            print("the machine is too busy to say whether readings agree; run it again on a quiet one")
+        idle = [readings_of(flags.model, options) for _ in range(PROCESSES)]
+        fine = compare("as it is", idle)
+        if any(spread(row) is None for row in zip(*idle, strict=True)):
+            print("the machine is too busy to say whether readings agree; run it again on an idle one")
             return 1
-    if flags.part != "quiet":
+    if flags.part != "idle":
         with loaded(os.cpu_count() or 1):
             under_load = [readings_of(flags.model, options) for _ in range(PROCESSES)]
-        fine &= compare("every core busy", under_load, [reading for run in quiet for reading in run])
+        fine &= compare("every core busy", under_load, [reading for run in idle for reading in run])
     print("readings that were given out agree" if fine else f"readings that were given out differ by over {AGREE:.0%}")
     return 0 if fine else 1
 

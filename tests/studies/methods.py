@@ -23,9 +23,9 @@ from harness import Rows, mean_of, print_table, rows_of, seeds_of, spread, squar
 
 from pruning.base import METHODS, Goal
 from pruning.checkpoint import from_bytes
-from pruning.methods.score_and_slice import uniform_widths
-from runners.base import DataConfig, TrainConfig
+from pruning.methods.common_steps import uniform_widths
 from runners.cache import cache_root
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import measure_compute_format
@@ -101,8 +101,8 @@ def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> SearchContex
         epochs=epochs,
         dense_epochs=dense_epochs,
         batch_size=64,
-        learning_rate=learning_rate,
-        dense_learning_rate=0.1,
+        lr=learning_rate,
+        dense_lr=0.1,
         device="cpu",
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
@@ -122,7 +122,7 @@ def prepared(search_context: SearchContext, lines: Iterable[Line]) -> SearchCont
     names = sorted({line.method for line in lines})
     context = TrialContext(search_context.data, search_context.train, 0, compute_format=search_context.compute_format)
     found = {name: METHODS[name]().prepare(search_context.net, search_context.space, context) for name in names}
-    return dataclasses.replace(search_context, statistics=found)
+    return dataclasses.replace(search_context, prepared=found)
 
 
 def run(job: Job, search_context: SearchContext) -> dict[str, Any]:

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from harness import Rows, mean_of, print_table, rows_of, seeds_of, spread, study_parser
 from numpy.typing import NDArray
+from search.searchers.study_settings import StudySettings
 
 from runners.simulated.grouped_accuracy import GroupedAccuracy
 from runners.trial import TrialResult, TrialState
 from search.results.pareto import objectives
-from search.searchers.study_settings import StudySettings
 from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
@@ -105,14 +105,14 @@ class Area:
 
 @functools.cache
 def area_of(network: str, seed: int, high: int) -> Area:
-    return Area(GroupedAccuracy.drawn(space_of(network), seed), LOWEST * high, high)
+    return Area(GroupedAccuracy.random(space_of(network), seed), LOWEST * high, high)
 
 
 def search(job: Job) -> dict[str, Any]:
     """Run one search to its end, and return its `Curve` as plain values."""
     torch.set_num_threads(1)
     space = space_of(job.network)
-    truth = GroupedAccuracy.drawn(space, job.seed, job.scatter)
+    truth = GroupedAccuracy.random(space, job.seed, job.scatter)
     sampler = job.sampler.partition(",")[0]
     settings = StudySettings(
         ("l2",),

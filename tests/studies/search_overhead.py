@@ -25,7 +25,7 @@ from harness import print_table
 
 import search
 from configs.schema import RunConfig
-from runners.base import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.evaluation import evaluate
 from runners.ray import runner as ray_tune
 from runners.trial import EpochReport, Trial, TrialResult
@@ -137,7 +137,7 @@ def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Screened, "tell", noted))
-        stack.enter_context(patch.object(ray_tune, "default_evaluator", lambda: watched))
+        stack.enter_context(patch("search.orchestrator.evaluate", watched))
         for owner, name, label in CONTROLLER:
             stack.enter_context(timed(owner, name, controller, label))
         for owner, name in BESIDE:

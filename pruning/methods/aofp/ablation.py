@@ -1,4 +1,4 @@
-"""What a layer would compute from fewer of its inputs."""
+"""Outputs of a layer without some of its inputs."""
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +8,24 @@ from torch.nn.modules.conv import _ConvNd
 
 
 def along(mask: Tensor, layer: nn.Module, value: Tensor) -> Tensor:
-    """Shape a mask so that it multiplies the channel axis of a layer's input or output, in its number format."""
+    """Reshape a mask to broadcast over the channel axis of a layer's input or output, in the dtype of `value`."""
     spatial = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
     return mask.to(value.dtype).view(-1, *[1] * spatial)
 
 
 def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Tensor:
-    """Return what a layer would have computed from `read`, instead of `output`, had these inputs been 0.
+    """Return the output of a layer for the input `read` with the channels `hidden` set to 0.
 
-    Linear in its inputs, it loses exactly what the hidden inputs contribute, which costs their share of a pass; where
-    they are half of all inputs or more, a pass over the others is cheaper. In a grouped convolution they lie unevenly,
-    so the pass is repeated with weights masked.
+    The layer is linear in its inputs, so this is `output` less the contribution of the hidden channels, which costs
+    their share of a forward pass. Where half of the channels or more are hidden, a pass over the others is cheaper.
+    Hidden channels are spread unevenly over the groups of a grouped convolution, so its pass is repeated with masked
+    weights.
+
+    Args:
+        layer: a convolution or linear layer.
+        read: its input.
+        output: its output for `read`.
+        hidden: indices of input channels.
     """
     if isinstance(layer, nn.Linear):
         part = functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
@@ -38,13 +45,13 @@ def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Te
 
 
 def _others(indices: Tensor, count: int) -> Tensor:
-    """Return what is left of range(count), in order, without asking the device how many they are."""
+    """Return range(count) without `indices`, ascending; the host does not wait for the device."""
     hidden = torch.zeros(count, dtype=torch.uint8, device=indices.device).index_fill_(0, indices, 1)
     return hidden.sort(stable=True).indices[: count - len(indices)]
 
 
 def normalised(norm: nn.Module, value: Tensor) -> Tensor:
-    """Apply a BatchNorm without updating it; in training mode with the value's own batch statistics."""
+    """Apply a BatchNorm without updating its statistics; in training mode with the batch statistics of `value`."""
     assert isinstance(norm, _BatchNorm)
     batch = norm.training or norm.running_mean is None
     mean, variance = (None, None) if batch else (norm.running_mean, norm.running_var)

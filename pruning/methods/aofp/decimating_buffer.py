@@ -1,4 +1,4 @@
-"""Keep few of many nets that come one by one, evenly in log cost, without knowing how many there will be."""
+"""A bounded buffer that keeps few of many items, evenly spaced in log cost, without knowing how many will come."""
 
 import math
 from typing import Generic, TypeVar
@@ -6,41 +6,45 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Thinned(Generic[Item]):
-    """Never holds more than `most` items, each cheaper than the one before.
+class DecimatingBuffer(Generic[Item]):
+    """Holds at most `capacity` items, each of which costs less than the item before it.
 
-    When full it takes the next only at twice the mean distance of those it has, and then lets go of every other one:
-    what is worth making can be asked before it is made, and the last item that was taken is never dropped.
+    A full buffer accepts the next item only at twice the mean distance in log cost between the items that it holds,
+    and then drops every second one of them. `wants` answers before an item is made, so that making it can be saved.
+    The item that was added last is never dropped.
 
     Args:
-        most: an even number.
-        cost: from which distances are measured, until the first item is taken.
+        capacity: an even number.
+        cost: the first distance is measured from this cost.
     """
 
-    def __init__(self, most: int, cost: float) -> None:
-        self._most, self._gap = most, 0.0
+    def __init__(self, capacity: int, cost: float) -> None:
+        self._capacity, self._gap = capacity, 0.0
         self._start = self._last = math.log(cost)
-        self._kept: list[Item] = []
+        self._items: list[Item] = []
 
     def wants(self, cost: float) -> bool:
-        """Whether an item of this cost would be taken."""
-        return self._last - math.log(cost) >= self._needed()
+        """Whether an item of this cost would be accepted."""
+        return self._last - math.log(cost) >= self._needed_gap()
 
     def add(self, cost: float, item: Item) -> None:
-        """Take an item that is wanted."""
-        if len(self._kept) == self._most:
-            self._gap = self._needed()
-            self._kept = self._kept[1::2]
-        self._kept.append(item)
+        """Add an item whose cost `wants` accepts."""
+        if len(self._items) == self._capacity:
+            self._gap = self._needed_gap()
+            self._items = self._items[1::2]
+        self._items.append(item)
         self._last = math.log(cost)
 
-    def hand_over(self) -> list[Item]:
-        """Return the items in the order they came, and begin anew where the last of them is."""
-        kept, self._kept = self._kept, []
-        self._start, self._gap = self._last, 0.0
-        return kept
+    def drain(self) -> list[Item]:
+        """Return the items in the order they were added, and empty the buffer.
 
-    def _needed(self) -> float:
-        if len(self._kept) < self._most:
+        Later distances are measured from the last of these items.
+        """
+        items, self._items = self._items, []
+        self._start, self._gap = self._last, 0.0
+        return items
+
+    def _needed_gap(self) -> float:
+        if len(self._items) < self._capacity:
             return self._gap
-        return 2 * (self._start - self._last) / self._most
+        return 2 * (self._start - self._last) / self._capacity

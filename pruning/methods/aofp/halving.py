@@ -1,9 +1,9 @@
-"""The search for channels that one group can do without, by halving. Ding et al., ICML 2019 (AOFP), arXiv 1905.04748.
+"""The search of one group for channels to cut, by halving. Ding et al., ICML 2019 (AOFP), arXiv 1905.04748.
 
-A half is a number of batches in each of which another random half of the candidates is hidden from the layers that
-read them. Every hidden channel is credited with the damage; the better half of the candidates is cut when its worst
-mean damage is under `theta`, becomes the next set of candidates when it is not, and is given up when it cannot be
-halved any more.
+A half is a number of batches. Each of them hides another random half of the candidates from the layers that read them,
+and credits every hidden channel with the relative output error that this causes. At the end of a half, the better half
+of the candidates is cut if its largest mean error is under `theta`; otherwise it becomes the next set of candidates, or
+is given up where it cannot be halved any more.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from spaces.groups import ChannelGroup
 
-RIDGE = 1.0  # in batches: how many it takes to believe that a channel's cost differs from the others'
+RIDGE = 1.0  # in batches: the weight of the assumption that all channels have equal errors
 
 
 @dataclass(frozen=True)
-class Rules:
-    """When a group is cut, and when it is left alone.
+class HalvingRules:
+    """When a group is cut, and when its search ends.
 
     Attributes:
-        theta: mean damage, relative to the energy of the readers' outputs, that no cut channel may reach.
+        theta: every channel of a cut must have a mean relative output error below it.
         batches: scored batches of a half.
-        give_ups: searches in vain, one after the other, after which a group retires.
+        give_ups: number of consecutive searches without a cut after which a group retires.
     """
 
     theta: float
@@ -34,7 +34,7 @@ class Rules:
 
 
 class Decision(Enum):
-    """What the end of a half leads to."""
+    """The outcome of a half: cut its better half, search on among it, or start again with all alive channels."""
 
     MOVE = "move"
     HALVE = "halve"
@@ -42,34 +42,42 @@ class Decision(Enum):
 
 
 class Halving:
-    """The search in one group; `state_dict` holds all of it.
+    """The search in one channel group; `state_dict` holds all its state.
 
-    Where grouped convolutions split the channels into blocks, candidates, draws and cuts are equal in all of them.
-    Widths after a cut are multiples of the group's divisor, so a half may cut fewer channels than it has found.
+    Where a grouped convolution splits the channels into conv groups, candidates, draws and cuts are equally many in
+    all conv groups. Widths after a cut are multiples of the group's divisor, so a half may cut fewer channels than it
+    has found.
 
     Args:
-        group: the channels.
-        lowest: width under which the group is never cut.
-        rules: thresholds.
+        lowest: the smallest width that the group may get.
         seed: of the draws, which are made on the CPU and so are the same on every device.
-        device: where damage is summed.
+        device: where errors are summed.
+
+    Attributes:
+        width: number of channels that are alive.
+        hidden: number of channels that every batch hides: half of the candidates, rounded down in every conv group.
+        draws: channels that each batch of the half hides; int64, shape (batches, hidden).
+        sums: of the errors credited to each channel in this half, shape (group.width,).
+        counts: how often each channel was credited in this half, shape (group.width,).
+        batch_errors: error of each batch of this half, shape (batches,); NaN for batches that are still to come.
+        channel_errors: estimated error of hiding each channel alone, float64, shape (group.width,).
     """
 
-    width: int  # how many channels are alive
-    hidden: int  # how many every batch hides: half of the candidates, rounded down in every block
-    sums: Tensor  # of damage, per channel, in this half
-    counts: Tensor  # how often each channel was credited
-    credits: Tensor  # the damage of each batch of the half
-    draws: Tensor  # the channels that each batch of the half hides; int64, shape (batches, hidden)
+    width: int
+    hidden: int
+    draws: Tensor
+    sums: Tensor
+    counts: Tensor
+    batch_errors: Tensor
 
     def __init__(
-        self, group: ChannelGroup, lowest: int, rules: Rules, seed: int, device: torch.device | str = "cpu"
+        self, group: ChannelGroup, lowest: int, rules: HalvingRules, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.group, self.lowest, self.rules = group, lowest, rules
         self.alive = torch.ones(group.width, dtype=torch.bool)
         self.candidates = self.alive.clone()
-        # Until measured: damages that add up to the whole energy of what the readers compute.
-        self.damage = torch.full((group.width,), 1 / group.width, dtype=torch.float64)
+        # Before any measurement: equal errors that add up to the whole energy of the consumers' outputs.
+        self.channel_errors = torch.full((group.width,), 1 / group.width, dtype=torch.float64)
         self.failures = 0
         self.scored = 0
         self._device = torch.device(device)
@@ -79,17 +87,17 @@ class Halving:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it has been searched in vain too often."""
+        """Whether too many consecutive searches ended without a cut."""
         return self.failures >= self.rules.give_ups
 
     @property
     def retired(self) -> bool:
-        """Whether this group takes no part any more."""
+        """Whether this group is not searched any more."""
         return self.exhausted or self.width_after(self._half_of(self.width)) == self.width
 
     @property
     def complete(self) -> bool:
-        """Whether the half has its batches, so that `decide` is due."""
+        """Whether the half has all its batches, so that `decide` is due."""
         return self.scored >= self.rules.batches
 
     @property
@@ -98,35 +106,40 @@ class Halving:
         return self.draws[self.scored]
 
     def width_after(self, channels: int) -> int:
-        """Return the legal width nearest to what is left when so many channels are cut, never fewer."""
+        """Return the smallest legal width that holds the channels left after a cut of `channels`."""
         divisor = self.group.divisor
         return min(self.width, max(self.lowest, -(-(self.width - channels) // divisor) * divisor))
 
-    def add(self, damage: Tensor) -> None:
-        """Credit the hidden channels with a batch's damage, a scalar; one that is not finite is left out.
+    def credit(self, error: Tensor) -> None:
+        """Credit the hidden channels with the relative output error of a batch, unless it is not finite.
 
-        Nothing is read back from the device.
+        The host does not wait for the device.
+
+        Args:
+            error: a scalar.
         """
-        finite, hidden = torch.isfinite(damage), self.drawn
-        self.credits[self.scored] = damage
-        credit = torch.where(finite, damage.to(self._sum_dtype), 0)
+        finite, hidden = torch.isfinite(error), self.drawn
+        self.batch_errors[self.scored] = error
+        credit = torch.where(finite, error.to(self._sum_dtype), 0)
         self.sums.index_add_(0, hidden, credit.expand(len(hidden)))
         self.counts.index_add_(0, hidden, finite.long().expand(len(hidden)))
         self.scored += 1
 
     def decide(self) -> tuple[Decision, Tensor]:
-        """End the half and return what to do, with the better half of the candidates.
+        """End the half; return the decision and the better half of the candidates.
 
-        The candidates of a MOVE are still alive: `cut` takes as many of them as the budget asks for. Anything else
-        is already done. The tensor has shape (blocks, channels), best first.
+        After a MOVE the candidates are still alive, and `cut` cuts as many of them as the goal asks for. The other
+        decisions are already carried out.
+
+        Returns:
+            The decision, and channels of shape (conv groups, channels), in rising order of mean error.
         """
         mean = self._means()
-        self.learn()
+        self.estimate_errors()
         half = self.hidden
-        order = (
-            mean.view(self.group.conv_groups, -1).sort(dim=1, stable=True).indices[:, : half // self.group.conv_groups]
-        )
-        offsets = torch.arange(self.group.conv_groups).unsqueeze(1) * (self.group.width // self.group.conv_groups)
+        conv_groups = self.group.conv_groups
+        order = mean.view(conv_groups, -1).sort(dim=1, stable=True).indices[:, : half // conv_groups]
+        offsets = torch.arange(conv_groups).unsqueeze(1) * (self.group.width // conv_groups)
         best = order + offsets
         if float(mean[best].max()) < self.rules.theta:
             return Decision.MOVE, best
@@ -138,50 +151,50 @@ class Halving:
         return Decision.GIVE_UP, best
 
     def cut(self, best: Tensor, channels: int) -> None:
-        """Cut so many of the channels that `decide` returned and search on among those left."""
+        """Cut the first `channels` of the channels that `decide` returned, and search among all that are left."""
         self.alive[best[:, : channels // self.group.conv_groups].flatten()] = False
         self.failures = 0
         self._search_among(self.alive.clone())
 
     def keep(self, kept: Tensor) -> None:
-        """Cut all but the channels of these indices, which must be alive."""
+        """Cut all channels but `kept`, which must be alive."""
         self.alive &= torch.zeros_like(self.alive).index_fill_(0, kept, True)
         self._search_among(self.alive.clone())
 
-    def learn(self) -> None:
-        """Estimate what every candidate costs alone from what is credited so far.
+    def estimate_errors(self) -> None:
+        """Estimate the error of hiding each candidate alone, from the batches of this half so far.
 
-        If damages add up, a batch costs the sum of what its hidden channels cost. This is solved by ridge regression
-        towards equal costs: a short half has fewer batches than channels, and the mean credited to a channel carries
-        the chance of its company.
+        If errors add up, the error of a batch is the sum of the errors of its hidden channels. Ridge regression
+        towards equal errors solves this: a short half has fewer batches than channels, and a channel's mean credit
+        also depends on the channels that happened to be hidden with it.
         """
-        damages = self.credits[: self.scored].cpu().double()
-        known = torch.isfinite(damages)
+        errors = self.batch_errors[: self.scored].cpu().double()
+        known = torch.isfinite(errors)
         if not known.any() or self.hidden == 0:
             return
         places = self.candidates.nonzero().flatten()
         hidden = torch.zeros(self.scored, self.group.width, dtype=torch.float64)
         hidden = hidden.scatter_(1, self.draws[: self.scored].cpu(), 1.0)[known][:, places]
-        mean = damages[known].mean() / self.hidden
-        unexplained = damages[known] - mean * self.hidden
+        mean = errors[known].mean() / self.hidden
+        unexplained = errors[known] - mean * self.hidden
         gram = hidden.T @ hidden + RIDGE * torch.eye(len(places), dtype=torch.float64)
-        self.damage[places] = mean + torch.linalg.solve(gram, hidden.T @ unexplained)
+        self.channel_errors[places] = mean + torch.linalg.solve(gram, hidden.T @ unexplained)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the search has found and drawn, as tensors and numbers."""
-        tensors = {name: getattr(self, name).clone() for name in ("alive", "candidates", "damage")}
-        on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws", "credits")}
+        """Return all that the search has measured and drawn, as tensors and numbers."""
+        tensors = {name: getattr(self, name).clone() for name in ("alive", "candidates", "channel_errors")}
+        on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws", "batch_errors")}
         numbers = {"failures": self.failures, "scored": self.scored}
         return tensors | on_device | numbers | {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
-        for name in ("alive", "candidates", "damage"):
+        """Restore a state that `state_dict` returned."""
+        for name in ("alive", "candidates", "channel_errors"):
             setattr(self, name, state[name].clone())
         self._count()
         self.sums, self.counts, self.draws = (state[name].to(self._device) for name in ("sums", "counts", "draws"))
         self.sums, self.counts = self.sums.to(self._sum_dtype).clone(), self.counts.clone()
-        self.credits = state["credits"].to(self._device, self._sum_dtype).clone()
+        self.batch_errors = state["batch_errors"].to(self._device, self._sum_dtype).clone()
         self.failures, self.scored = state["failures"], state["scored"]
         self._generator.set_state(state["generator"])
 
@@ -189,7 +202,7 @@ class Halving:
         return self.group.conv_groups * (channels // self.group.conv_groups // 2)
 
     def _means(self) -> Tensor:
-        """Mean damage of every candidate; infinite for the others and for those never drawn."""
+        """Return the mean error credited to every candidate; infinite for channels never drawn and for all others."""
         counts = self.counts.cpu()
         mean = self.sums.cpu().double() / counts.clamp(min=1)
         return mean.masked_fill((counts == 0) | ~self.candidates, torch.inf)
@@ -199,7 +212,7 @@ class Halving:
         self._start_half()
 
     def _start_half(self) -> None:
-        """Draw the channels that each batch hides, all at once, and forget the sums."""
+        """Draw the channels that each batch of a half hides, all at once, and reset the sums."""
         self._count()
         conv_groups, width = self.group.conv_groups, self.group.width
         places = self.candidates.nonzero().view(1, conv_groups, -1)
@@ -209,10 +222,10 @@ class Halving:
         self.draws = chosen.to(self._device)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)
         self.counts = torch.zeros(width, dtype=torch.int64, device=self._device)
-        self.credits = torch.full((self.rules.batches,), torch.nan, dtype=self._sum_dtype, device=self._device)
+        self.batch_errors = torch.full((self.rules.batches,), torch.nan, dtype=self._sum_dtype, device=self._device)
         self.scored = 0
 
     def _count(self) -> None:
-        """Note the numbers that every batch asks for, which would otherwise be read from tensors each time."""
+        """Store the counts that every batch asks for, so that they are not read from tensors each time."""
         self.width = int(self.alive.sum())
         self.hidden = self._half_of(int(self.candidates.sum()))

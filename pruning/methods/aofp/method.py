@@ -1,33 +1,38 @@
 """Approximated Oracle Filter Pruning. Ding, Ding, Guo, Han & Yan, ICML 2019, arXiv 1905.04748.
 
-While the net trains, a second pass hides a random half of a layer's candidate channels from the layers that read
-them; halving finds, for all layers at once, the channels that do least damage there, and they are cut for good.
+While the net trains, a second pass hides a random half of a layer's candidate channels from the layers that read them.
+Halving finds, for all layers at once, the channels whose absence causes the smallest relative output error there, and
+they are cut for good.
 
-Where this differs from the authors' code: running BatchNorm statistics are not touched by the second pass; widths are
-checked against the goal after every cut, and the last cut stops at it; a group keeps the space's minimum width and
-legal multiples, and retires after some searches in vain; damage that is not finite is left out; groups tied by
-additions, products or concatenations are searched as one, with the mean damage at all their readers; a trial shorter
-than the published schedule shortens halves and warm-up alike, and what the goal still asks for when the time of the
-search is up is cut at once, by what each channel is estimated to cost all its readers. Groups whose channels a
-LayerNorm or GroupNorm mixes are left alone, because no mask there equals the cut.
+Differences from the authors' code:
+- The second pass does not touch the running BatchNorm statistics.
+- Widths are checked against the goal after every cut, and the last cut stops at the goal.
+- A group keeps the space's minimum width and legal multiples, and retires after some searches without a cut.
+- Output errors that are not finite are left out.
+- Groups tied by additions, products or concatenations are searched together, with the mean error at their consumers.
+- A trial shorter than the published schedule shortens halves and warm-up by the same factor. Channels that the goal
+  still asks for at the deadline of the search are cut at once, by their estimated error at all their consumers.
+- Groups whose channels a LayerNorm or GroupNorm mixes are not cut, because no mask there equals the cut.
 """
 
 import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from typing_extensions import override
 
 from pruning.allocation import usage
-from pruning.base import Context, Goal, PruningError, Snapshot
-from pruning.methods.aofp.decimating_buffer import Thinned
-from pruning.methods.aofp.filter_search import Aim, FilterSearch, Pace, turns
-from pruning.methods.aofp.halving import Rules
-from pruning.methods.aofp.output_error import readable
+from pruning.base import Context, Goal, Method, PruningError, Snapshot
+from pruning.methods.aofp.decimating_buffer import DecimatingBuffer
+from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule, scoring_turns
+from pruning.methods.aofp.halving import HalvingRules
+from pruning.methods.aofp.output_error import is_repeatable
+from pruning.methods.common_steps import finetune
 from pruning.rewriting.surgery import slice_channels
 from pruning.settings import setting
 from spaces.groups import ChannelGroup
@@ -36,40 +41,47 @@ from spaces.widths import Widths
 
 logger = logging.getLogger(__name__)
 
-PASSED_AN_EPOCH = 4  # nets on the way, twice what a trial measures: each weighs as much as the net that is trained
-HALVES = 12  # that the time of a search has room for: as published, or halves become shorter
+# At most so many are held, twice as many as a trial measures: each takes as much memory as the net that is trained.
+INTERMEDIATE_NETWORKS_PER_EPOCH = 4
+HALVES = 12  # A search has time for at least so many halves; halves of the published length are shortened otherwise.
 
 
 @dataclass(frozen=True)
-class ApproximatedOracle:
-    """Find, while training, the channels whose absence the next layers notice least, and cut those under theta.
+class ApproximatedOracle(Method):
+    """Find, while training, the channels whose absence changes the next layers' outputs least; cut those under theta.
 
-    Widths are an outcome within budgets; given widths are reached exactly, each group stopping at its own.
+    Within budgets, the search finds the widths. Given widths are reached exactly: each group stops at its own width.
     """
 
-    theta: float = setting(0.01, low=1e-3, high=0.3, log=True, help="damage, of 1, that no channel of a cut may reach")
+    theta: float = setting(
+        0.01, low=1e-3, high=0.3, log=True, help="relative output error, of 1, that no channel of a cut may reach"
+    )
     scope: str = setting(
         "internal",
         choices=("internal", "all"),
-        help="layers with one writer and one reader, others only if the goal cannot be met without; or all at once",
+        help="layers with one writer and one consumer, others only if the goal cannot be met without; or all at once",
     )
     learning_rate: float = setting(
         1e-3, low=1e-4, high=0.1, log=True, help="constant rate of the search; unused where it takes every epoch"
     )
     search_share: float = setting(0.5, low=0.2, high=0.9, help="share of the trial's training given to the search")
-    half_batches: int = setting(1000, low=2, high=20000, searched=False, help="batches of a half, where there is room")
+    half_batches: int = setting(
+        1000, low=2, high=20000, searched=False, help="batches of a half, where the trial has enough of them"
+    )
     warm_up_batches: int = setting(500, low=0, high=20000, searched=False, help="before the first half of 1000 batches")
-    score_every: int = setting(1, low=1, high=10, searched=False, help="batches from one that is scored to the next")
-    give_ups: int = setting(3, low=1, high=100, searched=False, help="searches in vain after which a group retires")
+    score_every: int = setting(1, low=1, high=10, searched=False, help="batches from one scored batch to the next")
+    give_ups: int = setting(
+        3, low=1, high=100, searched=False, help="consecutive searches without a cut after which a group retires"
+    )
 
     name: ClassVar[str] = "aofp"
     paper: ClassVar[str] = "Ding et al., Approximated Oracle Filter Pruning, arXiv 1905.04748"
-    needs: ClassVar[str] = "labelled training images, and at least one epoch to measure damage in"
+    needs: ClassVar[str] = "labelled training images, and at least one epoch to measure output errors in"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Check the settings."""
         rules = (
             ("theta", self.theta >= 0, "at least 0"),
             ("scope", self.scope in ("internal", "all"), "internal or all"),
@@ -84,64 +96,61 @@ class ApproximatedOracle:
             if not holds:
                 raise PruningError(f"setting {name}={getattr(self, name)!r} of aofp must be {rule}")
 
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
-        """Need nothing."""
-        return None
-
     def wide_epochs(self, epochs: int) -> int:
-        """Return how many of a trial's epochs the search has at most; channels are hidden in it, not yet cut."""
+        """Return the largest number of a trial's epochs that the search takes; the net keeps its width in them."""
         return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
 
     def yields_intermediates(self, epochs: int) -> bool:
-        """Return whether there is a search, each move of which is a net."""
+        """Return whether there is a search, whose moves make the intermediate networks."""
         return epochs > 0
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield nets on the way, then the net of the goal after it was cut and after every epoch left.
+        """Yield intermediate networks, then the net that meets the goal: after its cut and after every epoch left.
 
         Raises:
-            PruningError: nothing can be cut; widths or budgets that no cut of what may be cut can reach; no epochs.
+            PruningError: nothing can be cut; the groups that may be cut cannot reach the goal; there are no epochs.
         """
-        aim = aimed(space, goal)
-        if aim.reached(space.full):
-            yield from _finished(copy.deepcopy(net), space.full, context, 0, {"scope": "nothing to cut"})
+        search_goal = search_goal_of(space, goal)
+        if search_goal.reached(space.full):
+            yield from finetune(copy.deepcopy(net), space.full, context, {"scope": "nothing to cut"})
             return
-        targets, scope = self.targets(net, aim)
+        targets, scope = self.targets(net, search_goal)
         if context.epochs < 1:
             raise PruningError("aofp finds channels while the net trains and has 0 epochs; give at least --epochs 1")
         epochs = self.wide_epochs(context.epochs)
         trained = copy.deepcopy(net).to(context.device)
-        settings = self.paced(targets, context, epochs)
-        search = FilterSearch(trained, aim, targets, settings, context.seed)
+        rules, schedule = self.schedule(targets, context, epochs)
+        search = FilterSearch(trained, search_goal, targets, rules, schedule, context.seed)
         spent = 0
-        for spent, passed in _train(search, trained, context, epochs, self.learning_rate):
-            for narrow, widths, moves in passed:
+        for spent, intermediate_networks in _train(search, trained, context, epochs, self.learning_rate):
+            for narrow, widths, moves in intermediate_networks:
                 yield Snapshot(narrow, widths, spent, {"moves": moves})
         narrow = slice_channels(trained, space, search.selection)
-        yield from _finished(narrow, search.widths, context, spent, self._note(search, scope))
+        yield from finetune(narrow, search.widths, context, self._note(search, scope), spent)
 
-    def targets(self, net: nn.Module, aim: Aim) -> tuple[tuple[ChannelGroup, ...], str]:
-        """Return the groups to search, in the order of the layers that write them, and the scope they come from.
+    def targets(self, net: nn.Module, goal: SearchGoal) -> tuple[tuple[ChannelGroup, ...], str]:
+        """Return the groups to search, in the order of the layers that write them, and the name of their scope.
 
         Raises:
-            PruningError: there are none, or even their smallest widths are too wide for the goal.
+            PruningError: there are no such groups, or even their smallest widths do not meet the goal.
         """
-        space = aim.space
+        space = goal.space
         reasons = {group.name: reason for group in space.variable if (reason := unmaskable(net, space, group))}
         usable = [group for group in space.variable if group.name not in reasons]
         why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-        if aim.widths is not None:
-            wanted = [group for group in space.variable if aim.widths[group.name] < group.width]
+        if goal.widths is not None:
+            wanted = [group for group in space.variable if goal.widths[group.name] < group.width]
             for group in wanted:
                 if group.name in reasons:
                     raise PruningError(
-                        f"aofp cannot narrow {group.name!r} to {aim.widths[group.name]}: {reasons[group.name]}; "
+                        f"aofp cannot narrow {group.name!r} to {goal.widths[group.name]}: {reasons[group.name]}; "
                         f"leave it at {group.width} (--skip) or take another method"
                     )
             return tuple(wanted), "given widths"
         internal = tuple(group for group in usable if is_internal(net, group))
         for scope, groups in (("internal", internal), ("all", tuple(usable))):
-            if groups and scope in (self.scope, "all") and _reachable(aim, groups):
+            if groups and scope in (self.scope, "all") and _reachable(goal, groups):
                 return groups, scope
         if not usable:
             raise PruningError(
@@ -153,17 +162,20 @@ class ApproximatedOracle:
             f"the budget ({why or 'every group at its lowest'}); raise the budget or lower --floor"
         )
 
-    def paced(self, targets: Sequence[ChannelGroup], context: Context, epochs: int) -> tuple[Rules, Pace]:
-        """Return the schedule for a search of so many epochs: the published one, or all of it shortened alike."""
+    def schedule(
+        self, targets: Sequence[ChannelGroup], context: Context, epochs: int
+    ) -> tuple[HalvingRules, SearchSchedule]:
+        """Return rules and schedule of a search of `epochs`: as published, or with all lengths shortened alike."""
         steps = epochs * context.steps_per_epoch
-        if epochs == context.epochs:  # no epoch is left to train the narrow net, so the last batches do
+        if epochs == context.epochs:  # no epoch is left for the narrow net, so the last batches train it
             steps = max(1, round(self.search_share * steps))
-        period = self.score_every * (1 + max(turns(targets).values()))
+        period = self.score_every * (1 + max(scoring_turns(targets).values()))
         batches = min(self.half_batches, max(2, steps // (HALVES * period)))
         warm_up = self.warm_up_batches * batches // self.half_batches
         if batches < self.half_batches:
             logger.info("aofp: %d batches per half instead of %d, to fit %d steps", batches, self.half_batches, steps)
-        return Rules(self.theta, batches, self.give_ups), Pace(warm_up, self.score_every, steps)
+        rules = HalvingRules(self.theta, batches, self.give_ups)
+        return rules, SearchSchedule(warm_up, self.score_every, steps)
 
     def _note(self, search: FilterSearch, scope: str) -> Mapping[str, float | int | str | bool]:
         return {
@@ -172,31 +184,35 @@ class ApproximatedOracle:
             "moves": search.moves,
             "give_ups": search.give_ups,
             "exhausted": sum(group.exhausted for group in search.groups.values()),
-            "deadline_cuts": search.deadline_cuts,  # channels cut to reach the goal, not because damage was under theta
+            # Channels cut to reach the goal, whether or not their output error is under theta.
+            "deadline_cuts": search.deadline_cuts,
         }
 
 
-def aimed(space: SearchSpace, goal: Goal) -> Aim:
-    """Turn a goal into what the search must reach; a latency cannot be computed and is left to who measures it."""
+def search_goal_of(space: SearchSpace, goal: Goal) -> SearchGoal:
+    """Return the goal with exact widths or absolute budgets.
+
+    Latency budgets are left out: a latency cannot be computed, it is measured outside the method.
+    """
     if goal.widths is not None:
         space.check(goal.widths)
-        return Aim(space, widths=space.full | goal.widths)
+        return SearchGoal(space, widths=space.full | goal.widths)
     budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
-    return Aim(space, budgets=tuple(budget for budget in budgets if budget.quantity != "latency"))
+    return SearchGoal(space, budgets=tuple(budget for budget in budgets if budget.quantity != "latency"))
 
 
 def is_internal(net: nn.Module, group: ChannelGroup) -> bool:
-    """Whether one layer writes these channels and one reads them; depthwise layers in between do not count."""
+    """Whether exactly one layer writes these channels and one reads them, not counting depthwise layers in between."""
     writers = [name for name in group.producers if not _is_depthwise(net.get_submodule(name))]
     return len(writers) == 1 and len(group.consumers) == 1
 
 
 def unmaskable(net: nn.Module, space: SearchSpace, group: ChannelGroup) -> str:
-    """Say why hiding these channels from their readers is not the same as cutting them; empty when it is."""
+    """Return why hiding these channels from their consumers is not the same as cutting them; empty if it is."""
     if not group.consumers:
         return "no layer reads these channels"
     for name in group.consumers:
-        if not readable(net, name):
+        if not is_repeatable(net, name):
             return f"{name} reads them and is no plain convolution or linear layer"
     for name, module in net.named_modules():
         ids = space.axes.get(f"{name}.weight", {}).get(0)
@@ -214,51 +230,41 @@ def _smallest(space: SearchSpace, groups: Sequence[ChannelGroup]) -> Widths:
     return space.full | {group.name: group.lowest for group in groups}
 
 
-def _reachable(aim: Aim, groups: Sequence[ChannelGroup]) -> bool:
-    smallest = _smallest(aim.space, groups)
-    return aim.within_ceilings(smallest) and usage(aim.space.cost(smallest), aim.budgets) <= 1
+def _reachable(goal: SearchGoal, groups: Sequence[ChannelGroup]) -> bool:
+    smallest = _smallest(goal.space, groups)
+    return goal.within_ceilings(smallest) and usage(goal.space.cost(smallest), goal.budgets) <= 1
 
 
 def _train(
     search: FilterSearch, net: nn.Module, context: Context, epochs: int, rate: float
 ) -> Iterator[tuple[int, list[tuple[nn.Module, Widths, int]]]]:
-    """Train until the search is over; yield the number of finished epochs and the cuts in the last one.
+    """Train until the search is finished; after every epoch yield the epochs so far and its intermediate networks.
 
-    Cuts of one batch make one net, given with its widths and the number of moves so far. Its BatchNorm statistics are
-    those of training up to the cut. Of many in an epoch, `PASSED_AN_EPOCH` at most are made and held, evenly in log
-    cost.
+    The cuts of one batch make one intermediate network, yielded with its widths and the number of moves so far. Its
+    BatchNorm statistics are those of training up to the cut. Of the cuts in an epoch, at most
+    `INTERMEDIATE_NETWORKS_PER_EPOCH` are made into networks, evenly spaced in log cost.
     """
-    passed = Thinned[tuple[nn.Module, Widths, int]](PASSED_AN_EPOCH, search.space.cost(search.widths).flops)
+    first_cost = search.space.cost(search.widths).flops
+    intermediate_networks = DecimatingBuffer[tuple[nn.Module, Widths, int]](INTERMEDIATE_NETWORKS_PER_EPOCH, first_cost)
 
-    def after_batch(trained: nn.Module, step: int) -> None:
+    def after_batch(trained: nn.Module, _step: int) -> None:
         cuts = search.after_batch()
-        if not cuts or not search.passing:  # where the goal is reached, training goes on and ends in the result
+        if not cuts or not search.is_intermediate:  # a net that meets the goal is trained on and becomes the result
             return
         cost = search.space.cost(cuts[-1]).flops
-        if passed.wants(cost):
+        if intermediate_networks.wants(cost):
             search.detach()
             narrow = slice_channels(trained, search.space, search.selection)
             narrow = narrow.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            passed.add(cost, (narrow, cuts[-1], search.moves))
+            intermediate_networks.add(cost, (narrow, cuts[-1], search.moves))
             search.attach()
 
     whole = epochs == context.epochs
     search.attach()
     try:
         for epoch in context.fit(net, epochs, after_batch, learning_rate=None if whole else rate):
-            yield epoch, passed.hand_over()
-            if search.over and not whole:
+            yield epoch, intermediate_networks.drain()
+            if search.finished and not whole:
                 return
     finally:
         search.detach()
-
-
-def _finished(
-    narrow: nn.Module, widths: Widths, context: Context, spent: int, note: Mapping[str, float | int | str | bool]
-) -> Iterator[Snapshot]:
-    """Train the narrow net for the epochs that are left; one snapshot before and per epoch."""
-    context.reestimate_batchnorm(narrow)
-    yield Snapshot(narrow, widths, spent, note)
-    if spent < context.epochs:
-        for epoch in context.fit(narrow, context.epochs - spent):
-            yield Snapshot(narrow, widths, spent + epoch, note)

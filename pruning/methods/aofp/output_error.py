@@ -1,11 +1,14 @@
-"""What hiding channels does to the layers that read them, measured beside ordinary training. AOFP's scoring path.
+"""The relative output error of layers when channels that they read are hidden, measured during ordinary training.
 
-Hooks multiply the inputs of the reading layers by the mask of the channels still alive, so a dead channel reaches no
-layer and gets no gradient of the loss. In a scored batch each reading layer also computes, without gradient, what it
-would have computed with some more channels hidden; the difference is read after its BatchNorm and activation and then
-dropped, so nothing downstream sees it and all layers can be scored at once.
+This is the scoring path of Ding et al., ICML 2019 (AOFP), arXiv 1905.04748. With p the output of a consumer after its
+BatchNorm and activation, and q the same output with some channels hidden, the relative output error is
+sum((p - q)^2) / sum(p^2), over the batch, the channels and all positions.
 
-BatchNorm normalises the second pass with that pass's own batch statistics, as the authors' code does (published
+Hooks multiply the inputs of the consumers by the mask of the alive channels, so a dead channel reaches no layer
+and gets no gradient of the loss. In a scored batch, each consumer also computes q, without gradient. Only the error is
+stored, so that no later layer sees q and all layers can be scored at once.
+
+BatchNorm normalises the second pass with the batch statistics of that pass, as the authors' code does (published
 thresholds are on that scale), but the running statistics are not touched; the authors' code lets the second pass
 update them.
 """
@@ -20,6 +23,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from pruning.methods.aofp.ablation import ablate, along, normalised
 from spaces.groups import ChannelGroup
@@ -27,32 +31,32 @@ from spaces.space import SearchSpace
 
 OVERWRITING = frozenset("relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh".split())
 ACTIVATIONS = OVERWRITING | {"gelu", "sigmoid", "tanh", "softplus"}
-READABLE = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
+REPEATABLE = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
 
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of torch.nn.functional with the arguments that the net gave it."""
+    """A function of `torch.nn.functional` and the arguments with which the net calls it."""
 
     name: str
     rest: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, value: Tensor, overwrite: bool = False) -> Tensor:
-        """Apply it; with `overwrite`, in the memory of `value` where it can."""
+        """Apply the function; with `overwrite`, in the memory of `value` where the function can."""
         options = dict(self.options) | ({"inplace": True} if overwrite and self.name in OVERWRITING else {})
         return getattr(functional, self.name)(value, *self.rest, **options)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A layer at whose output damage is read.
+class Consumer:
+    """A layer that reads channels which may be hidden, and at whose output the error is measured.
 
     Attributes:
         name: of the convolution or linear layer.
-        reads, writes: channel id of every input and output feature; -1 for those of no group.
-        norm: name of the BatchNorm that directly follows; empty when none does.
-        activation: what directly follows that; None when nothing elementwise does (before an addition, say).
+        reads, writes: channel id of every input and output feature; -1 for features of no group.
+        norm: name of the BatchNorm that directly follows the layer; empty if none does.
+        activation: the elementwise function that follows next; None if none does, as before an addition.
     """
 
     name: str
@@ -62,65 +66,68 @@ class Reader:
     activation: Activation | None = None
 
 
-def readable(net: nn.Module, name: str) -> bool:
-    """Whether the layer is one whose forward pass can be repeated with other weights."""
+def is_repeatable(net: nn.Module, name: str) -> bool:
+    """Whether the forward pass of the layer can be repeated with other inputs and weights."""
     try:
         module = net.get_submodule(name)
     except AttributeError:
         return False
-    return type(module).forward in READABLE
+    return type(module).forward in REPEATABLE
 
 
-def find_readers(net: nn.Module, space: SearchSpace, names: Iterable[str]) -> dict[str, Reader]:
-    """Run two blank images through the net, in eval mode, to see what follows the layers of these names."""
+def find_consumers(net: nn.Module, space: SearchSpace, names: Iterable[str]) -> dict[str, Consumer]:
+    """Describe the layers of these names.
+
+    Two blank images run through the net in eval mode, to record which BatchNorm and activation follow each layer.
+    """
     weight = next(net.parameters())
     blank = torch.zeros(2, *space.input_shape, dtype=weight.dtype, device=weight.device)
     modes = [(module, module.training) for module in net.modules()]
-    probe = _Probe(net, names)
+    following = _FollowingLayers(net, names)
     net.eval()
     try:
-        with torch.no_grad(), probe:
+        with torch.no_grad(), following:
             net(blank)
     finally:
-        probe.remove()
+        following.remove()
         for module, mode in modes:
             module.training = mode
-    readers = {}
+    consumers = {}
     for name in names:
         axes = space.axes[f"{name}.weight"]
         layer = net.get_submodule(name)
         assert isinstance(layer.weight, Tensor)
         writes = torch.as_tensor(axes[0]) if 0 in axes else torch.full((len(layer.weight),), -1)
-        following = probe.norms.get(name, ""), probe.activations.get(name)
-        readers[name] = Reader(name, torch.as_tensor(axes[1]).to(weight.device), writes.to(weight.device), *following)
-    return readers
+        reads, writes = torch.as_tensor(axes[1]).to(weight.device), writes.to(weight.device)
+        norm, activation = following.norms.get(name, ""), following.activations.get(name)
+        consumers[name] = Consumer(name, reads, writes, norm, activation)
+    return consumers
 
 
-class _Probe(TorchFunctionMode):
-    """Sees which BatchNorm and which activation are the next to take a layer's output."""
+class _FollowingLayers(TorchFunctionMode):
+    """Records which BatchNorm and which activation take each layer's output next."""
 
     def __init__(self, net: nn.Module, names: Iterable[str]) -> None:
         super().__init__()
         self.norms: dict[str, str] = {}
         self.activations: dict[str, Activation] = {}
         self._source: dict[int, str] = {}  # id of a tensor -> layer whose output it is, normalised or not
-        self._alive: list[Tensor] = []  # keeps those tensors, so that id() stays unique
+        self._outputs: list[Tensor] = []  # holds the tensors, so that their id() stays unique
         self._handles: list[RemovableHandle] = []
         for name in names:
-            after = self._after(name)
-            self._handles.append(net.get_submodule(name).register_forward_hook(after))
+            self._handles.append(net.get_submodule(name).register_forward_hook(self._after_layer(name)))
         for name, module in net.named_modules():
             if isinstance(module, _BatchNorm):
-                self._handles.append(module.register_forward_hook(self._normalised(name)))
+                self._handles.append(module.register_forward_hook(self._after_norm(name)))
 
-    def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _after_layer(self, name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self._note(output, name)
 
         return hook
 
-    def _normalised(self, norm: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _after_norm(self, norm: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
             name = self._source.get(id(inputs[0]))
             if name is not None and name not in self.norms and name not in self.activations:
                 self.norms[name] = norm
@@ -130,9 +137,10 @@ class _Probe(TorchFunctionMode):
 
     def _note(self, output: Tensor, name: str) -> None:
         self._source[id(output)] = name
-        self._alive.append(output)
+        self._outputs.append(output)
 
-    def __torch_function__(  # noqa: D105
+    @override
+    def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -144,39 +152,41 @@ class _Probe(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def remove(self) -> None:
-        """Take all hooks off the net again."""
+        """Take all hooks off the net."""
         for handle in self._handles:
             handle.remove()
 
 
-class DamagePath:
-    """Masks and scoring hooks on a net that is being trained.
+class ScoringPath:
+    """Hooks on a net that is being trained: they mask dead channels and measure the errors of hiding others.
 
     Args:
-        net: in which the readers are; nothing but hooks is added to it.
-        readers: all layers that read channels which may be masked, by name.
+        net: contains the consumers; nothing but hooks is added to it.
+        consumers: name -> consumer, of all layers that read channels which may be hidden.
     """
 
-    def __init__(self, net: nn.Module, readers: Mapping[str, Reader]) -> None:
-        self._net, self._readers = net, readers
+    def __init__(self, net: nn.Module, consumers: Mapping[str, Consumer]) -> None:
+        self._net, self._consumers = net, consumers
         self._device = next(net.parameters()).device
-        self._hidden: dict[str, Tensor] = {}  # reader -> input features hidden from it in this batch
-        self._places: dict[tuple[str, int], Tensor] = {}  # reader and group -> features of each channel
-        self._masks: dict[str, Tensor] = {}  # of inputs; only where a channel is dead
-        self._written: dict[str, Tensor] = {}  # of outputs; only where a channel is dead
-        self._passing: dict[str, tuple[Tensor, Tensor]] = {}  # input and output of layers whose BatchNorm comes next
-        self._damage: dict[str, list[Tensor]] = {}
+        self._hidden: dict[str, Tensor] = {}  # consumer -> input features hidden from it in this batch
+        self._places: dict[tuple[str, int], Tensor] = {}  # (consumer, start of group) -> input features per channel
+        # By consumer; a consumer without an entry has no dead channel.
+        self._input_masks: dict[str, Tensor] = {}
+        self._output_masks: dict[str, Tensor] = {}
+        # Input and output of consumers whose BatchNorm has not run yet.
+        self._before_norm: dict[str, tuple[Tensor, Tensor]] = {}
+        self._errors: dict[str, list[Tensor]] = {}  # one per use of the consumer in this batch
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
         """Put the hooks on the net."""
-        for reader in self._readers.values():
-            layer = self._net.get_submodule(reader.name)
-            self._handles.append(layer.register_forward_pre_hook(self._masking(reader)))
-            self._handles.append(layer.register_forward_hook(self._reading(reader)))
-            if reader.norm:
-                norm = self._net.get_submodule(reader.norm)
-                self._handles.append(norm.register_forward_hook(self._reading_normalised(reader)))
+        for consumer in self._consumers.values():
+            layer = self._net.get_submodule(consumer.name)
+            self._handles.append(layer.register_forward_pre_hook(self._mask_hook(consumer)))
+            self._handles.append(layer.register_forward_hook(self._score_hook(consumer)))
+            if consumer.norm:
+                norm = self._net.get_submodule(consumer.norm)
+                self._handles.append(norm.register_forward_hook(self._score_normalised_hook(consumer)))
 
     def detach(self) -> None:
         """Take the hooks off, so that the net can be copied or used unmasked."""
@@ -185,81 +195,97 @@ class DamagePath:
         self._handles.clear()
 
     def keep(self, alive: Tensor) -> None:
-        """Mask every channel that is not alive from the next batch on; `alive` has an entry per channel id."""
+        """Mask all other channels from the next batch on.
+
+        Args:
+            alive: bool, shape (channel ids,), on the CPU.
+        """
         alive = torch.cat([alive, torch.ones(1, dtype=torch.bool)])
-        for masks, features in ((self._masks, "reads"), (self._written, "writes")):
+        for masks, features in ((self._input_masks, "reads"), (self._output_masks, "writes")):
             masks.clear()
-            for reader in self._readers.values():
-                mask = alive[getattr(reader, features).cpu()]
+            for consumer in self._consumers.values():
+                mask = alive[getattr(consumer, features).cpu()]
                 if not mask.all():
-                    masks[reader.name] = mask.to(self._device)
+                    masks[consumer.name] = mask.to(self._device)
 
     def hide(self, drawn: Iterable[tuple[ChannelGroup, Tensor]]) -> None:
-        """Say which channels of which groups the next batch hides from their readers; others are not scored."""
+        """Hide these channels of these groups from their consumers in the next batch; no other group is scored."""
         self._hidden = {
-            reader: self._features(reader, group)[channels].flatten()
+            consumer: self._features(consumer, group)[channels].flatten()
             for group, channels in drawn
-            for reader in group.consumers
+            for consumer in group.consumers
         }
 
-    def _features(self, reader: str, group: ChannelGroup) -> Tensor:
-        """Return at which inputs of the reader each channel is: shape (group.width, 1), more where it is flattened."""
-        key = reader, group.start
+    def _features(self, consumer: str, group: ChannelGroup) -> Tensor:
+        """Return the input features of a consumer that hold each channel, shape (group.width, features per channel).
+
+        A channel has several features where its map is flattened before the consumer.
+        """
+        key = consumer, group.start
         if key not in self._places:
-            reads = self._readers[reader].reads.cpu() - group.start
+            reads = self._consumers[consumer].reads.cpu() - group.start
             inside = (reads >= 0) & (reads < group.width)
             order = torch.where(inside, reads, group.width).sort(stable=True).indices[: int(inside.sum())]
             self._places[key] = order.view(group.width, -1).to(self._device)
         return self._places[key]
 
-    def damages(self) -> dict[str, Tensor]:
-        """Return and forget reader -> damage in the batch, sum((p - q)^2) / sum(p^2): a scalar on the device, >= 0."""
-        found = {name: torch.stack(values).mean() for name, values in self._damage.items()}
-        self._damage.clear()
-        return found
+    def relative_errors(self) -> dict[str, Tensor]:
+        """Return consumer -> relative output error in the last batch, and reset it.
 
-    def _masking(self, reader: Reader) -> Callable[..., Any]:
+        Errors are scalars on the device, at least 0: means over the uses of a consumer in the batch.
+        """
+        errors = {name: torch.stack(values).mean() for name, values in self._errors.items()}
+        self._errors.clear()
+        return errors
+
+    def _mask_hook(self, consumer: Consumer) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            mask = self._masks.get(reader.name)
+            mask = self._input_masks.get(consumer.name)
             return None if mask is None else (inputs[0] * along(mask, module, inputs[0]), *inputs[1:])
 
         return hook
 
-    def _reading(self, reader: Reader) -> Callable[..., None]:
+    def _score_hook(self, consumer: Consumer) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not module.training or reader.name not in self._hidden:
+            if not module.training or consumer.name not in self._hidden:
                 return
-            passing = inputs[0].detach(), output.detach()
-            if reader.norm:
-                self._passing[reader.name] = passing
+            read, written = inputs[0].detach(), output.detach()
+            if consumer.norm:
+                self._before_norm[consumer.name] = read, written
             else:
-                self._score(reader, passing, passing[1])
+                self._score(consumer, (read, written), written)
 
         return hook
 
-    def _reading_normalised(self, reader: Reader) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            passing = self._passing.pop(reader.name, None)
-            if passing is not None:
-                self._score(reader, passing, output.detach())
+    def _score_normalised_hook(self, consumer: Consumer) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            computed = self._before_norm.pop(consumer.name, None)
+            if computed is not None:
+                self._score(consumer, computed, output.detach())
 
         return hook
 
     @torch.no_grad()
-    def _score(self, reader: Reader, passing: tuple[Tensor, Tensor], base: Tensor) -> None:
-        layer = self._net.get_submodule(reader.name)
-        ablated = ablate(layer, *passing, self._hidden[reader.name])
-        if reader.norm:
-            ablated = normalised(self._net.get_submodule(reader.norm), ablated)
-        if reader.activation is not None:
-            base, ablated = reader.activation(base), reader.activation(ablated, overwrite=True)
-        written = self._written.get(reader.name)
-        if written is not None:
-            mask = along(written, layer, base)
+    def _score(self, consumer: Consumer, computed: tuple[Tensor, Tensor], base: Tensor) -> None:
+        """Measure the error of a consumer.
+
+        Args:
+            computed: input and output of the layer itself.
+            base: its output after the BatchNorm that follows, if there is one.
+        """
+        layer = self._net.get_submodule(consumer.name)
+        ablated = ablate(layer, *computed, self._hidden[consumer.name])
+        if consumer.norm:
+            ablated = normalised(self._net.get_submodule(consumer.norm), ablated)
+        if consumer.activation is not None:
+            base, ablated = consumer.activation(base), consumer.activation(ablated, overwrite=True)
+        alive = self._output_masks.get(consumer.name)
+        if alive is not None:
+            mask = along(alive, layer, base)
             base, ablated = base * mask, ablated * mask
         exact = torch.promote_types(base.dtype, torch.float32)
         base, ablated = base.to(exact), ablated.to(exact)
-        # Large new tensors cost more than the arithmetic here, so the difference takes the place of `ablated`.
-        energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # a silent layer is not damaged
-        damage = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
-        self._damage.setdefault(reader.name, []).append(damage)
+        # Allocating large tensors costs more than the arithmetic, so the difference overwrites `ablated`.
+        energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # outputs of 0 have an error of 0
+        error = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
+        self._errors.setdefault(consumer.name, []).append(error)

@@ -1,8 +1,8 @@
-"""Cut a little, train a little, again and again: how the authors of DI narrow a net. Hou & Kung, arXiv 2005.13796.
+"""Gradual narrowing: small cuts and training take turns, as in the authors' code of DI. Hou & Kung, arXiv 2005.13796.
 
-Their nets lose 0.5% of the dense FLOPs twice per epoch and train on at a small constant rate until the budget holds,
-with cut channels masked. Here the cuts share out evenly what the goal asks for over a given number of epochs, cut
-channels are gone for good, and BatchNorm is re-estimated before the next ones are chosen.
+In the authors' code, a net loses 0.5% of the dense FLOPs twice per epoch and trains at a small constant learning rate
+until the budget holds, with cut channels masked. Here, equal cuts reach the goal in a given number of epochs, cut
+channels are removed, and BatchNorm is re-estimated before the next channels are chosen.
 """
 
 import math
@@ -19,18 +19,19 @@ from spaces.budget import Budget
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
-CUTS_AN_EPOCH = 2
+CUTS_PER_EPOCH = 2
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A net that was cut from a wider one.
+    """A narrow net and how it was cut from a wider one.
 
     Attributes:
-        net: at `widths`.
+        net: the narrow net.
+        widths: of the narrow net.
         space: of the wider net.
-        selection: its channels that stay.
-        ranks: of all its channels, group name -> shape (group.width,).
+        selection: channels of the wider net that were kept.
+        ranks: of all channels of the wider net, group name -> shape (group.width,).
     """
 
     net: nn.Module
@@ -41,13 +42,13 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How training goes on between cuts.
+class GradualSchedule:
+    """The training between cuts.
 
     Attributes:
-        epochs: at most, at least one; each after `CUTS_AN_EPOCH` cuts.
+        epochs: largest number of epochs, at least 1; `CUTS_PER_EPOCH` cuts come before each of them.
         learning_rate: constant.
-        distillation: None follows the trial's own settings.
+        distillation: None keeps the trial's own settings.
     """
 
     epochs: int
@@ -56,7 +57,7 @@ class Pace:
 
 
 def reached(space: SearchSpace, goal: Goal) -> bool:
-    """Whether a net of this space meets a goal at full width; a latency is left to who measures it."""
+    """Whether a net of this space meets a goal at full width; latency budgets are not checked."""
     if goal.widths is not None:
         return space.full | goal.widths == space.full
     budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
@@ -64,18 +65,18 @@ def reached(space: SearchSpace, goal: Goal) -> bool:
 
 
 def goals_between(space: SearchSpace, goal: Goal, cuts: int) -> Sequence[Goal]:
-    """Return what each of so many cuts has to reach, the last of them the goal.
+    """Return one goal per cut; the goal of the last cut is `goal`.
 
-    Widths shrink by constant factors. What budgets limit falls by constant amounts, from what the dense net has.
+    Widths shrink by constant factors. Costs that budgets limit fall by constant amounts, from those of the dense net.
 
     Raises:
-        SpaceError: a width that its group may not have.
+        SpaceError: a width is not legal.
         BudgetError: the smallest network of the space does not meet a budget.
     """
     if goal.widths is not None:
         widths = space.full | goal.widths
         space.check(widths)
-        return [Goal(widths=each) for each in stages(space, widths, cuts)]
+        return [Goal(widths=stage) for stage in stages(space, widths, cuts)]
     budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
     space.fit([1.0] * len(space.variable), budgets)
     return [
@@ -85,7 +86,7 @@ def goals_between(space: SearchSpace, goal: Goal, cuts: int) -> Sequence[Goal]:
 
 
 def _loosened(budget: Budget, space: SearchSpace, share: float) -> Budget:
-    """Return the budget with `share` of the way back to the dense net."""
+    """Return the budget moved by `share` of the distance to the cost of the dense net."""
     if budget.quantity == "latency":
         return budget
     above = max(0.0, getattr(space.dense_cost, budget.quantity) - budget.limit)
@@ -95,7 +96,7 @@ def _loosened(budget: Budget, space: SearchSpace, share: float) -> Budget:
 def narrow_gradually(
     net: nn.Module,
     goals: Sequence[Goal],
-    pace: Pace,
+    schedule: GradualSchedule,
     context: Context,
     cut: Callable[[nn.Module, Goal, Cut | None], Cut],
 ) -> Generator[Snapshot, None, tuple[Cut, int]]:
@@ -103,32 +104,33 @@ def narrow_gradually(
 
     Args:
         net: the dense network, which does not meet the last goal and is not changed.
-        goals: `CUTS_AN_EPOCH` per epoch.
-        cut: makes a net of a goal, from the dense one and None, then from a trained one and the cut that it came from.
+        goals: `CUTS_PER_EPOCH` per epoch.
+        cut: called as cut(net, goal, last cut) for a net that meets the goal; the first call gets the dense net and
+            None, later calls the trained net of the last cut and that cut.
 
     Returns:
-        The last cut, whose net is trained, and the number of epochs it took.
+        The last cut, whose net is trained, and the number of epochs spent.
     """
-    done: Cut | None = None
+    last: Cut | None = None
     cuts = 0
-    for epoch in range(1, pace.epochs + 1):
-        for goal in goals[CUTS_AN_EPOCH * (epoch - 1) : CUTS_AN_EPOCH * epoch]:
-            if done is not None:
-                if reached(space_after(done), goal):
+    for epoch in range(1, schedule.epochs + 1):
+        for goal in goals[CUTS_PER_EPOCH * (epoch - 1) : CUTS_PER_EPOCH * epoch]:
+            if last is not None:
+                if reached(space_after(last), goal):
                     continue
-                context.reestimate_batchnorm(done.net)
-            done = cut(net if done is None else done.net, goal, done)
+                context.reestimate_batchnorm(last.net)
+            last = cut(net if last is None else last.net, goal, last)
             cuts += 1
-        assert done is not None
-        for _ in context.fit(done.net, 1, learning_rate=pace.learning_rate, distillation=pace.distillation):
+        assert last is not None
+        for _ in context.fit(last.net, 1, learning_rate=schedule.learning_rate, distillation=schedule.distillation):
             pass
-        if reached(space_after(done), goals[-1]):
+        if reached(space_after(last), goals[-1]):
             break
-        yield Snapshot(done.net, done.widths, epoch, {"cuts": cuts})
-    assert done is not None
-    return done, epoch
+        yield Snapshot(last.net, last.widths, epoch, {"cuts": cuts})
+    assert last is not None
+    return last, epoch
 
 
 def space_after(cut: Cut) -> SearchSpace:
-    """Return the space of the net that was cut."""
+    """Return the space of the narrow net of a cut."""
     return narrow_space(cut.space, cut.selection)

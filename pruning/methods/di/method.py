@@ -1,21 +1,22 @@
 """Pruning by Discriminant Information. Hou & Kung, arXiv 2005.13796 (ICPR 2020).
 
-Where this differs from the authors' code: the ridge rule may predict what the next layers compute instead of, or
-besides, the labels; channels are eliminated one by one; the layers that lose inputs are refitted by least squares on
-the same second moments; images are training images, never validation ones; and widths may also come from curves
-instead of a trial of every layer at every step; all cuts come before the training instead of little by little during
-it (`gradual_epochs`, see `pruning.methods.di.gradual`). Each is a setting.
+Differences from the authors' code, each of which is a setting:
+- The ridge regression may predict the outputs of the next layers instead of, or besides, the labels.
+- Channels are removed one by one.
+- Layers that lose inputs are refitted by least squares on the same second moments.
+- Widths may come from curves instead of a trial of every layer at every step.
+- All cuts come before the training instead of during it (`gradual_epochs`, see `pruning.methods.di.gradual`).
+Statistics always come from training images, never from validation images.
 
-Two things that the abstract names and leaves open are stand-ins of ours, both off by default:
+The abstract names two things and leaves them open. Both are implemented by choices of this project, off by default:
 - Structure distillation: `distill` is the weight of KL(dense || narrow) on the logits while the narrow net is trained,
-  at temperature 1; a line that the authors' code has but does not run. There it is added to the loss on labels, here
-  it takes its share of it.
-- Mixed precision within a layer: with `bits`, the filters of every layer whose channels rank best get `high_bits`
-  and the others `low_bits`, so that the ranked filters of a layer have `bits` on average. Filters without rank (the
-  classifier, layers whose width cannot vary) have `high_bits`. See `pruning.quantization.layers`.
+  at temperature 1. The authors' code has such a line but does not run it; it adds this term to the loss on labels,
+  while here the two losses share the weight 1.
+- Mixed precision within a layer: with `bits`, the best-ranked filters of every layer get `high_bits` and the others
+  `low_bits`, so that the ranked filters of a layer have `bits` on average. Filters without a rank (the classifier,
+  layers whose width cannot vary) have `high_bits`. See `pruning.quantization.precision`.
 
-A class that is missing from the calibration images has no share in the ranking, which is then that of a problem
-without this class; fewer than two classes are an error.
+The ranking ignores classes that are missing from the calibration images; fewer than two classes are an error.
 """
 
 import dataclasses
@@ -25,16 +26,27 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from pruning.allocation import Curve, accuracy_path, allocate, proportional, usage
-from pruning.base import Context, Distillation, Goal, PruningError, Snapshot
-from pruning.calibration.activation_moments import Statistics, gather
+from pruning.base import Context, Distillation, Goal, Method, PruningError, Snapshot
+from pruning.calibration.activation_moments import ActivationMoments, gather
 from pruning.calibration.reconstruction import reconstruct
-from pruning.criteria.discriminant import Discriminant, Ranking
-from pruning.methods.di.gradual import CUTS_AN_EPOCH, Cut, Pace, goals_between, narrow_gradually, reached, space_after
-from pruning.methods.score_and_slice import uniform_widths
-from pruning.quantization.layers import Precision, bits_per_weight, coded, filter_ranks, size_mb
-from pruning.quantization.rounding import train_rounded
+from pruning.criteria.discriminant.criterion import Discriminant
+from pruning.criteria.discriminant.elimination import Ranking
+from pruning.methods.common_steps import uniform_widths
+from pruning.methods.di.gradual import (
+    CUTS_PER_EPOCH,
+    Cut,
+    GradualSchedule,
+    goals_between,
+    narrow_gradually,
+    reached,
+    space_after,
+)
+from pruning.quantization.layers import bits_per_weight, quantize, size_mb
+from pruning.quantization.precision import Precision, filter_ranks
+from pruning.quantization.rounding import register_rounding
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import Selection, select_channels
 from pruning.sensitivity import Divergence, sensitivity
@@ -45,18 +57,25 @@ from spaces.widths import Widths
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What all trials share: statistics of the dense net, and what one choice of settings made of them."""
+class DenseRankings:
+    """Rankings of a wide net's channels; all trials of a search share those of the dense net.
+
+    Attributes:
+        criterion: the settings that the rankings follow from.
+        moments: second moments of the net's layer inputs.
+        rankings: group name -> ranking.
+        curves: value of the setting `compare` -> group name -> curve.
+    """
 
     criterion: Discriminant
-    statistics: Statistics
+    moments: ActivationMoments
     rankings: Mapping[str, Ranking]
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class DiscriminantInformation(Discriminant):
-    """Keep the channels without which a ridge rule would lose most; at given widths, or at widths it finds."""
+class DiscriminantInformation(Discriminant, Method):
+    """Keep the channels without which a ridge regression would lose most, at given widths or at widths it finds."""
 
     compensate: bool = setting(True, choices=(True, False), searched=False, help="refit the layers that lose inputs")
     allocation: str = setting(
@@ -72,15 +91,22 @@ class DiscriminantInformation(Discriminant):
         help="curves of allocation='closed_form': share of the information lost, or measured divergence",
     )
     judge: str = setting(
-        "divergence", choices=("divergence", "accuracy"), searched=False, help="what an attempted cut is judged by"
+        "divergence",
+        choices=("divergence", "accuracy"),
+        searched=False,
+        help="measure by which attempted cuts are compared",
     )
     step: float = setting(0.05, help="share of the dense FLOPs that a step of allocation='accuracy' saves")
     judged_images: int = setting(256, help="training images on which cuts are judged")
     gradual_epochs: int = setting(
-        0, low=0, searched=False, help="of the trial's, in which training and small cuts take turns; the rest retrains"
+        0, low=0, searched=False, help="epochs in which training and small cuts take turns; the other epochs fine-tune"
     )
     gradual_rate: float = setting(
-        0.1, low=1e-4, high=10.0, searched=False, help="constant rate of gradual_epochs, as a share of the peak"
+        0.1,
+        low=1e-4,
+        high=10.0,
+        searched=False,
+        help="constant learning rate of gradual_epochs, as a share of the peak",
     )
     distill: float = setting(
         0.0, low=0.0, high=1.0, searched=False, help="weight of meeting the dense net's logits in training; 0 is off"
@@ -98,7 +124,7 @@ class DiscriminantInformation(Discriminant):
     takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse settings that are unknown or do not go together."""
+        """Check the settings, alone and together."""
         super().__post_init__()
         if self.compensate and (self.features != "spatial" or self.where != "input"):
             raise PruningError(
@@ -116,37 +142,39 @@ class DiscriminantInformation(Discriminant):
                 f"settings gradual_epochs={self.gradual_epochs} and gradual_rate={self.gradual_rate} of di must be at "
                 "least 0 and above 0"
             )
-        self.precision()  # raises for bits that cannot be met
+        self.precision()  # raises for bits that cannot be reached
 
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
-        """Gather the dense net's statistics, rank every group, and measure the curves that widths come from."""
-        statistics = self.statistics(net, space, context)
-        bare = self._ranked(net, space, statistics)
-        curves = self._curves(net, space, context, bare) if self.allocation == "closed_form" else {}
-        return Prepared(bare.criterion, statistics, bare.rankings, {self.compare: curves} if curves else {})
+    @override
+    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseRankings:
+        dense = self._ranked(net, space, self.activation_moments(net, space, context))
+        if self.allocation != "closed_form":
+            return dense
+        curves = self._curves(net, space, context, dense)
+        return dataclasses.replace(dense, curves={self.compare: curves} if curves else {})
 
     def wide_epochs(self, epochs: int) -> float:
-        """Return how many epochs at full width take as long as those in which the net narrows, at most."""
+        """Return an upper bound of the epochs at full width that take as long as the gradual epochs."""
         return min(self.gradual_epochs, epochs) / 2
 
     def yields_intermediates(self, epochs: int) -> bool:
-        """Return whether there is a net after an epoch before the last of those in which it narrows."""
+        """Return whether there is a gradual epoch before the last one, after which the net is yielded."""
         return min(self.gradual_epochs, epochs) > 1
 
     @property
     def pausable(self) -> bool:
-        """Whether all that is special to the method comes before the training."""
+        """Whether the training after the cut is that of the trial alone."""
         return self.precision() is None and not self.distill and not self.gradual_epochs
 
     @property
     def screenable(self) -> bool:
-        """Whether the cut net is there before any training."""
+        """Whether the net is cut before any training."""
         return not self.gradual_epochs
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield the cut net before training and after every epoch, quantised where `bits` says so.
+        """Yield the cut net before training and after every epoch, quantised if `bits` is set.
 
-        With `gradual_epochs`, first the nets on the way, one per epoch; then the cut net after the last of them.
+        With `gradual_epochs`, first yield an intermediate network after each of them but the last.
         """
         distillation = Distillation(net, self.distill) if self.distill > 0 else None
         cut, spent = yield from self._narrowed(net, space, goal, context, distillation)
@@ -157,117 +185,120 @@ class DiscriminantInformation(Discriminant):
         precision = self.precision()
         if precision is not None:
             filters = filter_ranks(cut.net, cut.space, cut.selection, cut.ranks)
-            train_rounded(cut.net, {name: precision.of_filters(each) for name, each in filters.items()})
+            register_rounding(cut.net, {name: precision.of_filters(ranks) for name, ranks in filters.items()})
         context.reestimate_batchnorm(cut.net)
         for epoch in itertools.chain([0], context.fit(cut.net, context.epochs - spent, distillation=distillation)):
-            shown = cut.net if precision is None else coded(cut.net)
+            shown = cut.net if precision is None else quantize(cut.net)
             sizes = {"bits": bits_per_weight(shown), "size_mb": size_mb(shown)}
             yield Snapshot(shown, cut.widths, spent + epoch, {**note, **sizes})
 
     def _narrowed(
         self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, distillation: Distillation | None
     ) -> Generator[Snapshot, None, tuple[Cut, int]]:
-        """Return the net at its goal and the epochs that went into it; yield those on the way."""
+        """Return the net that meets the goal and the epochs spent on it; yield intermediate networks."""
         epochs = min(self.gradual_epochs, context.epochs)
         if not epochs or reached(space, goal):
-            return self._cut_to(net, space, goal, context, self._prepared(net, space, context)), 0
+            return self._cut_to(net, space, goal, context, self._dense_rankings(net, space, context)), 0
 
-        def again(wider: nn.Module, towards: Goal, before: Cut | None) -> Cut:
-            if before is None:
-                seen, prepared = space, self._prepared(wider, space, context)
+        def narrower(wider: nn.Module, next_goal: Goal, last: Cut | None) -> Cut:
+            if last is None:
+                own_space, ranked = space, self._dense_rankings(wider, space, context)
             else:
-                seen = space_after(before)
-                prepared = self._ranked(wider, seen, gather(wider, seen, self.recipe(), context))
-            stepping = self._stepping(seen, towards, space.dense_cost.flops)
-            return stepping._cut_to(wider, seen, towards, context, prepared)
+                own_space = space_after(last)
+                ranked = self._ranked(wider, own_space, gather(wider, own_space, self.recipe(), context))
+            own_settings = self._for_intermediate(own_space, next_goal, space.dense_cost.flops)
+            return own_settings._cut_to(wider, own_space, next_goal, context, ranked)
 
-        goals = goals_between(space, goal, CUTS_AN_EPOCH * epochs)
-        pace = Pace(epochs, self.gradual_rate * context.learning_rate, distillation)
-        return (yield from narrow_gradually(net, goals, pace, context, again))
+        goals = goals_between(space, goal, CUTS_PER_EPOCH * epochs)
+        schedule = GradualSchedule(epochs, self.gradual_rate * context.learning_rate, distillation)
+        return (yield from narrow_gradually(net, goals, schedule, context, narrower))
 
-    def _stepping(self, space: SearchSpace, goal: Goal, dense_flops: int) -> "DiscriminantInformation":
-        """Return these settings for a net on the way: `step` stays a share of the dense FLOPs, or gets to the goal."""
+    def _for_intermediate(self, space: SearchSpace, goal: Goal, dense_flops: int) -> "DiscriminantInformation":
+        """Return the settings for an intermediate network.
+
+        `step` stays the same share of the dense FLOPs, but is not larger than the whole way to the goal.
+        """
         cost = space.dense_cost
         step, used = self.step * dense_flops / cost.flops, usage(cost, goal.budgets)
         return dataclasses.replace(self, step=min(step, 1 - 1 / used) if used > 1 else step)
 
-    def _cut_to(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, prepared: Prepared) -> Cut:
-        widths = self._widths(net, space, goal, context, prepared)
-        narrow = self._cut(net, space, widths, prepared)
-        return Cut(narrow, widths, space, _selection(space, widths, prepared), _ranks(prepared))
+    def _cut_to(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, ranked: DenseRankings) -> Cut:
+        widths = self._widths(net, space, goal, context, ranked)
+        narrow = self._cut(net, space, widths, ranked)
+        return Cut(narrow, widths, space, _selection(space, widths, ranked), _ranks(ranked))
 
     def criterion(self) -> Discriminant:
         """Return the settings that rank channels, without those that choose widths."""
-        return Discriminant(**{each.name: getattr(self, each.name) for each in fields(Discriminant)})
+        return Discriminant(**{declared.name: getattr(self, declared.name) for declared in fields(Discriminant)})
 
     def precision(self) -> Precision | None:
-        """Return how weights are quantised; None where they stay float32."""
+        """Return how weights are quantised; None if they stay float32."""
         return None if self.bits in (0, 32) else Precision(self.bits, self.low_bits, self.high_bits)
 
-    def _prepared(self, net: nn.Module, space: SearchSpace, context: Context) -> Prepared:
-        """Return what was prepared for these settings; what differs is made again from the shared statistics."""
-        given = context.statistics
-        if not isinstance(given, Prepared):
-            statistics = self.statistics(net, space, context)
-        elif given.criterion == self.criterion():
-            return given
-        elif given.statistics.recipe == self.recipe():
-            statistics = given.statistics
-        else:
-            statistics = self.statistics(net, space, context)
-        return self._ranked(net, space, statistics)
+    def _dense_rankings(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseRankings:
+        """Return the shared rankings, or new ones from the shared moments, as far as these fit the settings."""
+        shared = context.prepared
+        if isinstance(shared, DenseRankings) and shared.criterion == self.criterion():
+            return shared
+        if isinstance(shared, DenseRankings) and shared.moments.recipe == self.recipe():
+            return self._ranked(net, space, shared.moments)
+        return self._ranked(net, space, self.activation_moments(net, space, context))
 
-    def _ranked(self, net: nn.Module, space: SearchSpace, statistics: Statistics) -> Prepared:
-        return Prepared(self.criterion(), statistics, self.rankings(net, space, statistics))
+    def _ranked(self, net: nn.Module, space: SearchSpace, moments: ActivationMoments) -> DenseRankings:
+        return DenseRankings(self.criterion(), moments, self.rankings(net, space, moments))
 
-    def _widths(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, prepared: Prepared) -> Widths:
+    def _widths(
+        self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, ranked: DenseRankings
+    ) -> Widths:
         if goal.widths is not None:
             return space.full | goal.widths
         if self.allocation == "uniform":
             return uniform_widths(space, goal)
         budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
         if self.allocation == "accuracy":
-            return self._by_steps(net, space, budgets, context, prepared)
-        curves = prepared.curves.get(self.compare) or self._curves(net, space, context, prepared)
+            return self._by_steps(net, space, budgets, context, ranked)
+        curves = ranked.curves.get(self.compare) or self._curves(net, space, context, ranked)
         return allocate(space, curves, budgets)
 
     def _by_steps(
-        self, net: nn.Module, space: SearchSpace, budgets: list[Budget], context: Context, prepared: Prepared
+        self, net: nn.Module, space: SearchSpace, budgets: list[Budget], context: Context, ranked: DenseRankings
     ) -> Widths:
         if self.judge == "divergence":
             divergence = Divergence(net, context, self.judged_images)
 
             def merit(widths: Widths) -> float:
-                return -divergence(self._cut(net, space, widths, prepared))
+                return -divergence(self._cut(net, space, widths, ranked))
         else:
 
             def merit(widths: Widths) -> float:
-                narrow = self._cut(net, space, widths, prepared)
+                narrow = self._cut(net, space, widths, ranked)
                 context.reestimate_batchnorm(narrow)
                 return context.probe_accuracy(narrow, self.judged_images)
 
-        space.fit([1.0] * len(space.variable), budgets)  # raises where no widths could do
+        space.fit([1.0] * len(space.variable), budgets)  # raises if no widths meet the budgets
         path = accuracy_path(space, merit, lambda widths: usage(space.cost(widths), budgets) <= 1, self.step)
         return proportional(space, path[-1], budgets)
 
-    def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
+    def _curves(
+        self, net: nn.Module, space: SearchSpace, context: Context, ranked: DenseRankings
+    ) -> Mapping[str, Curve]:
         if self.compare == "information":
-            # Copies, since sending the tensors to another process moves their memory away from under an array on it.
-            return {name: each.lost.numpy().copy() for name, each in prepared.rankings.items()}
+            # Sending a tensor to another process moves its memory, so an array must not share it.
+            return {name: ranking.lost.numpy().copy() for name, ranking in ranked.rankings.items()}
         divergence = Divergence(net, context, self.judged_images)
-        return sensitivity(space, lambda widths: divergence(self._cut(net, space, widths, prepared)))
+        return sensitivity(space, lambda widths: divergence(self._cut(net, space, widths, ranked)))
 
-    def _cut(self, net: nn.Module, space: SearchSpace, widths: Mapping[str, int], prepared: Prepared) -> nn.Module:
-        selection = _selection(space, widths, prepared)
+    def _cut(self, net: nn.Module, space: SearchSpace, widths: Mapping[str, int], ranked: DenseRankings) -> nn.Module:
+        selection = _selection(space, widths, ranked)
         narrow = slice_channels(net, space, selection)
         if self.compensate:
-            reconstruct(narrow, net, space, selection, prepared.statistics)
+            reconstruct(narrow, net, space, selection, ranked.moments)
         return narrow
 
 
-def _ranks(prepared: Prepared) -> dict[str, Tensor]:
-    return {name: each.ranks for name, each in prepared.rankings.items()}
+def _ranks(ranked: DenseRankings) -> dict[str, Tensor]:
+    return {name: ranking.ranks for name, ranking in ranked.rankings.items()}
 
 
-def _selection(space: SearchSpace, widths: Mapping[str, int], prepared: Prepared) -> Selection:
-    return select_channels(space, _ranks(prepared), widths)
+def _selection(space: SearchSpace, widths: Mapping[str, int], ranked: DenseRankings) -> Selection:
+    return select_channels(space, _ranks(ranked), widths)

@@ -1,11 +1,12 @@
-"""Which input channels of a convolution matter, judged by the 2-D kernels that read them. Li et al., arXiv 1812.04368.
+"""The KSE indicator: how much each input channel of a convolution matters, by the 2-D kernels that read it.
 
-A channel's sparsity is the L1 mass of its kernels, its entropy how evenly they are spread; together they give a number
-in [0, 1], and that the level: how many distinct kernels the channel may keep.
+Li et al., CVPR 2019, arXiv 1812.04368. A channel's sparsity is the L1 mass of its kernels, and its entropy measures how
+evenly the kernels are spread. Both give the indicator, in [0, 1], and the indicator gives the level of the channel: how
+many distinct kernels it keeps.
 
-Where this differs from the authors' code: entropy is over the kernels of one input channel, as defined, where the
-code reshapes what it should transpose; the indicator is normalised once, not twice, unless asked; and layers with few
-kernels, equal kernels, zero kernels or one channel get a defined value instead of NaN.
+Differences from the authors' code: the entropy is over the kernels of one input channel, as the paper defines it, where
+the code reshapes a tensor that it should transpose; the indicator is normalised once, and a second time only on
+request; layers with few kernels, equal kernels, zero kernels or one channel get a defined value instead of NaN.
 """
 
 from dataclasses import dataclass
@@ -19,63 +20,71 @@ from torch.nn import functional
 
 from pruning.base import PruningError
 
-CHUNK_BYTES = 2**28  # of pairwise distances at a time
-NO_RANGE = 1e-12  # of the largest value: differences under it are rounding and say nothing about channels
+CHUNK_BYTES = 2**28  # of pairwise distances that are held at a time
+NO_RANGE = 1e-12  # share of the largest value: smaller differences are rounding errors
 
 
 @dataclass(frozen=True)
-class Levels:
-    """How many distinct kernels an indicator stands for.
+class LevelRule:
+    """How an indicator becomes a level, and a level a number of distinct kernels.
+
+    A channel of level 0 keeps no kernels. Level `count` keeps all N of them, and level g in between keeps
+    ceil(N / 2^(count - g + shift)).
 
     Attributes:
-        count: levels between nothing and all kernels (G of the paper), at least 1.
-        shift: how many times fewer kernels, as a power of 2, every level between keeps (T of the paper), at least 0.
+        count: the highest level (G of the paper), at least 1.
+        shift: T of the paper, at least 0.
     """
 
     count: int
     shift: int
 
-    def of(self, indicator: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the level of each indicator: 0 for none, `count` for all kernels."""
+    def level_of(self, indicator: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the level of each indicator."""
         scaled = np.clip(indicator, 0.0, 1.0) * self.count
         return np.where(np.floor(scaled) == 0, 0, np.ceil(scaled)).astype(np.int64)
 
     @property
     def lowest(self) -> int:
-        """The lowest level above 0 that is more than a single point of the indicator."""
+        """The lowest level above 0 that belongs to a whole interval of the indicator, not to a single value."""
         return min(2, self.count)
 
     def start(self, level: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the indicator above which a channel has this level."""
+        """Return the indicator above which a channel gets this level."""
         return (level - 1) / self.count
 
     def kernels(self, level: NDArray[np.int64], kernels: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        """Return how many of `kernels` kernels a channel keeps at each level."""
+        """Return how many of its `kernels` kernels a channel keeps at each level."""
         divisor = np.int64(1) << np.maximum(self.count - level + self.shift, 0)
         some = -(-np.asarray(kernels, dtype=np.int64) // divisor)
         return np.where(level <= 0, 0, np.where(level >= self.count, kernels, some)).astype(np.int64)
 
 
 def channel_kernels(weight: Tensor, groups: int = 1) -> Tensor:
-    """Return the kernels that read each input channel, shape (channels, kernels, kh * kw), of a convolution's weight.
+    """Return the kernels that read each input channel of a convolution, shape (channels, kernels, kh * kw).
 
     Args:
         weight: shape (out, in / groups, kh, kw).
     """
-    runs = weight.detach().reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    return runs.transpose(1, 2).flatten(0, 1)
+    by_group = weight.detach().reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return by_group.transpose(1, 2).flatten(0, 1)
 
 
 def sparsity(kernels: Tensor) -> Tensor:
-    """Return the L1 mass of each channel's kernels, shape (channels,), of kernels of shape (channels, kernels, D)."""
+    """Return the L1 mass of each channel's kernels, shape (channels,).
+
+    Args:
+        kernels: shape (channels, kernels, D).
+    """
     return kernels.double().abs().sum((1, 2))
 
 
 def entropy(kernels: Tensor, neighbours: int = 5) -> Tensor:
     """Return how evenly each channel's kernels are spread, in [0, log2 kernels], shape (channels,).
 
-    It is the entropy of the kernels' shares of the summed distances to their `neighbours` nearest others, or to all
-    others where those are fewer. Where all kernels of a channel are equal it is log2 kernels, and 0 for one kernel.
+    A kernel's density is the sum of its distances to its `neighbours` nearest other kernels (to all others where there
+    are fewer). The entropy is that of the kernels' shares of the summed densities. It is log2 kernels where all kernels
+    of a channel are equal, and 0 where there is one kernel.
 
     Args:
         kernels: shape (channels, kernels, D).
@@ -93,7 +102,11 @@ def entropy(kernels: Tensor, neighbours: int = 5) -> Tensor:
 
 
 def _distances(points: Tensor, nearest: int) -> Tensor:
-    """Return the sum of exact distances to the nearest others, shape (channels, kernels)."""
+    """Return the sum of exact distances to the nearest other points, shape (channels, kernels).
+
+    Args:
+        points: shape (channels, kernels, D).
+    """
     channels, count, _ = points.shape
     sums = []
     for chunk in points.split(max(1, CHUNK_BYTES // (8 * count * count))):
@@ -104,9 +117,13 @@ def _distances(points: Tensor, nearest: int) -> Tensor:
 
 
 def _line_distances(points: Tensor, nearest: int) -> Tensor:
-    """Return the same for points of shape (channels, kernels) on a line.
+    """Return the same sums as `_distances` for points on a line.
 
-    The nearest neighbours are next to a point in sorted order, so the least sum over the windows around it is theirs.
+    The nearest neighbours of a point are next to it in sorted order, so their sum is the smallest one over all windows
+    of `nearest` points around it.
+
+    Args:
+        points: shape (channels, kernels).
     """
     ordered, order = points.sort(dim=1)
     left, right = [torch.zeros_like(ordered)], [torch.zeros_like(ordered)]
@@ -122,14 +139,14 @@ def indicator(mass: Tensor, spread: Tensor, balance: float = 1.0, renormalised: 
     """Return how much each channel of a layer matters, in [0, 1], shape (channels,).
 
     Args:
-        mass: `sparsity` of its channels.
-        spread: `entropy` of its channels.
+        mass: `sparsity` of the layer's channels.
+        spread: `entropy` of the layer's channels.
         balance: weight of the entropy (alpha of the paper).
-        renormalised: stretch the result over [0, 1] once more, as the authors' code does; with balance=1 that does
-            not give the savings they publish.
+        renormalised: stretch the result over [0, 1] once more, as the authors' code does; with balance=1 this does
+            not give the savings that they publish.
 
     Raises:
-        PruningError: kernels that are not finite.
+        PruningError: kernels are not finite.
     """
     if not (torch.isfinite(mass).all() and torch.isfinite(spread).all()):
         raise PruningError("kernels of the dense net are not finite and cannot be judged; train it at a lower rate")
@@ -139,7 +156,7 @@ def indicator(mass: Tensor, spread: Tensor, balance: float = 1.0, renormalised: 
 
 
 def _stretched(values: Tensor, otherwise: float) -> Tensor:
-    """Bring values to [0, 1] by their least and largest; where these are equal, all become `otherwise`."""
+    """Stretch values linearly to the range [0, 1]; where all are equal, return `otherwise` for each."""
     values = values.double().cpu()
     least, largest = values.min(), values.max()
     if largest - least <= NO_RANGE * largest.abs():

@@ -1,8 +1,8 @@
 """A convolution whose input channels keep a few 2-D kernels each, shared by the outputs. Li et al., arXiv 1812.04368.
 
-Input channel c has q_c kernels, and output n uses the one that an index says; channels without kernels are not read.
-In training the weight is gathered from the kernels, whose gradients thus are the sums of those of their uses. In
-evaluation every channel is convolved once with each of its kernels, and the outputs only add those maps: that is what
+Input channel c keeps q_c kernels, and an index says which of them each output uses; channels without kernels are not
+read. In training, the weight is gathered from the kernels, so a kernel's gradient is the sum of the gradients of its
+uses. In evaluation, every channel is convolved once with each of its kernels, and the outputs only add these maps; this
 saves multiplications. Channels that keep all their kernels are convolved as usual.
 """
 
@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from pruning.methods.kse.kernel_clustering import cluster_kernels
 from pruning.methods.kse.kernel_indicator import channel_kernels
 from pruning.quantization.packing import bits_for, pack, packed_bytes, unpack
 
-CACHED_ELEMENTS = 2**20  # of maps on a processor at once; more are slow to come by and leave its cache
+CACHED_ELEMENTS = 2**20  # numbers in the maps that a CPU holds at a time: more are slow to allocate and leave its cache
 
 
 @dataclass(frozen=True)
-class Clustering:
-    """How kernels are clustered: k-means' starts, iterations of each, and seed."""
+class KMeansSettings:
+    """How kernels are clustered: restarts of k-means, the largest number of iterations of each, and the seed."""
 
     restarts: int = 4
     iterations: int = 30
@@ -34,7 +35,12 @@ class Clustering:
 
 @dataclass(frozen=True)
 class _Level:
-    """Input channels that keep equally many kernels; `first` is the codebook row of the first channel's first one."""
+    """Input channels that keep equally many kernels.
+
+    Attributes:
+        kernels: that each of the channels keeps.
+        first, last: their rows of the codebook are first, ..., last - 1.
+    """
 
     kernels: int
     channels: tuple[int, ...]
@@ -46,17 +52,19 @@ class _Level:
 
 
 class SharedKernelConv2d(nn.Module):
-    """A 2-D convolution with few kernels per input channel; every kernel and index is 0 until set.
+    """A 2-D convolution with few kernels per input channel; all kernels and indices are 0 until they are set.
 
     Attributes:
-        codebook: the kernels, shape (sum of the kernels kept, kh * kw): level by level, channel by channel.
-        packed: the indices as bytes; channels with one kernel or all of them need none.
-            `follow_tensors` after a change.
+        codebook: the kernels, shape (sum of the kernels kept, kh * kw), ordered by level and then by channel.
+        packed: the indices as bytes; a channel that keeps one kernel or all of them needs none. Call `follow_tensors`
+            after a change.
+        plain_kernels: kernels of an input channel in the plain convolution.
 
     Args:
-        plain: a convolution with zero padding of the same kernel size, stride, padding, dilation, groups and bias.
+        plain: a convolution with zero padding; gives the kernel size, stride, padding, dilation, groups and bias.
         channels: number of (input, output) channels.
-        levels: (kernels kept, input channels that keep so many), each channel once; channels not named are not read.
+        levels: pairs (kernels kept, input channels that keep so many). A channel stands in at most one pair; channels
+            in none are not read.
     """
 
     kind: ClassVar[str] = "shared_kernels"
@@ -68,32 +76,32 @@ class SharedKernelConv2d(nn.Module):
         self.in_channels, self.out_channels = channels
         self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
         self.dilation, self.groups = plain.dilation, plain.groups
-        self.each = self.out_channels // self.groups  # kernels of a channel in the plain convolution
+        self.plain_kernels = self.out_channels // self.groups
         self.levels: tuple[_Level, ...] = tuple(_placed(levels))
         size = self.kernel_size[0] * self.kernel_size[1]
         options: dict[str, Any] = {"dtype": plain.weight.dtype}
         self.codebook = nn.Parameter(torch.zeros(self.levels[-1].last, size, **options))
         self.bias = nn.Parameter(torch.zeros(self.out_channels, **options)) if plain.bias is not None else None
-        stored = sum(packed_bytes(len(level.channels) * self.each, self._bits(level)) for level in self.levels)
+        stored = sum(packed_bytes(len(level.channels) * self.plain_kernels, self._bits(level)) for level in self.levels)
         self.register_buffer("packed", torch.zeros(stored, dtype=torch.uint8))
         self._unpack()
 
     packed: Tensor
-    _inputs: Tensor  # channels to read in training, those of one group after the other
-    _rows: Tensor  # shape (out_channels, channels to read of a group): row of the codebook, or the one after the last
-    _by_level: Tensor  # channels to read in evaluation
-    _maps: Tensor  # the maps that each output adds up in evaluation, one output after the other
-    _offsets: Tensor  # where each output's maps begin
+    _inputs: Tensor  # channels that training reads, one conv group after the other
+    _rows: Tensor  # codebook row of each use, or len(codebook) for none: shape (out_channels, channels read of a group)
+    _by_level: Tensor  # channels that evaluation reads
+    _maps: Tensor  # maps that evaluation adds up, one output after the other
+    _offsets: Tensor  # where the maps of each output begin in _maps
 
     def _bits(self, level: _Level) -> int:
-        return 0 if level.kernels == self.each else bits_for(level.kernels)
+        return 0 if level.kernels == self.plain_kernels else bits_for(level.kernels)
 
     def _is_plain(self, level: _Level) -> bool:
-        """Whether an ordinary convolution does for these channels."""
-        return self.groups == 1 and level.kernels == self.each
+        """Whether an ordinary convolution computes these channels."""
+        return self.groups == 1 and level.kernels == self.plain_kernels
 
     def structure(self) -> Mapping[str, Any]:
-        """Return channels and levels; the geometry is that of the plain layer."""
+        """Return the numbers of channels and the levels; `rebuild` takes the geometry from the plain layer."""
         levels = [[level.kernels, list(level.channels)] for level in self.levels]
         return {"channels": [self.in_channels, self.out_channels], "levels": levels}
 
@@ -106,40 +114,45 @@ class SharedKernelConv2d(nn.Module):
         return cls(plain, (int(inputs), int(outputs)), [(int(q), list(where)) for q, where in structure["levels"]])
 
     def follow_tensors(self) -> None:
-        """Take in that `packed` was replaced."""
+        """Update what is derived from `packed`, after that tensor was replaced."""
         self._unpack()
 
+    @override
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._unpack()
 
     def set_indices(self, indices: Sequence[Tensor]) -> None:
-        """Store, level by level, which kernel of its channel each use takes, shape (channels, out / groups)."""
+        """Store which kernel of an input channel each output uses.
+
+        Args:
+            indices: one tensor per level, shape (channels of the level, out_channels / groups).
+        """
         pairs = [(index, self._bits(level)) for level, index in zip(self.levels, indices, strict=True)]
         parts = [pack(index.to(self.packed.device), bits) for index, bits in pairs if bits]
         self.packed = torch.cat([self.packed[:0], *parts])
         self._unpack()
 
     def indices(self) -> list[NDArray[np.int64]]:
-        """Return what `set_indices` was given."""
+        """Return the indices in the form that `set_indices` takes."""
         data, found, begin = self.packed.cpu(), [], 0
         for level in self.levels:
-            count, bits = len(level.channels) * self.each, self._bits(level)
+            count, bits = len(level.channels) * self.plain_kernels, self._bits(level)
             end = begin + packed_bytes(count, bits)
-            index = unpack(data[begin:end], bits, count).reshape(-1, self.each).long().numpy()
-            found.append(index if level.kernels < self.each else index + np.arange(self.each))
+            index = unpack(data[begin:end], bits, count).reshape(-1, self.plain_kernels).long().numpy()
+            found.append(index if level.kernels < self.plain_kernels else index + np.arange(self.plain_kernels))
             begin = end
         return found
 
     @property
     def index_bits(self) -> int:
-        """How many bits the indices take."""
-        return sum(len(level.channels) * self.each * self._bits(level) for level in self.levels)
+        """The number of bits that the indices take."""
+        return sum(len(level.channels) * self.plain_kernels * self._bits(level) for level in self.levels)
 
     def _unpack(self) -> None:
-        """Lay the indices out as training and evaluation read them."""
-        rows: dict[int, NDArray[np.int64]] = {}  # channel -> codebook row of each of its uses
-        maps: dict[int, NDArray[np.int64]] = {}  # channel -> map that each of its uses adds; none where not added
+        """Build the index tensors that training and evaluation read."""
+        rows: dict[int, NDArray[np.int64]] = {}  # channel -> codebook row of each use
+        maps: dict[int, NDArray[np.int64]] = {}  # channel -> map that each use adds; without plain levels
         skipped = sum(level.last - level.first for level in self.levels if self._is_plain(level))
         for level, index in zip(self.levels, self.indices(), strict=True):
             first = level.first + np.arange(len(level.channels))[:, None] * level.kernels
@@ -147,32 +160,32 @@ class SharedKernelConv2d(nn.Module):
             if not self._is_plain(level):
                 maps |= dict(zip(level.channels, index + first - skipped, strict=True))
         size = self.in_channels // self.groups
-        runs = [[c for c in sorted(rows) if c // size == run] for run in range(self.groups)]
-        longest = max(len(run) for run in runs)
-        unused = np.full(self.each, self.levels[-1].last)
-        padded = [run + [i * size] * (longest - len(run)) for i, run in enumerate(runs)]
-        table = [[rows[c] for c in run] + [unused] * (longest - len(run)) for run in runs]
-        added = [[maps[c] for c in run if c in maps] for run in runs]
-        bags = [np.stack(each, axis=1) if each else np.zeros((self.each, 0), dtype=np.int64) for each in added]
-        counts = np.repeat([bag.shape[1] for bag in bags], self.each)
+        read = [[c for c in sorted(rows) if c // size == group] for group in range(self.groups)]
+        longest = max(len(channels) for channels in read)
+        unused = np.full(self.plain_kernels, self.levels[-1].last)
+        padded = [channels + [i * size] * (longest - len(channels)) for i, channels in enumerate(read)]
+        table = [[rows[c] for c in channels] + [unused] * (longest - len(channels)) for channels in read]
+        added = [[maps[c] for c in channels if c in maps] for channels in read]
+        bags = [np.stack(uses, axis=1) if uses else np.zeros((self.plain_kernels, 0), dtype=np.int64) for uses in added]
+        counts = np.repeat([bag.shape[1] for bag in bags], self.plain_kernels)
         self._keep("_inputs", np.concatenate(padded).astype(np.int64))
-        self._keep("_rows", np.concatenate([np.stack(each, axis=1) for each in table]))
+        self._keep("_rows", np.concatenate([np.stack(uses, axis=1) for uses in table]))
         self._keep("_by_level", np.concatenate([level.channels for level in self.levels]))
         self._keep("_maps", np.concatenate([bag.ravel() for bag in bags]))
         self._keep("_offsets", np.cumsum(counts) - counts)
         self._all_read = padded == [list(range(self.in_channels))]
-        self._ragged = min(len(run) for run in runs) < longest
+        self._ragged = min(len(channels) for channels in read) < longest
 
     def _keep(self, name: str, values: NDArray[np.int64]) -> None:
         self.register_buffer(name, torch.from_numpy(values).to(self.packed.device), persistent=False)
 
     def dense_weight(self) -> Tensor:
-        """Return the weight over the channels read, shape (out, channels of a group, kh, kw)."""
+        """Return the weight of the channels that are read, shape (out_channels, channels read of a group, kh, kw)."""
         book = functional.pad(self.codebook, (0, 0, 0, 1)) if self._ragged else self.codebook
         return functional.embedding(self._rows, book).reshape(self.out_channels, -1, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve images of shape (B, in, H, W)."""
+        """Convolve maps of shape (B, in_channels, H, W)."""
         if not self.training:
             if x.device.type != "cpu" or torch.compiler.is_compiling():
                 return self._from_maps(x)
@@ -185,14 +198,14 @@ class SharedKernelConv2d(nn.Module):
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
 
     def _from_maps(self, x: Tensor) -> Tensor:
-        """Convolve every channel once with each of its kernels, and add the maps up."""
+        """Convolve every channel once with each of its kernels, and add up the maps of each output."""
         maps, sums, bias, begin = [], [], self.bias, 0
         for level in self.levels:
             count = len(level.channels)
             read = x.index_select(1, self._by_level[begin : begin + count])
             kernels = self.codebook[level.first : level.last].unflatten(1, self.kernel_size)
             if self._is_plain(level):
-                weight = kernels.unflatten(0, (count, self.each)).transpose(0, 1)
+                weight = kernels.unflatten(0, (count, self.plain_kernels)).transpose(0, 1)
                 sums.append(self._convolve(read, weight, bias, 1))
                 bias = None
             else:
@@ -204,7 +217,11 @@ class SharedKernelConv2d(nn.Module):
         return sums[0] if len(sums) == 1 else sums[0] + sums[1]
 
     def _added(self, maps: Tensor) -> Tensor:
-        """Add up the maps of each output; maps of shape (B, number, H, W)."""
+        """Return the sum of the maps of each output, shape (B, out_channels, H, W).
+
+        Args:
+            maps: shape (B, maps, H, W).
+        """
         batch, number, height, width = maps.shape
         image = torch.arange(batch, device=maps.device).unsqueeze(1)
         uses, starts = len(self._maps), len(self._offsets)
@@ -213,8 +230,8 @@ class SharedKernelConv2d(nn.Module):
         flat = maps.reshape(batch * number, height * width)
         return functional.embedding_bag(bags, flat, offsets, mode="sum").reshape(batch, starts, height, width)
 
+    @override
     def extra_repr(self) -> str:
-        """Say what the layer is."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, kernels={len(self.codebook)}"
 
 
@@ -226,27 +243,28 @@ def _placed(levels: Sequence[tuple[int, Sequence[int]]]) -> Iterator[_Level]:
         yield level
 
 
-def share_kernels(conv: nn.Conv2d, kept: NDArray[np.int64], clustering: Clustering) -> SharedKernelConv2d:
-    """Return a layer in which every input channel keeps so many kernels: the centroids of its clusters.
+def share_kernels(conv: nn.Conv2d, kept: NDArray[np.int64], k_means: KMeansSettings) -> SharedKernelConv2d:
+    """Return a layer in which every input channel keeps the given number of kernels: the centroids of its clusters.
 
     Args:
-        conv: a convolution with zero padding; it is left as it is.
-        kept: kernels that each input channel keeps, shape (in_channels,), at most out / groups; not all 0.
-        clustering: how the kernels of a channel are clustered.
+        conv: a convolution with zero padding; it is not changed.
+        kept: number of kernels that each input channel keeps, shape (in_channels,), at most out_channels / groups;
+            not all 0.
+        k_means: settings of the clustering of kernels.
     """
     counts = sorted({int(count) for count in kept if count}, reverse=True)
     levels = [(count, np.flatnonzero(kept == count).tolist()) for count in counts]
     layer = SharedKernelConv2d(conv, (conv.in_channels, conv.out_channels), levels).to(conv.weight.device)
-    generator = torch.Generator().manual_seed(clustering.seed)
+    generator = torch.Generator().manual_seed(k_means.seed)
     kernels = channel_kernels(conv.weight, conv.groups)
     books, indices = [], []
     for count, channels in levels:
         own = kernels[torch.tensor(channels, device=kernels.device)]
-        if count == layer.each:
+        if count == layer.plain_kernels:
             centroids, index = own, torch.zeros(own.shape[:2], dtype=torch.int64)
         else:
             centroids, index = cluster_kernels(
-                own, count, generator, restarts=clustering.restarts, iterations=clustering.iterations
+                own, count, generator, restarts=k_means.restarts, iterations=k_means.iterations
             )
         books.append(centroids.flatten(0, 1))
         indices.append(index)

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning.criteria.l1 import L1
-from pruning.criteria.l2 import L2
+from pruning.criteria.norms import L1, L2
 from pruning.criteria.random import Random
 from spaces.tracing.tracer import trace
 

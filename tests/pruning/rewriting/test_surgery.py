@@ -20,7 +20,7 @@ def half(space: SearchSpace, seed: int = 0) -> dict[str, Tensor]:
 
 
 def silence(net: nn.Module, space: SearchSpace, selection: dict[str, Tensor]) -> nn.Module:
-    """Zero what reads the channels that are cut: the masked net must then compute what the narrow one does."""
+    """Zero the weights that read the removed channels: the masked net then computes the same as the narrow one."""
     masked = copy.deepcopy(net)
     tensors = dict(masked.named_parameters())
     for name, dims in space.axes.items():
@@ -32,9 +32,11 @@ def silence(net: nn.Module, space: SearchSpace, selection: dict[str, Tensor]) ->
             columns = torch.tensor([int(c) in gone for c in dims[1]])
             weight = tensors[name].data
             if name in space.grouped:
-                runs = space.grouped[name]
-                per_run = columns.view(runs, 1, -1, 1, 1).expand(-1, weight.shape[0] // runs, -1, *weight.shape[2:])
-                weight[per_run.reshape(weight.shape)] = 0
+                groups = space.grouped[name]
+                gone_from = columns.view(groups, 1, -1, 1, 1).expand(
+                    -1, weight.shape[0] // groups, -1, *weight.shape[2:]
+                )
+                weight[gone_from.reshape(weight.shape)] = 0
             else:
                 weight[:, columns] = 0
     return masked
@@ -119,10 +121,10 @@ def test_selections_that_cannot_be_cut_are_named(selection: dict[str, Tensor], m
         slice_channels(net, space, selection)
 
 
-def test_runs_of_a_grouped_convolution_must_stay_equal() -> None:
+def test_groups_of_a_grouped_convolution_must_stay_equal() -> None:
     net = nets.Grouped()
     space = trace(net, torch.empty(1, *nets.IMAGE))
-    with pytest.raises(PruningError, match="4 runs"):
+    with pytest.raises(PruningError, match="4 conv groups"):
         slice_channels(net, space, {"first": torch.tensor([0, 1, 2, 4])})
 
 

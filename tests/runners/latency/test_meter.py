@@ -8,7 +8,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor, nn
 
-from runners.base import LatencyConfig
+from runners.config import LatencyConfig
 from runners.latency import meter as latency
 from runners.latency.engines import parse_device
 from runners.latency.meter import LatencyMeter, Reading, exclusive, to_plain
@@ -20,14 +20,14 @@ SHAPE = (1, 2, 2)
 
 
 class Clock:
-    """Stands still but for the nets below; `waits` is the share of the time in which threads wait for a core."""
+    """Moves with the nets below only; `queue_share` is the share of the time in which threads wait for a core."""
 
     def __init__(self) -> None:
-        self.now, self.waits = 0.0, 0.0
-        self.watch = Watch(lambda: self.now, lambda: self.now * self.waits, lambda seconds: None)
+        self.now, self.queue_share = 0.0, 0.0
+        self.watch = Watch(lambda: self.now, lambda: self.now * self.queue_share, lambda seconds: None)
 
 
-CLOCK = Clock()  # the meter copies nets, and a copy must move the same clock
+CLOCK = Clock()  # a global: the meter copies nets, and a copy must move the same clock
 
 
 class Takes(nn.Module):
@@ -46,7 +46,7 @@ class Takes(nn.Module):
 def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock at zero, on a machine that no process has measured on."""
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
-    CLOCK.now = CLOCK.waits = 0.0
+    CLOCK.now = CLOCK.queue_share = 0.0
     return CLOCK
 
 
@@ -60,10 +60,10 @@ def test_a_net_is_read_at_every_batch_size_beside_the_dense_one() -> None:
     assert one.seconds == pytest.approx(0.005)
     assert one.ratio == pytest.approx(0.25)
     assert eight.seconds == pytest.approx(0.04)
-    assert [each.conditions.batch for each in (one, eight)] == [1, 8]
+    assert [reading.conditions.batch for reading in (one, eight)] == [1, 8]
 
 
-def test_conditions_are_kept_with_each_figure() -> None:
+def test_every_reading_has_its_conditions() -> None:
     for reading in meter().read("7", Takes(5)):
         conditions = reading.conditions
         assert (conditions.device, conditions.threads, conditions.engine) == ("cpu:1thread", 1, "eager")
@@ -73,7 +73,7 @@ def test_conditions_are_kept_with_each_figure() -> None:
 
 
 def test_a_busy_machine_gives_no_figures(clock: Clock) -> None:
-    clock.waits = 0.4
+    clock.queue_share = 0.4
     for reading in meter().read("7", Takes(5)):
         assert "threads waited for one in 40%" in reading.refused
         assert reading.tries > 1
@@ -81,7 +81,7 @@ def test_a_busy_machine_gives_no_figures(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"refused": "noise"}, {"ratio": None}, {"seconds": None, "ratio": None}])
-def test_no_reading_is_both_refused_and_given_or_neither(changes: dict[str, object]) -> None:
+def test_a_reading_is_either_refused_or_has_all_figures(changes: dict[str, object]) -> None:
     good = meter().read("7", Takes(5))[0]
     with pytest.raises(ValueError, match="either refused or has every figure"):
         dataclasses.replace(good, **changes)
@@ -96,7 +96,7 @@ def test_later_readings_are_held_to_the_speed_of_the_first() -> None:
     assert timed.read("dense", dense)[0].refused == ""
     dense.milliseconds = 30  # the machine is slower now
     refused = timed.read("7", Takes(7.5))[0].refused
-    assert "takes 1.50 times as long as on the quiet machine" in refused
+    assert "takes 1.50 times as long as on the idle machine" in refused
     assert "; if it is slower for good, remove " in refused
     Path(refused.rpartition(" ")[2].rstrip(")")).unlink()
     assert meter(ONE, dense).read("7", Takes(7.5))[0].seconds == pytest.approx(0.0075)
@@ -105,30 +105,30 @@ def test_later_readings_are_held_to_the_speed_of_the_first() -> None:
 def test_a_process_that_meets_a_slower_machine_corrects_for_it() -> None:
     first = meter(ONE, Takes(20)).read("7", Takes(5))[0]
     later = meter(ONE, Takes(21)).read("7", Takes(5.25))[0]
-    assert (first.seconds, first.pace) == (pytest.approx(0.005), pytest.approx(1.0))
-    assert (later.seconds, later.pace) == (pytest.approx(0.005), pytest.approx(1.05))
+    assert (first.seconds, first.slowdown) == (pytest.approx(0.005), pytest.approx(1.0))
+    assert (later.seconds, later.slowdown) == (pytest.approx(0.005), pytest.approx(1.05))
     assert (first.ratio, later.ratio) == (pytest.approx(0.25), pytest.approx(0.25))
 
 
-def test_a_process_that_meets_a_quieter_machine_is_what_later_ones_go_by() -> None:
+def test_a_process_that_meets_a_faster_machine_sets_the_baseline_of_later_ones() -> None:
     assert meter(ONE, Takes(20)).read("7", Takes(5))[0].seconds == pytest.approx(0.005)
     for _ in range(2):
         assert meter(ONE, Takes(14)).read("7", Takes(3.5))[0].seconds == pytest.approx(0.0035)
     assert "takes 1.43 times" in meter(ONE, Takes(20)).read("7", Takes(5))[0].refused
 
 
-def test_other_conditions_have_a_quiet_machine_of_their_own() -> None:
-    assert meter(ONE, Takes(20)).read("7", Takes(5))[0].pace == pytest.approx(1.0)
+def test_other_conditions_have_an_idle_baseline_of_their_own() -> None:
+    assert meter(ONE, Takes(20)).read("7", Takes(5))[0].slowdown == pytest.approx(1.0)
     other = dataclasses.replace(ONE, dtype="bfloat16")
-    assert meter(other, Takes(40)).read("7", Takes(5))[0].pace == pytest.approx(1.0)
+    assert meter(other, Takes(40)).read("7", Takes(5))[0].slowdown == pytest.approx(1.0)
 
 
 def test_a_busy_machine_sets_no_speed_for_later_readings(clock: Clock) -> None:
     dense = Takes(30)
     timed = meter(ONE, dense)
-    clock.waits = 0.4
+    clock.queue_share = 0.4
     assert timed.read("dense", dense)[0].refused
-    clock.waits, dense.milliseconds = 0.0, 20
+    clock.queue_share, dense.milliseconds = 0.0, 20
     assert timed.read("dense", dense)[0].refused == ""
 
 
@@ -176,7 +176,7 @@ def test_one_process_measures_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         pass
 
 
-def test_a_slot_that_is_not_to_be_had_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_device_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(device: object) -> Sequence[object]:
         raise Timeout("a lock")
 

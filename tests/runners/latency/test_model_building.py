@@ -1,4 +1,4 @@
-"""A model built from a tiny net, its layers and whole nets really timed, few of them."""
+"""Models of a tiny net, built from real timings of its layers and of a few whole nets."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_nets import IMAGE, Residual
 
-from runners.base import LatencyConfig
-from runners.latency import model_building as latency_building
+from runners.config import LatencyConfig
+from runners.latency import model_building
 from runners.latency.meter import LatencyMeter
 from runners.latency.model_building import at_widths, build_model
 from spaces.space import SearchSpace, SpaceConfig
@@ -17,9 +17,9 @@ from spaces.tracing.tracer import trace
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
-    monkeypatch.setattr(latency_building, "LAYER_SECONDS", 0.0)
-    monkeypatch.setattr(latency_building, "HELD_OUT", 2)
-    monkeypatch.setattr(latency_building, "MOST_DRIFT", float("inf"))
+    monkeypatch.setattr(model_building, "LAYER_SECONDS", 0.0)
+    monkeypatch.setattr(model_building, "HELD_OUT", 2)
+    monkeypatch.setattr(model_building, "MAX_DRIFT", float("inf"))
     return trace(Residual().eval(), torch.zeros(1, *IMAGE))
 
 
@@ -40,15 +40,15 @@ def test_a_model_is_built_once_per_net_and_conditions(space: SearchSpace, tmp_pa
     assert not build_model(meter(2), space, 1e-4)[1].cached
 
 
-def test_a_model_of_a_machine_that_changed_its_speed_is_not_kept(
+def test_a_model_is_not_cached_when_the_machine_changed_its_speed(
     space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency_building, "MOST_DRIFT", -1.0)
+    monkeypatch.setattr(model_building, "MAX_DRIFT", -1.0)
     build_model(meter(1), space, 1e-4)
     assert not (tmp_path / "latency").exists()
 
 
-def test_a_damaged_cache_is_built_again_and_said(
+def test_an_unreadable_cached_model_is_built_again_with_a_warning(
     space: SearchSpace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     build_model(meter(1), space, 1e-4)
@@ -58,7 +58,7 @@ def test_a_damaged_cache_is_built_again_and_said(
     assert "cannot be read" in caplog.text
 
 
-def test_a_net_at_widths_has_those_and_leaves_the_dense_one(space: SearchSpace) -> None:
+def test_a_net_at_widths_is_a_narrower_copy_of_the_dense_one(space: SearchSpace) -> None:
     net = Residual().eval()
     narrow = at_widths(net, space, space.smallest)
     assert narrow.stem.out_channels == space.smallest["stem"]

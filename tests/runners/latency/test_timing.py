@@ -1,25 +1,29 @@
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 
+from runners.latency.idle_baseline import IdleBaseline
 from runners.latency.timing import (
-    AIMED,
-    BLOCK_PAUSE,
-    BLOCKS,
-    NARROW,
+    CONFIDENCE,
+    IDLE_BLOCK_PAUSE,
+    IDLE_BLOCKS,
+    MAX_WIDTH,
+    NARROW_WIDTH,
+    NARROWING_TRIES,
     ROUNDS,
     TRIES,
-    WIDEST,
-    Quiet,
     Timing,
     Watch,
     latency_ratio,
-    quiet_seconds,
-    steady,
+    measure_idle_seconds,
+    median_interval,
+    run_queue_delay,
+    steady_timing,
 )
 
 
@@ -42,31 +46,31 @@ class Busy(nn.Module):
 
 
 class Machine:
-    """A made-up machine whose clock moves with what is called, and only with that.
+    """A made-up machine whose clock moves with the calls of its nets only.
 
     Args:
-        pace: second of the clock -> how many times as long as usual everything takes then.
-        waits: share of the time in which threads wait for a core.
+        slowdown: second of the clock -> factor on the seconds of a call that starts then.
+        queue_share: share of the time in which threads wait for a core.
     """
 
-    def __init__(self, pace: Callable[[float], float] = lambda now: 1.0, waits: float = 0.0) -> None:
+    def __init__(self, slowdown: Callable[[float], float] = lambda now: 1.0, queue_share: float = 0.0) -> None:
         self.now, self.pauses = 0.0, list[float]()
-        self._pace, self._waits, self._calls = pace, waits, 0
-        self.watch = Watch(lambda: self.now, lambda: self.now * self._waits, self.pauses.append)
+        self._slowdown, self._queue_share, self._calls = slowdown, queue_share, 0
+        self.watch = Watch(lambda: self.now, lambda: self.now * self._queue_share, self.pauses.append)
 
     def net(self, seconds: float, noise: float = 0.0) -> Callable[[], None]:
-        """Return a call that takes so long, plus or minus a share that differs from call to call."""
+        """Return a call of the given seconds, plus or minus a share of them that differs from call to call."""
 
         def call() -> None:
             self._calls += 1
             wobble = 1 + noise * (self._calls * 0.6180339887 % 1 - 0.5) * 2
-            self.now += seconds * wobble * self._pace(self.now)
+            self.now += seconds * wobble * self._slowdown(self.now)
 
         return call
 
-    def timed(self, seconds: float = 0.02, noise: float = 0.0, quiet: float | None = None) -> Timing:
-        known = None if quiet is None else Quiet(quiet, "; or move")
-        return steady(self.net(seconds, noise), self.net(0.04), self.watch, known)
+    def timed(self, seconds: float = 0.02, noise: float = 0.0, idle: float | None = None) -> Timing:
+        baseline = None if idle is None else IdleBaseline(idle, "; or move")
+        return steady_timing(self.net(seconds, noise), self.net(0.04), self.watch, baseline)
 
 
 def test_the_ratio_is_of_single_images_in_evaluation_mode():
@@ -119,12 +123,12 @@ def test_noise_that_more_turns_average_out_is_taken_in_the_end():
 def test_an_interval_that_could_be_narrower_is_taken_in_the_end():
     timing = Machine().timed(noise=0.2)
     assert timing.problem == ""
-    assert AIMED <= timing.tries < TRIES
-    assert NARROW < timing.width <= WIDEST
+    assert NARROWING_TRIES <= timing.tries < TRIES
+    assert NARROW_WIDTH < timing.width <= MAX_WIDTH
 
 
 def test_the_narrowest_interval_is_kept_when_the_machine_is_disturbed_later():
-    machine = Machine(pace=lambda now: 1.0 + max(0.0, now - 4.0))
+    machine = Machine(slowdown=lambda now: 1.0 + max(0.0, now - 4.0))
     timing = machine.timed(noise=0.06)
     assert timing.problem == ""
     assert timing.tries > 1
@@ -132,13 +136,13 @@ def test_the_narrowest_interval_is_kept_when_the_machine_is_disturbed_later():
 
 
 def test_a_machine_that_gets_slower_is_refused():
-    timing = Machine(pace=lambda now: 1 + now).timed()
+    timing = Machine(slowdown=lambda now: 1 + now).timed()
     assert "reference net drifted by" in timing.problem
     assert timing.tries == TRIES
 
 
 def test_a_machine_that_was_disturbed_for_a_while_is_measured_again():
-    machine = Machine(pace=lambda now: 2.0 if 1.5 < now < 5.0 else 1.0)
+    machine = Machine(slowdown=lambda now: 2.0 if 1.5 < now < 5.0 else 1.0)
     timing = machine.timed()
     assert timing.problem == ""
     assert 1 < timing.tries <= TRIES
@@ -146,58 +150,75 @@ def test_a_machine_that_was_disturbed_for_a_while_is_measured_again():
 
 
 def test_an_even_load_shows_in_the_time_that_threads_wait():
-    """Neither the interval nor the reference tells: everything takes twice as long, always."""
-    timing = Machine(pace=lambda now: 2.0, waits=0.5).timed()
+    """Neither the interval nor the reference shows it: all calls take twice as long, always."""
+    timing = Machine(slowdown=lambda now: 2.0, queue_share=0.5).timed()
     assert "threads waited for one in 50% of the time" in timing.problem
-    assert Machine(waits=0.01).timed().problem == ""
+    assert Machine(queue_share=0.01).timed().problem == ""
 
 
-@pytest.mark.parametrize("quiet", [0.04, 0.0405, 0.033, 0.048])
-def test_a_machine_a_little_off_the_quiet_one_is_corrected_for(quiet: float):
-    timing = Machine().timed(quiet=quiet)
+@pytest.mark.parametrize("idle", [0.04, 0.0405, 0.033, 0.048])
+def test_a_machine_a_little_off_the_idle_one_is_corrected_for(idle: float):
+    timing = Machine().timed(idle=idle)
     assert timing.problem == ""
     assert timing.ratio == pytest.approx(0.5)
-    assert timing.median == pytest.approx(0.5 * quiet)
+    assert timing.median == pytest.approx(0.5 * idle)
     assert timing.low <= timing.median <= timing.high
-    assert timing.pace == pytest.approx(0.04 / quiet)
+    assert timing.slowdown == pytest.approx(0.04 / idle)
 
 
-@pytest.mark.parametrize(("quiet", "pace"), [(0.03, "1.33"), (0.06, "0.67")])
-def test_a_machine_far_off_the_quiet_one_is_refused(quiet: float, pace: str):
-    timing = Machine().timed(quiet=quiet)
-    assert f"takes {pace} times as long as on the quiet machine" in timing.problem
+@pytest.mark.parametrize(("idle", "slowdown"), [(0.03, "1.33"), (0.06, "0.67")])
+def test_a_machine_far_off_the_idle_one_is_refused(idle: float, slowdown: str):
+    timing = Machine().timed(idle=idle)
+    assert f"takes {slowdown} times as long as on the idle machine" in timing.problem
     assert timing.problem.endswith("(up to 25% off is corrected; or move)")
 
 
-def test_what_both_nets_meet_does_not_widen_the_interval():
-    timing = Machine(pace=lambda now: 1 + 0.02 * (int(now * 5) % 2)).timed(seconds=0.04)
+def test_a_slowdown_of_both_nets_does_not_widen_the_interval():
+    timing = Machine(slowdown=lambda now: 1 + 0.02 * (int(now * 5) % 2)).timed(seconds=0.04)
     assert timing.problem == ""
     assert timing.high - timing.low < 0.01 * timing.median
 
 
-def test_the_quiet_machine_is_found_between_disturbances():
-    machine = Machine(pace=lambda now: 1.3 if 0.6 < now < 2.0 else 1.0)
-    assert quiet_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
-    assert machine.pauses == [BLOCK_PAUSE] * (BLOCKS - 1)
+def test_the_idle_machine_is_found_between_disturbances():
+    machine = Machine(slowdown=lambda now: 1.3 if 0.6 < now < 2.0 else 1.0)
+    assert measure_idle_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
+    assert machine.pauses == [IDLE_BLOCK_PAUSE] * (IDLE_BLOCKS - 1)
 
 
-def test_a_clock_that_jumped_once_is_not_the_quiet_machine():
-    machine = Machine(pace=lambda now: 0.1 if 0.4 < now < 0.42 else 1.0)
-    assert quiet_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
+def test_a_clock_that_jumped_once_is_not_the_idle_machine():
+    machine = Machine(slowdown=lambda now: 0.1 if 0.4 < now < 0.42 else 1.0)
+    assert measure_idle_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
 
 
-def test_while_others_hold_the_cores_nobody_knows_the_quiet_machine():
-    machine = Machine(waits=0.3)
-    assert quiet_seconds(machine.net(0.04), machine.watch) is None
+def test_there_are_no_idle_seconds_while_others_hold_the_cores():
+    machine = Machine(queue_share=0.3)
+    assert measure_idle_seconds(machine.net(0.04), machine.watch) is None
 
 
 def test_slow_nets_are_timed_in_fewer_rounds():
     machine = Machine()
-    calls: Sequence[Timing] = [machine.timed(seconds=4.0)]
-    assert calls[0].problem == ""
+    assert machine.timed(seconds=4.0).problem == ""
     assert machine.now < ROUNDS * 4.0
 
 
 def test_a_timing_is_a_value():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Machine().timed().median = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("count", [6, 7, 9, 20, 31, 100])
+def test_the_interval_is_the_narrowest_pair_of_order_statistics_that_covers_the_median(count: int):
+    low, high = median_interval([float(number) for number in range(count, 0, -1)])  # the k-th smallest is k
+    assert low + high == count + 1
+    assert 1 - 2 * binom.cdf(low - 1, count, 0.5) >= CONFIDENCE
+    assert 1 - 2 * binom.cdf(low, count, 0.5) < CONFIDENCE
+
+
+def test_the_interval_of_few_samples_is_their_range():
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval([3.0]) == (3.0, 3.0)
+
+
+def test_the_wait_for_a_core_is_counted_where_the_system_has_a_count():
+    first = run_queue_delay()
+    assert 0 <= first <= run_queue_delay()

@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from pruning.base import Goal
-from runners.base import Evaluation, RunnerConfig, RunnerError
+from runners.base import Evaluation, RunnerError
+from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.ray.runner import RayRunner, cluster_workers
 from runners.trial import EpochReport, Trial, TrialResult, TrialState

@@ -1,18 +1,22 @@
-"""Closed-form trials behave like real ones, only faster."""
+"""Simulated trials go through the steps of real ones, and their accuracy is the closed form's."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 
 from pruning.base import Goal
 from runners.evaluation.evaluate import SearchContext
-from runners.simulated.runner import Outcome, SaturatingAccuracy, SimulatedRunner
+from runners.simulated.runner import SaturatingAccuracy, SimulatedOutcome, SimulatedRunner
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult
 from spaces.budget import Budget
 from spaces.widths import Widths
 
 
-class Desk:
+class TrialList:
+    """An AskTell that hands out given trials and keeps all reports and results."""
+
     def __init__(self, goals: list[Goal]) -> None:
         self.trials = [Trial(number, "l2", goal) for number, goal in enumerate(goals)]
         self.reports: list[EpochReport] = []
@@ -38,35 +42,35 @@ def test_accuracy_is_best_at_full_width_and_falls_with_every_group(tiny_search_c
 
 
 def test_the_report_after_the_last_epoch_is_the_accuracy(tiny_search_context: SearchContext) -> None:
-    desk = Desk([Goal(Widths({"0": 4, "3": 6}))])
-    SimulatedRunner(epochs=3).run(desk, tiny_search_context)
-    assert [report.epoch for report in desk.reports] == [0, 1, 2, 3]
-    assert [report.accuracy for report in desk.reports] == sorted(report.accuracy for report in desk.reports)
-    assert desk.told[0].accuracy == desk.reports[-1].accuracy
-    assert desk.told[0].cost == tiny_search_context.space.cost(Widths({"0": 4, "3": 6}))
+    trials = TrialList([Goal(Widths({"0": 4, "3": 6}))])
+    SimulatedRunner(epochs=3).run(trials, tiny_search_context)
+    assert [report.epoch for report in trials.reports] == [0, 1, 2, 3]
+    assert [report.accuracy for report in trials.reports] == sorted(report.accuracy for report in trials.reports)
+    assert trials.told[0].accuracy == trials.reports[-1].accuracy
+    assert trials.told[0].cost == tiny_search_context.space.cost(Widths({"0": 4, "3": 6}))
 
 
 def test_budgets_alone_take_uniform_widths(tiny_search_context: SearchContext) -> None:
-    desk = Desk([Goal(budgets=(Budget.parse("50%"),))])
-    SimulatedRunner().run(desk, tiny_search_context)
-    cost = desk.told[0].cost
+    trials = TrialList([Goal(budgets=(Budget.parse("50%"),))])
+    SimulatedRunner().run(trials, tiny_search_context)
+    cost = trials.told[0].cost
     assert cost is not None
     assert cost.flops <= tiny_search_context.space.dense_cost.flops / 2
 
 
 def test_a_formula_that_raises_fails_its_trial(tiny_search_context: SearchContext) -> None:
-    def outcome(trial: Trial) -> Outcome:
+    def outcome(trial: Trial) -> SimulatedOutcome:
         raise ValueError("unlucky")
 
-    desk = Desk([Goal(), Goal()])
-    SimulatedRunner(outcome=outcome).run(desk, tiny_search_context)
-    assert [(result.state, result.error) for result in desk.told] == [("failed", "ValueError: unlucky")] * 2
+    trials = TrialList([Goal(), Goal()])
+    SimulatedRunner(outcome=outcome).run(trials, tiny_search_context)
+    assert [(result.state, result.error) for result in trials.told] == [("failed", "ValueError: unlucky")] * 2
 
 
 def test_a_thousand_trials_take_less_than_two_seconds(tiny_search_context: SearchContext) -> None:
-    desk = Desk([Goal(Widths({"0": 1 + n % 8, "3": 1 + n % 7})) for n in range(1000)])
-    SimulatedRunner().run(desk, tiny_search_context)
-    assert len(desk.told) == 1000
+    trials = TrialList([Goal(Widths({"0": 1 + n % 8, "3": 1 + n % 7})) for n in range(1000)])
+    SimulatedRunner().run(trials, tiny_search_context)
+    assert len(trials.told) == 1000
 
 
 def test_methods_may_differ_in_quality_and_speed(tiny_search_context: SearchContext) -> None:
@@ -78,17 +82,24 @@ def test_methods_may_differ_in_quality_and_speed(tiny_search_context: SearchCont
     assert better.cost == plain.cost
 
 
-def test_legs_go_on_where_the_one_before_has_ended_and_early_accuracies_may_be_noisy(
+def test_a_segment_starts_where_the_one_before_has_ended_and_early_accuracies_are_noisy(
     tiny_search_context: SearchContext,
 ) -> None:
     goal = Goal(Widths({"0": 4, "3": 6}))
-    whole, segments = Desk([goal]), Desk([])
+    whole, segments = TrialList([goal]), TrialList([])
     SimulatedRunner(epochs=3, noise=0.2).run(whole, tiny_search_context)
     segments.trials = [Trial(0, "di", goal, segment=segment) for segment in (TrainingSegment(1), TrainingSegment(2, 1))]
     SimulatedRunner(epochs=3, noise=0.2).run(segments, tiny_search_context)
-    assert [(each.epoch, each.accuracy) for each in segments.reports] == [(e.epoch, e.accuracy) for e in whole.reports]
-    assert sum(each.seconds for each in segments.told) == pytest.approx(whole.told[0].seconds)
-    quiet = Desk([goal])
-    SimulatedRunner(epochs=3).run(quiet, tiny_search_context)
-    assert quiet.told[0].accuracy == whole.told[0].accuracy  # only the end is certain
-    assert quiet.reports[0].accuracy != whole.reports[0].accuracy
+    reports = [[(report.epoch, report.accuracy) for report in trials.reports] for trials in (segments, whole)]
+    assert reports[0] == reports[1]
+    assert sum(result.seconds for result in segments.told) == pytest.approx(whole.told[0].seconds)
+    exact = TrialList([goal])
+    SimulatedRunner(epochs=3).run(exact, tiny_search_context)
+    assert exact.told[0].accuracy == whole.told[0].accuracy  # the final accuracy has no noise
+    assert exact.reports[0].accuracy != whole.reports[0].accuracy
+
+
+def test_the_wing_is_light() -> None:
+    """The command line imports it, and its help must not wait for torch or scipy."""
+    check = "import sys, runners.simulated; sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", check], check=True)

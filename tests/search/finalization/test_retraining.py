@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from search.reporting.live import SilentDisplay
 from tiny_search import tiny_config
 
 from pruning.base import Goal
-from runners.base import RUNNERS, LatencyConfig, RunnerConfig
-from runners.evaluation.evaluate import SearchContext
+from runners.base import RUNNERS
+from runners.config import LatencyConfig, RunnerConfig
+from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
 from search.finalization.retraining import Reader, Retraining, again, roster
-from search.planning.time import _trained_again, forecast_time
+from search.planning.time import _retrainings, forecast_time
 from search.problem import prepare
-from search.reporting.live import SilentDisplay
 from search.results.result import DenseResult
 from spaces.budget import Budget
 from spaces.space import uniform_ratios
@@ -129,7 +130,7 @@ def test_every_runner_gives_every_seed_a_reading(
 ) -> None:
     steps: list[tuple[int, int]] = []
     desk = retraining(lambda done, total: steps.append((done, total)))
-    RUNNERS[runner](RunnerConfig()).run(desk, tiny_search_context)
+    RUNNERS[runner](RunnerConfig(), evaluate).run(desk, tiny_search_context)
     after = desk.applied(search)
     assert steps == [(done, 10) for done in range(1, 11)]
     for each in after.front:
@@ -155,7 +156,7 @@ def test_a_seed_gives_the_same_reading_whenever_it_is_trained(
     readings = []
     for _ in range(2):
         desk = retraining()
-        LocalRunner().run(desk, tiny_search_context)
+        LocalRunner(RunnerConfig(), evaluate).run(desk, tiny_search_context)
         readings.append([each.confirmation for each in desk.applied(search).front])
     assert readings[0] == readings[1]
 
@@ -188,7 +189,7 @@ def test_a_stop_keeps_what_was_trained_until_then(
 
     desk = retraining(stop)
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner().run(desk, tiny_search_context)
+        LocalRunner(RunnerConfig(), evaluate).run(desk, tiny_search_context)
     after = desk.applied(search)
     assert after.chosen is not None
     assert after.chosen.confirmation is not None
@@ -226,7 +227,7 @@ def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
+def test_ctrl_c_while_the_front_is_retrainings_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "run", confirm=2, latency=LatencyConfig("cpu:1thread"))
     result = run(config, _Stops("training the front again, 1/"))
     assert result.interrupted
@@ -241,8 +242,8 @@ def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_l
 
 def test_the_forecast_counts_the_trainings_of_the_confirmation(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "run", confirm=2)
-    assert _trained_again(dataclasses.replace(config, confirm=1)) == 0
-    assert _trained_again(config) == pytest.approx(2 * (1 + 0.4 * 5))
+    assert _retrainings(dataclasses.replace(config, confirm=1)) == 0
+    assert _retrainings(config) == pytest.approx(2 * (1 + 0.4 * 5))
     setup = prepare(config)
     long = dataclasses.replace(setup, config=dataclasses.replace(config, confirm=10_000))
     assert forecast_time(long).total > 10 * forecast_time(setup).total

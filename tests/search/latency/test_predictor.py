@@ -5,12 +5,12 @@ import random
 
 import pytest
 from made_up_latency import guide
+from search.searchers.study_settings import StudySettings
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
 from search.latency.predictor import check_smallest, check_smallest_briefly, latency_limit
 from search.searchers.candidate_space import CandidateSpace
-from search.searchers.study_settings import StudySettings
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import BudgetError

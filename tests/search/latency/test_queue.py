@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from made_up_latency import CONDITIONS, guide, reading, refused
+from search.searchers.study_settings import StudySettings
 
 from runners.base import AskTell
 from runners.latency.meter import Reading
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.latency.queue import SLOTS, Timed, take_up
-from search.searchers.study_settings import StudySettings
 from search.storage.checkpoints import InMemory
 from search.tuner import Study
 from spaces.budget import Budget
@@ -28,7 +28,7 @@ class Paths(InMemory):
     """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(
+        return result.map_networks(
             lambda network: dataclasses.replace(network, path=f"{network.stem}-e{network.trained}.safetensors")
         )
 

@@ -5,14 +5,15 @@ import logging
 from collections.abc import Sequence
 
 import pytest
+from search.schedulers.ladder import Ladder
+from search.searchers.study_settings import StudySettings
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.reporting.rungs import audit_html, audit_statement, audit_table, rung_lines
+from search.reporting.rows import rank_correlation_table
+from search.reporting.statements import audit_statement, rung_statements
 from search.results.rank_correlation import audit, first_rung
 from search.results.result import SearchResult
-from search.schedulers.ladder import Ladder
-from search.searchers.study_settings import StudySettings
 from search.storage.history import Known
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -119,34 +120,28 @@ def test_a_search_whose_trials_have_epochs_of_their_own_reports_no_rungs(finishe
     assert search.rungs == (1, 3, 9)
     searched = dataclasses.replace(search, config={**config, "search_training": "lr,epochs=2:9"})
     assert searched.rungs == ()
-    assert rung_lines(searched) == []
+    assert rung_statements(searched) == []
 
 
 def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchResult) -> None:
-    import io
-
-    from rich.console import Console
-
     config = {**finished_search.config, "rungs": "1,2", "trials": 12}
     config["train"] = {**config["train"], "epochs": 4}
     blind = dataclasses.replace(
         finished_search, config=config, results=tuple(run((3, 2, 1, 0), (0, 1, 2, 3))), budgets=(Budget("flops", 9999),)
     )
-    table = audit_table(blind)
+    table = rank_correlation_table(blind)
     assert table is not None
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "10 to 13" in text
-    assert text.count("-1.00 (4)") == 3
-    assert "-1.00 (12)" in text
-    lines = rung_lines(blind)
+    assert table.heads == ("epochs", "10 to 13", "100 to 103", "1k to 1k", "within all")
+    assert table.rows == (
+        ("1", *["-1.00 (4)"] * 3, "-1.00 (12)"),
+        ("2", *["1.00 (4)"] * 3, "1.00 (12)"),
+    )
+    lines = rung_statements(blind)
     assert lines[0] == "Rungs after 1, 2 of 4 epochs: trials ended 12 after 4; 48 epochs of training instead of 48."
     assert lines[-1] == (
         "Proxy audit: rank correlation with the end is -1.00 after 1, 1.00 after 2 epochs over 12 trials; "
         "trials were first judged after 2, the first to reach 0.4."
     )
-    assert "-1.00 (12)" in audit_html(blind)
     stored = blind.to_dict()["proxy_audit"]
     assert stored[0]["epochs"] == 1
     assert stored[0]["correlation"] == pytest.approx(-1.0)
@@ -155,5 +150,5 @@ def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchRe
     at_end = audit(run((3, 2, 1, 0), (3, 2, 1, 0)), RUNGS)
     assert audit_statement(at_end, RUNGS).endswith("so trials were first judged where it is highest, after 1.")
     assert "fewer than 8" in audit_statement(audit(run((0, 1, 2, 3), (0, 1, 2, 3))[:5], RUNGS), RUNGS)
-    assert rung_lines(finished_search) == []
-    assert audit_table(finished_search) is None
+    assert rung_statements(finished_search) == []
+    assert rank_correlation_table(finished_search) is None

@@ -9,10 +9,10 @@ from screened_search import BENCH, SPACE, Watched, needs, planned, searched, stu
 
 from pruning.base import METHODS
 from pruning.traits import screenable
-from runners.base import RunnerConfig
+from runners.config import RunnerConfig
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import EpochReport, TrialResult, TrialState
-from search.reporting.live import trial_text
+from search.reporting.progress import trial_text
 from search.results.screening_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
 from search.schedulers.screening import Screened
 from search.schedulers.stopping import Deadline, TimeLimited
@@ -212,12 +212,13 @@ def test_an_interrupted_pool_leaves_a_record_to_go_on_from(tmp_path: Any) -> Non
 def test_workers_of_ray_compare_before_they_train(
     tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from runners.evaluation.evaluate import evaluate
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
     settings = StudySettings(("l1",), trials=8, sampler="random", lowest_fraction=0.4, allocation="search")
     trials = Watched(Study(settings, tiny_search_context.space, [Budget.parse("70%")]), 3)
-    RayRunner(RunnerConfig(name="ray")).run(trials, tiny_search_context)
+    RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, tiny_search_context)
     results = trials.study.results
     assert [each.trial.number for each in results] == list(range(8))
     assert [each.error for each in results if each.error] == []

@@ -4,13 +4,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from search.searchers.study_settings import StudySettings
 
-from runners.base import Runner, RunnerConfig
+from runners.base import Runner
+from runners.config import RunnerConfig
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, TrialResult
 from search.results.result import SearchResult
 from search.schedulers.stopping import Deadline, TimeLimited, TimeLimitError, ending
-from search.searchers.study_settings import StudySettings
 from search.tuner import Study
 from spaces.budget import Budget
 from spaces.space import SearchSpace
@@ -123,6 +124,7 @@ def test_a_limit_over_before_any_trial_is_an_error_that_says_where() -> None:
 def test_workers_of_ray_stop_at_their_next_report(
     tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from runners.evaluation.evaluate import evaluate
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
@@ -131,7 +133,7 @@ def test_workers_of_ray_stop_at_their_next_report(
     )
     study = Study(StudySettings(("l2",), trials=50), search_context.space, [Budget.parse("50%")])
     trials = Watched(study, Clock(), at_end=0)
-    RayRunner(RunnerConfig(name="ray")).run(trials, search_context)
+    RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, search_context)
     states = [str(each.state) for each in study.results]
     assert states[0] == "complete"
     assert 2 <= len(states) <= 4

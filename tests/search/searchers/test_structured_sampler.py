@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from search.searchers.study_settings import StudySettings
+from search.searchers.width_parameters import octaves_of, proportion, width_parameter
 
-from runners.simulated.runner import Outcome, SaturatingAccuracy
+from runners.simulated.runner import SaturatingAccuracy, SimulatedOutcome
 from runners.trial import Trial, TrialResult, TrialState
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.structured_sampler import StructuredSampler
-from search.searchers.study_settings import StudySettings
-from search.searchers.width_parameters import octaves_of, proportion, width_parameter
 from search.tuner import Study
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -40,7 +40,7 @@ def settings_of(**changes: Any) -> StudySettings:
     return StudySettings(("l2",), FIXED, **{"trials": 24, "allocation": "search", **changes})
 
 
-def result_of(trial: Trial, outcome: Outcome) -> TrialResult:
+def result_of(trial: Trial, outcome: SimulatedOutcome) -> TrialResult:
     return TrialResult(trial, TrialState.COMPLETE, outcome.accuracy, outcome.cost, outcome.widths, seconds=1.0)
 
 

@@ -9,24 +9,24 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruning.methods.aofp.filter_search import Aim, FilterSearch, Pace, turns
-from pruning.methods.aofp.halving import Rules
+from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule, scoring_turns
+from pruning.methods.aofp.halving import HalvingRules
 from pruning.rewriting.surgery import slice_channels
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.space import SpaceConfig
 from spaces.tracing.tracer import trace
 
-KINDS = [kind for kind in tiny_nets.ALL if kind is not tiny_nets.ChannelsLast]  # whose LayerNorm no mask can narrow
+KINDS = [kind for kind in tiny_nets.ALL if kind is not tiny_nets.ChannelsLast]  # no mask can narrow a LayerNorm
 
 
 def budget(space, share):
     return (Budget("flops", int(share * space.dense_cost.flops)),)
 
 
-def search_in(net, aim, theta=math.inf, batches=4, deadline=10**6, warm_up=0, seed=0):
-    rules = Rules(theta, batches, 2), Pace(warm_up, 1, deadline)
-    return FilterSearch(net, aim, aim.space.variable, rules, seed)
+def search_in(net, goal, theta=math.inf, batches=4, deadline=10**6, warm_up=0, seed=0):
+    rules, schedule = HalvingRules(theta, batches, 2), SearchSchedule(warm_up, 1, deadline)
+    return FilterSearch(net, goal, goal.space.variable, rules, schedule, seed)
 
 
 def train(net, search, steps, rate=0.01):
@@ -57,7 +57,7 @@ def space(net):
 
 
 def test_the_trimmed_net_is_the_masked_net(net, space):
-    search = search_in(net, Aim(space, budgets=budget(space, 0.5)))
+    search = search_in(net, SearchGoal(space, budgets=budget(space, 0.5)))
     cuts = list(train(net, search, 80))
     assert search.reached
     narrow = slice_channels(net, space, search.selection).eval()
@@ -71,7 +71,7 @@ def test_the_trimmed_net_is_the_masked_net(net, space):
 
 
 def test_a_dead_channel_gets_no_gradient_of_the_loss(net, space):
-    search = search_in(net, Aim(space, budgets=budget(space, 0.5)))
+    search = search_in(net, SearchGoal(space, budgets=budget(space, 0.5)))
     list(train(net, search, 80))
     search.attach()
     net.zero_grad()
@@ -86,73 +86,73 @@ def test_a_dead_channel_gets_no_gradient_of_the_loss(net, space):
 
 
 def test_the_last_move_is_cut_to_the_budget(net, space):
-    aim = Aim(space, budgets=budget(space, 0.7))
-    search = search_in(net, aim)
+    goal = SearchGoal(space, budgets=budget(space, 0.7))
+    search = search_in(net, goal)
     *before, last = list(train(net, search, 80))
-    assert aim.reached(last)
-    assert not any(aim.reached(widths) for widths in before)
+    assert goal.reached(last)
+    assert not any(goal.reached(widths) for widths in before)
     previous = before[-1] if before else space.full
     (name,) = [name for name in last if last[name] != previous[name]]
     wider = last | {name: last[name] + space.by_name[name].divisor}
-    assert not aim.reached(wider)
+    assert not goal.reached(wider)
     assert search.deadline_cuts == 0
 
 
-def test_widths_that_are_given_are_reached_and_not_passed(net, space):
+def test_given_widths_are_reached_exactly(net, space):
     widths = space.fit([1.0] * len(space.variable), budget(space, 0.4))
-    search = search_in(net, Aim(space, widths=widths))
+    search = search_in(net, SearchGoal(space, widths=widths))
     cuts = list(train(net, search, 120))
     assert search.widths == cuts[-1] == widths
     assert all(cut[name] >= widths[name] for cut in cuts for name in widths)
 
 
 @pytest.mark.parametrize("warm_up", [0, 1000])
-def test_what_is_missing_when_time_is_up_is_cut_at_once(net, space, warm_up):
-    aim = Aim(space, budgets=budget(space, 0.5))
-    search = search_in(net, aim, theta=0.0, deadline=10, warm_up=warm_up)
+def test_channels_still_to_be_cut_at_the_deadline_are_cut_at_once(net, space, warm_up):
+    goal = SearchGoal(space, budgets=budget(space, 0.5))
+    search = search_in(net, goal, theta=0.0, deadline=10, warm_up=warm_up)
     (cut,) = list(train(net, search, 15))
-    assert aim.reached(cut)
+    assert goal.reached(cut)
     space.check(cut)
     assert search.moves == 0
     assert search.deadline_cuts == sum(space.full.values()) - sum(cut.values())
-    assert search.over
+    assert search.finished
 
 
 @pytest.mark.parametrize("theta", [0.05, 0.3])
 def test_a_search_goes_on_from_a_file_bit_equal_to_one_never_interrupted(net, space, tmp_path, theta):
-    """Interrupted within a half, from a file that is read as weights only: one object holds all that was found."""
-    aim = Aim(space, budgets=budget(space, 0.3))
-    search = search_in(net, aim, theta=theta)
+    """The interruption is within a half, and the file is read with weights_only=True."""
+    goal = SearchGoal(space, budgets=budget(space, 0.3))
+    search = search_in(net, goal, theta=theta)
     list(train(net, search, 11))
     torch.save(search.state_dict(), tmp_path / "state.pt")
     other_net = copy.deepcopy(net)
-    other = search_in(other_net, aim, theta=theta, seed=7)
+    other = search_in(other_net, goal, theta=theta, seed=7)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert list(train(net, search, 40)) == list(train(other_net, other, 40))
     ours, theirs = search.state_dict(), other.state_dict()
     assert {name: ours[name] for name in ours if name != "groups"} == {n: theirs[n] for n in theirs if n != "groups"}
     for name, group in ours["groups"].items():
-        for key, value in group.items():  # credits that are not given yet are no numbers
+        for key, value in group.items():  # errors of batches still to come are NaN
             other = torch.as_tensor(theirs["groups"][name][key])
             torch.testing.assert_close(torch.as_tensor(value), other, rtol=0, atol=0, equal_nan=True)
-    assert all(torch.equal(each, other_net.state_dict()[name]) for name, each in net.state_dict().items())
+    assert all(torch.equal(tensor, other_net.state_dict()[name]) for name, tensor in net.state_dict().items())
 
 
 def test_scoring_leaves_training_as_it_was(net, space):
-    """Parameters after training and running statistics are bit-identical; nothing is cut at theta 0."""
+    """Parameters and running statistics after training are bit-equal; nothing is cut at theta 0."""
     scored, plain = copy.deepcopy(net), copy.deepcopy(net)
-    aim = Aim(space)
-    assert list(train(scored, search_in(scored, aim, theta=0.0), 10)) == []
-    assert list(train(plain, search_in(plain, aim, warm_up=10**6), 10)) == []
+    goal = SearchGoal(space)
+    assert list(train(scored, search_in(scored, goal, theta=0.0), 10)) == []
+    assert list(train(plain, search_in(plain, goal, warm_up=10**6), 10)) == []
     for name, tensor in scored.state_dict().items():
         assert torch.equal(tensor, plain.state_dict()[name])
 
 
 def test_without_a_goal_the_threshold_decides_alone(net, space):
-    aim = Aim(space)
-    search = search_in(net, aim, deadline=30)
+    goal = SearchGoal(space)
+    search = search_in(net, goal, deadline=30)
     assert list(train(net, search, 40))
-    assert search.over
+    assert search.finished
     assert not search.reached
     assert search.deadline_cuts == 0
 
@@ -166,7 +166,7 @@ class NoReadingBack(TorchDispatchMode):
 
 
 def test_nothing_is_read_back_from_the_device_within_a_half(net, space):
-    search = search_in(net, Aim(space, budgets=budget(space, 0.5)), theta=0.0, batches=200)
+    search = search_in(net, SearchGoal(space, budgets=budget(space, 0.5)), theta=0.0, batches=200)
     list(train(net, search, 1))
     with NoReadingBack():
         list(train(net, search, 5))
@@ -175,21 +175,21 @@ def test_nothing_is_read_back_from_the_device_within_a_half(net, space):
 
 def test_groups_that_one_layer_reads_take_turns():
     space = trace(tiny_nets.Concat(), torch.zeros(1, *tiny_nets.IMAGE))
-    left, right, join = (turns(space.variable)[name] for name in ("left", "right", "join"))
+    left, right, join = (scoring_turns(space.variable)[name] for name in ("left", "right", "join"))
     assert left != right
     assert join == 0
 
 
 def test_groups_that_no_layer_shares_are_scored_together():
     chain = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1), nn.Flatten(), nn.Linear(384, 2))
-    assert set(turns(trace(chain, torch.zeros(1, *tiny_nets.IMAGE)).variable).values()) == {0}
+    assert set(scoring_turns(trace(chain, torch.zeros(1, *tiny_nets.IMAGE)).variable).values()) == {0}
 
 
 def test_halves_of_neighbours_end_at_different_steps():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.Flatten(), nn.Linear(384, 5))
     space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
-    search, ends = search_in(net, Aim(space), theta=0.0, batches=6, warm_up=2), {}
+    search, ends = search_in(net, SearchGoal(space), theta=0.0, batches=6, warm_up=2), {}
     for step, _ in enumerate(_steps(net, search, 14)):
         for name, group in search.groups.items():
             if group.candidates.sum() < 6:
@@ -202,49 +202,49 @@ def _steps(net, search, steps):
         yield list(train(net, search, 1))
 
 
-def test_all_readers_of_tied_channels_are_asked():
+def test_tied_channels_are_scored_at_all_their_consumers():
     torch.manual_seed(0)
     net = tiny_nets.Residual()
     space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
     group = space.by_name["stem"]
-    search = FilterSearch(net, Aim(space), [group], (Rules(0.0, 50, 2), Pace(0, 1, 100)), 0)
-    with torch.no_grad():  # channel 0 is worth nothing to one reader and everything to the other
+    search = FilterSearch(net, SearchGoal(space), [group], HalvingRules(0.0, 50, 2), SearchSchedule(0, 1, 100), 0)
+    with torch.no_grad():  # channel 0 matters to one consumer only, and it alone matters there
         net.inner.weight[:, 0] = 0
         net.fc.weight[:, 1:] = 0
     list(train(net, search, 49, rate=1e-9))
     halving = search.groups["stem"]
-    halving.learn()
-    assert int(halving.damage.argmax()) == 0
+    halving.estimate_errors()
+    assert int(halving.channel_errors.argmax()) == 0
     assert set(group.consumers) == {"inner", "fc"}
 
 
 def test_a_net_wider_than_the_space_allows_has_not_reached_its_goal():
     config = SpaceConfig(bound=("inner=0.3:0.5",))
-    aim = Aim(trace(tiny_nets.Residual(), torch.zeros(1, *tiny_nets.IMAGE), config))
-    assert not aim.reached(aim.space.full)
-    assert aim.reached(aim.space.full | {"inner": 3})
-    search = search_in(tiny_nets.Residual(), aim, theta=0.0, deadline=0)
-    assert search.reach_goal() == aim.space.largest
+    goal = SearchGoal(trace(tiny_nets.Residual(), torch.zeros(1, *tiny_nets.IMAGE), config))
+    assert not goal.reached(goal.space.full)
+    assert goal.reached(goal.space.full | {"inner": 3})
+    search = search_in(tiny_nets.Residual(), goal, theta=0.0, deadline=0)
+    assert search.reach_goal() == goal.space.largest
 
 
 def test_a_goal_of_the_dense_widths_is_reached_from_the_start():
     space = trace(tiny_nets.Residual(), torch.zeros(1, *tiny_nets.IMAGE))
-    assert Aim(space, widths=space.full).reached(space.full)
-    assert not Aim(space).reached(space.full)
+    assert SearchGoal(space, widths=space.full).reached(space.full)
+    assert not SearchGoal(space).reached(space.full)
 
 
-def test_channels_that_more_layers_read_cost_more_to_cut():
+def test_channels_that_more_layers_read_have_a_larger_error():
     net = tiny_nets.Residual()
     net.stem, net.bn = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
     net.inner, net.outer = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
     net.fc = nn.Linear(32, 5)
     space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
     stem, inner = space.by_name["stem"], space.by_name["inner"]
-    aim = Aim(space, budgets=(Budget("flops", space.dense_cost.flops // 2),))
+    goal = SearchGoal(space, budgets=(Budget("flops", space.dense_cost.flops // 2),))
     kept = []
     for group in (stem, dataclasses.replace(stem, consumers=("inner",))):
-        search = FilterSearch(net, aim, [group, inner], (Rules(0.0, 50, 2), Pace(0, 1, 100)), 0)
-        search.groups["stem"].damage *= torch.arange(1, 33)
-        search.groups["inner"].damage *= torch.arange(1, 33)
+        search = FilterSearch(net, goal, [group, inner], HalvingRules(0.0, 50, 2), SearchSchedule(0, 1, 100), 0)
+        search.groups["stem"].channel_errors *= torch.arange(1, 33)
+        search.groups["inner"].channel_errors *= torch.arange(1, 33)
         kept.append(search.reach_goal()["stem"])
     assert kept[0] > kept[1]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pruning.base import Goal, PruningError
-from pruning.methods.aofp.method import ApproximatedOracle, aimed
+from pruning.methods.aofp.method import ApproximatedOracle, search_goal_of
 from pruning.rewriting.surgery import slice_channels
 from runners.evaluation.evaluate import TrialContext
 from spaces.budget import Budget
@@ -31,7 +31,7 @@ def run(method, net, goal, context):
 
 
 def scope_of(method, net, goal):
-    groups, scope = method.targets(net, aimed(trace(net, IMAGE), goal))
+    groups, scope = method.targets(net, search_goal_of(trace(net, IMAGE), goal))
     return [group.name for group in groups], scope
 
 
@@ -68,27 +68,28 @@ def test_a_net_that_meets_its_goal_is_only_trained(tiny_residual, context):
 @pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
 def test_the_epochs_are_shared_between_search_and_training(tiny_residual, context, share):
     snapshots = run(ApproximatedOracle(search_share=share), tiny_residual, HALF, context(4, 1))
-    result = [each.epoch for each in snapshots if each.widths == snapshots[-1].widths]
+    result = [snapshot.epoch for snapshot in snapshots if snapshot.widths == snapshots[-1].widths]
     assert result == list(range({0.2: 1, 0.5: 2, 1.0: 3}[share], 5))
 
 
-def test_every_cut_is_a_net_on_the_way(tiny_residual, context):
+def test_every_cut_makes_an_intermediate_network(tiny_residual, context):
     method = ApproximatedOracle(theta=1e3, half_batches=2, warm_up_batches=0, search_share=0.9)
     space = trace(tiny_residual, IMAGE)
     goal = Goal(budgets=(Budget("flops", int(1.2 * space.smallest_cost.flops)),))
     snapshots = run(method, tiny_residual, goal, context(40, 1))
-    *cuts, last = dict.fromkeys(each.widths for each in snapshots)
+    *cuts, last = dict.fromkeys(snapshot.widths for snapshot in snapshots)
     assert len(cuts) >= 2
     for wider, narrower in zip([space.full, *cuts], [*cuts, last], strict=True):
         assert space.cost(narrower).flops < space.cost(wider).flops
-    for each in snapshots:
-        assert each.net(IMAGE).shape == (1, 3)
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in each.net.modules())
+    for snapshot in snapshots:
+        assert snapshot.net(IMAGE).shape == (1, 3)
+        modules = list(snapshot.net.modules())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
     assert snapshots[-1].note["deadline_cuts"] == 0
 
 
-def test_of_many_cuts_in_an_epoch_few_nets_are_made_and_held(tiny_search_context, monkeypatch):
-    wide = [each for _ in range(5) for each in (nn.Conv2d(16, 16, 1), nn.ReLU())]
+def test_of_many_cuts_in_an_epoch_few_become_intermediate_networks(tiny_search_context, monkeypatch):
+    wide = [layer for _ in range(5) for layer in (nn.Conv2d(16, 16, 1), nn.ReLU())]
     net = nn.Sequential(nn.Conv2d(1, 16, 1), *wide, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
     made = []
     monkeypatch.setattr(
@@ -99,28 +100,28 @@ def test_of_many_cuts_in_an_epoch_few_nets_are_made_and_held(tiny_search_context
     space = trace(net, torch.zeros(1, 1, 8, 8))
     method = ApproximatedOracle(theta=0.03, half_batches=2, warm_up_batches=0, search_share=0.9, give_ups=100)
     snapshots = list(method.run(net, space, Goal(widths=space.smallest), context))
-    way = [each for each in snapshots if each.widths != space.smallest]
+    intermediate = [snapshot for snapshot in snapshots if snapshot.widths != space.smallest]
     assert snapshots[-1].note["moves"] > 20
-    assert all(2 <= sum(each.epoch == epoch for each in way) <= 4 for epoch in (1, 2))
+    assert all(2 <= sum(snapshot.epoch == epoch for snapshot in intermediate) <= 4 for epoch in (1, 2))
     assert len(made) < 20
-    costs = [space.cost(each.widths).flops for each in way]
+    costs = [space.cost(snapshot.widths).flops for snapshot in intermediate]
     assert costs == sorted(costs, reverse=True)
 
 
-def test_what_the_search_did_is_told(tiny_residual, context):
+def test_the_note_reports_the_search(tiny_residual, context):
     note = run(ApproximatedOracle(theta=0.0), tiny_residual, HALF, context(2))[-1].note
     assert note["moves"] == 0
     assert note["deadline_cuts"] > 0
     assert note["scope"] == "internal"
 
 
-def test_the_published_schedule_is_kept_where_it_fits_and_shortened_alike_where_not(tiny_residual, context):
+def test_the_published_schedule_is_kept_where_it_fits_and_shortened_elsewhere(tiny_residual, context):
     method = ApproximatedOracle()
     groups = trace(tiny_residual, IMAGE).variable
-    rules, pace = method.paced(groups, context(40, 1000), 20)
-    assert (rules.batches, pace.warm_up, pace.deadline) == (1000, 500, 20_000)
-    rules, pace = method.paced(groups, context(4, 120), 2)
-    assert (rules.batches, pace.warm_up, pace.deadline) == (20, 10, 240)
+    rules, schedule = method.schedule(groups, context(40, 1000), 20)
+    assert (rules.batches, schedule.warm_up, schedule.deadline) == (1000, 500, 20_000)
+    rules, schedule = method.schedule(groups, context(4, 120), 2)
+    assert (rules.batches, schedule.warm_up, schedule.deadline) == (20, 10, 240)
 
 
 def test_layers_that_normalise_across_channels_cannot_be_masked(context):

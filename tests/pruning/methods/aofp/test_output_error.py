@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pruning.methods.aofp.ablation import ablate
-from pruning.methods.aofp.output_error import DamagePath, find_readers, readable
+from pruning.methods.aofp.output_error import ScoringPath, find_consumers, is_repeatable
 from spaces.tracing.tracer import trace
 
 
@@ -22,14 +21,14 @@ def traced(net):
 
 
 def scored(net, channels, images, group=0):
-    """Damage at the readers of a group when these of its channels are hidden."""
+    """Return the relative output errors at the consumers of a group when these of its channels are hidden."""
     space = traced(net)
-    path = DamagePath(net, find_readers(net, space, space.variable[group].consumers))
+    path = ScoringPath(net, find_consumers(net, space, space.variable[group].consumers))
     path.hide([(space.variable[group], torch.tensor(channels))])
     path.attach()
     net(images)
     path.detach()
-    return path.damages()
+    return path.relative_errors()
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def images():
     return torch.randn(8, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def test_damage_is_read_after_the_readers_batchnorm_and_activation(images):
+def test_the_error_is_measured_after_the_batchnorm_and_activation_of_the_consumer(images):
     net = chain(nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
     first, _, second, norm, *_ = net
     read = first(images).relu()
@@ -51,12 +50,12 @@ def test_damage_is_read_after_the_readers_batchnorm_and_activation(images):
     assert torch.allclose(scored(net, [1, 4, 5], images)["2"], expected, rtol=1e-9)
 
 
-def test_hiding_all_that_a_layer_without_bias_and_norm_reads_costs_all_its_energy(images):
+def test_hiding_all_inputs_of_a_layer_without_bias_and_norm_has_an_error_of_one(images):
     net = chain(nn.Conv2d(6, 6, 1, bias=False))
     assert float(scored(net, range(6), images)["1"]) == pytest.approx(1, abs=1e-12)
 
 
-def test_dead_channels_and_columns_of_zeros_cost_nothing_at_all(images):
+def test_dead_channels_and_columns_of_zeros_have_no_error(images):
     net = chain(nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
     with torch.no_grad():
         net[0].weight[2], net[0].bias[2] = 0, 0
@@ -65,7 +64,7 @@ def test_dead_channels_and_columns_of_zeros_cost_nothing_at_all(images):
     assert float(scored(net, [1], images)["2"]) > 0
 
 
-def test_a_silent_reader_is_not_damaged(images):
+def test_a_consumer_whose_outputs_are_zero_has_no_error(images):
     net = chain(nn.Conv2d(6, 6, 1, bias=False))
     nn.init.zeros_(net[1].weight)
     assert float(scored(net, [0, 1], images)["1"]) == 0
@@ -78,14 +77,14 @@ def test_scoring_changes_neither_outputs_nor_gradients_nor_running_statistics(im
         net = chain(nn.ReLU(inplace=True), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
         net.to(number)
         space = traced(net)
-        path = DamagePath(net, find_readers(net, space, ["2", "6"]))
+        path = ScoringPath(net, find_consumers(net, space, ["2", "6"]))
         if score:
             path.hide((group, torch.tensor([0, 3])) for group in space.variable)
             path.attach()
         output = net(images.to(number))
         output.square().sum().backward()
-        found.append([output, *(each.grad for each in net.parameters()), *net.buffers()])
-        assert len(path.damages()) == 2 * score
+        found.append([output, *(parameter.grad for parameter in net.parameters()), *net.buffers()])
+        assert len(path.relative_errors()) == 2 * score
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -93,30 +92,20 @@ def test_evaluation_is_not_scored(images):
     assert scored(chain(nn.Conv2d(6, 6, 1)).eval(), [0], images) == {}
 
 
-def test_damage_in_outputs_that_are_dead_themselves_does_not_count(images):
+def test_errors_of_dead_outputs_do_not_count(images):
     net = chain(nn.Conv2d(6, 6, 1), nn.ReLU())
     space = traced(net)
     first, second = space.variable
     with torch.no_grad():
         net[1].weight[2:, 0] = 0  # channel 0 matters to outputs 0 and 1 only
-    path = DamagePath(net, find_readers(net, space, first.consumers))
+    path = ScoringPath(net, find_consumers(net, space, first.consumers))
     alive = torch.ones(12, dtype=torch.bool)
     alive[second.start : second.start + 2] = False
     path.keep(alive)
     path.hide([(first, torch.tensor([0]))])
     path.attach()
     net(images)
-    assert float(path.damages()["1"]) == 0
-
-
-@pytest.mark.parametrize("hidden", [[0, 3, 7], [6, 1, 3, 4], [7, 6, 5, 4, 3, 2, 1, 0]], ids=len)
-@pytest.mark.parametrize("layer", [nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 3, groups=2), nn.Linear(8, 5)])
-def test_what_is_left_without_some_inputs_is_what_a_pass_over_masked_inputs_gives(layer, hidden):
-    shape = (4, 8) if isinstance(layer, nn.Linear) else (4, 8, 5, 5)
-    read, hidden = torch.randn(shape), torch.tensor(hidden, dtype=torch.int64)
-    mask = torch.ones(8).index_fill_(0, hidden, 0).view(-1, *[1] * (len(shape) - 2))
-    with torch.no_grad():
-        assert torch.allclose(ablate(layer, read, layer(read), hidden), layer(read * mask), atol=1e-5)
+    assert float(path.relative_errors()["1"]) == 0
 
 
 def test_every_position_of_a_flattened_channel_is_hidden(images):
@@ -132,17 +121,17 @@ def test_every_position_of_a_flattened_channel_is_hidden(images):
 def test_what_follows_a_layer_is_seen_in_functional_code_too():
     net = tiny_nets.Residual()
     space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
-    readers = find_readers(net, space, ["inner", "outer", "fc"])
-    assert readers["inner"].activation is not None
-    assert readers["outer"].activation is None  # its output goes into an addition
-    assert (readers["inner"].norm, readers["fc"].norm) == ("", "")
+    consumers = find_consumers(net, space, ["inner", "outer", "fc"])
+    assert consumers["inner"].activation is not None
+    assert consumers["outer"].activation is None  # its output goes into an addition
+    assert (consumers["inner"].norm, consumers["fc"].norm) == ("", "")
     assert not net.inner._forward_hooks
 
 
-def test_only_layers_whose_pass_can_be_repeated_are_readable():
+def test_only_plain_layers_have_a_repeatable_pass():
     class Scaled(nn.Conv2d):
         def forward(self, x):
             return super().forward(x) * 2
 
     net = nn.Sequential(nn.Conv2d(1, 2, 1), Scaled(2, 2, 1), nn.Flatten())
-    assert [readable(net, name) for name in ("0", "1", "2", "none")] == [True, False, False, False]
+    assert [is_repeatable(net, name) for name in ("0", "1", "2", "none")] == [True, False, False, False]

@@ -1,4 +1,4 @@
-"""DI's cuts and training in turns: the goals in between, the nets on the way, and the one at the goal."""
+"""Gradual narrowing: the goals of its cuts, its intermediate networks, and the net that meets the goal."""
 
 import copy
 import dataclasses
@@ -29,10 +29,10 @@ BY_ACCURACY = {"allocation": "accuracy", "judge": "accuracy", "step": 0.02}
 
 
 def run(net: nn.Module, context: Any, goal: Goal, **settings: Any) -> list[Snapshot]:
-    """Keep every snapshot as it was when it came: their nets go on training."""
+    """Return copies of all snapshots, because training goes on changing their nets."""
     method = DiscriminantInformation(**{"gradual_epochs": 3} | settings)
     snapshots: Iterator[Snapshot] = method.run(net, trace(net, context.images), goal, context)
-    return [Snapshot(copy.deepcopy(each.net), each.widths, each.epoch, each.note, each.cost) for each in snapshots]
+    return [dataclasses.replace(snapshot, net=copy.deepcopy(snapshot.net)) for snapshot in snapshots]
 
 
 def longer(search_context: SearchContext, epochs: int) -> SearchContext:
@@ -40,43 +40,43 @@ def longer(search_context: SearchContext, epochs: int) -> SearchContext:
 
 
 def flops(space: SearchSpace, snapshots: list[Snapshot]) -> list[int]:
-    return [space.cost(each.widths).flops for each in snapshots]
+    return [space.cost(snapshot.widths).flops for snapshot in snapshots]
 
 
-def test_what_a_budget_limits_falls_by_constant_amounts(tiny_residual) -> None:
+def test_costs_that_budgets_limit_fall_by_constant_amounts(tiny_residual) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     dense = space.dense_cost
     limits = (Budget("flops", dense.flops // 2), Budget("params", dense.params + 7), Budget("latency", 0.1))
     goals = goals_between(space, Goal(budgets=limits), 4)
-    assert [each.budgets[0].limit for each in goals] == [
+    assert [between.budgets[0].limit for between in goals] == [
         dense.flops // 2 + int((dense.flops - dense.flops // 2) * left) for left in (0.75, 0.5, 0.25, 0)
     ]
-    assert all(each.budgets[1:] == limits[1:] for each in goals)
+    assert all(between.budgets[1:] == limits[1:] for between in goals)
 
 
 def test_widths_shrink_by_constant_factors_down_to_the_goal() -> None:
     net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 2))
     space = trace(net, torch.zeros(1, 3, 8, 8))
     goals = goals_between(space, Goal(widths=Widths({"0": 4})), 4)
-    assert [each.widths["0"] for each in goals] == [12, 8, 6, 4]
+    assert [between.widths["0"] for between in goals] == [12, 8, 6, 4]
     assert not reached(space, goals[0])
     assert reached(space, Goal(widths=Widths({"0": 16})))
 
 
 @pytest.mark.parametrize("settings", [{}, BY_ACCURACY, {"allocation": "uniform"}], ids=str)
-def test_budgets_are_met_little_by_little(tiny_residual, tiny_context, settings) -> None:
+def test_budgets_are_met_gradually(tiny_residual, tiny_context, settings) -> None:
     context = tiny_context(epochs=5)
     space = trace(tiny_residual, context.images)
     snapshots = run(tiny_residual, context, HALF, **settings)
-    assert [each.epoch for each in snapshots] == [1, 2, 3, 4, 5]
+    assert [snapshot.epoch for snapshot in snapshots] == [1, 2, 3, 4, 5]
     costs, half = flops(space, snapshots), space.dense_cost.flops // 2
     assert space.dense_cost.flops > costs[0] > costs[1] > half
     assert 0.9 * half <= costs[2] <= half
     assert costs[2:] == costs[2:3] * 3
-    for each in snapshots:
-        space.check(each.widths)
-        assert count_cost(each.net, space.input_shape) == space.cost(each.widths)
-    assert [each.note["cuts"] for each in snapshots[:2]] == [2, 4]
+    for snapshot in snapshots:
+        space.check(snapshot.widths)
+        assert count_cost(snapshot.net, space.input_shape) == space.cost(snapshot.widths)
+    assert [snapshot.note["cuts"] for snapshot in snapshots[:2]] == [2, 4]
     assert snapshots[-1].note["gradual_epochs"] == 3
 
 
@@ -90,16 +90,16 @@ def test_widths_are_exact_and_channels_that_were_cut_stay_cut(tiny_residual, tin
         assert all(narrower.widths[name] <= width for name, width in wider.widths.items())
 
 
-def test_every_cut_is_chosen_on_the_net_as_it_is_then(tiny_residual, tiny_context) -> None:
+def test_every_cut_is_chosen_on_the_current_net(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=4)
     space = trace(tiny_residual, context.images)
-    context.statistics = DiscriminantInformation().prepare(tiny_residual, space, context)
+    context.prepared = DiscriminantInformation().prepare(tiny_residual, space, context)
     context.calibrations = 0
     run(tiny_residual, context, WIDTHS)
     assert context.calibrations == 5  # six cuts, the first of the dense net
 
 
-def test_the_rate_is_constant_between_cuts_and_the_rest_is_a_schedule_of_its_own(tiny_residual, tiny_context) -> None:
+def test_the_rate_is_constant_between_cuts_and_fine_tuning_has_its_own_schedule(tiny_residual, tiny_context) -> None:
     context, seen = tiny_context(epochs=5, learning_rate=0.5), []
     fit = context.fit
 
@@ -113,18 +113,18 @@ def test_the_rate_is_constant_between_cuts_and_the_rest_is_a_schedule_of_its_own
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(0, [0]), (1, [1]), (2, [1, 2])])
-def test_a_short_trial_narrows_in_what_epochs_it_has(tiny_residual, tiny_context, epochs, expected) -> None:
+def test_a_short_trial_narrows_in_all_its_epochs(tiny_residual, tiny_context, epochs, expected) -> None:
     context = tiny_context(epochs=epochs)
     space = trace(tiny_residual, context.images)
     snapshots = run(tiny_residual, context, HALF)
-    assert [each.epoch for each in snapshots] == expected
+    assert [snapshot.epoch for snapshot in snapshots] == expected
     assert flops(space, snapshots)[-1] <= space.dense_cost.flops // 2
 
 
 def test_a_net_that_meets_its_goal_is_trained_like_any_other(tiny_residual, tiny_context) -> None:
     for goal in (Goal(budgets=(Budget.parse("100%"),)), Goal(widths=Widths({"stem": 8}))):
         snapshots = run(tiny_residual, tiny_context(epochs=1), goal)
-        assert [each.epoch for each in snapshots] == [0, 1]
+        assert [snapshot.epoch for snapshot in snapshots] == [0, 1]
         assert snapshots[-1].net.stem.out_channels == 8
 
 
@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_net_and_the_lent_one_stays(tiny_search_con
     assert all(torch.equal(tensor, state[name]) for name, tensor in tiny_search_context.net.state_dict().items())
 
 
-def test_nets_on_the_way_are_points_of_a_trial(tiny_search_context: SearchContext) -> None:
+def test_a_trial_reports_its_intermediate_networks(tiny_search_context: SearchContext) -> None:
     running = evaluate(Trial(0, "di", HALF, {"gradual_epochs": 3}, seed=1), longer(tiny_search_context, 5))
     epochs = []
     while True:
@@ -157,8 +157,8 @@ def test_nets_on_the_way_are_points_of_a_trial(tiny_search_context: SearchContex
             break
     assert result.state is TrialState.COMPLETE
     assert epochs == [3, 4, 5]
-    assert 1 <= len(result.passed) <= 2
-    assert all(each.cost.flops > result.cost.flops for each in result.passed)
+    assert 1 <= len(result.intermediate_networks) <= 2
+    assert all(intermediate.cost.flops > result.cost.flops for intermediate in result.intermediate_networks)
 
 
 @pytest.mark.parametrize("make", nets.ALL)
@@ -176,15 +176,15 @@ def test_nets_of_every_kind_of_tie_are_narrowed(tiny_context, make, divisor: int
         assert all(budget.allows(space.cost(last.widths)) for budget in goal.budgets)
 
 
-def test_bits_and_distillation_go_with_it(tiny_residual, tiny_context) -> None:
+def test_bits_and_distillation_work_with_gradual_narrowing(tiny_residual, tiny_context) -> None:
     settings = {"bits": 5, "distill": 0.5}
-    *way, last = run(tiny_residual, tiny_context(epochs=3), HALF, gradual_epochs=2, **settings)
+    *intermediate, last = run(tiny_residual, tiny_context(epochs=3), HALF, gradual_epochs=2, **settings)
     assert last.net.stem.bits.double().mean() <= 5.5
     assert last.note["bits"] < 8
-    assert [each.epoch for each in way] == [1, 2]
+    assert [snapshot.epoch for snapshot in intermediate] == [1, 2]
 
 
-def test_goals_that_cannot_be_are_refused_before_any_training(tiny_residual, tiny_context) -> None:
+def test_goals_out_of_reach_are_refused_before_any_training(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=4)
     context.fit = None
     with pytest.raises(BudgetError, match="smallest network"):
@@ -193,6 +193,6 @@ def test_goals_that_cannot_be_are_refused_before_any_training(tiny_residual, tin
         run(tiny_residual, context, Goal(widths=Widths({"stem": 9})))
 
 
-def test_half_of_the_narrowing_counts_as_training_at_full_width() -> None:
+def test_half_of_the_gradual_epochs_count_as_training_at_full_width() -> None:
     assert wide_epochs(DiscriminantInformation(gradual_epochs=4), 10) == 2
     assert wide_epochs(DiscriminantInformation(gradual_epochs=40), 10) == 5

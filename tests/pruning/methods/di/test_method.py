@@ -11,8 +11,8 @@ from torch.nn import functional
 from pruning import checkpoint
 from pruning.base import Goal, PruningError
 from pruning.methods.di.method import DiscriminantInformation
-from pruning.quantization.layers import coded
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import quantize
+from pruning.quantization.rounding import register_rounding
 from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -62,10 +62,10 @@ def test_a_budget_that_no_widths_meet_is_an_error(tiny_residual, tiny_context) -
             _result(tiny_residual, tiny_context(), goal, allocation=allocation)
 
 
-def test_trials_share_what_was_prepared_once(tiny_residual, tiny_context) -> None:
+def test_trials_share_the_dense_rankings(tiny_residual, tiny_context) -> None:
     context, method = tiny_context(), DiscriminantInformation()
     space = trace(tiny_residual, context.images)
-    context.statistics = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
+    context.prepared = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
     context.calibrations = 0
     for settings in ({}, {"label_weight": 0.5}, {"score": "drop"}):
         goal = Goal(widths=Widths({"stem": 4, "conv1": 6}))
@@ -84,11 +84,11 @@ def test_curves_stay_as_they_are_when_tensors_go_to_another_process(tiny_residua
     assert all(np.array_equal(curves[name], curve) for name, curve in before.items())
 
 
-def test_prepared_or_not_the_result_is_the_same(tiny_residual, tiny_context) -> None:
+def test_the_result_is_the_same_with_and_without_shared_rankings(tiny_residual, tiny_context) -> None:
     context, method = tiny_context(), DiscriminantInformation()
     space = trace(tiny_residual, context.images)
     alone = list(method.run(tiny_residual, space, HALF, context))[-1]
-    shared = tiny_context(statistics=method.prepare(tiny_residual, space, context))
+    shared = tiny_context(prepared=method.prepare(tiny_residual, space, context))
     together = list(method.run(tiny_residual, space, HALF, shared))[-1]
     assert alone.widths == together.widths
     for name, tensor in alone.net.state_dict().items():
@@ -131,18 +131,18 @@ def test_the_channels_that_tell_the_classes_apart_stay(tiny_context) -> None:
     assert snapshot.net[0].weight[0, 0] != 0
 
 
-def test_a_dead_channel_goes_first_and_nothing_is_nan(tiny_residual, tiny_context) -> None:
+def test_a_dead_channel_is_cut_first_and_nothing_is_nan(tiny_residual, tiny_context) -> None:
     with torch.no_grad():
         tiny_residual.norm1.weight[3] = tiny_residual.norm1.bias[3] = 0.0
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     method = DiscriminantInformation()
     context = tiny_context()
-    rankings = method.rankings(tiny_residual, space, method.statistics(tiny_residual, space, context))
+    rankings = method.rankings(tiny_residual, space, method.activation_moments(tiny_residual, space, context))
     assert rankings["conv1"].ranks[3] == 0
-    assert all(torch.isfinite(each.lost).all() for each in rankings.values())
+    assert all(torch.isfinite(ranking.lost).all() for ranking in rankings.values())
 
 
-def test_a_group_of_one_channel_is_left_alone(tiny_context) -> None:
+def test_a_group_of_one_channel_is_not_cut(tiny_context) -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 1, 1), torch.nn.Conv2d(1, 4, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
         torch.nn.Linear(4, 3),
@@ -169,13 +169,13 @@ def test_a_group_of_one_channel_is_left_alone(tiny_context) -> None:
         ({"bits": 5, "low_bits": 8, "high_bits": 4}, "low_bits=8 and high_bits=4"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings, message) -> None:
     with pytest.raises(PruningError, match=message):
         DiscriminantInformation(**settings)
 
 
 def test_a_search_varies_only_settings_that_the_shared_statistics_answer() -> None:
-    searched = {each.name for each in declared_settings(DiscriminantInformation) if each.searchable}
+    searched = {declared.name for declared in declared_settings(DiscriminantInformation) if declared.searchable}
     assert searched == {"label_weight", "ridge"}
 
 
@@ -189,7 +189,7 @@ def test_the_better_ranked_filters_get_more_bits(tiny_residual, tiny_context) ->
     space = trace(tiny_residual, context.images)
     goal = Goal(widths=Widths({"stem": 8, "conv1": 8}))
     net = list(method.run(tiny_residual, space, goal, context))[-1].net
-    rankings = method.rankings(tiny_residual, space, method.statistics(tiny_residual, space, context))
+    rankings = method.rankings(tiny_residual, space, method.activation_moments(tiny_residual, space, context))
     ranks = rankings["conv1"].ranks
     kept = torch.argsort(ranks, descending=True)[:8].sort().values
     best = torch.argsort(ranks[kept], descending=True)[:2]
@@ -199,7 +199,7 @@ def test_the_better_ranked_filters_get_more_bits(tiny_residual, tiny_context) ->
     assert net.head.bits.tolist() == [8, 8, 8]  # classes have no rank
 
 
-def test_what_is_measured_is_what_is_stored(tiny_residual, tiny_context) -> None:
+def test_the_measured_net_is_the_stored_net(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=3)
     space = trace(tiny_residual, context.images)
     files = []
@@ -214,19 +214,21 @@ def test_what_is_measured_is_what_is_stored(tiny_residual, tiny_context) -> None
     assert not torch.equal(files[0][1], files[-1][1])
 
 
-def test_a_net_that_is_not_quantised_says_its_size_too(tiny_residual, tiny_context) -> None:
+def test_the_size_of_a_net_that_is_not_quantised_is_reported_too(tiny_residual, tiny_context) -> None:
     for bits in (0, 32):
         snapshot = _result(tiny_residual, tiny_context(), HALF, bits=bits)
-        params = sum(each.numel() for each in snapshot.net.parameters())
+        params = sum(parameter.numel() for parameter in snapshot.net.parameters())
         assert snapshot.note["size_mb"] == 4 * params / 1e6
         assert snapshot.note["bits"] == 32
 
 
 def _rounded_afterwards(net: Any, bits: int) -> Any:
     rounded = copy.deepcopy(net)
-    layers = {name: each for name, each in net.named_modules() if isinstance(each, (torch.nn.Conv2d, torch.nn.Linear))}
-    train_rounded(rounded, {name: torch.full((len(each.weight),), bits).byte() for name, each in layers.items()})
-    return coded(rounded)
+    layers = {
+        name: layer for name, layer in net.named_modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
+    }
+    register_rounding(rounded, {name: torch.full((len(layer.weight),), bits).byte() for name, layer in layers.items()})
+    return quantize(rounded)
 
 
 def test_eight_bits_hardly_change_a_trained_net(tiny_residual, tiny_context) -> None:
@@ -267,7 +269,7 @@ def test_a_class_missing_from_the_images_ranks_as_if_there_were_none(tiny_residu
         context = tiny_context()
         space = trace(net, context.images)
         context.images, context.labels = context.images[context.labels < 2], context.labels[context.labels < 2]
-        found.append(method.rankings(net, space, method.statistics(net, space, context)))
+        found.append(method.rankings(net, space, method.activation_moments(net, space, context)))
         snapshot = list(method.run(net, space, HALF, context))[-1]
         assert all(torch.isfinite(tensor).all() for tensor in snapshot.net.state_dict().values())
     for name, ranking in found[0].items():

@@ -58,7 +58,7 @@ def test_more_clusters_than_distinct_kernels_give_all_of_them_and_no_nan(size):
 
 
 @pytest.mark.parametrize("size", [1, 9])
-def test_the_seed_decides_and_not_how_much_is_done_at_once(monkeypatch, size):
+def test_results_depend_on_the_seed_and_not_on_the_chunk_size(monkeypatch, size):
     points = kernels(size=size)
     first, second = (cluster_kernels(points, 4, seeded(3)) for _ in range(2))
     monkeypatch.setattr(kernel_clustering, "CHUNK_ELEMENTS", 4 * 12 * 9 * 2)
@@ -71,7 +71,7 @@ def test_the_seed_decides_and_not_how_much_is_done_at_once(monkeypatch, size):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_one_start_is_lloyd_with_exact_distances(dtype, offset):
+def test_one_restart_is_lloyd_with_exact_distances(dtype, offset):
     points = (kernels(count=40) + offset).to(dtype)
     centroids, index = cluster_kernels(points, 10, seeded(3), restarts=1)
     # It rests, which products of matrices alone would not show: far from the origin they lose the differences.
@@ -96,5 +96,5 @@ def test_it_is_about_as_good_as_scikit_learn():
 
     points = kernels(channels=20, count=32)
     centroids, index = cluster_kernels(points, 8, seeded(), restarts=10)
-    theirs = sum(KMeans(8, n_init=10, random_state=0).fit(each.numpy()).inertia_ for each in points)
+    theirs = sum(KMeans(8, n_init=10, random_state=0).fit(channel.numpy()).inertia_ for channel in points)
     assert float(inertia(points, centroids, index).sum()) < 1.05 * theirs

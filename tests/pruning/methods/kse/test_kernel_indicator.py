@@ -4,7 +4,7 @@ import torch
 
 from pruning.base import PruningError
 from pruning.methods.kse import kernel_indicator
-from pruning.methods.kse.kernel_indicator import Levels, channel_kernels, entropy, indicator, sparsity
+from pruning.methods.kse.kernel_indicator import LevelRule, channel_kernels, entropy, indicator, sparsity
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # float64
 
@@ -15,21 +15,21 @@ def kernels(channels=6, count=10, size=9, seed=0):
 
 
 def reference_entropy(points, neighbours=5):
-    """Follow the formula kernel by kernel."""
+    """Compute the entropy by the formula, kernel by kernel."""
     found = []
     for own in points.numpy():
         count = len(own)
         nearest = min(neighbours, count - 1)
-        sums = np.array([np.sort(np.linalg.norm(own - each, axis=1))[1 : nearest + 1].sum() for each in own])
+        sums = np.array([np.sort(np.linalg.norm(own - kernel, axis=1))[1 : nearest + 1].sum() for kernel in own])
         shares = sums / sums.sum()
         found.append(-(shares * np.log2(shares)).sum())
     return torch.tensor(found)
 
 
-def table(levels, count=64):
-    """List the numbers of kernels that indicators from 0 to 1 lead to."""
-    reached = levels.of(np.append(np.random.default_rng(0).random(100_000), [0.0, 1.0]))
-    return sorted(set(levels.kernels(reached, count).tolist()))
+def table(rule, count=64):
+    """Return all numbers of kernels that indicators from 0 to 1 give."""
+    reached = rule.level_of(np.append(np.random.default_rng(0).random(100_000), [0.0, 1.0]))
+    return sorted(set(rule.kernels(reached, count).tolist()))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def table(levels, count=64):
     ],
 )
 def test_levels_are_those_of_the_paper(count, shift, numbers):
-    assert table(Levels(count, shift)) == numbers
+    assert table(LevelRule(count, shift)) == numbers
 
 
 @pytest.mark.parametrize("kept", [1, 2, 6, 7, 16, 64, 100])
@@ -55,8 +55,8 @@ def test_more_indicator_means_no_fewer_kernels_and_more_shift_no_more(count, kep
     values = np.linspace(0, 1, 1001)
     before = np.full(1001, kept)
     for shift in range(8):
-        levels = Levels(count, shift)
-        found = levels.kernels(levels.of(values), kept)
+        rule = LevelRule(count, shift)
+        found = rule.kernels(rule.level_of(values), kept)
         assert (np.diff(found) >= 0).all()
         assert found.min() == 0
         assert found.max() == kept
@@ -65,7 +65,7 @@ def test_more_indicator_means_no_fewer_kernels_and_more_shift_no_more(count, kep
 
 
 def test_indicators_outside_are_clipped():
-    assert Levels(4, 0).of(np.array([-1.0, 0.0, 7.0])).tolist() == [0, 0, 4]
+    assert LevelRule(4, 0).level_of(np.array([-1.0, 0.0, 7.0])).tolist() == [0, 0, 4]
 
 
 @pytest.mark.parametrize("size", [1, 4, 9])
@@ -75,7 +75,7 @@ def test_entropy_is_the_formula(size, count):
     torch.testing.assert_close(entropy(points), reference_entropy(points), rtol=0, atol=1e-12)
 
 
-def test_entropy_does_not_depend_on_how_much_is_done_at_once(monkeypatch):
+def test_entropy_does_not_depend_on_the_chunk_size(monkeypatch):
     points = kernels(channels=7)
     whole = entropy(points)
     monkeypatch.setattr(kernel_indicator, "CHUNK_BYTES", 8 * 10 * 10 * 2)
@@ -101,9 +101,9 @@ def test_sparsity_is_the_l1_mass_and_scales():
 
 def test_a_layer_on_another_scale_has_the_same_indicators():
     points = kernels()
-    one, other = (indicator(sparsity(each), entropy(each)) for each in (points, 1e-3 * points))
+    one, other = (indicator(sparsity(kernels), entropy(kernels)) for kernels in (points, 1e-3 * points))
     np.testing.assert_allclose(one, other, atol=1e-9)  # the range of the entropy is small, its rounding is stretched
-    assert (Levels(4, 0).of(one) == Levels(4, 0).of(other)).all()
+    assert (LevelRule(4, 0).level_of(one) == LevelRule(4, 0).level_of(other)).all()
 
 
 @pytest.mark.parametrize("renormalised", [False, True])
@@ -112,7 +112,7 @@ def test_a_channel_of_zeros_is_the_least(renormalised):
     points[3] = 0
     found = indicator(sparsity(points), entropy(points), 1.0, renormalised)
     assert found[3] == 0
-    assert Levels(4, 0).of(found)[3] == 0
+    assert LevelRule(4, 0).level_of(found)[3] == 0
     assert ((found >= 0) & (found <= 1)).all()
 
 

@@ -4,116 +4,76 @@ import tiny_nets
 import torch
 from torch import nn
 
-from pruning.methods.kse.kernel_consumers import find_readers
-from pruning.methods.kse.kernel_indicator import Levels
+from pruning.methods.kse.kernel_indicator import LevelRule
 from pruning.methods.kse.kernel_levels import KernelSpace
+from pruning.methods.kse.shareable_convs import find_shareable_convs
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SpaceConfig
 from spaces.tracing.tracer import trace
 
-RULE = Levels(4, 0)
+RULE = LevelRule(4, 0)
 
 
 def spaced(net, indicators=None, config=None):
     shape = (3, 8, 8)
     net.eval()
     space = trace(net, torch.zeros(1, *shape), config)
-    readers = find_readers(net, space)
+    convs = find_shareable_convs(net, space)
     rng = np.random.default_rng(0)
-    given = indicators or {each.name: rng.random(len(each.inputs)) for each in readers}
-    return KernelSpace(net, space, readers, given)
+    given = indicators or {conv.name: rng.random(len(conv.inputs)) for conv in convs}
+    return KernelSpace(net, space, convs, given)
 
 
 def chain():
-    """A stem of 8 channels that one layer reads, whose 6 one more reads."""
+    """Return a stem of 8 channels, a layer that reads them and writes 6, and a layer that reads these."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(64, 2)
     )
 
 
-@pytest.mark.parametrize(
-    ("factory", "names"),
-    [
-        (chain, {"2", "4"}),
-        (tiny_nets.Residual, {"inner", "outer"}),
-        (tiny_nets.Concat, {"join"}),  # both branches see the image
-        (tiny_nets.Depthwise, {"squeeze", "excite", "project"}),  # not the depthwise layer
-        (tiny_nets.Grouped, {"grouped", "last"}),
-        (tiny_nets.Twice, {"shared"}),
-        (tiny_nets.ChannelsLast, set()),  # linear layers are left alone
-    ],
-)
-def test_convolutions_are_found_but_for_stem_depthwise_and_linear(factory, names):
-    net = factory().eval()
-    assert {each.name for each in find_readers(net, trace(net, torch.zeros(1, 3, 8, 8)))} == names
-    assert not any(module._forward_hooks for module in net.modules())
-
-
-def test_a_convolution_that_classifies_is_left_alone():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
-    net = nn.Sequential(*net, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    assert [each.name for each in find_readers(net, trace(net, torch.zeros(1, 3, 8, 8)))] == ["2"]
-
-
-def test_other_padding_and_shared_weights_are_left_alone():
-    net = chain().eval()
-    net[2] = nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect")
-    net[4] = nn.Conv2d(6, 6, 1)
-    net.insert(5, nn.Conv2d(6, 6, 1))
-    net[5].weight = net[4].weight
-    net[7] = nn.Linear(6 * 36, 2)
-    assert find_readers(net, trace(net, torch.zeros(1, 3, 8, 8))) == ()
-
-
-def test_positions_count_every_use():
-    net = tiny_nets.Twice().eval()
-    (shared,) = find_readers(net, trace(net, torch.zeros(1, 3, 8, 8)))
-    assert (shared.positions, shared.area) == (2 * 64, 9)
-
-
 def test_the_cost_is_counted_by_hand():
     """6 and 4 kernels at the full level; 2 of 6 for a quarter (6 / 4, rounded up), 1 of 4."""
     levels = {"2": [1.0, 0.3, 0.3, 0, 0, 0, 0, 0], "4": [1.0, 1.0, 0.4, 0.4, 0.4, 0]}
-    space = spaced(chain(), {name: np.array(each) for name, each in levels.items()})
-    outcome = space.outcome(RULE, space.levels(RULE, 1.0))
+    space = spaced(chain(), {name: np.array(indicators) for name, indicators in levels.items()})
+    assignment = space.assign(RULE, space.levels(RULE, 1.0))
     # Stem: 3 of 8 channels are read. Second: 5 of 6 are, so 5 + 2 + 2 kernels. Third: 4 + 4 + 1 + 1 + 1 kernels.
-    assert dict(outcome.widths) == {"0": 3, "2": 5, "4": 4}
-    assert outcome.kept.tolist() == [5, 2, 2, 0, 0, 0, 0, 0, 4, 4, 1, 1, 1, 0]
-    assert outcome.cost.flops == 36 * 27 * 3 + 16 * 9 * 9 + 16 * 11 + 64 * 2
-    assert outcome.cost.params == (27 * 3 + 3) + (9 * 9 + 5) + (11 + 4) + (64 * 2 + 2)
+    assert dict(assignment.widths) == {"0": 3, "2": 5, "4": 4}
+    assert assignment.kept.tolist() == [5, 2, 2, 0, 0, 0, 0, 0, 4, 4, 1, 1, 1, 0]
+    assert assignment.cost.flops == 36 * 27 * 3 + 16 * 9 * 9 + 16 * 11 + 64 * 2
+    assert assignment.cost.params == (27 * 3 + 3) + (9 * 9 + 5) + (11 + 4) + (64 * 2 + 2)
 
 
-def test_a_stream_keeps_a_channel_as_long_as_anything_reads_it():
+def test_a_residual_stream_keeps_a_channel_while_any_layer_reads_it():
     """In a residual net the classifier reads the whole stream."""
     indicators = {"inner": np.array([1.0] + [0.0] * 7), "outer": np.array([1.0, 1.0] + [0.0] * 4)}
     space = spaced(tiny_nets.Residual(), indicators)
-    assert dict(space.outcome(RULE, space.levels(RULE, 1.0)).widths) == {"stem": 8, "inner": 2}
+    assert dict(space.assign(RULE, space.levels(RULE, 1.0)).widths) == {"stem": 8, "inner": 2}
 
 
-def test_every_layer_and_every_group_of_one_reads_something():
+def test_every_conv_group_of_every_layer_reads_a_channel():
     space = spaced(tiny_nets.Grouped())
     levels = space.levels(RULE, 0.0)
     assert (levels[:16].reshape(4, 4).max(axis=1) == 2).all()
     assert levels[16:].max() == 2
 
 
-def test_widths_keep_floors_divisors_and_equal_runs():
+def test_widths_keep_floors_divisors_and_equal_conv_groups():
     zero = {"2": np.array([1.0] + [0.0] * 7), "4": np.array([1.0] + [0.0] * 5)}
     space = spaced(chain(), zero, SpaceConfig(divisor=2, floor=0.5))
-    assert dict(space.outcome(RULE, space.levels(RULE, 1.0)).widths) == {"0": 4, "2": 4, "4": 4}
+    assert dict(space.assign(RULE, space.levels(RULE, 1.0)).widths) == {"0": 4, "2": 4, "4": 4}
     indicators = {"grouped": np.array([1.0, 1.0, 1.0] + [0.0] * 13), "last": np.array([1.0] + [0.0] * 23)}
     space = spaced(tiny_nets.Grouped(), indicators)
-    widths = space.outcome(RULE, space.levels(RULE, 1.0)).widths
+    widths = space.assign(RULE, space.levels(RULE, 1.0)).widths
     space.space.check(widths)
     assert (widths["first"], widths["grouped"]) == (12, 4)
 
 
 def test_bounds_under_the_dense_width_hold_even_if_all_channels_matter():
     space = spaced(chain(), config=SpaceConfig(bound=("0=0.25:0.5",)))
-    outcome, _ = space.fit(RULE, [])
-    assert outcome.widths["0"] == 4
-    assert (outcome.kept[:8] > 0).sum() == 4
+    assignment, _ = space.fit(RULE, [])
+    assert assignment.widths["0"] == 4
+    assert (assignment.kept[:8] > 0).sum() == 4
 
 
 @pytest.mark.parametrize(
@@ -121,7 +81,7 @@ def test_bounds_under_the_dense_width_hold_even_if_all_channels_matter():
 )
 def test_cost_never_falls_as_the_multiplier_grows(factory):
     space = spaced(factory())
-    costs = [space.outcome(RULE, space.levels(RULE, m)).cost for m in [0.0, *np.geomspace(0.1, 1e4, 61)]]
+    costs = [space.assign(RULE, space.levels(RULE, m)).cost for m in [0.0, *np.geomspace(0.1, 1e4, 61)]]
     assert all(a.flops <= b.flops and a.params <= b.params for a, b in zip(costs, costs[1:], strict=False))
     dense = space.space.dense_cost
     assert (costs[-1].flops, costs[-1].params) == (dense.flops, dense.params)
@@ -144,24 +104,24 @@ def test_budgets_are_met_all_at_once_and_used_well(share):
 def test_the_multiplier_is_the_largest_that_fits():
     space = spaced(chain())
     flops = space.space.dense_cost.flops // 2
-    outcome, multiplier = space.fit(RULE, [Budget("flops", flops)])
-    larger = space.outcome(RULE, space.levels(RULE, multiplier * (1 + 1e-9) + 1e-12))
+    assignment, multiplier = space.fit(RULE, [Budget("flops", flops)])
+    larger = space.assign(RULE, space.levels(RULE, multiplier * (1 + 1e-9) + 1e-12))
     assert larger.cost.flops > flops
-    assert (outcome.levels >= space.levels(RULE, multiplier)).all()
+    assert (assignment.levels >= space.levels(RULE, multiplier)).all()
 
 
-def test_the_whole_budget_gives_the_dense_net_even_to_channels_that_matter_nothing():
+def test_the_whole_budget_gives_the_dense_net_even_to_channels_of_indicator_zero():
     indicators = {"2": np.array([1.0] + [0.5] * 6 + [0.0]), "4": np.array([1.0] * 6)}
     space = spaced(chain(), indicators)
-    outcome, _ = space.fit(RULE, [Budget("params", space.space.dense_cost.params)])
-    assert outcome.cost.params <= space.space.dense_cost.params
-    assert (outcome.levels[1:7] == 4).all()
+    assignment, _ = space.fit(RULE, [Budget("params", space.space.dense_cost.params)])
+    assert assignment.cost.params <= space.space.dense_cost.params
+    assert (assignment.levels[1:7] == 4).all()
 
 
 def test_a_budget_under_the_smallest_net_names_its_cost():
     space = spaced(chain())
-    least = space.outcome(RULE, space.levels(RULE, 0.0)).cost
+    least = space.assign(RULE, space.levels(RULE, 0.0)).cost
     with pytest.raises(BudgetError, match=f"{least.flops:,} flops and {least.params:,} params at least"):
         space.fit(RULE, [Budget("flops", least.flops - 1)])
-    outcome, _ = space.fit(RULE, [Budget("flops", least.flops)])
-    assert outcome.cost == least
+    assignment, _ = space.fit(RULE, [Budget("flops", least.flops)])
+    assert assignment.cost == least

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pruning import checkpoint
 from pruning.methods.kse.kernel_indicator import channel_kernels
-from pruning.methods.kse.kernel_sharing import Clustering, SharedKernelConv2d, share_kernels
+from pruning.methods.kse.kernel_sharing import KMeansSettings, SharedKernelConv2d, share_kernels
 from search.finalization.export import export_member
 from spaces.counting import count_cost
 
@@ -46,21 +46,21 @@ def rebuilt(conv, layer):
         for i, channel in enumerate(level.channels):
             kernels[channel] = book[level.first + i * level.kernels + torch.from_numpy(index[i])]
     plain = copy.deepcopy(conv)
-    runs = kernels.unflatten(0, (conv.groups, -1)).transpose(1, 2)
-    plain.weight.data = runs.reshape(conv.weight.shape).clone()
+    by_group = kernels.unflatten(0, (conv.groups, -1)).transpose(1, 2)
+    plain.weight.data = by_group.reshape(conv.weight.shape).clone()
     return plain
 
 
 def test_all_kernels_kept_is_the_dense_convolution():
     conv = nn.Conv2d(6, 8, 3, padding=1).double()
-    layer = share_kernels(conv, np.full(6, 8), Clustering())
+    layer = share_kernels(conv, np.full(6, 8), KMeansSettings())
     for mode in (True, False):
         torch.testing.assert_close(layer.train(mode)(images()), conv(images()), rtol=0, atol=1e-12)
 
 
 def test_training_evaluation_and_the_rebuilt_convolution_agree(case):
     conv, kept = case
-    layer = share_kernels(conv, kept, Clustering())
+    layer = share_kernels(conv, kept, KMeansSettings())
     expected = rebuilt(conv, layer)(images())
     for mode in (True, False):
         torch.testing.assert_close(layer.train(mode)(images()), expected, rtol=0, atol=1e-10)
@@ -68,7 +68,7 @@ def test_training_evaluation_and_the_rebuilt_convolution_agree(case):
 
 def test_gradients_of_kernels_are_the_sums_over_their_uses(case):
     conv, kept = case
-    layer = share_kernels(conv, kept, Clustering())
+    layer = share_kernels(conv, kept, KMeansSettings())
     plain = rebuilt(conv, layer)
     weight = torch.randn_like(plain(images()))
     (plain(images()) * weight).sum().backward()
@@ -86,7 +86,7 @@ def test_gradients_of_kernels_are_the_sums_over_their_uses(case):
 
 def test_fvcore_counts_a_kernel_per_map_and_parameter_only(case):
     conv, kept = case
-    layer = share_kernels(conv, kept, Clustering()).float()
+    layer = share_kernels(conv, kept, KMeansSettings()).float()
     counted = count_cost(layer, (6, 9, 9))
     height, width = conv(images()).shape[2:]
     area = conv.kernel_size[0] * conv.kernel_size[1]
@@ -96,9 +96,9 @@ def test_fvcore_counts_a_kernel_per_map_and_parameter_only(case):
 
 def test_indices_come_back_from_their_bits(case):
     conv, kept = case
-    layer = share_kernels(conv, kept, Clustering())
-    each = 8 // conv.groups
-    bits = sum(each * int(np.ceil(np.log2(q))) for q in kept if 0 < q < each)
+    layer = share_kernels(conv, kept, KMeansSettings())
+    kernels = 8 // conv.groups
+    bits = sum(kernels * int(np.ceil(np.log2(q))) for q in kept if 0 < q < kernels)
     assert layer.index_bits == bits
     assert layer.packed.dtype == torch.uint8
     assert bits <= 8 * layer.packed.numel() < bits + 8 * len(layer.levels)
@@ -113,13 +113,13 @@ def test_reordered_filters_reorder_the_indices_only():
     moved = copy.deepcopy(conv)
     moved.weight.data = conv.weight.data[order]
     kept = np.array([8, 2, 4, 4, 2, 1])
-    first, second = (rebuilt(each, share_kernels(each, kept, Clustering(restarts=30))) for each in (conv, moved))
+    first, second = (rebuilt(plain, share_kernels(plain, kept, KMeansSettings(restarts=30))) for plain in (conv, moved))
     torch.testing.assert_close(first.weight[order], second.weight)
 
 
 def test_the_state_brings_everything_into_a_layer_of_the_same_structure(case):
     conv, kept = case
-    layer = share_kernels(conv, kept, Clustering()).eval()
+    layer = share_kernels(conv, kept, KMeansSettings()).eval()
     with torch.device("meta"):
         plain = nn.Conv2d(12, 16, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     plain.bias = plain.bias if conv.bias is not None else None
@@ -135,7 +135,7 @@ def net_of(case):
     dense = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), conv.float(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     dense.append(nn.Linear(8, 4))
     narrow = copy.deepcopy(dense)
-    narrow[2] = share_kernels(conv, np.array(kept), Clustering())
+    narrow[2] = share_kernels(conv, np.array(kept), KMeansSettings())
     return dense, narrow.eval()
 
 
@@ -175,7 +175,7 @@ def test_channels_last_and_bfloat16_training_work():
 
 def test_the_layer_is_copied_and_clusters_are_seeded():
     conv, kept = SHAPES["3x3"]
-    first, second = (share_kernels(conv, np.array(kept), Clustering(seed=4)) for _ in range(2))
+    first, second = (share_kernels(conv, np.array(kept), KMeansSettings(seed=4)) for _ in range(2))
     assert torch.equal(first.codebook, second.codebook)
     assert torch.equal(first.packed, second.packed)
     copied = copy.deepcopy(first)

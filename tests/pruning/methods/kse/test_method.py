@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pruning.base import METHODS, Goal, PruningError
+from pruning.methods.kse.kernel_levels import KernelSpace
 from pruning.methods.kse.kernel_sharing import SharedKernelConv2d
 from pruning.methods.kse.method import KernelSparsityEntropy
 from runners.evaluation.evaluate import SearchContext, evaluate
@@ -25,30 +26,40 @@ def run(net, tiny_context, share=0.5, method=None, **options):
     space = trace(net, torch.zeros(1, *SHAPE))
     budgets = () if share is None else (Budget("flops", int(share * space.dense_cost.flops)),)
     method, context = method or KernelSparsityEntropy(), tiny_context(**options)
-    context.statistics = method.prepare(net, space, context)
+    context.prepared = method.prepare(net, space, context)
     return list(method.run(net, space, Goal(budgets=budgets), context))
 
 
+def test_the_latency_ratio_is_measured_against_the_dense_net_by_the_context(tiny_residual, tiny_context):
+    space, context = trace(tiny_residual, torch.zeros(1, *SHAPE)), tiny_context(latency=0.75)
+    goal = Goal(budgets=(Budget.parse("50%"),))
+    *_, last = KernelSparsityEntropy().run(tiny_residual, space, goal, context)
+    assert last.note["latency_ratio"] == 0.75
+    ((narrow, dense),) = context.timed
+    assert narrow is last.net
+    assert dense is tiny_residual
+
+
 def shared(net):
-    return [each for each in net.modules() if isinstance(each, SharedKernelConv2d)]
+    return [module for module in net.modules() if isinstance(module, SharedKernelConv2d)]
 
 
-def test_it_keeps_its_promise_and_says_what_it_did(tiny_residual, tiny_context):
+def test_snapshots_have_the_promised_cost_and_the_note_reports_the_levels(tiny_residual, tiny_context):
     first, last = run(tiny_residual, tiny_context)
     for snapshot in (first, last):
         assert count_cost(snapshot.net, SHAPE) == snapshot.cost
-    assert [each.epoch for each in (first, last)] == [0, 1]
+    assert [snapshot.epoch for snapshot in (first, last)] == [0, 1]
     note = dict(last.note)
     assert json.loads(json.dumps(note)) == note
     assert note["flops_ratio"] == last.cost.flops / count_cost(tiny_residual, SHAPE).flops <= 0.5
-    assert note["latency_ratio"] > 0
+    assert note["latency_ratio"] == 1.25
     assert "latency_ratio" not in first.note
     assert note["levels"] == 4
     assert note["multiplier"] > 0
     assert 0 <= note["channels_unread"] < 1
-    assert note["index_bits"] == sum(each.index_bits for each in shared(last.net))
+    assert note["index_bits"] == sum(layer.index_bits for layer in shared(last.net))
     tensors = last.net.state_dict().values()
-    assert note["size_mb"] == sum(each.numel() * each.element_size() for each in tensors) / 1e6
+    assert note["size_mb"] == sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
 
 
 def test_indices_stay_and_kernels_learn(tiny_residual, tiny_context):
@@ -80,7 +91,7 @@ def test_nets_of_all_kinds_meet_their_budget(factory, share, tiny_context):
     counted = count_cost(last.net, SHAPE)
     assert counted == last.cost
     assert counted.flops <= share * count_cost(net, SHAPE).flops
-    assert all(torch.isfinite(each).all() for each in last.net.state_dict().values())
+    assert all(torch.isfinite(tensor).all() for tensor in last.net.state_dict().values())
 
 
 def test_a_convolution_that_keeps_everything_stays_plain_and_exact(tiny_residual, tiny_context):
@@ -97,14 +108,12 @@ def test_the_shift_rises_where_the_budget_asks_for_it():
     net = nn.Sequential(*layers, nn.Linear(256, 3)).eval()
     space = trace(net, torch.zeros(1, *SHAPE))
     method = KernelSparsityEntropy()
-    from pruning.methods.kse.kernel_levels import KernelSpace
-
     prepared = method.prepare(net, space, None)
-    kernel_space = KernelSpace(net, space, prepared.readers, method.indicators(prepared))
+    kernel_space = KernelSpace(net, space, prepared.convs, method.indicators(prepared))
     shifts = []
     for share in (0.9, 0.5, 0.3, 0.15):
-        rule, outcome, _ = method.chosen(kernel_space, [Budget("flops", int(share * space.dense_cost.flops))])
-        assert outcome.cost.flops > 0.98 * share * space.dense_cost.flops
+        rule, assignment, _ = method.chosen(kernel_space, [Budget("flops", int(share * space.dense_cost.flops))])
+        assert assignment.cost.flops > 0.98 * share * space.dense_cost.flops
         shifts.append(rule.shift)
     assert shifts == sorted(shifts)
     assert shifts[0] == 0
@@ -160,8 +169,8 @@ def test_odd_kernels_give_a_defined_net(break_it, tiny_context):
             net[6].weight[3] = 0
     last = run(net, tiny_context, 0.4)[-1]
     assert count_cost(last.net, SHAPE) == last.cost
-    assert all(torch.isfinite(each).all() for each in last.net.state_dict().values())
-    assert not any(isinstance(each, float) and math.isnan(each) for each in last.note.values())
+    assert all(torch.isfinite(tensor).all() for tensor in last.net.state_dict().values())
+    assert not any(isinstance(value, float) and math.isnan(value) for value in last.note.values())
 
 
 def test_one_channel_is_kept_whole_by_its_indicator(tiny_context):
@@ -194,6 +203,6 @@ def test_a_trial_is_evaluated_and_its_checkpoint_comes_back(tiny_search_context:
     assert count_cost(back, tiny_search_context.space.input_shape) == result.cost
 
 
-def test_it_is_in_the_table():
+def test_it_is_registered():
     assert METHODS["kse"] is KernelSparsityEntropy
     assert (KernelSparsityEntropy.finds_widths, KernelSparsityEntropy.takes_widths) == (True, False)

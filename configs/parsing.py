@@ -1,0 +1,151 @@
+"""Settings that are texts with a meaning of their own, such as `--rungs 1,2,4` and `--time-limit 1h30m`, read here."""
+
+import re
+from collections.abc import Sequence
+from math import inf
+
+from pruning.base import parse_methods
+from spaces.errors import ConfigError
+
+AUTO, NONE = "auto", "none"
+ALWAYS_SETTABLE = "l2"  # the method of the baseline, which every search trains
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?", re.ASCII)
+
+# Between automatic rungs. A training segment starts its schedule again, which costs accuracy where it is short:
+# ResNet-20 on cluttered_digits at 8% of its FLOPs has 87.7% after two epochs and 86.9% after two segments of one.
+RUNG_RATIO = 3
+MIN_TRIALS_FOR_RUNGS = 8  # with fewer trials there is hardly a better half to promote
+
+MAX_AUTO_POOL = 8  # a larger screening pool hardly has a better winner, and uses up the proposals
+SCREENING_SHARE = 0.25  # the most that automatic screening costs, as a share of the training
+FORWARD_SHARE = 1 / 3  # time of a forward pass as a share of the time of a training step
+STATISTICS_IMAGES = 512  # on which the BatchNorm statistics of a candidate are estimated again
+
+
+def parse_duration(flag: str, text: str) -> float:
+    """Return the seconds that a text such as 1h30m stands for: hours, minutes, seconds, in that order, each optional.
+
+    Args:
+        flag: named in the error, e.g. "--time-limit".
+
+    Raises:
+        ConfigError: another form, a number without a unit, or a time that is not above 0.
+    """
+    found = _DURATION.fullmatch("".join(text.lower().split()))
+    parts = [float(part or 0) for part in found.groups()] if found else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not 0 < seconds < inf:
+        raise ConfigError(f"{flag} is {text!r} and must be a time above 0 with its unit, such as 90s, 30m, 1h30m or 2h")
+    return seconds
+
+
+def parse_rungs(text: str, epochs: int, trials: int, search_training: str = "") -> tuple[int, ...]:
+    """Return the epochs that a trial has been trained at each of its rungs; the last rung is the whole training.
+
+    Args:
+        text: "auto" (a third of the epochs, a ninth, and so on while that is an epoch; none under 8 trials), "none", or
+            epochs in rising order.
+        epochs: of the whole training.
+        search_training: the text of `--search-training`; where it has epochs, which every trial then has of its own,
+            there are no rungs.
+
+    Returns:
+        At least two numbers; none where every trial is trained at once.
+
+    Raises:
+        ConfigError: another text, numbers that do not rise from 1, a rung beyond `epochs`, or rungs beside searched
+            epochs.
+    """
+    if "epochs" in search_training:
+        if text not in (AUTO, NONE):
+            raise ConfigError(
+                f"--rungs {text!r} says how long trials train, and --search-training epochs lets the search choose "
+                "it; keep one of the two"
+            )
+        return ()
+    if text == NONE or (text == AUTO and trials < MIN_TRIALS_FOR_RUNGS):
+        return ()
+    if text == AUTO:
+        rungs = sorted({epochs // RUNG_RATIO**power for power in range(1, epochs.bit_length())} - {0})
+    else:
+        rungs = _rising_epochs(text)
+    if rungs and rungs[-1] > epochs:
+        raise ConfigError(
+            f"--rungs {text!r} has a rung after {rungs[-1]} epochs, longer than the training of --epochs {epochs}; "
+            "lower that rung or raise --epochs"
+        )
+    before_last = [rung for rung in rungs if rung < epochs]
+    return (*before_last, epochs) if before_last else ()
+
+
+def _rising_epochs(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    rungs = [int(part) for part in parts if part.isdecimal()]
+    if len(rungs) != len(parts) or rungs != sorted(set(rungs)) or rungs[0] < 1:
+        raise ConfigError(
+            f"--rungs is {text!r} and must be whole epochs from 1 in rising order, as in 1,2,4, or auto or none"
+        )
+    return rungs
+
+
+def parse_screen(text: str, epochs: int) -> int | None:
+    """Return the size of a screening pool: how many candidates are compared for each that is trained.
+
+    Args:
+        text: "auto", "none" or a whole number from 1.
+        epochs: of a trial's training.
+
+    Returns:
+        1 for no screening; None where the number of images decides (see `automatic_pool_size`).
+
+    Raises:
+        ConfigError: another text, or more than one candidate where nothing is trained.
+    """
+    number = text.strip()
+    if number in (AUTO, NONE):
+        return None if number == AUTO and epochs else 1
+    if not number.isdecimal() or int(number) < 1:
+        raise ConfigError(
+            f"--screen is {text!r} and must be a whole number from 1, as in 4 (1 trains every candidate), or auto or "
+            "none"
+        )
+    if int(number) > 1 and not epochs:
+        raise ConfigError(
+            f"--screen {text!r} chooses what is trained, and with --epochs 0 nothing is; raise --epochs or leave "
+            "--screen out"
+        )
+    return int(number)
+
+
+def screen_images(val_images: int) -> float:
+    """Return how many training images take as long to train on as one candidate takes to screen."""
+    return FORWARD_SHARE * (STATISTICS_IMAGES + val_images)
+
+
+def automatic_pool_size(epochs: int, train_images: int, val_images: int) -> int:
+    """Return the largest screening pool that costs at most a quarter of a trial's training, from 1 to 8."""
+    return int(max(1, min(MAX_AUTO_POOL, SCREENING_SHARE * epochs * train_images / screen_images(val_images))))
+
+
+def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return method -> setting -> text of the value, of every "METHOD.SETTING=VALUE".
+
+    Raises:
+        ConfigError: another form, or a method that this run does not use.
+        UnknownNameError: a method that does not exist.
+    """
+    fixed: dict[str, dict[str, str]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        method, dot, name = left.strip().partition(".")
+        if not (equals and dot and method and name and value.strip()):
+            raise ConfigError(f"--set {text!r} is not METHOD.SETTING=VALUE, as in {methods[0]}.SETTING=VALUE")
+        if method not in (*methods, ALWAYS_SETTABLE):
+            parse_methods(method)
+            raise ConfigError(
+                f"--set {text!r} is for method {method!r}, which this run does not use; add it to --method"
+            )
+        fixed.setdefault(method, {})[name] = value.strip()
+    return fixed

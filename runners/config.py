@@ -1,0 +1,203 @@
+"""The settings that runners read: images, training, where trials run, how latency is measured."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Interval, Predicate
+
+from spaces.errors import ConfigError
+from spaces.fields import (
+    BelowOne,
+    Flag,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
+
+LRScheduler = Literal["one_cycle", "cosine", "multistep", "constant"]
+AUTO_DEVICE, NO_DEVICE = "auto", "none"  # of LatencyConfig.device
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which labelled images a search uses.
+
+    Attributes:
+        name: digits, cluttered_digits, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
+        data_dir: folder in which datasets are looked for; empty takes the user's cache folder.
+        image_size: side of the square images in pixels; 0 takes the dataset's own.
+        val_share: share of the training images set apart for validation, cut by the run's seed.
+        padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
+        min_crop_area: least share of the area that a random crop of a training image file keeps.
+        scale: of pixel values, "set" (the dataset's own, as a rule its mean and deviation) or "half" (-1 to 1).
+    """
+
+    name: Annotated[
+        str, Flag("data"), Predicate(bool), "a dataset name, imagefolder:PATH or package.module:factory"
+    ] = "digits"
+    data_dir: str = ""
+    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for what is natural for the set"] = 0
+    val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2
+    padding_mode: Literal["reflect", "constant"] = "reflect"
+    min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
+    scale: Literal["set", "half"] = "set"
+
+    def __post_init__(self) -> None:
+        """Check the settings; raises ConfigError."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; the same loop trains the dense net and fine-tunes the narrow ones.
+
+    Attributes:
+        epochs: fine-tuning epochs of a trial, which its method divides among its steps.
+        dense_epochs: epochs of the dense net when no weights are given.
+        batch_size: images per step.
+        lr: peak learning rate of fine-tuning, for a step of `batch_size` images.
+        dense_lr: peak learning rate of the dense net.
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
+        bias_lr_mult: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
+        label_smoothing: share of the target that is spread over all classes.
+        mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
+        clip_grad_norm: norm over all weights beyond which gradients are scaled down; 0 never does.
+        lr_scheduler: "one_cycle", "cosine", "multistep" or "constant"; of fine-tuning.
+        milestones: epochs after which "multistep", and no other, multiplies the rate by `lr_gamma`.
+        lr_gamma: in (0, 1], for fine-tuning and the dense net alike.
+        warmup_epochs: over which the rate rises linearly from 0; "one_cycle" has a warm-up of its own.
+        dense_lr_scheduler: of the dense net; empty takes that of fine-tuning, with the two below.
+        dense_milestones: as `milestones`, for the dense net.
+        dense_warmup_epochs: as `warmup_epochs`, for the dense net.
+        distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
+        distill_temperature: divides both logits in that term.
+        precision: "auto" takes bfloat16/float16 autocast where the device measures faster, "float32" never.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+    """
+
+    epochs: NonNegativeInt = 1
+    dense_epochs: NonNegativeInt = 3
+    batch_size: PositiveInt = 32
+    lr: PositiveFloat = 0.008
+    dense_lr: PositiveFloat = 0.05
+    momentum: BelowOne = 0.9
+    nesterov: bool = True
+    weight_decay: NonNegativeFloat = 5e-4
+    bias_lr_mult: PositiveFloat = 1.0
+    label_smoothing: BelowOne = 0.1
+    mixup: NonNegativeFloat = 0.0
+    clip_grad_norm: NonNegativeFloat = 5.0
+    lr_scheduler: LRScheduler = "one_cycle"
+    milestones: tuple[float, ...] = ()
+    lr_gamma: Annotated[float, Interval(gt=0, le=1), "in (0, 1]"] = 0.1
+    warmup_epochs: NonNegativeFloat = 0.0
+    dense_lr_scheduler: Annotated[
+        Literal[LRScheduler, ""], "one of one_cycle, cosine, multistep, constant, or empty"
+    ] = ""
+    dense_milestones: tuple[float, ...] = ()
+    dense_warmup_epochs: NonNegativeFloat = 0.0
+    distill_weight: Annotated[float, Interval(ge=0, le=1), "in [0, 1]"] = 0.0
+    distill_temperature: PositiveFloat = 2.0
+    precision: Literal["auto", "float32"] = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the settings and whether schedule, milestones and warm-up of fine-tuning fit together.
+
+        Raises:
+            ConfigError: the first rule that does not hold.
+        """
+        check_settings(self)
+        if self.lr_scheduler == "multistep" and not self.milestones:
+            raise ConfigError(
+                "--lr-scheduler is 'multistep' without --milestones; name the epochs at which the rate falls, or take "
+                "'constant'"
+            )
+        if list(self.milestones) != sorted({epoch for epoch in self.milestones if epoch > 0}):
+            raise ConfigError(f"--milestones are {self.milestones} and must be epochs above 0 in rising order")
+        if self.lr_scheduler == "one_cycle" and self.warmup_epochs:
+            raise ConfigError(
+                f"--warmup-epochs is {self.warmup_epochs}, and --lr-scheduler 'one_cycle' has a warm-up of its own; "
+                "take 0"
+            )
+
+    def for_dense(self) -> "TrainConfig":
+        """Return the training of the dense net: the same settings, with its own epochs, rate and schedule.
+
+        Raises:
+            ConfigError: schedule, milestones and warm-up of the dense net do not fit together.
+        """
+        try:
+            return dataclasses.replace(
+                self,
+                epochs=self.dense_epochs,
+                lr=self.dense_lr,
+                lr_scheduler=self.dense_lr_scheduler or self.lr_scheduler,
+                milestones=self.dense_milestones,
+                warmup_epochs=self.dense_warmup_epochs,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"dense net: {error}") from error
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """Where trials run.
+
+    Attributes:
+        name: "auto" (ray when more than one worker fits, else local), "ray" or "local".
+        cpus_per_trial: CPU cores, and so threads, of one trial.
+        gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
+        ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
+    """
+
+    name: Annotated[str, Flag("runner")] = "auto"
+    cpus_per_trial: PositiveInt = 1
+    gpus_per_trial: NonNegativeFloat = 0.0
+    ray_address: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings; raises ConfigError."""
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class LatencyConfig:
+    """How the latency of networks is measured, beside that of the dense one.
+
+    The networks of the front are timed at the end of a search. Under a latency budget, or with latency as an axis,
+    networks are timed during the search too, at the first batch size.
+
+    Attributes:
+        device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is that of the training ("cpu:1thread"
+            for a processor), "none" measures nothing.
+        batch: images of one inference, as in 1,8; a latency budget is for the first.
+        dtype: "float32", "bfloat16" or "float16", of weights and images.
+        channels_last: whether weights and images are kept in that memory format.
+        engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
+    """
+
+    device: Annotated[str, Flag("latency-device")] = AUTO_DEVICE
+    batch: Annotated[
+        tuple[int, ...],
+        Flag("latency-batch"),
+        Predicate(lambda sizes: bool(sizes) and min(sizes) >= 1),
+        "numbers of images from 1, as in 1,8",
+    ] = (1,)
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Flag("latency-dtype")] = "float32"
+    channels_last: Annotated[bool, Flag("latency-channels-last")] = False
+    engine: Annotated[Literal["eager", "torch.compile", "onnxruntime"], Flag("latency-engine")] = "eager"
+
+    def __post_init__(self) -> None:
+        """Check the settings; raises ConfigError."""
+        check_settings(self)
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is timed; run folders of earlier versions say no by an empty text."""
+        return self.device not in ("", NO_DEVICE)

@@ -1,0 +1,75 @@
+"""Source: a dataset before validation images are cut out of it, and the preparation that all datasets share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from runners.config import DataConfig
+from runners.data.splits import DataError, Split
+
+Shape = tuple[int, int, int]  # (channels, height, width) of one image
+TEST_SEED = 20  # fixed, because the test images must not depend on the seed of the run
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset before validation images are cut out of it; the entries of DATASETS return one.
+
+    Attributes:
+        train: all images that a search may use, in any order.
+        test: the same images for every seed.
+        val: validation images that come with the dataset; None where they are cut out of `train`.
+    """
+
+    train: Split
+    test: Split
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    val: Split | None = None
+
+
+def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
+    """Return a seeded order of the images in which every contiguous part holds the classes in the overall proportions.
+
+    Args:
+        labels: of shape (N,), int64.
+
+    Returns:
+        A permutation of the indices, of shape (N,).
+    """
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
+    starts = counts.cumsum(0) - counts
+    rank = torch.arange(len(labels)) - starts[labels[by_class]]
+    place = torch.empty(len(labels), dtype=torch.float64)
+    place[by_class] = (rank.to(torch.float64) + 0.5) / counts[labels[by_class]]
+    return shuffled[torch.argsort(place[shuffled], stable=True)]
+
+
+def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape:
+    """Return the shape of an image in a batch: `wanted`, else `natural`, with the configured size where one is set."""
+    channels, height, width = wanted or natural
+    if config.image_size:
+        height = width = config.image_size
+    return channels, height, width
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Return images of shape (N, C, H, W) with `channels` channels: grey is repeated, colours are averaged.
+
+    Raises:
+        DataError: the numbers of channels differ, and neither is 1.
+    """
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.repeat(1, channels, 1, 1)
+    if channels == 1:
+        grey = images.to(torch.float32).mean(1, keepdim=True)
+        return grey.round().to(torch.uint8) if images.dtype == torch.uint8 else grey
+    raise DataError(
+        f"the network reads {channels} channels, the images have {images.shape[1]}; take a network that reads 1, 3 or "
+        f"{images.shape[1]} channels"
+    )

@@ -1,0 +1,221 @@
+"""Environment: what a search works with, made from its config before any work: data, network, device, run folder.
+
+Nothing is written here, so that a mistake in the config leaves nothing behind.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from configs.loading import check_resumed
+from configs.schema import RunConfig
+from runners.cache import cache_root
+from runners.config import AUTO_DEVICE, NO_DEVICE
+from runners.data.builtin import check_on_disk
+from runners.data.loading import ImageData, load_data
+from runners.latency.engines import LatencyError, check_latency
+from runners.placement import pick_runner, workers
+from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
+from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
+from runners.training.loop import pick_device
+from runners.trial import TrialResult
+from search.problem import Problem, needs_latency
+from spaces.errors import SlimfrontError
+from spaces.space import ModelSpec
+from spaces.tracing.tracer import trace
+from spaces.zoo.models import build, default_input_shape, published_file
+
+STEP_IMAGES = 16  # in the training step that is timed
+
+
+class RunFolderError(SlimfrontError):
+    """A run folder that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a search works with.
+
+    Attributes:
+        net: at full width; its weights are the user's when `weighted`, else fresh.
+        workers: number of trials that run at once.
+        threads: torch threads of a worker.
+        threads_alone: torch threads of this process while no trial runs.
+        compute_format: number and memory format of the trials, measured with as many threads as they get.
+    """
+
+    problem: Problem
+    data: ImageData
+    spec: ModelSpec
+    net: nn.Module
+    weighted: bool
+    folder: Path
+    device: torch.device
+    runner: str
+    workers: int
+    threads: int
+    threads_alone: int
+    compute_format: ComputeFormat
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return self.problem.config
+
+    @property
+    def screening_pool_size(self) -> int:
+        """Number of candidates that are compared before training for each one that is trained; 1 for none."""
+        return self.config.screening_pool_size(len(self.data.train), len(self.data.val))
+
+    @property
+    def dense_recipe(self) -> DenseRecipe:
+        """How the dense network is trained here."""
+        return DenseRecipe(self.spec, self.data, self.config.train, self.config.seed)
+
+    @property
+    def dense_file(self) -> Path | None:
+        """The file that caches the dense network once it is trained here; None when its weights are given."""
+        return None if self.weighted else cached_file(self.dense_recipe, cache_root())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search, and what it is expected to take.
+
+    Attributes:
+        seconds: of wall time; None when nothing is known.
+        epochs: of training of all trials together, where they pause at rungs; else 0.
+        dense_seconds: latency of the dense network, once measured.
+    """
+
+    environment: Environment
+    seconds: float | None = None
+    epochs: float = 0.0
+    dense_seconds: float | None = None
+
+    @property
+    def reference_cost(self) -> float:
+        """Cost of the dense network along the axis of the front: FLOPs, or seconds; 0 for an unknown latency."""
+        problem = self.environment.problem
+        return (self.dense_seconds or 0.0) if problem.axis == "latency" else problem.space.dense_cost.flops
+
+    def remaining(self, finished: Sequence[TrialResult], total: int) -> "Plan":
+        """Return the plan with the time that the trials which are left take.
+
+        Args:
+            finished: trials of an earlier process.
+            total: number of trials of the whole search.
+        """
+        if self.seconds is None or not finished:
+            return self
+        share = max(0, total - len(finished)) / total
+        epochs = max(0.0, self.epochs - sum(result.trained or 0 for result in finished))
+        if self.epochs:  # finished trials may be trained on, so their number says little
+            share = epochs / self.epochs
+        return dataclasses.replace(self, seconds=self.seconds * share, epochs=epochs)
+
+
+def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
+    """Build what a config names.
+
+    Args:
+        fetch: whether images and published weights that are not on disk are downloaded; otherwise missing images are an
+            error, and random weights stand in for missing published ones.
+
+    Raises:
+        SlimfrontError: anything in the config that cannot be met; the message names it.
+    """
+    check_resumed(config)
+    device = pick_device(config.train.device)
+    config = _with_latency_device(config, device)
+    check_latency(config.latency)
+    data = _images(config, fetch)
+    spec = ModelSpec(config.model, data.num_classes, data.input_shape)
+    folder = _folder(config)
+    net, weighted = build(spec).eval(), bool(config.weights)
+    space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
+    problem = Problem.resolve(config, space)
+    if weighted and (fetch or file_to_download(spec, config.weights) is None):
+        net = given_net(spec, config.weights)
+    runner = pick_runner(config.runner, config.train.device)
+    threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
+    compute_format = _compute_format(config, net, data, threads)
+    images = torch.rand(STEP_IMAGES, *data.input_shape, device=device)
+    return Environment(
+        problem=problem,
+        data=data,
+        spec=spec,
+        net=net,
+        weighted=weighted,
+        folder=folder,
+        device=device,
+        runner=runner,
+        workers=workers(config.runner, config.train.device),
+        threads=threads,
+        threads_alone=fastest_threads(net, images, compute_format),
+        compute_format=compute_format,
+    )
+
+
+def file_to_download(spec: ModelSpec, weights: str) -> Path | None:
+    """Return the file that published weights will be downloaded to; None when they are there, or a file is given."""
+    file = published_file(spec, weights) if is_published(weights) else None
+    return None if file is None or file.exists() else file
+
+
+def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
+    """Return the config with the device of the training in place of an "auto" latency device.
+
+    Raises:
+        LatencyError: the search needs latency, and nothing is to be measured.
+    """
+    if needs_latency(config, config.budgets) and not config.latency.measures:
+        raise LatencyError(
+            f"--latency-device {NO_DEVICE} measures nothing, and a latency budget or --objective accuracy,latency "
+            "needs what networks measure; leave it out, or name a device such as cpu:1thread"
+        )
+    if config.latency.device != AUTO_DEVICE:
+        return config
+    found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
+    return dataclasses.replace(config, latency=dataclasses.replace(config.latency, device=found))
+
+
+def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> ComputeFormat:
+    """Measure in which format trials compute fastest, unless their precision is set."""
+    if config.train.precision != "auto":
+        return ComputeFormat()
+    with using_threads(threads):
+        return measure_compute_format(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
+
+
+def _images(config: RunConfig, fetch: bool) -> ImageData:
+    if not fetch:
+        check_on_disk(config.data)
+    return load_data(config.data, config.seed, default_input_shape(config.model))
+
+
+def _folder(config: RunConfig) -> Path:
+    """Choose the run folder without making it.
+
+    Raises:
+        RunFolderError: the folder exists and is not empty, or is no folder.
+    """
+    if config.resume:
+        return Path(config.resume)
+    if config.out:
+        folder = Path(config.out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"run folder {config.out!r} exists and is not empty; give a fresh one with --out")
+        return folder
+    stem = f"{config.model}-{config.data.name}".replace("/", "_").replace(":", "_")
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder

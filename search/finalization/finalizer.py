@@ -1,0 +1,226 @@
+"""Finalizer: the last act of a search. It reads the front on test, exports it and writes the report."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruning import checkpoint
+from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
+from runners.training.loop import accuracy
+from runners.trial import TrialResult
+from search.callbacks import SearchCallback
+from search.environment import Environment
+from search.finalization.export import RESULT, export_member
+from search.finalization.retraining import Retrainer
+from search.latency.calibration import LatencyCalibration
+from search.reporting.latency import GIVE_UP, latency_columns
+from search.reporting.page import write_html
+from search.reporting.picture import write_png
+from search.reporting.rows import write_csv
+from search.results.comparison import confirmation_to_dict
+from search.results.result import UNIFORM, DenseResult, SearchResult, best_at_text
+from spaces.counting import count_cost
+from spaces.errors import SlimfrontError
+from spaces.files import write_atomically
+from spaces.space import describe
+
+_PACKAGES = ("slimfront", "torch", "torchvision", "optuna", "ray", "mlflow", "fvcore", "torch-pruning")
+
+
+class ConfirmationError(SlimfrontError):
+    """A stored network that is not the one that its trial reported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How the search ended before its finalization.
+
+    Attributes:
+        seconds: wall time up to here.
+        interrupted: the user has stopped the search and waits.
+        time_limited: the time limit has ended the search.
+    """
+
+    seconds: float
+    interrupted: bool = False
+    time_limited: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Finalizer:
+    """Confirms, exports and reports.
+
+    Attributes:
+        latency: measurements before the search; None for a search that needs no latency.
+        dense: the trained dense network.
+        dense_accuracy: on validation.
+        retrainer: trains the front again, where that is asked for.
+    """
+
+    environment: Environment
+    latency: LatencyCalibration | None
+    dense: nn.Module
+    dense_accuracy: float
+    retrainer: Retrainer
+    callback: SearchCallback
+
+    def __call__(self, results: Sequence[TrialResult], ending: Ending) -> SearchResult:
+        """Return the result with its front confirmed on test, after writing it to the run folder.
+
+        For a user who has stopped the search and waits, the test accuracies and the programs that run without this
+        project are left out, and no latency is measured any more; nor is it when a stop ends the retraining.
+        """
+        result = self._result(results, ending)
+        if ending.interrupted:
+            result = self.retrainer.applied(result)
+        else:
+            self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
+            result = result.with_results([self._confirm(network) for network in _to_confirm(result)])
+            result = self.retrainer(result)
+        # A user who stops the retraining waits for no measurement; what was measured during the search is there.
+        if self.latency is not None or not result.interrupted:
+            began = time.perf_counter()
+            result = self._measure(result)
+            result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
+        self.callback.on_phase("writing the front and the report")
+        return self._write(result)
+
+    def _result(self, results: Sequence[TrialResult], ending: Ending) -> SearchResult:
+        environment, problem = self.environment, self.environment.problem
+        test = None
+        if not ending.interrupted:
+            test = accuracy(self.dense, environment.data.test, device=environment.device)
+        return SearchResult(
+            config=dataclasses.asdict(environment.config),
+            budgets=problem.budgets,
+            dense=DenseResult(self.dense_accuracy, test, problem.space.dense_cost),
+            results=tuple(results),
+            targets=problem.targets,
+            space={"groups": describe(problem.space.variable), "input_shape": list(environment.data.input_shape)},
+            seconds=ending.seconds,
+            versions=_versions(),
+            interrupted=ending.interrupted,
+            time_limited=ending.time_limited,
+        )
+
+    def _load(self, member: TrialResult) -> nn.Module:
+        return checkpoint.load(self.environment.folder / member.path)
+
+    def _confirm(self, member: TrialResult) -> TrialResult:
+        """Reload a network from disk, count it again, and read its test accuracy, once."""
+        data, net = self.environment.data, self._load(member)
+        counted = count_cost(net, data.input_shape)
+        if counted != member.cost:
+            raise ConfirmationError(
+                f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
+            )
+        return dataclasses.replace(member, test_accuracy=accuracy(net, data.test, device=self.environment.device))
+
+    def _measure(self, result: SearchResult) -> SearchResult:
+        """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
+        config = self.environment.config.latency
+        if not config.measures:
+            return result
+        if self.latency is not None:
+            return self._measure_other_batches(result, self.latency)
+        self.callback.on_phase(f"timing the dense net on {config.device}")
+        meter = LatencyMeter(config, self.dense, self.environment.data.input_shape)
+        readings = {REFERENCE: to_plain(meter.read(REFERENCE, self.dense))}
+        refused = 0  # in a row
+        for number, member in enumerate(result.reported, start=1):
+            if refused == GIVE_UP:
+                break
+            self.callback.on_phase(f"timing network {number}/{len(result.reported)} on {config.device}")
+            read = meter.read(member.label, self._load(member))
+            readings[member.label] = to_plain(read)
+            refused = refused + 1 if all(reading.refused for reading in read) else 0
+        return dataclasses.replace(result, latency=readings)
+
+    def _measure_other_batches(self, result: SearchResult, latency: LatencyCalibration) -> SearchResult:
+        """Add the other batch sizes to the readings of the search: its front was measured at the first one."""
+        timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.reported}
+        timed[REFERENCE] = to_plain([latency.dense])
+        if not result.interrupted:
+            timed[REFERENCE] += latency.other_batches(REFERENCE, self.dense)
+            for member in result.reported:
+                timed[member.label] += latency.other_batches(member.label, self._load(member))
+        return dataclasses.replace(result, latency=timed, latency_model=latency.described())
+
+    def _write(self, result: SearchResult) -> SearchResult:
+        folder = self.environment.folder
+        paths = {"result": RESULT, "front table": "front.csv", "picture": "front.png", "report": "report.html"}
+        shutil.rmtree(folder / "front", ignore_errors=True)  # of the search that was resumed
+        for member in result.reported:
+            self._export(member, folder / _member_folder(member), result)
+        if len(result.front):
+            paths["networks"] = "front"
+        if result.chosen is not None:
+            paths["chosen"] = _member_folder(result.chosen)
+        for target, best in ((target, result.best_at(target)) for target in result.targets):
+            if best is not None:
+                paths[f"best at {target}"] = _member_folder(best)
+        result = dataclasses.replace(result, paths=paths)
+        write_csv(result, folder / paths["front table"])
+        write_png(result, folder / paths["picture"])
+        write_html(result, folder / paths["report"])
+        write_atomically(folder / paths["result"], result.to_json().encode())
+        return result
+
+    def _export(self, member: TrialResult, folder: Path, result: SearchResult) -> None:
+        environment = self.environment
+        widths = member.widths or environment.problem.space.full
+        shape, program = environment.data.input_shape, not result.interrupted
+        exported = export_member(self._load(member), environment.spec, widths, shape, folder, program=program)
+        metrics = {
+            "trial": member.trial.number,
+            "intermediate_index": member.intermediate_index,
+            "epoch": member.curve[-1].epoch if member.curve else None,
+            "method": member.trial.method,
+            "settings": dict(member.trial.settings),
+            "training": dict(member.trial.training),
+            "flops": member.cost.flops if member.cost else None,
+            "params": member.cost.params if member.cost else None,
+            "val_accuracy": member.accuracy,
+            "test_accuracy": member.test_accuracy,
+            "confirmation": confirmation_to_dict(member.confirmation),
+            "program_difference": exported.max_difference if exported.program else None,
+            "chosen": result.is_chosen(member),
+            "best_at": best_at_text(result, member),
+            **latency_columns(result, member.label),
+            "latency": result.latency.get(member.label),
+        }
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def _to_confirm(result: SearchResult) -> Iterable[TrialResult]:
+    """Return the networks that are read on test: the reported ones, and the uniform ones beside them."""
+    confirmed = {member.label: member for member in result.reported}
+    baselines = [result.best_at(target, UNIFORM) for target in result.targets]
+    confirmed |= {baseline.label: baseline for baseline in baselines if baseline is not None}
+    rival = result.uniform_comparison.rival
+    if rival is not None:  # the statement about the baseline must hold on test too
+        confirmed[str(rival)] = next(found for found in result.results if found.trial.number == rival)
+    return confirmed.values()
+
+
+def _member_folder(member: TrialResult) -> str:
+    return f"front/trial-{member.stem}"
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that the results depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

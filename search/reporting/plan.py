@@ -1,0 +1,317 @@
+"""What a search is about to do: a table before it starts, and the long page of `python -m search plan`."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from configs.parsing import screen_images
+from configs.schema import RunConfig
+from search.environment import Environment, Plan
+from search.planning.disk import forecast_disk
+from search.planning.time import (
+    FRONT_SHARE,
+    TimeForecast,
+    forecast_epochs,
+    forecast_time,
+    plan,
+    screenable_methods,
+    screened_trials,
+)
+from search.problem import BASELINE_METHOD, Problem
+from search.reporting.catalogue import describe_methods, range_text, value_text
+from search.reporting.wording import (
+    ROWS_SHOWN,
+    TextTable,
+    counts,
+    duration,
+    milliseconds,
+    percent,
+    plural,
+    scaled,
+    titled_table,
+)
+from search.schedulers.asha import expected
+from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.initial_design import InitialDesign
+from search.searchers.samplers import STRUCTURED
+from search.searchers.sensitivities import sensing_images
+from search.searchers.structure import SENSITIVITY, structure_of
+from spaces.budget import Budget
+from spaces.cost import Cost
+from spaces.space import SearchSpace
+
+LAYERS_SHOWN = 6  # of those that keep their width for one reason
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Show a search in short: costs, budgets, what may vary and what may not, trials, workers, time, folder."""
+    space = plan.environment.problem.space
+    lines = []
+    for reason, layers in _fixed_layers(space).items():
+        names = list(layers)
+        more = f" and {len(names) - LAYERS_SHOWN} more" if len(names) > LAYERS_SHOWN else ""
+        lines.append(escape(f"keeps its width: {', '.join(names[:LAYERS_SHOWN])}{more} ({reason})"))
+    return Group(_facts(plan), "", _varied_groups(space).rich(), *lines, "")
+
+
+def plan_page(environment: Environment, candidates: CandidateSpace) -> RenderableType:
+    """Show a search in full: also what is reachable, every layer, methods, trials, the parts of time and disk."""
+    problem, time = environment.problem, forecast_time(environment, candidates)
+    parts: Sequence[RenderableType] = (
+        _facts(plan(environment, candidates, forecast=time)),
+        _reachable_costs(problem.space).rich(),
+        _all_groups(problem.space).rich(),
+        _all_fixed_layers(problem.space),
+        _methods(problem, candidates).rich(),
+        _trials(problem, candidates).rich(),
+        *_sampling(environment),
+        *(f"{text}." for text in InitialDesign(candidates).left_out(problem.config.trials)),
+        *_rungs(problem),
+        *_screening(environment, candidates),
+        _time(environment, time),
+        *_time_limit_warning(problem.config, time),
+        _disk(environment, candidates),
+    )
+    spaced = [renderable for part in parts for renderable in (part, "")]
+    return Group(*spaced, "Nothing was started or written; leave out the word plan to search.")
+
+
+def _facts(plan: Plan) -> Table:
+    """Show what a search is about in a line each."""
+    environment, problem = plan.environment, plan.environment.problem
+    config, space, data = environment.config, problem.space, environment.data
+    dense, least = space.dense_cost, space.smallest_cost
+    images = {"train": data.train, "val": data.val, "test": data.test}
+    rungs = f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else ""
+    facts = {
+        "model": f"{config.model}, {_weights(config)}",
+        "images": f"{config.data.name}, {'x'.join(map(str, space.input_shape))}: "
+        + ", ".join(f"{len(split):,} {name}" for name, split in images.items()),
+        "dense cost": counts(dense),
+        "reachable": f"{counts(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
+        "budget": " and ".join(_budget(budget, dense) for budget in problem.budgets),
+        "targets": "; ".join(_budget(target, dense) for target in problem.targets),
+        "latency": _latency(problem, plan.dense_seconds),
+        "methods": f"{', '.join(problem.methods)}, and the uniform baseline"
+        + (f", fixed: {', '.join(config.set)}" if config.set else ""),
+        "trials": f"{config.trials}, sampler {config.sampler}, {plural(config.train.epochs, 'epoch')} each"
+        + (f" but where searched ({config.search_training})" if config.search_training else "")
+        + rungs
+        + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
+        "runner": f"{plural(environment.workers, 'worker')} with {plural(environment.threads, 'thread')} each",
+        "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
+        + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
+        "folder": str(environment.folder),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in facts.items():
+        if text:
+            table.add_row(name, escape(text))
+    return table
+
+
+def _weights(config: RunConfig) -> str:
+    if config.weights:
+        return f"weights {config.weights}"
+    return f"trained here for {plural(config.train.dense_epochs, 'epoch')} unless cached"
+
+
+def _budget(budget: Budget, dense: Cost) -> str:
+    if budget.quantity == "latency":
+        return f"at most {budget.limit * 1e3:g} ms"
+    name = "FLOPs" if budget.quantity == "flops" else budget.quantity
+    share = budget.limit / getattr(dense, budget.quantity)
+    return f"at most {scaled(budget.limit, name)} ({percent(share, 1)} of dense)"
+
+
+def _latency(problem: Problem, dense_seconds: float | None) -> str:
+    """Say where latency is measured, when and what for; empty where it is not measured."""
+    latency = problem.config.latency
+    place = f"{latency.device}, {latency.engine}, {latency.dtype}"
+    uses = ["the budget"] if any(budget.quantity == "latency" for budget in problem.budgets) else []
+    uses += ["the axis of the front"] if problem.axis == "latency" else []
+    if not uses:
+        return f"of the front, measured at the end on {place}" if latency.measures else ""
+    text = (
+        f"measured on {place}, at batch {latency.batch[0]} for {' and '.join(uses)}; before any training the "
+        "dense and the smallest network, and layers for a model that proposes (a minute at most, once); networks while "
+        "no trial runs"
+    )
+    if dense_seconds is None:
+        return f"{text}. A budget under what the smallest network measures then ends the search"
+    return f"{text}. The dense network takes {milliseconds(dense_seconds)} ms"
+
+
+def _varied_groups(space: SearchSpace) -> TextTable:
+    groups = space.variable
+    layers = sum(len(group.producers) for group in groups)
+    rows = [
+        (g.name, *map(str, (len(g.producers), g.width, g.lowest, g.ceiling, g.divisor))) for g in groups[:ROWS_SHOWN]
+    ]
+    if len(groups) > ROWS_SHOWN:
+        rows.append((f"... and {len(groups) - ROWS_SHOWN} more", *[""] * 5))
+    title = f"{plural(len(groups), 'group')} of channels may vary ({plural(layers, 'layer')})"
+    return TextTable(title, ("group", ">layers", ">width", ">from", ">to", ">in steps of"), tuple(rows))
+
+
+def _fixed_layers(space: SearchSpace) -> Mapping[str, Mapping[str, int]]:
+    """Return reason -> layer -> width, of the layers that keep their width."""
+    by_reason: dict[str, dict[str, int]] = defaultdict(dict)
+    for layer in space.layers_fixed:
+        by_reason[layer.reason][layer.name] = layer.width
+    for group in space.groups:
+        if group.fixed:
+            by_reason[group.fixed] |= dict.fromkeys(group.producers, group.width)
+    return by_reason
+
+
+def _reachable_costs(space: SearchSpace) -> TextTable:
+    dense = space.dense_cost
+    costs = {"smallest": space.smallest_cost, "largest": space.cost(space.largest), "dense": dense}
+    rows = []
+    for name, cost in costs.items():
+        flops, params = percent(cost.flops / dense.flops, 1), percent(cost.params / dense.params, 1)
+        rows.append((name, scaled(cost.flops), flops, scaled(cost.params), params))
+    columns = ("", ">FLOPs", ">of dense", ">params", ">of dense")
+    return TextTable("What the widths can reach", columns, tuple(rows))
+
+
+def _all_groups(space: SearchSpace) -> TextTable:
+    rows = []
+    for group in space.variable:
+        numbers = (group.width, group.lowest, group.ceiling, group.divisor, group.steps + 1)
+        rows.append((group.name, *map(str, numbers), ", ".join(group.producers)))
+    columns = ("group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
+    return TextTable(f"{plural(len(rows), 'group')} of channels may vary", columns, tuple(rows))
+
+
+def _all_fixed_layers(space: SearchSpace) -> RenderableType:
+    reasons = _fixed_layers(space).items()
+    rows = tuple((name, str(width), reason) for reason, layers in reasons for name, width in layers.items())
+    if not rows:
+        return "No layer keeps its width for good."
+    return TextTable("What keeps its width, and why", ("layer", ">width", "why"), rows).rich()
+
+
+def _methods(problem: Problem, candidates: CandidateSpace) -> TextTable:
+    rows: list[tuple[str, ...]] = []
+    for name, method in describe_methods(tuple(dict.fromkeys((*candidates.methods, BASELINE_METHOD)))).items():
+        searched = name in candidates.methods
+        heads = [(name if searched else f"{name} (baseline only)", method["widths"])]
+        fixed = problem.fixed.get(name, {})
+        for setting in method["settings"]:
+            head = heads.pop() if heads else ("", "")
+            if setting["name"] in fixed:
+                rows.append((*head, setting["name"], "fixed", value_text(fixed[setting["name"]])))
+            elif setting["searched"] and searched:
+                rows.append((*head, setting["name"], "searched", range_text(setting)))
+            else:
+                rows.append((*head, setting["name"], "default", value_text(setting["default"])))
+        if heads:
+            rows.append((*heads[0], "none to set", "", ""))
+    for training in candidates.training:
+        log = ", log" if training.log else ""
+        range_ = f"{value_text(training.low)} to {value_text(training.high)}{log}"
+        rows.append(("fine-tuning, not of the baseline", "", training.name, "searched", range_))
+    title = "Methods and their settings: searched, fixed by --set, or left at the default"
+    return TextTable(title, ("method", "widths", "setting", "", "value"), tuple(rows))
+
+
+def _trials(problem: Problem, candidates: CandidateSpace) -> TextTable:
+    trials, design = problem.config.trials, InitialDesign(candidates)
+    baselines, uniform = design.baselines(trials), design.uniform(trials)
+    rows = [(str(len(baselines)), "uniform widths, the baseline", BASELINE_METHOD, _fractions(baselines))]
+    for method in dict.fromkeys(point.method for point in uniform):
+        own = [point for point in uniform if point.method == method]
+        rows.append((str(len(own)), "uniform widths to start from", method, _fractions(own)))
+    if rest := trials - len(baselines) - len(uniform):
+        coverage = "all of it"
+        if problem.targets:
+            fractions = ", ".join(percent(fraction, 1) for fraction in candidates.cost_coverage.by_fraction)
+            coverage = f"{fractions}, the targets, in equal shares"
+        elif candidates.lowest_fraction < 1:
+            coverage = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
+        rows.append((str(rest), f"proposed by {problem.config.sampler}", ", ".join(candidates.methods), coverage))
+    columns = (">trials", "what", "method", "at most, of the budget")
+    return TextTable(f"Trials: {trials}", columns, tuple(rows))
+
+
+def _fractions(points: Sequence[InitialPoint]) -> str:
+    return ", ".join(percent(point.parameters["budget_fraction"], 1) for point in points)
+
+
+def _sampling(environment: Environment) -> Iterator[str]:
+    """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
+    problem = environment.problem
+    if problem.config.sampler not in STRUCTURED:
+        return
+    images = sensing_images(environment)
+    names = [*structure_of(problem.space).names, *([SENSITIVITY] if images else [])]
+    named = f" ({', '.join(names)})" if names else ""
+    yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."
+    if images:
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
+
+
+def _rungs(problem: Problem) -> Iterator[Table]:
+    """Tabulate how many trials are expected at each rung."""
+    rungs, trials = problem.rungs, problem.config.trials
+    if not rungs:
+        return
+    reached = expected(rungs, trials, round(FRONT_SHARE * trials))
+    later = "baselines, the first others, members of the front; of the rest the better half, from its weights"
+    rows = [
+        (str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else later)
+        for epochs, count in zip(rungs, reached, strict=True)
+    ]
+    whole = problem.config.train.epochs * trials
+    title = f"Rungs: about {forecast_epochs(problem.config):.0f} epochs of training instead of {whole}"
+    yield TextTable(title, (">epochs", ">trials, about", "what"), tuple(rows)).rich()
+
+
+def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator[str]:
+    """Say how many trials are winners of screening pools and what the screening costs, where there is any."""
+    size, data, config = environment.screening_pool_size, environment.data, environment.config
+    able = screenable_methods(candidates)
+    if size > 1 and not able:
+        yield f"Screening: none, because {', '.join(candidates.methods)} cannot be compared without training."
+    elif size > 1:
+        cost = size * screen_images(len(data.val)) / (config.train.epochs * len(data.train))
+        yield (
+            f"Screening: about {screened_trials(candidates, config.trials):.0f} trials ({', '.join(able)}) are the "
+            f"best of {size} candidates each before any training, which takes about {cost:.0%} of the time that training "
+            "the best one does."
+        )
+
+
+def _time(environment: Environment, time: TimeForecast) -> Table:
+    table = titled_table("Time, estimated from timed steps on this machine", "", ">time")
+    table.add_row("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense))
+    table.add_row(f"trials, {environment.workers} at once", duration(time.trials))
+    table.add_row("start, statistics, confirmation, report", duration(time.around))
+    table.add_row("total", duration(time.total), style="bold")
+    if limit := environment.config.time_limit:
+        table.add_row("time limit", limit, style="bold")
+    return table
+
+
+def _time_limit_warning(config: RunConfig, time: TimeForecast) -> Iterator[str]:
+    if config.time_limit_seconds < time.dense:
+        limit = config.time_limit
+        yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
+
+
+def _disk(environment: Environment, candidates: CandidateSpace) -> Table:
+    parts = forecast_disk(environment, candidates)
+    table = titled_table("Disk, estimated", "", ">bytes", "where")
+    for part in parts:
+        table.add_row(part.what, f"{'up to ' if part.extra else ''}{scaled(part.size, 'B')}", escape(part.place))
+    sure, most = (sum(part.size for part in parts if not part.extra or extra) for extra in (False, True))
+    up_to = f", up to {scaled(most, 'B')}" if most > sure else ""
+    table.add_row("total", f"{scaled(sure, 'B')}{up_to}", "", style="bold")
+    return table

@@ -1,0 +1,310 @@
+"""OptunaSearcher: what to try next; the initial design first, then an Optuna sampler, every candidate once.
+
+The sampler works on a study in memory, which takes the trials of an earlier process from the storage.
+"""
+
+import contextlib
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from runners.trial import Trial, TrialResult, derive_seed
+from search.problem import Problem
+from search.results.pareto import measured, objectives
+from search.results.serialization import trial_result_to_dict
+from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.cost_coverage import MAX_REPEATS, largest_gap
+from search.searchers.initial_design import InitialDesign
+from search.searchers.method_choice import choose_method
+from search.searchers.observation import Observation
+from search.searchers.parameters import BUDGET_FRACTION, METHOD
+from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
+from search.searchers.structured_sampler import DUPLICATE, EPOCHS
+from search.storage.history import History
+from search.storage.pending import PendingTrials
+from search.storage.study_storage import DIRECTIONS, RESULT, StoredTrial
+
+_log = logging.getLogger(__name__)
+
+REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
+SIMILAR_REPEATS = 12  # the same for candidates of a screening pool: small spaces have few at one budget fraction
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """How many trials a search has.
+
+    Attributes:
+        total: at its end, those of an earlier process under other budgets included.
+        left: under the budgets of now. New budgets have baselines of their own, and these are tried even when no trial
+            is left: one, or one at each target.
+    """
+
+    total: int
+    left: int
+
+    @classmethod
+    def of(cls, problem: Problem, stored: Sequence[StoredTrial]) -> "TrialCounts":
+        """Count the trials of a search that goes on from stored ones."""
+        earlier = len({trial.result.trial.number for trial in stored if trial.earlier and trial.result is not None})
+        left = max(1, len(problem.targets), problem.config.trials - earlier) if earlier else problem.config.trials
+        return cls(earlier + left, left)
+
+
+class OptunaSearcher:
+    """Suggests candidates that were not tried yet, and observes their results.
+
+    Args:
+        candidates: what is sampled.
+        history: results so far.
+        pending: trials that workers have.
+        stored: trials of an earlier process.
+        sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
+        even: whether samplers that cluster are told where on the budget range to go, so that the front comes out even
+            in log cost; without it they are as their library makes them, for comparing them.
+
+    Raises:
+        UnknownNameError: no such sampler.
+    """
+
+    def __init__(
+        self,
+        candidates: CandidateSpace,
+        history: History,
+        pending: PendingTrials,
+        stored: Sequence[StoredTrial] = (),
+        *,
+        sensitivities: Mapping[str, float] | None = None,
+        even: bool = True,
+    ) -> None:
+        self._candidates, self._history, self._pending, self._even = candidates, history, pending, even
+        self._config = candidates.problem.config
+        self.counts = counts = TrialCounts.of(candidates.problem, stored)
+        design = InitialDesign(candidates)
+        self._initial = design.baselines(counts.left) + design.uniform(counts.left)
+        startup = len(self._initial)
+        self._initial += design.sensitive(counts.total - len(history.numbers), sensitivities)
+        for text in design.left_out(counts.left, resumed=counts.total > counts.left):
+            _log.warning("%s", text)
+        self._initial_numbers: set[int] = set()
+        self._asked: dict[str, optuna.Trial] = {}  # by key, of the trials that run for the first time
+        self._first: dict[int, FrozenTrial] = {}  # number -> what the sampler was told after the first segment
+        self._repeats = 0
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
+        self._study = optuna.create_study(directions=DIRECTIONS)
+        for trial in stored:
+            self._restore(trial)
+        seed = derive_seed(self._config.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
+        self._random = RandomSampler(seed=seed)
+        self._study.sampler = self._sampler(SamplerOptions(seed, startup, counts.total, candidates, sensitivities))
+
+    @property
+    def repeats(self) -> int:
+        """Number of proposals that repeated an earlier candidate and were answered from its result."""
+        return self._repeats
+
+    def suggest(self) -> Trial | None:
+        """Return the next candidate; None when even random proposals find none that was not tried."""
+        while self._initial:
+            trial = self._propose(self._initial.pop(0))
+            if trial is not None:
+                self._initial_numbers.add(trial.number)
+                return trial
+        for repeats in range(REPEATS):
+            if (trial := self._propose(fraction=self._next_fraction(repeats))) is not None:
+                return trial
+        with self._at_random():
+            for repeats in range(REPEATS):
+                if (trial := self._propose(fraction=self._next_target(repeats))) is not None:
+                    return trial
+        return None
+
+    def suggest_similar(self, trial: Trial, count: int) -> list[Trial]:
+        """Return up to so many other candidates with the number, method and budget fraction of a pending trial."""
+        fraction = self._asked[trial.key()].params[BUDGET_FRACTION]
+        found: dict[str, Trial] = {}
+        repeats = 0
+        while len(found) < count and repeats < SIMILAR_REPEATS:
+            other = self._propose(fraction=fraction, similar_to=trial, besides=found)
+            if other is None:
+                repeats += 1
+            else:
+                found[other.key()], repeats = other, 0
+        return list(found.values())
+
+    def is_screenable(self, trial: Trial) -> bool:
+        """Return whether a new trial can be screened: it was proposed, and its cut comes before any training."""
+        return trial.number not in self._initial_numbers and self._candidates.screenable(trial)
+
+    def observe(self, result: TrialResult, *, promoted: bool = False) -> FrozenTrial:
+        """Tell the sampler a result; return the trial as it is stored.
+
+        Args:
+            promoted: the result is that of another training segment, which is a trial of its own to the sampler.
+        """
+        number = result.trial.number
+        attributes: dict[str, Any] = {RESULT: trial_result_to_dict(result)}
+        if result.trained is not None:
+            attributes[EPOCHS] = result.trained
+        if result.error:
+            attributes["reason"] = result.error
+        if promoted:
+            first = self._first[number]
+            frozen = optuna.trial.create_trial(
+                values=[objectives(result)[1], self._candidates.objective_cost(result)],
+                params=first.params,
+                distributions=first.distributions,
+                user_attrs=attributes,
+            )
+            self._study.add_trial(frozen)
+            return frozen
+        asked = self._asked.pop(result.trial.key())
+        for name, value in attributes.items():
+            asked.set_user_attr(name, value)
+        self._first[number] = self._end(asked, result)
+        return self._first[number]
+
+    def discard(self, trial: Trial, reason: str = "") -> FrozenTrial:
+        """Tell the sampler that a candidate will have no result; return the trial as it is stored."""
+        asked = self._asked.pop(trial.key())
+        if reason:
+            asked.set_user_attr("reason", reason)
+        return self._end(asked, None)
+
+    def _propose(
+        self,
+        initial: InitialPoint | None = None,
+        fraction: float | None = None,
+        similar_to: Trial | None = None,
+        besides: Mapping[str, Trial] | None = None,
+    ) -> Trial | None:
+        """Return the next candidate, or None when it repeats an earlier one (which the sampler is told).
+
+        Args:
+            fraction: that the sampler finds chosen already.
+            similar_to: trial whose number and method the candidate gets.
+            besides: candidates by key that are not pending yet.
+        """
+        given = None if initial is None else dict(initial.parameters)
+        if initial is None and fraction is not None:
+            given = {BUDGET_FRACTION: fraction}
+            if similar_to is not None and len(self._candidates.methods) > 1:
+                given[METHOD] = similar_to.method
+        if given is not None:
+            self._study.enqueue_trial(given)
+        asked = self._study.ask()
+        drawn = self._candidates.draw(asked, initial)
+        number = self._next_number() if similar_to is None else similar_to.number
+        baseline = initial.baseline if initial else ""
+        trial = Trial(number, drawn.method, drawn.goal, drawn.settings, baseline=baseline, training=drawn.training)
+        key = trial.key()
+        trial = replace(trial, seed=derive_seed(self._config.seed, key))
+        known = self._history.find(key)
+        earlier = known.trial.number if known is not None else self._pending.keys.get(key)
+        if earlier is None and besides is not None and key in besides:
+            earlier = number
+        if earlier is not None:
+            asked.set_user_attr(DUPLICATE, earlier)
+            self._end(asked, known)
+            self._repeats += 1
+            return None
+        self._asked[key] = asked
+        return trial
+
+    def _next_number(self) -> int:
+        return max([-1, *self._history.numbers, *self._pending.trials]) + 1
+
+    def _end(self, asked: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
+        """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""
+        if result is None or not measured(result):
+            return self._study.tell(asked, state=OptunaState.FAIL)
+        return self._study.tell(asked, [objectives(result)[1], float(self._candidates.objective_cost(result))])
+
+    def _next_fraction(self, repeats: int) -> float | None:
+        """Return the budget fraction of the next trial; None leaves it to the sampler.
+
+        Args:
+            repeats: number of proposals in a row that have repeated earlier ones.
+        """
+        if self._candidates.problem.targets:
+            return self._next_target(repeats)
+        if not self._even or self._config.sampler not in CLUSTERING or repeats >= MAX_REPEATS:
+            return None
+        known = [self._candidates.places(result.trial, result) for result in self._history.first_results]
+        new = [self._candidates.places(trial) for trial in self._pending.new]
+        return largest_gap(itertools.chain(*known, *new), self._candidates.lowest_fraction)
+
+    def _next_target(self, repeats: int) -> float | None:
+        """Return the target of the next trial as a fraction; None without targets."""
+        tried = [*(result.trial for result in self._history.results), *self._pending.new]
+        return self._candidates.next_target(tried, repeats)
+
+    def _sampler(self, options: SamplerOptions) -> BaseSampler:
+        name = self._config.sampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
+            sampler: BaseSampler = SAMPLERS[name](options)
+        return sampler if name in BY_CHANCE else MethodSampler(sampler, self._choose_method)
+
+    def _restore(self, stored: StoredTrial) -> None:
+        """Take a trial from the storage; one of other budgets is rebased on the budgets of now, or left out."""
+        lowest = self._candidates.lowest_fraction
+        frozen, result = stored.frozen, stored.result
+        own = getattr(frozen.distributions.get(BUDGET_FRACTION), "low", lowest)
+        if result is not None:
+            self._first.setdefault(result.trial.number, frozen)
+        if not stored.earlier and own == lowest:
+            self._study.add_trial(frozen)
+        elif result is not None:
+            rebased = rebase(frozen, self._candidates.fraction(result.trial, result), lowest)
+            if rebased is not None:
+                self._study.add_trial(rebased)
+
+    @contextlib.contextmanager
+    def _at_random(self) -> Iterator[None]:
+        """Propose at random inside the block."""
+        sampler, self._study.sampler = self._study.sampler, self._random
+        try:
+            yield
+        finally:
+            self._study.sampler = sampler
+
+    def _choose_method(self, fraction: float) -> str:
+        """Return the method for the next trial, which may cost that fraction of the budget."""
+        observations = self._observations()
+        seed = derive_seed(self._config.seed, f"method:{len(observations)}")
+        return choose_method(self._candidates.methods, observations, fraction, seed)
+
+    def _observations(self) -> list[Observation]:
+        """Return the trials after their first training segment, where all have had the same training."""
+        known = [self._candidates.observe(result.trial, result) for result in self._history.first_results]
+        return known + [self._candidates.observe(trial) for trial in self._pending.new]
+
+
+def rebase(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:
+    """Return a trial as if the budgets of now had been its own; None when these would not have let it be proposed.
+
+    Args:
+        fraction: of the scaled budget of now that the trial may cost.
+        lowest: the least fraction that is proposed now.
+    """
+    if not lowest <= fraction <= 1 or BUDGET_FRACTION not in trial.params:
+        return None
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params={**trial.params, BUDGET_FRACTION: fraction},
+        distributions={**trial.distributions, BUDGET_FRACTION: FloatDistribution(lowest, 1.0, log=True)},
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+    )

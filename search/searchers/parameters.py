@@ -1,0 +1,73 @@
+"""The parameters of a trial by name, and what a width parameter stands for.
+
+budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
+    or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
+    one of theirs.
+method: when there are several; chosen last, by `search.searchers.method_choice`.
+train.SETTING: the fine-tuning settings that are searched; baselines have none.
+METHOD.SETTING: the searchable settings of that method that are not fixed.
+allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for methods
+    that can do both.
+width.GROUP: in [0, 1], the share of its dense width that a group keeps, relative to the other groups. 0.5 is the
+    middle, and all groups at 0.5 are uniform widths.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from pruning.settings import Setting
+
+BUDGET_FRACTION, METHOD, ALLOCATION = "budget_fraction", "method", "allocation"
+WIDTH = "width."  # begins the names of the width parameters
+
+# A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
+# gets under a quarter of the share of another. It is flat around the middle, so that random draws stay near uniform
+# widths, which are strong: over a closed-form search of 20 groups, hypervolume gained on the uniform baselines grew by
+# a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
+SPREAD = 2.0
+MIDDLE = 0.5
+MAX_LOG2_PROPORTION = math.log2(SPREAD)  # by which a proportion may differ from uniform
+
+
+class Suggest(Protocol):
+    """What chooses the parameters (an Optuna trial)."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Choose a number between both bounds, included."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Choose a whole number between both bounds, included."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Choose one of the choices."""
+        ...
+
+
+def suggest_setting(suggest: Suggest, name: str, setting: Setting) -> Any:
+    """Let a searchable setting be chosen under a name: one of its choices, or a number within its bounds."""
+    if setting.choices:
+        return suggest.suggest_categorical(name, setting.choices)
+    low, high = setting.low or 0, setting.high or 0
+    if isinstance(setting.default, int):
+        return suggest.suggest_int(name, int(low), int(high), log=setting.log)
+    return suggest.suggest_float(name, float(low), float(high), log=setting.log)
+
+
+def proportion(parameter: float) -> float:
+    """Return the proportion that a width parameter in [0, 1] stands for, from 1 / SPREAD to SPREAD."""
+    t = 2 * parameter - 1
+    return float(SPREAD ** (t * abs(t)))
+
+
+def log2_proportion(parameter: float) -> float:
+    """Return log2 of the proportion that a width parameter stands for."""
+    return math.log2(proportion(parameter))
+
+
+def width_parameter(log2: float) -> float:
+    """Return the width parameter of a proportion given as its log2; proportions beyond `SPREAD` take its ends."""
+    t = max(-1.0, min(1.0, log2 / MAX_LOG2_PROPORTION))
+    return MIDDLE + math.copysign(math.sqrt(abs(t)), t) / 2

@@ -1,0 +1,141 @@
+"""MLflow stores: open one, create one in a file, and find the runs that an earlier process wrote into it."""
+
+import logging
+import logging.config
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+SQLITE = "sqlite:///"  # before the path of a store in a file
+FOLDER_TAG = "slimfront.run_folder"  # tag of a parent run by which a server's runs are found again
+PARENT_TAG = "mlflow.parentRunId"
+CHANGED_PREFIX = "now."  # of the tags of a parent run that hold the settings which a resumed search has changed
+_FINAL_STATUSES = ("FINISHED", "FAILED")
+_PAGE_SIZE = 1000  # runs per request
+
+# MLflow reads these variables when it is imported or used; the user's own values stay. It must not call home, nor wait
+# for minutes for a server that is down, nor print on standard output.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+# Migrations of MLflow 3.1 whose loggers set their own level, so that only a filter keeps their INFO lines back.
+_VERBOSE_MIGRATIONS = (
+    "89d4b8295536_create_latest_metrics_table_py",
+    "2b4d017a5e9b_add_model_registry_tables_to_db_py",
+)
+
+
+def open_store(uri: str) -> "MlflowClient":
+    """Return the client of a store; a SQLite file that is not there is created."""
+    client = _client_class()
+    if (file := missing_file(uri)) is not None:
+        create_store(file)
+    return client(tracking_uri=uri)
+
+
+def missing_file(uri: str) -> Path | None:
+    """Return the SQLite file that has to be created before the store is opened; None for a server or an existing file.
+
+    A file whose folder is missing is left to MLflow, which reports it.
+    """
+    file = Path(uri.removeprefix(SQLITE))
+    return file if uri.startswith(SQLITE) and file.parent.is_dir() and not file.exists() else None
+
+
+def create_store(file: Path) -> None:
+    """Create an empty store in a SQLite file, whole or not at all.
+
+    It is made under another name first: MLflow can never open a store whose creation was killed in the middle.
+    """
+    client = _client_class()
+    for leftover in file.parent.glob(f".{file.name}.*"):
+        leftover.unlink()
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    with _unconfigured_logging():
+        client(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+    temporary.replace(file)
+
+
+@dataclass(frozen=True)
+class EarlierRuns:
+    """The runs that an earlier process wrote of a search.
+
+    Attributes:
+        params: parameters of the parent run, which MLflow never changes, updated by its tags of changed settings.
+        children: trial number -> id of the run, of the trials that were written whole.
+    """
+
+    parent: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    children: Mapping[int, str] = field(default_factory=dict)
+
+
+def earlier_runs(client: "MlflowClient", experiment: str, folder: str, local: bool) -> EarlierRuns | None:
+    """Find the parent run of a run folder and its children; delete the children that were not written whole.
+
+    Args:
+        local: whether the store is in the run folder, so that all its runs belong to this search.
+    """
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=_PAGE_SIZE, page_token=token)
+        runs += page
+        if not (token := page.token):
+            break
+    parents = [run for run in runs if PARENT_TAG not in run.data.tags]
+    own = [run for run in parents if local or run.data.tags.get(FOLDER_TAG) == folder]
+    if not own:
+        return None
+    parent = max(own, key=lambda run: run.info.start_time)
+    children = {}
+    for run in runs:
+        if run.data.tags.get(PARENT_TAG) == parent.info.run_id:
+            if run.info.status in _FINAL_STATUSES:
+                children[int(run.info.run_name.split()[-1])] = run.info.run_id
+            else:
+                client.delete_run(run.info.run_id)
+    tags = parent.data.tags.items()
+    changed = {name.removeprefix(CHANGED_PREFIX): value for name, value in tags if name.startswith(CHANGED_PREFIX)}
+    return EarlierRuns(parent.info.run_id, dict(parent.data.params) | changed, children)
+
+
+def _client_class() -> type["MlflowClient"]:
+    """Import MLflow so that it prints nothing between the lines of a progress bar."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in _VERBOSE_MIGRATIONS:
+        logging.getLogger(name).addFilter(_is_warning)
+    return MlflowClient
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+@contextmanager
+def _unconfigured_logging() -> Iterator[None]:
+    """Keep the migrations of MLflow 3.1 from configuring logging.
+
+    They read alembic.ini, which replaces the handlers of the root logger and prints INFO lines on standard error.
+    """
+    configure = logging.config.fileConfig
+    logging.config.fileConfig = lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        logging.config.fileConfig = configure

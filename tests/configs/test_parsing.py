@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+
+from configs.parsing import (
+    parse_duration,
+    parse_fixed_settings,
+    parse_rungs,
+    parse_screen,
+)
+from configs.schema import RunConfig
+from runners.config import TrainConfig
+from spaces.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1h 2m 3s", 3723), ("1.5H", 5400), ("0h0.5s", 0.5)],
+)
+def test_hours_minutes_and_seconds_are_read(text: str, seconds: float) -> None:
+    assert parse_duration("--time-limit", text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "0", "0s", "-5m", "30", "30m1h", "5m5m", "1d", "nan", "inf", "٣m", "9" * 400 + "h"]
+)
+def test_anything_else_is_refused_with_the_flag_and_examples(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_duration("--time-limit", text)
+    assert str(error.value).startswith(f"--time-limit is {text!r} and must be a time above 0")
+    assert str(error.value).endswith("such as 90s, 30m, 1h30m or 2h")
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs", "trials", "rungs"),
+    [
+        ("auto", 1, 20, ()),
+        ("auto", 0, 20, ()),
+        ("auto", 2, 20, ()),
+        ("auto", 3, 20, (1, 3)),
+        ("auto", 8, 20, (2, 8)),
+        ("auto", 10, 20, (1, 3, 10)),
+        ("auto", 600, 2, ()),  # a recipe and its control arm
+        ("none", 8, 20, ()),
+        ("1,2", 8, 20, (1, 2, 8)),
+        (" 3 , 8", 8, 20, (3, 8)),
+        ("2", 8, 2, (2, 8)),
+        ("8", 8, 20, ()),  # a single rung, which is the whole training
+    ],
+)
+def test_rungs_end_with_the_whole_training(text: str, epochs: int, trials: int, rungs: tuple[int, ...]) -> None:
+    assert parse_rungs(text, epochs, trials) == rungs
+
+
+@pytest.mark.parametrize("text", ["2,1", "1,1", "0,2", "1,,2", "", "1.5", "-1", "one"])
+def test_what_are_no_rising_epochs_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be whole epochs from 1 in rising order, as in 1,2,4, or auto or none"):
+        parse_rungs(text, 8, 20)
+
+
+def test_a_rung_longer_than_the_training_is_refused_with_both() -> None:
+    with pytest.raises(ConfigError, match="a rung after 9 epochs, longer than the training of --epochs 8; lower"):
+        parse_rungs("1,9", 8, 20)
+
+
+def test_epochs_that_are_searched_leave_no_rungs() -> None:
+    config = RunConfig(train=TrainConfig(epochs=4), search_training="epochs")
+    assert config.rung_epochs == ()
+    assert dataclasses.replace(config, search_training="lr").rung_epochs == (1, 4)
+    with pytest.raises(ConfigError, match="--rungs '1,2' says how long trials train, and --search-training epochs"):
+        dataclasses.replace(config, rungs="1,2")
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs", "train", "val", "size"),
+    [
+        ("auto", 2, 4_000, 1_000, 3),  # 0.25 * 2 * 4000 / (1512 / 3) = 3.97
+        ("auto", 1, 1_000, 488, 1),
+        ("auto", 90, 50_000, 5_000, 8),
+        ("auto", 0, 4_000, 1_000, 1),
+        ("none", 2, 4_000, 1_000, 1),
+        ("1", 2, 4_000, 1_000, 1),
+        ("1", 0, 4_000, 1_000, 1),
+        (" 12 ", 2, 10, 10, 12),
+    ],
+)
+def test_automatic_pools_cost_at_most_a_quarter_of_the_training(
+    text: str, epochs: int, train: int, val: int, size: int
+) -> None:
+    config = RunConfig(screen=text, train=TrainConfig(epochs=epochs))
+    assert config.screening_pool_size(train, val) == size
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1.5", ""])
+def test_what_is_no_number_of_candidates_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be a whole number from 1, as in 4"):
+        parse_screen(text, 2)
+
+
+def test_there_is_nothing_to_choose_for_where_nothing_is_trained() -> None:
+    with pytest.raises(ConfigError, match="--screen '4' chooses what is trained, and with --epochs 0 nothing is"):
+        parse_screen("4", 0)
+
+
+def test_a_fixed_setting_is_split_into_method_name_and_value() -> None:
+    texts = ["di.way=a=b", "di.ridge= 3 ", "l2.images=8"]  # the method of the baseline may be set too
+    assert parse_fixed_settings(texts, ("di",)) == {"di": {"way": "a=b", "ridge": "3"}, "l2": {"images": "8"}}
+
+
+def test_a_fixed_setting_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is not METHOD.SETTING=VALUE"):
+        parse_fixed_settings(["di.way= "], ("di",))

@@ -1,0 +1,127 @@
+"""A search without a network: a problem over a made-up space, and a tuner with its parts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import RunConfig
+from runners.base import AskTell
+from runners.config import TrainConfig
+from runners.trial import EpochReport, Trial, TrialResult
+from search.callbacks import Progress, SearchCallback
+from search.latency.predictor import LatencyPredictor
+from search.latency.queue import MeasurementQueue, Read
+from search.problem import Problem
+from search.results.pareto import ParetoFront
+from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.screening import Screening
+from search.searchers.candidate_space import CandidateSpace
+from search.searchers.optuna_searcher import OptunaSearcher
+from search.storage.checkpoints import CheckpointStore, InMemory
+from search.storage.history import History
+from search.storage.pending import PendingTrials
+from search.storage.study_storage import StudyStorage
+from search.tuner import Records, Schedulers, Tuner
+from spaces.budget import Budget
+from spaces.space import SearchSpace
+
+
+def problem_of(
+    space: SearchSpace,
+    budgets: Sequence[Budget | str],
+    methods: Sequence[str] = ("l2",),
+    *,
+    rungs: Sequence[int] = (),
+    targets: Sequence[Budget] = (),
+    **settings: Any,
+) -> Problem:
+    """Return the problem of a search for these methods, under these budgets."""
+    training = {"train": TrainConfig(epochs=rungs[-1])} if rungs else {}
+    config = RunConfig(
+        budget=tuple(map(str, budgets)),
+        method=",".join(methods),
+        rungs=",".join(map(str, rungs)) or "none",
+        targets=",".join(map(str, targets)),
+        **(training | settings),
+    )
+    return Problem.resolve(config, space)
+
+
+@dataclass
+class MadeUpSearch(AskTell):
+    """A tuner and its parts; hands trials out and takes results as the tuner does."""
+
+    tuner: Tuner
+    problem: Problem
+    searcher: OptunaSearcher
+    history: History
+    storage: StudyStorage | None
+
+    def ask(self) -> Trial | None:
+        return self.tuner.ask()
+
+    def report(self, report: EpochReport) -> bool:
+        return self.tuner.report(report)
+
+    def tell(self, result: TrialResult) -> None:
+        self.tuner.tell(result)
+
+    @property
+    def results(self) -> tuple[TrialResult, ...]:
+        return self.history.results
+
+    @property
+    def front(self) -> ParetoFront:
+        return self.history.front
+
+
+def search_of(
+    problem: Problem,
+    predictor: LatencyPredictor | None = None,
+    *,
+    url: str = "",
+    name: str = "slimfront",
+    size: int = 1,
+    stop: Callable[[], bool] = lambda: False,
+    read: Read | None = None,
+    window: int = 1,
+    callback: SearchCallback | None = None,
+    checkpoints: CheckpointStore | None = None,
+    sensitivities: Mapping[str, float] | None = None,
+    even: bool = True,
+    prepare: Callable[[History], None] | None = None,
+) -> MadeUpSearch:
+    """Put a tuner together, as the orchestrator does.
+
+    Args:
+        url: of a storage; empty keeps the search in memory. A stored search may have had other budgets.
+        size: of screening pools.
+        read: measures latency; None leaves it out.
+        window: networks that wait to be measured before running trials are waited for.
+        prepare: called with the history of an earlier process.
+    """
+    storage = StudyStorage(url, name, problem, resumed=True) if url else None
+    stored = storage.read() if storage is not None else []
+    history = History(problem, [trial.result for trial in stored if trial.result is not None])
+    if prepare is not None:
+        prepare(history)
+    records = Records(history, PendingTrials(), storage, checkpoints or InMemory())
+    candidates = CandidateSpace(problem, predictor)
+    searcher = OptunaSearcher(candidates, history, records.pending, stored, sensitivities=sensitivities, even=even)
+    promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
+    schedulers = Schedulers(promotion, Screening(problem, size, history.results), stop)
+    queue = None
+    if read is not None and predictor is not None:
+        queue = MeasurementQueue(history, storage, predictor, read, window, callback)
+    tuner = Tuner(records, searcher, schedulers, queue, callback=callback)
+    return MadeUpSearch(tuner, problem, searcher, history, storage)
+
+
+class Listener(SearchCallback):
+    """Calls a function with every finished trial."""
+
+    def __init__(self, listen: Callable[[TrialResult, Progress], None]) -> None:
+        self._listen = listen
+
+    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
+        self._listen(result, progress)
