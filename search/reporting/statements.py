@@ -23,7 +23,7 @@ def ending(result: SearchResult) -> str:
 
 
 def training_statements(result: SearchResult) -> list[str]:
-    """Say how the networks of the report were fine-tuned, one line per network; empty where they share it."""
+    """Say how the networks of the report were fine-tuned, one per line; empty where nothing was searched."""
     networks = result.reported[::-1]
     if not any(network.trial.training for network in networks):
         return []
