@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from configs.resuming import check_resumed
 from torch import nn
 
+from configs.loading import check_resumed
 from configs.schema import RunConfig
 from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE

@@ -1,1 +1,6 @@
-"""TODO."""
+"""Values: front, result of a search, comparison with uniform widths; start with `result.SearchResult`."""
+
+from search.results.pareto import ParetoFront
+from search.results.result import DenseResult, ResultError, SearchResult
+
+__all__ = ["DenseResult", "ParetoFront", "ResultError", "SearchResult"]

@@ -128,8 +128,8 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
 
 def search_for_real(folder: Path, flags: Sequence[tuple[str, Any]], epochs: int) -> dict[str, Any]:
     """Search with real training and return the facts; the seconds of trials are made up, since methods go by them."""
-    config = tiny_config(folder, **dict(flags))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+    train = dataclasses.replace(tiny_config(folder).train, epochs=epochs)
+    config = tiny_config(folder, train=train, **dict(flags))
     runners.local.LocalRunner = _Steady  # type: ignore[misc]
     result = run(config)
     names = [group["group"] for group in result.space["groups"]]

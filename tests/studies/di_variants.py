@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 import torch
 from harness import Rows, print_table, rows_of, seeds_of, spread, study_parser
+from pruning.calibration.information import RidgeInformation, ridge_for
 from torch import nn
 
 from pruning.allocation import Curve
 from pruning.base import Context, Goal, Method
 from pruning.calibration.activation_moments import ActivationMoments
-from pruning.calibration.information import RidgeInformation, ridge_for
 from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
-from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.evaluate import TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
@@ -106,8 +106,8 @@ class Setup:
     train: TrainConfig
     compute_format: ComputeFormat
 
-    def context(self, seed: int, statistics: object = None) -> TrialContext:
-        return TrialContext(self.data, self.train, seed, statistics=statistics, compute_format=self.compute_format)
+    def context(self, seed: int, prepared: object = None) -> TrialContext:
+        return TrialContext(self.data, self.train, seed, prepared=prepared, compute_format=self.compute_format)
 
     def run(self, job: Job, variant: Method, prepared: object) -> dict[str, float]:
         """Return the used share of the FLOPs, and the accuracies after the cut and after fine-tuning."""

@@ -34,8 +34,8 @@ from harness import Rows, lead, print_table, rows_of, seeds_of, spread, study_pa
 from configs.loading import parse_flags
 from pruning import checkpoint
 from pruning.base import METHODS, Goal
-from runners.base import RunnerConfig
 from runners.cache import cache_root
+from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext, TrialContext
 from runners.ray.runner import RayRunner
 from runners.training.dense import DenseRecipe, trained_net
