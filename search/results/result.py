@@ -259,29 +259,6 @@ class SearchResult:
         )
 
 
-def front_table(result: SearchResult) -> dict[str, list[Any]]:
-    """Return the front as columns."""
-    dense = result.dense.cost
-    rows = [
-        {
-            "trial": member.label,
-            "flops": member.cost.flops,
-            "percent_of_dense": round(100 * member.cost.flops / dense.flops, 2),
-            "params": member.cost.params,
-            "val_accuracy": member.accuracy,
-            "test_accuracy": member.test_accuracy,
-            **comparison.confirmed_figures(member),
-            "method": member.trial.method,
-            "arm": member.trial.baseline,
-            "chosen": result.is_chosen(member),
-            "best_at": best_at_text(result, member),
-        }
-        for member in result.reported
-        if member.cost is not None
-    ]
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
-
-
 def best_at_text(result: SearchResult, network: TrialResult) -> str:
     """Write the targets that a network is the best at, such as "0.3gflops, 0.1gflops"; empty for none."""
     found = [(target, result.best_at(target)) for target in result.targets]

@@ -132,7 +132,7 @@ def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchRe
     table = rank_correlation_table(blind)
     assert table is not None
     assert table.heads == ("epochs", "10 to 13", "100 to 103", "1k to 1k", "within all")
-    assert table.rows == (
+    assert tuple(table.rows) == (
         ("1", *["-1.00 (4)"] * 3, "-1.00 (12)"),
         ("2", *["1.00 (4)"] * 3, "1.00 (12)"),
     )
