@@ -81,6 +81,11 @@ def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
     return no_worse and (left_cost, left_accuracy) != (right_cost, right_accuracy)
 
 
+def most_accurate(results: Iterable[TrialResult]) -> TrialResult | None:
+    """Return the most accurate network; of equals the one with fewer FLOPs, then the earlier. None of none."""
+    return min(results, key=lambda r: (-objectives(r)[1], objectives(r)[0], *rank(r)), default=None)
+
+
 @dataclass(frozen=True)
 class ParetoFront:
     """The non-dominated results in (accuracy up, cost along `axis` down), cheapest first.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -86,7 +86,8 @@ def earlier_runs(client: "MlflowClient", experiment: str, folder: str, local: bo
     Args:
         local: whether the store is in the run folder, so that all its runs belong to this search.
     """
-    runs, token = [], None
+    runs: list[Any] = []
+    token = None
     while True:
         page = client.search_runs([experiment], max_results=_PAGE_SIZE, page_token=token)
         runs += page

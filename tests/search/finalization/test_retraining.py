@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from search.reporting.live import SilentDisplay
 from tiny_search import tiny_config
 
 from pruning.base import Goal
@@ -19,7 +20,6 @@ from search import SearchResult, run
 from search.finalization.retraining import Reader, Retraining, again, roster
 from search.planning.time import _trained_again, forecast_time
 from search.problem import prepare
-from search.reporting.live import SilentDisplay
 from search.results.result import DenseResult
 from spaces.budget import Budget
 from spaces.space import uniform_ratios

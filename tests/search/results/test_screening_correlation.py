@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from screened_search import BENCH, BUDGETS, SPACE, Watched, needs, searched, study_of
+from search.reporting.rungs import audit_html, audit_table
+from search.reporting.screening import screening_lines, screening_plan
 
 from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.reporting.rungs import audit_html, audit_table
-from search.reporting.screening import screening_lines, screening_plan
 from search.results.result import DenseResult, SearchResult
 from search.results.screening_correlation import SCREENED, UNSCREENED, audit_screening
 from search.searchers.candidate_space import CandidateSpace, StudySettings
