@@ -11,8 +11,7 @@ from configs.parsing import NONE, parse_rungs
 from runners.trial import TrialResult
 from search.results.comparison import UNIFORM, UniformComparison, compare_with_uniform
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
-from search.results.rank_correlation import RungAudit, audit
-from search.results.screening_correlation import audit_screening
+from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
 from search.results.serialization import (
     SCHEMA_VERSION,
     ResultError,
@@ -138,7 +137,7 @@ class SearchResult:
     @cached_property
     def proxy_audit(self) -> tuple[RungAudit, ...]:
         """How well each rung but the last has told the end of training."""
-        return audit(self.results, self.rungs)
+        return audit_rungs(self.results, self.rungs)
 
     @cached_property
     def screening_audit(self) -> RungAudit | None:

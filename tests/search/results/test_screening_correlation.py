@@ -11,8 +11,8 @@ from search.reporting.screening import screening_lines, screening_plan
 from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening
 from search.results.result import DenseResult, SearchResult
-from search.results.screening_correlation import SCREENED, UNSCREENED, audit_screening
 from search.searchers.candidate_space import CandidateSpace, StudySettings
 from search.tuner import Study
 
