@@ -1,37 +1,37 @@
 """YAML and command-line flags to RunConfig, and back.
 
-Flags are flat (`--batch-size`), files have sections (`train: {batch_size: 64}`) or are flat too, since field names are
-unique over all sections. Precedence: defaults, then the file of --config, then flags. jsonargparse knows the types.
+Flags are flat (`--batch-size`), files have sections (`train: {batch_size: 64}`) or are flat too, since a setting's flag
+is unique over all sections. Precedence: defaults, then the file of --config, then flags.
 """
 
 import argparse
 import dataclasses
 import difflib
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser
 
-from configs.arguments import one_line, parse_arguments
-from configs.schema import RunConfig, setting_key
-from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from configs.schema import RunConfig
 from spaces.errors import ConfigError
-from spaces.space import SpaceConfig
+from spaces.fields import SettingField, setting_fields
 
 PRESETS = Path(__file__).parent / "presets"
 RUN_FILE = "config.yaml"  # of a run folder
-SECTIONS: dict[str, Any] = {
-    "space": SpaceConfig,
-    "data": DataConfig,
-    "train": TrainConfig,
-    "runner": RunnerConfig,
-    "latency": LatencyConfig,
+SECTIONS: Mapping[str, Any] = {
+    name: field.type for name, field in setting_fields(RunConfig).items() if dataclasses.is_dataclass(field.type)
 }
+# A resumed search may change these: no result of a trial depends on them. `data_dir` and `device` say where images lie
+# and where networks are trained, not what they are.
+CHANGEABLE = frozenset(
+    "budget targets lowest_fraction trials time_limit confirm sampler out resume tracking_uri data_dir device".split()
+)
+CHANGEABLE_SECTIONS = ("runner", "latency")
 _TITLES = {
     "": "search",
     "space": "widths",
@@ -40,7 +40,6 @@ _TITLES = {
     "runner": "where trials run",
     "latency": "measured latency",
 }
-_ALIASES = {"learning_rate": ("--lr",), "dense_learning_rate": ("--dense-lr",)}
 _EXAMPLES = """examples:
   python -m search --budget 0.5gflops
   python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
@@ -57,237 +56,194 @@ to look up:
   python -m search presets [NAME ...]    files for --config, most of them recipes of papers (--json)"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """What the command line asks for.
-
-    Attributes:
-        config: the effective configuration, not validated yet.
-        print_config: print it instead of searching.
-        debug: show tracebacks and the log.
-    """
-
-    config: RunConfig
-    print_config: bool = False
-    debug: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Option:
-    section: str
-    name: str
-    kind: Any
-    default: Any
-    help: str
-
-    @property
-    def key(self) -> str:
-        """The name of the setting outside of its section."""
-        return setting_key(self.section, self.name)
-
-    @property
-    def repeated(self) -> bool:
-        return typing.get_origin(self.kind) is tuple
-
-    @property
-    def item(self) -> Any:
-        """The type of one value."""
-        return typing.get_args(self.kind)[0] if self.repeated else self.kind
-
-
 @cache
-def _options() -> Mapping[str, _Option]:
-    """Every setting of a run by its name, in the order of the help; the dataclasses are the one source."""
-    return {option.key: option for section in _TITLES for option in _section_options(section)}
+def _settings() -> Mapping[str, tuple[str, SettingField]]:
+    """Return section and field of every setting of a run by its key, in the order of the help."""
+    sections: dict[str, Any] = {"": RunConfig, **SECTIONS}
+    return {
+        field.key: (section, field)
+        for section in _TITLES
+        for field in setting_fields(sections[section]).values()
+        if section or field.name not in SECTIONS
+    }
 
 
-def _section_options(section: str) -> Iterator[_Option]:
-    cls = SECTIONS[section] if section else RunConfig
-    documented = {p.arg_name: p.description or "" for p in parse_docstring(cls.__doc__ or "").params}
-    hints = typing.get_type_hints(cls)
-    for each in dataclasses.fields(cls):
-        if section or each.name not in SECTIONS:
-            text = " ".join(documented.get(each.name, "").replace("`", "").split())
-            yield _Option(section, each.name, hints[each.name], each.default, text)
-
-
-def parse_flags(argv: Sequence[str]) -> Flags:
+def parse_flags(argv: Sequence[str]) -> RunConfig:
     """Read the command line; `--help` prints and raises SystemExit(0).
 
     Raises:
-        ConfigError: an unknown flag or key, a value of the wrong type, a file that cannot be read.
+        SlimfrontError: an unknown flag or key, a value of the wrong type, a file that cannot be read, or a setting
+            that breaks its rule.
     """
-    given = vars(parse_arguments(_parser(files=False), argv, _known_flags()))
-    path, printing, debug = (given.pop(name, None) for name in ("config", "print_config", "debug"))
-    flags = {k: v for k, v in given.items() if v is not None}
-    asked = (read_config(path) if path else {}) | flags
-    stored = _of_run(flags["resume"], flags.get("out", "")) if flags.get("resume") else {}
-    if "budget" in asked or "targets" in asked:  # replace together what was asked for then
-        stored = {name: value for name, value in stored.items() if name not in ("budget", "targets")}
-    values = stored | asked
-    return Flags(_compose(values), bool(printing), bool(debug))
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """Read the settings of a YAML file or preset as a flat mapping, types checked.
-
-    Raises:
-        ConfigError: no such file or preset, no YAML, an unknown key (the message names the nearest) or a wrong type.
-    """
-    text, where = _find(path)
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {where} is not YAML: {' '.join(str(error).split())}; correct that line") from error
-    if not isinstance(content, Mapping | None):
-        raise ConfigError(f"config {where} holds {type(content).__name__} and must hold `key: value` lines")
-    flat = _flatten(content or {}, where)
-    try:
-        values: dict[str, Any] = vars(_parser(files=True).parse_object(flat, defaults=False))
-        return values
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"config {where}: {one_line(error)}") from error
-
-
-def run_config_file(folder: str) -> str:
-    """Return where a run folder keeps its settings.
-
-    Raises:
-        ConfigError: it keeps none.
-    """
-    file = Path(folder) / RUN_FILE
-    if not file.is_file():
-        raise ConfigError(f"--resume {folder!r} has no {RUN_FILE}; give the run folder of a search, or leave it out")
-    return str(file)
-
-
-def _of_run(folder: str, out: str) -> dict[str, Any]:
-    if out:
+    texts = _flag_texts(argv)
+    path = texts.pop("config", "")
+    fields = {key: _settings()[key][1] for key in texts}
+    flags = {key: fields[key].read(text, fields[key].flag) for key, text in texts.items()}
+    given = (read_config(path) if path else {}) | flags
+    folder, out = flags.get("resume"), flags.get("out")
+    if folder and out:
         raise ConfigError(f"--out is {out!r} and --resume {folder!r}, which writes to that folder; leave --out away")
-    return read_config(run_config_file(folder))
+    stored = read_config(_run_file(folder)) if folder else {}
+    if "budget" in given or "targets" in given:  # either replaces both of the run folder
+        stored = {key: value for key, value in stored.items() if key not in ("budget", "targets")}
+    return _compose(stored | given)
 
 
-def load(path: str) -> RunConfig:
-    """Read a YAML file or preset into a RunConfig; raises as `read_config` does."""
-    return _compose(read_config(path))
-
-
-def effective_yaml(config: RunConfig) -> str:
-    """Write the whole configuration as YAML that `load` reads back to an equal RunConfig."""
-    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _find(path: str) -> tuple[str, str]:
-    preset = PRESETS / f"{path}.yaml"
-    is_preset = Path(path).name == path and not Path(path).is_file() and preset.is_file()
+def _flag_texts(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the key of every flag in `argv` with its text, or with its list of texts if it may be repeated."""
+    arguments: list[str] = []
+    for argument in argv:
+        # argparse takes "-1gflops" for a flag; the user deserves the error about a negative value instead.
+        if arguments and re.match(r"--[^=]+$", arguments[-1]) and re.match(r"-\.?\d", argument):
+            arguments[-1] += f"={argument}"
+        else:
+            arguments.append(argument)
     try:
-        return (preset if is_preset else Path(path)).read_text(encoding="utf-8"), repr(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        known = f"give a YAML file or a preset: {_presets()}"
-        raise ConfigError(f"config {path!r} cannot be read ({reason}); {known}") from error
+        known, unknown = _parser().parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    if unknown:
+        flags = [field.flag for _, field in _settings().values()] + ["--config", "--print-config", "--debug", "--help"]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
+        raise ConfigError(f"unknown argument {unknown[0]!r}; {hint}")
+    return {key: value for key, value in vars(known).items() if key in _settings() or key == "config"}
 
 
-def _presets() -> str:
-    return ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml")))
-
-
-def _flatten(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        section = key if key in SECTIONS and isinstance(value, Mapping) else ""
-        for name, inner in value.items() if section else ((key, value),):
-            name = str(name).replace("-", "_")
-            option = _options().get(setting_key(section, name) if section else name)
-            if option is None and name in SECTIONS:
-                raise ConfigError(f"config {where} has {inner!r} under {name}: and must have `key: value` lines there")
-            if option is None or (section and option.section != section):
-                raise _unknown_key(name, section, where)
-            if option.key in flat:
-                raise ConfigError(f"config {where} gives {option.name!r} twice; keep one")
-            if inner is not None:  # an empty value keeps the default
-                flat[option.key] = _several(option, inner) if option.repeated else inner
-    return flat
-
-
-def _several(option: _Option, value: Any) -> list[Any]:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return [str(each) for each in values] if option.item is str else values
-
-
-def _unknown_key(name: str, section: str, where: str) -> ConfigError:
-    known = [each.name if section else each.key for each in _options().values() if section in ("", each.section)]
-    near = difflib.get_close_matches(name, known + ([] if section else list(SECTIONS)), n=1, cutoff=0.4)
-    elsewhere = _options().get(name)
-    if elsewhere is not None:
-        hint = f"it belongs under {elsewhere.section}:" if elsewhere.section else "it belongs at the top level"
-    else:
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return ConfigError(f"config {where} has an unknown key {name!r}{f' under {section}:' if section else ''}; {hint}")
-
-
-def _compose(values: Mapping[str, Any]) -> RunConfig:
-    parts: dict[str, dict[str, Any]] = {section: {} for section in _TITLES}
-    for name, value in values.items():
-        option = _options()[name]
-        parts[option.section][option.name] = _items(option, value) if option.repeated else value
-    if "budget" in parts[""]:
-        split = (text.strip() for joined in parts[""]["budget"] for text in joined.split(","))
-        parts[""]["budget"] = tuple(text for text in split if text)
-    return RunConfig(**parts[""], **{section: cls(**parts[section]) for section, cls in SECTIONS.items()})
-
-
-def _items(option: _Option, values: Sequence[Any]) -> tuple[Any, ...]:
-    if option.item is str:
-        return tuple(values)
-    texts = [text.strip() for value in values for text in str(value).split(",")]
-    try:
-        return tuple(option.item(text) for text in texts)
-    except ValueError as error:
-        raise ConfigError(f"{option.name} is {', '.join(texts)} and must be whole numbers, as in 100,200") from error
-
-
-def _parser(files: bool) -> ArgumentParser:
-    """Build the parser of flags, or of the flat content of a file: there repeated settings are one list."""
-    parser = ArgumentParser(
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         prog="python -m search",
         usage="%(prog)s --budget LIMIT [options]",
         description="Search narrower versions of a CNN that meet hard budgets; report their Pareto front.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    for section, title in _TITLES.items():
-        group = parser.add_argument_group(title)
-        for option in (each for each in _options().values() if each.section == section):
-            _add(group, option, files)
-    if not files:
-        group = parser.add_argument_group("configuration")
-        group.add_argument("--config", metavar="FILE", help=f"YAML file or preset ({_presets()}); flags go on top")
-        group.add_argument("--print-config", action="store_true", help="print the effective YAML and exit")
-        group.add_argument("--debug", action="store_true", help="show tracebacks and the log")
+    groups = {section: parser.add_argument_group(title) for section, title in _TITLES.items()}
+    for key, (section, field) in _settings().items():
+        groups[section].add_argument(
+            field.flag,
+            action="append" if field.repeated else "store",
+            metavar={int: "N", float: "X"}.get(field.item, key.rpartition("_")[2].upper()),
+            help=setting_help(SECTIONS.get(section, RunConfig), field).replace("%", "%%"),
+        )
+    group = parser.add_argument_group("configuration")
+    group.add_argument("--config", metavar="FILE", help=f"YAML file or preset ({_preset_names()}); flags go on top")
+    group.add_argument("--print-config", action="store_true", help="print the effective YAML and exit")
+    group.add_argument("--debug", action="store_true", help="show tracebacks and the log")
     return parser
 
 
-def _add(group: Any, option: _Option, files: bool) -> None:
-    flag = "--" + option.key.replace("_", "-")
-    shown = "" if option.default in ("", ()) else f" (default: {option.default})"
-    metavar = {int: "N", float: "X"}.get(option.item, option.key.rpartition("_")[2].upper())
-    kind: Any = (list[option.item] if files else str) if option.repeated else option.kind  # type: ignore[name-defined]
-    help_text = option.help + (" (repeatable)" if option.repeated else "") + shown
-    extra = {"action": "append"} if option.repeated and not files else {}
-    group.add_argument(
-        flag, *_ALIASES.get(option.name, ()), type=kind, metavar=metavar, help=help_text.replace("%", "%%"), **extra
-    )
+def setting_help(section: type, field: SettingField) -> str:
+    """Return the text of a setting in `--help`: its description in the class's docstring, and its default."""
+    described = {param.arg_name: param.description or "" for param in parse_docstring(section.__doc__ or "").params}
+    text = " ".join(described.get(field.name, "").replace("`", "").split())
+    default = "" if field.default in ("", ()) else f" (default: {field.default})"
+    return text + (" (repeatable)" if field.repeated else "") + default
 
 
-def _known_flags() -> list[str]:
-    return ["--" + name.replace("_", "-") for name in [*_options(), "config", "print-config", "debug", "help"]]
+def read_config(path: str) -> dict[str, Any]:
+    """Read the settings of a YAML file or preset as a flat mapping from keys to values of the right types.
+
+    Raises:
+        ConfigError: no such file or preset, no YAML, an unknown key (the message names the nearest) or a wrong type.
+    """
+    preset = PRESETS / f"{path}.yaml"
+    is_preset = Path(path).name == path and not Path(path).is_file() and preset.is_file()
+    try:
+        content = yaml.safe_load((preset if is_preset else Path(path)).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        known = f"give a YAML file or a preset: {_preset_names()}"
+        raise ConfigError(f"config {path!r} cannot be read ({reason}); {known}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path!r} is not YAML: {' '.join(str(error).split())}; correct that line") from error
+    if not isinstance(content, Mapping | None):
+        raise ConfigError(f"config {path!r} holds {type(content).__name__} and must hold `key: value` lines")
+    return _flattened(content or {}, f"config {path!r}")
+
+
+def _preset_names() -> str:
+    return ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
+
+
+def _flattened(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        section = key if key in SECTIONS and isinstance(value, Mapping) else ""
+        for name, inner in value.items() if section else ((key, value),):
+            field = _find_field(str(name).replace("-", "_"), section, inner, where)
+            if field.key in values:
+                raise ConfigError(f"{where} gives {field.name!r} twice; keep one")
+            if inner is not None:  # an empty value keeps the default
+                values[field.key] = field.read(inner, f"{where}: {field.key}")
+    return values
+
+
+def _find_field(name: str, section: str, value: Any, where: str) -> SettingField:
+    """Return the setting that a file names: in a section by its field, at the top level by its key."""
+    fields = setting_fields(SECTIONS[section]) if section else {key: field for key, (_, field) in _settings().items()}
+    if name in fields:
+        return fields[name]
+    if not section and name in SECTIONS:
+        raise ConfigError(f"{where} has {value!r} under {name}: and must have `key: value` lines there")
+    known = [*fields, *(() if section else SECTIONS)]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    if name in _settings():
+        home = _settings()[name][0]
+        hint = f"it belongs under {home}:" if home else "it belongs at the top level"
+    raise ConfigError(f"{where} has an unknown key {name!r}{f' under {section}:' if section else ''}; {hint}")
+
+
+def _compose(values: Mapping[str, Any]) -> RunConfig:
+    parts: dict[str, dict[str, Any]] = {section: {} for section in _TITLES}
+    for key, value in values.items():
+        section, field = _settings()[key]
+        parts[section][field.name] = value
+    budgets = [text.strip() for joined in parts[""].get("budget", ()) for text in joined.split(",")]
+    parts[""]["budget"] = tuple(text for text in budgets if text)
+    return RunConfig(**parts[""], **{section: cls(**parts[section]) for section, cls in SECTIONS.items()})
+
+
+def load(path: str) -> RunConfig:
+    """Read a YAML file or preset into a RunConfig; raises as `read_config` does, or where a rule is broken."""
+    return _compose(read_config(path))
+
+
+def effective_yaml(config: RunConfig) -> str:
+    """Write the whole configuration as YAML that `load` reads back to an equal RunConfig."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def check_resumed(config: RunConfig) -> None:
+    """Check that a config which resumes a run folder has that folder's settings, except for those in CHANGEABLE.
+
+    Trials can be compared only when they come from one network, one dataset and one way of training.
+
+    Raises:
+        ConfigError: there is no run folder, or settings differ; the message names each with both values.
+    """
+    if not config.resume:
+        return
+    stored = load(_run_file(config.resume))
+    differing = []
+    for key, (section, field) in _settings().items():
+        before, now = (getattr(getattr(run, section) if section else run, field.name) for run in (stored, config))
+        if before != now and key not in CHANGEABLE and section not in CHANGEABLE_SECTIONS:
+            differing.append(f"{field.flag} is {before!r} there and {now!r} here")
+    if differing:
+        raise ConfigError(
+            f"--resume {config.resume!r} cannot go on with other settings: {', '.join(differing)}; "
+            "leave them as they are there, or start a new search without --resume"
+        )
+
+
+def _run_file(folder: str) -> str:
+    file = Path(folder) / RUN_FILE
+    if not file.is_file():
+        raise ConfigError(f"--resume {folder!r} has no {RUN_FILE}; give the run folder of a search, or leave it out")
+    return str(file)

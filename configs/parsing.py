@@ -1,11 +1,10 @@
 """Settings that are texts with a meaning of their own, such as `--rungs 1,2,4` and `--time-limit 1h30m`, read here."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from math import inf
 
 from pruning.base import parse_methods
-from pruning.settings import Setting
-from runners.config import TrainConfig
 from spaces.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
@@ -24,21 +23,6 @@ SCREENING_SHARE = 0.25  # the most that automatic screening costs, as a share of
 FORWARD_SHARE = 1 / 3  # time of a forward pass as a share of the time of a training step
 STATISTICS_IMAGES = 512  # on which the BatchNorm statistics of a candidate are estimated again
 
-_SEARCHABLE_TRAINING = {
-    "lr": "learning_rate",
-    "learning_rate": "learning_rate",
-    "distill_weight": "distill_weight",
-    "epochs": "epochs",
-}
-_SEARCHABLE_NAMES = "lr, distill-weight, epochs"
-LR_RANGE_FACTOR = 4.0  # a fine-tuning rate that was set with any care is off by less than this factor
-MAX_DISTILL_WEIGHT = 0.9  # of the default range, which so always leaves something of the labels
-_RANGE_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "learning_rate": ("above 0 and finite", lambda value: 0 < value < float("inf")),
-    "distill_weight": ("in [0, 1]", lambda value: 0 <= value <= 1),
-    "epochs": ("whole numbers from 1", lambda value: value >= 1 and float(value).is_integer()),
-}
-
 
 def parse_duration(flag: str, text: str) -> float:
     """Return the seconds that a text such as 1h30m stands for: hours, minutes, seconds, in that order, each optional.
@@ -52,7 +36,7 @@ def parse_duration(flag: str, text: str) -> float:
     found = _DURATION.fullmatch("".join(text.lower().split()))
     parts = [float(part or 0) for part in found.groups()] if found else [0.0]
     seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
-    if not 0 < seconds < float("inf"):
+    if not 0 < seconds < inf:
         raise ConfigError(f"{flag} is {text!r} and must be a time above 0 with its unit, such as 90s, 30m, 1h30m or 2h")
     return seconds
 
@@ -74,7 +58,7 @@ def parse_rungs(text: str, epochs: int, trials: int, search_training: str = "") 
         ConfigError: another text, numbers that do not rise from 1, a rung beyond `epochs`, or rungs beside searched
             epochs.
     """
-    if _searches_epochs(search_training):
+    if "epochs" in search_training:
         if text not in (AUTO, NONE):
             raise ConfigError(
                 f"--rungs {text!r} says how long trials train, and --search-training epochs lets the search choose "
@@ -104,11 +88,6 @@ def _rising_epochs(text: str) -> list[int]:
             f"--rungs is {text!r} and must be whole epochs from 1 in rising order, as in 1,2,4, or auto or none"
         )
     return rungs
-
-
-def _searches_epochs(search_training: str) -> bool:
-    pieces = search_training.split(",")
-    return any(_searchable_field(piece.partition("=")[0]) == "epochs" for piece in pieces)
 
 
 def parse_screen(text: str, epochs: int) -> int | None:
@@ -148,69 +127,6 @@ def screen_images(val_images: int) -> float:
 def automatic_pool_size(epochs: int, train_images: int, val_images: int) -> int:
     """Return the largest screening pool that costs at most a quarter of a trial's training, from 1 to 8."""
     return int(max(1, min(MAX_AUTO_POOL, SCREENING_SHARE * epochs * train_images / screen_images(val_images))))
-
-
-def parse_search_training(text: str, train: TrainConfig) -> tuple[Setting, ...]:
-    """Read which fine-tuning settings are searched, each a field of `TrainConfig` with its range.
-
-    Args:
-        text: comma-separated flag names, each with a range NAME=LOW:HIGH or without. Without one a learning rate goes
-            from a quarter to four times the set rate, a distillation weight from 0 to 0.9, epochs from 1 to those set.
-        train: gives the set values, which the baseline keeps. The default of a setting is the set value, moved into
-            the range where it lies outside.
-
-    Raises:
-        ConfigError: an unknown or repeated name, a text that is no range, or a range with nothing to search.
-    """
-    pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
-    if text.strip() and not pieces:
-        raise ConfigError(f"--search-training {text!r} names no setting; known: {_SEARCHABLE_NAMES}")
-    settings = tuple(_searched_setting(piece, train) for piece in pieces)
-    names = [setting.name for setting in settings]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"--search-training {text!r} names {name.replace('_', '-')} twice; keep one")
-    return settings
-
-
-def _searchable_field(name: str) -> str | None:
-    return _SEARCHABLE_TRAINING.get(name.strip().removeprefix("--").replace("-", "_"))
-
-
-def _searched_setting(piece: str, train: TrainConfig) -> Setting:
-    given, equals, text = piece.partition("=")
-    name = _searchable_field(given)
-    if name is None:
-        raise ConfigError(f"--search-training knows no {given.strip()!r}; known: {_SEARCHABLE_NAMES}")
-    low, high = _parse_range(piece, name, text) if equals else _default_range(name, train)
-    if low >= high:
-        way_out = "give LOW:HIGH with LOW below HIGH"
-        if name == "epochs" and not equals:
-            way_out = "raise --epochs or give a range"
-        raise ConfigError(f"--search-training {piece} has nothing to search from {low:g} to {high:g}; {way_out}")
-    kind = int if name == "epochs" else float
-    default = kind(min(max(getattr(train, name), low), high))
-    return Setting(name, default, kind(low), kind(high), log=name != "distill_weight")
-
-
-def _default_range(name: str, train: TrainConfig) -> tuple[float, float]:
-    if name == "learning_rate":
-        return train.learning_rate / LR_RANGE_FACTOR, train.learning_rate * LR_RANGE_FACTOR
-    return (0.0, MAX_DISTILL_WEIGHT) if name == "distill_weight" else (1, train.epochs)
-
-
-def _parse_range(piece: str, name: str, text: str) -> tuple[float, float]:
-    left, _, right = text.partition(":")
-    try:
-        low, high = float(left), float(right)
-    except ValueError:
-        raise ConfigError(
-            f"--search-training {piece} is not NAME=LOW:HIGH, as in lr=0.002:0.05 or epochs=1:4"
-        ) from None
-    rule, holds = _RANGE_RULES[name]
-    if not (holds(low) and holds(high)):
-        raise ConfigError(f"--search-training {piece} goes from {left} to {right}, and both must be {rule}")
-    return low, high
 
 
 def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:

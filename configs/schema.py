@@ -1,9 +1,11 @@
 """RunConfig: everything a search needs to know, composed of the settings of the packages below, and checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Literal
+
+from annotated_types import Interval, Predicate
 
 from configs.parsing import (
     automatic_pool_size,
@@ -11,137 +13,66 @@ from configs.parsing import (
     parse_fixed_settings,
     parse_rungs,
     parse_screen,
-    parse_search_training,
 )
 from pruning.base import METHODS, parse_methods
 from pruning.settings import Setting
-from runners.config import (
-    DTYPES,
-    ENGINES,
-    PADDING_MODES,
-    SCALES,
-    SCHEDULES,
-    DataConfig,
-    LatencyConfig,
-    RunnerConfig,
-    TrainConfig,
-    schedule_problem,
-)
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.search_training import parse_search_training
 from spaces.budget import Budget, parse_budgets
 from spaces.errors import ConfigError
+from spaces.fields import PositiveInt, check_settings
 from spaces.registry import unknown_name
 from spaces.space import SpaceConfig
 from spaces.targets import parse_targets, with_targets
 
-OBJECTIVES = ("accuracy,flops", "accuracy,latency")
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
-PRECISIONS = ("auto", "float32")
 TRAINING_RUNNERS = ("auto", "local", "ray")  # "simulated" trains nothing, so it yields no networks
-
-
-_Rule = tuple[str, Callable[[Any], bool], str]  # field, what holds, the rule in words
-_RULES: dict[str, tuple[_Rule, ...]] = {
-    "": (
-        ("trials", lambda v: v >= 1, "at least 1"),
-        ("confirm", lambda v: v >= 1, "at least 1, which trains nothing again; 3 gives means and deviations"),
-        ("lowest_fraction", lambda v: 0 < v <= 1, "a share of the budget in (0, 1]"),
-        ("seed", lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295"),
-        ("objective", lambda v: v in OBJECTIVES, "one of " + " or ".join(OBJECTIVES)),
-        ("model", bool, "a model name or package.module:factory"),
-    ),
-    "space": (
-        ("divisor", lambda v: v >= 0, "a whole number from 1, or 0 for the default"),
-        ("floor", lambda v: 0 < v <= 1, "a share of the dense width in (0, 1]"),
-    ),
-    "data": (
-        ("name", bool, "a dataset name, imagefolder:PATH or package.module:factory"),
-        ("image_size", lambda v: v >= 0, "a side in pixels, or 0 for what is natural for the set"),
-        ("padding_mode", lambda v: v in PADDING_MODES, "one of " + ", ".join(PADDING_MODES)),
-        ("scale", lambda v: v in SCALES, "one of " + ", ".join(SCALES)),
-        ("min_crop_area", lambda v: 0 < v <= 1, "a share of the area in (0, 1]"),
-        ("val_share", lambda v: 0 < v < 1, "a share strictly between 0 and 1"),
-    ),
-    "train": (
-        ("epochs", lambda v: v >= 0, "0 or more"),
-        ("dense_epochs", lambda v: v >= 0, "0 or more"),
-        ("batch_size", lambda v: v >= 1, "at least 1"),
-        ("learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
-        ("dense_learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
-        ("momentum", lambda v: 0 <= v < 1, "in [0, 1)"),
-        ("weight_decay", lambda v: 0 <= v < float("inf"), "0 or more"),
-        ("bias_lr_mult", lambda v: 0 < v < float("inf"), "a positive number"),
-        ("label_smoothing", lambda v: 0 <= v < 1, "in [0, 1)"),
-        ("distill_weight", lambda v: 0 <= v <= 1, "in [0, 1]"),
-        ("distill_temperature", lambda v: 0 < v < float("inf"), "a positive number"),
-        ("mixup", lambda v: 0 <= v < float("inf"), "0 or more"),
-        ("clip_grad_norm", lambda v: 0 <= v < float("inf"), "0 or more"),
-        ("schedule", lambda v: v in SCHEDULES, "one of " + ", ".join(SCHEDULES)),
-        ("precision", lambda v: v in PRECISIONS, "one of " + ", ".join(PRECISIONS)),
-    ),
-    "runner": (
-        ("cpus_per_trial", lambda v: v >= 1, "at least 1"),
-        ("gpus_per_trial", lambda v: 0 <= v < float("inf"), "0 or more"),
-    ),
-    "latency": (
-        ("batch", lambda v: v and min(v) >= 1, "numbers of images from 1, as in 1,8"),
-        ("dtype", lambda v: v in DTYPES, "one of " + ", ".join(DTYPES)),
-        ("engine", lambda v: v in ENGINES, "one of " + ", ".join(ENGINES)),
-    ),
-}
-
-
-# Settings whose flag is not their own name: `latency.device` is --latency-device, `data.name` is --data.
-_FLAGS = {("data", "name"): "data", ("runner", "name"): "runner"}
-
-
-def setting_key(section: str, name: str) -> str:
-    """Return the name that a setting has outside of its section: that of its flag, with underscores."""
-    return _FLAGS.get((section, name), f"latency_{name}" if section == "latency" else name)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One search.
+    """The settings of one search; making one checks all of them.
 
     Attributes:
         budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
-            a share such as 50% of the dense FLOPs, or a latency such as 8ms. One multiply-add is one FLOP. Latency is
-            that of the first --latency-batch on --latency-device, measured during the search: the upper end of its
-            interval must hold. Empty, the device is the training's: cpu:1thread, or cuda:0.
-        targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: trials
-            are drawn to them in equal shares and the best network at each is reported, beside uniform widths there.
-            Without a budget on their quantity the largest is the budget. Empty spreads the trials over the whole range.
+            a share such as 50% of the dense FLOPs, or a latency such as 8ms. One multiply-add is one FLOP. A latency is
+            that of the first --latency-batch on --latency-device, measured during the search; the upper end of its
+            interval must hold. With --latency-device auto it is that of the training: cpu:1thread, or cuda:0.
+        targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: equal
+            shares of the trials aim at each, and the best network at each is reported beside uniform widths. Without a
+            budget on their quantity the largest is the budget. Empty spreads the trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
-        method: comma-separated methods that the search chooses among, going for what pays; "auto" is di, aofp and csgd,
-            "all" every method and arm. Uniform widths by L2 norm always run beside them.
+        method: comma-separated methods that the search chooses among, preferring those that reach better networks;
+            "auto" is di, aofp and csgd, "all" is every method. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         search_training: fine-tuning settings that are searched with the widths, of lr, distill-weight and epochs, as in
             lr,epochs or lr=0.002:0.05,epochs=1:4; without a range a quarter to four times the set rate, 0 to 0.9, 1 to
-            the set epochs. The control arm keeps the set values. Empty searches none.
-        allocation: who chooses widths, "search" or "method"; "any" tries both with methods that can do either. Methods
-            that cannot do what is asked for do what they can, as long as another one of the run can.
+            the set epochs. The baseline keeps the set values. Empty searches none.
+        allocation: who chooses the widths, "search" or "method"; "any" tries both with methods that can do either. A
+            method that cannot do as asked does what it can, as long as another method of the run can.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
         rungs: epochs after which trials pause and the better half by non-dominated rank goes on from its weights, as in
             1,2,4; the last rung is all epochs. "auto" takes a third of them, a ninth and so on, and none under 3 epochs
             or 8 trials; "none" trains every trial at once.
-        screen: how many candidates are cut and compared on validation before any training for each one that is trained,
-            with methods whose cut needs none (di, l2 and the other scores). "auto" takes as many as cost at most a
+        screen: how many candidates are cut and compared on validation before any training for each that is trained,
+            with methods that cut without training (di, l2 and the other scores). "auto" takes as many as cost at most a
             quarter of the training, up to 8; 1 or "none" trains every candidate.
-        time_limit: such as 90s, 30m, 1h30m or 2h, from the start and the dense training included; then no trial begins,
-            running ones end at their next report, and the front so far is the result. Empty sets no limit.
+        time_limit: such as 90s, 30m, 1h30m or 2h, from the start, including the training of the dense net. When it is
+            over no trial begins, running ones end at their next report, and the front so far is the result. Empty sets
+            no limit.
         confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
             and deviation of its test accuracy, beside uniform widths at the chosen one's FLOPs; 1 trains none again.
-        sampler: "structured" learns what tilts over stages and wider streams are worth before it tells single groups
+        sampler: "structured" learns the effect of tilts over stages and of wider streams before it tells single groups
             apart, and starts from measured sensitivities too; "tpe", "nsga2", "gp" and "random" are Optuna's.
         seed: determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
-        resume: run folder to go on with: its trials count, its settings hold. Flags on top may change what makes no
-            trial another: budget or targets (answered from the old trials; those replace these), trials, time_limit,
+        resume: run folder of a search to continue with its settings and trials. Flags may change settings on which no
+            trial depends: budget or targets (answered from the old trials; either replaces both), trials, time_limit,
             confirm, sampler, lowest_fraction, runner and device.
         storage: Optuna storage URL; empty takes SQLite in the run folder.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
@@ -149,21 +80,23 @@ class RunConfig:
 
     budget: tuple[str, ...] = ()
     targets: str = ""
-    objective: str = "accuracy,flops"
-    model: str = "cifar_resnet18"
+    objective: Annotated[Literal["accuracy,flops", "accuracy,latency"], "one of accuracy,flops or accuracy,latency"] = (
+        "accuracy,flops"
+    )
+    model: Annotated[str, Predicate(bool), "a model name or package.module:factory"] = "cifar_resnet18"
     weights: str = ""
     method: str = "auto"
     set: tuple[str, ...] = ()
     search_training: str = ""
     allocation: str = "any"
-    lowest_fraction: float = 0.03
-    trials: int = 20
+    lowest_fraction: Annotated[float, Interval(gt=0, le=1), "a share of the budget in (0, 1]"] = 0.03
+    trials: PositiveInt = 20
     rungs: str = "auto"
     screen: str = "auto"
     time_limit: str = ""
-    confirm: int = 1
+    confirm: Annotated[int, Interval(ge=1), "at least 1, which trains nothing again; 3 gives means and deviations"] = 1
     sampler: str = "structured"
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**32), "a whole number from 0 to 4294967295"] = 0
     out: str = ""
     resume: str = ""
     storage: str = ""
@@ -175,7 +108,7 @@ class RunConfig:
     latency: LatencyConfig = field(default_factory=LatencyConfig)
 
     def __post_init__(self) -> None:
-        """Check every rule that needs neither data nor network, but that there is a budget (see `budgets`).
+        """Check every rule that needs neither data nor network, except that there is a budget (see `budgets`).
 
         Raises:
             SlimfrontError: the first rule that does not hold.
@@ -184,13 +117,21 @@ class RunConfig:
             raise ConfigError(
                 f"budget {self.budget!r} is one text and must be a sequence of them, as in budget=({self.budget!r},)"
             )
+        # Reading a property raises the error of a text that cannot be parsed.
         if self.budget or self.target_budgets:
-            _ = self.budgets  # parsing raises where a text is wrong
-        _check_ranges(self)
-        _check_schedules(self)
-        _check_names(self)
-        _ = self.rung_epochs, self.time_limit_seconds, self.searched_training, self.fixed_settings
-        parse_screen(self.screen, self.train.epochs)
+            _ = self.budgets
+        check_settings(self)
+        _ = self.rung_epochs, self._screening_pool, self.time_limit_seconds, self.searched_training
+        if not self.weights:
+            self.train.for_dense()
+        for kind, name, known in (
+            ("sampler", self.sampler, SAMPLERS),
+            ("allocation", self.allocation, ALLOCATIONS),
+            ("runner", self.runner.name, TRAINING_RUNNERS),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, list(known))
+        _ = self.fixed_settings
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:
@@ -240,36 +181,12 @@ class RunConfig:
         """What the front trades against accuracy, "flops" or "latency"."""
         return self.objective.rpartition(",")[2]
 
+    @cached_property
+    def _screening_pool(self) -> int | None:
+        return parse_screen(self.screen, self.train.epochs)
+
     def screening_pool_size(self, train_images: int, val_images: int) -> int:
         """Return how many candidates are compared for each that is trained; 1 for no screening."""
-        size = parse_screen(self.screen, self.train.epochs)
-        return automatic_pool_size(self.train.epochs, train_images, val_images) if size is None else size
-
-
-def _check_ranges(config: RunConfig) -> None:
-    for section, rules in _RULES.items():
-        values = getattr(config, section) if section else config
-        for name, holds, rule in rules:
-            value = getattr(values, name)
-            if not holds(value):
-                raise ConfigError(f"--{setting_key(section, name).replace('_', '-')} is {value!r} and must be {rule}")
-
-
-def _check_schedules(config: RunConfig) -> None:
-    trainings = {"": config.train}
-    if not config.weights:
-        trainings["dense net: "] = config.train.for_dense()
-    for prefix, train in trainings.items():
-        problem = schedule_problem(train)
-        if problem:
-            raise ConfigError(prefix + problem)
-
-
-def _check_names(config: RunConfig) -> None:
-    for kind, name, known in (
-        ("sampler", config.sampler, SAMPLERS),
-        ("allocation", config.allocation, ALLOCATIONS),
-        ("runner", config.runner.name, TRAINING_RUNNERS),
-    ):
-        if name not in known:
-            raise unknown_name(kind, name, list(known))
+        if self._screening_pool is None:
+            return automatic_pool_size(self.train.epochs, train_images, val_images)
+        return self._screening_pool

@@ -144,7 +144,7 @@ class Context(Protocol):
     device: "torch.device"
     learning_rate: float  # peak of the schedule of `fit`
     dense_learning_rate: float  # peak of the schedule of the dense network's training
-    statistics: Any  # what the method's `prepare` returned for the dense network; None while it is preparing
+    prepared: Any  # what the method's `prepare` returned for the dense network; None while it is preparing
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield up to `images` training images without augmentation, always the same images, with classes mixed.
@@ -154,7 +154,7 @@ class Context(Protocol):
         ...
 
     def probe_accuracy(self, net: "nn.Module", images: int) -> float:
-        """Return top-1 accuracy in [0, 1] on up to `images` probe images: training images on which cuts are compared."""
+        """Return top-1 accuracy in [0, 1] on up to `images` probe images: training images to compare cuts on."""
         ...
 
     def reestimate_batchnorm(self, net: "nn.Module") -> None:
@@ -217,7 +217,7 @@ class Method(Protocol):
     finds_widths: ClassVar[bool]  # whether the method can choose widths within budgets
     takes_widths: ClassVar[bool]  # whether the method can reach given widths; at least one of the two is true
 
-    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:
+    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:  # noqa: ARG002 (few use all)
         """Compute, once per search, what all trials of the method share; picklable, or None."""
         return None
 
@@ -262,7 +262,8 @@ class Criterion(Protocol):
         ...
 
 
-# Names that stand for several methods. `auto` holds methods that are cheap enough for a first search and make its front.
+# Names that stand for several methods. `auto` holds the methods that are cheap enough for a first search and make up
+# its front.
 BUNDLES = {"auto": ("di", "aofp", "csgd")}
 EVERY = "all"
 

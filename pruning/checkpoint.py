@@ -1,7 +1,7 @@
-"""Narrow networks as safetensors: the weights, the widths, and how to build the dense network they were cut from.
+"""Checkpoints: a narrow network as safetensors, with its widths and the spec of the dense network it was cut from.
 
-No code is stored and no pickle is read. A checkpoint whose spec is "package.module:factory" makes `load` import and
-call that factory; for a file from somebody else pass `model=`.
+No code is stored and no pickle is read. For a checkpoint whose spec is "package.module:factory", `load` imports and
+calls that factory; pass `model=` instead for a file that you do not trust.
 """
 
 import copy
@@ -25,22 +25,29 @@ from spaces.widths import Widths
 from spaces.zoo import models as zoo
 
 FORMAT = "slimfront-checkpoint-1"
-_KEY = "slimfront"  # of our JSON in the metadata of the safetensors file
+_KEY = "slimfront"  # key of our JSON in the metadata of the safetensors file
 _WAY_OUT = "give a model.safetensors that a search wrote"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says about its network; `spec` is None when the dense net came as a live module."""
+    """What a checkpoint says about its network.
+
+    Attributes:
+        spec: spec of the dense network; None when it was given as a live module.
+        widths: width per variable group.
+        aliases: name of a tensor that is the same object as another one (tied weights) -> name of the other one.
+        layers: module name -> kind and structure, for every layer that is not plain.
+    """
 
     spec: ModelSpec | None
     widths: Widths
-    aliases: Mapping[str, str]  # tensors that are the same object as another one (tied weights) -> that one
-    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # module -> kind and structure, if not plain
+    aliases: Mapping[str, str]
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> bytes:
-    """Serialise a narrow network; without the spec of its dense one, `from_bytes` and `load` need `model`."""
+    """Serialise a narrow network; without the spec of the dense network, `from_bytes` and `load` need `model`."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     names: dict[int, str] = {}
@@ -63,12 +70,12 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
 
 
 def from_bytes(data: bytes, model: nn.Module | None = None) -> nn.Module:
-    """Rebuild a network from what `to_bytes` gave; see `load`."""
+    """Rebuild a network from the bytes that `to_bytes` returned; see `load`."""
     return _rebuild(data, model, "the checkpoint")
 
 
 def save(path: Path | str, net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> None:
-    """Write a checkpoint; a file already there is replaced as a whole or not at all.
+    """Write a checkpoint; an existing file is replaced as a whole or not at all.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -77,7 +84,7 @@ def save(path: Path | str, net: nn.Module, spec: ModelSpec | None, widths: Mappi
 
 
 def write(path: Path | str, data: bytes) -> None:
-    """Write what `to_bytes` gave as `save` does.
+    """Write the bytes that `to_bytes` returned, as `save` does.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -91,33 +98,33 @@ def write(path: Path | str, data: bytes) -> None:
 def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     """Read a checkpoint as a narrow network on the CPU, in training mode.
 
-    The dense network it was cut from is built by the stored spec, or copied from `model`, which stays untouched.
+    The dense network is built by the stored spec, or copied from `model`, which stays untouched.
 
     Raises:
-        WeightsError: a file that is missing, corrupt, no checkpoint, or not of this network.
+        WeightsError: the file is missing, corrupt, no checkpoint, or of another network.
     """
     return _rebuild(read(path), model, str(path))
 
 
 def header_of(data: bytes) -> Header:
-    """Return what the bytes of a checkpoint say about their network; raises as `read_header` does."""
+    """Return the header in the bytes of a checkpoint; raises as `read_header` does."""
     return _header(data, "the checkpoint")
 
 
 def read_header(path: Path | str) -> Header:
-    """Read what a checkpoint says about its network, without building it.
+    """Read the header of a checkpoint without building the network.
 
     Raises:
-        WeightsError: a file that is missing, corrupt or no checkpoint.
+        WeightsError: the file is missing, corrupt or no checkpoint.
     """
     return _header(read(path), str(path))
 
 
 def read(path: Path | str) -> bytes:
-    """Read what `write` wrote, unchecked.
+    """Read the bytes of a file without checking them.
 
     Raises:
-        WeightsError: a file that is missing or cannot be read.
+        WeightsError: the file is missing or cannot be read.
     """
     try:
         return Path(path).read_bytes()
@@ -169,9 +176,9 @@ def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
 
 
 def _dense(spec: ModelSpec) -> nn.Module:
-    if ":" not in spec.name:  # a user's factory may keep tensors of its own, which would stay without memory
+    if ":" not in spec.name:  # tensors that a user's factory computes with would have no values
         try:
-            with torch.device("meta"):  # no memory and no random numbers for weights that are replaced anyway
+            with torch.device("meta"):  # weights are replaced anyway: allocate no memory, draw no numbers
                 return zoo.build(spec)
         except NotImplementedError:  # torchvision's RegNets compute their widths with tensors
             pass
@@ -180,7 +187,7 @@ def _dense(spec: ModelSpec) -> nn.Module:
 
 
 def _restructure(net: nn.Module, header: Header, source: str) -> None:
-    """Put the layers that are not plain ones in their places."""
+    """Replace plain layers of the dense network by the checkpoint's layers of other kinds."""
     for name, layer in header.layers.items():
         try:
             built = LAYERS[layer["kind"]].rebuild(net.get_submodule(name), layer["structure"])

@@ -1,1 +1,75 @@
-"""Execute trials; know nothing of how candidates are chosen."""
+"""Run trials, on one machine or a cluster, and train and measure their networks; start with `Trial` and `RUNNERS`.
+
+The names below are imported when they are first used, so that `import runners` stays light.
+"""
+
+from typing import TYPE_CHECKING
+
+from spaces.lazy import attach
+
+if TYPE_CHECKING:
+    from runners.base import RUNNERS, AskTell, Evaluator, Runner, RunnerError
+    from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+    from runners.data.loading import DATASETS, ImageData, load_data
+    from runners.data.splits import DataError, Split
+    from runners.evaluation.evaluate import EvaluationError, SearchContext, evaluate
+    from runners.local import LocalRunner
+    from runners.ray.runner import RayRunner
+    from runners.simulated.runner import SimulatedRunner
+    from runners.training.dense import given_net, load_weights, trained_net
+    from runners.training.loop import accuracy, fit, reestimate_batchnorm
+    from runners.training.run import TrainingError, TrainingRun
+    from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
+
+__all__ = [
+    "DATASETS",
+    "RUNNERS",
+    "AskTell",
+    "DataConfig",
+    "DataError",
+    "EpochReport",
+    "EvaluationError",
+    "Evaluator",
+    "ImageData",
+    "LatencyConfig",
+    "LocalRunner",
+    "RayRunner",
+    "Runner",
+    "RunnerConfig",
+    "RunnerError",
+    "SearchContext",
+    "SimulatedRunner",
+    "Split",
+    "TrainConfig",
+    "TrainingError",
+    "TrainingRun",
+    "TrainingSegment",
+    "Trial",
+    "TrialResult",
+    "TrialState",
+    "accuracy",
+    "evaluate",
+    "fit",
+    "given_net",
+    "load_data",
+    "load_weights",
+    "reestimate_batchnorm",
+    "trained_net",
+]
+
+_HOMES = {
+    **dict.fromkeys(("RUNNERS", "AskTell", "Evaluator", "Runner", "RunnerError"), "runners.base"),
+    **dict.fromkeys(("DataConfig", "LatencyConfig", "RunnerConfig", "TrainConfig"), "runners.config"),
+    **dict.fromkeys(("DATASETS", "ImageData", "load_data"), "runners.data.loading"),
+    **dict.fromkeys(("DataError", "Split"), "runners.data.splits"),
+    **dict.fromkeys(("EvaluationError", "SearchContext", "evaluate"), "runners.evaluation.evaluate"),
+    "LocalRunner": "runners.local",
+    "RayRunner": "runners.ray.runner",
+    "SimulatedRunner": "runners.simulated.runner",
+    **dict.fromkeys(("given_net", "load_weights", "trained_net"), "runners.training.dense"),
+    **dict.fromkeys(("accuracy", "fit", "reestimate_batchnorm"), "runners.training.loop"),
+    **dict.fromkeys(("TrainingError", "TrainingRun"), "runners.training.run"),
+    **dict.fromkeys(("EpochReport", "TrainingSegment", "Trial", "TrialResult", "TrialState"), "runners.trial"),
+}
+
+__getattr__, __dir__ = attach(__name__, _HOMES)

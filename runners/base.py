@@ -1,4 +1,4 @@
-"""The contract of a runner, its registry, and the options of what it runs: data, training, runner, latency."""
+"""The contract of a runner, and the registry of runners."""
 
 from collections.abc import Callable, Generator
 from typing import Any, Protocol

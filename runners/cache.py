@@ -1,4 +1,4 @@
-"""Where files that can be made again are kept."""
+"""The cache folder, for files that can be made again."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from spaces.files import write_atomically
 
 
 class CacheError(SlimfrontError):
-    """A folder in which nothing can be written."""
+    """A cache folder that cannot be written to."""
 
 
 def cache_root() -> Path:
@@ -23,12 +23,12 @@ def cache_root() -> Path:
 
 
 def digest_of(described: object) -> str:
-    """Return 64 hexadecimal digits that tell plain data from any other."""
+    """Return the SHA-256 digest of plain JSON data, as 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def write_cached(path: Path, content: bytes) -> None:
-    """Write `content` to `path` in the cache, whole or not at all.
+    """Write `content` to `path` in the cache, completely or not at all.
 
     Raises:
         CacheError: the folder cannot be made or written to; nothing is left behind.

@@ -1,6 +1,6 @@
 """How many trials this machine has room for."""
 
-from joblib import cpu_count
+from joblib import cpu_count  # type: ignore[import-untyped]
 
 from runners.config import RunnerConfig
 
@@ -10,7 +10,7 @@ def fitting_workers(config: RunnerConfig, device: str = "cpu") -> int:
 
     The cores are those that this process may use: its affinity and the quota of its container count, not the host.
     """
-    count = cpu_count() // config.cpus_per_trial
+    count: int = cpu_count() // config.cpus_per_trial
     gpus = needed_gpus(config, device)
     if gpus:
         import torch

@@ -1,13 +1,24 @@
-"""The settings of a search that runners read: images, training, where trials run, how latency is measured."""
+"""The settings that runners read: images, training, where trials run, how latency is measured."""
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-PADDING_MODES = ("reflect", "constant")  # as torchvision names them
-SCALES = ("set", "half")
-SCHEDULES = ("one_cycle", "cosine", "steps", "constant")
-DTYPES = ("float32", "bfloat16", "float16")
-ENGINES = ("eager", "torch.compile", "onnxruntime")
+from annotated_types import Interval, Predicate
+
+from spaces.errors import ConfigError
+from spaces.fields import (
+    BelowOne,
+    Flag,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
+
+LRScheduler = Literal["one_cycle", "cosine", "multistep", "constant"]
+AUTO_DEVICE, NO_DEVICE = "auto", "none"  # of LatencyConfig.device
 
 
 @dataclass(frozen=True)
@@ -16,21 +27,27 @@ class DataConfig:
 
     Attributes:
         name: digits, cluttered_digits, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
-        data_dir: where sets on disk are looked for; empty takes the user's cache folder.
-        image_size: side of the square images; 0 takes what is natural for the set.
+        data_dir: folder in which datasets are looked for; empty takes the user's cache folder.
+        image_size: side of the square images in pixels; 0 takes the dataset's own.
         val_share: share of the training images set apart for validation, cut by the run's seed.
         padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
         min_crop_area: least share of the area that a random crop of a training image file keeps.
-        scale: of pixel values, "set" (as is natural for the set, its mean and deviation as a rule) or "half" (-1 to 1).
+        scale: of pixel values, "set" (the dataset's own, as a rule its mean and deviation) or "half" (-1 to 1).
     """
 
-    name: str = "digits"
+    name: Annotated[
+        str, Flag("data"), Predicate(bool), "a dataset name, imagefolder:PATH or package.module:factory"
+    ] = "digits"
     data_dir: str = ""
-    image_size: int = 0
-    val_share: float = 0.2
-    padding_mode: str = "reflect"
-    min_crop_area: float = 0.35
-    scale: str = "set"
+    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for what is natural for the set"] = 0
+    val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2
+    padding_mode: Literal["reflect", "constant"] = "reflect"
+    min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
+    scale: Literal["set", "half"] = "set"
+
+    def __post_init__(self) -> None:
+        """Check the settings; raises ConfigError."""
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -38,82 +55,94 @@ class TrainConfig:
     """How a network is trained; the same loop trains the dense net and fine-tunes the narrow ones.
 
     Attributes:
-        epochs: fine-tuning epochs of a trial, spent by its method as it sees fit.
+        epochs: fine-tuning epochs of a trial, which its method divides among its steps.
         dense_epochs: epochs of the dense net when no weights are given.
         batch_size: images per step.
-        learning_rate: peak rate of the fine-tuning schedule, per step, for `batch_size` images.
-        dense_learning_rate: peak rate for the dense net.
+        lr: peak learning rate of fine-tuning, for a step of `batch_size` images.
+        dense_lr: peak learning rate of the dense net.
         momentum: of SGD.
-        nesterov: whether the momentum looks ahead.
+        nesterov: whether the momentum is Nesterov's.
         weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
         bias_lr_mult: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target that is spread over all classes.
         mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
         clip_grad_norm: norm over all weights beyond which gradients are scaled down; 0 never does.
-        schedule: "one_cycle", "cosine", "steps" or "constant"; of fine-tuning.
-        milestones: epochs after which "steps", and no other, multiplies the rate by `milestone_factor`.
-        milestone_factor: in (0, 1], for fine-tuning and the dense net alike.
-        warm_up_epochs: over which the rate climbs linearly from 0; "one_cycle" has a climb of its own.
-        dense_schedule: of the dense net; empty takes that of fine-tuning, with the two below.
+        lr_scheduler: "one_cycle", "cosine", "multistep" or "constant"; of fine-tuning.
+        milestones: epochs after which "multistep", and no other, multiplies the rate by `lr_gamma`.
+        lr_gamma: in (0, 1], for fine-tuning and the dense net alike.
+        warmup_epochs: over which the rate rises linearly from 0; "one_cycle" has a warm-up of its own.
+        dense_lr_scheduler: of the dense net; empty takes that of fine-tuning, with the two below.
         dense_milestones: as `milestones`, for the dense net.
-        dense_warm_up_epochs: as `warm_up_epochs`, for the dense net.
+        dense_warmup_epochs: as `warmup_epochs`, for the dense net.
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
-        distill_temperature: softens both logits of that term.
+        distill_temperature: divides both logits in that term.
         precision: "auto" takes bfloat16/float16 autocast where the device measures faster, "float32" never.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
 
-    epochs: int = 1
-    dense_epochs: int = 3
-    batch_size: int = 32
-    learning_rate: float = 0.008
-    dense_learning_rate: float = 0.05
-    momentum: float = 0.9
+    epochs: NonNegativeInt = 1
+    dense_epochs: NonNegativeInt = 3
+    batch_size: PositiveInt = 32
+    lr: PositiveFloat = 0.008
+    dense_lr: PositiveFloat = 0.05
+    momentum: BelowOne = 0.9
     nesterov: bool = True
-    weight_decay: float = 5e-4
-    bias_lr_mult: float = 1.0
-    label_smoothing: float = 0.1
-    mixup: float = 0.0
-    clip_grad_norm: float = 5.0
-    schedule: str = "one_cycle"
+    weight_decay: NonNegativeFloat = 5e-4
+    bias_lr_mult: PositiveFloat = 1.0
+    label_smoothing: BelowOne = 0.1
+    mixup: NonNegativeFloat = 0.0
+    clip_grad_norm: NonNegativeFloat = 5.0
+    lr_scheduler: LRScheduler = "one_cycle"
     milestones: tuple[float, ...] = ()
-    milestone_factor: float = 0.1
-    warm_up_epochs: float = 0.0
-    dense_schedule: str = ""
+    lr_gamma: Annotated[float, Interval(gt=0, le=1), "in (0, 1]"] = 0.1
+    warmup_epochs: NonNegativeFloat = 0.0
+    dense_lr_scheduler: Annotated[
+        Literal[LRScheduler, ""], "one of one_cycle, cosine, multistep, constant, or empty"
+    ] = ""
     dense_milestones: tuple[float, ...] = ()
-    dense_warm_up_epochs: float = 0.0
-    distill_weight: float = 0.0
-    distill_temperature: float = 2.0
-    precision: str = "auto"
+    dense_warmup_epochs: NonNegativeFloat = 0.0
+    distill_weight: Annotated[float, Interval(ge=0, le=1), "in [0, 1]"] = 0.0
+    distill_temperature: PositiveFloat = 2.0
+    precision: Literal["auto", "float32"] = "auto"
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        """Check the settings and whether schedule, milestones and warm-up of fine-tuning fit together.
+
+        Raises:
+            ConfigError: the first rule that does not hold.
+        """
+        check_settings(self)
+        if self.lr_scheduler == "multistep" and not self.milestones:
+            raise ConfigError(
+                "--lr-scheduler is 'multistep' without --milestones; name the epochs at which the rate falls, or take "
+                "'constant'"
+            )
+        if list(self.milestones) != sorted({epoch for epoch in self.milestones if epoch > 0}):
+            raise ConfigError(f"--milestones are {self.milestones} and must be epochs above 0 in rising order")
+        if self.lr_scheduler == "one_cycle" and self.warmup_epochs:
+            raise ConfigError(
+                f"--warmup-epochs is {self.warmup_epochs}, and --lr-scheduler 'one_cycle' has a warm-up of its own; "
+                "take 0"
+            )
+
     def for_dense(self) -> "TrainConfig":
-        """Return the training of the dense net: the same settings, with its own epochs, rate and schedule."""
-        return dataclasses.replace(
-            self,
-            epochs=self.dense_epochs,
-            learning_rate=self.dense_learning_rate,
-            schedule=self.dense_schedule or self.schedule,
-            milestones=self.dense_milestones,
-            warm_up_epochs=self.dense_warm_up_epochs,
-        )
+        """Return the training of the dense net: the same settings, with its own epochs, rate and schedule.
 
-
-def schedule_problem(config: TrainConfig) -> str:
-    """Say what is wrong with schedule, milestones and warm-up of fine-tuning; empty when nothing is."""
-    if config.schedule not in SCHEDULES:
-        return f"schedule is {config.schedule!r} and must be one of {', '.join(SCHEDULES)}"
-    if not 0 < config.milestone_factor <= 1:
-        return f"milestone_factor is {config.milestone_factor!r} and must be in (0, 1]"
-    if not 0 <= config.warm_up_epochs < float("inf"):
-        return f"warm_up_epochs is {config.warm_up_epochs!r} and must be 0 or more"
-    if config.schedule == "steps" and not config.milestones:
-        return "schedule is 'steps' without milestones; name the epochs at which the rate falls, or take 'constant'"
-    if list(config.milestones) != sorted({each for each in config.milestones if each > 0}):
-        return f"milestones are {config.milestones} and must be epochs above 0 in rising order"
-    if config.schedule == "one_cycle" and config.warm_up_epochs:
-        return f"warm_up_epochs is {config.warm_up_epochs}, and schedule 'one_cycle' has a climb of its own; take 0"
-    return ""
+        Raises:
+            ConfigError: schedule, milestones and warm-up of the dense net do not fit together.
+        """
+        try:
+            return dataclasses.replace(
+                self,
+                epochs=self.dense_epochs,
+                lr=self.dense_lr,
+                lr_scheduler=self.dense_lr_scheduler or self.lr_scheduler,
+                milestones=self.dense_milestones,
+                warmup_epochs=self.dense_warmup_epochs,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"dense net: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -127,20 +156,22 @@ class RunnerConfig:
         ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
     """
 
-    name: str = "auto"
-    cpus_per_trial: int = 1
-    gpus_per_trial: float = 0.0
+    name: Annotated[str, Flag("runner")] = "auto"
+    cpus_per_trial: PositiveInt = 1
+    gpus_per_trial: NonNegativeFloat = 0.0
     ray_address: str = ""
 
-
-AUTO_DEVICE, NO_DEVICE = "auto", "none"
+    def __post_init__(self) -> None:
+        """Check the settings; raises ConfigError."""
+        check_settings(self)
 
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """How networks are timed, beside the dense one: those of the front, at the end of a search.
+    """How the latency of networks is measured, beside that of the dense one.
 
-    Under a latency budget, or with latency as an axis, during it, at the first batch size.
+    The networks of the front are timed at the end of a search. Under a latency budget, or with latency as an axis,
+    networks are timed during the search too, at the first batch size.
 
     Attributes:
         device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is that of the training ("cpu:1thread"
@@ -151,13 +182,22 @@ class LatencyConfig:
         engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
     """
 
-    device: str = "auto"
-    batch: tuple[int, ...] = (1,)
-    dtype: str = "float32"
-    channels_last: bool = False
-    engine: str = "eager"
+    device: Annotated[str, Flag("latency-device")] = AUTO_DEVICE
+    batch: Annotated[
+        tuple[int, ...],
+        Flag("latency-batch"),
+        Predicate(lambda sizes: bool(sizes) and min(sizes) >= 1),
+        "numbers of images from 1, as in 1,8",
+    ] = (1,)
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Flag("latency-dtype")] = "float32"
+    channels_last: Annotated[bool, Flag("latency-channels-last")] = False
+    engine: Annotated[Literal["eager", "torch.compile", "onnxruntime"], Flag("latency-engine")] = "eager"
+
+    def __post_init__(self) -> None:
+        """Check the settings; raises ConfigError."""
+        check_settings(self)
 
     @property
     def measures(self) -> bool:
-        """Whether anything is timed; runs of before said so by an empty text."""
+        """Whether anything is timed; run folders of earlier versions say no by an empty text."""
         return self.device not in ("", NO_DEVICE)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from runners.base import RunnerError
 from runners.capacity import fitting_workers, needed_gpus
 from runners.config import RunnerConfig
 
@@ -12,15 +11,7 @@ def pick_runner(config: RunnerConfig, device: str = "auto") -> str:
 
     Args:
         device: as in `TrainConfig`; workers that train on CUDA share its devices.
-
-    Raises:
-        RunnerError: settings out of range.
     """
-    if config.cpus_per_trial < 1 or config.gpus_per_trial < 0:
-        raise RunnerError(
-            f"a trial cannot have {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs; give "
-            "--cpus-per-trial of at least 1 and --gpus-per-trial of at least 0"
-        )
     if config.name != "auto":
         return config.name
     return "ray" if config.ray_address or fitting_workers(config, device) > 1 else "local"
@@ -33,7 +24,7 @@ def workers(config: RunnerConfig, device: str = "auto") -> int:
         device: as in `TrainConfig`.
 
     Raises:
-        RunnerError: settings out of range, no such cluster, or no room for a trial in it.
+        RunnerError: no such cluster, or no room for a trial in it.
     """
     if pick_runner(config, device) != "ray":
         return 1

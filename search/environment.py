@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from runners.data.builtin import check_on_disk
 from torch import nn
 
-from configs.resuming import check_resumed
+from configs.loading import check_resumed
 from configs.schema import RunConfig
 from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
+from runners.data.builtin import check_on_disk
 from runners.data.loading import ImageData, load_data
 from runners.latency.engines import LatencyError, check_latency
 from runners.placement import pick_runner, workers

@@ -5,6 +5,8 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from spaces.errors import UnknownNameError
 
 
@@ -38,14 +40,14 @@ class Registry(Mapping[str, Any]):
         module, _, attribute = self._table[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    @override
     def __contains__(self, name: object) -> bool:
-        """Tell whether the name is in the table, without importing anything."""
         return name in self._table
 
+    @override
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
         return iter(self._table)
 
+    @override
     def __len__(self) -> int:
-        """Count the names."""
         return len(self._table)

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, lcm
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from spaces.budget import Budget
 from spaces.cost import Cost, CostModel
-from spaces.errors import SpaceError
+from spaces.errors import ConfigError, SpaceError
+from spaces.fields import check_settings
 from spaces.groups import ChannelGroup
 from spaces.projection import Projection
 from spaces.widths import Widths
@@ -43,11 +45,21 @@ class SpaceConfig:
         bound: "PATTERN=LOW:HIGH", shares of the dense width between which matching layers stay.
     """
 
-    divisor: int = 0
-    floor: float = 0.1
+    divisor: Annotated[int, Interval(ge=0), "a whole number from 1, or 0 for the default"] = 0
+    floor: Annotated[float, Interval(gt=0, le=1), "a share of the dense width in (0, 1]"] = 0.1
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     bound: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the settings, the bounds too; raises ConfigError."""
+        check_settings(self)
+        _ = self.bounds
+
+    @cached_property
+    def bounds(self) -> tuple[tuple[str, float, float], ...]:
+        """Of every `bound`: the name pattern, the lowest and the highest share of the dense width."""
+        return tuple(_parse_bound(text) for text in self.bound)
 
 
 @dataclass(frozen=True)
@@ -166,9 +178,9 @@ class SearchSpace:
         """Return the space with the divisors, floors, bounds and fixed groups of a config.
 
         Raises:
-            SpaceError: a setting out of range, or a pattern that matches no layer.
+            SpaceError: a pattern that matches no layer.
         """
-        _check_config(config, self.groups)
+        _check_patterns(config, self.groups)
         groups = tuple(_restrict_group(group, config) for group in self.groups)
         newly_fixed = {
             new.name: new.width for old, new in zip(self.groups, groups, strict=True) if new.fixed and not old.fixed
@@ -188,18 +200,14 @@ def _parse_bound(text: str) -> tuple[str, float, float]:
     except ValueError:
         bounds = (0.0, 0.0)
     if not pattern or not 0 < bounds[0] <= bounds[1] <= 1:
-        raise SpaceError(
+        raise ConfigError(
             f"bound {text!r} is not PATTERN=LOW:HIGH with 0 < LOW <= HIGH <= 1, as in 'layer3.*=0.25:0.75'"
         )
     return pattern, *bounds
 
 
-def _check_config(config: SpaceConfig, groups: Sequence[ChannelGroup]) -> None:
-    if config.divisor < 0:
-        raise SpaceError(f"divisor {config.divisor} is negative; give a whole number from 1, or 0 for the default")
-    if not 0 < config.floor <= 1:
-        raise SpaceError(f"floor {config.floor} is not a share of the dense width in (0, 1]")
-    for pattern in [*config.skip, *config.only, *[_parse_bound(text)[0] for text in config.bound]]:
+def _check_patterns(config: SpaceConfig, groups: Sequence[ChannelGroup]) -> None:
+    for pattern in [*config.skip, *config.only, *[pattern for pattern, _, _ in config.bounds]]:
         if not any(_matches(group, [pattern]) for group in groups):
             names = ", ".join(group.name for group in groups[:8])
             raise SpaceError(f"pattern {pattern!r} matches no layer; layers are named like {names}")
@@ -215,8 +223,7 @@ def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
     divisor = config.divisor or (WIDE_DIVISOR if group.width >= WIDE else 1)
     divisor = min(lcm(divisor, group.conv_groups), group.width)
     low, high = config.floor, 1.0
-    for text in config.bound:
-        pattern, least, most = _parse_bound(text)
+    for pattern, least, most in config.bounds:
         if _matches(group, [pattern]):
             low, high = least, most
     ceiling = group.width if high == 1.0 else max(divisor, int(high * group.width) // divisor * divisor)

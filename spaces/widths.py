@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from spaces.errors import SpaceError
 
 
@@ -24,24 +26,24 @@ class Widths(Mapping[str, int]):
         self._items = dict(items)
         self._hash = hash(frozenset(self._items.items()))
 
+    @override
     def __getitem__(self, name: str) -> int:
-        """Return the width of one group."""
         return self._items[name]
 
+    @override
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the group names."""
         return iter(self._items)
 
+    @override
     def __len__(self) -> int:
-        """Count the groups."""
         return len(self._items)
 
+    @override
     def __hash__(self) -> int:
-        """Hash by content."""
         return self._hash
 
+    @override
     def __eq__(self, other: object) -> bool:
-        """Compare by content with any mapping."""
         if isinstance(other, Widths):
             return self._items == other._items
         return NotImplemented
@@ -50,8 +52,8 @@ class Widths(Mapping[str, int]):
         """Return new Widths in which the groups of `changes` have the given widths."""
         return Widths({**self._items, **changes})
 
+    @override
     def __repr__(self) -> str:
-        """Show the widths as a dict."""
         return f"Widths({self._items!r})"
 
     def __reduce__(self) -> tuple[type["Widths"], tuple[dict[str, int]]]:

@@ -5,7 +5,11 @@ Every import counts, those inside functions and under `TYPE_CHECKING` too, unles
 """
 
 import ast
+import re
+import sys
+import tomllib
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -245,6 +249,20 @@ def test_light_files_import_nothing_heavy(light):
             ]
             pending += own_imports(MODULES[current], nested=False)
     assert not heavy
+
+
+def test_the_declared_dependencies_are_those_that_are_imported():
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    declared = {re.split(r"[^\w-]", requirement)[0].lower() for requirement in requirements}
+    modules = {module.split(".")[0] for path in FILES for module in imports(path, True)}
+    third_party = modules - sys.stdlib_module_names - set(PACKAGES)
+    distributions = {
+        module: {name.lower().replace("_", "-") for name in names}
+        for module, names in packages_distributions().items()
+        if module in third_party
+    }
+    undeclared = {module for module in third_party if not distributions.get(module, set()) & declared}
+    assert (undeclared, declared - set().union(*distributions.values())) == (set(), set())
 
 
 def test_tests_are_no_packages():

@@ -1,4 +1,4 @@
-"""Whole numbers of a few bits each, packed into bytes without gaps."""
+"""Integers of a few bits each, packed into bytes without gaps."""
 
 import numpy as np
 import torch
@@ -7,27 +7,27 @@ from torch import Tensor
 from pruning.base import PruningError
 
 WIDEST = 16  # bits of a code
-CHUNK = 2**18  # codes at a time, a multiple of 8 so that a chunk ends with a byte; bounds the memory in between
+CHUNK = 2**18  # codes packed at a time, to bound memory; a multiple of 8, so that every chunk ends with a whole byte
 
 
 def bits_for(values: int) -> int:
-    """Return how many bits tell `values` different codes apart; 0 for a single one."""
+    """Return the number of bits of a code with `values` different values; 0 for a single value."""
     return (values - 1).bit_length()
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Return how many bytes `count` codes of `bits` bits take."""
+    """Return the number of bytes that `count` codes of `bits` bits take."""
     return (count * bits + 7) // 8
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes of any shape in their order: code i takes the bits i * bits and up, the lowest first.
+    """Pack codes of any shape in their order: code i takes the bits from i * bits on, its lowest bit first.
 
-    The last byte is filled up with zeros.
+    The last byte is padded with zeros.
 
     Args:
-        codes: whole numbers in [0, 2 ** bits).
-        bits: of one code, 0 to 16; codes of 0 bits are all 0 and take no bytes.
+        codes: integers in [0, 2 ** bits).
+        bits: bits of one code, 0 to 16; codes of 0 bits are all 0 and take no bytes.
 
     Returns:
         uint8 on the device of the codes, shape (packed_bytes(codes.numel(), bits),).
@@ -48,10 +48,10 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return `count` codes that `pack` has packed: int32 on the same device, shape (count,).
+    """Return the `count` codes that `pack` packed: int32 on the same device, shape (count,).
 
     Raises:
-        PruningError: bits out of range, or another number of bytes than these codes take.
+        PruningError: bits out of range, or a number of bytes other than these codes take.
     """
     _check_bits(bits)
     if packed.dtype != torch.uint8 or packed.shape != (packed_bytes(count, bits),):

@@ -35,9 +35,7 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
         floor, ceiling = min(group.floor, width), min(group.ceiling, width)
         groups.append(dataclasses.replace(group, width=width, start=start, floor=floor, ceiling=ceiling))
         start += width
-    shared: dict[
-        int, Ids
-    ] = {}  # axes still share arrays: surgery computes indices once per array
+    shared: dict[int, Ids] = {}  # axes still share arrays: surgery computes indices once per array
 
     def cut(ids: Ids) -> Ids:
         if id(ids) not in shared:

@@ -17,20 +17,16 @@ from torch.nn import functional
 from runners.cache import cache_root
 from runners.config import DataConfig
 from runners.data.clutter import clutter
-from runners.data.source import Shape, Source, class_mixed_order, shape_for, with_channels
+from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, TensorSplit
 
 DIGITS_SIDE = 32
 DIGITS_TEST_SHARE = 0.2
-TEST_SEED = 20  # fixed, because the test images must not depend on the seed of the run
 CLUTTER_TRAIN_IMAGES = 6000
 CLUTTER_TEST_IMAGES = 2000
 DOWNLOAD_SECONDS = 20.0  # a server that sends nothing for this long counts as unreachable
-_FOLDERS = {
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "mnist": "MNIST",
-}  # as torchvision names them
+# As torchvision names them.
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "mnist": "MNIST"}
 
 
 def digits(config: DataConfig, input_shape: Shape | None) -> Source:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from runners.config import DataConfig
-from runners.data.source import Shape, Source, class_mixed_order, shape_for, with_channels
+from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, ImageSource, LazySplit, TensorSplit
 
 # Mean and standard deviation of ImageNet per colour, in [0, 1], which networks with published weights expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of the images in a folder without a test set of its own
-TEST_SEED = 20  # fixed, because the test images must not depend on the seed of the run
 SIZED_IMAGES = 64  # whose median side is the natural size
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 32, 224, 32
 LAYOUT = "PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, or PATH/CLASS/*.jpg"

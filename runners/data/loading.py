@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from runners.cache import digest_of
-from runners.config import SCALES, DataConfig
+from runners.config import DataConfig
 from runners.data.source import Shape, Source, class_mixed_order
 from runners.data.splits import DataError, LazySplit, Split, TensorSplit
 from spaces.registry import Registry
@@ -68,10 +68,6 @@ def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -
         DataError: the images are missing, unreadable or too few.
         UnknownNameError: no such dataset; the message lists the nearest names.
     """
-    if not 0 < config.val_share < 1:
-        raise DataError(f"val_share is {config.val_share}; it must lie between 0 and 1, both excluded, e.g. 0.2")
-    if config.image_size < 0:
-        raise DataError(f"image_size is {config.image_size}; give the side in pixels, or 0 for the natural size")
     kind, _, rest = config.name.partition(":")
     if kind == "imagefolder":
         from runners.data.folders import image_folder
@@ -120,8 +116,6 @@ def _scaled(source: Source, config: DataConfig) -> Source:
     """Return the source with its pixel values scaled by `config.scale`."""
     if config.scale == "set":
         return source
-    if config.scale != "half":
-        raise DataError(f"scale is {config.scale!r}; it must be one of {', '.join(SCALES)}")
     train, test = _halved(source.train), _halved(source.test)
     return replace(source, train=train, test=test, val=None if source.val is None else _halved(source.val))
 

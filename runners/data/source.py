@@ -9,6 +9,7 @@ from runners.config import DataConfig
 from runners.data.splits import DataError, Split
 
 Shape = tuple[int, int, int]  # (channels, height, width) of one image
+TEST_SEED = 20  # fixed, because the test images must not depend on the seed of the run
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Go on with the training of a trial that has paused: from its own narrow net, without its method."""
+"""Continue the training of a paused trial from its own narrow network, without its pruning method."""
 
 from collections.abc import Iterator
 from typing import TypeGuard
@@ -14,23 +14,24 @@ from spaces.space import SearchSpace
 
 
 def is_continuation(segment: TrainingSegment | None) -> TypeGuard[TrainingSegment]:
-    """Whether a leg is not the first of its trial."""
+    """Return whether a training segment is not the first of its trial."""
     return segment is not None and segment.trained > 0
 
 
 def continue_training(
     segment: TrainingSegment, dense: nn.Module, space: SearchSpace, context: Context
 ) -> Iterator[Snapshot]:
-    """Yield the network of an earlier leg after every epoch of another one, over a whole schedule of its own.
+    """Train the network of the segment before over a whole schedule; yield it after every epoch.
 
-    It starts again at the full peak rate. LeNet-5 on digits at 10% of its FLOPs, legs of 1, 1, 2 and 4 epochs, 4 seeds:
-    97.3% with the full peak, 97.05% with a half or a quarter of it, where 8 epochs at once give 97.5%.
+    The schedule has the full peak learning rate. LeNet-5 on digits at 10% of its FLOPs, in segments of 1, 1, 2 and 4
+    epochs (4 seeds), reaches 97.3% with the full peak and 97.05% with a half or a quarter of it; 8 epochs at once give
+    97.5%.
 
     Args:
-        dense: that the network was cut from; not changed.
+        dense: the network that the narrow one was cut from; not changed.
 
     Raises:
-        WeightsError: no weights, or those of another network.
+        WeightsError: the segment has no weights, or those of another network.
     """
     if segment.start is None:
         raise WeightsError(
@@ -38,7 +39,7 @@ def continue_training(
         )
     net = from_bytes(segment.start, dense).to(context.device)
     header = header_of(segment.start)
-    # Layers of their own kinds cost other than their widths say, which their trial was checked for.
+    # The widths alone do not give the cost of special layers; the first segment has checked it.
     cost = count_cost(net, space.input_shape) if header.layers else None
     for epoch in context.fit(net, segment.epochs):
         yield Snapshot(net, header.widths, segment.trained + epoch, {}, cost)

@@ -1,6 +1,6 @@
-"""Evaluate a trial: method -> snapshots -> validation accuracy, and the cost re-counted on the real narrow net.
+"""Evaluate a trial: method -> snapshots -> validation accuracy, and the cost counted on the real narrow network.
 
-Any exception of a trial becomes a FAILED result with its reason, so one bad candidate never ends a search.
+Any exception in a trial becomes a FAILED result with its reason, so one bad candidate never ends a search.
 """
 
 import copy
@@ -13,62 +13,61 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import METHODS, Distillation, Reshape, Snapshot, StepHook, TrainingPlan
+from pruning.base import METHODS, Context, Distillation, Method, Reshape, Snapshot, StepHook, TrainingPlan
 from pruning.checkpoint import to_bytes
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
-from runners.evaluation.clock import Clock
 from runners.evaluation.continuation import continue_training, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
+from runners.evaluation.progress import TrialProgress
 from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
-from runners.training.loop import TrainingRun, accuracy, fit, pick_device, reestimate_batchnorm
-from runners.training.run import check_settings
-from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, shortened
+from runners.training.loop import accuracy, fit, pick_device, reestimate_batchnorm
+from runners.training.run import TrainingRun
+from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, segment_config
 from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace
 
-__all__ = ["EvaluationError", "TrialContext", "SearchContext", "count_cost", "evaluate"]
-
 logger = logging.getLogger(__name__)
 
 
 class EvaluationError(SlimfrontError):
-    """A trial whose outcome cannot be trusted: no snapshot, an accuracy that is no number, a wrong or too high cost."""
+    """A trial without a valid result: no snapshot, values that are not finite, or a cost that is wrong or too high."""
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What every trial of a search shares. Picklable; built once and sent once to each worker.
+    """What all trials of a search share; pickled, and sent once to each worker.
 
     Attributes:
-        net: the dense network, on the CPU, in eval mode; trials work on copies.
-        statistics: method name -> what its `prepare` returned for the dense network.
-        threads: torch threads of a trial; 0 leaves the setting of the process alone.
-        fast: what `runners.training.loop.measure_compute_format` found for the dense network, so that every worker computes alike;
-            None lets each process measure for itself.
+        net: the dense network, on the CPU in evaluation mode; trials work on copies.
+        prepared: method name -> what its `prepare` returned for the dense network.
+        threads: torch threads of a trial; 0 does not change the setting of the process.
+        compute_format: what `measure_compute_format` found for the dense network, so that all workers compute alike;
+            None lets each process measure.
     """
 
     net: nn.Module
     space: SearchSpace
     data: ImageData
     train: TrainConfig
-    statistics: Mapping[str, Any] = field(default_factory=dict)
+    prepared: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
     compute_format: ComputeFormat | None = None
 
 
-class TrialContext:
+class TrialContext(Context):
     """What a method may use (`pruning.base.Context`): training images and the training loop, nothing else.
 
     Args:
-        statistics: what this method's `prepare` returned; None while it is preparing.
-        teacher: the dense network on `device`; distilled from when the training options say so.
-        fast: see `SearchContext`.
+        prepared: what `prepare` of this method returned; None while it prepares.
+        teacher: the dense network on `device`, the teacher of distillation where the options weigh it above 0.
+        compute_format: see `SearchContext`.
     """
 
     def __init__(
@@ -77,18 +76,18 @@ class TrialContext:
         train: TrainConfig,
         seed: int,
         *,
-        statistics: Any = None,
+        prepared: Any = None,
         teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
-        self.learning_rate = train.learning_rate
-        self.dense_learning_rate = train.dense_learning_rate
+        self.learning_rate = train.lr
+        self.dense_learning_rate = train.dense_lr
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
-        self.statistics = statistics
-        # The splits a method may see, taken out one by one so that validation and test images stay out of reach.
+        self.prepared = prepared
+        # Only the splits that a method may see, so that validation and test images stay out of its reach.
         self._train, self._probe, self._calibration = data.train, data.probe, data.calibration
         self._input_shape = data.input_shape
         self._config = train
@@ -96,22 +95,23 @@ class TrialContext:
         self._compute_format = compute_format
         self._fits = 0
 
+    @override
     def calibration_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield up to `images` training images without augmentation, always the same ones, class-mixed."""
         yield from self._calibration.batches(min(256, images), device=self.device, limit=images)
 
+    @override
     def probe_accuracy(self, net: nn.Module, images: int) -> float:
-        """Return top-1 accuracy in [0, 1] on up to `images` training images."""
         return accuracy(net, self._probe, device=self.device, limit=images)
 
+    @override
     def reestimate_batchnorm(self, net: nn.Module) -> None:
-        """Replace the running statistics of every BatchNorm of `net`, in place, by those of training batches."""
         reestimate_batchnorm(net, self._calibration, device=self.device)
 
+    @override
     def plan(self, epochs: int) -> TrainingPlan:
-        """Return what `fit` will do with so many epochs."""
-        return plan_training(self._train, self._config, epochs, self._config.learning_rate)
+        return plan_training(self._train, self._config, epochs, self._config.lr)
 
+    @override
     def fit(
         self,
         net: nn.Module,
@@ -124,11 +124,10 @@ class TrialContext:
         peak: float | None = None,
         distillation: Distillation | None = None,
     ) -> Iterator[int]:
-        """Train `net` in place over a learning-rate schedule or part of one; yield the number of epochs after each."""
         self._fits += 1
-        config = self._config if peak is None else dataclasses.replace(self._config, learning_rate=peak)
+        config = self._config if peak is None else dataclasses.replace(self._config, lr=peak)
         if learning_rate is not None:
-            config = dataclasses.replace(config, schedule="constant", warm_up_epochs=0.0, learning_rate=learning_rate)
+            config = dataclasses.replace(config, lr_scheduler="constant", warmup_epochs=0.0, lr=learning_rate)
         teacher = self._teacher
         if distillation is not None:
             weight, temperature = distillation.weight, distillation.temperature
@@ -136,7 +135,7 @@ class TrialContext:
             teacher = distillation.teacher
         training_run = TrainingRun(
             epochs=epochs,
-            learning_rate=config.learning_rate,
+            learning_rate=config.lr,
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=teacher,
@@ -147,149 +146,167 @@ class TrialContext:
         )
         yield from fit(net, self._train, config, training_run)
 
+    @override
     def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:
-        """Return the ratio of two latencies, `net` over `dense`, of one image in evaluation mode on `device`."""
         return latency_ratio(net, dense, self._input_shape, self.device)
 
+    @override
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
-        """Return how far a weight would move in a `fit` of `epochs` under a constant gradient of 1."""
         per_epoch = max(1, len(self._train) // self._config.batch_size)
-        rate = self._config.learning_rate
+        rate = self._config.lr
         return integrated_learning_rate(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=rate, span=span)
 
 
 def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochReport, bool | None, TrialResult]:
-    """Run a trial; yield a report per snapshot that meets the goal and return the result.
+    """Run a trial; yield a report for every snapshot that meets the goal, and return the result.
 
-    Sending False in answer to a report ends the trial there: the result is STOPPED and holds that snapshot.
-    Exceptions do not leave this generator, they return a FAILED result; KeyboardInterrupt passes through.
+    If False is sent in answer to a report, the trial ends: its result is STOPPED and holds the snapshot of that report.
+    An exception in the trial does not leave this generator, which returns a FAILED result; a KeyboardInterrupt does.
     """
-    clock = Clock(dataclasses.replace(trial, segment=None))  # its weights must not travel back with every result
+    # Without its segment, because a result must not carry the weights that the trial started from.
+    progress = TrialProgress(dataclasses.replace(trial, segment=None))
     with using_threads(search_context.threads):
         try:
             search_context = _with_training(search_context, trial)
-            return (yield from _measure(trial, search_context, clock))
+            return (yield from _measure(trial, search_context, progress))
         except Exception as error:
             logger.debug("trial %d failed", trial.number, exc_info=True)
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what an out-of-memory trial held must not starve the next one in this process
+        torch.cuda.empty_cache()  # so that the next trial of this process has the memory of one that ran out of it
     return TrialResult(
         trial,
         TrialState.FAILED,
-        curve=tuple(clock.curve),
-        seconds=clock.seconds(),
-        train_seconds=clock.active_seconds,
+        curve=tuple(progress.curve),
+        seconds=progress.seconds(),
+        train_seconds=progress.active_seconds,
         error=reason,
-        intermediate_networks=tuple(
-            clock.intermediate_networks
-        ),  # were measured and checked before, whatever came then
+        intermediate_networks=tuple(progress.intermediate_networks),  # measured and checked before the error
     )
 
 
 def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext:
-    """Return the workbench with what the trial's training has of its own."""
+    """Return the search context with the training options that the trial overrides."""
     if not trial.training:
         return search_context
-    own: dict[str, Any] = dict(trial.training)
-    train = dataclasses.replace(search_context.train, **own)
-    check_settings(train, train.learning_rate)
+    overrides: dict[str, Any] = dict(trial.training)
+    train = dataclasses.replace(search_context.train, **overrides)
     return dataclasses.replace(search_context, train=train)
 
 
 def _measure(
-    trial: Trial, search_context: SearchContext, clock: Clock
+    trial: Trial, search_context: SearchContext, progress: TrialProgress
 ) -> Generator[EpochReport, bool | None, TrialResult]:
+    """Take the snapshots of a trial, report those that meet its goal, and return the result of the last one."""
     torch.manual_seed(trial.seed)
-    device = pick_device(search_context.train.device)
-    dense = copy.deepcopy(search_context.net).to(device).eval()
-    statistics = search_context.statistics.get(trial.method)
-    train = search_context.train if trial.segment is None else shortened(search_context.train, trial.segment.epochs)
-    seed = derive_seed(trial.seed, f"after {trial.segment.trained}") if is_continuation(trial.segment) else trial.seed
-    context = TrialContext(
-        search_context.data,
-        train,
-        seed,
-        statistics=statistics,
-        teacher=dense,
-        compute_format=search_context.compute_format,
-    )
-    snapshots: Iterator[Snapshot]
-    if is_continuation(trial.segment):
-        snapshots = continue_training(trial.segment, search_context.net, search_context.space, context)
-    else:
-        snapshots = METHODS[trial.method](**trial.settings).run(dense, search_context.space, trial.goal, context)
-    way = IntermediateSelector(trial.goal, search_context.space, train.epochs)
+    space = search_context.space
+    dense = copy.deepcopy(search_context.net).to(pick_device(search_context.train.device)).eval()
+    context = _trial_context(trial, search_context, dense)
+    snapshots = _snapshots(trial, search_context, dense, context)
+    selector = IntermediateSelector(trial.goal, space, context.epochs)
     last: Snapshot | None = None
     short, state = "", TrialState.COMPLETE
     while True:
-        with clock.active():
+        with progress.active():
             snapshot = next(snapshots, None)
         if snapshot is None:
             break
-        last, short = snapshot, short_of(trial.goal, snapshot, search_context.space)
-        if short:  # neither a result nor comparable at a rung: a point on the way
-            if way.takes(promised_cost(snapshot, search_context.space)):
-                with clock.active():
+        last, short = snapshot, short_of(trial.goal, snapshot, space)
+        if short:  # an intermediate network: neither a result nor comparable at a rung
+            if selector.selects(promised_cost(snapshot, space)):
+                with progress.active():
                     context.reestimate_batchnorm(snapshot.net)
-                    clock.intermediate_networks.append(_intermediate_result(search_context, clock, snapshot))
+                    progress.intermediate_networks.append(_intermediate_result(search_context, progress, snapshot))
             continue
-        with clock.active():
-            reached = _accuracy(search_context, snapshot)
-        if (yield clock.report(snapshot.epoch, reached)) is False:
+        with progress.active():
+            measured = _accuracy(search_context, snapshot)
+        if (yield progress.report(snapshot.epoch, measured)) is False:
             state = TrialState.STOPPED
             break
     if last is None:
         raise EvaluationError(f"method {trial.method!r} ended without a snapshot; it must yield at least one")
     if short:
         raise EvaluationError(f"the narrow net {short}; method {trial.method!r} must end in a net that meets its goal")
-    compare = _compared if trial.segment is not None and trial.segment.compares else _result
-    result = compare(search_context, clock, last, clock.curve[-1].accuracy)
-    return dataclasses.replace(
-        result, state=state, curve=tuple(clock.curve), intermediate_networks=tuple(clock.intermediate_networks)
+    screening = trial.segment is not None and trial.segment.is_screening
+    make_result = _screening_result if screening else _result
+    result = make_result(search_context, progress, last, progress.curve[-1].accuracy)
+    curve, intermediate_networks = tuple(progress.curve), tuple(progress.intermediate_networks)
+    return dataclasses.replace(result, state=state, curve=curve, intermediate_networks=intermediate_networks)
+
+
+def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module) -> TrialContext:
+    """Return the context of a trial, or of the training segment that it is asked for."""
+    segment, train, seed = trial.segment, search_context.train, trial.seed
+    if segment is not None:
+        train = segment_config(train, segment.epochs)
+    if is_continuation(segment):
+        seed = derive_seed(trial.seed, f"after {segment.trained}")
+    return TrialContext(
+        search_context.data,
+        train,
+        seed,
+        prepared=search_context.prepared.get(trial.method),
+        teacher=dense,
+        compute_format=search_context.compute_format,
     )
 
 
-def _intermediate_result(search_context: SearchContext, clock: Clock, snapshot: Snapshot) -> TrialResult:
-    """Return what a trial would be had it ended at this snapshot."""
-    reached = _accuracy(search_context, snapshot)
-    report = EpochReport(clock.trial.number, snapshot.epoch, reached, clock.seconds())
-    result = _result(search_context, clock, snapshot, reached)
-    return dataclasses.replace(result, curve=(report,), intermediate_index=len(clock.intermediate_networks) + 1)
+def _snapshots(
+    trial: Trial, search_context: SearchContext, dense: nn.Module, context: TrialContext
+) -> Iterator[Snapshot]:
+    """Return the snapshots of the trial's method, or of a continued training."""
+    if is_continuation(trial.segment):
+        return continue_training(trial.segment, search_context.net, search_context.space, context)
+    method: Method = METHODS[trial.method](**trial.settings)
+    return method.run(dense, search_context.space, trial.goal, context)
 
 
-def _result(search_context: SearchContext, clock: Clock, snapshot: Snapshot, reached: float) -> TrialResult:
-    cost = _checked_cost(clock.trial, snapshot, search_context.space)
+def _intermediate_result(search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot) -> TrialResult:
+    """Return the result that the trial would have if it ended at this snapshot."""
+    measured = _accuracy(search_context, snapshot)
+    report = EpochReport(progress.trial.number, snapshot.epoch, measured, progress.seconds())
+    result = _result(search_context, progress, snapshot, measured)
+    return dataclasses.replace(result, curve=(report,), intermediate_index=len(progress.intermediate_networks) + 1)
+
+
+def _result(search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot, measured: float) -> TrialResult:
+    """Return the result of a snapshot of this accuracy, with its counted cost and its weights."""
+    cost = _checked_cost(progress.trial, snapshot, search_context.space)
     weights = to_bytes(snapshot.net, search_context.space.spec, snapshot.widths)
-    return dataclasses.replace(_compared(search_context, clock, snapshot, reached), cost=cost, checkpoint=weights)
+    result = _screening_result(search_context, progress, snapshot, measured)
+    return dataclasses.replace(result, cost=cost, checkpoint=weights)
 
 
-def _compared(search_context: SearchContext, clock: Clock, snapshot: Snapshot, reached: float) -> TrialResult:
-    """Return what comparing candidates before training needs: most of them are never counted, nor seen again."""
+def _screening_result(
+    search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot, measured: float
+) -> TrialResult:
+    """Return a result without weights and with the stated cost, which suffices to compare untrained candidates."""
     return TrialResult(
-        clock.trial,
+        progress.trial,
         TrialState.COMPLETE,
-        accuracy=reached,
+        accuracy=measured,
         cost=promised_cost(snapshot, search_context.space),
         widths=snapshot.widths,
-        seconds=clock.seconds(),
-        train_seconds=clock.active_seconds,
+        seconds=progress.seconds(),
+        train_seconds=progress.active_seconds,
         note=dict(snapshot.note),
     )
 
 
 def _accuracy(search_context: SearchContext, snapshot: Snapshot) -> float:
-    """Measure on validation; raise for what is no number, or what a net reached whose weights are none (chance)."""
-    reached = accuracy(snapshot.net, search_context.data.val, device=pick_device(search_context.train.device))
-    wrong = [name for name, each in snapshot.net.state_dict().items() if not torch.isfinite(each).all()]
-    if wrong or not math.isfinite(reached):
-        what = f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {reached} is one"
-        raise EvaluationError(f"after epoch {snapshot.epoch} {what} that are not finite; lower the learning rate")
-    return reached
+    """Return the validation accuracy; raise an EvaluationError if it, or any weight of the network, is not finite."""
+    measured = accuracy(snapshot.net, search_context.data.val, device=pick_device(search_context.train.device))
+    wrong = [name for name, tensor in snapshot.net.state_dict().items() if not torch.isfinite(tensor).all()]
+    if wrong or not math.isfinite(measured):
+        culprit = (
+            f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {measured} is one"
+        )
+        raise EvaluationError(f"after epoch {snapshot.epoch} {culprit} that are not finite; lower the learning rate")
+    return measured
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
-    """Count what the narrow net costs; a count that its promise contradicts is an error."""
+    """Return the counted cost of the narrow network; raise an EvaluationError if the stated cost differs from it."""
     counted, promised = count_cost(snapshot.net, space.input_shape), promised_cost(snapshot, space)
     if counted != promised:
         raise EvaluationError(

@@ -1,11 +1,12 @@
-"""Which of the networks that a method passes on its way to the goal are measured.
+"""Intermediate networks: which of the networks that a method makes before its goal are measured.
 
-Measuring one takes a forward pass over the validation images and over the 512 that its BatchNorm is re-estimated on,
-where an image of training takes about three. With the default share of validation images that is 9% of an epoch of
-CIFAR-10 and 12% of one of 4,800 images, of the dense net, and less of the narrower one at hand. AOFP's published
-schedule on the 27 layers of a ResNet-56 may move every 37 batches of 64, which is training for less than one
-measurement. So what is measured is bounded by the epochs of the trial, not by its moves: two per epoch add about a
-fifth to the training, and where there are epochs enough, `MOST` draw the way well.
+A measurement takes a forward pass over the validation images and over the 512 images on which BatchNorm is
+re-estimated; training takes the time of about three forward passes per image. With the default share of validation
+images, a measurement of the dense network takes 9% of an epoch of CIFAR-10 and 12% of an epoch of 4,800 images, and
+that of a narrower network takes less. The published schedule of AOFP on the 27 layers of a ResNet-56 may narrow the
+network every 37 batches of 64, which take less time than one measurement. So the number of measurements is bounded by
+the epochs of the trial, not by the number of networks: two per epoch add about a fifth to the training, and `MOST` of
+them show the trade-off between cost and accuracy well.
 """
 
 import math
@@ -14,17 +15,17 @@ from pruning.base import Goal, Snapshot
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
-PER_EPOCH = 2  # of the trial
-MOST = 8  # per trial: each weighs as much as a net, in a worker's memory and on disk; one digit also names them all
+PER_EPOCH = 2  # intermediate networks per epoch of the trial
+MOST = 8  # per trial; each takes the memory and the disk space of a network, and one digit can number them
 
 
 def promised_cost(snapshot: Snapshot, space: SearchSpace) -> Cost:
-    """Return what a snapshot says that its network costs."""
+    """Return the cost that a snapshot states for its network."""
     return snapshot.cost or space.cost(snapshot.widths)
 
 
 def short_of(goal: Goal, snapshot: Snapshot, space: SearchSpace) -> str:
-    """Say by its promise why a snapshot does not meet the goal; empty when it does."""
+    """Return why the stated widths and cost of a snapshot do not meet the goal; empty if they do."""
     if goal.widths is not None:
         wanted, found = space.full | goal.widths, space.full | snapshot.widths
         for name, width in wanted.items():
@@ -40,10 +41,11 @@ def short_of(goal: Goal, snapshot: Snapshot, space: SearchSpace) -> str:
 
 
 class IntermediateSelector:
-    """Chooses from the networks on the way from the dense one to a goal, so that they lie evenly in log cost.
+    """Selects intermediate networks that lie evenly in log cost between the dense network and the goal.
 
-    The way is cut into equal parts of log cost; the first network beyond the end of each part but the last is taken.
-    So no more than `MOST` are, none of them next to the dense net, and none has to be kept that is dropped later.
+    The range of log cost is divided into equal parts, and the first network beyond the end of each part but the last is
+    selected. So at most `MOST` are selected, none of them close to the dense network, and no network has to be kept
+    that is dropped later.
 
     Args:
         epochs: of the trial.
@@ -59,17 +61,17 @@ class IntermediateSelector:
         lengths = {quantity: math.log(getattr(self._dense, quantity) / limit) for quantity, limit in limits}
         self._lengths = {quantity: length for quantity, length in lengths.items() if length > 0}
         self._parts = 1 + min(MOST, PER_EPOCH * epochs)
-        self._passed = 0
+        self._part = 0  # of the last network selected
 
-    def takes(self, cost: Cost) -> bool:
-        """Whether a network of this cost, the next on the way, is measured."""
-        part = min(int(self._parts * self._share(cost)), self._parts - 1)
-        if part <= self._passed:
+    def selects(self, cost: Cost) -> bool:
+        """Return whether to measure the next network, which has this cost."""
+        part = min(int(self._parts * self._covered(cost)), self._parts - 1)
+        if part <= self._part:
             return False
-        self._passed = part
+        self._part = part
         return True
 
-    def _share(self, cost: Cost) -> float:
-        """Return how much of the way is behind, in log cost; of several budgets the one that is furthest away."""
-        behind = (math.log(getattr(self._dense, q) / getattr(cost, q)) / n for q, n in self._lengths.items())
-        return min(behind, default=0.0)
+    def _covered(self, cost: Cost) -> float:
+        """Return the fraction of the range of log cost above this cost; the smallest one of several budgets."""
+        fractions = (math.log(getattr(self._dense, q) / getattr(cost, q)) / n for q, n in self._lengths.items())
+        return min(fractions, default=0.0)

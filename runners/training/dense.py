@@ -1,4 +1,4 @@
-"""The dense network: given weights, or trained once and cached by everything that determines it."""
+"""The dense network, with given weights, or trained once and cached by a hash of everything that determines it."""
 
 import hashlib
 import logging
@@ -15,15 +15,16 @@ from runners.cache import digest_of, write_cached
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.training.compute_format import ComputeFormat
-from runners.training.loop import TrainingRun, accuracy, fit, pick_device
+from runners.training.loop import accuracy, fit, pick_device
+from runners.training.run import TrainingRun
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 
 logger = logging.getLogger(__name__)
 
-WRAPPERS = ("state_dict", "model")  # under which training scripts keep the weights in their checkpoints
-PREFIX = "module."  # put before every name by DataParallel
-# Fields of TrainConfig that say where a net is trained, or how narrow ones are, not what the dense net becomes.
+WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights in their checkpoints
+PREFIX = "module."  # DataParallel puts it before every name
+# Fields of TrainConfig that do not change the weights of the dense network.
 NOT_DENSE = ("distill_weight", "distill_temperature", "device")
 
 
@@ -32,8 +33,8 @@ class DenseRecipe:
     """Everything that determines a trained dense network.
 
     Attributes:
-        train: `dense_epochs` and `dense_learning_rate`, and the settings both kinds of training share.
-        seed: of its initial weights and its training.
+        train: the options; those that only narrow networks use do not count.
+        seed: of the initial weights and the training.
     """
 
     spec: ModelSpec
@@ -42,25 +43,25 @@ class DenseRecipe:
     seed: int
 
     def key(self) -> str:
-        """Return a hash of it, the same in every process."""
+        """Return a hash of the recipe, the same in every process."""
         settings = {name: value for name, value in asdict(self.train.for_dense()).items() if name not in NOT_DENSE}
         described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
         return digest_of(described)
 
 
 def cached_file(recipe: DenseRecipe, cache_dir: Path) -> Path:
-    """Return where the network of this recipe is kept once it is trained."""
+    """Return the file in which the network of this recipe is kept once it is trained."""
     return cache_dir / "dense" / f"{recipe.key()}.safetensors"
 
 
 def given_net(spec: ModelSpec, weights: str) -> nn.Module:
-    """Return the dense network with weights that exist already, in evaluation mode on the processor.
+    """Return the dense network with given weights, in evaluation mode on the CPU.
 
     Args:
-        weights: "DEFAULT" or "IMAGENET1K_..." for torchvision's, or a safetensors or state_dict file.
+        weights: "DEFAULT" or "IMAGENET1K_..." for those of torchvision, or a safetensors or state_dict file.
 
     Raises:
-        WeightsError: the weights cannot be had, or are not of this network.
+        WeightsError: the weights cannot be loaded, or belong to another network.
     """
     from spaces.zoo import models as zoo
 
@@ -72,7 +73,7 @@ def given_net(spec: ModelSpec, weights: str) -> nn.Module:
 
 
 def is_published(weights: str) -> bool:
-    """Whether this names weights that torchvision publishes, not a file."""
+    """Return whether the text names weights that torchvision publishes, not a file."""
     return weights == "DEFAULT" or weights.startswith("IMAGENET1K_")
 
 
@@ -83,12 +84,12 @@ def trained_net(
     compute_format: ComputeFormat | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
-    """Return the dense network, in evaluation mode on the processor: trained here, or loaded when it was before.
+    """Return the dense network in evaluation mode on the CPU: loaded from the cache, or trained and cached.
 
     Args:
-        cache_dir: where trained networks are kept.
-        fast: how to compute; None measures.
-        on_epoch: called with the number of finished epochs and the validation accuracy, when it is trained.
+        cache_dir: the cache folder; see `cached_file`.
+        compute_format: precision and memory format of the training; None measures the fastest.
+        on_epoch: called after every epoch of training with the number of finished epochs and the validation accuracy.
     """
     from spaces.zoo import models as zoo
 
@@ -105,7 +106,7 @@ def trained_net(
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
-    training_run = TrainingRun(config.epochs, config.learning_rate, recipe.seed, device, compute_format=compute_format)
+    training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=compute_format)
     for epoch in fit(net, recipe.data.train, config, training_run):
         if on_epoch is not None:
             on_epoch(epoch, accuracy(net, recipe.data.val, device=device))
@@ -115,17 +116,18 @@ def trained_net(
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Copy the weights of a file into `net`: safetensors, or what torch.save wrote of a state_dict.
+    """Copy the weights of a safetensors file, or of a state_dict that torch.save wrote, into `net`.
 
-    {"state_dict": ...} and {"model": ...} around it and "module." before every name are taken off. No code in the
-    file is run.
+    A dictionary {"state_dict": ...} or {"model": ...} around the weights and "module." before every name are removed.
+    No code in the file is run.
 
     Raises:
-        WeightsError: no such file, damaged, or tensors missing, left over or of other shapes; names the first.
+        WeightsError: the file is missing or damaged, or a tensor is missing, surplus or of another shape; names the
+            first such tensor.
     """
     found = _named_tensors(path)
     wanted = net.state_dict()
-    # Counted batches matter to BatchNorm without momentum only, and older files lack them.
+    # Older files lack num_batches_tracked, which only BatchNorm without momentum uses.
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     surplus = [name for name in found if name not in wanted]
     way_out = "take the file of this network and number of classes, or leave the weights out to train it"
@@ -149,7 +151,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def weights_digest(net: nn.Module) -> str:
-    """Return a hash of every weight and buffer: equal for bit-equal networks."""
+    """Return a hash of every weight and buffer, which is equal for bit-equal networks."""
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -158,7 +160,7 @@ def weights_digest(net: nn.Module) -> str:
 
 
 def _named_tensors(path: Path) -> Mapping[str, Tensor]:
-    """Read name -> tensor out of a file, without running anything in it."""
+    """Read name -> tensor from a file without running any code in it."""
     if not path.is_file():
         raise WeightsError(f"{path} is not a file; give a safetensors or state_dict file, or DEFAULT")
     content: Any
@@ -167,8 +169,8 @@ def _named_tensors(path: Path) -> Mapping[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in whatever part of the reader meets it
-        # torch's own message goes on to advise loading without weights_only, which would run what is in the file.
+    except Exception as error:  # damaged files raise errors of many kinds
+        # The rest of torch's message advises loading without weights_only, which would run code in the file.
         reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
         raise WeightsError(
             f"{path} cannot be read as weights ({reason}); save them with "
@@ -180,7 +182,7 @@ def _named_tensors(path: Path) -> Mapping[str, Tensor]:
     if (
         not isinstance(content, Mapping)
         or not content
-        or not all(isinstance(each, Tensor) for each in content.values())
+        or not all(isinstance(value, Tensor) for value in content.values())
     ):
         raise WeightsError(f"{path} holds no state_dict; save it with torch.save(net.state_dict(), file)")
     if all(name.startswith(PREFIX) for name in content):

@@ -1,4 +1,4 @@
-"""The one training loop, and what goes with it: accuracy, BatchNorm re-estimation, the fast way to compute."""
+"""The training loop, and what uses a network without training it: accuracy and BatchNorm re-estimation."""
 
 import math
 from collections.abc import Iterator
@@ -13,41 +13,25 @@ from pruning.base import Reshape
 from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
-from runners.training.run import TrainingError, TrainingRun, check_settings
-from runners.training.schedule import along, schedule_factor, steps_of, whole_epochs
+from runners.training.run import TrainingError, TrainingRun
+from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
 from runners.trial import derive_seed
 
-__all__ = [
-    "TrainingRun",
-    "ComputeFormat",
-    "TrainingError",
-    "accuracy",
-    "evaluating",
-    "fit",
-    "measure_compute_format",
-    "pick_device",
-    "reestimate_batchnorm",
-]
-
-STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it makes the device wait
+STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it synchronises the device
 
 
 def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> Iterator[int]:
     """Train `net` in place by SGD; yield the number of finished epochs after each one.
 
-    The same seed gives bit-equal weights on one machine with the same number of threads. The net is moved to the
-    course's device, and is in training mode and in ordinary memory format whenever an epoch is yielded.
+    The same seed gives bit-equal weights on one machine with the same number of threads. The network is moved to the
+    device of the training run. Whenever an epoch is yielded, it is in training mode and its weights are contiguous.
 
     Args:
-        net: what is trained.
         split: training images; an incomplete last batch of an epoch is left out.
-        config: batch size, schedule, smoothing, distillation and the like.
-        course: how long, how fast, and what acts on the training.
 
     Raises:
-        TrainingError: a setting is out of range, or the loss is no longer finite.
+        TrainingError: the loss is no longer finite.
     """
-    check_settings(config, training_run.learning_rate)
     training = _Training(net.to(training_run.device), split, config, training_run)
     for epoch in range(training.epochs):
         training.run_epoch(epoch)
@@ -55,16 +39,16 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: Trainin
 
 
 class _Training:
-    """A course of SGD while it runs.
+    """The state of a training: network, optimiser and gradient scaler.
 
     Attributes:
-        epochs: how many there are, the last of which may be a part of one.
+        epochs: number of epochs, the last of which may be a fraction of one.
     """
 
     def __init__(self, net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> None:
         self._net, self._split, self._config, self._training_run = net, split, config, training_run
         self._per_epoch = max(1, len(split) // config.batch_size)
-        self._total = steps_of(training_run.epochs, self._per_epoch)
+        self._total = count_steps(training_run.epochs, self._per_epoch)
         self.epochs = math.ceil(self._total / self._per_epoch)
         self._compute_format = (
             compute_format_for(net, split, config, training_run.device)
@@ -78,7 +62,7 @@ class _Training:
         self._teacher = training_run.teacher if config.distill_weight > 0 else None
 
     def run_epoch(self, epoch: int) -> None:
-        """Go once through the images, then let the net be exchanged."""
+        """Train on all images once, then let `reshape` exchange the network."""
         device, first = self._training_run.device, epoch * self._per_epoch
         shuffle_seed = derive_seed(self._training_run.seed, f"epoch {epoch}")
         batches = self._split.batches(
@@ -89,7 +73,7 @@ class _Training:
             limit=min(self._per_epoch, self._total - first) * self._config.batch_size,
         )
         losses: list[Tensor] = []
-        with _seeded(shuffle_seed, device), self._compute_format.format_of(self._net):
+        with _seeded(shuffle_seed, device), self._compute_format.applied_to(self._net):
             self._net.train()
             for step, (images, labels) in enumerate(batches, start=first):
                 losses.append(self._step(step, images, labels))
@@ -100,15 +84,16 @@ class _Training:
             self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._training_run.reshape)
 
     def _rate(self, step: int) -> float:
-        span, epochs = self._training_run.span, self._training_run.epochs
-        factor = schedule_factor(self._config, along(span, step / self._total), whole_epochs(epochs, span))
+        span = self._training_run.span
+        progress, epochs = schedule_progress(span, step / self._total), schedule_epochs(self._training_run.epochs, span)
+        factor = schedule_factor(self._config, progress, epochs)
         return self._training_run.learning_rate * factor
 
     def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Take one step on a batch; return its loss."""
+        """Take an SGD step on a batch; return its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step) * group["rate_factor"]
-        loss = self._loss(self._compute_format.placed(images), labels)
+        loss = self._loss(self._compute_format.convert(images), labels)
         self._optimiser.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimiser)
@@ -121,19 +106,19 @@ class _Training:
         return loss.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch, mixed in pairs and distilled as the options say."""
+        """Return the loss of a batch, with mixup and distillation where the options have them."""
         config, device = self._config, self._training_run.device
-        share = 1.0  # of every image in what the net sees; the rest is its partner's, from the other end of the batch
+        share = 1.0  # weight of an image in its mixture with the one at the other end of the batch
         if config.mixup:
             share = float(torch.distributions.Beta(config.mixup, config.mixup).sample())  # type: ignore[no-untyped-call]
             images = share * images + (1 - share) * images.flip(0)
-        with self._compute_format.precision(device):
+        with self._compute_format.autocasting(device):
             logits = self._net(images)
         loss = _cross_entropy(logits, labels, config)
         if config.mixup:
             loss = share * loss + (1 - share) * _cross_entropy(logits, labels.flip(0), config)
         if self._teacher is not None:
-            with torch.no_grad(), evaluating(self._teacher), self._compute_format.precision(device):
+            with torch.no_grad(), evaluating(self._teacher), self._compute_format.autocasting(device):
                 target = self._teacher(images)
             distance = divergence(logits.float(), target.float(), config.distill_temperature)
             loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
@@ -145,34 +130,38 @@ def _cross_entropy(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tenso
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(target || logits), the mean over images, both softened by T (Hinton et al., 2015)."""
-    ours = functional.log_softmax(logits / temperature, dim=1)
-    theirs = functional.log_softmax(target / temperature, dim=1)
-    return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+    """Return T^2 KL(target || logits) as the mean over images, both softened by temperature T (Hinton et al., 2015).
+
+    Args:
+        logits, target: of shape (B, classes).
+    """
+    student = functional.log_softmax(logits / temperature, dim=1)
+    teacher = functional.log_softmax(target / temperature, dim=1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 @torch.no_grad()
 def accuracy(
     net: nn.Module, split: Split, *, device: torch.device, batch_size: int = 256, limit: int | None = None
 ) -> float:
-    """Return top-1 accuracy in [0, 1] on the first `limit` images, in float32; 0.0 where there are none."""
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    """Return top-1 accuracy in [0, 1] on the first `limit` images, in float32; 0.0 for an empty split."""
+    correct = torch.zeros((), dtype=torch.int64, device=device)
     seen = 0
     net.to(device)
     with evaluating(net):
         for images, labels in split.batches(batch_size, device=device, limit=limit):
-            right += (net(images).argmax(1) == labels).sum()
+            correct += (net(images).argmax(1) == labels).sum()
             seen += len(labels)
-    return int(right) / seen if seen else 0.0
+    return int(correct) / seen if seen else 0.0
 
 
 @torch.no_grad()
 def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = 512) -> None:
-    """Replace the running statistics of every BatchNorm, in place, by the mean over un-augmented training batches.
+    """Replace the running statistics of every BatchNorm, in place, by their mean over batches without augmentation.
 
-    After a cut the old statistics describe sums over channels that are gone. Nothing else of the net changes.
+    After a cut, the old statistics describe sums over removed channels. Nothing else of the network changes.
     """
-    layers = [each for each in net.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+    layers = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not layers:
         return
     net.to(device)
@@ -191,7 +180,7 @@ def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, 
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode, and afterwards each back in the mode it was in."""
+    """Put every module in evaluation mode inside the block; afterwards restore the mode of each."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -220,7 +209,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def compute_format_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> ComputeFormat:
-    """Return how to compute under `config.precision`: measured for "auto", as said otherwise."""
+    """Return the fastest measured format for `config.precision` "auto", and `PLAIN` for "float32"."""
     if config.precision == "float32":
         return PLAIN
     images, _ = next(split.batches(2, device=device, limit=2))
@@ -235,8 +224,8 @@ def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 def _reshaped(
     net: nn.Module, optimiser: torch.optim.SGD, config: TrainConfig, reshape: Reshape
 ) -> tuple[nn.Module, torch.optim.SGD]:
-    """Return what training goes on with: another net and momentum where `reshape` gives them."""
-    buffers = {name: optimiser.state[each].get("momentum_buffer") for name, each in net.named_parameters()}
+    """Return the network and optimiser with which training continues; others where `reshape` exchanges the network."""
+    buffers = {name: optimiser.state[tensor].get("momentum_buffer") for name, tensor in net.named_parameters()}
     changed = reshape(net, {name: buffer for name, buffer in buffers.items() if buffer is not None})
     if changed is None:
         return net, optimiser
@@ -249,38 +238,38 @@ def _reshaped(
 
 
 def _weight_groups(net: nn.Module, config: TrainConfig) -> list[dict[str, object]]:
-    """Split the weights: BatchNorm's and biases are not decayed, which would only rescale or bias the net."""
+    """Group the parameters: weight decay of biases and BatchNorm would only rescale or bias the network."""
     trained = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-    faster = {name for name, each in trained if each.ndim <= 1 and name.rpartition(".")[2] == "bias"}
+    biases = {name for name, tensor in trained if tensor.ndim <= 1 and name.rpartition(".")[2] == "bias"}
     if config.bias_lr_mult == 1:
-        faster = set()  # one group less to step through
-    matrices = [each for _, each in trained if each.ndim > 1]
-    vectors = [each for name, each in trained if each.ndim <= 1 and name not in faster]
-    biases = [each for name, each in trained if name in faster]
+        biases = set()  # with the other vectors: one group less per step
+    matrices = [tensor for _, tensor in trained if tensor.ndim > 1]
+    vectors = [tensor for name, tensor in trained if tensor.ndim <= 1 and name not in biases]
+    bias_tensors = [tensor for name, tensor in trained if name in biases]
     groups: list[dict[str, object]] = [
         {"params": matrices, "weight_decay": config.weight_decay, "rate_factor": 1.0},
         {"params": vectors, "weight_decay": 0.0, "rate_factor": 1.0},
-        {"params": biases, "weight_decay": 0.0, "rate_factor": config.bias_lr_mult},
+        {"params": bias_tensors, "weight_decay": 0.0, "rate_factor": config.bias_lr_mult},
     ]
-    return groups if faster else groups[:2]
+    return groups if biases else groups[:2]
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed what draws from the global generators, dropout above all, and leave them afterwards as they were."""
+    """Seed the global generators, which dropout draws from, inside the block; restore them afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         torch.manual_seed(seed)
         yield
 
 
 def _check_finite(losses: list[Tensor], epoch: int, step: int, rate: float) -> None:
-    """Raise on the first loss that is not finite, then forget them; `step` is that of the last one."""
+    """Raise a TrainingError for the first loss that is not finite, and clear the list; the last loss is of `step`."""
     if not losses:
         return
-    bad = (~torch.isfinite(torch.stack(losses))).nonzero().flatten().tolist()
-    first = step - len(losses) + 1 + (bad[0] if bad else 0)
+    not_finite = (~torch.isfinite(torch.stack(losses))).nonzero().flatten().tolist()
+    first = step - len(losses) + 1 + (not_finite[0] if not_finite else 0)
     losses.clear()
-    if bad:
+    if not_finite:
         raise TrainingError(
             f"the loss is not finite in epoch {epoch + 1}, step {first} (learning rate {rate:.4g}); "
             "lower the learning rate"

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and what can be known of a training before it starts."""
+"""Learning-rate schedules, and the plan of a training that follows from them."""
 
 import dataclasses
 import math
@@ -7,41 +7,39 @@ from pruning.base import TrainingPlan
 from runners.config import TrainConfig
 from runners.data.splits import Split
 
-WHOLE = (0.0, 1.0)  # of a schedule
-WARM_UP_SHARE = 0.25  # of one_cycle's steps
+WHOLE = (0.0, 1.0)  # the span of a whole schedule
+WARM_UP_SHARE = 0.25  # of the steps of one_cycle
 LOWEST_FACTOR = 0.02  # of the peak rate, at both ends of one_cycle
-SAME_EPOCH = 1e-9  # epochs reached by adding up shares of them
+SAME_EPOCH = 1e-9  # tolerance in epochs, for rounding errors of sums of fractions
 
 
 def plan_training(split: Split, config: TrainConfig, epochs: int, learning_rate: float) -> TrainingPlan:
-    """Return what `fit` does with these arguments."""
+    """Return the learning rates and the optimiser settings that `fit` uses for these arguments."""
     steps = epochs * max(1, len(split) // config.batch_size)
     rates = (learning_rate * schedule_factor(config, step / steps, epochs) for step in range(steps))
-    looks_ahead = config.nesterov and config.momentum > 0
-    return TrainingPlan(tuple(rates), config.momentum, looks_ahead, config.weight_decay, config.bias_lr_mult)
+    nesterov = config.nesterov and config.momentum > 0
+    return TrainingPlan(tuple(rates), config.momentum, nesterov, config.weight_decay, config.bias_lr_mult)
 
 
-def shortened(config: TrainConfig, epochs: int) -> TrainConfig:
-    """Return a training of so many epochs whose rate takes the same course as that of all epochs, in less time."""
-    share = epochs / config.epochs if config.epochs else 1.0
-    milestones = tuple(share * each for each in config.milestones)
-    return dataclasses.replace(
-        config, epochs=epochs, milestones=milestones, warm_up_epochs=share * config.warm_up_epochs
-    )
+def segment_config(config: TrainConfig, epochs: int) -> TrainConfig:
+    """Return the options of a training segment: its schedule is that of the whole training, scaled to `epochs`."""
+    share = epochs / config.epochs if epochs and config.epochs else 1.0
+    milestones = tuple(share * milestone for milestone in config.milestones)
+    return dataclasses.replace(config, epochs=epochs, milestones=milestones, warmup_epochs=share * config.warmup_epochs)
 
 
-def steps_of(epochs: float, per_epoch: int) -> int:
-    """Return how many steps `epochs` are, at least one of any part of an epoch."""
+def count_steps(epochs: float, per_epoch: int) -> int:
+    """Return the number of steps in `epochs`, at least 1 unless `epochs` is 0."""
     return max(round(epochs * per_epoch), math.ceil(min(epochs, 1)))
 
 
-def along(span: tuple[float, float], progress: float) -> float:
-    """Return where in the whole schedule `progress` in [0, 1) through a part of it is."""
+def schedule_progress(span: tuple[float, float], progress: float) -> float:
+    """Return the progress in [0, 1) through the whole schedule, given the progress through its part `span`."""
     return span[0] + (span[1] - span[0]) * progress
 
 
-def whole_epochs(epochs: float, span: tuple[float, float]) -> float:
-    """Return the length of the schedule of which `epochs` are the part `span`."""
+def schedule_epochs(epochs: float, span: tuple[float, float]) -> float:
+    """Return the epochs of the whole schedule whose part `span` lasts `epochs`."""
     share = span[1] - span[0]
     return epochs / share if share > 0 else epochs
 
@@ -49,30 +47,30 @@ def whole_epochs(epochs: float, span: tuple[float, float]) -> float:
 def integrated_learning_rate(
     config: TrainConfig, *, epochs: float, per_epoch: int, learning_rate: float, span: tuple[float, float] = WHOLE
 ) -> float:
-    """Return how far a weight would move in `epochs` under a constant gradient of 1, momentum included."""
-    total, whole = steps_of(epochs, per_epoch), whole_epochs(epochs, span)
-    rates = sum(schedule_factor(config, along(span, step / total), whole) for step in range(total))
+    """Return the sum of the step learning rates over `epochs`, divided by (1 - momentum)."""
+    total, whole = count_steps(epochs, per_epoch), schedule_epochs(epochs, span)
+    rates = sum(schedule_factor(config, schedule_progress(span, step / total), whole) for step in range(total))
     return learning_rate * rates / (1 - config.momentum)
 
 
 def schedule_factor(config: TrainConfig, progress: float, epochs: float) -> float:
-    """Return the share of the peak rate at `progress` in [0, 1) of a schedule over so many epochs.
+    """Return the fraction of the peak rate at `progress` in [0, 1) through a schedule of `epochs`.
 
-    A warm-up is linear from 0. What a cosine has to fall begins after it; milestones count from the first epoch.
+    A warm-up rises linearly from 0. A cosine starts to fall after it; milestones count from the first epoch.
     """
     epoch = progress * epochs
-    if epoch < config.warm_up_epochs:
-        return epoch / config.warm_up_epochs
-    if config.schedule == "constant":
+    if epoch < config.warmup_epochs:
+        return epoch / config.warmup_epochs
+    if config.lr_scheduler == "constant":
         return 1.0
-    if config.schedule == "steps":
-        passed = sum(milestone <= epoch + SAME_EPOCH for milestone in config.milestones)
-        return float(config.milestone_factor**passed)
-    if config.schedule == "cosine":
-        if config.warm_up_epochs:
-            progress = (epoch - config.warm_up_epochs) / (epochs - config.warm_up_epochs)
+    if config.lr_scheduler == "multistep":
+        reached = sum(milestone <= epoch + SAME_EPOCH for milestone in config.milestones)
+        return float(config.lr_gamma**reached)
+    if config.lr_scheduler == "cosine":
+        if config.warmup_epochs:
+            progress = (epoch - config.warmup_epochs) / (epochs - config.warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * progress))
     if progress < WARM_UP_SHARE:
         return LOWEST_FACTOR + (1 - LOWEST_FACTOR) * progress / WARM_UP_SHARE
-    fallen = (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)
-    return LOWEST_FACTOR + (1 - LOWEST_FACTOR) * 0.5 * (1 + math.cos(math.pi * fallen))
+    fall = (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)
+    return LOWEST_FACTOR + (1 - LOWEST_FACTOR) * 0.5 * (1 + math.cos(math.pi * fall))

@@ -138,7 +138,7 @@ class Retraining:
         seeds: Sequence[int],
         number: int,
         read: Reader,
-        on_done: Callable[[int, int], None] = lambda done, total: None,
+        on_done: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._plan, self._read, self._on_done = plan, read, on_done
         waiting, parts = plan.trials, []

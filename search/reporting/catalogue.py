@@ -1,22 +1,21 @@
-"""What there is to choose from: `python -m search methods [NAME]` and `python -m search presets [NAME]`."""
+"""The methods and presets to choose from: `python -m search methods [NAME]` and `python -m search presets [NAME]`."""
 
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from configs.loading import PRESETS
 from pruning.base import METHODS
-from pruning.settings import Setting, declared_settings
+from pruning.settings import declared_settings
+from search.reporting.wording import make_console
 from spaces.registry import unknown_name
 
-PLAIN_WIDTH = 120  # of what is not a terminal
 KINDS = {bool: "true/false", int: "whole number", float: "number", str: "name"}
 
 
@@ -26,11 +25,11 @@ def describe_methods(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     Raises:
         UnknownNameError: no such method; the message lists the nearest.
     """
-    return {name: _described(METHODS[name]) for name in names or sorted(METHODS)}
+    return {name: _method(METHODS[name]) for name in names or sorted(METHODS)}
 
 
 def methods_page(names: Sequence[str] = ()) -> RenderableType:
-    """Return methods and their settings as tables; the methods named are told in full."""
+    """Return methods and their settings as tables; the named methods are described in full."""
     methods = describe_methods(names)
     parts: list[RenderableType] = [] if names else [_overview(methods), ""]
     for name, method in methods.items():
@@ -57,7 +56,7 @@ def describe_presets(names: Sequence[str] = ()) -> dict[str, str]:
 
 
 def presets_page(names: Sequence[str] = ()) -> RenderableType:
-    """Return the presets and what each is, or the files of those named.
+    """Return the presets with the first line of each, or the files of the named ones.
 
     Raises:
         UnknownNameError: no such preset; the message lists the nearest.
@@ -73,36 +72,34 @@ def presets_page(names: Sequence[str] = ()) -> RenderableType:
 
 def show(page: RenderableType, stream: TextIO) -> None:
     """Print a page, as wide as the terminal."""
-    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
-    Console(file=stream, width=width, highlight=False, emoji=False).print(page)
+    make_console(stream).print(page)
 
 
 def _preset(name: str) -> str:
     return (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def _described(method: Any) -> dict[str, Any]:
+def _method(method: Any) -> dict[str, Any]:
     able = {"given": method.takes_widths, "found within budgets": method.finds_widths}
     return {
         "paper": method.paper,
         "text": inspect.cleandoc(method.__doc__ or ""),
         "needs": method.needs,
-        "widths": " or ".join(way for way, holds in able.items() if holds),
-        "settings": [_plain(each) for each in declared_settings(method)],
-    }
-
-
-def _plain(each: Setting) -> dict[str, Any]:
-    return {
-        "name": each.name,
-        "type": KINDS[type(each.default)],
-        "default": each.default,
-        "low": each.low,
-        "high": each.high,
-        "log": each.log,
-        "choices": list(each.choices),
-        "searched": each.searchable,
-        "help": each.help,
+        "widths": " or ".join(widths for widths, holds in able.items() if holds),
+        "settings": [
+            {
+                "name": setting.name,
+                "type": KINDS[type(setting.default)],
+                "default": setting.default,
+                "low": setting.low,
+                "high": setting.high,
+                "log": setting.log,
+                "choices": list(setting.choices),
+                "searched": setting.searchable,
+                "help": setting.help,
+            }
+            for setting in declared_settings(method)
+        ],
     }
 
 
@@ -110,26 +107,24 @@ def _overview(methods: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table("method", "what it does", "widths", "needs", "paper")
     for name, method in methods.items():
         first = " ".join(method["text"].partition("\n\n")[0].split())
-        table.add_row(name, *[escape(each) for each in (first, method["widths"], method["needs"], method["paper"])])
+        table.add_row(name, *map(escape, (first, method["widths"], method["needs"], method["paper"])))
     return table
 
 
 def _settings(settings: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("setting", "type", "default", "range", "searched", "what it is")
-    for each in settings:
-        searched = "yes" if each["searched"] else "no"
-        table.add_row(
-            each["name"], each["type"], value_text(each["default"]), range_text(each), searched, escape(each["help"])
-        )
+    for setting in settings:
+        texts = (value_text(setting["default"]), range_text(setting), "yes" if setting["searched"] else "no")
+        table.add_row(setting["name"], setting["type"], *texts, escape(setting["help"]))
     return table
 
 
-def range_text(each: Mapping[str, Any]) -> str:
-    """Write what a setting may be, e.g. "0.1 to 1, log"; `each` is one of `describe_methods`."""
-    if each["choices"]:
-        return ", ".join(value_text(choice) for choice in each["choices"])
-    ends = [value_text(each[end]) for end in ("low", "high") if each[end] is not None]
-    return " to ".join(ends) + (", log" if ends and each["log"] else "")
+def range_text(setting: Mapping[str, Any]) -> str:
+    """Write the values that a setting of `describe_methods` may take, e.g. "0.1 to 1, log"."""
+    if setting["choices"]:
+        return ", ".join(map(value_text, setting["choices"]))
+    ends = [value_text(setting[end]) for end in ("low", "high") if setting[end] is not None]
+    return " to ".join(ends) + (", log" if ends and setting["log"] else "")
 
 
 def value_text(value: Any) -> str:

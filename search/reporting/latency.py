@@ -85,13 +85,13 @@ def latency_statements(result: SearchResult) -> list[str]:
 
 
 def _corrected(result: SearchResult) -> Iterator[str]:
-    """Say how far from idle the machine was, where readings were corrected by more than a little."""
+    """Say by how much the machine was slower than idle, where latencies were corrected by more than a little."""
     networks = [REFERENCE, *(member.label for member in result.reported)]
     read = [reading for network in networks for reading in readings(result, network)]
     slowdowns = [reading.slowdown for reading in read if reading.slowdown is not None]
-    if any(abs(pace - 1) > STILL for pace in slowdowns):
+    if any(abs(slowdown - 1) > STILL for slowdown in slowdowns):
         yield (
-            "Latencies are those of the quiet machine: beside the networks the dense net took "
+            "Latencies are those of the idle machine: beside the networks the dense net took "
             f"{min(slowdowns):.2f} to {max(slowdowns):.2f} times as long, for which they are corrected"
         )
 

@@ -1,12 +1,13 @@
 """The picture of a search: accuracy over FLOPs or latency.
 
-`picture_of` decides everything that is drawn; `write_png` draws it with matplotlib, `search.reporting.page` with plotly.
+`picture_of` decides what is drawn; `write_png` draws it with matplotlib, `search.reporting.page` with plotly.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
@@ -20,6 +21,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
 _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 _FLOPS_UNITS = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1.0, "FLOPs"))
+Coordinates = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Picture:
     axis: Axis
     accuracies: tuple[float, float]
     series: tuple[Series, ...]
-    steps: tuple[tuple[float, ...], tuple[float, ...]]
+    steps: Coordinates
     dense: tuple[float | None, float]
     limits: tuple[tuple[float, str], ...]
     below: int
@@ -88,12 +90,13 @@ def picture_of(result: SearchResult) -> Picture:
     cost = "latency" if result.axis == LATENCY else "FLOPs"
     budgets = _limits(result, axis, "budget")
     end = min([position for position, _ in budgets], default=(dense or 0.0) / axis.factor)
+    xs, ys = _coordinates(result.front.members, result.axis, axis)
     return Picture(
         title=f"{config.get('model', 'network')} on {config.get('data', {}).get('name', '')}: accuracy over {cost}",
         axis=axis,
         accuracies=(low, high),
         series=tuple(_series(result, networks, axis)),
-        steps=_steps(*_places(result.front.members, result.axis, axis), end),
+        steps=((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ()),
         dense=(None if dense is None else dense / axis.factor, 100 * result.dense.val_accuracy),
         limits=(*budgets, *_limits(result, axis, "target")),
         below=sum(100 * objectives(network)[1] < low for network in networks),
@@ -117,7 +120,7 @@ def _dense_cost(result: SearchResult) -> float | None:
     return readings[0]["seconds"] if readings else None
 
 
-def _places(networks: Sequence[TrialResult], quantity: str, axis: Axis) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _coordinates(networks: Sequence[TrialResult], quantity: str, axis: Axis) -> Coordinates:
     """Return the costs and the accuracies of networks as they are drawn."""
     found = [objectives(network, quantity) for network in networks]
     return tuple(cost / axis.factor for cost, _ in found), tuple(100 * accuracy for _, accuracy in found)
@@ -164,14 +167,10 @@ def _series(result: SearchResult, networks: Sequence[TrialResult], axis: Axis) -
         own = tuple(network for network in searched if network.trial.method == method)
         small = "; small: intermediate" if any(network.intermediate_index for network in own) else ""
         colour = PALETTE[index % len(PALETTE)]
-        yield Series(f"{method} (searched{small})", colour, False, own, *_places(own, result.axis, axis))
+        yield Series(f"{method} (searched{small})", colour, False, own, *_coordinates(own, result.axis, axis))
     baseline = tuple(network for network in networks if network.trial.baseline == UNIFORM)
     if baseline:
-        yield Series("uniform baseline", GREY, True, baseline, *_places(baseline, result.axis, axis))
-
-
-def _steps(xs: tuple[float, ...], ys: tuple[float, ...], end: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return ((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ())
+        yield Series("uniform baseline", GREY, True, baseline, *_coordinates(baseline, result.axis, axis))
 
 
 def _limits(result: SearchResult, axis: Axis, kind: str) -> tuple[tuple[float, str], ...]:
@@ -204,7 +203,13 @@ def write_png(result: SearchResult, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
-        style = {"marker": marker, "facecolors": face, "edgecolors": drawn.colour, "label": drawn.name, "zorder": 3}
+        style: dict[str, Any] = {
+            "marker": marker,
+            "facecolors": face,
+            "edgecolors": drawn.colour,
+            "label": drawn.name,
+            "zorder": 3,
+        }
         axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), **style)
     xs, ys = picture.steps
     if xs:

@@ -34,8 +34,8 @@ from search.reporting.wording import (
     titled_table,
 )
 from search.schedulers.asha import expected
-from search.searchers.candidate_space import CandidateSpace
-from search.searchers.initial_design import InitialDesign, InitialPoint
+from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.initial_design import InitialDesign
 from search.searchers.samplers import STRUCTURED
 from search.searchers.sensitivities import sensing_images
 from search.searchers.structure import SENSITIVITY, structure_of
@@ -150,10 +150,9 @@ def _latency(problem: Problem, dense_seconds: float | None) -> str:
 def _varied_groups(space: SearchSpace) -> TextTable:
     groups = space.variable
     layers = sum(len(group.producers) for group in groups)
-    rows = []
-    for group in groups[:ROWS_SHOWN]:
-        numbers = (len(group.producers), group.width, group.lowest, group.ceiling, group.divisor)
-        rows.append((group.name, *map(str, numbers)))
+    rows = [
+        (g.name, *map(str, (len(g.producers), g.width, g.lowest, g.ceiling, g.divisor))) for g in groups[:ROWS_SHOWN]
+    ]
     if len(groups) > ROWS_SHOWN:
         rows.append((f"... and {len(groups) - ROWS_SHOWN} more", *[""] * 5))
     title = f"{plural(len(groups), 'group')} of channels may vary ({plural(layers, 'layer')})"
@@ -276,29 +275,18 @@ def _rungs(problem: Problem) -> Iterator[Table]:
 
 
 def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator[str]:
-    """Say what will be compared before training and what it costs, where anything is."""
+    """Say how many trials are winners of screening pools and what the screening costs, where there is any."""
     size, data, config = environment.screening_pool_size, environment.data, environment.config
-    if size > 1:
-        yield screening_text(size, candidates, config.trials, config.train.epochs * len(data.train), len(data.val))
-
-
-def screening_text(size: int, candidates: CandidateSpace, trials: int, train_images: int, val_images: int) -> str:
-    """Say how many trials are winners of screening pools, and what the screening costs.
-
-    Args:
-        size: candidates in a pool.
-        train_images: on which a trial is trained, over all its epochs.
-        val_images: on which candidates are compared.
-    """
     able = screenable_methods(candidates)
-    if not able:
-        return f"Screening: none, because {', '.join(candidates.methods)} cannot be compared without training."
-    cost = size * screen_images(val_images) / train_images
-    return (
-        f"Screening: about {screened_trials(candidates, trials):.0f} trials ({', '.join(able)}) are the best of {size} "
-        f"candidates each before any training, which takes about {cost:.0%} of the time that training the best one "
-        "does."
-    )
+    if size > 1 and not able:
+        yield f"Screening: none, because {', '.join(candidates.methods)} cannot be compared without training."
+    elif size > 1:
+        cost = size * screen_images(len(data.val)) / (config.train.epochs * len(data.train))
+        yield (
+            f"Screening: about {screened_trials(candidates, config.trials):.0f} trials ({', '.join(able)}) are the "
+            f"best of {size} candidates each before any training, which takes about {cost:.0%} of the time that training "
+            "the best one does."
+        )
 
 
 def _time(environment: Environment, time: TimeForecast) -> Table:

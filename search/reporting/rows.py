@@ -18,12 +18,12 @@ from search.results.result import SearchResult, best_at_text
 from spaces.cost import Cost
 
 CSV_COLUMNS = (
-    "trial method baseline flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds seconds "
-    "path settings widths best_at training"
+    "trial method baseline flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds "
+    "seconds path settings widths best_at training"
 ).split()
 MLFLOW_COLUMNS = (
-    "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline chosen "
-    "best_at"
+    "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
+    "chosen best_at"
 ).split()
 _SHORT_NAMES = {"learning_rate": "lr"}
 
@@ -142,7 +142,8 @@ def dense_widths(result: SearchResult) -> dict[str, int]:
 def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
     """Tabulate the widths of a network before and after, group by group."""
     layers = {row["group"]: str(len(row.get("layers", ()))) for row in result.space.get("groups", [])}
-    rows, widths = [], network_row(result, network).widths or {}
+    rows: list[tuple[str, ...]] = []
+    widths = network_row(result, network).widths or {}
     for group, (known, after) in list(widths.items())[:ROWS_SHOWN]:
         before = after if known is None else known
         bar = "#" * max(1, round(20 * after / before))

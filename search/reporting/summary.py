@@ -1,6 +1,6 @@
 """The summary of a finished search on the terminal: the front, the chosen network, the comparison, the places.
 
-Tables are rich renderables. Lines that someone may copy (paths, commands) are `str`: the terminal prints them unwrapped.
+Tables are rich renderables. Lines that someone may copy (paths, commands) are `str`, which is printed unwrapped.
 """
 
 from collections.abc import Mapping

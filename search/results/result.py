@@ -152,7 +152,7 @@ class SearchResult:
         """Return the search with these networks in place of those of the same labels, e.g. confirmed on test."""
         by_label = {network.label: network for network in changed}
         results = tuple(
-            result.with_each(lambda network: by_label.get(network.label, network)) for result in self.results
+            result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results
         )
         return dataclasses.replace(self, results=results)
 

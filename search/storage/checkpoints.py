@@ -62,7 +62,7 @@ class CheckpointFolder(CheckpointStore):
 
     @override
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(self._write)
+        return result.map_networks(self._write)
 
     @override
     def read(self, result: TrialResult) -> bytes | None:

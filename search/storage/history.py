@@ -78,9 +78,9 @@ class History:
         def measured(network: TrialResult) -> TrialResult:
             return replace(network, latency=tuple(readings)) if network.label == label else network
 
-        self.add(self.result(int(label.partition(".")[0])).with_each(measured))
+        self.add(self.result(int(label.partition(".")[0])).map_networks(measured))
 
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Apply a change to every network, e.g. mark those whose weights are lost."""
         for result in self.results:
-            self.add(result.with_each(change))
+            self.add(result.map_networks(change))

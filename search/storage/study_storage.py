@@ -99,7 +99,7 @@ class StudyStorage:
         trials = []
         for index, frozen in enumerate(self._ended):
             data = frozen.user_attrs.get(RESULT)
-            result = None if data is None else trial_result_from_dict(data).with_each(with_latency)
+            result = None if data is None else trial_result_from_dict(data).map_networks(with_latency)
             trials.append(StoredTrial(frozen, result, index < earlier))
         return trials
 
@@ -158,6 +158,7 @@ def _open(url: str, name: str) -> optuna.Study:
     Looked for before it is made: a process that was killed while it made the tables may have left the table of studies
     without the index which keeps names unique, and by which `create_study` would know that it has it.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
     storage = optuna.storages.get_storage(url)
     if name in optuna.get_all_study_names(storage):
         return optuna.load_study(study_name=name, storage=storage)

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 from spaces.tracing.axes import permuted, reduced, reshaped
 from spaces.tracing.labels import ChannelLabels, Ids
@@ -84,7 +85,8 @@ class Recorder(TorchFunctionMode):
             if flow is not None:
                 self.labels.fix(flow.ids, reason)
 
-    def __torch_function__(  # noqa: D105
+    @override
+    def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -156,7 +158,7 @@ class Recorder(TorchFunctionMode):
             self.grouped.append(GroupedLayer(weight_name, groups, inputs, outputs))
         self._set(out, Flow(1, outputs))
 
-    def _linear(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+    def _linear(self, _name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value, weight = args[0], args[1] if len(args) > 1 else kwargs["weight"]
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         weight_name = self._weighted(weight)
@@ -228,7 +230,7 @@ class Recorder(TorchFunctionMode):
         for result in outs:
             self._set(result, lead)
 
-    def _reshape(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+    def _reshape(self, name: str, args: Any, _kwargs: Any, out: Tensor) -> None:
         before, flow = args[0].shape, self._flow(args[0])
         if flow is None:
             return
@@ -267,7 +269,7 @@ class Recorder(TorchFunctionMode):
             return self._lose(name, parts)
         self._set(out, Flow(axis, np.concatenate([flow.ids for flow in flows if flow is not None])))
 
-    def _part(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+    def _part(self, name: str, args: Any, _kwargs: Any, out: Any) -> None:
         """Keep the channels of parts along another axis; lose those of parts along the channel axis.
 
         A narrow network would cut the channel axis into other parts.
@@ -282,7 +284,7 @@ class Recorder(TorchFunctionMode):
         else:
             self._lose(f"{name} of channels", args)
 
-    def _uncountable(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+    def _uncountable(self, name: str, args: Any, kwargs: Any, _out: Any) -> None:
         self._lose(name, [args, kwargs])
 
 

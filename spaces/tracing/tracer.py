@@ -54,7 +54,7 @@ def trace(
     if not any(not group.fixed for group in groups):
         reasons = "; ".join(sorted({f"{group.name}: {group.fixed}" for group in groups})[:3])
         raise TraceError(f"no layer of this network can be narrowed ({reasons}); see --model for networks that can")
-    axes = channels.axes(groups)
+    axes = channels.axes()
     cost_model = channels.cost_model(groups)
     space = SearchSpace(
         groups=tuple(groups),
@@ -223,7 +223,7 @@ class _Channels:
             return f"{len(channels)} channels do not divide into {conv_groups} equal groups"
         return ""
 
-    def axes(self, groups: list[ChannelGroup]) -> dict[str, dict[int, Ids]]:
+    def axes(self) -> dict[str, dict[int, Ids]]:
         """Return tensor name -> dimension -> channel id at every index, for the dimensions that hold channels."""
         maps: dict[str, dict[int, Ids]] = defaultdict(dict)
         shared: dict[bytes, Ids] = {}  # equal maps share one array, so that surgery evaluates it once

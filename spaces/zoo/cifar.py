@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spaces.errors import ModelError
 
@@ -31,9 +31,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y)) + self.shortcut(x)
-        return F.relu(y)
+        return functional.relu(y)
 
 
 class ResNet(nn.Module):
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn1(self.conv1(x)))
         return self.fc(self.pool(self.layers(y)).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -95,7 +95,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, inputs + growth, H, W)."""
-        return torch.cat([x, self.conv(F.relu(self.norm(x)))], dim=1)
+        return torch.cat([x, self.conv(functional.relu(self.norm(x)))], dim=1)
 
 
 class DenseNet(nn.Module):
@@ -123,7 +123,7 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
-        y = F.relu(self.norm(self.features(x)))
+        y = functional.relu(self.norm(self.features(x)))
         return self.classifier(self.pool(y).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -143,9 +143,9 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
-        y = F.max_pool2d(self.conv1(x), 2)
-        y = F.max_pool2d(self.conv2(y), 2).flatten(1)
-        return self.fc2(F.relu(self.fc1(y)))  # type: ignore[no-any-return]
+        y = functional.max_pool2d(self.conv1(x), 2)
+        y = functional.max_pool2d(self.conv2(y), 2).flatten(1)
+        return self.fc2(functional.relu(self.fc1(y)))  # type: ignore[no-any-return]
 
 
 def _thin_resnet(depth: int) -> Callable[[int, Shape], nn.Module]:

@@ -1,4 +1,4 @@
-"""Does cluttered_digits tell widths apart? `pytest -m slow -s tests/benchmarks/test_cluttered_digits.py`"""
+"""Do widths matter on cluttered_digits? `pytest -m slow -s tests/benchmarks/test_cluttered_digits.py`"""
 
 import statistics
 
@@ -10,7 +10,8 @@ from pruning.selection import select_channels
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.training.compute_format import measure_compute_format
-from runners.training.loop import TrainingRun, accuracy, fit
+from runners.training.loop import accuracy, fit
+from runners.training.run import TrainingRun
 from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build

@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 
-from configs.loading import PRESETS, SECTIONS, effective_yaml, load, parse_flags, read_config
-from configs.schema import RunConfig, setting_key
+from configs.loading import (
+    PRESETS,
+    RUN_FILE,
+    SECTIONS,
+    check_resumed,
+    effective_yaml,
+    load,
+    parse_flags,
+    read_config,
+    setting_help,
+)
+from configs.schema import RunConfig
 from pruning.base import METHODS
+from runners.config import DataConfig, TrainConfig
 from spaces.errors import BudgetError, ConfigError
+from spaces.fields import setting_fields
 from spaces.space import SpaceConfig
 
 # Every setting, at a value that is not its default.
@@ -50,8 +62,8 @@ OTHER: dict[str, Any] = {
     "epochs": 3,
     "dense_epochs": 0,
     "batch_size": 48,
-    "learning_rate": 0.001,
-    "dense_learning_rate": 0.2,
+    "lr": 0.001,
+    "dense_lr": 0.2,
     "momentum": 0.8,
     "nesterov": False,
     "weight_decay": 0.0,
@@ -59,13 +71,13 @@ OTHER: dict[str, Any] = {
     "label_smoothing": 0.05,
     "mixup": 0.2,
     "clip_grad_norm": 0.0,
-    "schedule": "steps",
+    "lr_scheduler": "multistep",
     "milestones": (200, 400),
-    "milestone_factor": 0.2,
-    "warm_up_epochs": 5.0,
-    "dense_schedule": "cosine",
+    "lr_gamma": 0.2,
+    "warmup_epochs": 5.0,
+    "dense_lr_scheduler": "cosine",
     "dense_milestones": (3,),
-    "dense_warm_up_epochs": 0.5,
+    "dense_warmup_epochs": 0.5,
     "distill_weight": 0.5,
     "distill_temperature": 4.0,
     "precision": "float32",
@@ -86,7 +98,7 @@ def flat(config: RunConfig) -> dict[str, Any]:
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     for section in SECTIONS:
         part = values.pop(section)
-        values |= {setting_key(section, f.name): getattr(part, f.name) for f in dataclasses.fields(part)}
+        values |= {field.key: getattr(part, field.name) for field in setting_fields(type(part)).values()}
     return values
 
 
@@ -110,24 +122,24 @@ def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_default
 
 
 def test_every_flag_reaches_the_config() -> None:
-    assert flat(parse_flags(flags_of(OTHER)).config) == OTHER | {"resume": ""}
+    assert flat(parse_flags(flags_of(OTHER))) == OTHER | {"resume": ""}
 
 
 def test_no_flags_give_the_defaults() -> None:
-    assert parse_flags([]).config == RunConfig()
+    assert parse_flags([]) == RunConfig()
 
 
 def test_flags_are_unique_over_all_sections() -> None:
-    names = [setting_key(name, f.name) for name, section in SECTIONS.items() for f in dataclasses.fields(section)]
-    names += [f.name for f in dataclasses.fields(RunConfig) if f.name not in SECTIONS]
-    assert len(names) == len(set(names))
+    keys = [field.key for section in SECTIONS.values() for field in setting_fields(section).values()]
+    keys += [name for name in setting_fields(RunConfig) if name not in SECTIONS]
+    assert len(keys) == len(set(keys))
 
 
 def test_printed_yaml_reads_back_to_the_same_config(tmp_path: Path) -> None:
-    config = parse_flags(flags_of(OTHER)).config
+    config = parse_flags(flags_of(OTHER))
     path = write(tmp_path, effective_yaml(config))
     assert load(path) == config
-    assert parse_flags(["--config", path]).config == config
+    assert parse_flags(["--config", path]) == config
 
 
 @pytest.mark.parametrize("text", ["null", "1e-3", "0123", "yes", "", "[a]", "a: b", "#x", "ü"])
@@ -135,25 +147,20 @@ def test_texts_that_yaml_could_take_for_something_else_survive(tmp_path: Path, t
     config = RunConfig(weights=text, space=SpaceConfig(skip=(text,) if text else ()))
     assert load(write(tmp_path, effective_yaml(config))) == config
     if text:
-        assert parse_flags(["--weights", text, "--skip", text]).config == config
+        assert parse_flags(["--weights", text, "--skip", text]) == config
 
 
 def test_budgets_may_be_repeated_or_separated_by_commas() -> None:
     expected = ("0.5gflops", "1.2mparams", "8ms")
     argv = ["--budget", "0.5gflops, 1.2mparams", "--budget=8ms"]
-    assert parse_flags(argv).config.budget == expected
-
-
-def test_short_names_of_learning_rates() -> None:
-    train = parse_flags(["--lr", "1e-3", "--dense-lr", "1"]).config.train
-    assert (train.learning_rate, train.dense_learning_rate) == (0.001, 1.0)
+    assert parse_flags(argv).budget == expected
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_flags_go_on_top_of_the_file_wherever_they_stand(tmp_path: Path, order: tuple[int, int]) -> None:
     path = write(tmp_path, "budget: 0.5gflops\ntrials: 5\ntrain: {epochs: 4, batch_size: 8}")
     parts = (["--config", path], ["--budget", "30%", "--epochs", "2"])
-    config = parse_flags([*parts[order[0]], *parts[order[1]]]).config
+    config = parse_flags([*parts[order[0]], *parts[order[1]]])
     assert (config.budget, config.trials, config.train.epochs, config.train.batch_size) == (("30%",), 5, 2, 8)
 
 
@@ -261,9 +268,9 @@ def test_help_lists_every_flag_with_its_text(capsys: pytest.CaptureFixture[str])
 
 
 def test_every_setting_is_documented() -> None:
-    from configs.loading import _options
-
-    assert not [option.name for option in _options().values() if not option.help]
+    for section in (RunConfig, *SECTIONS.values()):
+        for field in setting_fields(section).values():
+            assert field.name in SECTIONS or setting_help(section, field).strip()[:1] not in ("", "(")
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
@@ -276,3 +283,83 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr.strip() == ""
     assert time.monotonic() - began < 5  # 0.2 s alone; generous for a machine that is busy
+
+
+# Resuming: what a search takes from its run folder, what flags may change, and what they may not.
+
+STORED = RunConfig(
+    budget=("50%",),
+    model="resnet20",
+    trials=12,
+    seed=3,
+    method="l2,di",
+    space=SpaceConfig(floor=0.2),
+    data=DataConfig(name="cluttered_digits"),
+    train=TrainConfig(epochs=4),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    (tmp_path / RUN_FILE).write_text(effective_yaml(STORED))
+    return str(tmp_path)
+
+
+def test_without_other_flags_the_settings_are_those_of_the_folder(folder: str) -> None:
+    config = parse_flags(["--resume", folder])
+    assert config == dataclasses.replace(STORED, resume=folder)
+    check_resumed(config)
+
+
+def test_flags_on_top_change_what_makes_no_trial_another(folder: str) -> None:
+    flags = "--budget 20% --trials 30 --sampler random --lowest-fraction 0.1 --runner local --device cpu --data-dir x"
+    config = parse_flags(["--resume", folder, *flags.split(), "--tracking-uri", "http://server"])
+    check_resumed(config)
+    assert (config.budget, config.trials, config.sampler) == (("20%",), 30, "random")
+    assert (config.seed, config.train.epochs) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "before"),
+    [
+        ("--model", "resnet32", "resnet20"),
+        ("--weights", "net.pt", ""),
+        ("--data", "digits", "cluttered_digits"),
+        ("--image-size", "16", 0),
+        ("--floor", "0.5", 0.2),
+        ("--skip", "layer1.*", ()),
+        ("--seed", "4", 3),
+        ("--objective", "accuracy,latency", "accuracy,flops"),
+        ("--epochs", "5", 4),
+        ("--precision", "float32", "auto"),
+        ("--method", "csgd", "l2,di"),
+        ("--rungs", "none", "auto"),
+        ("--screen", "4", "auto"),
+        ("--storage", "sqlite:///other.db", ""),
+    ],
+)
+def test_another_model_data_space_or_training_is_refused_with_both_values(
+    folder: str, flag: str, value: str, before: object
+) -> None:
+    with pytest.raises(ConfigError, match="cannot go on with other settings") as caught:
+        check_resumed(parse_flags(["--resume", folder, flag, value]))
+    assert f"{flag} is {before!r} there and " in str(caught.value)
+    assert value in str(caught.value)
+
+
+def test_every_setting_that_differs_is_named(folder: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_resumed(parse_flags(["--resume", folder, "--seed", "4", "--epochs", "5"]))
+    assert "--seed is 3 there and 4 here, --epochs is 4 there and 5 here" in str(caught.value)
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no config\.yaml; give the run folder"):
+        parse_flags(["--resume", str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"has no config\.yaml"):
+        check_resumed(dataclasses.replace(STORED, resume=str(tmp_path / "gone")))
+
+
+def test_another_folder_to_write_to_is_refused(folder: str) -> None:
+    with pytest.raises(ConfigError, match="leave --out away"):
+        parse_flags(["--resume", folder, "--out", "elsewhere"])

@@ -4,14 +4,15 @@ from typing import Any
 import pytest
 
 from configs.loading import SECTIONS
-from configs.schema import SAMPLERS, RunConfig, setting_key
+from configs.schema import SAMPLERS, RunConfig
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
+from spaces.fields import setting_fields
 
 
 def config_with(**changes: Any) -> RunConfig:
     config = RunConfig(budget=("50%",))
-    sections = {setting_key(s, f.name): (s, f.name) for s, cls in SECTIONS.items() for f in dataclasses.fields(cls)}
+    sections = {f.key: (section, f.name) for section, cls in SECTIONS.items() for f in setting_fields(cls).values()}
     for key, value in changes.items():
         section, name = sections.get(key, ("", key))
         if section:
@@ -54,13 +55,16 @@ def test_every_sampler_is_known(sampler: str) -> None:
         ({"floor": 0.0}, "--floor is 0.0"),
         ({"floor": float("nan")}, "--floor is nan"),
         ({"image_size": -1}, "--image-size is -1"),
+        ({"val_share": 0.0}, "--val-share is 0.0 and must be a share strictly between 0 and 1"),
+        ({"val_share": float("nan")}, "--val-share is nan"),
+        ({"gpus_per_trial": -1.0}, "--gpus-per-trial is -1.0 and must be 0 or more"),
         ({"val_share": 1.0}, "--val-share is 1.0 and must be a share strictly between 0 and 1"),
         ({"epochs": -1}, "--epochs is -1 and must be 0 or more"),
         ({"dense_epochs": -1}, "--dense-epochs is -1"),
         ({"batch_size": 0}, "--batch-size is 0 and must be at least 1"),
-        ({"learning_rate": float("inf")}, "--learning-rate is inf and must be a positive number"),
+        ({"lr": float("inf")}, "--lr is inf and must be a positive number"),
         ({"distill_weight": 1.5}, "--distill-weight is 1.5"),
-        ({"schedule": "step"}, "--schedule is 'step' and must be one of one_cycle, cosine"),
+        ({"lr_scheduler": "step"}, "--lr-scheduler is 'step' and must be one of one_cycle, cosine"),
         ({"cpus_per_trial": 0}, "--cpus-per-trial is 0"),
         ({"sampler": "tpee"}, "unknown sampler 'tpee'; did you mean tpe?"),
         ({"runner": "rey"}, "unknown runner 'rey'; did you mean ray"),

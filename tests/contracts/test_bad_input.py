@@ -79,7 +79,7 @@ def _snapshots(name: str, net: nn.Module, search_context: SearchContext, removed
     context = TrialContext(
         search_context.data, search_context.train, seed=0, compute_format=search_context.compute_format
     )
-    context.statistics = method.prepare(net, space, context)
+    context.prepared = method.prepare(net, space, context)
     return list(method.run(net, space, _goal(name, space, removed), context))
 
 
@@ -114,7 +114,7 @@ def _result(search_context: SearchContext, name: str, settings=None, **train) ->
 def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(
     tiny_search_context: SearchContext, name: str
 ) -> None:
-    result = _result(tiny_search_context, name, learning_rate=1e30, dense_learning_rate=1e30, epochs=2)
+    result = _result(tiny_search_context, name, lr=1e30, dense_lr=1e30, epochs=2)
     assert (result.state, result.accuracy, result.checkpoint) == (TrialState.FAILED, None, None)
     assert "not finite" in result.error
     assert "lower the learning rate" in result.error
@@ -153,7 +153,7 @@ def test_where_no_width_may_vary_a_budget_is_refused_and_the_dense_widths_are_tr
     context = TrialContext(
         tiny_search_context.data, tiny_search_context.train, seed=0, compute_format=tiny_search_context.compute_format
     )
-    context.statistics = method.prepare(tiny_search_context.net, space, context)
+    context.prepared = method.prepare(tiny_search_context.net, space, context)
     half = Goal(budgets=(Budget.parse("50%"),))
     if not method.takes_widths:  # it does without cutting channels
         cost = list(method.run(tiny_search_context.net, space, half, context))[-1].cost

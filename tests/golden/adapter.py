@@ -75,12 +75,12 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
     stored = storage.read() if storage is not None else []
     history = History(problem, [trial.result for trial in stored if trial.result is not None])
     found = len(history.results)
+    candidates = CandidateSpace(problem, predictor)
     if predictor is not None:
         restore_readings(history, predictor, CONDITIONS)
     left = TrialCounts.of(problem, stored).total - found > 0
     sensitivities = {each.name: 0.3 / (1 + i) for i, each in enumerate(space.variable)}
     records = Records(history, PendingTrials(), storage, _Paths() if predictor else InMemory())
-    candidates = CandidateSpace(problem, predictor)
     searcher = OptunaSearcher(
         candidates,
         history,
@@ -128,8 +128,8 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
 
 def search_for_real(folder: Path, flags: Sequence[tuple[str, Any]], epochs: int) -> dict[str, Any]:
     """Search with real training and return the facts; the seconds of trials are made up, since methods go by them."""
-    config = tiny_config(folder, **dict(flags))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs))
+    train = dataclasses.replace(tiny_config(folder).train, epochs=epochs)
+    config = tiny_config(folder, train=train, **dict(flags))
     runners.local.LocalRunner = _Steady  # type: ignore[misc]
     result = run(config)
     names = [group["group"] for group in result.space["groups"]]
@@ -149,7 +149,7 @@ def _facts(result: SearchResult, names: Sequence[str], how: Mapping[str, int]) -
         "chosen": None if chosen is None else chosen.label,
         "best at": [[each.label, best_at_text(result, each)] for each in result.reported],
         "comparison": compared.statement,
-        "rival, won, beaten, arms": [compared.rival, compared.won, compared.beaten, compared.arms],
+        "rival, won, beaten, arms": [compared.rival, compared.won, compared.beaten, compared.baselines],
         "audit of rungs": [dataclasses.astuple(each) for each in result.proxy_audit],
         "audit before training": None if before is None else dataclasses.astuple(before),
     }
@@ -201,7 +201,7 @@ class _Paths(InMemory):
     """Gives every network a path, as if its weights were on disk: what has none is not measured."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}"))
+        return result.map_networks(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}"))
 
 
 class _Log:
@@ -233,7 +233,7 @@ class _Log:
 
     def tell(self, result: TrialResult) -> None:
         if result.state is not TrialState.FAILED and (
-            result.trial.segment is None or not result.trial.segment.compares
+            result.trial.segment is None or not result.trial.segment.is_screening
         ):
             result = dataclasses.replace(result, checkpoint=b"weights")
             if result.trial.number % 3 == 1 and self.sim.get("passing"):

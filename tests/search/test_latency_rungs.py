@@ -32,7 +32,9 @@ class Paths(InMemory):
     """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}.safetensors"))
+        return result.map_networks(
+            lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}.safetensors")
+        )
 
 
 def study_of(space: SearchSpace, *budgets: Budget, **changes: Any) -> Study:

@@ -89,7 +89,7 @@ def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Pat
     train = dataclasses.replace(config.train, precision="float32", device="cpu")
     runner = dataclasses.replace(config.runner, name="local")
     if config.weights:
-        train = dataclasses.replace(train, dense_schedule="constant")
+        train = dataclasses.replace(train, dense_lr_scheduler="constant")
     config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
 
     setup = prepare(config)
@@ -168,7 +168,7 @@ def test_di_cuts_half_a_percent_twice_an_epoch_and_retrains_as_long_as_its_autho
     space = trace(net, torch.zeros(1, 3, 224, 224), config.space)
     share = 1 - Budget.parse(config.budget[0]).limit / space.dense_cost.flops
     assert share / (CUTS_PER_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
-    assert settings["gradual_rate"] * config.train.learning_rate == pytest.approx(0.01024)
+    assert settings["gradual_rate"] * config.train.lr == pytest.approx(0.01024)
     assert config.train.epochs - settings["gradual_epochs"] == 120
 
 
@@ -177,10 +177,10 @@ def test_a_recipe_says_every_option_of_training(name: str) -> None:
     """Nothing is left to defaults that may change: a recipe is what its file says."""
     text = (PRESETS / f"{name}.yaml").read_text()
     config = load(name)
-    options = {"epochs", "batch_size", "learning_rate", "schedule", "warm_up_epochs", "momentum", "nesterov",
+    options = {"epochs", "batch_size", "lr", "lr_scheduler", "warmup_epochs", "momentum", "nesterov",
                "weight_decay", "label_smoothing", "mixup", "clip_grad_norm", "precision"}  # fmt: skip
     if not config.weights:
-        options |= {"dense_epochs", "dense_learning_rate", "dense_schedule", "dense_warm_up_epochs"}
+        options |= {"dense_epochs", "dense_lr", "dense_lr_scheduler", "dense_warmup_epochs"}
     assert not [option for option in options if f"\n  {option}: " not in text]
     assert "# ours" in text
     assert text.startswith(f"# {config.method.upper().replace('CSGD', 'C-SGD')}, ")

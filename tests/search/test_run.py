@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from search.reporting.live import SilentDisplay
 from tiny_search import tiny_config
 
 from configs.loading import load as load_config
@@ -25,7 +26,6 @@ from search import latency as latency_report
 from search.finalization import finish
 from search.planning.disk import forecast_disk
 from search.problem import prepare
-from search.reporting.live import SilentDisplay
 from search.schedulers.stopping import Deadline, TimeLimitError
 from search.storage.run_folder import DENSE
 from spaces.budget import Budget

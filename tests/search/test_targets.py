@@ -18,7 +18,7 @@ from configs.loading import parse_flags
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from search import SearchResult
 from search.cli import main
-from search.reporting.targets import answers, target_lines
+from search.reporting.targets import answers, target_statements
 from search.searchers.cost_coverage import least_served, widest_gap
 from search.searchers.samplers import CLUSTERING, SAMPLERS
 from search.tuner import Study, StudySettings
@@ -171,8 +171,8 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
         assert told["search"][f"target.{each.target}"].startswith("Best at ")
         assert each.best is not None
         assert str(each.target) in told[f"trial {each.best.trial.number:04d}"]["best_at"].split(", ")
-    assert parse_flags(["--resume", str(folder), "--budget", "50%"]).config.targets == ""
-    assert parse_flags(["--resume", str(folder), "--targets", "20,40%"]).config.targets == "20,40%"
+    assert parse_flags(["--resume", str(folder), "--budget", "50%"]).targets == ""
+    assert parse_flags(["--resume", str(folder), "--targets", "20,40%"]).targets == "20,40%"
 
 
 def mlflow_tags(folder: Path) -> dict[str, dict[str, str]]:
@@ -197,7 +197,7 @@ def test_the_best_at_a_target_on_params_is_reported_though_the_front_is_over_flo
     assert SearchResult.from_json(result.to_json()).targets == (target,)
     nothing = dataclasses.replace(result, targets=(Budget("params", 10),))
     assert nothing.reported == tuple(nothing.front)
-    assert target_lines(nothing) == ("At 0.4% of params no network was found.",)
+    assert target_statements(nothing) == ["At 0.4% of params no network was found."]
 
 
 @pytest.mark.parametrize(

@@ -492,7 +492,7 @@ def test_nets_passed_on_the_way_are_recorded_and_only_those_inside_the_budgets_r
 
     def archive(result: TrialResult) -> TrialResult:
         archived.append(sorted(result.checkpoints))
-        return result.with_each(lambda each: each.without_checkpoint(f"{each.stem}.pt" if each.checkpoint else ""))
+        return result.map_networks(lambda each: each.without_checkpoint(f"{each.stem}.pt" if each.checkpoint else ""))
 
     study = Study(settings, space, (FLOPS,), archive=Shelf(archive))
     trial = study.ask()

@@ -1,4 +1,5 @@
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaces.budget import Budget
-from spaces.errors import BudgetError, SpaceError
+from spaces.errors import BudgetError, ConfigError, SpaceError
 from spaces.space import ModelSpec, SearchSpace, SpaceConfig, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
@@ -140,14 +141,18 @@ def test_bounds_limit_matching_layers() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SpaceConfig(divisor=-1), "divisor -1"),
-        (SpaceConfig(floor=0.0), "floor 0.0"),
-        (SpaceConfig(floor=1.5), "floor 1.5"),
-        (SpaceConfig(skip=("nose*",)), "'nose\\*' matches no layer"),
-        (SpaceConfig(bound=("stem=0.9:0.2",)), "bound 'stem=0.9:0.2'"),
-        (SpaceConfig(bound=("stem",)), "bound 'stem'"),
+        ({"divisor": -1}, "--divisor is -1 and must be"),
+        ({"floor": 0.0}, "--floor is 0.0 and must be"),
+        ({"floor": 1.5}, "--floor is 1.5 and must be"),
+        ({"bound": ("stem=0.9:0.2",)}, "bound 'stem=0.9:0.2'"),
+        ({"bound": ("stem",)}, "bound 'stem'"),
     ],
 )
-def test_wrong_settings_are_named(config: SpaceConfig, message: str) -> None:
-    with pytest.raises(SpaceError, match=message):
-        tiny().restrict(config)
+def test_wrong_settings_are_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SpaceConfig(**config)
+
+
+def test_a_pattern_that_matches_no_layer_is_named() -> None:
+    with pytest.raises(SpaceError, match=r"'nose\*' matches no layer"):
+        tiny().restrict(SpaceConfig(skip=("nose*",)))

@@ -1,32 +1,32 @@
-"""Which form of DI chooses the best channels, and which way the best widths: python tests/studies/di_variants.py.
+"""Which form of DI chooses the best channels, and which the best widths: python tests/studies/di_variants.py.
 
-ResNet-20 on cluttered_digits, the dense net trained once and cached. Every arm cuts to a share of the dense FLOPs and
-is fine-tuned; printed are mean and standard deviation over fine-tuning seeds: validation accuracy after BatchNorm
-re-estimation ("cut") and after fine-tuning, which chooses the defaults, and test accuracy, which only reports.
-`--quick` takes fewer arms, one seed and one epoch.
+ResNet-20 on cluttered_digits; the dense network is trained once and cached. Every variant cuts to a share of the dense
+FLOPs and is fine-tuned. The tables show mean and standard deviation over fine-tuning seeds: validation accuracy after
+BatchNorm re-estimation ("cut") and after fine-tuning, which chooses the defaults, and test accuracy, which is only
+reported. `--quick` takes fewer variants, one seed and one epoch. The same command continues a study that was stopped.
 """
 
-import argparse
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from harness import Rows, print_table, rows_of, seeds_of, spread, study_parser
+from pruning.calibration.information import RidgeInformation, ridge_for
 from torch import nn
 
 from pruning.allocation import Curve
 from pruning.base import Context, Goal, Method
 from pruning.calibration.activation_moments import ActivationMoments
-from pruning.calibration.second_moments import ridge_for
-from pruning.criteria.discriminant.information import RidgeInformation
-from pruning.methods.di.method import DenseRankings, DiscriminantInformation
+from pruning.methods.di.method import DiscriminantInformation, Prepared
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
 from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.evaluate import TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
-from runners.training.dense import DenseRecipe, trained_net
+from runners.training.dense import DenseRecipe, trained_net, weights_digest
 from runners.training.loop import accuracy
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
@@ -41,19 +41,17 @@ LABELS = {"label_weight": 1.0, "ridge": 1e-3, "compensate": False}
 
 @dataclass(frozen=True)
 class RawInformation(DI):
-    """Widths by raw DI per FLOP: pooled, standardised features, labels alone. What the default is to beat."""
+    """Widths by raw DI per FLOP (pooled, standardised features, labels alone), which the default must beat."""
 
-    def _curves(
-        self, net: nn.Module, space: SearchSpace, context: Context, ranked: DenseRankings
-    ) -> Mapping[str, Curve]:
+    def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
         raw = DI(features="pooled", standardise=True, **LABELS)
-        statistics = raw.activation_moments(net, space, context)
+        statistics = raw.statistics(net, space, context)
         rankings = raw.rankings(net, space, statistics)
         return {g.name: rankings[g.name].lost.numpy() * _information(raw, statistics, g) for g in space.variable}
 
 
 def _information(raw: DI, statistics: ActivationMoments, group) -> float:
-    """The mean over sites of the DI of all channels, which turns shares into DI."""
+    """Return the mean over sites of the DI of all channels, which turns shares into DI."""
     found = []
     for site, features, _ in statistics.sites_of(group):
         moments = site.moments.take(features).standardised()
@@ -89,40 +87,42 @@ QUICK_ALLOCATION = ("raw DI per FLOP", "uniform", "information lost at the consu
 
 
 @dataclass(frozen=True)
+class Job:
+    """One variant at a share of the dense FLOPs, in percent; `what` is the table that it belongs to."""
+
+    what: str
+    variant: str
+    percent: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Setup:
-    """The dense net and what it is compared on."""
+    """The dense network and the data on which all variants are compared."""
 
     net: nn.Module
     space: SearchSpace
     data: ImageData
     train: TrainConfig
-    seeds: int
     compute_format: ComputeFormat
 
-    def context(self, seed: int, statistics: object = None) -> TrialContext:
-        return TrialContext(self.data, self.train, seed, statistics=statistics, compute_format=self.compute_format)
+    def context(self, seed: int, prepared: object = None) -> TrialContext:
+        return TrialContext(self.data, self.train, seed, prepared=prepared, compute_format=self.compute_format)
 
-    def row(self, baseline: Method, percent: float) -> list[str]:
-        """Share used; validation accuracy after the cut and after fine-tuning, and test accuracy, over the seeds."""
-        prepared = baseline.prepare(self.net, self.space, self.context(0)) if isinstance(baseline, DI) else None
-        rows = []
-        for seed in range(self.seeds):
-            torch.manual_seed(seed)
-            goal = Goal(budgets=(Budget.parse(f"{percent}%"),))
-            cut = 0.0
-            for snapshot in baseline.run(self.net, self.space, goal, self.context(seed, prepared)):
-                if snapshot.epoch == 0:
-                    cut = accuracy(snapshot.net, self.data.val, device=CPU)
-            rows.append(
-                [cut, *(accuracy(snapshot.net, split, device=CPU) for split in (self.data.val, self.data.test))]
-            )
-        used = 100 * self.space.cost(snapshot.widths).flops / self.space.dense_cost.flops
-        table = 100 * torch.tensor(rows)
-        deviation = table.std(dim=0) if self.seeds > 1 else torch.zeros(table.shape[1])
-        return [f"{used:.2f}", *(f"{m:.1f} ± {d:.1f}" for m, d in zip(table.mean(dim=0), deviation, strict=True))]
+    def run(self, job: Job, variant: Method, prepared: object) -> dict[str, float]:
+        """Return the used share of the FLOPs, and the accuracies after the cut and after fine-tuning."""
+        torch.manual_seed(job.seed)
+        goal = Goal(budgets=(Budget.parse(f"{job.percent}%"),))
+        cut = 0.0
+        for snapshot in variant.run(self.net, self.space, goal, self.context(job.seed, prepared)):
+            if snapshot.epoch == 0:
+                cut = accuracy(snapshot.net, self.data.val, device=CPU)
+        val, test = (accuracy(snapshot.net, split, device=CPU) for split in (self.data.val, self.data.test))
+        used = self.space.cost(snapshot.widths).flops / self.space.dense_cost.flops
+        return {"used": used, "cut": cut, "val": val, "test": test}
 
 
-def set_up(epochs: int, dense_epochs: int, seeds: int) -> Setup:
+def set_up(epochs: int, dense_epochs: int) -> Setup:
     data = load_data(DataConfig(name="cluttered_digits"), 0, SHAPE)
     train = TrainConfig(
         epochs=epochs,
@@ -141,38 +141,53 @@ def set_up(epochs: int, dense_epochs: int, seeds: int) -> Setup:
         compute_format=compute_format,
         on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"),
     )
-    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, seeds, compute_format)
+    return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, compute_format)
 
 
-def table(setup: Setup, title: str, baselines: Mapping[str, Method], shares: list[float]) -> None:
-    print(f"\n{title} (accuracy in %, n = {setup.seeds})\n")
-    print("| FLOPs | arm | used % | cut, val | tuned, val | tuned, test |\n|---|---|---|---|---|---|")
+def print_results(
+    setup: Setup, what: str, variants: Mapping[str, Method], shares: Sequence[float], seeds: range, rows: Rows
+) -> None:
+    """Print the table of one question, after running the variants that are not on file."""
+    lines = []
     for percent in shares:
-        for name, baseline in baselines.items():
-            print("| " + " | ".join([f"{percent:g}%", name, *setup.row(baseline, percent)]) + " |", flush=True)
+        for name, variant in variants.items():
+            jobs = [Job(what, name, percent, seed) for seed in seeds]
+            needed = isinstance(variant, DI) and any(rows.of(job) is None for job in jobs)
+            prepared = variant.prepare(setup.net, setup.space, setup.context(0)) if needed else None
+            found = [rows.measured(job, functools.partial(setup.run, job, variant, prepared)) for job in jobs]
+            cells = [spread([row[key] for row in found], 1, 100) for key in ("cut", "val", "test")]
+            lines.append([f"{percent:g}%", name, f"{100 * found[-1]['used']:.2f}", *cells])
+            print(f"{percent:g}% {name}: validation {cells[1]}", flush=True)
+    head = ["FLOPs", "variant", "used %", "cut, val", "tuned, val", "tuned, test"]
+    print_table(f"{what}, accuracy in %", head, lines, seeds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few arms, one seed, one epoch, 20%% of FLOPs")
+    parser = study_parser("di_variants", __doc__, seeds=3)
+    parser.add_argument("--quick", action="store_true", help="few variants, one seed, one epoch, 20%% of FLOPs")
     parser.add_argument("--only", choices=("channels", "widths"), help="one of the two tables")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dense-epochs", type=int, default=10)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    setup = set_up(1 if chosen.quick else 2, chosen.dense_epochs, 1 if chosen.quick else chosen.seeds)
+    if chosen.quick:
+        chosen.seeds = 1
+    seeds, epochs = seeds_of(chosen), 1 if chosen.quick else 2
+    setup = set_up(epochs, chosen.dense_epochs)
+    rows = rows_of(chosen, dense=weights_digest(setup.net)[:12], epochs=epochs)
     dense = accuracy(setup.net, setup.data.test, device=CPU)
     print(f"dense: {100 * dense:.1f}%, {setup.space.dense_cost.flops:,} flops")
     if chosen.only != "widths":
-        baselines = {name: SELECTION[name] for name in (QUICK_SELECTION if chosen.quick else SELECTION)}
         # At uniform widths, so that only the channels differ.
-        baselines = {
-            n: dataclasses.replace(a, allocation="uniform") if isinstance(a, DI) else a for n, a in baselines.items()
+        variants = {
+            name: dataclasses.replace(variant, allocation="uniform") if isinstance(variant, DI) else variant
+            for name, variant in SELECTION.items()
+            if not chosen.quick or name in QUICK_SELECTION
         }
-        table(setup, "Channels at uniform widths", baselines, [20] if chosen.quick else [8, 20])
+        print_results(setup, "Channels at uniform widths", variants, [20] if chosen.quick else [8, 20], seeds, rows)
     if chosen.only != "channels":
-        baselines = {name: ALLOCATION[name] for name in (QUICK_ALLOCATION if chosen.quick else ALLOCATION)}
-        table(setup, "Widths within a budget, channels as by default", baselines, [20] if chosen.quick else [8, 20, 50])
+        variants = {name: ALLOCATION[name] for name in (QUICK_ALLOCATION if chosen.quick else ALLOCATION)}
+        title = "Widths within a budget, channels as by default"
+        print_results(setup, title, variants, [20] if chosen.quick else [8, 20, 50], seeds, rows)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,27 @@
 
     python tests/studies/samplers.py
 
-Traces ResNet-50 (37 groups) and DenseNet-121 (120 groups), and searches their widths under half of the dense FLOPs
-with a closed form in place of training (`runners.simulated.grouped_accuracy`): per seed, groups matter by a trend over depth, by
-how many layers share them, by their share of the FLOPs and by chance, each of a sign and strength of its own. All
-samplers get the same uniform control arms first. Printed is how much of what can be gained over these arms a search
-has gained: 0% is the arms' hypervolume, 100% that of the known best front; as the mean over all trials (the area under
-the curve of hypervolume against trials) and at some of them. Optuna's samplers are as Optuna makes them: they choose
-the budget fractions too, which a search chooses for them otherwise. Nothing was tuned on these seeds.
+The study traces ResNet-50 (37 groups) and DenseNet-121 (120 groups), and searches their widths under half of the dense
+FLOPs with a closed form in place of training (`runners.simulated.grouped_accuracy`). In each seed the importance of a
+group depends on its depth, on the number of layers that share it, on its share of the FLOPs and on chance, and sign and
+strength of each of these are drawn. All samplers get the same uniform baselines first. The tables show the part of the
+possible gain over these baselines that a search has reached: 0% is the hypervolume of the baselines, 100% that of the
+known best front; as the mean over all trials (the area under the curve of hypervolume against trials) and at some of
+them. Optuna's samplers have Optuna's defaults and choose the budget fractions too, which a search otherwise chooses for
+them. Nothing was tuned on these seeds. The same command continues a study that was stopped.
 """
 
-import argparse
+import dataclasses
 import functools
-import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from harness import Rows, mean_of, print_table, rows_of, seeds_of, spread, study_parser
 from numpy.typing import NDArray
 from search.searchers.study_settings import StudySettings
 
@@ -56,11 +58,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a search gained over the arms, as shares of what can be, after every trial but the arms.
+    """The gain of a search over the baselines, as shares of the possible gain, after each trial but the baselines.
 
     Attributes:
-        linear, logarithmic: hypervolumes over FLOPs and over log FLOPs.
-        seconds: that a proposal took.
+        linear, logarithmic: gains of hypervolume over FLOPs and over log FLOPs.
+        seconds: mean time of a proposal.
     """
 
     linear: Sequence[float]
@@ -86,7 +88,7 @@ class Area:
     def __init__(self, truth: GroupedAccuracy, low: float, high: float) -> None:
         self._guess, self._low, self._high = truth.guess, low, high
         self._grid = np.geomspace(low, high, GRID)
-        self._best = np.array([truth.best_at(each) for each in self._grid])
+        self._best = np.array([truth.best_at(budget) for budget in self._grid])
 
     def best(self, scale: Scale) -> float:
         return float(np.trapezoid(self._best, scale(self._grid)))
@@ -106,8 +108,8 @@ def area_of(network: str, seed: int, high: int) -> Area:
     return Area(GroupedAccuracy.random(space_of(network), seed), LOWEST * high, high)
 
 
-def search(job: Job) -> tuple[Job, Curve]:
-    """Run one search to its end."""
+def search(job: Job) -> dict[str, Any]:
+    """Run one search to its end, and return its `Curve` as plain values."""
     torch.set_num_threads(1)
     space = space_of(job.network)
     truth = GroupedAccuracy.random(space, job.seed, job.scatter)
@@ -126,7 +128,7 @@ def search(job: Job) -> tuple[Job, Curve]:
     if job.sampler == SENSED:
         random = np.random.default_rng(job.seed)
         study.learn_sensitivities(
-            {name: each * random.lognormal(0.0, NOISE_OF_SENSITIVITIES) for name, each in truth.importance.items()}
+            {name: value * random.lognormal(0.0, NOISE_OF_SENSITIVITIES) for name, value in truth.importance.items()}
         )
     began = time.perf_counter()
     while (trial := study.ask()) is not None:
@@ -135,62 +137,56 @@ def search(job: Job) -> tuple[Job, Curve]:
     seconds = (time.perf_counter() - began) / job.trials
     high = study.budgets[0].limit
     area = area_of(job.network, job.seed, high)
-    baselines = sum(bool(each.trial.baseline) for each in study.results)
-    networks = [(objectives(each)[0], truth.accuracy(each.widths or {})) for each in study.results]
+    baselines = sum(bool(result.trial.baseline) for result in study.results)
+    networks = [(objectives(result)[0], truth.accuracy(result.widths or {})) for result in study.results]
     shares = []
     for scale in (linear, np.log):
         start, best = area.under(networks[:baselines], scale), area.best(scale)
         counts = range(baselines + 1, len(networks) + 1)
         shares.append([(area.under(networks[:count], scale) - start) / (best - start) for count in counts])
-    return job, Curve(*shares, seconds)
+    return dataclasses.asdict(Curve(*shares, seconds))
 
 
-def print_table(network: str, curves: dict[str, list[Curve]], trials: int) -> None:
+def print_results(network: str, curves: Mapping[str, Sequence[Mapping[str, Any]]], trials: int, seeds: range) -> None:
     """Print a line per sampler, the largest area first."""
-    groups, count = len(space_of(network).variable), len(next(iter(curves.values())))
-    print(f"\n{network}, {groups} groups, {trials} trials, {count} seeds: gained of the way from the control arms to")
-    print("the known best front, in %, mean ± standard deviation\n")
     marks = [mark for mark in (12, 24, 36, 48, 60, 96) if mark < trials] + [trials]
-    print("| sampler | area under the curve | over log FLOPs | " + " | ".join(f"after {m}" for m in marks), end="")
-    print(" | ms a proposal |")
-    print("|---" * (len(marks) + 4) + "|")
 
-    def spread(values: Sequence[float]) -> str:
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{100 * statistics.fmean(values):.1f} ± {100 * deviation:.1f}"
+    def areas(name: str, scale: str) -> list[float]:
+        return [statistics.fmean(curve[scale]) for curve in curves[name]]
 
-    def area(name: str) -> float:
-        return statistics.fmean(statistics.fmean(each.linear) for each in curves[name])
-
-    for name in sorted(curves, key=area, reverse=True):
-        own = curves[name]
-        cells = [spread([statistics.fmean(each.linear) for each in own])]
-        cells.append(spread([statistics.fmean(each.logarithmic) for each in own]))
-        for mark in marks:
-            cells.append(f"{100 * statistics.fmean(each.linear[mark - trials - 1] for each in own):.1f}")
-        cells.append(f"{1000 * statistics.fmean(each.seconds for each in own):.0f}")
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    lines = []
+    for name in sorted(curves, key=lambda name: -statistics.fmean(areas(name, "linear"))):
+        cells = [name, *(spread(areas(name, scale), 1, 100) for scale in ("linear", "logarithmic"))]
+        cells += [
+            f"{100 * statistics.fmean(curve['linear'][mark - trials - 1] for curve in curves[name]):.1f}"
+            for mark in marks
+        ]
+        lines.append([*cells, f"{1000 * mean_of(curves[name], 'seconds'):.0f}"])
+    title = (
+        f"{network}, {len(space_of(network).variable)} groups, {trials} trials: part of the way from the baselines to "
+        "the known best front, in %, mean ± standard deviation over the seeds"
+    )
+    head = ["sampler", "area under the curve", "over log FLOPs", *(f"after {mark}" for mark in marks), "ms a proposal"]
+    print_table(title, head, lines, seeds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser("samplers", __doc__, seeds=10)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--samplers", default=";".join(SAMPLERS), help="separated by semicolons")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--scatter", type=float, default=0.005, help="standard deviation of a measured accuracy")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     began = time.perf_counter()
-    with multiprocessing.get_context("spawn").Pool(chosen.processes) as pool:
-        for network in chosen.networks.split(","):
-            curves: dict[str, list[Curve]] = {name: [] for name in chosen.samplers.split(";")}
-            seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-            jobs = [Job(network, name, seed, chosen.trials, chosen.scatter) for seed in seeds for name in curves]
-            for job, curve in pool.imap_unordered(search, jobs):
-                curves[job.sampler].append(curve)
-            print_table(network, curves, chosen.trials)
+    rows: Rows = rows_of(chosen)
+    samplers, seeds = chosen.samplers.split(";"), seeds_of(chosen)
+    for network in chosen.networks.split(","):
+        jobs = {name: [Job(network, name, seed, chosen.trials, chosen.scatter) for seed in seeds] for name in samplers}
+        by_seed = [job for of_seed in zip(*jobs.values(), strict=True) for job in of_seed]
+        rows.complete(by_seed, search, processes=chosen.processes)
+        found = {name: [row for job in jobs[name] if (row := rows.of(job)) is not None] for name in samplers}
+        print_results(network, found, chosen.trials, seeds)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -1,10 +1,10 @@
 """How much of a search's time goes to anything but trials? python tests/studies/search_overhead.py
 
-A search under Ray, warm (Ray runs, the dense net is cached), from the start of its first trial to its last tell. All
-worker-seconds of that span are accounted for: methods, training and evaluation, what else a trial does in its worker,
-what a worker waits for between trials, and the end, where some have nothing left while others run (the tail; a trial
-runs then, so it is time of training as far as wall time goes, and is told apart). Ends with 1 when more than 5% goes
-to the rest. Latency of the front is measured after this span.
+The study runs a search under Ray that is warm (Ray runs, the dense network is cached), and accounts for all worker-
+seconds from the start of its first trial to its last tell: methods, training and evaluation; the rest of a trial in its
+worker; the wait of a worker between two trials; and the tail, in which some workers have nothing left while others run.
+In the tail a trial still runs, so it counts as training in wall time, and it is shown apart. The study ends with exit
+code 1 when more than 5% goes to the rest. The latency of the front is measured after this span.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from harness import print_table
+
 import search
 from configs.schema import RunConfig
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
@@ -35,10 +37,10 @@ from search.tuner import Study
 
 ALLOWED = 0.05
 Clock = dict[str, float]
-# What a trial does in its worker besides what its train_seconds count, as it is timed there and named here.
+# Functions that a trial calls in its worker outside its train_seconds -> their name in the table.
 IN_WORKER = {"count_cost": "cost recounted with fvcore", "to_bytes": "checkpoint to bytes"}
 ANSWER = "waiting for the answer to a report"
-# What the controller does while a worker waits for its next trial; whoever is timed inside of another counts there.
+# Work of the controller while a worker waits for its next trial. An indented label is a part of the one above it.
 CONTROLLER = (
     (Study, "ask", "proposals"),
     (Study, "tell", "tell, with the next three"),
@@ -51,7 +53,7 @@ BESIDE = ((_Records, "trial"), (_Records, "log"))  # in a thread of its own
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A trial as its worker saw it; times are of the machine's clock."""
+    """A trial as its worker timed it; times are in seconds of the machine's clock."""
 
     worker: int
     began: float
@@ -62,7 +64,7 @@ class Span:
 
 @contextmanager
 def timed(owner: Any, name: str, clock: Clock, label: str) -> Iterator[None]:
-    """Add to the clock what calls of a function take inside the block."""
+    """Add to the clock the time that calls of a function take inside the block."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -78,7 +80,7 @@ def timed(owner: Any, name: str, clock: Clock, label: str) -> Iterator[None]:
 
 
 def watched(trial: Trial, search_context: Any) -> Generator[EpochReport, bool | None, TrialResult]:
-    """Evaluate a trial, and note in its result when and where that was, and what it took besides."""
+    """Evaluate a trial, and store its `Span` in the note of its result."""
     began, clock, answer = time.time(), defaultdict(float), None
     running = evaluate.evaluate(trial, search_context)
     with ExitStack() as stack:
@@ -98,11 +100,11 @@ def watched(trial: Trial, search_context: Any) -> Generator[EpochReport, bool | 
 
 
 def account(spans: Sequence[Span], end: float, workers: int) -> Clock:
-    """Return what the worker-seconds from the first start to `end` went to; they add up to all of them."""
+    """Return the worker-seconds from the first start to `end` by their use; they add up to all worker-seconds."""
     first = min(span.began for span in spans)
     parts: Clock = defaultdict(float)
     by_worker: dict[int, list[Span]] = defaultdict(list)
-    for span in sorted(spans, key=lambda each: each.began):
+    for span in sorted(spans, key=lambda span: span.began):
         by_worker[span.worker].append(span)
         inside = {IN_WORKER.get(name, name): seconds for name, seconds in span.parts.items()}
         parts["methods, training, evaluation"] += span.train_seconds
@@ -110,19 +112,19 @@ def account(spans: Sequence[Span], end: float, workers: int) -> Clock:
             parts[name] += seconds
         parts["in the trial, rest"] += span.ended - span.began - span.train_seconds - sum(inside.values())
     last = max(span.ended for span in spans)
-    for mine in by_worker.values():
-        parts["until a worker's first trial"] += mine[0].began - first
-        parts["between trials"] += sum(b.began - a.ended for a, b in zip(mine, mine[1:], strict=False))
-        parts["tail"] += last - mine[-1].ended
+    for own in by_worker.values():
+        parts["until a worker's first trial"] += own[0].began - first
+        parts["between trials"] += sum(b.began - a.ended for a, b in zip(own, own[1:], strict=False))
+        parts["tail"] += last - own[-1].ended
     parts["until the last tell"] = (end - last) * len(by_worker)
     parts["workers without a trial"] = (end - first) * (workers - len(by_worker))
     return parts
 
 
 def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[Span], float]:
-    """Search with watched trials; return their spans and when the last one was told.
+    """Search with watched trials; return their spans and the time of the last tell.
 
-    What is compared before training, and each leg of a trial, has a span of its own: all of it is told to `Screened`.
+    A screened candidate and every training segment of a trial have spans of their own: `Screened` is told all of them.
     """
     told: list[TrialResult] = []
     ends: list[float] = []
@@ -141,33 +143,33 @@ def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[
         for owner, name in BESIDE:
             stack.enter_context(timed(owner, name, beside, "MLflow"))
         search.run(config)
-    failed = [each.error for each in told if "span" not in each.note]
+    failed = [result.error for result in told if "span" not in result.note]
     if failed:
         sys.exit(f"{len(failed)} trials failed, the first with: {failed[0]}")
-    return [Span(**each.note["span"]) for each in told], ends[-1]
+    return [Span(**result.note["span"]) for result in told], ends[-1]
 
 
-def print_table(parts: Clock, controller: Clock, beside: Clock) -> float:
-    """Print where the time went; return the share of it that went neither to trials nor to the tail."""
+def print_results(parts: Clock, controller: Clock, beside: Clock) -> float:
+    """Print the use of the time; return the share of it that went neither to trials nor to the tail."""
     total = sum(parts.values())
-    print("| worker-seconds | s | share |\n|---|---|---|")
-    for name, seconds in parts.items():
-        print(f"| {name} | {seconds:.2f} | {seconds / total:.2%} |")
+    used = [[name, f"{seconds:.2f}", f"{seconds / total:.2%}"] for name, seconds in parts.items()]
+    print_table("Use of the time", ["worker-seconds", "s", "share"], [*used, ["all", f"{total:.2f}", f"{1:.2%}"]])
+    meanwhile = [[label, f"{controller[label]:.2f}"] for _, _, label in CONTROLLER]
+    meanwhile.append(["MLflow, in its own thread", f"{beside['MLflow']:.2f}"])
+    print_table("Work of the controller", ["controller, meanwhile", "s"], meanwhile)
     work, tail = parts["methods, training, evaluation"], parts["tail"]
-    print(f"| all | {total:.2f} | {1:.2%} |\n\n| controller, meanwhile | s |\n|---|---|")
-    for _, _, label in CONTROLLER:
-        print(f"| {label} | {controller[label]:.2f} |")
-    print(f"| MLflow, in its own thread | {beside['MLflow']:.2f} |\n")
     rest = (total - work - tail) / total
-    print(f"{rest:.2%} goes to anything but methods, training and evaluation (allowed {ALLOWED:.0%}); "
-          f"with the tail {(total - work) / total:.2%}")  # fmt: skip
+    print(
+        f"\n{rest:.2%} goes to anything but methods, training and evaluation (allowed {ALLOWED:.0%}); "
+        f"with the tail {(total - work) / total:.2%}"
+    )
     return rest
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--workers", type=int, default=2, help="trials at once, of one thread each")
+    parser.add_argument("--workers", type=int, default=2, help="concurrent trials, of one thread each")
     parser.add_argument("--data", default="cluttered_digits", help="or digits, whose trials are a quarter as long")
     parser.add_argument("--epochs", type=int, default=1, help="of a trial")
     parser.add_argument("--budget", default="50%", help="of every candidate")
@@ -179,7 +181,7 @@ def main() -> None:
     config = RunConfig(
         budget=(chosen.budget,),
         model="resnet20",
-        method="di",  # passes no nets, whose recount would be in train_seconds too
+        method="di",  # has no intermediate networks, whose recount would count in train_seconds
         trials=chosen.trials,
         data=DataConfig(name=chosen.data),
         train=TrainConfig(epochs=chosen.epochs, dense_epochs=2, batch_size=64, device="cpu"),
@@ -194,11 +196,11 @@ def main() -> None:
             search.run(warm)  # trains and caches the dense net, and loads every library
             config = dataclasses.replace(config, out=str(Path(folder, "run")))
             spans, end = searched(config, controller, beside)
-    span = end - min(each.began for each in spans)
+    span = end - min(trial.began for trial in spans)
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     print(f"{len(spans)} evaluations on {chosen.data}, {chosen.workers} workers, {span:.1f} s from the first start to "
           f"the last tell; load of the machine {loads}\n")  # fmt: skip
-    if print_table(account(spans, end, chosen.workers), controller, beside) > ALLOWED:
+    if print_results(account(spans, end, chosen.workers), controller, beside) > ALLOWED:
         sys.exit(1)
 
 

@@ -14,7 +14,7 @@ The abstract names two things and leaves them open. Both are implemented by choi
   while here the two losses share the weight 1.
 - Mixed precision within a layer: with `bits`, the best-ranked filters of every layer get `high_bits` and the others
   `low_bits`, so that the ranked filters of a layer have `bits` on average. Filters without a rank (the classifier,
-  layers whose width cannot vary) have `high_bits`. See `pruning.quantization.layers`.
+  layers whose width cannot vary) have `high_bits`. See `pruning.quantization.precision`.
 
 The ranking ignores classes that are missing from the calibration images; fewer than two classes are an error.
 """
@@ -44,8 +44,9 @@ from pruning.methods.di.gradual import (
     reached,
     space_after,
 )
-from pruning.quantization.layers import Precision, bits_per_weight, coded, filter_ranks, size_mb
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import bits_per_weight, quantize, size_mb
+from pruning.quantization.precision import Precision, filter_ranks
+from pruning.quantization.rounding import register_rounding
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import Selection, select_channels
 from pruning.sensitivity import Divergence, sensitivity
@@ -184,10 +185,10 @@ class DiscriminantInformation(Discriminant, Method):
         precision = self.precision()
         if precision is not None:
             filters = filter_ranks(cut.net, cut.space, cut.selection, cut.ranks)
-            train_rounded(cut.net, {name: precision.of_filters(ranks) for name, ranks in filters.items()})
+            register_rounding(cut.net, {name: precision.of_filters(ranks) for name, ranks in filters.items()})
         context.reestimate_batchnorm(cut.net)
         for epoch in itertools.chain([0], context.fit(cut.net, context.epochs - spent, distillation=distillation)):
-            shown = cut.net if precision is None else coded(cut.net)
+            shown = cut.net if precision is None else quantize(cut.net)
             sizes = {"bits": bits_per_weight(shown), "size_mb": size_mb(shown)}
             yield Snapshot(shown, cut.widths, spent + epoch, {**note, **sizes})
 
@@ -236,7 +237,7 @@ class DiscriminantInformation(Discriminant, Method):
 
     def _dense_rankings(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseRankings:
         """Return the shared rankings, or new ones from the shared moments, as far as these fit the settings."""
-        shared = context.statistics
+        shared = context.prepared
         if isinstance(shared, DenseRankings) and shared.criterion == self.criterion():
             return shared
         if isinstance(shared, DenseRankings) and shared.moments.recipe == self.recipe():

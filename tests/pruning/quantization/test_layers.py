@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from pruning import checkpoint
-from pruning.base import LAYERS, PruningError
-from pruning.quantization.layers import UNRANKED, Precision, bits_per_weight, coded, filter_ranks, size_mb
-from pruning.quantization.rounding import train_rounded
+from pruning.base import LAYERS
+from pruning.quantization.layers import bits_per_weight, quantize, size_mb
+from pruning.quantization.precision import Precision, filter_ranks
+from pruning.quantization.rounding import register_rounding
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from spaces.counting import count_cost
@@ -27,7 +28,7 @@ def net(request):
 
 
 def _half(net):
-    """A net of half the widths, its space, and the channels it keeps; a channel ranks by its place."""
+    """A net of half the widths, its space, its widths and the ranks of its filters; a channel's rank is its index."""
     space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
     ranks = {group.name: torch.arange(group.width, dtype=torch.float64) for group in space.variable}
     halves = {group.name: max(group.lowest, group.width // 2) for group in space.variable}
@@ -39,18 +40,18 @@ def _half(net):
 
 def _quantised(net, precision=PRECISION):
     narrow, space, widths, ranks = _half(net)
-    train_rounded(narrow, {name: precision.of_filters(each) for name, each in ranks.items()})
-    return narrow, coded(narrow), space, widths
+    register_rounding(narrow, {name: precision.of_filters(values) for name, values in ranks.items()})
+    return narrow, quantize(narrow), space, widths
 
 
-def test_codes_compute_what_training_measured_and_come_back_bit_equal(net):
+def test_quantised_layers_compute_the_same_as_rounded_ones_and_load_bit_equal(net):
     narrow, stored, _, widths = _quantised(net)
     images = torch.randn(3, *tiny_nets.IMAGE)
     expected = narrow.eval()(images)
     assert torch.equal(stored.eval()(images), expected)
     back = checkpoint.from_bytes(checkpoint.to_bytes(stored, None, widths), model=net).eval()
     assert torch.equal(back(images), expected)
-    assert {name: each.kind for name, each in back.named_modules() if getattr(each, "kind", None) in LAYERS}
+    assert {layer.kind for layer in back.modules() if getattr(layer, "kind", None) in LAYERS}
 
 
 def test_a_quantised_net_costs_what_the_plain_one_costs(net):
@@ -64,16 +65,16 @@ def test_a_quantised_net_costs_what_the_plain_one_costs(net):
     assert count_cost(back, space.input_shape) == plain
 
 
-def test_the_file_is_smaller_by_what_the_bits_say():
+def test_the_file_shrinks_with_the_bits():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3, groups=2), nn.Flatten(), nn.Linear(64 * 16, 10))
     bits = {name: torch.full((count,), 4, dtype=torch.uint8) for name, count in (("0", 64), ("1", 64), ("3", 10))}
     plain = len(checkpoint.to_bytes(net, None, {}))
-    assert size_mb(net) == 4 * sum(each.numel() for each in net.parameters()) / 1e6
-    train_rounded(net, bits)
-    stored = coded(net)
+    assert size_mb(net) == 4 * sum(parameter.numel() for parameter in net.parameters()) / 1e6
+    register_rounding(net, bits)
+    stored = quantize(net)
     file = len(checkpoint.to_bytes(stored, None, {}))
-    weights = sum(each.weight.numel() for each in (stored[0], stored[1], stored[3]))
+    weights = sum(layer.weight.numel() for layer in (stored[0], stored[1], stored[3]))
     assert size_mb(stored) == pytest.approx((weights / 2 + (4 + 4 + 1) * 138) / 1e6)  # codes; bias, scale and bits
     assert size_mb(stored) * 1e6 < file < size_mb(stored) * 1e6 + 2000
     assert file < plain / 5
@@ -112,88 +113,6 @@ def test_a_copy_that_is_trained_on_does_not_change_what_was_stored():
     assert all(torch.equal(kept[name], tensor) for name, tensor in stored.state_dict().items())
 
 
-@pytest.mark.parametrize("filters", [1, 2, 3, 7, 8, 33])
-@pytest.mark.parametrize(("low", "high"), [(2, 4), (4, 8), (3, 16), (5, 5)])
-def test_the_mean_is_met_up_to_one_filter_and_never_exceeded(filters, low, high):
-    ranks = torch.rand(filters, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for share in (0.0, 0.1, 0.25, 0.5, 0.99, 1.0):
-        mean = low + share * (high - low)
-        bits = Precision(mean, low, high).of_filters(ranks).double()
-        assert set(bits.tolist()) <= {low, high}
-        assert mean - (high - low) / filters < float(bits.mean()) + 1e-9 <= mean + 2e-9
-        best = torch.argsort(ranks, descending=True)[: int((bits == high).sum())]
-        assert low == high or set(best.tolist()) == set(torch.nonzero(bits == high).flatten().tolist())
-
-
-def test_filters_without_rank_get_the_high_width_and_count_in_no_mean():
-    ranks = torch.tensor([0.1, UNRANKED, 0.9, 0.5, UNRANKED, 0.3])
-    assert Precision(6, 4, 8).of_filters(ranks).tolist() == [4, 8, 8, 8, 8, 4]
-    assert Precision(4, 4, 8).of_filters(ranks).tolist() == [4, 8, 4, 4, 8, 4]
-
-
-def test_filters_rank_as_the_channels_they_write():
-    net = tiny_nets.Residual().eval()
-    space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
-    order = torch.tensor([3.0, 7.0, 0.0, 5.0, 1.0, 6.0, 2.0, 4.0], dtype=torch.float64)
-    ranks = {"stem": order, "inner": torch.arange(6, dtype=torch.float64)}
-    selection = select_channels(space, ranks, {"stem": 4, "inner": 3})
-    assert selection["stem"].tolist() == [1, 3, 5, 7]
-    found = filter_ranks(slice_channels(net, space, selection), space, selection, ranks)
-    assert (found["stem"] * 8).tolist() == [7, 5, 6, 4]
-    assert (found["outer"] * 8).tolist() == [7, 5, 6, 4]  # the same channels
-    assert (found["inner"] * 6).tolist() == [3, 4, 5]
-    assert found["fc"].tolist() == [UNRANKED] * 5
-
-
-def test_a_flattened_reader_and_depthwise_and_grouped_layers_are_ranked():
-    kinds = {
-        tiny_nets.Concat: {"left", "right", "join"},
-        tiny_nets.Grouped: {"first", "grouped", "last"},
-        tiny_nets.Depthwise: {"expand", "depthwise", "squeeze", "excite", "project"},
-    }
-    for kind, ranked in kinds.items():
-        narrow, _, _, ranks = _half(kind().eval())
-        assert {name for name, each in ranks.items() if (each > UNRANKED).all()} == ranked
-        assert all(len(each) == len(narrow.get_submodule(name).weight) for name, each in ranks.items())
-
-
-class Shared(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-        self.second.weight = self.first.weight
-        self.again = self.last
-
-    def forward(self, x):
-        return self.again(self.second(self.first(x)))
-
-
-def test_shared_layers_and_weights_stay_plain():
-    net = Shared()
-    space = trace(tiny_nets.Residual().eval(), torch.zeros(1, *tiny_nets.IMAGE))
-    assert filter_ranks(net, space, {}, {}) == {}
-
-
-@pytest.mark.parametrize(
-    ("precision", "message"),
-    [
-        ((9, 4, 8), "bits=9 is no mean.*between them"),
-        ((3, 4, 8), "bits=3 is no mean"),
-        ((6, 8, 4), "low_bits=8 and high_bits=4"),
-        ((1, 1, 8), "low_bits=1"),
-        ((8, 4, 17), "high_bits=17"),
-    ],
-)
-def test_widths_that_cannot_be_met_are_refused(precision, message):
-    with pytest.raises(PruningError, match=message):
-        Precision(*precision)
-
-
-def test_a_layer_without_filters_is_refused():
-    with pytest.raises(PruningError, match="without filters"):
-        PRECISION.of_filters(torch.zeros(0))
-
-
 @pytest.mark.parametrize("tensor", ["codes", "scales", "bits"])
 def test_a_damaged_file_is_refused(tensor):
     net = tiny_nets.Residual()
@@ -220,7 +139,7 @@ def test_a_shape_that_is_not_that_of_the_codes_is_refused(shape):
         checkpoint.from_bytes(forged, model=net)
 
 
-def test_widths_of_a_file_that_no_code_has_are_refused():
+def test_bits_out_of_range_in_a_file_are_refused():
     net = tiny_nets.Residual()
     _, stored, _, _ = _quantised(net)
     state = stored.state_dict()

@@ -29,7 +29,7 @@ def test_no_codes_take_no_bytes():
 
 
 @pytest.mark.parametrize("bits", [-1, 17])
-def test_widths_out_of_range_are_refused(bits):
+def test_bits_out_of_range_are_refused(bits):
     with pytest.raises(PruningError, match=f"of {bits} bits.*0 to 16"):
         packing.pack(torch.tensor([0]), bits)
     with pytest.raises(PruningError, match=f"of {bits} bits.*0 to 16"):

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pruning.base import PruningError
-from pruning.quantization.rounding import Rounding, best_clips, levels_of, train_rounded
+from pruning.quantization.rounding import Rounding, best_clips, levels_of, register_rounding
 
 
 def _weight(filters: int = 6, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -73,12 +73,12 @@ def test_a_filter_of_zeros_stays_zero_and_trains():
 def test_layers_compute_with_rounded_weights_and_training_moves_the_others():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     weight = net[2].weight
-    train_rounded(net, {"0": torch.full((4,), 4, dtype=torch.uint8)})
+    register_rounding(net, {"0": torch.full((4,), 4, dtype=torch.uint8)})
     assert parametrize.is_parametrized(net[0])
     assert net[2].weight is weight
     assert net[0].weight.unique().numel() <= 4 * 15
     assert net[0].parametrizations.weight.original.unique().numel() > 4 * 15
-    assert sum(each.numel() for each in net.parameters()) == 4 * 27 + 4 + 8 + 2
+    assert sum(parameter.numel() for parameter in net.parameters()) == 4 * 27 + 4 + 8 + 2
     net(torch.randn(2, 3, 3, 3)).sum().backward()
     assert net[0].parametrizations.weight.original.grad.any()
 
@@ -88,4 +88,4 @@ def test_weights_that_are_not_finite_are_refused():
     with torch.no_grad():
         net[0].weight[0, 0] = torch.nan
     with pytest.raises(PruningError, match="'0' are not finite"):
-        train_rounded(net, {"0": torch.full((2,), 4, dtype=torch.uint8)})
+        register_rounding(net, {"0": torch.full((2,), 4, dtype=torch.uint8)})

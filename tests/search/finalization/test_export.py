@@ -10,8 +10,8 @@ from torch import nn
 import search
 from pruning import checkpoint
 from pruning.base import Goal
-from pruning.quantization.layers import coded
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import quantize
+from pruning.quantization.rounding import register_rounding
 from runners.trial import Trial, TrialResult, TrialState
 from search.finalization import export
 from search.results.result import DenseResult, SearchResult
@@ -83,8 +83,8 @@ def test_the_program_runs_without_this_project(lenet, tmp_path):
 
 
 def test_a_quantised_net_is_written_as_codes_and_as_a_plain_program(lenet, tmp_path):
-    train_rounded(lenet, {"conv2": torch.full((50,), 4, dtype=torch.uint8), "fc1": torch.full((500,), 4).byte()})
-    written = export.export_member(coded(lenet), SPEC, WIDTHS, (1, 28, 28), tmp_path)
+    register_rounding(lenet, {"conv2": torch.full((50,), 4, dtype=torch.uint8), "fc1": torch.full((500,), 4).byte()})
+    written = export.export_member(quantize(lenet), SPEC, WIDTHS, (1, 28, 28), tmp_path)
     assert written.program is not None
     assert written.program.name == "model.pt2"
     assert written.max_difference == 0

@@ -28,7 +28,7 @@ class Paths(InMemory):
     """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.with_each(
+        return result.map_networks(
             lambda network: dataclasses.replace(network, path=f"{network.stem}-e{network.trained}.safetensors")
         )
 

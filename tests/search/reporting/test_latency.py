@@ -10,17 +10,16 @@ from rich.console import Console
 from runners.latency.meter import Conditions, Reading, to_plain
 from search.reporting.latency import (
     FASTER,
-    cells,
-    figures,
-    front_columns,
-    heads,
-    latency_lines,
-    latency_tables,
-    metrics,
+    latency_cells,
+    latency_columns,
+    latency_heads,
+    latency_metrics,
+    latency_statements,
 )
 from search.reporting.page import write_html
-from search.reporting.picture import axis_title, cost_axis, dense_place, drawn, front_steps, limits, write_png
-from search.reporting.summary import summary, write_csv
+from search.reporting.picture import picture_of, write_png
+from search.reporting.rows import front_columns, latency_table, write_csv
+from search.reporting.summary import summary
 from search.results.result import SearchResult
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -73,23 +72,24 @@ def test_the_terminal_shows_latency_beside_flops(timed_search: SearchResult) -> 
 
 def test_the_table_fits_a_terminal_of_80_columns(timed_search: SearchResult) -> None:
     console = Console(file=io.StringIO(), width=200)  # a narrower one would bound what it measures
-    table = latency_tables(timed_search)[-1]
-    assert console.measure(table).maximum <= 80
+    table = latency_table(timed_search)
+    assert table is not None
+    assert console.measure(table.rich(spaced=True)).maximum <= 80
 
 
 def test_a_correction_for_a_slower_machine_is_told(timed_search: SearchResult) -> None:
     def at_slowdown(slowdown: float) -> list[str]:
         timed = to_plain([dataclasses.replace(reading("1", 1), slowdown=slowdown)])
-        return latency_lines(dataclasses.replace(timed_search, latency={**timed_search.latency, "1": timed}))
+        return latency_statements(dataclasses.replace(timed_search, latency={**timed_search.latency, "1": timed}))
 
     assert any("the dense net took 1.06 to 1.06 times as long" in line for line in at_slowdown(1.06))
-    assert at_slowdown(1.01) == latency_lines(timed_search)
+    assert at_slowdown(1.01) == latency_statements(timed_search)
 
 
 def test_a_saving_that_is_no_speed_and_a_refusal_are_named(timed_search: SearchResult) -> None:
     slow = "l2 trial 0: 25% of the FLOPs, 0.98x the dense latency at batch"
     refused = "refused after 4 tries: the machine was busy"
-    assert latency_lines(timed_search) == [
+    assert latency_statements(timed_search) == [
         f"{slow} 1: fewer FLOPs, not faster on cpu:1thread",
         f"{slow} 8: fewer FLOPs, not faster on cpu:1thread",
         f"di trial 3: latency at batch 1 {refused}",
@@ -101,27 +101,29 @@ def test_a_saving_that_is_no_speed_and_a_refusal_are_named(timed_search: SearchR
 
 def test_what_is_measured_wins_over_what_a_method_noted(timed_search: SearchResult) -> None:
     noted = [dataclasses.replace(m, note={"flops_ratio": 0.2, "latency_ratio": 1.4}) for m in timed_search.front]
-    assert latency_lines(timed_search.with_results(noted)) == latency_lines(timed_search)
-    assert len(latency_lines(dataclasses.replace(timed_search.with_results(noted), latency={}))) == len(noted)
+    assert latency_statements(timed_search.with_results(noted)) == latency_statements(timed_search)
+    assert len(latency_statements(dataclasses.replace(timed_search.with_results(noted), latency={}))) == len(noted)
 
 
 def test_a_refused_reading_gives_no_number_anywhere(timed_search: SearchResult, tmp_path: Path) -> None:
-    assert metrics(timed_search, "3") == {}
-    found = figures(timed_search, "3")
+    assert latency_metrics(timed_search, "3") == {}
+    found = latency_columns(timed_search, "3")
     assert {name for name, value in found.items() if value is not None} == {
         "latency_refused_batch1",
         "latency_refused_batch8",
     }
-    assert cells(timed_search, "3") == ["refused", "-", "refused", "-"]
+    assert latency_cells(timed_search, "3") == ["refused", "-", "refused", "-"]
 
 
 def test_a_refused_dense_net_is_said(timed_search: SearchResult) -> None:
     busy = [dataclasses.replace(reading("3", batch), network="dense") for batch in (1, 8)]
-    lines = latency_lines(dataclasses.replace(timed_search, latency={**timed_search.latency, "dense": to_plain(busy)}))
+    lines = latency_statements(
+        dataclasses.replace(timed_search, latency={**timed_search.latency, "dense": to_plain(busy)})
+    )
     assert lines[0] == "dense net: latency at batch 1 refused after 4 tries: the machine was busy"
 
 
-def test_the_csv_has_a_column_per_figure(timed_search: SearchResult, tmp_path: Path) -> None:
+def test_the_csv_has_a_column_per_number(timed_search: SearchResult, tmp_path: Path) -> None:
     write_csv(timed_search, tmp_path / "front.csv")
     with (tmp_path / "front.csv").open() as file:
         rows = {row["trial"]: row for row in csv.DictReader(file)}
@@ -148,7 +150,7 @@ def test_mlflow_gets_columns_and_metrics(timed_search: SearchResult) -> None:
     table = front_columns(timed_search)
     assert table["latency_ms_batch1"] == [None, 9.8, 8.0]
     assert len({len(column) for column in table.values()}) == 1
-    assert metrics(timed_search, "1")["latency_of_dense_batch1"] == 0.8
+    assert latency_metrics(timed_search, "1")["latency_of_dense_batch1"] == 0.8
 
 
 def test_the_best_at_a_target_has_its_latency_shown_off_the_front_too(timed_search: SearchResult) -> None:
@@ -161,24 +163,25 @@ def test_the_best_at_a_target_has_its_latency_shown_off_the_front_too(timed_sear
         targets=(Budget("params", dearer.params),),
         latency={**timed_search.latency, "2": timed_search.latency["0"]},
     )
-    assert [each.label for each in answered.front] == ["3", "0", "1"]
-    assert [each.label for each in answered.reported] == ["3", "0", "1", "2"]
+    assert [member.label for member in answered.front] == ["3", "0", "1"]
+    assert [member.label for member in answered.reported] == ["3", "0", "1", "2"]
     table = front_columns(answered)
     assert table["latency_ms_batch1"] == [None, 9.8, 8.0, 9.8]
     assert {len(column) for column in table.values()} == {4}
-    assert any("di trial 2: " in line for line in latency_lines(answered))
+    assert any("di trial 2: " in line for line in latency_statements(answered))
 
 
 def test_nothing_is_shown_where_nothing_was_measured(finished_search: SearchResult) -> None:
-    assert (heads(finished_search), latency_tables(finished_search), latency_lines(finished_search)) == ([], [], [])
-    assert (figures(finished_search, "1"), cells(finished_search, "1")) == ({}, [])
+    assert latency_table(finished_search) is None
+    assert (latency_heads(finished_search), latency_statements(finished_search)) == ([], [])
+    assert (latency_columns(finished_search, "1"), latency_cells(finished_search, "1")) == ({}, [])
 
 
 def test_a_net_that_was_not_measured_says_so(timed_search: SearchResult) -> None:
-    left = {network: each for network, each in timed_search.latency.items() if network != "1"}
+    left = {network: read for network, read in timed_search.latency.items() if network != "1"}
     search = dataclasses.replace(timed_search, latency=left)
-    assert cells(search, "1") == ["-"] * 4
-    assert figures(search, "1")["latency_refused_batch1"] == "not measured"
+    assert latency_cells(search, "1") == ["-"] * 4
+    assert latency_columns(search, "1")["latency_refused_batch1"] == "not measured"
 
 
 @pytest.fixture
@@ -200,7 +203,7 @@ def test_only_what_measured_inside_is_on_the_front_and_the_rest_is_accounted_for
     search_by_latency: SearchResult,
 ) -> None:
     assert [member.label for member in search_by_latency.front] == ["1"]
-    assert latency_lines(search_by_latency) == [
+    assert latency_statements(search_by_latency) == [
         "di trial 3: latency at batch 1 refused after 4 tries: the machine was busy; so it is not on the front",
         "over the latency budget by what they measured: trial 0 (9.8 ms)",
         "1 network inside the other budgets not measured: beaten by what was, predicted far over the limit, or the "
@@ -218,14 +221,14 @@ def test_a_search_by_latency_survives_the_round_trip(search_by_latency: SearchRe
 
 
 def test_the_picture_is_drawn_over_milliseconds(search_by_latency: SearchResult, tmp_path: Path) -> None:
-    axis = cost_axis(search_by_latency)
-    assert (axis.unit, axis_title(axis)) == ("ms", "measured latency (ms, log scale)")
-    assert [each.label for each in drawn(search_by_latency)] == ["0", "1"]
-    assert limits(search_by_latency, axis) == [(pytest.approx(9), "budget 9 ms")]
-    xs, ys = front_steps(search_by_latency, axis)
+    picture = picture_of(search_by_latency)
+    assert (picture.axis.unit, picture.axis.title) == ("ms", "measured latency (ms, log scale)")
+    assert sorted(network.label for series in picture.series for network in series.networks) == ["0", "1"]
+    assert picture.limits == ((pytest.approx(9), "budget 9 ms"),)
+    xs, ys = picture.steps
     assert xs == pytest.approx([8, 9])
     assert ys == pytest.approx([96, 96])
-    assert dense_place(search_by_latency) == pytest.approx(0.01)
+    assert picture.dense == pytest.approx((10, 97))
     write_png(search_by_latency, tmp_path / "front.png")
     write_html(search_by_latency, tmp_path / "report.html")
     assert "measured latency (ms, log scale)" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -237,7 +240,19 @@ def test_a_dense_net_that_was_refused_has_no_place_in_the_picture(
 ) -> None:
     busy = to_plain([dataclasses.replace(reading("3", 1), network="dense")])
     search = dataclasses.replace(search_by_latency, latency={**search_by_latency.latency, "dense": busy})
-    assert dense_place(search) is None
+    assert picture_of(search).dense[0] is None
     write_png(search, tmp_path / "front.png")
     write_html(search, tmp_path / "report.html")
     assert (tmp_path / "front.png").stat().st_size > 1_000
+
+
+def test_a_latency_that_a_method_noted_is_said_where_nothing_was_measured(finished_search: SearchResult) -> None:
+    member = finished_search.front.members[0]
+    name = f"{member.trial.method} trial {member.label}"
+
+    def noted(ratio: float) -> list[str]:
+        changed = dataclasses.replace(member, note={"flops_ratio": 0.2, "latency_ratio": ratio})
+        return latency_statements(finished_search.with_results([changed]))
+
+    assert noted(1.4) == [f"{name}: 20% of the FLOPs, 1.4x the dense latency: fewer FLOPs, not faster here"]
+    assert noted(0.9) == [f"{name}: 20% of the FLOPs, 0.9x the dense latency"]

@@ -2,6 +2,7 @@ import dataclasses
 from pathlib import Path
 
 from search.reporting.page import hover_text, write_html
+from search.reporting.rows import dense_row, network_row
 from search.results.result import SearchResult
 from spaces.widths import Widths
 
@@ -18,7 +19,7 @@ def test_the_page_stands_alone_and_shows_the_front(finished_search: SearchResult
     assert finished_search.uniform_comparison.statement in text
 
 
-def test_the_page_shows_sizes_where_a_net_is_quantised(
+def test_the_page_shows_sizes_where_a_network_is_quantised(
     finished_search: SearchResult, quantised_search: SearchResult, tmp_path: Path
 ) -> None:
     for search, shown in ((finished_search, False), (quantised_search, True)):
@@ -29,15 +30,16 @@ def test_the_page_shows_sizes_where_a_net_is_quantised(
         assert body.count("<th>") == body.partition("</tr>")[2].partition("</tr>")[0].count("<td>")
 
 
-def test_hovering_shows_figures_and_widths_before_and_after(finished_search: SearchResult) -> None:
-    text = hover_text(finished_search, finished_search.results[1])
+def test_hovering_shows_numbers_and_widths_before_and_after(finished_search: SearchResult) -> None:
+    text = hover_text(network_row(finished_search, finished_search.results[1]))
     assert "<b>trial 1</b>, di<br>1.440 MFLOPs, 1.440 kparams<br>validation 96.00%, test 95.00%" in text
     assert "conv1 16→12, layer1.conv1 32→24, layer2.conv1 64→48" in text
+    assert hover_text(dense_row(finished_search)).startswith("<b>dense network</b><br>2.560 MFLOPs, 2.560 kparams<br>")
 
 
 def test_a_hover_box_stays_on_the_screen(finished_search: SearchResult) -> None:
     many = Widths({f"g{i}": 8 for i in range(30)})
-    text = hover_text(finished_search, dataclasses.replace(finished_search.results[1], widths=many))
+    text = hover_text(network_row(finished_search, dataclasses.replace(finished_search.results[1], widths=many)))
     assert text.endswith("and 6 more groups")
 
 
@@ -47,7 +49,7 @@ def test_names_are_escaped(finished_search: SearchResult, tmp_path: Path) -> Non
     assert "<script>alert" not in (tmp_path / "front.html").read_text(encoding="utf-8")
 
 
-def test_a_net_passed_on_the_way_is_in_table_and_picture(
+def test_an_intermediate_network_is_in_table_and_picture(
     search_with_intermediates: SearchResult, tmp_path: Path
 ) -> None:
     write_html(search_with_intermediates, tmp_path / "front.html")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from runners.trial import TrialResult
-from search.reporting.picture import accuracy_range, cost_axis, front_steps, heading, series, write_png
+from search.reporting.picture import picture_of, write_png
 from search.results.result import SearchResult
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -30,7 +30,7 @@ def with_flops(search: SearchResult, *counts: int) -> SearchResult:
 def test_the_axis_has_round_ticks_in_a_fitting_unit(
     finished_search: SearchResult, counts: tuple[int, ...], unit: str, ticks: tuple[float, ...] | None
 ) -> None:
-    axis = cost_axis(with_flops(finished_search, *counts))
+    axis = picture_of(with_flops(finished_search, *counts)).axis
     assert axis.unit == unit
     assert axis.low < counts[0] / axis.factor <= counts[-1] / axis.factor < axis.high
     if ticks:
@@ -40,24 +40,29 @@ def test_the_axis_has_round_ticks_in_a_fitting_unit(
 
 def test_far_outliers_do_not_squash_the_front(finished_search: SearchResult) -> None:
     outlier = dataclasses.replace(finished_search.results[2], accuracy=0.10)
-    low, high = accuracy_range(finished_search.with_results([outlier]))
-    assert 60 < low < 85
-    assert 97 < high < 100
+    picture = picture_of(finished_search.with_results([outlier]))
+    assert 60 < picture.accuracies[0] < 85
+    assert 97 < picture.accuracies[1] < 100
+    assert picture.below == 1
 
 
-def test_methods_and_control_arm_are_drawn_apart_and_failures_not_at_all(finished_search: SearchResult) -> None:
-    drawn = {each.name: [r.trial.number for r in each.results] for each in series(finished_search)}
-    assert drawn == {"di (searched)": [1, 2, 3], "uniform control arm": [0]}
+def labels(search: SearchResult) -> dict[str, list[str]]:
+    """Series -> labels of its networks."""
+    return {series.name: [network.label for network in series.networks] for series in picture_of(search).series}
+
+
+def test_methods_and_baseline_are_drawn_apart_and_failures_not_at_all(finished_search: SearchResult) -> None:
+    assert labels(finished_search) == {"di (searched)": ["1", "2", "3"], "uniform baseline": ["0"]}
 
 
 def test_the_front_line_steps_up_at_each_member_and_ends_at_the_budget(finished_search: SearchResult) -> None:
-    xs, ys = front_steps(finished_search, cost_axis(finished_search))
+    xs, ys = picture_of(finished_search).steps
     assert xs == pytest.approx([0.16, 0.64, 1.44, 1.536])
     assert ys == pytest.approx([85, 90, 96, 96])
 
 
 def test_the_heading_names_net_and_data(finished_search: SearchResult) -> None:
-    assert heading(finished_search) == "cifar_resnet18 on digits: accuracy over FLOPs"
+    assert picture_of(finished_search).title == "cifar_resnet18 on digits: accuracy over FLOPs"
 
 
 @pytest.mark.parametrize("kept", [5, 1, 0])
@@ -70,8 +75,15 @@ def test_a_picture_is_written_for_any_number_of_trials(
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nets_passed_on_the_way_are_drawn_too(search_with_intermediates: SearchResult, tmp_path: Path) -> None:
-    drawn = {each.name: [r.label for r in each.results] for each in series(search_with_intermediates)}
-    assert drawn["di (searched; small: on the way)"] == ["1", "2", "3", "3.1", "3.2", "3.3"]
+def test_targets_are_limits_too_unless_a_budget_shows_them(finished_search: SearchResult) -> None:
+    budget = finished_search.budgets[0]
+    answered = dataclasses.replace(finished_search, targets=(budget, Budget("flops", 512_000), Budget("params", 9)))
+    assert [label for _, label in picture_of(answered).limits] == ["budget 1.536 MFLOPs", "target 0.512 MFLOPs"]
+
+
+def test_intermediate_networks_are_drawn_smaller(search_with_intermediates: SearchResult, tmp_path: Path) -> None:
+    name = "di (searched; small: intermediate)"
+    assert labels(search_with_intermediates)[name] == ["1", "2", "3", "3.1", "3.2", "3.3"]
+    assert picture_of(search_with_intermediates).series[0].sizes(2, 1) == [2, 2, 2, 1, 1, 1]
     write_png(search_with_intermediates, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

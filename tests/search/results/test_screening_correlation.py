@@ -4,16 +4,15 @@ import logging
 from typing import Any
 
 import pytest
-from screened_search import BENCH, BUDGETS, SPACE, Watched, needs, searched, study_of
-from search.reporting.rungs import audit_html, audit_table
-from search.reporting.screening import screening_lines, screening_plan
+from screened_search import BENCH, SPACE, Watched, needs, searched, study_of
 
 from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.reporting.rows import rank_correlation_table
+from search.reporting.statements import screening_statements
 from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening
 from search.results.result import DenseResult, SearchResult
-from search.searchers.candidate_space import CandidateSpace, StudySettings
 from search.tuner import Study
 
 
@@ -45,7 +44,7 @@ def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
     LocalRunner(RunnerConfig(), backwards).run(again, BENCH)
     assert len(again.study.results) == 40
     assert not again.compared
-    lines = screening_lines(outcome(again.study))
+    lines = screening_statements(outcome(again.study))
     assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
     assert "Screening was switched off on the way, when that correlation was under 0." in lines
 
@@ -62,11 +61,11 @@ def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -
     baselines = sum(bool(each.trial.baseline) for each in trials.study.results)
     assert audit.trials == 24 - baselines
     assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
-    assert "0 (before training)" in audit_html(result)
-    table = audit_table(result)
+    table = rank_correlation_table(result)
     assert table is not None
+    assert table.rows[0][0] == "0 (before training)"
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
-    assert screening_lines(result)[0].endswith(
+    assert screening_statements(result)[0].endswith(
         f"Rank correlation with the end of training: 1.00 over {24 - baselines} trials."
     )
 
@@ -74,17 +73,5 @@ def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -
 def test_without_screening_nothing_is_said_of_it() -> None:
     result = outcome(searched(1).study)
     assert result.screening_audit is None
-    assert screening_lines(result) == []
-    assert audit_table(result) is None
-
-
-def test_the_plan_says_how_many_are_compared_and_what_that_costs() -> None:
-    candidates = CandidateSpace(StudySettings(("l2", "csgd"), trials=20), SPACE, BUDGETS)
-    text = screening_plan(4, candidates, 20, training=4_000, val_images=488)
-    assert "(l2) are the best of 4 candidates each before any training" in text
-    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 4,000
-    only = CandidateSpace(StudySettings(("csgd",), trials=20), SPACE, BUDGETS)
-    assert screening_plan(4, only, 20, 4_000, 488) == (
-        "Screening: none, because csgd cannot be compared without training."
-    )
-    assert screening_plan(1, candidates, 20, 4_000, 488) == ""
+    assert screening_statements(result) == []
+    assert rank_correlation_table(result) is None

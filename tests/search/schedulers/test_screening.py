@@ -12,7 +12,7 @@ from pruning.traits import screenable
 from runners.config import RunnerConfig
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import EpochReport, TrialResult, TrialState
-from search.reporting.live import trial_text
+from search.reporting.progress import trial_text
 from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
 from search.schedulers.screening import Screened
 from search.schedulers.stopping import Deadline, TimeLimited

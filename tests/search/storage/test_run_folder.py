@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from search.reporting.live import SilentDisplay
 from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
@@ -21,7 +22,6 @@ from runners.config import TrainConfig
 from search import SearchResult, run
 from search import load as load_net
 from search.problem import RunFolderError
-from search.reporting.live import SilentDisplay
 from search.results.pareto import inside
 from search.storage import run_folder as resume
 from search.tuner import StudyError

@@ -11,8 +11,8 @@ from torch.nn import functional
 from pruning import checkpoint
 from pruning.base import Goal, PruningError
 from pruning.methods.di.method import DiscriminantInformation
-from pruning.quantization.layers import coded
-from pruning.quantization.rounding import train_rounded
+from pruning.quantization.layers import quantize
+from pruning.quantization.rounding import register_rounding
 from pruning.settings import declared_settings
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -65,7 +65,7 @@ def test_a_budget_that_no_widths_meet_is_an_error(tiny_residual, tiny_context) -
 def test_trials_share_the_dense_rankings(tiny_residual, tiny_context) -> None:
     context, method = tiny_context(), DiscriminantInformation()
     space = trace(tiny_residual, context.images)
-    context.statistics = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
+    context.prepared = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
     context.calibrations = 0
     for settings in ({}, {"label_weight": 0.5}, {"score": "drop"}):
         goal = Goal(widths=Widths({"stem": 4, "conv1": 6}))
@@ -88,7 +88,7 @@ def test_the_result_is_the_same_with_and_without_shared_rankings(tiny_residual, 
     context, method = tiny_context(), DiscriminantInformation()
     space = trace(tiny_residual, context.images)
     alone = list(method.run(tiny_residual, space, HALF, context))[-1]
-    shared = tiny_context(statistics=method.prepare(tiny_residual, space, context))
+    shared = tiny_context(prepared=method.prepare(tiny_residual, space, context))
     together = list(method.run(tiny_residual, space, HALF, shared))[-1]
     assert alone.widths == together.widths
     for name, tensor in alone.net.state_dict().items():
@@ -227,8 +227,8 @@ def _rounded_afterwards(net: Any, bits: int) -> Any:
     layers = {
         name: layer for name, layer in net.named_modules() if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
     }
-    train_rounded(rounded, {name: torch.full((len(layer.weight),), bits).byte() for name, layer in layers.items()})
-    return coded(rounded)
+    register_rounding(rounded, {name: torch.full((len(layer.weight),), bits).byte() for name, layer in layers.items()})
+    return quantize(rounded)
 
 
 def test_eight_bits_hardly_change_a_trained_net(tiny_residual, tiny_context) -> None:

@@ -1,4 +1,4 @@
-"""Clock: what a trial has measured on its way, and where its time went."""
+"""TrialProgress: the measurements of a running trial and the time that it has taken."""
 
 import contextlib
 import time
@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from runners.trial import EpochReport, Trial, TrialResult
 
 
-class Clock:
-    """The learning curve of a trial, the networks it has passed, and where its time went."""
+class TrialProgress:
+    """The learning curve of a running trial, its intermediate networks, and its time.
+
+    Attributes:
+        active_seconds: time spent in the method, training and evaluation.
+    """
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -23,15 +27,15 @@ class Clock:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Count the time of this block as method, training or evaluation."""
+        """Count the time of the block as method, training or evaluation."""
         entered = time.perf_counter()
         try:
             yield
         finally:
             self.active_seconds += time.perf_counter() - entered
 
-    def report(self, epoch: int, reached: float) -> EpochReport:
-        """Add a point to the curve and return it."""
-        report = EpochReport(self.trial.number, epoch, reached, self.seconds())
+    def report(self, epoch: int, accuracy: float) -> EpochReport:
+        """Append a report to the curve and return it."""
+        report = EpochReport(self.trial.number, epoch, accuracy, self.seconds())
         self.curve.append(report)
         return report

@@ -1,5 +1,7 @@
-"""What `python -m search plan` says of a search."""
+"""The table before a search, and the page of `python -m search plan`."""
 
+import dataclasses
+import io
 import re
 from pathlib import Path
 
@@ -8,9 +10,61 @@ from rich.console import Console
 
 from configs.schema import RunConfig
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
-from search.problem import prepare
-from search.reporting.plan_page import plan_page
-from spaces.space import SpaceConfig
+from search.environment import Environment, Plan, prepare
+from search.reporting.plan import plan_page, plan_table
+from search.reporting.wording import ROWS_SHOWN
+from search.searchers.candidate_space import CandidateSpace
+from spaces.groups import ChannelGroup
+from spaces.space import SearchSpace, SpaceConfig
+
+
+def table_of(environment: Environment, **changes: object) -> str:
+    plan = dataclasses.replace(Plan(environment, seconds=190.0), **changes)  # type: ignore[arg-type]
+    console = Console(file=io.StringIO(), width=120, highlight=False)
+    console.print(plan_table(plan))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def with_space(environment: Environment, space: SearchSpace) -> Environment:
+    return dataclasses.replace(environment, problem=dataclasses.replace(environment.problem, space=space))
+
+
+def line_with(text: str, *words: str) -> str:
+    lines = [line for line in text.splitlines() if all(word in line for word in words)]
+    assert len(lines) == 1, (words, text)
+    return " ".join(lines[0].split())
+
+
+def test_the_plan_says_costs_budget_images_and_workers(environment: Environment) -> None:
+    text = table_of(dataclasses.replace(environment, workers=2))
+    assert line_with(text, "dense cost") == "dense cost 2.560 MFLOPs, 2.560 kparams"
+    assert line_with(text, "reachable") == "reachable 2.000 kFLOPs, 2 params (0.1% of the dense FLOPs)"
+    assert line_with(text, "budget") == "budget at most 1.536 MFLOPs (60.0% of dense)"
+    assert "1,150 train, 287 val, 360 test" in text
+    assert "2 workers with 1 thread each" in text
+    assert "about 3 min 10 s" in text
+    assert "di.way=closed" in text
+
+
+def test_the_plan_lists_what_may_vary_and_why_the_rest_may_not(environment: Environment) -> None:
+    space = environment.problem.space.restrict(SpaceConfig(skip=("conv1",), divisor=4))
+    text = table_of(with_space(environment, space))
+    assert "2 groups of channels may vary (4 layers)" in text
+    assert line_with(text, "layer2.conv1") == "layer2.conv1 2 64 8 64 4"
+    assert line_with(text, "fc") == "keeps its width: fc (its outputs are the classes)"
+    assert line_with(text, "kept by --skip") == "keeps its width: conv1, conv1.twin (kept by --skip)"
+
+
+def test_an_unknown_time_is_said_to_be_unknown(environment: Environment) -> None:
+    assert line_with(table_of(environment, seconds=None), "time") == "time unknown"
+
+
+def test_long_lists_of_groups_are_cut_and_say_so(environment: Environment, chain_space: SearchSpace) -> None:
+    groups = tuple(ChannelGroup(f"g{i}", 8, 1, 8, producers=(f"g{i}",)) for i in range(ROWS_SHOWN + 5))
+    names = chain_space.groups
+    space = dataclasses.replace(chain_space, groups=names + groups)
+    space.__dict__["dense_cost"], space.__dict__["smallest_cost"] = chain_space.dense_cost, chain_space.smallest_cost
+    assert "... and 8 more" in table_of(with_space(environment, space))
 
 
 def page_of(**changes: object) -> str:
@@ -29,7 +83,8 @@ def page_of(**changes: object) -> str:
     }
     console = Console(width=200)
     with console.capture() as shown:
-        console.print(plan_page(prepare(RunConfig(**settings), fetch=False)))  # type: ignore[arg-type]
+        environment = prepare(RunConfig(**settings), fetch=False)  # type: ignore[arg-type]
+        console.print(plan_page(environment, CandidateSpace(environment.problem)))
     return re.sub(" +", " ", shown.get())
 
 
@@ -44,7 +99,7 @@ def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_e
     text = page_of(train=train, trials=10, rungs="1,2")
     assert "Rungs: about 23 epochs of training instead of 40" in text  # 10 * 1 + 5 * 1 + 4 * 2 = 23, of 4 on the front
     assert "\n 1 10 every trial" in text
-    assert "\n 4 4 control arms, the first others, members of the front" in text
+    assert "\n 4 4 baselines, the first others, members of the front" in text
     assert "4 epochs each at most, rungs after 1, 2" in text
     assert "Rungs" not in page_of(train=train, trials=10, rungs="none")
     assert "Rungs" not in page_of(trials=10)
@@ -70,15 +125,16 @@ def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> Non
 def test_the_smallest_and_largest_networks_are_those_of_the_space() -> None:
     config = SpaceConfig(bound=("stem=0.5:0.75",))
     text = page_of(space=config)
-    setup = prepare(
+    made = prepare(
         RunConfig(
             budget=("50%",), model="tiny_nets:residual", data=DataConfig(image_size=8), space=config,
             runner=RunnerConfig(name="local"), train=TrainConfig(device="cpu", precision="float32"),
         ),
         fetch=False,
     )  # fmt: skip
-    dense = setup.space.dense_cost
-    for name, cost in (("smallest", setup.space.smallest_cost), ("largest", setup.space.cost(setup.space.largest))):
+    space = made.problem.space
+    dense = space.dense_cost
+    for name, cost in (("smallest", space.smallest_cost), ("largest", space.cost(space.largest))):
         assert cost.flops < dense.flops
         assert re.search(rf"\n {name} [\d.]+ k {100 * cost.flops / dense.flops:.1f}% {cost.params} ", text)
 
@@ -92,16 +148,20 @@ def test_settings_are_searched_fixed_or_at_their_default() -> None:
         "compensate fixed true",
     ):
         assert words in text
-    assert "l2 (control arm only)" in page_of(method="aofp", set=())
+    assert "l2 (baseline only)" in page_of(method="aofp", set=())
+
+
+def test_the_methods_behind_auto_are_named() -> None:
+    assert "\nmethods di, aofp, csgd, and the uniform baseline" in page_of(method="auto", set=())
 
 
 def test_trials_are_told_apart_and_add_up() -> None:
     text = page_of()
-    kinds = "uniform widths, the control arm|uniform widths to start from|proposed by structured"
+    kinds = "uniform widths, the baseline|uniform widths to start from|proposed by structured"
     rows = re.findall(rf"\n (\d+) ({kinds}) ", text)
     assert sum(int(count) for count, _ in rows) == 9
     assert {what for _, what in rows} == {
-        "uniform widths, the control arm", "uniform widths to start from", "proposed by structured"
+        "uniform widths, the baseline", "uniform widths to start from", "proposed by structured"
     }  # fmt: skip
     assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
 
@@ -151,6 +211,6 @@ def test_a_latency_budget_is_planned_without_measuring_anything(monkeypatch: pyt
 def test_targets_share_the_proposals() -> None:
     text = page_of(budget=(), targets="20,40%", trials=9)
     assert re.search(r"\n ?targets at most \S+ \S+ \(\d+\.\d% of dense\); at most \S+ \S+ \(\d+\.\d% of dense\)", text)
-    assert re.search(r"\n ?2 uniform widths, the control arm l2 100\.0%, (49\.9|50\.\d)%", text)
+    assert re.search(r"\n ?2 uniform widths, the baseline l2 100\.0%, (49\.9|50\.\d)%", text)
     assert re.search(r"\d proposed by \w+ l2, aofp 100\.0%, (49\.9|50\.\d)%, the targets, in equal shares", text)
     assert "1 trials leave no uniform widths at target" in page_of(budget=(), targets="20,40%", trials=1)

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs.parsing import parse_search_training
 from pruning.base import Goal
 from runners.config import TrainConfig
 from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.search_training import parse_search_training
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
 from search.finalization.retraining import again
-from search.reporting.training import mean_epochs, training_text
+from search.reporting.rows import training_text
 from search.results.serialization import trial_from_dict, trial_to_dict
 from search.searchers.samplers import SAMPLERS
 from search.tuner import Study, StudySettings
@@ -36,7 +36,7 @@ def test_every_proposal_has_values_in_range_and_arms_are_trained_as_set(
     SimulatedRunner().run(study, SimpleNamespace(space=space, threads=0))  # type: ignore[arg-type]
     drawn = [r.trial.training for r in study.results if not r.trial.baseline]
     assert {tuple(r.trial.training) for r in study.results if r.trial.baseline} == {()}
-    assert drawn[0] == {"learning_rate": 0.008, "distill_weight": 0.0, "epochs": 4}  # starts with what is set
+    assert drawn[0] == {"lr": 0.008, "distill_weight": 0.0, "epochs": 4}  # starts with what is set
     for each in SEARCHED:
         values = [own[each.name] for own in drawn]
         assert all(each.low <= value <= each.high for value in values)
@@ -68,10 +68,10 @@ def test_a_trial_trains_with_its_own_values(tiny_search_context: SearchContext) 
     longer = outcome(tiny_search_context, epochs=3)
     assert [report.epoch for report in longer.curve][-1] == 3
     set_so = dataclasses.replace(
-        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, learning_rate=0.05, epochs=3)
+        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, lr=0.05, epochs=3)
     )
-    assert outcome(tiny_search_context, learning_rate=0.05, epochs=3).checkpoint == outcome(set_so).checkpoint
-    assert outcome(tiny_search_context, learning_rate=0.05, epochs=3).checkpoint != longer.checkpoint
+    assert outcome(tiny_search_context, lr=0.05, epochs=3).checkpoint == outcome(set_so).checkpoint
+    assert outcome(tiny_search_context, lr=0.05, epochs=3).checkpoint != longer.checkpoint
     distilled = outcome(tiny_search_context, distill_weight=0.9, epochs=3)
     assert distilled.state is TrialState.COMPLETE
     assert distilled.checkpoint != longer.checkpoint
@@ -81,8 +81,8 @@ def test_a_trial_trains_with_its_own_values(tiny_search_context: SearchContext) 
 @pytest.mark.parametrize(
     ("training", "words"),
     [
-        ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be above 0"),
-        ({"distill_weight": 2.0}, "it must be in [0, 1]"),
+        ({"lr": -1.0}, "--lr is -1.0 and must be a positive number"),
+        ({"distill_weight": 2.0}, "--distill-weight is 2.0 and must be in [0, 1]"),
     ],
 )
 def test_a_value_out_of_range_fails_the_trial_with_the_rule(
@@ -105,16 +105,6 @@ def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> 
     assert again(member).training == {"epochs": 2}
 
 
-def test_the_mean_of_searched_epochs_is_that_of_a_log_scale() -> None:
-    assert mean_epochs((), 5) == 5
-    assert mean_epochs(SEARCHED, 4) == pytest.approx(1.82, abs=0.01)  # 4 / ln 9
-
-
-def test_it_is_written_shortly() -> None:
-    trial = Trial(0, "l2", Goal(), training={"learning_rate": 0.0123456, "epochs": 2, "distill_weight": 0.5})
-    assert training_text(trial) == "distill_weight 0.5, epochs 2, lr 0.0123"
-
-
 @pytest.mark.usefixtures("without_programs")
 def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
@@ -123,7 +113,7 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     flags = f"--budget 60% --method random --trials 6 --epochs 2 --search-training lr,epochs {tiny}".split()
     assert main(["plan", *flags]) == 0
     page = capsys.readouterr().out
-    for words in ("fine-tuning, not of the arm", "learning_rate", "0.002 to 0.032, log", "1 to 2, log"):
+    for words in ("fine-tuning, not of the baseline", "lr", "0.002 to 0.032, log", "1 to 2, log"):
         assert words in page
     assert main([*flags, "--out", str(folder)]) == 0
     out = capsys.readouterr().out
