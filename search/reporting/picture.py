@@ -11,8 +11,9 @@ from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
+from search.results.comparison import UNIFORM
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
-from search.results.result import UNIFORM, SearchResult
+from search.results.result import SearchResult
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black is kept for the dense network, grey for the
 # baseline.

@@ -19,8 +19,8 @@ from search.reporting.plan import plan_table
 from search.reporting.summary import summary
 from search.reporting.wording import duration, make_console, one_line, percent, plural, scaled
 from search.results.pareto import ParetoFront, measured
+from search.results.rank_correlation import SCREENED
 from search.results.result import SearchResult
-from search.results.screening_correlation import SCREENED
 
 
 def make_display(stream: TextIO) -> "ConsoleProgress":

@@ -5,9 +5,17 @@ from collections.abc import Iterable, Sequence
 
 from runners.trial import TrialResult, TrialState
 from search.reporting.wording import one_line, plural, training_text
-from search.results.rank_correlation import LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
+from search.results.rank_correlation import (
+    LEAST_TO_JUDGE,
+    SCREENED,
+    TRUSTED,
+    USEFUL,
+    RungAudit,
+    first_rung,
+    misleads,
+    switched_off,
+)
 from search.results.result import SearchResult
-from search.results.screening_correlation import SCREENED, USEFUL, misleads, switched_off
 from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 
 

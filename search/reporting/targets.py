@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, percent
-from search.results.comparison import confirmed_statement, reached_on_test
-from search.results.result import UNIFORM, SearchResult
+from search.results.comparison import UNIFORM, confirmed_statement, reached_on_test
+from search.results.result import SearchResult
 from spaces.budget import Budget
 
 COLUMNS = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")

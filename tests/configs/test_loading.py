@@ -117,9 +117,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_defaults() -> None:
     defaults = flat(RunConfig())
-    assert (
-        OTHER.keys() | {"resume"} == defaults.keys()
-    )  # `resume` is tested at the end of this file
+    assert OTHER.keys() | {"resume"} == defaults.keys()  # `resume` is tested at the end of this file
     assert not [name for name, value in OTHER.items() if value == defaults[name]]
 
 
