@@ -1,10 +1,9 @@
-"""A made-up search on a small chain of layers, for whatever shows results, and what real searches need not repeat."""
+"""A made-up search on a small chain of layers for tests of results and reports, and an MLflow store made only once."""
 
 import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,40 +11,34 @@ from configs.schema import RunConfig
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.results.result import DenseResult, SearchResult
-from search.tracking import mlflow_tracker as tracking
+from search.tracking import store
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.groups import ChannelGroup
 from spaces.space import FixedLayer, SearchSpace
 from spaces.widths import Widths
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
 NAMES, FULL = ("conv1", "layer1.conv1", "layer2.conv1"), (16, 32, 64)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give every search a copy of one empty store: MLflow takes a second of work and many of disk to make another."""
-    made, opened = tmp_path_factory.mktemp("mlflow") / "mlflow.db", tracking._client
+    """Give every search a copy of one empty store: MLflow takes seconds of work and of disk to create another."""
+    empty, create = tmp_path_factory.mktemp("mlflow") / "mlflow.db", store.create_store
 
-    def client(uri: str) -> "MlflowClient":
-        store = Path(uri.removeprefix("sqlite:///"))
-        if uri.startswith("sqlite:///") and store.parent.is_dir() and not store.exists():
-            if not made.exists():
-                opened(f"sqlite:///{made}").search_experiments(max_results=1)
-            shutil.copyfile(made, store)
-        return opened(uri)
+    def copy(file: Path) -> None:
+        if not empty.exists():
+            create(empty)
+        shutil.copyfile(empty, file)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "_client", client)
+        patch.setattr(store, "create_store", copy)
         yield
 
 
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write no programs of exported nets, for searches that are looked at for something else."""
+    """Write no programs of exported nets, for searches that test something else."""
     monkeypatch.setattr("search.finalization.export._write_program", lambda net, input_shape, folder: (None, 0.0))
 
 
@@ -71,7 +64,7 @@ def quantised_search(finished_search: SearchResult) -> SearchResult:
 @pytest.fixture
 def finished_search(chain_space: SearchSpace) -> SearchResult:
     """Two searched nets and a uniform one on the front, a dominated one, and a failure."""
-    rows = (  # method, arm, widths, accuracy, test accuracy
+    rows = (  # method, baseline, widths, accuracy, test accuracy
         ("l2", "uniform", (8, 16, 32), 0.90, 0.89),
         ("di", "", (12, 24, 48), 0.96, 0.95),
         ("di", "", (16, 16, 16), 0.80, None),
@@ -97,7 +90,7 @@ def finished_search(chain_space: SearchSpace) -> SearchResult:
 
 @pytest.fixture
 def search_with_intermediates(finished_search: SearchResult, chain_space: SearchSpace) -> SearchResult:
-    """The same, and trial 3 has passed three nets: above the budget, on the front, and dominated."""
+    """The same, and trial 3 has three intermediate networks: above the budget, on the front, and dominated."""
     rows = (((16, 32, 60), 0.965), ((12, 20, 40), 0.95), ((8, 16, 40), 0.84))
     own = finished_search.results[3]
     intermediate_networks = []
