@@ -31,7 +31,8 @@ from runners.training.loop import accuracy
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.callbacks import SearchCallback
 from search.environment import Environment
-from search.results.result import UNIFORM, SearchResult
+from search.results.comparison import UNIFORM
+from search.results.result import SearchResult
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_ratios

@@ -111,14 +111,6 @@ def test_json_keeps_seeds_accuracies_mean_and_deviation(search: SearchResult) ->
     assert data["uniform_comparison"]["difference"]["mean"] == pytest.approx(0.03)
 
 
-def test_a_result_from_before_there_were_confirmations_reads_back(finished_search: SearchResult) -> None:
-    data = json.loads(finished_search.to_json())
-    del data["control"]
-    for network in data["results"]:
-        del network["confirmation"]
-    assert SearchResult.from_json(json.dumps(data)) == finished_search
-
-
 def printed(search: SearchResult, width: int) -> str:
     file = io.StringIO()
     Console(file=file, width=width).print(front_table(search))
