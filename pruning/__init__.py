@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CRITERIA",
-    "METHODS",
     "Clusters",
     "Context",
     "Criterion",
     "Goal",
+    "METHODS",
     "Method",
     "PruningError",
     "Selection",
@@ -59,11 +59,11 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "CRITERIA": "pruning.base",
-        "METHODS": "pruning.base",
         "Clusters": "pruning.rewriting.index_maps",
         "Context": "pruning.base",
         "Criterion": "pruning.base",
         "Goal": "pruning.base",
+        "METHODS": "pruning.base",
         "Method": "pruning.base",
         "PruningError": "pruning.base",
         "Selection": "pruning.selection",

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.base import PruningError
@@ -11,6 +13,9 @@ from spaces.space import SearchSpace
 
 # Group name -> kept channel indices, ascending, int64. A missing group keeps all channels.
 Selection = Mapping[str, Tensor]
+
+# Channel id -> whether the channel is kept. The extra last entry is for id -1: indices of no channel are always kept.
+KeptIds = NDArray[np.bool_]
 
 
 def select_channels(space: SearchSpace, scores: Mapping[str, Tensor], widths: Mapping[str, int]) -> Selection:
@@ -38,3 +43,14 @@ def _highest(group: ChannelGroup, scores: Tensor, width: int) -> Tensor:
     falling = torch.sort(by_conv_group, dim=1, descending=True, stable=True).indices
     offsets = torch.arange(group.conv_groups).unsqueeze(1) * by_conv_group.shape[1]
     return (falling[:, : width // group.conv_groups] + offsets).flatten().sort().values
+
+
+def kept_ids(space: SearchSpace, selection: Selection) -> KeptIds:
+    """Return, for every channel id of the network, whether the channel is kept."""
+    last = space.groups[-1]
+    mask = np.ones(last.start + last.width + 1, dtype=bool)
+    for name, kept in selection.items():
+        group = space.by_name[name]
+        mask[group.start : group.start + group.width] = False
+        mask[group.start + kept.detach().cpu().numpy()] = True
+    return mask

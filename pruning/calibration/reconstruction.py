@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from pruning.calibration.activation_moments import ActivationMoments, Recipe, Site
 from pruning.calibration.second_moments import ridge_for
-from pruning.selection import Selection
+from pruning.selection import KeptIds, Selection, kept_ids
 from spaces.space import SearchSpace
 
 RECIPE = Recipe("spatial", "input", images=512, positions=64)  # sufficient to reconstruct from
 RIDGE = 1e-3  # relative to the mean variance of the kept channels
-IdMask = NDArray[np.bool_]  # channel id -> whether it is kept; the last entry is for id -1, which is always kept
 
 
 def reconstruct(
@@ -34,7 +33,7 @@ def reconstruct(
         selection: kept channels per group.
         moments: activation moments of the dense network's layer inputs, of spatial samples.
     """
-    kept = _kept_ids(space, selection)
+    kept = kept_ids(space, selection)
     for site in moments.sites:
         if site.moments is None:
             continue
@@ -46,16 +45,6 @@ def reconstruct(
         layer = narrow.get_submodule(site.module)
         with torch.no_grad():
             _replace(layer, _DenseWeight(dense, input_ids, kept_rows, space.grouped.get(weight, 1)), site, kept)
-
-
-def _kept_ids(space: SearchSpace, selection: Selection) -> IdMask:
-    last = space.groups[-1]
-    mask = np.ones(last.start + last.width + 1, dtype=bool)
-    for name, kept in selection.items():
-        group = space.by_name[name]
-        mask[group.start : group.start + group.width] = False
-        mask[group.start + kept.cpu().numpy()] = True
-    return mask
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class _DenseWeight:
             yield filters[torch.as_tensor(kept)], inputs
 
 
-def _replace(layer: nn.Module, dense: _DenseWeight, site: Site, kept: IdMask) -> None:
+def _replace(layer: nn.Module, dense: _DenseWeight, site: Site, kept: KeptIds) -> None:
     feature_of = torch.full((len(kept),), -1)
     feature_of[site.ids] = torch.arange(len(site.ids))
     folded = [_fold(filters, torch.as_tensor(ids), feature_of, site, kept) for filters, ids in dense]
@@ -86,7 +75,7 @@ def _replace(layer: nn.Module, dense: _DenseWeight, site: Site, kept: IdMask) ->
         bias += torch.cat([constant for _, constant in folded]).to(bias)
 
 
-def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, kept: IdMask) -> tuple[Tensor, Tensor]:
+def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, kept: KeptIds) -> tuple[Tensor, Tensor]:
     """Return the filters over the kept inputs only, and the constant that their outputs lack."""
     moments = site.moments
     assert moments is not None

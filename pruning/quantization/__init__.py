@@ -1,4 +1,4 @@
-"""Weights of a few bits: `Precision` assigns bits to filters; `register_rounding` before training, `quantize` after it."""
+"""Weights of a few bits: `Precision` assigns bits; `register_rounding` serves training, `quantize` storage."""
 
 from pruning.quantization.layers import QuantizedConv2d, QuantizedLinear, bits_per_weight, quantize, size_mb
 from pruning.quantization.packing import pack, unpack

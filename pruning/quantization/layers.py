@@ -56,7 +56,7 @@ class _Quantized(nn.Module):
         """Return a layer of the stored shape, whose tensors are then replaced; see `StructuredLayer`."""
         shape = tuple(int(size) for size in structure["shape"])
         if len(shape) != cast(Tensor, plain.weight).ndim or min(shape) < 1:
-            raise ValueError(f"weights of shape {shape} in place of those of {type(plain).__name__}")
+            raise ValueError(f"weights of shape {shape} in place of the weights of {type(plain).__name__}")
         return cls._like(plain, shape, torch.zeros(0, dtype=torch.uint8), torch.zeros(0))
 
     @classmethod

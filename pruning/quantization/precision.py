@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pruning.base import PruningError
 from pruning.quantization.packing import WIDEST
-from pruning.selection import Selection
+from pruning.selection import Selection, kept_ids
 from spaces.space import SearchSpace
 
 NARROWEST = 2  # bits: codes -1, 0 and 1
@@ -90,14 +90,11 @@ def filter_ranks(
         Layer name -> shape (filters,), relative to the width of the group; `UNRANKED` where a filter writes no channel
         of a ranked group.
     """
-    length = sum(group.width for group in space.groups) + 1  # the last entry is for id -1, which is always kept
-    of_channel, kept = np.full(length, UNRANKED), np.ones(length, dtype=bool)
+    kept = kept_ids(space, selection)
+    of_channel = np.full(len(kept), UNRANKED)
     for name, values in ranks.items():
         group = space.by_name[name]
-        place = slice(group.start, group.start + group.width)
-        of_channel[place] = values.numpy() / group.width
-        if name in selection:
-            kept[place] = np.isin(np.arange(group.width), selection[name].numpy())
+        of_channel[group.start : group.start + group.width] = values.numpy() / group.width
     by_layer = {}
     for name, layer in _plain_layers(net).items():
         ids = space.axes.get(f"{name}.weight", {}).get(0)

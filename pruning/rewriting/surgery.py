@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning.base import PruningError
 from pruning.rewriting.index_maps import Clusters, MergedDimension, NetworkClusters
 from pruning.rewriting.layers import fit_attributes
-from pruning.selection import Selection
+from pruning.selection import KeptIds, Selection, kept_ids
 from spaces.space import SearchSpace
 
 CACHED_ELEMENTS = 2**18  # 1 MiB of float32, about the size of a core's second-level cache
@@ -30,7 +30,8 @@ def slice_channels(model: nn.Module, space: SearchSpace, selection: Selection) -
         PruningError: a selection that is empty, out of range, not ascending, or unequal over the groups of a grouped
             convolution; tensors of other shapes than those traced.
     """
-    return _rebuilt(model, space, _Slicer(space, _kept_channels(space, selection)))
+    _check_selection(space, selection)
+    return _rebuilt(model, space, _Slicer(space, kept_ids(space, selection)))
 
 
 def merge_channels(model: nn.Module, space: SearchSpace, clusters: Clusters) -> nn.Module:
@@ -70,10 +71,7 @@ def _rebuilt(model: nn.Module, space: SearchSpace, narrowed: Callable[[str, Tens
     return narrow
 
 
-def _kept_channels(space: SearchSpace, selection: Selection) -> NDArray[np.bool_]:
-    """Return, for every channel id, whether it is kept; the extra last entry is for id -1, which is always kept."""
-    last = space.groups[-1]
-    keep = np.ones(last.start + last.width + 1, dtype=bool)
+def _check_selection(space: SearchSpace, selection: Selection) -> None:
     for name, indices in selection.items():
         if name not in space.by_name:
             raise PruningError(f"{name!r} is no group of this network; known: {', '.join(space.by_name)}")
@@ -87,10 +85,6 @@ def _kept_channels(space: SearchSpace, selection: Selection) -> NDArray[np.bool_
             raise PruningError(
                 f"selection of {name!r} must keep equally many channels in each of its {group.conv_groups} conv groups"
             )
-        mask = np.zeros(group.width, dtype=bool)
-        mask[kept] = True
-        keep[group.start : group.start + group.width] = mask
-    return keep
 
 
 def _check_shape(space: SearchSpace, name: str, tensor: Tensor) -> None:
@@ -138,9 +132,9 @@ def _select_both(weight: Tensor, rows: _KeptIndices, columns: _KeptIndices) -> T
 class _Slicer:
     """Slices one tensor at a time; kept indices are computed once for all axes that share one array of ids."""
 
-    def __init__(self, space: SearchSpace, keep: NDArray[np.bool_]) -> None:
+    def __init__(self, space: SearchSpace, kept: KeptIds) -> None:
         self._space = space
-        self._keep = keep
+        self._kept = kept
         self._known: dict[int, _KeptIndices | None] = {}
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
@@ -161,18 +155,18 @@ class _Slicer:
         """Return the kept indices of an axis; None when all are kept."""
         key = id(ids)
         if key not in self._known:
-            kept = np.flatnonzero(self._keep[ids])
+            kept = np.flatnonzero(self._kept[ids])
             self._known[key] = None if len(kept) == len(ids) else _KeptIndices.of(kept, ids)
         return self._known[key]
 
     def _slice_grouped(self, name: str, weight: Tensor) -> Tensor:
-        """Slice a weight of shape (out, in / groups, ...), of whose groups each keeps its own input channels."""
+        """Slice a weight of shape (out, in / groups, ...); every group keeps input channels of its own."""
         groups = self._space.grouped[name]
         axes = self._space.axes[name]
         every_row = np.full(weight.shape[0], -1, dtype=np.int64)
         every_column = np.full(weight.shape[1] * groups, -1, dtype=np.int64)
-        rows = np.flatnonzero(self._keep[axes.get(0, every_row)])
-        columns = np.flatnonzero(self._keep[axes.get(1, every_column)]).reshape(groups, -1) % weight.shape[1]
+        rows = np.flatnonzero(self._kept[axes.get(0, every_row)])
+        columns = np.flatnonzero(self._kept[axes.get(1, every_column)]).reshape(groups, -1) % weight.shape[1]
         kept = weight[torch.from_numpy(rows).to(weight.device)]
         kept = kept.reshape(groups, -1, *kept.shape[1:])
         index = torch.from_numpy(columns).to(weight.device).view(groups, 1, -1, *[1] * (weight.ndim - 2))

@@ -25,8 +25,9 @@ from search.reporting.latency import GIVE_UP, latency_columns
 from search.reporting.page import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
-from search.results.comparison import confirmation_to_dict
-from search.results.result import UNIFORM, DenseResult, SearchResult, best_at_text
+from search.results.comparison import UNIFORM
+from search.results.result import DenseResult, SearchResult, best_at_text
+from search.results.serialization import trial_result_to_dict
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
 from spaces.files import write_atomically
@@ -190,7 +191,7 @@ class Finalizer:
             "params": member.cost.params if member.cost else None,
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
-            "confirmation": confirmation_to_dict(member.confirmation),
+            "confirmation": trial_result_to_dict(member)["confirmation"],
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),
             "best_at": best_at_text(result, member),

@@ -31,7 +31,8 @@ from runners.training.loop import accuracy
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.callbacks import SearchCallback
 from search.environment import Environment
-from search.results.result import UNIFORM, SearchResult
+from search.results.comparison import UNIFORM
+from search.results.result import SearchResult
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_ratios
@@ -137,7 +138,7 @@ class Retraining:
         seeds: Sequence[int],
         number: int,
         read: Reader,
-        on_done: Callable[[int, int], None] = lambda done, total: None,
+        on_done: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._plan, self._read, self._on_done = plan, read, on_done
         waiting, parts = plan.trials, []

@@ -4,15 +4,14 @@ One training says little: over seeds, the test accuracy of one and the same net 
 a difference counts when it is larger than that noise. The noise is that of training again, on these test images.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runners.trial import Confirmation, TrialResult
-from search.results.pareto import objectives
+from search.results.pareto import dominates, most_accurate, objectives
 
+UNIFORM = "uniform"  # baseline: every layer narrowed by the same factor, by L2 norm
 CERTAINTY = 0.95  # that two equally good networks do not differ by more than the noise in favour of the first
 
 
@@ -57,6 +56,53 @@ def difference(left: TrialResult | None, right: TrialResult | None) -> Differenc
         freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v, n in zip(variances, counts, strict=True))
         noise = float(stdtrit(freedom, CERTAINTY)) * error
     return Difference(means[0] - means[1], error, max(noise, 1 / sides[0].images))
+
+
+@dataclass(frozen=True)
+class UniformComparison:
+    """Whether the search did better than the baseline, which narrows every layer by the same factor.
+
+    Attributes:
+        rival: trial number of the most accurate baseline network inside the budgets; None when there is none.
+        won: the chosen network is not of the baseline, and more accurate on validation than that network, or as
+            accurate and cheaper.
+        beaten: number of baseline networks that a searched network dominates (as accurate, as cheap, better in one).
+        baselines: number of baseline networks that were measured.
+        statement: the same in plain words, with the test accuracies where they are known.
+        difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
+    """
+
+    rival: int | None
+    won: bool
+    beaten: int
+    baselines: int
+    statement: str
+    difference: Difference | None = None
+
+
+def compare_with_uniform(
+    measured: Sequence[TrialResult], inside: Sequence[TrialResult], control: TrialResult | None, axis: str
+) -> UniformComparison:
+    """Compare the networks that a search has chosen among with its baseline.
+
+    Args:
+        measured: networks of the baseline, whether inside the budgets or not.
+        inside: every network inside the budgets.
+        control: uniform widths at the FLOPs of the chosen network, trained again; None where there are none.
+        axis: of the front, "flops" or "latency".
+    """
+    chosen, rival = most_accurate(inside), most_accurate(n for n in inside if n.trial.baseline == UNIFORM)
+    searched = [network for network in inside if network.trial.baseline != UNIFORM]
+    beaten = sum(any(dominates(other, network, axis) for other in searched) for network in measured)
+    won = chosen is not None and chosen.trial.baseline != UNIFORM
+    confirmed = confirmed_statement(chosen, control, not won)
+    gap = difference(chosen, control)
+    if rival is None or chosen is None:
+        text = "No uniform network is inside the budgets" if measured else "No uniform control arm finished"
+        return UniformComparison(None, False, beaten, len(measured), text + ": no comparison." + confirmed, gap)
+    text = validation_statement(chosen, rival, won)
+    text += f" Searched networks dominate {beaten} of the {len(measured)} uniform ones." + confirmed
+    return UniformComparison(rival.trial.number, won, beaten, len(measured), text, gap)
 
 
 def validation_statement(chosen: TrialResult, rival: TrialResult, won: bool) -> str:
@@ -137,21 +183,6 @@ def confirmed_figures(network: TrialResult) -> dict[str, float | None]:
     if found is None:
         return {"test_mean": None, "test_std": None, "test_seeds": None}
     return {"test_mean": found.mean, "test_std": found.std, "test_seeds": len(found.accuracies)}
-
-
-def confirmation_to_dict(confirmation: Confirmation | None) -> dict[str, Any] | None:
-    """Return a confirmation as plain data; mean and deviation are added for readers."""
-    if confirmation is None:
-        return None
-    return {**dataclasses.asdict(confirmation), "mean": confirmation.mean, "std": confirmation.std}
-
-
-def confirmation_from_dict(data: Mapping[str, Any] | None) -> Confirmation | None:
-    """Read back what `confirmation_to_dict` wrote."""
-    if data is None:
-        return None
-    lists = {name: tuple(data[name]) for name in ("seeds", "accuracies", "flops", "errors")}
-    return Confirmation(**lists, images=data["images"], at=data["at"])
 
 
 def _figure(confirmation: Confirmation) -> str:

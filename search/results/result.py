@@ -9,22 +9,21 @@ from typing import Any
 
 from configs.parsing import NONE, parse_rungs
 from runners.trial import TrialResult
-from search.results import comparison
-from search.results.pareto import FLOPS, LATENCY, ParetoFront, dominates, inside, measured, objectives, rank
-from search.results.rank_correlation import RungAudit, audit
-from search.results.screening_correlation import audit_screening
-from search.results.serialization import plain, trial_result_from_dict, trial_result_to_dict
+from search.results.comparison import UNIFORM, UniformComparison, compare_with_uniform
+from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
+from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
+from search.results.serialization import (
+    SCHEMA_VERSION,
+    ResultError,
+    check_schema,
+    from_plain,
+    plain,
+    to_plain,
+    trial_result_from_dict,
+    trial_result_to_dict,
+)
 from spaces.budget import Budget
 from spaces.cost import Cost
-from spaces.errors import SlimfrontError
-
-SCHEMA_VERSION = 2
-UNIFORM = "uniform"
-_FREE_FORM = ("config", "space", "seconds", "versions", "paths", "latency", "latency_model", "interrupted")
-
-
-class ResultError(SlimfrontError):
-    """A search result that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +33,6 @@ class DenseResult:
     val_accuracy: float
     test_accuracy: float | None
     cost: Cost
-
-
-@dataclass(frozen=True)
-class UniformComparison:
-    """Whether the search did better than narrowing every layer by the same factor (the uniform control arm).
-
-    Attributes:
-        rival: trial number of the most accurate control-arm network inside the budgets; None when there is none.
-        won: the chosen network is no control arm, and more accurate on validation than the rival (or equally
-            accurate and cheaper).
-        beaten: how many control-arm networks another network dominates (no fewer correct, no more FLOPs).
-        arms: how many control-arm networks were measured.
-        statement: the same in plain words, with the test accuracies where they are known.
-        difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
-    """
-
-    rival: int | None
-    won: bool
-    beaten: int
-    baselines: int
-    statement: str
-    difference: comparison.Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +89,7 @@ class SearchResult:
     @cached_property
     def chosen(self) -> TrialResult | None:
         """The most accurate network on validation inside all budgets; of equals the cheaper. None when all failed."""
-        return _best(self._inside)
+        return most_accurate(self._inside)
 
     def best_at(self, budget: Budget | str, baseline: str | None = None) -> TrialResult | None:
         """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
@@ -125,7 +102,7 @@ class SearchResult:
         """
         limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
         own = [each for each in self._inside if baseline is None or each.trial.baseline == baseline]
-        return _best(each for each in own if each.cost is not None and limit.allows(each.cost))
+        return most_accurate(each for each in own if each.cost is not None and limit.allows(each.cost))
 
     def control_of(self, network: TrialResult) -> TrialResult | None:
         """Return uniform widths at the FLOPs of the chosen network or of the best at a target, trained again."""
@@ -141,23 +118,10 @@ class SearchResult:
     @cached_property
     def uniform_comparison(self) -> UniformComparison:
         """How the chosen network compares with the uniform control arm."""
-        axis = self.axis
-        baselines = [
-            r for r in self.results if measured(r) and r.trial.baseline == UNIFORM and (axis == FLOPS or r.timed)
-        ]
-        others = [r for r in self._inside if r.trial.baseline != UNIFORM]
-        beaten = sum(any(dominates(other, baseline, axis) for other in others) for baseline in baselines)
-        rival, chosen = _best([r for r in self._inside if r.trial.baseline == UNIFORM]), self.chosen
-        won = chosen is not None and chosen.trial.baseline != UNIFORM
-        confirmed = comparison.confirmed_statement(chosen, self.control, not won)
-        gap = comparison.difference(chosen, self.control)
-        if rival is None or chosen is None:
-            text = "No uniform network is inside the budgets" if baselines else "No uniform control arm finished"
-            text += ": no comparison." + confirmed
-            return UniformComparison(None, False, beaten, len(baselines), text, gap)
-        text = comparison.validation_statement(chosen, rival, won)
-        text += f" Searched networks dominate {beaten} of the {len(baselines)} uniform ones." + confirmed
-        return UniformComparison(rival.trial.number, won, beaten, len(baselines), text, gap)
+        baselines = [r for r in self.results if measured(r) and r.trial.baseline == UNIFORM]
+        if self.axis == LATENCY:
+            baselines = [r for r in baselines if r.timed]
+        return compare_with_uniform(baselines, self._inside, self.control, self.axis)
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
@@ -173,7 +137,7 @@ class SearchResult:
     @cached_property
     def proxy_audit(self) -> tuple[RungAudit, ...]:
         """How well each rung but the last has told the end of training."""
-        return audit(self.results, self.rungs)
+        return audit_rungs(self.results, self.rungs)
 
     @cached_property
     def screening_audit(self) -> RungAudit | None:
@@ -193,35 +157,26 @@ class SearchResult:
         return dataclasses.replace(self, results=results)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data; front, chosen and comparison are added for readers and derived again on the way back."""
-        return {
-            "schema": self.schema,
-            "config": self.config,
-            "budgets": [dataclasses.asdict(budget) for budget in self.budgets],
-            "targets": [self._target_to_dict(target) for target in self.targets],
-            "dense": dataclasses.asdict(self.dense),
-            "space": self.space,
-            "front": [network.label for network in self.front],
-            "chosen": None if self.chosen is None else self.chosen.label,
-            "uniform_comparison": dataclasses.asdict(self.uniform_comparison),
-            "proxy_audit": [dataclasses.asdict(each) for each in self.proxy_audit],
-            "screening_audit": None if self.screening_audit is None else dataclasses.asdict(self.screening_audit),
+        """Return plain data; front, chosen, comparison and audits are added for readers, and derived when read back."""
+        networks = {
             "results": [trial_result_to_dict(result) for result in self.results],
             "control": None if self.control is None else trial_result_to_dict(self.control),
-            "target_controls": {label: trial_result_to_dict(each) for label, each in self.target_controls.items()},
-            "seconds": self.seconds,
-            "versions": self.versions,
-            "paths": self.paths,
-            "latency": self.latency,
-            "latency_model": self.latency_model,
-            "interrupted": self.interrupted,
-            "time_limited": self.time_limited,
+            "target_controls": {
+                label: trial_result_to_dict(network) for label, network in self.target_controls.items()
+            },
         }
-
-    def _target_to_dict(self, target: Budget) -> dict[str, Any]:
-        found = {"best": self.best_at(target), "uniform": self.best_at(target, UNIFORM)}
-        labels = {name: None if each is None else each.label for name, each in found.items()}
-        return {"budget": dataclasses.asdict(target), **labels}
+        derived = {
+            "front": [network.label for network in self.front],
+            "chosen": _label(self.chosen),
+            "best_at_targets": [
+                {"best": _label(self.best_at(target)), UNIFORM: _label(self.best_at(target, UNIFORM))}
+                for target in self.targets
+            ],
+            "uniform_comparison": to_plain(self.uniform_comparison),
+            "proxy_audit": [to_plain(audit) for audit in self.proxy_audit],
+            "screening_audit": None if self.screening_audit is None else to_plain(self.screening_audit),
+        }
+        return {"schema": self.schema, **to_plain(self, set(networks)), **derived, **networks}
 
     def to_json(self) -> str:
         """Write the result as JSON without weights."""
@@ -235,59 +190,29 @@ class SearchResult:
             ResultError: text that is no result, or one of another schema version.
         """
         try:
-            data = {"latency": {}, "latency_model": {}, **json.loads(text)}  # which none had once
+            data = json.loads(text)
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
-        if schema != SCHEMA_VERSION:
-            raise ResultError(
-                f"search result has schema {schema!r}, this version reads {SCHEMA_VERSION}; "
-                "read it with the version that wrote it (see its `versions`)"
-            )
-        dense, control = data["dense"], data.get("control")
-        return cls(
-            budgets=tuple(Budget(**budget) for budget in data["budgets"]),
-            dense=DenseResult(dense["val_accuracy"], dense["test_accuracy"], Cost(**dense["cost"])),
-            results=tuple(trial_result_from_dict(result) for result in data["results"]),
-            time_limited=data.get("time_limited", False),  # older files have none
-            control=None if control is None else trial_result_from_dict(control),
-            target_controls={
-                label: trial_result_from_dict(each) for label, each in data.get("target_controls", {}).items()
-            },
-            targets=tuple(Budget(**target["budget"]) for target in data.get("targets", [])),
-            **{name: data[name] for name in _FREE_FORM},
-        )
+        check_schema(schema, "search result")
+        try:
+            networks = {
+                "results": [trial_result_from_dict(result) for result in data["results"]],
+                "control": None if data["control"] is None else trial_result_from_dict(data["control"]),
+                "target_controls": {
+                    label: trial_result_from_dict(network) for label, network in data["target_controls"].items()
+                },
+            }
+        except KeyError as error:
+            raise ResultError(f"this search result has no {error.args[0]!r}; was the file changed?") from error
+        return from_plain(cls, {**data, **networks})
 
 
-def front_table(result: SearchResult) -> dict[str, list[Any]]:
-    """Return the front as columns."""
-    dense = result.dense.cost
-    rows = [
-        {
-            "trial": member.label,
-            "flops": member.cost.flops,
-            "percent_of_dense": round(100 * member.cost.flops / dense.flops, 2),
-            "params": member.cost.params,
-            "val_accuracy": member.accuracy,
-            "test_accuracy": member.test_accuracy,
-            **comparison.confirmed_figures(member),
-            "method": member.trial.method,
-            "arm": member.trial.baseline,
-            "chosen": result.is_chosen(member),
-            "best_at": best_at_text(result, member),
-        }
-        for member in result.reported
-        if member.cost is not None
-    ]
-    return {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+def _label(network: TrialResult | None) -> str | None:
+    return None if network is None else network.label
 
 
 def best_at_text(result: SearchResult, network: TrialResult) -> str:
     """Write the targets that a network is the best at, such as "0.3gflops, 0.1gflops"; empty for none."""
     found = [(target, result.best_at(target)) for target in result.targets]
     return ", ".join(str(target) for target, best in found if best is not None and best.label == network.label)
-
-
-def _best(results: Iterable[TrialResult]) -> TrialResult | None:
-    """Return the most accurate; of equals the cheaper, then the earlier."""
-    return min(results, key=lambda r: (-objectives(r)[1], objectives(r)[0], *rank(r)), default=None)

@@ -139,13 +139,13 @@ class SearchRuns:
             self.log(self.parent, {"rung_rank_correlation": correlation}, step=epochs)
         labels = {member.label for member in result.front}
         for member in result.reported:
-            child = self.children.get(member.trial.number)
-            if child is not None:
+            run = self.children.get(member.trial.number)
+            if run is not None:
                 if member.label in labels:
-                    self._client.set_tag(child, "front", "true")
+                    self._client.set_tag(run, "front", "true")
                 if best_at := best_at_text(result, member):
-                    self._client.set_tag(child, "best_at", best_at)
-                self.log(child, member_metrics(result, member), step=member.intermediate_index)
+                    self._client.set_tag(run, "best_at", best_at)
+                self.log(run, member_metrics(result, member), step=member.intermediate_index)
 
     def write_files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the folder of the chosen network as artifacts."""

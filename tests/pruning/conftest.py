@@ -1,4 +1,4 @@
-"""Tiny nets and a stand-in for what a runner lends a method."""
+"""Tiny nets, and a context with training images in memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -34,14 +34,14 @@ class TinyResidual(nn.Module):
 
 @dataclass
 class TinyContext:
-    """Training images in memory; counts what it is asked for."""
+    """Training images in memory; counts how often calibration images are asked for."""
 
     seed: int = 0
     epochs: int = 1
     learning_rate: float = 0.01
     dense_learning_rate: float = 0.05
     steps_per_epoch: int = 1
-    statistics: Any = None
+    prepared: Any = None
     classes: int = 3
     shape: tuple[int, int, int] = (3, 8, 8)
     calibrations: int = 0

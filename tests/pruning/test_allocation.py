@@ -66,7 +66,7 @@ def test_a_convex_curve_is_kept_and_a_bump_is_cut_off() -> None:
     assert convex(np.array([4.0, 4.0, 4.0, 1.0, 0.0])).tolist() == [4.0, 3.0, 2.0, 1.0, 0.0]
 
 
-def test_every_step_saves_as_much_as_asked_and_takes_what_the_judge_prefers(space) -> None:
+def test_every_step_saves_as_much_as_asked_and_takes_the_attempt_that_the_judge_prefers(space) -> None:
     budget = _half(space)
     judged: list[Widths] = []
 
@@ -86,15 +86,15 @@ def test_the_loop_ends_at_the_smallest_net(space) -> None:
     assert accuracy_path(space, lambda _: 0.0, lambda _: False, step=0.3)[-1] == space.smallest
 
 
-def test_a_score_curve_adds_up_what_goes_first_in_units_of_the_mean() -> None:
+def test_a_score_curve_adds_up_the_lowest_scores_in_units_of_their_mean() -> None:
     group = ChannelGroup("g", 3, 1, 3)
     assert score_curve(group, np.array([1.0, 3.0, 2.0])).tolist() == [3.0, 1.5, 0.5, 0.0]
-    runs = ChannelGroup("g", 4, 2, 4, divisor=2, conv_groups=2)  # each run loses its lowest: 1 and 2, then 4 and 3
-    assert score_curve(runs, np.array([1.0, 4.0, 3.0, 2.0]))[[0, 2, 4]].tolist() == pytest.approx([4.0, 1.2, 0.0])
+    grouped = ChannelGroup("g", 4, 2, 4, divisor=2, conv_groups=2)  # the lowest of both conv groups: 1, 2; 4, 3
+    assert score_curve(grouped, np.array([1.0, 4.0, 3.0, 2.0]))[[0, 2, 4]].tolist() == pytest.approx([4.0, 1.2, 0.0])
     assert score_curve(group, np.zeros(3)).tolist() == [0.0] * 4
 
 
-def test_per_channel_the_lowest_scores_of_all_groups_go_per_cost_the_dear_ones(space) -> None:
+def test_per_channel_the_lowest_scores_are_removed_per_cost_the_expensive_ones(space) -> None:
     curves = {name: score_curve(space.by_name[name], np.arange(1.0, 33)) for name in ("0", "2")}
     per_channel = allocate(space, curves, [_half(space)], per_cost=False)
     assert abs(per_channel["0"] - per_channel["2"]) <= 1  # equal scores, one threshold

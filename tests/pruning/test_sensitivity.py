@@ -20,7 +20,7 @@ def test_measuring_leaves_the_dense_net_alone(tiny_residual, tiny_context) -> No
     assert not any(module.training for module in tiny_residual.modules())
 
 
-def test_curves_pass_through_what_was_measured_and_fall(tiny_residual) -> None:
+def test_curves_pass_through_the_measured_losses_and_fall(tiny_residual) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     curves = sensitivity(space, lambda widths: sum((1 - w / space.full[name]) ** 2 for name, w in widths.items()))
     assert curves["stem"][[8, 6, 4, 2]].tolist() == [0.0, 0.0625, 0.25, 0.5625]
@@ -28,7 +28,7 @@ def test_curves_pass_through_what_was_measured_and_fall(tiny_residual) -> None:
     assert curves["stem"][0] > curves["stem"][2]
 
 
-def test_a_dip_in_what_was_measured_does_not_make_a_curve_rise(tiny_residual) -> None:
+def test_a_dip_in_the_measured_losses_does_not_make_a_curve_rise(tiny_residual) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     curves = sensitivity(space, lambda widths: 0.1 if max(widths.values()) > 4 else 0.0)
     assert all((curve[:-1] >= curve[1:]).all() for curve in curves.values())

@@ -15,7 +15,7 @@ POOLED = Recipe("pooled", "input", images=48, positions=64)
 
 
 def _stem_output(net: nn.Module, images: Tensor) -> Tensor:
-    """What the first convolution of the block reads."""
+    """Return the input of the block's first convolution."""
     seen = []
     handle = net.get_submodule("conv1").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
@@ -24,8 +24,8 @@ def _stem_output(net: nn.Module, images: Tensor) -> Tensor:
     return seen[0].double()
 
 
-def _site(statistics: ActivationMoments, module: str) -> Any:
-    return next(site for site in statistics.sites if site.module == module)
+def _site(gathered: ActivationMoments, module: str) -> Any:
+    return next(site for site in gathered.sites if site.module == module)
 
 
 def test_spatial_moments_equal_those_of_all_positions_as_samples(tiny_residual, tiny_context) -> None:
@@ -62,9 +62,9 @@ def test_every_recipe_sees_every_channel_in_one_pass(
 ) -> None:
     context, before = tiny_context(), {k: v.clone() for k, v in tiny_residual.state_dict().items()}
     space = trace(tiny_residual, context.images)
-    statistics = gather(tiny_residual, space, Recipe(features, where, 48, 16, 1e-3), context)
+    gathered = gather(tiny_residual, space, Recipe(features, where, 48, 16, 1e-3), context)
     for group in space.variable:
-        seen = torch.cat([channels for _, _, channels in statistics.sites_of(group)])
+        seen = torch.cat([channels for _, _, channels in gathered.sites_of(group)])
         assert set(seen.tolist()) == set(range(group.width))
     assert context.calibrations == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in tiny_residual.state_dict().items())
@@ -93,18 +93,18 @@ def test_concatenated_groups_are_told_apart(tiny_context) -> None:
 
     net, context = Concat().eval(), tiny_context()
     space = trace(net, context.images)
-    statistics = gather(net, space, SPATIAL, context)
-    (found,) = statistics.sites_of(space.by_name["right"])
+    gathered = gather(net, space, SPATIAL, context)
+    (found,) = gathered.sites_of(space.by_name["right"])
     assert found[1].tolist() == [4, 5, 6, 7, 8]
     assert found[2].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_statistics_survive_pickling(tiny_residual, tiny_context) -> None:
+def test_moments_survive_pickling(tiny_residual, tiny_context) -> None:
     context = tiny_context()
-    statistics = gather(tiny_residual, trace(tiny_residual, context.images), SPATIAL, context)
-    again = pickle.loads(pickle.dumps(statistics))
-    assert again.recipe == statistics.recipe
-    assert torch.equal(_site(again, "head").moments.scatter, _site(statistics, "head").moments.scatter)
+    gathered = gather(tiny_residual, trace(tiny_residual, context.images), SPATIAL, context)
+    again = pickle.loads(pickle.dumps(gathered))
+    assert again.recipe == gathered.recipe
+    assert torch.equal(_site(again, "head").moments.scatter, _site(gathered, "head").moments.scatter)
 
 
 def test_no_images_is_an_error(tiny_residual, tiny_context) -> None:

@@ -51,7 +51,7 @@ def test_a_linear_layer_after_flatten_reads_the_kept_channels_instead(tiny_conte
         torch.testing.assert_close(reconstructed(context.images), net(context.images), rtol=1e-3, atol=1e-3)
 
 
-def test_a_grouped_convolution_is_replaced_block_by_block(tiny_context) -> None:
+def test_a_grouped_convolution_is_replaced_conv_group_by_conv_group(tiny_context) -> None:
     torch.manual_seed(0)
     context = tiny_context()
     grouped = nn.Conv2d(8, 4, 1, groups=2)

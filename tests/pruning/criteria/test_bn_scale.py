@@ -28,5 +28,5 @@ def test_all_layers_that_scale_a_channel_count_the_same(tiny_residual, tiny_cont
 def test_where_nothing_scales_filters_decide(tiny_context) -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.Flatten()).eval()
     space = trace(net, torch.zeros(1, 3, 2, 2))
-    ours, norms = (each.scores(net, space, tiny_context())["0"] for each in (BatchNormScale(), L1()))
+    ours, norms = (criterion.scores(net, space, tiny_context())["0"] for criterion in (BatchNormScale(), L1()))
     assert torch.equal(ours, norms)

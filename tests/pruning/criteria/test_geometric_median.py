@@ -7,8 +7,8 @@ from spaces.tracing.tracer import trace
 
 
 def test_distances_to_all_others_in_closed_form() -> None:
-    points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]], dtype=torch.float64)
-    assert distances(points).tolist() == pytest.approx([6.0, 5 + 18**0.5, 1 + 18**0.5])
+    filters = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]], dtype=torch.float64)
+    assert distances(filters).tolist() == pytest.approx([6.0, 5 + 18**0.5, 1 + 18**0.5])
 
 
 def test_a_large_filter_that_others_repeat_goes_before_a_small_one_of_its_own(tiny_context) -> None:

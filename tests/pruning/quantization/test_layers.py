@@ -51,7 +51,7 @@ def test_quantised_layers_compute_the_same_as_rounded_ones_and_load_bit_equal(ne
     assert torch.equal(stored.eval()(images), expected)
     back = checkpoint.from_bytes(checkpoint.to_bytes(stored, None, widths), model=net).eval()
     assert torch.equal(back(images), expected)
-    assert {name: each.kind for name, each in back.named_modules() if getattr(each, "kind", None) in LAYERS}
+    assert {layer.kind for layer in back.modules() if getattr(layer, "kind", None) in LAYERS}
 
 
 def test_a_quantised_net_costs_what_the_plain_one_costs(net):
@@ -70,11 +70,11 @@ def test_the_file_shrinks_with_the_bits():
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3, groups=2), nn.Flatten(), nn.Linear(64 * 16, 10))
     bits = {name: torch.full((count,), 4, dtype=torch.uint8) for name, count in (("0", 64), ("1", 64), ("3", 10))}
     plain = len(checkpoint.to_bytes(net, None, {}))
-    assert size_mb(net) == 4 * sum(each.numel() for each in net.parameters()) / 1e6
+    assert size_mb(net) == 4 * sum(parameter.numel() for parameter in net.parameters()) / 1e6
     register_rounding(net, bits)
     stored = quantize(net)
     file = len(checkpoint.to_bytes(stored, None, {}))
-    weights = sum(each.weight.numel() for each in (stored[0], stored[1], stored[3]))
+    weights = sum(layer.weight.numel() for layer in (stored[0], stored[1], stored[3]))
     assert size_mb(stored) == pytest.approx((weights / 2 + (4 + 4 + 1) * 138) / 1e6)  # codes; bias, scale and bits
     assert size_mb(stored) * 1e6 < file < size_mb(stored) * 1e6 + 2000
     assert file < plain / 5

@@ -78,7 +78,7 @@ def test_layers_compute_with_rounded_weights_and_training_moves_the_others():
     assert net[2].weight is weight
     assert net[0].weight.unique().numel() <= 4 * 15
     assert net[0].parametrizations.weight.original.unique().numel() > 4 * 15
-    assert sum(each.numel() for each in net.parameters()) == 4 * 27 + 4 + 8 + 2
+    assert sum(parameter.numel() for parameter in net.parameters()) == 4 * 27 + 4 + 8 + 2
     net(torch.randn(2, 3, 3, 3)).sum().backward()
     assert net[0].parametrizations.weight.original.grad.any()
 

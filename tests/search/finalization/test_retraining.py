@@ -18,7 +18,7 @@ from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
 from search.finalization.retraining import Reader, Retraining, again, roster
-from search.planning.time import _trained_again, forecast_time
+from search.planning.time import _retrainings, forecast_time
 from search.problem import prepare
 from search.results.result import DenseResult
 from spaces.budget import Budget
@@ -227,7 +227,7 @@ def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
+def test_ctrl_c_while_the_front_is_retrainings_loses_nothing_and_measures_no_latency(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "run", confirm=2, latency=LatencyConfig("cpu:1thread"))
     result = run(config, _Stops("training the front again, 1/"))
     assert result.interrupted
@@ -242,8 +242,8 @@ def test_ctrl_c_while_the_front_is_trained_again_loses_nothing_and_measures_no_l
 
 def test_the_forecast_counts_the_trainings_of_the_confirmation(tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "run", confirm=2)
-    assert _trained_again(dataclasses.replace(config, confirm=1)) == 0
-    assert _trained_again(config) == pytest.approx(2 * (1 + 0.4 * 5))
+    assert _retrainings(dataclasses.replace(config, confirm=1)) == 0
+    assert _retrainings(config) == pytest.approx(2 * (1 + 0.4 * 5))
     setup = prepare(config)
     long = dataclasses.replace(setup, config=dataclasses.replace(config, confirm=10_000))
     assert forecast_time(long).total > 10 * forecast_time(setup).total

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from runners.trial import Confirmation, TrialResult, TrialState
 from search.reporting.page import hover_text, write_html
-from search.reporting.summary import front_table, summary, write_csv
+from search.reporting.rows import front_columns, network_row, write_csv
+from search.reporting.summary import front_table, summary
 from search.results.comparison import difference, failed_again, reached_on_test
 from search.results.result import SearchResult
-from search.results.result import front_table as columns
 
 ONE_SIDED_95_AT_4 = 2.131847  # Student's t, from a printed table
 
@@ -111,14 +111,6 @@ def test_json_keeps_seeds_accuracies_mean_and_deviation(search: SearchResult) ->
     assert data["uniform_comparison"]["difference"]["mean"] == pytest.approx(0.03)
 
 
-def test_a_result_from_before_there_were_confirmations_reads_back(finished_search: SearchResult) -> None:
-    data = json.loads(finished_search.to_json())
-    del data["control"]
-    for network in data["results"]:
-        del network["confirmation"]
-    assert SearchResult.from_json(json.dumps(data)) == finished_search
-
-
 def printed(search: SearchResult, width: int) -> str:
     file = io.StringIO()
     Console(file=file, width=width).print(front_table(search))
@@ -132,13 +124,13 @@ def test_table_page_and_csv_show_mean_and_deviation(search: SearchResult, tmp_pa
     assert printed(search, width=80).split() == shown.split()  # nothing is folded on a small terminal
     write_html(search, tmp_path / "report.html")
     assert "<td>94.00±1.00%</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "test 94.00±1.00%" in hover_text(search, search.results[1])
+    assert "test 94.00±1.00%" in hover_text(network_row(search, search.results[1]))
     write_csv(search, tmp_path / "front.csv")
     with (tmp_path / "front.csv").open() as file:
         rows = {row["trial"]: row for row in csv.DictReader(file)}
     assert float(rows["1"]["test_mean"]) == statistics.fmean((0.93, 0.94, 0.95))
     assert (rows["1"]["test_seeds"], rows["0"]["test_mean"], rows["0"]["test_accuracy"]) == ("3", "", "0.89")
-    assert columns(search)["test_seeds"] == [None, None, 3]
+    assert front_columns(search)["test_seeds"] == [None, None, 3]
 
 
 def test_a_single_training_leaves_the_reading_of_the_searched_net(finished_search: SearchResult) -> None:

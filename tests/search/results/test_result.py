@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pruning.base import Goal
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.results.result import DenseResult, ResultError, SearchResult
-from search.results.serialization import trial_result_from_dict, trial_result_to_dict
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
+from search.results.result import DenseResult, SearchResult
+from search.results.serialization import ResultError, trial_result_from_dict, trial_result_to_dict
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths
@@ -66,7 +66,7 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 
 def test_the_json_says_front_and_choice_by_label() -> None:
     data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
-    assert (data["schema"], data["front"], data["chosen"]) == (2, ["0", "1"], "1")
+    assert (data["schema"], data["front"], data["chosen"]) == (3, ["0", "1"], "1")
     assert data["uniform_comparison"]["won"] is True
 
 
@@ -77,9 +77,38 @@ def test_what_is_no_result_is_said_so(text: str) -> None:
 
 
 def test_another_schema_version_is_refused() -> None:
-    text = search().to_json().replace('"schema": 2', '"schema": 99')
-    with pytest.raises(ResultError, match="schema 99, this version reads 2"):
+    text = search().to_json().replace('"schema": 3', '"schema": 99', 1)
+    with pytest.raises(ResultError, match="schema 99, this version reads 3"):
         SearchResult.from_json(text)
+
+
+def test_a_record_of_another_schema_version_or_a_damaged_one_is_refused() -> None:
+    data = trial_result_to_dict(made(0, 50, 0.5))
+    with pytest.raises(ResultError, match="schema 99, this version reads 3"):
+        trial_result_from_dict({**data, "schema": 99})
+    with pytest.raises(ResultError, match="schema 'older than 3', this version reads 3"):
+        trial_result_from_dict({name: value for name, value in data.items() if name != "schema"})
+    with pytest.raises(ResultError, match="has no 'curve'"):
+        trial_result_from_dict({name: value for name, value in data.items() if name != "curve"})
+    with pytest.raises(ResultError, match="this is no TrialResult .accuracy: "):
+        trial_result_from_dict({**data, "accuracy": "high"})
+
+
+def test_a_record_holds_neither_weights_nor_the_training_segment() -> None:
+    trial = dataclasses.replace(made(0, 50, 0.5).trial, segment=TrainingSegment(1, 2, b"weights"))
+    network = made(0, 60, 0.6, checkpoint=b"weights", intermediate_index=1)
+    result = dataclasses.replace(made(0, 50, 0.5), trial=trial, checkpoint=b"weights", intermediate_networks=(network,))
+    data = json.loads(json.dumps(trial_result_to_dict(result)))
+    assert "weights" not in json.dumps(data)
+    assert trial_result_from_dict(data) == made(
+        0, 50, 0.5, intermediate_networks=(dataclasses.replace(network, checkpoint=None),)
+    )
+
+
+def test_a_whole_limit_stays_whole_so_that_the_key_of_a_trial_does_not_change() -> None:
+    trial = Trial(0, "abfp", Goal(None, (BUDGET,)))
+    back = trial_result_from_dict(trial_result_to_dict(TrialResult(trial, TrialState.FAILED)))
+    assert back.trial.key() == trial.key()
 
 
 def test_chosen_is_the_most_accurate_inside_the_budgets_and_the_cheaper_of_equals() -> None:

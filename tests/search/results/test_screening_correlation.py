@@ -14,8 +14,8 @@ from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting import plan
 from search.reporting.rows import rank_correlation_table
 from search.reporting.statements import screening_statements
+from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening
 from search.results.result import DenseResult, SearchResult
-from search.results.screening_correlation import SCREENED, UNSCREENED, audit_screening
 from search.searchers.candidate_space import CandidateSpace
 
 

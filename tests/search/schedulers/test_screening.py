@@ -24,7 +24,7 @@ from runners.config import RunnerConfig
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import EpochReport, TrialResult, TrialState
 from search.reporting.progress import trial_text
-from search.results.screening_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
+from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.optuna_searcher import OptunaSearcher
 

@@ -155,15 +155,15 @@ def test_a_constant_channel_is_worth_nothing() -> None:
     features[:, 2] = 5.0
     moments = _moments(features, labels).standardised()
     assert torch.isfinite(moments.scatter).all()
-    for each in (moments, _moments(features, labels)):
-        assert float(_discriminant(each, 0.1).drops()[2]) == pytest.approx(0.0, abs=1e-12)
-        assert float(_discriminant(each, 0.1).differential()[2]) == pytest.approx(0.0, abs=1e-12)  # W_c = 0
+    for scaled in (moments, _moments(features, labels)):
+        assert float(_discriminant(scaled, 0.1).drops()[2]) == pytest.approx(0.0, abs=1e-12)
+        assert float(_discriminant(scaled, 0.1).differential()[2]) == pytest.approx(0.0, abs=1e-12)  # W_c = 0
 
 
 def test_features_that_are_all_constant_give_zeros_and_no_nan() -> None:
     moments = _moments(torch.ones(8, 3), torch.arange(8) % CLASSES)
-    for each in (moments, moments.standardised()):
-        drops = _discriminant(each, ridge_for(each.scatter, 1e-3)).drops()
+    for scaled in (moments, moments.standardised()):
+        drops = _discriminant(scaled, ridge_for(scaled.scatter, 1e-3)).drops()
         assert drops.tolist() == [0.0, 0.0, 0.0]
 
 
@@ -202,7 +202,7 @@ def test_the_drop_ignores_a_channels_scale_and_the_differential_score_does_not()
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_a_missing_class_changes_nothing(unit: bool) -> None:
-    """With n_k = 0 everything is what it is for a problem without class k."""
+    """With n_k = 0 every result equals that of the problem without class k."""
     features, labels = _data(samples=80)
     features, labels = features[labels != 2], labels[labels != 2]
     fewer = MomentAccumulator(CLASSES - 1)
@@ -211,7 +211,7 @@ def test_a_missing_class_changes_nothing(unit: bool) -> None:
     assert with_gap.counts.tolist() == [20, 20, 0, 20]
     assert torch.isfinite(with_gap.between(unit)).all()
     torch.testing.assert_close(with_gap.between(unit), without.between(unit), rtol=1e-12, atol=1e-12)
-    first, second = (_discriminant(each, 0.3, unit) for each in (with_gap, without))
+    first, second = (_discriminant(moments, 0.3, unit) for moments in (with_gap, without))
     assert 0 <= first.information == pytest.approx(second.information, rel=1e-12)
     torch.testing.assert_close(first.drops(), second.drops())
     assert not unit or first.information <= CLASSES - 2
