@@ -1,6 +1,9 @@
 """Made-up latency of the chain of layers that the tests of `search` have: a model, readings, and a predictor."""
 
+import dataclasses
+
 import numpy as np
+from typing_extensions import override
 
 from runners.latency.layer_timing import TERMS
 from runners.latency.meter import Conditions, Reading
@@ -8,6 +11,7 @@ from runners.latency.model import LatencyModel, Layers
 from runners.trial import TrialResult
 from search.latency.predictor import LatencyPredictor
 from search.problem import Problem
+from search.storage.checkpoints import InMemory
 from spaces.space import SearchSpace
 
 CONDITIONS = Conditions("cpu:1thread", "Made-up 3000", 1, 1, "float32", False, "eager", {"torch": "2.6"})
@@ -41,3 +45,13 @@ def reading(network: TrialResult, factor: float = 1.0) -> Reading:
 def refused(network: TrialResult) -> Reading:
     """Return what a busy machine gives."""
     return Reading(network.label, CONDITIONS, "the machine was busy", tries=4)
+
+
+class NamedFiles(InMemory):
+    """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
+
+    @override
+    def keep(self, result: TrialResult) -> TrialResult:
+        return result.map_networks(
+            lambda network: dataclasses.replace(network, path=f"{network.stem}-e{network.trained}.safetensors")
+        )

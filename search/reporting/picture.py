@@ -203,14 +203,8 @@ def write_png(result: SearchResult, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
-        style: dict[str, Any] = {
-            "marker": marker,
-            "facecolors": face,
-            "edgecolors": drawn.colour,
-            "label": drawn.name,
-            "zorder": 3,
-        }
-        axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), **style)
+        style: dict[str, Any] = {"marker": marker, "facecolors": face, "edgecolors": drawn.colour}
+        axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), label=drawn.name, zorder=3, **style)
     xs, ys = picture.steps
     if xs:
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)

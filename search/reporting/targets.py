@@ -49,12 +49,12 @@ def answers(result: SearchResult) -> tuple[Answer, ...]:
 
 def targets_table(result: SearchResult) -> TextTable | None:
     """Tabulate the answers, the largest target first; None without targets."""
-    rows = tuple(_row(answer, result) for answer in answers(result))
+    rows = [_row(answer, result) for answer in answers(result)]
     return TextTable("Best at each target", COLUMNS, rows) if rows else None
 
 
 def target_statements(result: SearchResult) -> list[str]:
-    """Say in a sentence what the answer to each target is; after training again, whether it beats uniform widths."""
+    """Describe the answer to each target in a sentence; after retraining, say whether it beats uniform widths."""
     return [_statement(answer, result) for answer in answers(result)]
 
 

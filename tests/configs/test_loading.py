@@ -105,8 +105,8 @@ def flat(config: RunConfig) -> dict[str, Any]:
 def flags_of(values: dict[str, Any]) -> list[str]:
     argv = []
     for name, value in values.items():
-        for each in value if isinstance(value, tuple) else (value,):
-            argv += ["--" + name.replace("_", "-"), str(each)]
+        for part in value if isinstance(value, tuple) else (value,):
+            argv += ["--" + name.replace("_", "-"), str(part)]
     return argv
 
 
@@ -117,7 +117,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_defaults() -> None:
     defaults = flat(RunConfig())
-    assert OTHER.keys() | {"resume"} == defaults.keys()  # which takes the settings of a folder, see test_resuming
+    assert OTHER.keys() | {"resume"} == defaults.keys()  # `resume` is tested at the end of this file
     assert not [name for name, value in OTHER.items() if value == defaults[name]]
 
 

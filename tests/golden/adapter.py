@@ -27,8 +27,8 @@ from search.latency.queue import MeasurementQueue, restore_readings
 from search.problem import Problem
 from search.reporting.statements import ending
 from search.results.pareto import measured
-from search.results.result import DenseResult, SearchResult, best_at_text
 from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
+from search.results.result import DenseResult, SearchResult, best_at_text
 from search.schedulers.asha import MultiObjectiveASHA
 from search.schedulers.screening import Screening
 from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED

@@ -17,7 +17,7 @@ from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
 from search.finalization.retraining import again
-from search.reporting.rows import training_text
+from search.reporting.wording import training_text
 from search.results.serialization import trial_from_dict, trial_to_dict
 from search.searchers.samplers import SAMPLERS
 from search.tuner import Study, StudySettings
@@ -123,8 +123,8 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     for each in tuned:
         assert each.curve[-1].epoch == each.trial.training["epochs"]
     for member in (each for each in result.front if each.trial.training):
-        assert f"  network {member.label}: {training_text(member.trial)}" in out
-        assert training_text(member.trial) in (folder / "report.html").read_text()
+        assert f"  network {member.label}: {training_text(member.trial.training)}" in out
+        assert training_text(member.trial.training) in (folder / "report.html").read_text()
         metrics = json.loads((folder / "front" / f"trial-{member.stem}" / "metrics.json").read_text())
         assert metrics["training"] == member.trial.training
     with (folder / "front.csv").open() as file:

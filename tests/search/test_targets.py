@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 from chain_space import chain
+from made_up_search import MadeUpSearch, problem_of, search_of
 
 from configs.loading import parse_flags
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from search import SearchResult
 from search.cli import main
 from search.reporting.targets import answers, target_statements
-from search.searchers.cost_coverage import least_served, widest_gap
 from search.searchers.samplers import CLUSTERING, SAMPLERS
-from search.tuner import Study, StudySettings
 from spaces.budget import Budget
 from spaces.cost import Cost
+from spaces.space import SearchSpace
 from spaces.targets import parse_targets
 
 SPACE = chain(8, 64, floor=4)
@@ -31,101 +31,95 @@ HALF = SPACE.dense_cost.flops // 2
 RATES = {group.name: random.Random(group.name).uniform(1, 12) for group in SPACE.variable}
 
 
-def search(storage: str = "", budgets: Sequence[Budget] = (), **changes: Any) -> Study:
-    """A whole search by formula."""
-    settings = StudySettings(("l2",), **{"trials": 24, "storage": storage, **changes})
-    study = Study(settings, SPACE, budgets or (Budget("flops", HALF),))
-    SimulatedRunner(outcome=SaturatingAccuracy(SPACE, RATES)).run(study, SimpleNamespace(space=SPACE, threads=0))  # type: ignore[arg-type]
-    return study
+def search(url: str = "", budgets: Sequence[Budget] = (), even: bool = True, **settings: Any) -> MadeUpSearch:
+    """Run a whole search by formula."""
+    problem = problem_of(SPACE, budgets or (Budget("flops", HALF),), **{"trials": 24, **settings})
+    made = search_of(problem, url=url, even=even)
+    run(made, SimulatedRunner(outcome=SaturatingAccuracy(SPACE, RATES)))
+    return made
 
 
-def limits(study: Study, quantity: str = "flops") -> list[float]:
-    return [b.limit for r in study.results for b in r.trial.goal.budgets if b.quantity == quantity]
+def run(made: MadeUpSearch, runner: SimulatedRunner) -> None:
+    runner.run(made, SimpleNamespace(space=made.problem.space, threads=0))  # type: ignore[arg-type]
 
 
-def test_the_target_with_the_fewest_trials_is_served_first_and_of_equals_the_largest() -> None:
-    assert least_served([50, 20, 8], []) == [50, 20, 8]
-    assert least_served([50, 20, 8], [50, 20, 50, 7, 7, 7]) == [8, 20, 50]
-
-
-def test_the_widest_gap_is_found_in_log_cost() -> None:
-    assert widest_gap([], 0.01) == pytest.approx(0.1)
-    assert widest_gap([0.1], 0.01) == pytest.approx(math.sqrt(0.1))  # of equals the dearest
-    assert widest_gap([0.1, 0.3, 1.4], 0.01) == pytest.approx(math.sqrt(0.01 * 0.1))
-    assert widest_gap([0.5], 1.0) == 1.0
+def limits(made: MadeUpSearch, quantity: str = "flops") -> list[float]:
+    return [b.limit for r in made.results for b in r.trial.goal.budgets if b.quantity == quantity]
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))  # half a second a proposal
 def test_every_candidate_is_drawn_to_a_target_and_all_get_an_equal_share(sampler: str) -> None:
     trials = 12
     targets = tuple(target.resolve(SPACE.dense_cost) for target in parse_targets("8,20,50%"))
-    study = search(targets=targets, sampler=sampler, trials=trials)
-    assert Counter(limits(study)) == dict.fromkeys((target.limit for target in targets), trials // 3)
-    baselines = [r.trial.goal.budgets[0] for r in study.results if r.trial.baseline]
+    made = search(targets=targets, sampler=sampler, trials=trials)
+    assert Counter(limits(made)) == dict.fromkeys((target.limit for target in targets), trials // 3)
+    baselines = [r.trial.goal.budgets[0] for r in made.results if r.trial.baseline]
     assert tuple(baselines) == targets  # uniform widths at each, the largest first
-    assert [r.trial.baseline for r in study.results][:3] == ["uniform"] * 3
+    assert [r.trial.baseline for r in made.results][:3] == ["uniform"] * 3
 
 
 def test_a_target_in_params_beside_a_budget_on_flops() -> None:
-    study = search(budgets=(Budget("flops", HALF), Budget("params", 20_000)), targets=(Budget("params", 9_001),))
-    assert set(limits(study, "params")) == {9_001}
-    assert all(r.cost.params <= 9_001 and r.cost.flops <= HALF for r in study.results if r.cost)
+    made = search(budgets=(Budget("flops", HALF), Budget("params", 20_000)), targets=(Budget("params", 9_001),))
+    assert set(limits(made, "params")) == {9_001}
+    assert all(r.cost.params <= 9_001 and r.cost.flops <= HALF for r in made.results if r.cost)
 
 
 def test_a_limit_is_met_to_the_flop_whatever_its_share_rounds_to() -> None:
     odd = tuple(Budget("flops", HALF * share // 100 - 1) for share in (97, 29, 7))
-    assert set(limits(search(targets=odd, trials=9))) == {each.limit for each in odd}
+    assert set(limits(search(targets=odd, trials=9))) == {target.limit for target in odd}
 
 
 def test_an_exhausted_target_leaves_its_trials_to_the_others() -> None:
-    space = chain(groups=1, width=12, floor=3)
-    least = space.smallest_cost.flops
-    targets = (Budget("flops", space.dense_cost.flops), Budget("flops", least))  # the second has one network
-    study = Study(StudySettings(("l2",), trials=9, allocation="search", targets=targets), space, targets[:1])
-    SimulatedRunner().run(study, SimpleNamespace(space=space, threads=0))  # type: ignore[arg-type]
-    assert len(study.results) == 2  # and the first too: one group at the whole budget is one width
+    def searched(space: SearchSpace, *targets: Budget) -> MadeUpSearch:
+        made = search_of(problem_of(space, targets[:1], trials=9, allocation="search", targets=targets))
+        run(made, SimulatedRunner())
+        return made
+
+    single = chain(groups=1, width=12, floor=3)
+    dense, least = single.dense_cost.flops, single.smallest_cost.flops  # the second target has one network
+    made = searched(single, Budget("flops", dense), Budget("flops", least))
+    assert len(made.results) == 2  # and the first too: one group at the whole budget is one width
     wide = chain(groups=3, width=12, floor=3)
-    targets = (Budget("flops", wide.dense_cost.flops // 2), Budget("flops", wide.smallest_cost.flops))
-    study = Study(StudySettings(("l2",), trials=9, allocation="search", targets=targets), wide, targets[:1])
-    SimulatedRunner().run(study, SimpleNamespace(space=wide, threads=0))  # type: ignore[arg-type]
-    assert Counter(limits(study)) == {targets[0].limit: 8, targets[1].limit: 1}
+    half, least = wide.dense_cost.flops // 2, wide.smallest_cost.flops
+    made = searched(wide, Budget("flops", half), Budget("flops", least))
+    assert Counter(limits(made)) == {half: 8, least: 1}
 
 
 def test_too_few_trials_for_the_targets_are_told(caplog: pytest.LogCaptureFixture) -> None:
     targets = tuple(target.resolve(SPACE.dense_cost) for target in parse_targets("8,20,50%"))
-    study = search(targets=targets, trials=2)
-    assert [r.trial.baseline for r in study.results] == ["uniform"] * 2
+    made = search(targets=targets, trials=2)
+    assert [r.trial.baseline for r in made.results] == ["uniform"] * 2
     assert f"2 trials leave no uniform widths at target {targets[2]}; give more --trials" in caplog.messages
 
 
 @pytest.mark.parametrize("sampler", sorted(set(CLUSTERING) - {"gp"}))
 def test_the_trials_come_out_even_in_log_cost(sampler: str) -> None:
-    assert largest_gap(search(sampler=sampler, trials=40)) < 2.0
+    assert largest_step(search(sampler=sampler, trials=40)) < 2.0
 
 
 def test_without_it_tpe_clusters() -> None:
-    assert largest_gap(search(sampler="tpe", trials=40, even=False)) > 4.0
+    assert largest_step(search(sampler="tpe", trials=40, even=False)) > 4.0
 
 
-def largest_gap(study: Study) -> float:
+def largest_step(made: MadeUpSearch) -> float:
     """Return the largest step in log cost from one network to the next, relative to even steps."""
-    logs = sorted(math.log(r.cost.flops) for r in study.results if r.cost)
+    logs = sorted(math.log(r.cost.flops) for r in made.results if r.cost)
     steps = [high - low for low, high in itertools.pairwise(logs)]
     return max(steps) * len(steps) / (logs[-1] - logs[0])
 
 
-def test_new_targets_are_answered_from_the_old_trials_with_arms_of_their_own(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    before = search(storage, trials=12)
+def test_new_targets_are_answered_from_the_old_trials_with_baselines_of_their_own(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    before = search(url, trials=12)
     targets = (Budget("flops", HALF), Budget("flops", HALF // 5))
-    after = search(storage, trials=18, targets=targets, resumed=True)
+    after = search(url, trials=18, targets=targets)
     assert after.results[:12] == before.results
     assert set(limits(after)[12:]) == {target.limit for target in targets}
     counts = Counter(limits(after))  # an old trial at a target counts for it
     assert counts[targets[0].limit] == counts[targets[1].limit]
     baselines = [r.trial.goal.budgets[0].limit for r in after.results[12:] if r.trial.baseline]
     assert baselines == [targets[1].limit]  # uniform widths at half the network are known already
-    again = search(storage, trials=18, targets=targets, resumed=True)
+    again = search(url, trials=18, targets=targets)
     assert again.results == after.results
 
 
@@ -138,26 +132,26 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     result = SearchResult.from_json((folder / "result.json").read_text())
     found = answers(result)
-    assert [each.target for each in found] == [b.resolve(result.dense.cost) for b in parse_targets("30,60,90%")]
+    assert [answer.target for answer in found] == [b.resolve(result.dense.cost) for b in parse_targets("30,60,90%")]
     assert result.budgets == (found[0].target,)
-    for each in found:
-        assert each.best is not None
-        assert each.best.cost is not None
-        assert each.uniform is not None
-        assert each.target.allows(each.best.cost)
-        assert each.best.label in {member.label for member in result.reported}
-        assert each.uniform.trial.baseline == "uniform"
-        assert each.uniform.test_accuracy is not None
-        assert (folder / result.paths[f"best at {each.target}"] / "model.safetensors").is_file()
-        assert f"best at {each.target}" in out
-        assert each.best.confirmation is not None
-        assert len(each.best.confirmation.accuracies) == 2
-        if each.best.trial.baseline != "uniform":
-            control = result.control_of(each.best)
+    for answer in found:
+        assert answer.best is not None
+        assert answer.best.cost is not None
+        assert answer.uniform is not None
+        assert answer.target.allows(answer.best.cost)
+        assert answer.best.label in {member.label for member in result.reported}
+        assert answer.uniform.trial.baseline == "uniform"
+        assert answer.uniform.test_accuracy is not None
+        assert (folder / result.paths[f"best at {answer.target}"] / "model.safetensors").is_file()
+        assert f"best at {answer.target}" in out
+        assert answer.best.confirmation is not None
+        assert len(answer.best.confirmation.accuracies) == 2
+        if answer.best.trial.baseline != "uniform":
+            control = result.control_of(answer.best)
             assert control is not None
             assert control.confirmation is not None
             assert control.cost is not None
-            assert control.cost.flops <= each.best.cost.flops
+            assert control.cost.flops <= answer.best.cost.flops
     assert result.best_at("30%") == found[2].best
     assert result.chosen == found[0].best
     for words in ("Best at each target", "Best at 30.0% of flops: network", "with 2 fresh seeds, it has"):
@@ -165,12 +159,12 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
     assert "30.0% of flops" in (folder / "report.html").read_text()
     with (folder / "front.csv").open() as file:
         marked = [target for row in csv.DictReader(file) for target in row["best_at"].split(", ") if target]
-    assert sorted(marked) == sorted(str(each.target) for each in found)
+    assert sorted(marked) == sorted(str(answer.target) for answer in found)
     told = mlflow_tags(folder)
-    for each in found:
-        assert told["search"][f"target.{each.target}"].startswith("Best at ")
-        assert each.best is not None
-        assert str(each.target) in told[f"trial {each.best.trial.number:04d}"]["best_at"].split(", ")
+    for answer in found:
+        assert told["search"][f"target.{answer.target}"].startswith("Best at ")
+        assert answer.best is not None
+        assert str(answer.target) in told[f"trial {answer.best.trial.number:04d}"]["best_at"].split(", ")
     assert parse_flags(["--resume", str(folder), "--budget", "50%"]).targets == ""
     assert parse_flags(["--resume", str(folder), "--targets", "20,40%"]).targets == "20,40%"
 
@@ -180,7 +174,7 @@ def mlflow_tags(folder: Path) -> dict[str, dict[str, str]]:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
-    return {each.info.run_name: each.data.tags for each in runs}
+    return {run.info.run_name: run.data.tags for run in runs}
 
 
 def test_the_best_at_a_target_on_params_is_reported_though_the_front_is_over_flops(

@@ -18,10 +18,10 @@ from pruning.traits import pausable, screenable
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy
-from runners.training.run import TrainingError
 from runners.trial import TrainingSegment, Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
+from spaces.errors import ConfigError
 
 Run = Callable[..., Iterator[Snapshot]]
 
@@ -106,7 +106,7 @@ def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_search_con
 def test_another_peak_is_that_of_the_whole_schedule(tiny_search_context: SearchContext) -> None:
     found = []
     for rate, peak in ((0.02, None), (0.008, 0.02), (0.008, None)):
-        config = dataclasses.replace(tiny_search_context.train, learning_rate=rate)
+        config = dataclasses.replace(tiny_search_context.train, lr=rate)
         context, net = TrialContext(tiny_search_context.data, config, 0), copy.deepcopy(tiny_search_context.net)
         list(context.fit(net, 1, peak=peak))
         found.append(net[0].weight)
@@ -242,7 +242,7 @@ def test_a_method_may_distil_from_a_net_that_it_gives(tiny_search_context: Searc
         found.append(net[0].weight)
     assert torch.equal(found[0], found[1])
     assert not any(torch.equal(found[0], each) for each in found[2:])
-    with pytest.raises(TrainingError, match="distill_weight is 2"):
+    with pytest.raises(ConfigError, match="--distill-weight is 2"):
         list(context.fit(net, 1, distillation=Distillation(other, 2)))
 
 

@@ -68,10 +68,10 @@ def test_the_second_call_loads_what_the_first_has_trained(data, tmp_path):
 def test_every_input_of_the_dense_training_has_a_cache_entry_of_its_own(data, tmp_path):
     trained(data, tmp_path)
     trained(data, tmp_path, seed=1)
-    trained(data, tmp_path, config=dataclasses.replace(CONFIG, dense_learning_rate=0.01))
+    trained(data, tmp_path, config=dataclasses.replace(CONFIG, dense_lr=0.01))
     trained(dataclasses.replace(data, fingerprint="other"), tmp_path)
     assert len(list((tmp_path / "dense").iterdir())) == 4
-    trained(data, tmp_path, config=dataclasses.replace(CONFIG, epochs=9, learning_rate=0.5, distill_weight=0.3))
+    trained(data, tmp_path, config=dataclasses.replace(CONFIG, epochs=9, lr=0.5, distill_weight=0.3))
     assert len(list((tmp_path / "dense").iterdir())) == 4
 
 

@@ -11,7 +11,7 @@ from runners.config import TrainConfig
 from runners.training.compute_format import PLAIN
 from runners.training.loop import fit
 from runners.training.run import TrainingRun
-from runners.training.schedule import integrated_learning_rate, plan_training, schedule_factor
+from runners.training.schedule import integrated_learning_rate, plan_training, schedule_factor, segment_config
 
 
 def test_the_plan_of_a_training_is_what_the_optimiser_does():
@@ -41,7 +41,7 @@ def test_two_parts_of_a_schedule_have_the_rates_of_the_whole():
         return integrated_learning_rate(CONFIG, epochs=epochs, per_epoch=8, learning_rate=0.1, span=span)
 
     assert moved(1, (0.0, 0.25)) + moved(3, (0.25, 1.0)) == pytest.approx(moved(4, (0.0, 1.0)))
-    plain = TrainConfig(schedule="cosine", momentum=0.5)
+    plain = TrainConfig(lr_scheduler="cosine", momentum=0.5)
     assert integrated_learning_rate(plain, epochs=1, per_epoch=2, learning_rate=0.1) == pytest.approx(
         0.1 * (1 + 0.5) / 0.5
     )
@@ -70,11 +70,11 @@ def test_a_constant_pull_shrinks_a_weight_as_the_integrated_learning_rate_says()
         ("constant", {0.0: 1.0, 0.9: 1.0}),
         ("cosine", {0.0: 1.0, 0.5: 0.5}),
         ("one_cycle", {0.0: 0.02, 0.25: 1.0, 0.625: 0.51}),
-        ("steps", {0.0: 1.0, 0.333: 1.0, 0.334: 0.1, 0.666: 0.1, 0.667: 0.01, 0.999: 0.01}),
+        ("multistep", {0.0: 1.0, 0.333: 1.0, 0.334: 0.1, 0.666: 0.1, 0.667: 0.01, 0.999: 0.01}),
     ],
 )
 def test_schedules_pass_their_known_points(schedule, expected):
-    config = TrainConfig(schedule=schedule, milestones=(200, 400) if schedule == "steps" else ())
+    config = TrainConfig(lr_scheduler=schedule, milestones=(200, 400) if schedule == "multistep" else ())
     for progress, factor in expected.items():
         assert schedule_factor(config, progress, 600) == pytest.approx(factor, abs=1e-12)  # rounding of cos
 
@@ -83,18 +83,18 @@ def test_schedules_pass_their_known_points(schedule, expected):
     ("schedule", "expected"),
     [
         ("constant", {0: 0.0, 2: 0.4, 4.5: 0.9, 5: 1.0, 80: 1.0}),
-        ("steps", {0: 0.0, 2: 0.4, 5: 1.0, 49: 1.0, 50: 0.1}),
+        ("multistep", {0: 0.0, 2: 0.4, 5: 1.0, 49: 1.0, 50: 0.1}),
         ("cosine", {0: 0.0, 2: 0.4, 5: 1.0, 52.5: 0.5}),
     ],
 )
 def test_a_warm_up_climbs_from_zero_and_milestones_count_from_the_first_epoch(schedule, expected):
-    config = TrainConfig(schedule=schedule, warm_up_epochs=5, milestones=(50,) if schedule == "steps" else ())
+    config = TrainConfig(lr_scheduler=schedule, warmup_epochs=5, milestones=(50,) if schedule == "multistep" else ())
     for epoch, factor in expected.items():
         assert schedule_factor(config, epoch / 100, 100) == pytest.approx(factor, abs=1e-12)
 
 
 def test_a_milestone_is_met_at_its_first_step_whatever_the_rounding():
-    config = TrainConfig(batch_size=3, schedule="steps", milestones=(7, 49))
+    config = TrainConfig(batch_size=3, lr_scheduler="multistep", milestones=(7, 49))
     plan = plan_training(two_colours(), config, 70, 1.0)  # 16 steps an epoch
     assert [step for step in range(1, 1120) if plan.rates[step] < plan.rates[step - 1]] == [7 * 16, 49 * 16]
 
@@ -103,7 +103,7 @@ def test_the_optimiser_follows_milestones_within_a_part_of_the_schedule():
     """Epochs 1 to 3 of 4, the rate falling after the second: one epoch at the peak, one at a tenth."""
     rates: list[float] = []
     config = TrainConfig(
-        batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, schedule="steps", milestones=(2,)
+        batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, lr_scheduler="multistep", milestones=(2,)
     )
     net = tiny_net()
 
@@ -115,3 +115,9 @@ def test_the_optimiser_follows_milestones_within_a_part_of_the_schedule():
     train(net, config=config, epochs=2, hook=hook, span=(0.25, 0.75))
     moves = [before - after for before, after in zip(rates, rates[1:], strict=False)]
     assert moves == pytest.approx([0.1] * 6 + [0.01] * 5, rel=1e-3)
+
+
+def test_a_segment_without_training_keeps_its_milestones():
+    config = TrainConfig(epochs=4, lr_scheduler="multistep", milestones=(2, 3))
+    assert segment_config(config, 0).milestones == (2, 3)
+    assert segment_config(config, 2).milestones == (1, 1.5)

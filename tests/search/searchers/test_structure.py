@@ -43,13 +43,13 @@ def test_one_group_has_no_structure(space: SearchSpace) -> None:
 
 def test_real_widths_use_the_budget_up_and_are_near_the_legal_ones(space: SearchSpace) -> None:
     relaxation = Relaxation(space)
-    shares = np.random.default_rng(0).uniform(-1, 1, (8, len(space.variable)))
+    proportions = np.random.default_rng(0).uniform(-1, 1, (8, len(space.variable)))
     limits = np.column_stack([np.geomspace(0.06, 0.5, 8) * space.dense_cost.flops, np.full(8, np.inf)])
-    kept = relaxation.fit(shares, limits)
-    assert np.abs(relaxation.usage(kept, limits)).max() < 0.02
+    log2_ratios = relaxation.fit(proportions, limits)
+    assert np.abs(relaxation.usage(log2_ratios, limits)).max() < 0.02
     full = np.array([group.width for group in space.variable])
-    for own, share, limit in zip(kept, shares, limits[:, 0], strict=True):
-        widths = space.fit(2 ** (share - 1), [Budget("flops", int(limit))])
+    for own, log2_proportions, limit in zip(log2_ratios, proportions, limits[:, 0], strict=True):
+        widths = space.fit(2 ** (log2_proportions - 1), [Budget("flops", int(limit))])
         legal = np.array([widths[group.name] for group in space.variable])
         assert np.abs(full * 2**own - legal).max() < 2.5  # steps of the rounding and of what fills the budget
 
@@ -57,8 +57,10 @@ def test_real_widths_use_the_budget_up_and_are_near_the_legal_ones(space: Search
 def test_the_tighter_of_two_budgets_counts(space: SearchSpace) -> None:
     relaxation, groups = Relaxation(space), len(space.variable)
     limits = np.array([[0.5 * space.dense_cost.flops, 0.1 * space.dense_cost.params]])
-    kept = relaxation.fit(np.zeros((1, groups)), limits)
-    widths = {g.name: round(g.width * 2**k) for g, k in zip(space.variable, kept[0], strict=True)}
+    log2_ratios = relaxation.fit(np.zeros((1, groups)), limits)
+    widths = {
+        group.name: round(group.width * 2**log2) for group, log2 in zip(space.variable, log2_ratios[0], strict=True)
+    }
     assert space.cost(widths).params == pytest.approx(limits[0, 1], rel=0.05)
     assert space.cost(widths).flops < limits[0, 0]
 
@@ -66,12 +68,12 @@ def test_the_tighter_of_two_budgets_counts(space: SearchSpace) -> None:
 def test_slopes_are_those_of_the_exact_cost(space: SearchSpace) -> None:
     relaxation, groups = Relaxation(space), len(space.variable)
     limits = np.array([[float(space.dense_cost.flops), np.inf]])
-    kept = np.full((1, groups), -1.0)
-    slopes = relaxation.slopes(kept, limits)[0]
+    log2_ratios = np.full((1, groups), -1.0)
+    slopes = relaxation.slopes(log2_ratios, limits)[0]
     for index in range(0, groups, 3):
-        wider = kept.copy()
+        wider = log2_ratios.copy()
         wider[0, index] += 0.01
-        grown = relaxation.usage(wider, limits) - relaxation.usage(kept, limits)
+        grown = relaxation.usage(wider, limits) - relaxation.usage(log2_ratios, limits)
         assert slopes[index] == pytest.approx(grown[0] / 0.01, rel=0.02)
 
 

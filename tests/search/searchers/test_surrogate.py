@@ -11,10 +11,12 @@ TILT = np.linspace(-1, 1, GROUPS) / np.sqrt((np.linspace(-1, 1, GROUPS) ** 2).me
 STRUCTURE = Structure(("tilt",), TILT[:, None])
 
 
-def networks_of(kept: np.ndarray, cost: np.ndarray | None = None, method: int = 0, training: float = 0.0) -> Networks:
-    count = len(kept)
-    costs = kept.mean(axis=1) + 1.0 if cost is None else cost
-    return Networks(kept, costs, np.full(count, method), np.full(count, training))
+def networks_of(
+    log2_ratios: np.ndarray, cost: np.ndarray | None = None, method: int = 0, training: float = 0.0
+) -> Networks:
+    count = len(log2_ratios)
+    costs = log2_ratios.mean(axis=1) + 1.0 if cost is None else cost
+    return Networks(log2_ratios, costs, np.full(count, method), np.full(count, training))
 
 
 def drawn(count: int, seed: int) -> Networks:
@@ -28,9 +30,9 @@ def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
 def test_a_tilt_is_learned_from_fewer_trials_than_there_are_groups() -> None:
     worth = 1 + 0.8 * TILT
     told, asked = drawn(8, 0), drawn(60, 1)
-    model = Surrogate(STRUCTURE, 1, told, told.kept @ worth / GROUPS)
-    without = Surrogate(Structure((), np.zeros((GROUPS, 0))), 1, told, told.kept @ worth / GROUPS)
-    truth = asked.kept @ worth / GROUPS
+    model = Surrogate(STRUCTURE, 1, told, told.log2_ratios @ worth / GROUPS)
+    without = Surrogate(Structure((), np.zeros((GROUPS, 0))), 1, told, told.log2_ratios @ worth / GROUPS)
+    truth = asked.log2_ratios @ worth / GROUPS
     assert rank_correlation(model.predict(asked)[0], truth) > 0.85
     assert rank_correlation(model.predict(asked)[0], truth) > rank_correlation(without.predict(asked)[0], truth)
 
@@ -41,14 +43,14 @@ def test_single_groups_are_told_apart_as_evidence_adds_up() -> None:
     errors = []
     for count in (6, 60):
         told = drawn(count, 0)
-        mean, _ = Surrogate(STRUCTURE, 1, told, told.kept @ worth / GROUPS).predict(asked)
-        errors.append(float(np.abs(mean - asked.kept @ worth / GROUPS).mean()))
+        mean, _ = Surrogate(STRUCTURE, 1, told, told.log2_ratios @ worth / GROUPS).predict(asked)
+        errors.append(float(np.abs(mean - asked.log2_ratios @ worth / GROUPS).mean()))
     assert errors[1] < 0.2 * errors[0]
 
 
 def test_uncertainty_is_small_where_it_was_measured_and_falls_with_pending_trials() -> None:
     told, far = drawn(10, 0), networks_of(np.random.default_rng(3).uniform(-3, 0, (1, GROUPS)))
-    levels = told.kept.mean(axis=1)
+    levels = told.log2_ratios.mean(axis=1)
     model = Surrogate(STRUCTURE, 1, told, levels)
     assert model.predict(told)[1].max() < model.predict(far)[1][0]
     waiting = Surrogate(STRUCTURE, 1, told, levels, far)
@@ -56,33 +58,33 @@ def test_uncertainty_is_small_where_it_was_measured_and_falls_with_pending_trial
     assert waiting.predict(far)[0] == pytest.approx(model.predict(far)[0], abs=0.02)
 
 
-def test_uphill_is_the_derivative_of_the_mean() -> None:
+def test_the_gradient_is_the_derivative_of_the_mean() -> None:
     told = drawn(30, 0)
-    model = Surrogate(STRUCTURE, 1, told, np.sin(told.kept).sum(axis=1) / GROUPS)
+    model = Surrogate(STRUCTURE, 1, told, np.sin(told.log2_ratios).sum(axis=1) / GROUPS)
     at = drawn(1, 4)
-    rise = model.uphill(model.mean[None], at)[0]
+    gradient = model.gradient(model.mean[None], at)[0]
     for group in (0, 5, 11):
-        kept = at.kept.copy()
-        kept[0, group] += 1e-4
-        moved = networks_of(kept, at.cost)
+        log2_ratios = at.log2_ratios.copy()
+        log2_ratios[0, group] += 1e-4
+        moved = networks_of(log2_ratios, at.cost)
         grown = model.predict(moved)[0] - model.predict(at)[0]
-        assert rise[group] == pytest.approx(grown[0] / 1e-4, rel=1e-2)
+        assert gradient[group] == pytest.approx(grown[0] / 1e-4, rel=1e-2)
 
 
 def test_partly_trained_networks_do_not_pass_for_bad_ones() -> None:
     full = drawn(20, 0)
-    cut = networks_of(full.kept, training=-2.0)
-    levels = full.kept.mean(axis=1)
-    told = full.joined(cut)
+    cut = networks_of(full.log2_ratios, training=-2.0)
+    levels = full.log2_ratios.mean(axis=1)
+    told = full.concatenate(cut)
     model = Surrogate(STRUCTURE, 1, told, np.concatenate([levels, levels - 0.4]))
     asked = drawn(20, 5)
-    assert model.predict(asked)[0] == pytest.approx(asked.kept.mean(axis=1), abs=0.1)
+    assert model.predict(asked)[0] == pytest.approx(asked.log2_ratios.mean(axis=1), abs=0.1)
 
 
 def test_the_better_method_is_known_by_its_trials() -> None:
-    one, two = networks_of(drawn(10, 0).kept, method=0), networks_of(drawn(10, 1).kept, method=1)
-    told = one.joined(two)
-    levels = told.kept.mean(axis=1) + 0.3 * told.method
+    one, two = networks_of(drawn(10, 0).log2_ratios, method=0), networks_of(drawn(10, 1).log2_ratios, method=1)
+    told = one.concatenate(two)
+    levels = told.log2_ratios.mean(axis=1) + 0.3 * told.method
     model = Surrogate(STRUCTURE, 2, told, levels)
     assert model.best_method(drawn(5, 2), 2) == 1
     assert model.best_method(drawn(5, 2), 1) == 0
