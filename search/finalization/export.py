@@ -26,9 +26,7 @@ WIDTHS = "widths.json"
 ARCHIVE = "model.pt2"
 TORCHSCRIPT = "model.torchscript.pt"
 RESULT = "result.json"  # of a run folder
-TOLERANCE = (
-    1e-5  # largest difference of a logit over the largest logit; both run the same kernels in float32
-)
+TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels in float32
 
 _log = logging.getLogger(__name__)
 _Program = Callable[[Tensor], Tensor]

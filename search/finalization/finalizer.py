@@ -209,9 +209,9 @@ def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
     networks = {member.label: member for member in result.reported}
     baselines = [result.best_at(target, UNIFORM) for target in result.targets]
     networks |= {baseline.label: baseline for baseline in baselines if baseline is not None}
-    rival = result.uniform_comparison.rival
-    if rival is not None:  # the statement about the baseline must hold on test too
-        networks[str(rival)] = next(found for found in result.results if found.trial.number == rival)
+    number = result.baseline_comparison.baseline_trial
+    if number is not None:  # the statement about the baseline must hold on test too
+        networks[str(number)] = next(found for found in result.results if found.trial.number == number)
     return networks.values()
 
 

@@ -185,13 +185,13 @@ class Retraining(AskTell):
             if self._finished[trial.key()]
         ]
         if self._plan.baseline is not None and any(self._finished.values()):
-            result = dataclasses.replace(result, control=self._retrained(self._plan.baseline))
+            result = dataclasses.replace(result, retrained_baseline=self._retrained(self._plan.baseline))
         target_baselines = {
             label: self._retrained(trial)
             for label, trial in self._plan.target_baselines.items()
             if self._finished[trial.key()]
         }
-        return dataclasses.replace(result, target_controls=target_baselines).with_results(changed)
+        return dataclasses.replace(result, target_baselines=target_baselines).with_results(changed)
 
     def _retrained(self, trial: Trial) -> TrialResult:
         """Return the first network that a baseline trial gave, with the confirmation by all of them."""

@@ -138,10 +138,10 @@ def test_every_runner_gives_every_seed_a_reading(
         assert all(0 <= accuracy <= 1 for accuracy in found.accuracies)
         assert member.cost is not None
         assert set(found.flops) == {member.cost.flops}
-    assert after.control is not None
-    assert after.control.confirmation is not None
-    assert (after.control.trial.baseline, after.control.checkpoint) == ("uniform", None)
-    assert after.uniform_comparison.difference is not None
+    assert after.retrained_baseline is not None
+    assert after.retrained_baseline.confirmation is not None
+    assert (after.retrained_baseline.trial.baseline, after.retrained_baseline.checkpoint) == ("uniform", None)
+    assert after.baseline_comparison.difference is not None
     assert after.results[1].accuracy == search.results[1].accuracy
     assert after.chosen is not None
     assert search.chosen is not None
@@ -170,7 +170,7 @@ def test_a_failed_training_is_named_and_its_seed_has_no_reading(
     assert chosen is not None
     assert chosen.confirmation is not None
     assert (chosen.confirmation.accuracies, chosen.confirmation.errors) == ((), ("out of memory",))
-    assert "has no accuracy on test" in again.confirmed(search).uniform_comparison.statement
+    assert "has no accuracy on test" in again.confirmed(search).baseline_comparison.statement
 
 
 @pytest.mark.parametrize(("after_trainings", "readings"), [(1, 1), (3, 2)])
@@ -193,7 +193,7 @@ def test_a_stop_keeps_what_was_trained_until_then(
     assert after.chosen.confirmation is not None
     assert len(after.chosen.confirmation.accuracies) == readings
     assert [member.label for member in after.front if member.confirmation] == ["1"]
-    assert "too few trainings" in after.uniform_comparison.statement
+    assert "too few trainings" in after.baseline_comparison.statement
     assert SearchResult.from_json(after.to_json()) == after
 
 
@@ -219,9 +219,9 @@ def test_a_search_confirms_its_front_over_two_seeds(tmp_path: Path) -> None:
         assert network.test_accuracy is not None
         metrics = json.loads((tmp_path / "run" / "front" / f"trial-{network.stem}" / "metrics.json").read_text())
         assert metrics["confirmation"]["accuracies"] == list(network.confirmation.accuracies)
-    assert "2 fresh seeds" in result.uniform_comparison.statement
+    assert "2 fresh seeds" in result.baseline_comparison.statement
     assert SearchResult.from_json((tmp_path / "run" / "result.json").read_text()).to_json() == result.to_json()
-    assert result.uniform_comparison.statement in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert result.baseline_comparison.statement in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert len(result.results) == 5
 
 
