@@ -31,8 +31,8 @@ ORDER = {
         base trial
     """.split(),
     "pruning": """
-        __init__ methods criteria calibration quantization checkpoint sensitivity allocation rewriting selection traits
-        settings base
+        __init__ methods criteria calibration quantization export checkpoint sensitivity allocation rewriting selection
+        traits settings base
     """.split(),
     "spaces": """
         __init__ tracing zoo counting targets space projection fields widths budget cost groups registry files errors

@@ -13,12 +13,12 @@ from typing import Any
 from torch import nn
 
 from pruning import checkpoint
+from pruning.export import export_network
 from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
 from runners.training.loop import accuracy
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.environment import Environment
-from search.finalization.export import RESULT, export_member
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
 from search.reporting.latency import GIVE_UP, latency_columns
@@ -26,6 +26,7 @@ from search.reporting.page import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
 from search.results.comparison import UNIFORM
+from search.results.loading import RESULT
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.results.serialization import trial_result_to_dict
 from spaces.counting import count_cost
@@ -182,7 +183,7 @@ class Finalizer:
         environment = self.environment
         widths = member.widths or environment.problem.space.full
         shape, program = environment.data.input_shape, not result.interrupted
-        exported = export_member(self._load(member), environment.spec, widths, shape, folder, program=program)
+        exported = export_network(self._load(member), environment.spec, widths, shape, folder, program=program)
         metrics = {
             "trial": member.trial.number,
             "intermediate_index": member.intermediate_index,

@@ -109,7 +109,7 @@ class Stops(SilentDisplay):
 def _without_programs() -> Iterator[None]:
     """Write no programs of exported nets: tests of the export look at those."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.finalization.export._write_program", lambda net, input_shape, folder: (None, 0.0))
+        patch.setattr("pruning.export._write_program", lambda net, input_shape, folder: (None, 0.0))
         yield
 
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import checkpoint
-from search.results.result import SearchResult
-from spaces.errors import SlimfrontError, WeightsError
+from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
 from spaces.widths import Widths
 
@@ -25,7 +24,6 @@ CHECKPOINT = "model.safetensors"
 WIDTHS = "widths.json"
 ARCHIVE = "model.pt2"
 TORCHSCRIPT = "model.torchscript.pt"
-RESULT = "result.json"  # of a run folder
 TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels in float32
 
 _log = logging.getLogger(__name__)
@@ -55,7 +53,7 @@ class Exported:
     max_difference: float
 
 
-def export_member(
+def export_network(
     net: nn.Module,
     spec: ModelSpec | None,
     widths: Mapping[str, int],
@@ -84,35 +82,6 @@ def export_member(
     except OSError as error:
         raise ExportError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
     return Exported(folder, folder / CHECKPOINT, folder / WIDTHS, written, difference)
-
-
-def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
-    """Return a narrow network that a search wrote, on the CPU, in eval mode.
-
-    The checkpoint of a network that was given as "package.module:factory" imports and calls that factory.
-
-    Args:
-        path: folder or checkpoint of a network, or a run folder, whose chosen network is loaded.
-        model: the dense network, for a search that was given a module.
-
-    Raises:
-        WeightsError: `path` is no such folder or file, or the file is damaged.
-    """
-    path = Path(path)
-    if (path / CHECKPOINT).is_file():
-        path = path / CHECKPOINT
-    elif (path / RESULT).is_file():
-        return load(_chosen(path), model)
-    elif path.is_dir():
-        raise WeightsError(f"{path} holds neither {CHECKPOINT} nor {RESULT}; give a run folder or one of a network")
-    return checkpoint.load(path, model).eval()
-
-
-def _chosen(run: Path) -> Path:
-    result = SearchResult.from_json((run / RESULT).read_text())
-    if result.chosen is None or not result.chosen.path:
-        raise WeightsError(f"the search in {run} has no chosen network; give the folder of one of its networks")
-    return run / result.chosen.path
 
 
 def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Path) -> tuple[Path | None, float]:
