@@ -58,7 +58,9 @@ def test_the_tighter_of_two_budgets_counts(space: SearchSpace) -> None:
     relaxation, groups = Relaxation(space), len(space.variable)
     limits = np.array([[0.5 * space.dense_cost.flops, 0.1 * space.dense_cost.params]])
     log2_ratios = relaxation.fit(np.zeros((1, groups)), limits)
-    widths = {group.name: round(group.width * 2**log2) for group, log2 in zip(space.variable, log2_ratios[0], strict=True)}
+    widths = {
+        group.name: round(group.width * 2**log2) for group, log2 in zip(space.variable, log2_ratios[0], strict=True)
+    }
     assert space.cost(widths).params == pytest.approx(limits[0, 1], rel=0.05)
     assert space.cost(widths).flops < limits[0, 0]
 

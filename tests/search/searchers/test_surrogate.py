@@ -11,7 +11,9 @@ TILT = np.linspace(-1, 1, GROUPS) / np.sqrt((np.linspace(-1, 1, GROUPS) ** 2).me
 STRUCTURE = Structure(("tilt",), TILT[:, None])
 
 
-def networks_of(log2_ratios: np.ndarray, cost: np.ndarray | None = None, method: int = 0, training: float = 0.0) -> Networks:
+def networks_of(
+    log2_ratios: np.ndarray, cost: np.ndarray | None = None, method: int = 0, training: float = 0.0
+) -> Networks:
     count = len(log2_ratios)
     costs = log2_ratios.mean(axis=1) + 1.0 if cost is None else cost
     return Networks(log2_ratios, costs, np.full(count, method), np.full(count, training))
