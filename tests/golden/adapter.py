@@ -63,7 +63,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         folder: keeps the record; None keeps it in memory.
         again: go on with what is recorded there, under the flags of now.
     """
-    config, space = parse_flags(flags.split()).config, chain(sim.get("groups", 6), sim.get("width", 64))
+    config, space = parse_flags(flags.split()), chain(sim.get("groups", 6), sim.get("width", 64))
     config = dataclasses.replace(config, resume="again" if again else "")
     problem = Problem.resolve(config, space)
     predictor = LatencyPredictor(model(space), problem) if problem.needs_latency else None
