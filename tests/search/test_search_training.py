@@ -16,9 +16,9 @@ from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
-from search.finalization.retraining import again
+from search.finalization.retraining import retraining_trial
 from search.reporting.wording import training_text
-from search.results.serialization import trial_from_dict, trial_to_dict
+from search.results.serialization import trial_result_from_dict, trial_result_to_dict
 from search.searchers.samplers import SAMPLERS
 from search.tuner import Study, StudySettings
 from spaces.budget import Budget
@@ -48,9 +48,9 @@ def test_the_same_network_trained_otherwise_is_another_candidate_and_survives_th
     plain = Trial(0, "l2", Goal(None, (Budget("flops", 10),)))
     other = dataclasses.replace(plain, training={"epochs": 2})
     assert plain.key() != other.key()
-    assert trial_from_dict(json.loads(json.dumps(trial_to_dict(other)))) == other
-    old = {name: value for name, value in trial_to_dict(plain).items() if name != "training"}
-    assert trial_from_dict(old) == plain  # of a record that was written before
+    record = json.loads(json.dumps(trial_result_to_dict(TrialResult(other, TrialState.FAILED))))
+    assert trial_result_from_dict(record).trial == other
+    assert trial_result_from_dict(record).trial.key() == other.key()
 
 
 def outcome(search_context: SearchContext, **training: float) -> TrialResult:
@@ -102,7 +102,7 @@ def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> 
         tiny_search_context.space.cost(tiny_search_context.space.smallest),
         tiny_search_context.space.smallest,
     )
-    assert again(member).training == {"epochs": 2}
+    assert retraining_trial(member).training == {"epochs": 2}
 
 
 @pytest.mark.usefixtures("without_programs")

@@ -105,10 +105,17 @@ def test_a_record_holds_neither_weights_nor_the_training_segment() -> None:
     )
 
 
-def test_a_whole_limit_stays_whole_so_that_the_key_of_a_trial_does_not_change() -> None:
-    trial = Trial(0, "abfp", Goal(None, (BUDGET,)))
-    back = trial_result_from_dict(trial_result_to_dict(TrialResult(trial, TrialState.FAILED)))
-    assert back.trial.key() == trial.key()
+def test_whole_numbers_stay_whole_so_that_the_key_of_a_trial_does_not_change() -> None:
+    for trial in (
+        Trial(0, "abfp", Goal(None, (BUDGET,))),
+        Trial(0, "abfp", Goal(None, (Budget("latency", 0.5),)), {"steps": 3, "rate": 1.0}),
+        Trial(0, "l2", Goal(Widths({"conv": 4})), training={"epochs": 2, "lr": 1.0}),
+    ):
+        back = trial_result_from_dict(
+            json.loads(json.dumps(trial_result_to_dict(TrialResult(trial, TrialState.FAILED))))
+        )
+        assert back.trial == trial
+        assert back.trial.key() == trial.key()
 
 
 def test_chosen_is_the_most_accurate_inside_the_budgets_and_the_cheaper_of_equals() -> None:
