@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from search.results.pareto import non_dominated
 from search.searchers.observation import Observation, arcsine_sqrt
 from search.searchers.structure import Floats, Relaxation, Structure
 from search.searchers.surrogate import Networks, Surrogate
@@ -73,7 +74,8 @@ class Acquisition:
         expected = model.predict(running)[0].tolist() if pending else []
         finished = [pair for pair in zip(measured, levels.tolist(), strict=True) if pair[0].training >= 1]
         known = [*(finished or zip(measured, levels.tolist(), strict=True)), *zip(pending, expected, strict=True)]
-        front = non_dominated([(self._cost(each.fraction), height, each.log2_ratios) for each, height in known])
+        members = [(self._cost(each.fraction), height, each.log2_ratios) for each, height in known]
+        front = non_dominated(members, lambda member: member[:2])
         fractions = self._fractions(fraction)
         limits = np.array([self.limits(each) for each in fractions])
         proportions, networks = self._optimize(model, self._starts(fractions, front), fractions, limits)
@@ -158,17 +160,6 @@ class Acquisition:
             return list(measured)
         best = sorted(measured[:-MOST], key=lambda each: each.accuracy or 0.0)[-MOST // 5 :]
         return [*best, *measured[len(best) - MOST :]]
-
-
-def non_dominated(
-    members: Sequence[tuple[float, float, tuple[float, ...]]],
-) -> list[tuple[float, float, tuple[float, ...]]]:
-    """Return the non-dominated (cost, level, kept), cheapest first."""
-    log2_ratios: list[tuple[float, float, tuple[float, ...]]] = []
-    for member in sorted(members, key=lambda each: (each[0], -each[1])):
-        if not log2_ratios or member[1] > log2_ratios[-1][1]:
-            log2_ratios.append(member)
-    return log2_ratios
 
 
 def expected_hypervolume_improvement(

@@ -32,9 +32,9 @@ def confirmed(network: TrialResult, *accuracies: float, errors: tuple[str, ...] 
 def search(finished_search: SearchResult) -> SearchResult:
     """The chosen net three times at 0.93, 0.94, 0.95; uniform widths at its FLOPs at 0.90, 0.91, 0.92."""
     results = finished_search.results
-    control = dataclasses.replace(results[0], trial=dataclasses.replace(results[0].trial, number=5))
+    baseline = dataclasses.replace(results[0], trial=dataclasses.replace(results[0].trial, number=5))
     found = finished_search.with_results([confirmed(results[1], 0.93, 0.94, 0.95)])
-    return dataclasses.replace(found, retrained_baseline=confirmed(control, 0.90, 0.91, 0.92))
+    return dataclasses.replace(found, retrained_baseline=confirmed(baseline, 0.90, 0.91, 0.92))
 
 
 def test_the_noise_is_students_t_times_the_standard_error(search: SearchResult) -> None:
@@ -82,13 +82,15 @@ def test_a_win_beyond_the_noise_is_said_with_its_figures(search: SearchResult) -
         ((0.98,), "too few trainings have ended"),
     ],
 )
-def test_what_is_no_win_is_said_as_plainly(search: SearchResult, accuracies: tuple[float, ...], words: str) -> None:
+def test_a_comparison_that_is_not_won_is_said_as_plainly(
+    search: SearchResult, accuracies: tuple[float, ...], words: str
+) -> None:
     assert search.retrained_baseline is not None
     other = dataclasses.replace(search, retrained_baseline=confirmed(search.retrained_baseline, *accuracies))
     assert words in other.baseline_comparison.statement
 
 
-def test_a_chosen_network_without_a_rival_of_its_size_says_why(search: SearchResult) -> None:
+def test_a_chosen_network_without_a_baseline_of_its_size_says_why(search: SearchResult) -> None:
     alone = dataclasses.replace(search, retrained_baseline=None)
     assert "no uniform network inside the budgets has as few FLOPs" in alone.baseline_comparison.statement
     results = search.results
@@ -120,7 +122,7 @@ def printed(search: SearchResult, width: int) -> str:
 def test_table_page_and_csv_show_mean_and_deviation(search: SearchResult, tmp_path: Path) -> None:
     shown = printed(search, width=120)
     assert "94.00±1.00%" in shown
-    assert "89.00%" in shown  # that of a network that was not trained again
+    assert "89.00%" in shown  # of a network that was not trained again
     assert printed(search, width=80).split() == shown.split()  # nothing is folded on a small terminal
     write_html(search, tmp_path / "report.html")
     assert "<td>94.00±1.00%</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")

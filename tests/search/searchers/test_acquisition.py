@@ -9,7 +9,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from search.searchers.acquisition import Acquisition, expected_hypervolume_improvement, non_dominated
+from search.searchers.acquisition import Acquisition, expected_hypervolume_improvement
 from search.searchers.observation import Observation
 from search.searchers.structure import Floats, Relaxation, structure_of
 from spaces.space import ModelSpec, SearchSpace
@@ -65,11 +65,6 @@ def test_a_network_that_is_surely_below_the_front_gains_nothing() -> None:
     gains = expected_hypervolume_improvement(front, np.array([0.0, 0.0]), np.array([0.4, 0.6]), deviations)
     assert gains[0] == pytest.approx(0.0, abs=1e-9)
     assert gains[1] == pytest.approx(0.1 * 1.001, rel=1e-6)
-
-
-def test_the_non_dominated_networks_come_cheapest_first() -> None:
-    members = [(0.5, 0.8, ()), (-1.0, 0.6, ()), (0.0, 0.5, ()), (0.5, 0.9, ()), (1.0, 0.9, ())]
-    assert non_dominated(members) == [(-1.0, 0.6, ()), (0.5, 0.9, ())]
 
 
 def test_a_fraction_that_is_given_is_kept(space: SearchSpace, acquisition: Acquisition) -> None:
