@@ -14,25 +14,25 @@ from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting import plan
 from search.reporting.rows import rank_correlation_table
 from search.reporting.statements import screening_statements
-from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening
+from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening, misleads
 from search.results.result import DenseResult, SearchResult
 from search.searchers.candidate_space import CandidateSpace
+
+
+def backwards(trial: Trial, search_context: Any) -> Any:
+    """Evaluate a trial whose accuracy before training is the lower, the better it is after training."""
+    final = needs()(trial)
+    curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
+    yield curve[0]
+    if trial.segment is None:
+        curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
+        yield curve[1]
+    return TrialResult(trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0)
 
 
 def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
     caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
-    def backwards(trial: Trial, search_context: Any) -> Any:
-        final = needs()(trial)
-        curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
-        yield curve[0]
-        if trial.segment is None:
-            curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
-            yield curve[1]
-        return TrialResult(
-            trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0
-        )
-
     url = f"sqlite:///{tmp_path / 'study.db'}"
     search = screened_search(2, screened_problem(30), url=url)
     with caplog.at_level(logging.WARNING):
@@ -49,6 +49,33 @@ def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
     lines = screening_statements(outcome(again))
     assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
     assert "Screening was switched off on the way, when that correlation was under 0." in lines
+
+
+class StoppedOnceScreeningIsOff(Watched):
+    """Is interrupted right after the result by which screening is switched off."""
+
+    def tell(self, result: TrialResult) -> None:
+        super().tell(result)
+        audit = audit_screening(self.results, ())
+        if audit is not None and misleads(audit):
+            raise KeyboardInterrupt
+
+
+def test_a_search_that_was_stopped_when_its_proxy_had_misled_is_resumed_without_screening(tmp_path: Any) -> None:
+    whole = Watched(screened_search(2, screened_problem(30)))
+    LocalRunner(RunnerConfig(), backwards).run(whole, BENCH)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(2, screened_problem(30), url=url)
+    with pytest.raises(KeyboardInterrupt):
+        LocalRunner(RunnerConfig(), backwards).run(StoppedOnceScreeningIsOff(search), BENCH)
+    search.tuner.close()
+    assert not any(UNSCREENED in result.note for result in search.results)
+    resumed = Watched(screened_search(2, screened_problem(30), url=url))
+    LocalRunner(RunnerConfig(), backwards).run(resumed, BENCH)
+    assert not resumed.compared
+    assert [UNSCREENED in result.note for result in resumed.results] == [
+        UNSCREENED in result.note for result in whole.results
+    ]
 
 
 def outcome(trials: Watched, **config: Any) -> SearchResult:
