@@ -21,7 +21,7 @@ def write_html(result: SearchResult, path: Path) -> None:
     from jinja2 import Environment, PackageLoader
 
     picture, rows = picture_of(result), front_rows(result)
-    statements = [ending(result), result.uniform_comparison.statement, *target_statements(result)]
+    statements = [ending(result), result.baseline_comparison.statement, *target_statements(result)]
     template = Environment(loader=PackageLoader("search.reporting", ""), autoescape=True, trim_blocks=True)
     text = template.get_template("report.html.j2").render(
         title=picture.title,

@@ -166,7 +166,7 @@ def rank_correlation_table(result: SearchResult) -> TextTable | None:
     None where there is nothing to show. A dash stands for one over fewer than `LEAST` trials, or where nothing varies.
     """
     screening = [] if result.screening_audit is None else [result.screening_audit]
-    audits = [audit for audit in (*screening, *result.proxy_audit) if audit.trials]
+    audits = [audit for audit in (*screening, *result.rung_audits) if audit.trials]
     if not audits:
         return None
 

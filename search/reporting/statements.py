@@ -63,7 +63,7 @@ def rung_statements(result: SearchResult) -> list[str]:
         if KEPT_AFTER in trial.note:
             kept = trial.note[KEPT_AFTER]
             lines.append(f"{name} was better after {kept} epochs than after {trial.trained}: that network is kept.")
-    return [*lines, audit_statement(result.proxy_audit, rungs)]
+    return [*lines, audit_statement(result.rung_audits, rungs)]
 
 
 def audit_statement(audits: Sequence[RungAudit], rungs: Sequence[int]) -> str:

@@ -79,4 +79,4 @@ def _statement(answer: Answer, result: SearchResult) -> str:
     text = f"Best at {share}: network {name}, validation {val}, test {test}; "
     text += f"uniform widths {uniform_val} and {uniform_test}."
     uniform = answer.best.trial.baseline == UNIFORM
-    return text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it")
+    return text + confirmed_statement(answer.best, result.retrained_baseline_of(answer.best), uniform, "it")

@@ -67,7 +67,7 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 def test_the_json_says_front_and_choice_by_label() -> None:
     data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
     assert (data["schema"], data["front"], data["chosen"]) == (3, ["0", "1"], "1")
-    assert data["uniform_comparison"]["won"] is True
+    assert data["baseline_comparison"]["won"] is True
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "no json"])
@@ -129,8 +129,8 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
 
 def test_a_search_that_beats_uniform_says_by_how_much() -> None:
     uniform, chosen = made(0, 99, 0.80, "uniform"), made(1, 95, 0.85)
-    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).uniform_comparison
-    assert (comparison.won, comparison.rival, comparison.beaten, comparison.baselines) == (True, 0, 1, 2)
+    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).baseline_comparison
+    assert (comparison.won, comparison.baseline_trial, comparison.dominated, comparison.baselines) == (True, 0, 1, 2)
     assert "85.00% at 95 FLOPs against 80.00% at 99" in comparison.statement
     assert "dominate 1" in comparison.statement
 
@@ -139,18 +139,18 @@ def test_a_search_that_beats_uniform_says_by_how_much() -> None:
 def test_the_test_accuracy_has_the_last_word(test_accuracy: float, verdict: str) -> None:
     uniform = made(0, 99, 0.80, "uniform", test_accuracy=0.8)
     chosen = made(1, 95, 0.85, test_accuracy=test_accuracy)
-    assert f"test {verdict}" in search(uniform, chosen).uniform_comparison.statement
+    assert f"test {verdict}" in search(uniform, chosen).baseline_comparison.statement
 
 
 def test_a_search_that_does_not_beat_uniform_says_so() -> None:
-    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).uniform_comparison
+    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).baseline_comparison
     assert not comparison.won
     assert "did not beat uniform widths" in comparison.statement
 
 
 def test_without_a_control_arm_there_is_no_comparison() -> None:
-    comparison = search(made(1, 95, 0.75)).uniform_comparison
-    assert (comparison.rival, comparison.won) == (None, False)
+    comparison = search(made(1, 95, 0.75)).baseline_comparison
+    assert (comparison.baseline_trial, comparison.won) == (None, False)
 
 
 def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_intermediates: SearchResult) -> None:

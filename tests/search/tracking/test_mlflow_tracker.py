@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         networks = (networks[0], dataclasses.replace(networks[1], test_accuracy=0.75, confirmation=retrained))
         member = complete(test_accuracy=0.55, intermediate_networks=networks)
         baseline = dataclasses.replace(complete(5), confirmation=retrained_baseline)
-        finish(tracker, search_result(member, failed(), paths=paths, control=baseline))
+        finish(tracker, search_result(member, failed(), paths=paths, retrained_baseline=baseline))
     return folder
 
 
