@@ -1,10 +1,30 @@
 """Which trials are trained on at a rung, by hand-computed figures."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from chain_space import chain
+from made_up_search import problem_of
 
-from search.schedulers.asha import Contender, Promotion, expected_epochs, final_promotion, ordered, promotion
+from pruning.base import Goal
+from runners.trial import TrainingSegment, Trial, TrialResult, TrialState
+from search.results.pareto import objectives
+from search.schedulers.asha import (
+    Contender,
+    MultiObjectiveASHA,
+    Promotion,
+    exempt_trials,
+    expected_epochs,
+    final_promotion,
+    ordered,
+    promotion,
+)
+from search.schedulers.segments import NOT_CONTINUED
+from search.storage.history import History
+from spaces.cost import Cost
 
 RUNGS = (1, 2, 4)
 
@@ -104,3 +124,67 @@ def test_the_forecast_of_epochs() -> None:
     assert expected_epochs(RUNGS, 16, 0) == 16 * 1 + 8 * 1 + 4 * 2
     assert expected_epochs(RUNGS, 16, 8) == 16 * 1 + 8 * 1 + 8 * 2
     assert math.isclose(expected_epochs(RUNGS, 3, 9), 3 * 4)
+
+
+def asha(rungs: tuple[int, ...] = RUNGS, results: Sequence[TrialResult] = ()) -> MultiObjectiveASHA:
+    problem = problem_of(chain(), ("1kflops",), trials=24, rungs=rungs)
+    return MultiObjectiveASHA(problem, lambda result: objectives(result)[0], results)
+
+
+def finished(number: int, flops: int, *accuracies: float, baseline: str = "", **changes: Any) -> TrialResult:
+    rungs = tuple(zip(RUNGS, accuracies, strict=False))
+    trial = Trial(number, "l2", Goal(), {"setting": number}, baseline=baseline)
+    result = TrialResult(trial, TrialState.COMPLETE, max(accuracies), Cost(flops, 10), rungs=rungs)
+    return dataclasses.replace(result, **changes)
+
+
+def test_baselines_and_the_first_three_others_are_trained_to_the_end() -> None:
+    trials = [Trial(number, "l2", Goal(), baseline="uniform" if number in (0, 4) else "") for number in range(8)]
+    assert exempt_trials(trials) == {0, 4, 1, 2, 3}
+
+
+def test_the_first_segment_ends_at_the_first_rung_and_without_rungs_there_is_none() -> None:
+    trial = Trial(0, "l2", Goal())
+    assert asha().first_segment(trial) == TrainingSegment(1)
+    assert asha(()).first_segment(trial) is None
+    assert asha().first_segment(Trial(1, "scratch", Goal())) is None  # a method that cannot pause
+
+
+def test_a_rung_that_does_not_rank_networks_as_the_end_does_judges_none(caplog: pytest.LogCaptureFixture) -> None:
+    """Within each of three bands of cost the first rung has the opposite order of the end, the second the same."""
+    results = []
+    for number in range(12):
+        flops, place = 10 * 10 ** (number // 4) + number, number % 4
+        results.append(finished(number, flops, 0.5 - 0.01 * place, 0.6 + 0.01 * place, 0.7 + 0.01 * place))
+    scheduler = asha()
+    scheduler.observe(results)
+    assert "1 epochs do not rank networks" in caplog.text
+    assert "rank correlation -1.00 over 12 trials): from now on trials are first judged after 2" in caplog.text
+    assert scheduler.first_segment(Trial(12, "l2", Goal())) == TrainingSegment(2)
+    assert scheduler.first_segment(Trial(12, "l2", Goal(), baseline="uniform")) == TrainingSegment(1)
+    assert asha(results=results).first_segment(Trial(12, "l2", Goal())) == TrainingSegment(2)  # decides as before
+    scheduler.observe(results[:4])
+    assert caplog.messages[-1] == "trials are judged again after 1 epochs, which rank networks well enough"
+
+
+def test_trials_that_run_are_over_a_budget_or_have_ended_are_not_promoted() -> None:
+    running, over, ended = (
+        finished(0, 100, 0.5, baseline="uniform"),
+        finished(1, 2_000, 0.5, baseline="uniform"),
+        finished(2, 100, 0.5, baseline="uniform", note={NOT_CONTINUED: "no memory"}),
+    )
+    results = [running, over, ended]
+    history = History(problem_of(chain(), ("1kflops",)), results)
+    assert asha().promotion(history, {0: running.trial}, final=False) is None
+    assert asha().promotion(history, {}, final=False) == Promotion(0, 2)
+    assert asha(()).promotion(history, {}, final=False) is None
+
+
+def test_members_of_the_front_are_promoted_once_there_are_no_new_candidates() -> None:
+    exempt = [finished(number, 100 + number, 0.5, 0.5, 0.5) for number in range(3)]
+    members = [finished(3, 10, 0.3), finished(4, 500, 0.6)]
+    history = History(problem_of(chain(), ("1kflops",)), [*exempt, *members])
+    one = {4: members[1].trial}
+    assert asha().promotion(history, one, final=False) == Promotion(3, 2)  # the cheapest of five is in the better half
+    both = one | {3: members[0].trial}
+    assert asha().promotion(history, both, final=True) is None

@@ -1,5 +1,6 @@
-"""Screening by formula: which candidates are compared before training, which are trained, and what becomes of them."""
+"""Screening by formula: which candidates are compared, which are trained, and whether that is worth believing."""
 
+import logging
 from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,20 @@ from screened_search import (
 from pruning.base import METHODS
 from pruning.traits import screenable
 from runners.config import RunnerConfig
+from runners.local import LocalRunner
 from runners.simulated.runner import SimulatedRunner
-from runners.trial import EpochReport, TrialResult, TrialState
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting.progress import trial_text
-from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
+from search.reporting.rows import rank_correlation_table
+from search.reporting.statements import screening_statements
+from search.results.rank_correlation import (
+    SCREENED,
+    SCREENED_ACCURACY,
+    UNSCREENED,
+    audit_screening,
+    misleads,
+)
+from search.results.result import DenseResult, SearchResult
 from search.schedulers.stopping import TimeLimit
 from search.searchers.optuna_searcher import OptunaSearcher
 
@@ -241,3 +252,90 @@ def test_screening_goes_with_rungs() -> None:
     audit = audit_screening(results, (1, 2, 4))
     assert audit is not None
     assert 0 < audit.trials < len(results)
+
+
+def backwards(trial: Trial, search_context: Any) -> Any:
+    """Evaluate a trial whose accuracy before training is the lower, the better it is after training."""
+    final = needs()(trial)
+    curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
+    yield curve[0]
+    if trial.segment is None:
+        curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
+        yield curve[1]
+    return TrialResult(trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0)
+
+
+def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
+    caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(2, screened_problem(30), url=url)
+    with caplog.at_level(logging.WARNING):
+        LocalRunner(RunnerConfig(), backwards).run(search, BENCH)
+    assert [text for text in caplog.messages if "from now on every candidate is trained" in text] != []
+    off = [result.trial.number for result in search.results if UNSCREENED in result.note]
+    on = [result.trial.number for result in search.results if SCREENED in result.note]
+    assert off
+    assert min(off) > max(on)
+    again = Watched(screened_search(2, screened_problem(40), url=url))
+    LocalRunner(RunnerConfig(), backwards).run(again, BENCH)
+    assert len(again.results) == 40
+    assert not again.compared
+    lines = screening_statements(outcome(again))
+    assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
+    assert "Screening was switched off on the way, when that correlation was under 0." in lines
+
+
+class StoppedOnceScreeningIsOff(Watched):
+    """Is interrupted right after the result by which screening is switched off."""
+
+    def tell(self, result: TrialResult) -> None:
+        super().tell(result)
+        audit = audit_screening(self.results, ())
+        if audit is not None and misleads(audit):
+            raise KeyboardInterrupt
+
+
+def test_a_search_that_was_stopped_when_its_proxy_had_misled_is_resumed_without_screening(tmp_path: Any) -> None:
+    whole = Watched(screened_search(2, screened_problem(30)))
+    LocalRunner(RunnerConfig(), backwards).run(whole, BENCH)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(2, screened_problem(30), url=url)
+    with pytest.raises(KeyboardInterrupt):
+        LocalRunner(RunnerConfig(), backwards).run(StoppedOnceScreeningIsOff(search), BENCH)
+    search.tuner.close()
+    assert not any(UNSCREENED in result.note for result in search.results)
+    resumed = Watched(screened_search(2, screened_problem(30), url=url))
+    LocalRunner(RunnerConfig(), backwards).run(resumed, BENCH)
+    assert not resumed.compared
+    assert [UNSCREENED in result.note for result in resumed.results] == [
+        UNSCREENED in result.note for result in whole.results
+    ]
+
+
+def outcome(trials: Watched, **config: Any) -> SearchResult:
+    return SearchResult(config, trials.search.problem.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), trials.results)
+
+
+def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -> None:
+    trials = searched(4, screened_problem(24))
+    result = outcome(trials)
+    audit = audit_screening(trials.results, ())
+    assert audit is not None
+    baselines = sum(bool(finished.trial.baseline) for finished in trials.results)
+    assert audit.trials == 24 - baselines
+    assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
+    table = rank_correlation_table(result)
+    assert table is not None
+    assert table.rows[0][0] == "0 (before training)"
+    assert SearchResult.from_json(result.to_json()).screening_audit == audit
+    assert screening_statements(result)[0].endswith(
+        f"Rank correlation with the end of training: 1.00 over {24 - baselines} trials."
+    )
+
+
+def test_without_screening_nothing_is_said_of_it() -> None:
+    result = outcome(searched(1))
+    assert result.screening_audit is None
+    assert screening_statements(result) == []
+    assert rank_correlation_table(result) is None
