@@ -144,7 +144,7 @@ class Context(Protocol):
     device: "torch.device"
     learning_rate: float  # peak of the schedule of `fit`
     dense_learning_rate: float  # peak of the schedule of the dense network's training
-    statistics: Any  # what the method's `prepare` returned for the dense network; None while it is preparing
+    prepared: Any  # what the method's `prepare` returned for the dense network; None while it is preparing
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield up to `images` training images without augmentation, always the same images, with classes mixed.
@@ -217,7 +217,7 @@ class Method(Protocol):
     finds_widths: ClassVar[bool]  # whether the method can choose widths within budgets
     takes_widths: ClassVar[bool]  # whether the method can reach given widths; at least one of the two is true
 
-    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:
+    def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:  # noqa: ARG002 (few use all)
         """Compute, once per search, what all trials of the method share; picklable, or None."""
         return None
 

@@ -24,7 +24,7 @@ class LocalRunner(Runner):
         evaluator: runs a trial, as `runners.evaluation.evaluate.evaluate` does.
     """
 
-    def __init__(self, config: RunnerConfig, evaluator: Evaluator) -> None:
+    def __init__(self, _config: RunnerConfig, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
 
     @override

@@ -14,7 +14,7 @@ _SEARCHABLE: dict[str, tuple[type, str, Callable[[float], bool], Callable[[Train
     # A fine-tuning rate that was set with any care is off by less than a factor of four.
     "lr": (float, "above 0 and finite", lambda rate: 0 < rate < inf, lambda train: (train.lr / 4, train.lr * 4)),
     # At 0.9 the labels still count.
-    "distill_weight": (float, "in [0, 1]", lambda weight: 0 <= weight <= 1, lambda train: (0, 0.9)),
+    "distill_weight": (float, "in [0, 1]", lambda weight: 0 <= weight <= 1, lambda _train: (0, 0.9)),
     "epochs": (int, "whole numbers from 1", lambda n: n >= 1 and n % 1 == 0, lambda train: (1, train.epochs)),
 }
 

@@ -81,9 +81,7 @@ class Trial:
         widths = None if self.goal.widths is None else dict(sorted(self.goal.widths.items()))
         budgets = sorted((budget.quantity, budget.limit) for budget in self.goal.budgets) if widths is None else None
         settings = dict(sorted(self.settings.items()))
-        training = (
-            [dict(sorted(self.training.items()))] if self.training else []
-        )  # no entry if empty, as in keys of older searches
+        training = [dict(sorted(self.training.items()))] if self.training else []
         return json.dumps([self.method, settings, widths, budgets, *training], default=str, separators=(",", ":"))
 
 

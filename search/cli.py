@@ -1,7 +1,7 @@
 """The command line: flags and YAML to a RunConfig, a run, and an exit code.
 
-Exit codes: 0 done; 2 something the user can put right, said in one line on standard error; 130 stopped by Ctrl-C.
-Whatever else escapes is a fault of this project and shows its traceback.
+Exit codes: 0 done; 2 an error that the user can put right, told in one line on standard error; 130 stopped by Ctrl-C.
+Any other exception is a fault of this project and shows its traceback.
 """
 
 import json
@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
-from configs.loading import effective_yaml, parse_flags
+from typing_extensions import override
+
+from configs.loading import check_resumed, effective_yaml, parse_flags
 from configs.schema import RunConfig
 from spaces.errors import ConfigError, SlimfrontError
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; a second complaint when Python flushes at exit would help nobody.
+        # The reader of our output has gone; Python must not complain about that again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (SlimfrontError, OSError) as error:
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_quickly(code: int) -> NoReturn:
-    """End the process; after Ctrl-C without the seconds that libraries take to tidy up what ends with it anyway."""
+    """End the process; after Ctrl-C at once, without the seconds that libraries take to clean up."""
     if code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -62,16 +64,19 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     if "--print-config" in arguments:
         print(effective_yaml(config), end="")
         return 0
-    _ = config.budgets  # a missing budget is told before the libraries take seconds to load
+    # `prepare` raises these errors too, but only after the seconds that the libraries take to load.
+    _ = config.budgets
+    check_resumed(config)
     _configure_logging(debug)
     return _plan(config) if planning else _search(config)
 
 
 def _search(config: RunConfig) -> int:
+    """Run a search with its live display; return the exit code."""
     from search.reporting.progress import make_display
 
     with make_display(sys.stdout) as display:
-        display.on_phase("loading")  # the libraries take seconds: something should be seen before them
+        display.on_phase("loading")  # shown while the libraries load, which takes seconds
         from search.orchestrator import run
 
         result = run(config, [display])
@@ -79,7 +84,7 @@ def _search(config: RunConfig) -> int:
 
 
 def _plan(config: RunConfig) -> int:
-    """Print what a search would do; nothing is downloaded, trained or written."""
+    """Print what a search would do; download, train and write nothing."""
     from search.environment import prepare
     from search.reporting.catalogue import show
     from search.reporting.plan import plan_page
@@ -90,22 +95,22 @@ def _plan(config: RunConfig) -> int:
     return 0
 
 
-def _show(what: str, arguments: Sequence[str]) -> int:
-    """Print what there is to choose from."""
+def _show(page: str, arguments: Sequence[str]) -> int:
+    """Print the list of methods or presets, or the pages of those named."""
     from search.reporting.catalogue import describe_methods, describe_presets, methods_page, presets_page, show
 
-    names = [each for each in arguments if not each.startswith("-")]
-    unknown = [each for each in arguments if each.startswith("-") and each not in ("--json", "--debug")]
+    names = [argument for argument in arguments if not argument.startswith("-")]
+    unknown = [flag for flag in arguments if flag.startswith("-") and flag not in ("--json", "--debug")]
     if unknown:
-        known = f"python -m search {what} [NAME ...] [--json]"
+        known = f"python -m search {page} [NAME ...] [--json]"
         if unknown[0] in ("-h", "--help"):
             print(f"usage: {known}")
             return 0
         raise ConfigError(f"unknown argument {unknown[0]!r}; use {known}")
     if "--json" in arguments:
-        print(json.dumps(describe_methods(names) if what == "methods" else describe_presets(names), indent=2))
+        print(json.dumps(describe_methods(names) if page == "methods" else describe_presets(names), indent=2))
         return 0
-    show(methods_page(names) if what == "methods" else presets_page(names), sys.stdout)
+    show(methods_page(names) if page == "methods" else presets_page(names), sys.stdout)
     return 0
 
 
@@ -119,20 +124,21 @@ def _one_line(error: Exception) -> str:
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to whatever standard error is at the moment, so that the live display can keep its lines apart."""
+    """Writes to the present `sys.stderr`, which the live display replaces to keep log lines apart from its own."""
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
 
 
 def _configure_logging(debug: bool) -> None:
-    """Show our own warnings; everything from everyone when debugging."""
+    """Show the warnings of this project only; with --debug the log of every library."""
     handler = _StandardError()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)
     if not debug and not sys.warnoptions:
-        # Deprecations inside libraries are for their authors, not for who runs a search.
+        # Deprecations inside libraries concern their authors, not the user of a search.
         warnings.simplefilter("ignore")

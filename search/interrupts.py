@@ -36,6 +36,6 @@ class Interrupts:
         if self._interrupted:
             raise KeyboardInterrupt
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, _number: int, _frame: FrameType | None) -> None:
         self._interrupted = True
         raise KeyboardInterrupt

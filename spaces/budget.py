@@ -35,7 +35,7 @@ class Budget:
     """
 
     quantity: str
-    limit: float
+    limit: int | float
     relative: bool = False
 
     @classmethod

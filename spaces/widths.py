@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from typing_extensions import override
 
@@ -58,6 +59,15 @@ class Widths(Mapping[str, int]):
     def __reduce__(self) -> tuple[type["Widths"], tuple[dict[str, int]]]:
         """Pickle the content only, because the hashes of strings differ between processes."""
         return Widths, (self._items,)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Tell pydantic that widths are written as a dict of whole numbers."""
+        from pydantic_core import core_schema
+
+        widths = core_schema.dict_schema(core_schema.str_schema(), core_schema.int_schema(strict=True))
+        as_dict = core_schema.plain_serializer_function_ser_schema(dict)
+        return core_schema.no_info_after_validator_function(cls, widths, serialization=as_dict)
 
     def to_json(self) -> str:
         """Serialise canonically: keys sorted, no spaces."""

@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
 
-    pass
-
 # Two threads in each of two processes on two cores are many times slower than one in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Pages are as wide as these say, which a shell, or readline in a process that starts this one, may have set.
@@ -28,7 +26,7 @@ def _cache_of_its_own() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_search_context() -> "SearchContext":
-    """A workbench of a net with two free groups of 8 channels and 96 images of 4 classes; made of library types
+    """A search context of a net with two free groups of 8 channels and 96 images of 4 classes; made of library types
     only, so that any worker process can unpickle it. A trial of one epoch takes some milliseconds."""
     import torch
     from torch import nn

@@ -9,6 +9,7 @@ from runners.base import AskTell
 from runners.config import TrainConfig
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.callbacks import Progress, SearchCallback
+from search.interrupts import Interrupts
 from search.latency.predictor import LatencyPredictor
 from search.latency.queue import MeasurementQueue, Read
 from search.problem import Problem
@@ -90,6 +91,7 @@ def search_of(
     sensitivities: Mapping[str, float] | None = None,
     even: bool = True,
     prepare: Callable[[History], None] | None = None,
+    interrupts: Interrupts | None = None,
 ) -> MadeUpSearch:
     """Put a tuner together, as the orchestrator does.
 
@@ -113,7 +115,7 @@ def search_of(
     queue = None
     if read is not None and predictor is not None:
         queue = MeasurementQueue(history, storage, predictor, read, window, callback)
-    tuner = Tuner(records, searcher, schedulers, queue, callback=callback)
+    tuner = Tuner(records, searcher, schedulers, queue, interrupts, callback)
     return MadeUpSearch(tuner, problem, searcher, history, storage)
 
 

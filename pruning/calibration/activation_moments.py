@@ -175,7 +175,7 @@ def _observing(net: nn.Module, observers: Mapping[str, _Observer], where: str, l
     def before(module: nn.Module, inputs: tuple[Any, ...], observer: _Observer) -> None:
         observer.add(inputs[0], isinstance(module, nn.Linear), labels)
 
-    def after(module: nn.Module, inputs: tuple[Any, ...], output: Tensor, observer: _Observer) -> None:
+    def after(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor, observer: _Observer) -> None:
         observer.add(output, isinstance(module, nn.Linear), labels)
 
     handles = []

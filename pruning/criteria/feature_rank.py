@@ -73,7 +73,7 @@ class _RankObserver:
     def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._add(module, inputs[0])
 
-    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def after(self, module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
         self._add(module, output)
 
     def _add(self, module: nn.Module, maps: Tensor) -> None:

@@ -91,7 +91,7 @@ class ScoreAndSlice(Method):
             BudgetError: the smallest network of the space does not meet a budget.
             PruningError: scores are not finite, or there are no calibration images where they are needed.
         """
-        chosen, shared = self.chosen(), context.statistics
+        chosen, shared = self.chosen(), context.prepared
         if not isinstance(shared, DenseScores) or shared.criterion != chosen:
             shared = DenseScores(chosen)
         scores = shared.scores or chosen.scores(net, space, context)

@@ -46,7 +46,7 @@ class SearchContext:
 
     Attributes:
         net: the dense network, on the CPU in evaluation mode; trials work on copies.
-        statistics: method name -> what its `prepare` returned for the dense network.
+        prepared: method name -> what its `prepare` returned for the dense network.
         threads: torch threads of a trial; 0 does not change the setting of the process.
         compute_format: what `measure_compute_format` found for the dense network, so that all workers compute alike;
             None lets each process measure.
@@ -56,7 +56,7 @@ class SearchContext:
     space: SearchSpace
     data: ImageData
     train: TrainConfig
-    statistics: Mapping[str, Any] = field(default_factory=dict)
+    prepared: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
     compute_format: ComputeFormat | None = None
 
@@ -65,7 +65,7 @@ class TrialContext(Context):
     """What a method may use (`pruning.base.Context`): training images and the training loop, nothing else.
 
     Args:
-        statistics: what `prepare` of this method returned; None while it prepares.
+        prepared: what `prepare` of this method returned; None while it prepares.
         teacher: the dense network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
     """
@@ -76,7 +76,7 @@ class TrialContext(Context):
         train: TrainConfig,
         seed: int,
         *,
-        statistics: Any = None,
+        prepared: Any = None,
         teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class TrialContext(Context):
         self.dense_learning_rate = train.dense_lr
         self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
         self.device = pick_device(train.device)
-        self.statistics = statistics
+        self.prepared = prepared
         # Only the splits that a method may see, so that validation and test images stay out of its reach.
         self._train, self._probe, self._calibration = data.train, data.probe, data.calibration
         self._input_shape = data.input_shape
@@ -245,7 +245,7 @@ def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module
         search_context.data,
         train,
         seed,
-        statistics=search_context.statistics.get(trial.method),
+        prepared=search_context.prepared.get(trial.method),
         teacher=dense,
         compute_format=search_context.compute_format,
     )

@@ -102,14 +102,17 @@ def connected(config: RunnerConfig) -> Iterator[None]:
             check_answers(config.ray_address)
             ray.init(**options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            what = f"no Ray cluster answers at {config.ray_address!r}" if config.ray_address else "Ray does not start"
-            raise RunnerError(f"{what} ({_reason(error)}); check --ray-address, or take --runner local") from error
+            problem = (
+                f"no Ray cluster answers at {config.ray_address!r}" if config.ray_address else "Ray does not start"
+            )
+            raise RunnerError(f"{problem} ({_reason(error)}); check --ray-address, or take --runner local") from error
         yield
     finally:
         ray.shutdown()  # also after a start that was interrupted
 
 
 def _cluster_capacity(config: RunnerConfig) -> int:
+    """Return how many trials the connected Ray has room for; raise a RunnerError if there is room for none."""
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     workers = int(resources.get("CPU", 0)) // config.cpus_per_trial
     if config.gpus_per_trial:
@@ -269,7 +272,7 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
     @override
     def setup(self, config: dict[str, Any]) -> None:
         self._evaluator, self._search_context = ray.get(self.shared)
-        torch.set_num_threads(self._search_context.threads)  # several workers with all cores each slow each other down
+        torch.set_num_threads(self._search_context.threads)  # workers that each use all cores slow each other down
         os.environ["OMP_NUM_THREADS"] = str(self._search_context.threads)
         self.reset_config(config)
 
@@ -282,9 +285,11 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
         return True
 
     def continue_from(self, weights: bytes) -> None:
+        """Evaluate the segment of the present trial from these weights."""
         self._evaluation = self._evaluator(self._trial.started_from(weights), self._search_context)
 
     def end_early(self) -> None:
+        """End the present trial at its next step."""
         self._proceed = False
 
     @override

@@ -80,7 +80,7 @@ class SimulatedRunner(Runner):
     """Runs simulated trials one after the other, through the same steps as a real runner.
 
     Args:
-        evaluator: not used; every runner is built from the same arguments.
+        _evaluator: not used; every runner is built from the same arguments.
         outcome: trial -> its outcome; None is `SaturatingAccuracy` over the space of the search context. An exception
             gives a FAILED trial.
         epochs: number of reports of a trial after that of epoch 0; they approach the final accuracy from below. A
@@ -91,7 +91,7 @@ class SimulatedRunner(Runner):
     def __init__(
         self,
         config: RunnerConfig | None = None,
-        evaluator: Evaluator | None = None,
+        _evaluator: Evaluator | None = None,
         *,
         outcome: Callable[[Trial], SimulatedOutcome] | None = None,
         epochs: int = 1,
@@ -105,7 +105,7 @@ class SimulatedRunner(Runner):
     def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
         outcome = self._outcome or SaturatingAccuracy(search_context.space)
 
-        def simulate(trial: Trial, search_context: "SearchContext") -> Evaluation:
+        def simulate(trial: Trial, _search_context: "SearchContext") -> Evaluation:
             return _simulate(trial, outcome, self._epochs, self._noise)
 
         LocalRunner(self.config, simulate).run(ask_tell, search_context)

@@ -108,9 +108,7 @@ class _Training:
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch, with mixup and distillation where the options have them."""
         config, device = self._config, self._training_run.device
-        share = (
-            1.0  # weight of an image in its mixture; the rest is that of its partner, from the other end of the batch
-        )
+        share = 1.0  # weight of an image in its mixture with the one at the other end of the batch
         if config.mixup:
             share = float(torch.distributions.Beta(config.mixup, config.mixup).sample())  # type: ignore[no-untyped-call]
             images = share * images + (1 - share) * images.flip(0)

@@ -57,7 +57,7 @@ def forecast_disk(environment: Environment, candidates: CandidateSpace) -> tuple
     sizes = _net_sizes(environment, candidates, fractions)
     mean_proposed = sum(_net_sizes(environment, candidates, proposed)) / len(proposed)
     sizes += [mean_proposed] * (trials - len(fractions))
-    exported = 2 * sum(sizes) / len(sizes) + PROGRAM * tensors  # weights of their own, and those in the program
+    exported = 2 * sum(sizes) / len(sizes) + PROGRAM * tensors  # their weights, and once more in the program
     largest = max(_net_sizes(environment, candidates, [1.0]))
     parts = [
         _dense_part(environment),

@@ -69,7 +69,7 @@ def reading_cells(reading: Reading) -> tuple[str, str, str]:
 
 
 def latency_statements(result: SearchResult) -> list[str]:
-    """Name the networks with fewer FLOPs that are not faster, and those whose reading was refused.
+    """Name the networks with fewer FLOPs that are not faster, and the networks whose reading was refused.
 
     Where nothing was measured, the latency that methods have noted of their own networks is named: a method whose
     layers are no plain ones measures it itself, since such layers need not become faster as they get narrower.
@@ -97,7 +97,7 @@ def _corrected(result: SearchResult) -> Iterator[str]:
 
 
 def _given_up(result: SearchResult) -> Iterator[str]:
-    """Say how many networks of the front were not measured, because the machine was too busy for those before them."""
+    """Say how many networks of the front were not measured, after refused readings in a row."""
     measured = [readings(result, member.label) for member in result.reported]
     unmeasured = measured.count(())
     if unmeasured and sum(bool(read) and all(reading.refused for reading in read) for read in measured) >= GIVE_UP:

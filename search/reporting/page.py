@@ -21,7 +21,7 @@ def write_html(result: SearchResult, path: Path) -> None:
     from jinja2 import Environment, PackageLoader
 
     picture, rows = picture_of(result), front_rows(result)
-    statements = [ending(result), result.uniform_comparison.statement, *target_statements(result)]
+    statements = [ending(result), result.baseline_comparison.statement, *target_statements(result)]
     template = Environment(loader=PackageLoader("search.reporting", ""), autoescape=True, trim_blocks=True)
     text = template.get_template("report.html.j2").render(
         title=picture.title,
@@ -38,7 +38,7 @@ def write_html(result: SearchResult, path: Path) -> None:
 
 
 def hover_text(row: NetworkRow) -> str:
-    """Describe a network for its hover box: what it is, its numbers, and its widths before and after."""
+    """Describe a network for its hover box: name, numbers, and widths before and after."""
     head = f"<b>trial {row.label}</b>, {escape(row.method_name)}" if row.label else "<b>dense network</b>"
     on_test = "" if row.test == "-" else f", test {row.test}"
     lines = [head, counts(row.cost), f"validation {row.validation}{on_test}"]

@@ -11,8 +11,9 @@ from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
+from search.results.comparison import UNIFORM
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
-from search.results.result import UNIFORM, SearchResult
+from search.results.result import SearchResult
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black is kept for the dense network, grey for the
 # baseline.
@@ -202,14 +203,8 @@ def write_png(result: SearchResult, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
-        style: dict[str, Any] = {
-            "marker": marker,
-            "facecolors": face,
-            "edgecolors": drawn.colour,
-            "label": drawn.name,
-            "zorder": 3,
-        }
-        axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), **style)
+        style: dict[str, Any] = {"marker": marker, "facecolors": face, "edgecolors": drawn.colour}
+        axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), label=drawn.name, zorder=3, **style)
     xs, ys = picture.steps
     if xs:
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)

@@ -22,17 +22,7 @@ from search.planning.time import (
 )
 from search.problem import BASELINE_METHOD, Problem
 from search.reporting.catalogue import describe_methods, range_text, value_text
-from search.reporting.wording import (
-    ROWS_SHOWN,
-    TextTable,
-    counts,
-    duration,
-    milliseconds,
-    percent,
-    plural,
-    scaled,
-    titled_table,
-)
+from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
 from search.schedulers.asha import expected
 from search.searchers.candidate_space import CandidateSpace, InitialPoint
 from search.searchers.initial_design import InitialDesign
@@ -43,7 +33,7 @@ from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.space import SearchSpace
 
-LAYERS_SHOWN = 6  # of those that keep their width for one reason
+LAYERS_SHOWN = 6  # of the layers that keep their width for one reason
 
 
 def plan_table(plan: Plan) -> RenderableType:
@@ -80,7 +70,7 @@ def plan_page(environment: Environment, candidates: CandidateSpace) -> Renderabl
 
 
 def _facts(plan: Plan) -> Table:
-    """Show what a search is about in a line each."""
+    """Show the settings of a search that a user checks before it starts, one per line."""
     environment, problem = plan.environment, plan.environment.problem
     config, space, data = environment.config, problem.space, environment.data
     dense, least = space.dense_cost, space.smallest_cost
@@ -156,7 +146,7 @@ def _varied_groups(space: SearchSpace) -> TextTable:
     if len(groups) > ROWS_SHOWN:
         rows.append((f"... and {len(groups) - ROWS_SHOWN} more", *[""] * 5))
     title = f"{plural(len(groups), 'group')} of channels may vary ({plural(layers, 'layer')})"
-    return TextTable(title, ("group", ">layers", ">width", ">from", ">to", ">in steps of"), tuple(rows))
+    return TextTable(title, ("group", ">layers", ">width", ">from", ">to", ">in steps of"), rows)
 
 
 def _fixed_layers(space: SearchSpace) -> Mapping[str, Mapping[str, int]]:
@@ -171,23 +161,21 @@ def _fixed_layers(space: SearchSpace) -> Mapping[str, Mapping[str, int]]:
 
 
 def _reachable_costs(space: SearchSpace) -> TextTable:
-    dense = space.dense_cost
+    dense, rows = space.dense_cost, []
     costs = {"smallest": space.smallest_cost, "largest": space.cost(space.largest), "dense": dense}
-    rows = []
     for name, cost in costs.items():
         flops, params = percent(cost.flops / dense.flops, 1), percent(cost.params / dense.params, 1)
         rows.append((name, scaled(cost.flops), flops, scaled(cost.params), params))
-    columns = ("", ">FLOPs", ">of dense", ">params", ">of dense")
-    return TextTable("What the widths can reach", columns, tuple(rows))
+    return TextTable("What the widths can reach", ("", ">FLOPs", ">of dense", ">params", ">of dense"), rows)
 
 
 def _all_groups(space: SearchSpace) -> TextTable:
-    rows = []
-    for group in space.variable:
-        numbers = (group.width, group.lowest, group.ceiling, group.divisor, group.steps + 1)
-        rows.append((group.name, *map(str, numbers), ", ".join(group.producers)))
+    rows = [
+        (g.name, *map(str, (g.width, g.lowest, g.ceiling, g.divisor, g.steps + 1)), ", ".join(g.producers))
+        for g in space.variable
+    ]
     columns = ("group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
-    return TextTable(f"{plural(len(rows), 'group')} of channels may vary", columns, tuple(rows))
+    return TextTable(f"{plural(len(rows), 'group')} of channels may vary", columns, rows)
 
 
 def _all_fixed_layers(space: SearchSpace) -> RenderableType:
@@ -219,7 +207,7 @@ def _methods(problem: Problem, candidates: CandidateSpace) -> TextTable:
         range_ = f"{value_text(training.low)} to {value_text(training.high)}{log}"
         rows.append(("fine-tuning, not of the baseline", "", training.name, "searched", range_))
     title = "Methods and their settings: searched, fixed by --set, or left at the default"
-    return TextTable(title, ("method", "widths", "setting", "", "value"), tuple(rows))
+    return TextTable(title, ("method", "widths", "setting", "", "value"), rows)
 
 
 def _trials(problem: Problem, candidates: CandidateSpace) -> TextTable:
@@ -238,7 +226,7 @@ def _trials(problem: Problem, candidates: CandidateSpace) -> TextTable:
             coverage = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         rows.append((str(rest), f"proposed by {problem.config.sampler}", ", ".join(candidates.methods), coverage))
     columns = (">trials", "what", "method", "at most, of the budget")
-    return TextTable(f"Trials: {trials}", columns, tuple(rows))
+    return TextTable(f"Trials: {trials}", columns, rows)
 
 
 def _fractions(points: Sequence[InitialPoint]) -> str:
@@ -271,7 +259,7 @@ def _rungs(problem: Problem) -> Iterator[Table]:
     ]
     whole = problem.config.train.epochs * trials
     title = f"Rungs: about {forecast_epochs(problem.config):.0f} epochs of training instead of {whole}"
-    yield TextTable(title, (">epochs", ">trials, about", "what"), tuple(rows)).rich()
+    yield TextTable(title, (">epochs", ">trials, about", "what"), rows).rich()
 
 
 def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator[str]:
@@ -284,16 +272,18 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
         cost = size * screen_images(len(data.val)) / (config.train.epochs * len(data.train))
         yield (
             f"Screening: about {screened_trials(candidates, config.trials):.0f} trials ({', '.join(able)}) are the "
-            f"best of {size} candidates each before any training, which takes about {cost:.0%} of the time that training "
-            "the best one does."
+            f"best of {size} candidates each before any training, which takes about {cost:.0%} of the time that "
+            "training the best one does."
         )
 
 
 def _time(environment: Environment, time: TimeForecast) -> Table:
-    table = titled_table("Time, estimated from timed steps on this machine", "", ">time")
-    table.add_row("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense))
-    table.add_row(f"trials, {environment.workers} at once", duration(time.trials))
-    table.add_row("start, statistics, confirmation, report", duration(time.around))
+    rows = [
+        ("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense)),
+        (f"trials, {environment.workers} at once", duration(time.trials)),
+        ("start, statistics, confirmation, report", duration(time.around)),
+    ]
+    table = TextTable("Time, estimated from timed steps on this machine", ("", ">time"), rows).rich()
     table.add_row("total", duration(time.total), style="bold")
     if limit := environment.config.time_limit:
         table.add_row("time limit", limit, style="bold")
@@ -308,9 +298,8 @@ def _time_limit_warning(config: RunConfig, time: TimeForecast) -> Iterator[str]:
 
 def _disk(environment: Environment, candidates: CandidateSpace) -> Table:
     parts = forecast_disk(environment, candidates)
-    table = titled_table("Disk, estimated", "", ">bytes", "where")
-    for part in parts:
-        table.add_row(part.what, f"{'up to ' if part.extra else ''}{scaled(part.size, 'B')}", escape(part.place))
+    rows = [(part.what, f"{'up to ' if part.extra else ''}{scaled(part.size, 'B')}", part.place) for part in parts]
+    table = TextTable("Disk, estimated", ("", ">bytes", "where"), rows).rich()
     sure, most = (sum(part.size for part in parts if not part.extra or extra) for extra in (False, True))
     up_to = f", up to {scaled(most, 'B')}" if most > sure else ""
     table.add_row("total", f"{scaled(sure, 'B')}{up_to}", "", style="bold")

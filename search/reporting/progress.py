@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console, RenderableType
@@ -20,8 +19,8 @@ from search.reporting.plan import plan_table
 from search.reporting.summary import summary
 from search.reporting.wording import duration, make_console, one_line, percent, plural, scaled
 from search.results.pareto import ParetoFront, measured
+from search.results.rank_correlation import SCREENED
 from search.results.result import SearchResult
-from search.results.screening_correlation import SCREENED
 
 
 def make_display(stream: TextIO) -> "ConsoleProgress":
@@ -43,9 +42,7 @@ class ConsoleProgress(SearchCallback):
         """Start showing."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Stop showing; the exception goes on."""
 
     @override
@@ -119,9 +116,7 @@ class TerminalProgress(ConsoleProgress):
         return self
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.stop()  # which shows the cursor again
 
     @override

@@ -1,18 +1,17 @@
-"""The rows of a report: what is known of each network, brought together once for the terminal, HTML, CSV and MLflow."""
+"""The tables of a report: the facts about a network are brought together once for terminal, HTML, CSV and MLflow."""
 
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runners.latency.meter import REFERENCE
-from runners.trial import Trial, TrialResult
+from runners.trial import TrialResult
 from search.reporting.latency import latency_cells, latency_columns, reading_cells, readings
-from search.reporting.wording import ROWS_SHOWN, TextTable, percent, short
+from search.reporting.wording import ROWS_SHOWN, TextTable, percent, short, training_text
 from search.results.comparison import confirmed_figures, reached_on_test
-from search.results.pareto import objectives
 from search.results.rank_correlation import LEAST
 from search.results.result import SearchResult, best_at_text
 from spaces.cost import Cost
@@ -25,7 +24,6 @@ MLFLOW_COLUMNS = (
     "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
     "chosen best_at"
 ).split()
-_SHORT_NAMES = {"learning_rate": "lr"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class NetworkRow:
         flops_share: of the dense FLOPs.
         accuracy: on validation.
         test: accuracy on test, as text: mean and deviation where the network was trained again.
-        megabytes: 10^6 bytes of the stored weights, as text: those that the method has noted, else of float32.
+        megabytes: 10^6 bytes of the stored weights, as text: the size that the method has noted, else of float32.
         latency: texts under `latency_heads`.
         widths: group -> width before (None where it is not known) and after.
         training: searched fine-tuning settings, as text.
@@ -53,7 +51,7 @@ class NetworkRow:
     megabytes: str
     baseline: str = ""
     latency: tuple[str, ...] = ()
-    widths: Mapping[str, tuple[int | None, int]] | None = None
+    widths: Mapping[str, tuple[int | None, int]] = field(default_factory=dict)
     training: str = ""
     chosen: bool = False
 
@@ -82,8 +80,7 @@ class NetworkRow:
     @property
     def width_changes(self) -> list[str]:
         """The width of each group before and after."""
-        found = (self.widths or {}).items()
-        return [f"{group} {'?' if before is None else before}→{after}" for group, (before, after) in found]
+        return [f"{g} {'?' if before is None else before}→{after}" for g, (before, after) in self.widths.items()]
 
 
 def dense_row(result: SearchResult) -> NetworkRow:
@@ -97,24 +94,25 @@ def network_row(result: SearchResult, network: TrialResult) -> NetworkRow:
     """Return the row of a measured network.
 
     Raises:
-        ValueError: the network has no cost or no accuracy.
+        ValueError: the network has no cost.
     """
-    flops, accuracy = objectives(network)
-    cost, trial = network.cost or Cost(0, 0), network.trial
-    before = dense_widths(result)
+    cost, trial = network.cost, network.trial
+    if cost is None:
+        raise ValueError(f"trial {network.label} is {network.state} and has no cost to report")
+    before = {row["group"]: row["width"] for row in result.space.get("groups", [])}
     widths = {group: (before.get(group), width) for group, width in (network.widths or {}).items()}
     return NetworkRow(
         label=network.label,
         method=trial.method,
         baseline=trial.baseline,
         cost=cost,
-        flops_share=flops / result.dense.cost.flops,
-        accuracy=accuracy,
+        flops_share=cost.flops / result.dense.cost.flops,
+        accuracy=network.accuracy,
         test=reached_on_test(network),
         megabytes=_megabytes(cost, network),
         latency=tuple(latency_cells(result, network.label)),
         widths=widths,
-        training=training_text(trial),
+        training=training_text(trial.training),
         chosen=result.is_chosen(network),
     )
 
@@ -125,25 +123,15 @@ def front_rows(result: SearchResult) -> list[NetworkRow]:
 
 
 def quantised(rows: list[NetworkRow]) -> bool:
-    """Whether a network stores its weights in other than four bytes each."""
+    """Return whether a network stores its weights in other than four bytes each."""
     return any(row.megabytes != _megabytes(row.cost) for row in rows)
-
-
-def training_text(trial: Trial) -> str:
-    """Write the searched fine-tuning settings of a trial, such as "epochs 2, lr 0.0123"; empty for none."""
-    return ", ".join(f"{_SHORT_NAMES.get(name, name)} {value:.3g}" for name, value in sorted(trial.training.items()))
-
-
-def dense_widths(result: SearchResult) -> dict[str, int]:
-    """Return group -> dense width from the result's summary of the space."""
-    return {row["group"]: row["width"] for row in result.space.get("groups", [])}
 
 
 def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
     """Tabulate the widths of a network before and after, group by group."""
     layers = {row["group"]: str(len(row.get("layers", ()))) for row in result.space.get("groups", [])}
+    widths = network_row(result, network).widths
     rows: list[tuple[str, ...]] = []
-    widths = network_row(result, network).widths or {}
     for group, (known, after) in list(widths.items())[:ROWS_SHOWN]:
         before = after if known is None else known
         bar = "#" * max(1, round(20 * after / before))
@@ -151,7 +139,7 @@ def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
     if len(widths) > ROWS_SHOWN:
         rows.append((f"... and {len(widths) - ROWS_SHOWN} more", *[""] * 5))
     columns = ("group", ">layers", ">before", ">after", ">kept", "")
-    return TextTable(f"Widths of trial {network.label}", columns, tuple(rows))
+    return TextTable(f"Widths of trial {network.label}", columns, rows)
 
 
 def latency_table(result: SearchResult) -> TextTable | None:
@@ -160,15 +148,16 @@ def latency_table(result: SearchResult) -> TextTable | None:
     if not dense:
         return None
     networks = [(REFERENCE, dense_row(result)), *((n.label, network_row(result, n)) for n in reversed(result.reported))]
-    rows = []
-    for network, row in networks:
-        for reading in readings(result, network):
-            rows.append((network, row.of_dense, str(reading.conditions.batch), *reading_cells(reading)))
+    rows = [
+        (network, row.of_dense, str(reading.conditions.batch), *reading_cells(reading))
+        for network, row in networks
+        for reading in readings(result, network)
+    ]
     conditions = dense[0].conditions
     form = ", channels_last" if conditions.channels_last else ""
     title = f"Latency on {conditions.device} ({conditions.device_name}), {conditions.engine}, {conditions.dtype}{form}"
     columns = ("network", ">FLOPs of dense", ">batch", ">ms", ">95% interval", ">time of dense")
-    return TextTable(title, columns, tuple(rows))
+    return TextTable(title, columns, rows)
 
 
 def rank_correlation_table(result: SearchResult) -> TextTable | None:
@@ -177,7 +166,7 @@ def rank_correlation_table(result: SearchResult) -> TextTable | None:
     None where there is nothing to show. A dash stands for one over fewer than `LEAST` trials, or where nothing varies.
     """
     screening = [] if result.screening_audit is None else [result.screening_audit]
-    audits = [audit for audit in (*screening, *result.proxy_audit) if audit.trials]
+    audits = [audit for audit in (*screening, *result.rung_audits) if audit.trials]
     if not audits:
         return None
 
@@ -191,7 +180,7 @@ def rank_correlation_table(result: SearchResult) -> TextTable | None:
         epochs = str(audit.epochs) if audit.epochs else "0 (before training)"
         rows.append((epochs, *cells, cell(audit.correlation, audit.trials)))
     title = "Proxy audit: rank correlation of a rung with the end of training, by cost (trials)"
-    return TextTable(title, (">epochs", *bands, ">within all"), tuple(rows))
+    return TextTable(title, (">epochs", *bands, ">within all"), rows)
 
 
 def reported_values(result: SearchResult) -> list[dict[str, Any]]:

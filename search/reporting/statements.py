@@ -4,11 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from runners.trial import TrialResult, TrialState
-from search.reporting.rows import training_text
-from search.reporting.wording import one_line, plural
-from search.results.rank_correlation import LEAST_TO_JUDGE, TRUSTED, RungAudit, first_rung
+from search.reporting.wording import one_line, plural, training_text
+from search.results.rank_correlation import (
+    LEAST_TO_JUDGE,
+    SCREENED,
+    TRUSTED,
+    USEFUL,
+    RungAudit,
+    first_rung,
+    misleads,
+    switched_off,
+)
 from search.results.result import SearchResult
-from search.results.screening_correlation import SCREENED, USEFUL, misleads, switched_off
 from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 
 
@@ -24,11 +31,11 @@ def ending(result: SearchResult) -> str:
 
 
 def training_statements(result: SearchResult) -> list[str]:
-    """Say how the networks of the report were fine-tuned, a line each; empty where that was not searched."""
+    """Say how the networks of the report were fine-tuned, one per line; empty where nothing was searched."""
     networks = result.reported[::-1]
     if not any(network.trial.training for network in networks):
         return []
-    lines = [f"  network {network.label}: {training_text(network.trial) or 'as set'}" for network in networks]
+    lines = [f"  network {network.label}: {training_text(network.trial.training) or 'as set'}" for network in networks]
     return ["Fine-tuning of the networks above:", *lines]
 
 
@@ -56,7 +63,7 @@ def rung_statements(result: SearchResult) -> list[str]:
         if KEPT_AFTER in trial.note:
             kept = trial.note[KEPT_AFTER]
             lines.append(f"{name} was better after {kept} epochs than after {trial.trained}: that network is kept.")
-    return [*lines, audit_statement(result.proxy_audit, rungs)]
+    return [*lines, audit_statement(result.rung_audits, rungs)]
 
 
 def audit_statement(audits: Sequence[RungAudit], rungs: Sequence[int]) -> str:
@@ -93,7 +100,7 @@ def screening_statements(result: SearchResult) -> list[str]:
 
 
 def failure_statements(results: Iterable[TrialResult]) -> list[str]:
-    """Say which trials failed and why, a line each."""
+    """Say which trials failed and why, one line per trial."""
     failed = [result for result in results if result.state is TrialState.FAILED]
     lines = [f"{plural(len(failed), 'trial')} failed:"] if failed else []
     return lines + [f"  trial {r.trial.number} ({r.trial.method}): {one_line(r.error)}" for r in failed]

@@ -44,9 +44,9 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += latency_statements(result)
     if (correlations := rank_correlation_table(result)) is not None:
         parts += ["", correlations.rich(spaced=True)]
-    parts += ["", result.uniform_comparison.statement, *target_statements(result)]
+    parts += ["", result.baseline_comparison.statement, *target_statements(result)]
     parts += [*rung_statements(result), *screening_statements(result), *failure_statements(result.results)]
-    parts += [*failed_again(*result.reported, result.control, *result.target_controls.values()), ""]
+    parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
     parts += _places(result.paths, folder)
     if tracking:
         parts.append(f"MLflow: {tracking}")

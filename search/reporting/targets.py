@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, percent
-from search.results.comparison import confirmed_statement, reached_on_test
-from search.results.result import UNIFORM, SearchResult
+from search.results.comparison import UNIFORM, confirmed_statement, reached_on_test
+from search.results.result import SearchResult
 from spaces.budget import Budget
 
 COLUMNS = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
@@ -49,12 +49,12 @@ def answers(result: SearchResult) -> tuple[Answer, ...]:
 
 def targets_table(result: SearchResult) -> TextTable | None:
     """Tabulate the answers, the largest target first; None without targets."""
-    rows = tuple(_row(answer, result) for answer in answers(result))
+    rows = [_row(answer, result) for answer in answers(result)]
     return TextTable("Best at each target", COLUMNS, rows) if rows else None
 
 
 def target_statements(result: SearchResult) -> list[str]:
-    """Say in a sentence what the answer to each target is; after training again, whether it beats uniform widths."""
+    """Describe the answer to each target in a sentence; after retraining, say whether it beats uniform widths."""
     return [_statement(answer, result) for answer in answers(result)]
 
 
@@ -79,4 +79,4 @@ def _statement(answer: Answer, result: SearchResult) -> str:
     text = f"Best at {share}: network {name}, validation {val}, test {test}; "
     text += f"uniform widths {uniform_val} and {uniform_test}."
     uniform = answer.best.trial.baseline == UNIFORM
-    return text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it")
+    return text + confirmed_statement(answer.best, result.retrained_baseline_of(answer.best), uniform, "it")

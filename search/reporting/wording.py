@@ -1,6 +1,7 @@
 """How numbers and tables are written for a person."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -26,7 +27,7 @@ class TextTable:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: Sequence[tuple[str, ...]]
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -105,6 +106,11 @@ def duration(seconds: float) -> str:
 def plural(number: int, noun: str) -> str:
     """Write a number of things: "1 trial", "2 trials"."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def training_text(training: Mapping[str, float]) -> str:
+    """Write searched fine-tuning settings, such as "epochs 2, lr 0.0123"; empty for none."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in sorted(training.items()))
 
 
 def one_line(text: str) -> str:

@@ -1,1 +1,7 @@
-"""TODO."""
+"""Values: front, result of a search, comparison with uniform widths; start with `result.SearchResult`."""
+
+from search.results.pareto import ParetoFront
+from search.results.result import DenseResult, SearchResult
+from search.results.serialization import ResultError
+
+__all__ = ["DenseResult", "ParetoFront", "ResultError", "SearchResult"]

@@ -1,22 +1,24 @@
-"""The Pareto front of a search: networks that no other one beats in both accuracy and cost.
+"""The Pareto front of a search: the networks that no other network dominates in validation accuracy and cost.
 
-Cost is FLOPs, or the latency that was measured (`--objective`). Whoever limits or compares latency takes good readings
-only: a network without one is on no front.
+Cost is FLOPs, or measured latency (`--objective`). Latency is limited and compared by good readings only: a network
+without a good reading is on no front along latency.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from runners.trial import TrialResult, TrialState
 from spaces.budget import Budget
 
 FLOPS, LATENCY = "flops", "latency"  # axes
+_Member = TypeVar("_Member")
 
 
 def measured(result: TrialResult) -> bool:
-    """Whether a trial has given a network with a finite accuracy and a cost."""
+    """Return whether a trial has a network with a finite accuracy and a cost."""
     known = result.cost is not None and result.accuracy is not None and math.isfinite(result.accuracy)
     return known and result.state is not TrialState.FAILED
 
@@ -29,7 +31,7 @@ def counted(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
 def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tuple[TrialResult, ...]:
     """Return every measured network of these trials that is inside all budgets on flops and params (absolute).
 
-    Networks that a trial passed on its way may be above them: those are known, but no front may have them.
+    Intermediate networks may exceed them: they are recorded, but are on no front.
     """
     limits = counted(budgets)
     networks = [network for result in results for network in result.networks if measured(network)]
@@ -37,16 +39,16 @@ def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tup
 
 
 def may_enter(network: TrialResult, budgets: Sequence[Budget]) -> bool:
-    """Whether a front may yet have this network: it is affordable, and no reading found it over a latency budget."""
+    """Return whether a network may enter a front: it is affordable, and no reading puts it over a latency budget."""
     limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
     slow = network.timed is not None and any(network.timed["high"] > limit for limit in limits)
     return not slow and bool(affordable([dataclasses.replace(network, intermediate_networks=())], budgets))
 
 
 def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str = FLOPS) -> tuple[TrialResult, ...]:
-    """Return every network of these trials that a front may have: affordable, and measured inside latency budgets.
+    """Return every network of these trials that may be on a front: affordable, and measured inside latency budgets.
 
-    The upper end of the measured interval must hold the limit. Along a latency axis there must be a reading, too.
+    The upper end of the measured interval must be inside the limit. Along a latency axis a reading is needed, too.
     """
     limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
     found = affordable(results, budgets)
@@ -56,7 +58,7 @@ def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str 
 
 
 def objectives(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
-    """Return (cost, validation accuracy) of a measured trial: FLOPs, a whole number, or seconds.
+    """Return (cost, validation accuracy) of a measured network; the cost is FLOPs, a whole number, or seconds.
 
     Raises:
         ValueError: the trial has no such cost or no accuracy; ask `measured`, or `inside` for latency, first.
@@ -70,24 +72,50 @@ def objectives(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
 
 
 def rank(result: TrialResult) -> tuple[int, int]:
-    """Return what tells networks of equal figures apart: the lower one stays."""
+    """Return the order of networks with equal objectives: trial number, then the trial's own network first."""
     return result.trial.number, result.intermediate_index
 
 
 def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
-    """Whether `left` is at least as accurate and as cheap as `right`, and better in one of the two."""
+    """Return whether `left` is at least as accurate and as cheap as `right`, and better in one of the two."""
     (left_cost, left_accuracy), (right_cost, right_accuracy) = objectives(left, axis), objectives(right, axis)
     no_worse = left_cost <= right_cost and left_accuracy >= right_accuracy
     return no_worse and (left_cost, left_accuracy) != (right_cost, right_accuracy)
+
+
+def most_accurate(results: Iterable[TrialResult]) -> TrialResult | None:
+    """Return the most accurate network; of equals the one with fewer FLOPs, then the earlier. None of none."""
+    return min(results, key=lambda r: (-objectives(r)[1], objectives(r)[0], *rank(r)), default=None)
+
+
+def non_dominated(
+    members: Iterable[_Member], objectives: Callable[[_Member], tuple[float, float]], *, keep_equal: bool = False
+) -> list[_Member]:
+    """Return the members that no other member dominates, cheapest first.
+
+    Args:
+        objectives: cost, the lower the better, and accuracy of a member, the higher the better.
+        keep_equal: whether all members with the same two objectives stay; otherwise the first of them does.
+    """
+    kept: list[_Member] = []
+    last = (-math.inf, -math.inf)
+    for member in sorted(members, key=lambda member: (objectives(member)[0], -objectives(member)[1])):
+        cost, accuracy = objectives(member)
+        # Cheapest first and, at equal cost, most accurate first: a member stays if it is more accurate than all before.
+        if accuracy > last[1] or (keep_equal and (cost, accuracy) == last):
+            kept.append(member)
+            last = (cost, accuracy)
+    return kept
 
 
 @dataclass(frozen=True)
 class ParetoFront:
     """The non-dominated results in (accuracy up, cost along `axis` down), cheapest first.
 
-    Built from any results, each of which stands for itself alone, not for what it `intermediate_networks`: those that
-    failed or have no finite accuracy are left out, so are the dominated ones, and of several with the same accuracy and
-    cost the one with the lowest trial number stays, a trial's own before those it passed.
+    Every given result stands for its own network alone; its `intermediate_networks` are results to be given, too.
+    Results that failed or have no finite accuracy are left out, and so are dominated ones. Of several results with the
+    same accuracy and cost the one with the lowest trial number stays, a trial's own network before its intermediate
+    ones.
     """
 
     members: tuple[TrialResult, ...] = ()
@@ -96,20 +124,11 @@ class ParetoFront:
     def __post_init__(self) -> None:
         """Keep the non-dominated results only."""
         candidates = [r for r in self.members if measured(r) and (self.axis == FLOPS or r.timed is not None)]
-        # Cheapest first and, at equal cost, most accurate first: a member is then whatever beats all before it.
-        candidates.sort(key=lambda result: (*self._order(result), *rank(result)))
-        kept: list[TrialResult] = []
-        for result in candidates:
-            if not kept or self._order(result)[1] < self._order(kept[-1])[1]:
-                kept.append(result)
-        object.__setattr__(self, "members", tuple(kept))
-
-    def _order(self, result: TrialResult) -> tuple[float, float]:
-        cost, accuracy = objectives(result, self.axis)
-        return cost, -accuracy
+        members = non_dominated(sorted(candidates, key=rank), lambda result: objectives(result, self.axis))
+        object.__setattr__(self, "members", tuple(members))
 
     def with_results(self, results: Iterable[TrialResult]) -> "ParetoFront":
-        """Return the front once more results are known."""
+        """Return the front of its members and these results."""
         return ParetoFront((*self.members, *results), self.axis)
 
     def best(self, budgets: Sequence[Budget] = ()) -> TrialResult | None:

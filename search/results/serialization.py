@@ -1,16 +1,31 @@
-"""Trials and their results as plain data that survives a round trip through JSON. No weights in it."""
+"""Results as plain data that survives a round trip through JSON, by the fields of their dataclasses. No weights in it.
 
-import dataclasses
+pydantic reads the types of the fields. It is imported with the first result, so that `--help` stays light.
+"""
+
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pruning.base import Goal
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.results import comparison
-from spaces.budget import Budget
-from spaces.cost import Cost
-from spaces.widths import Widths
+from runners.trial import TrialResult
+from spaces.errors import SlimfrontError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+SCHEMA_VERSION = 3
+_Value = TypeVar("_Value")
+_ADAPTERS: dict[type, "TypeAdapter[Any]"] = {}
+# Intermediate networks belong to the trial of their result, which is written once.
+_UNWRITTEN = {
+    "checkpoint": True,
+    "trial": {"segment": True},
+    "intermediate_networks": {"__all__": {"checkpoint", "trial", "intermediate_networks"}},
+}
+
+
+class ResultError(SlimfrontError):
+    """A search result that cannot be read."""
 
 
 def plain(value: Any) -> Any:
@@ -26,81 +41,84 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def trial_to_dict(trial: Trial) -> dict[str, Any]:
-    """Return a trial as plain data."""
-    return {
-        "number": trial.number,
-        "method": trial.method,
-        "settings": plain(trial.settings),
-        "widths": None if trial.goal.widths is None else dict(trial.goal.widths),
-        "budgets": [dataclasses.asdict(budget) for budget in trial.goal.budgets],
-        "seed": trial.seed,
-        "arm": trial.baseline,
-        "training": plain(trial.training),
-    }
+def to_plain(value: Any, unwritten: Any = None) -> dict[str, Any]:
+    """Return the fields of a dataclass as plain data; numbers that are not finite become None.
+
+    Args:
+        unwritten: fields that are left out, as pydantic's `exclude`.
+    """
+    from pydantic_core import from_json
+
+    text = _adapter(type(value)).dump_json(value, exclude=unwritten, fallback=str, warnings=False)
+    data: dict[str, Any] = from_json(text)
+    return data
 
 
-def trial_from_dict(data: Mapping[str, Any]) -> Trial:
-    """Read back what `trial_to_dict` wrote."""
-    widths = None if data["widths"] is None else Widths(data["widths"])
-    goal = Goal(widths, tuple(Budget(**budget) for budget in data["budgets"]))
-    return Trial(
-        data["number"], data["method"], goal, data["settings"], data["seed"], data["arm"], data.get("training", {})
-    )
+def from_plain(kind: type[_Value], data: Mapping[str, Any]) -> _Value:
+    """Read a dataclass back from its fields as plain data.
+
+    Raises:
+        ResultError: a field is missing or has another type.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ResultError(f"this is no {kind.__name__} ({place}: {first['msg']}); was the file changed?") from error
+
+
+def check_schema(schema: Any, what: str) -> None:
+    """Raise ResultError for data of another schema version."""
+    if schema != SCHEMA_VERSION:
+        raise ResultError(
+            f"{what} has schema {schema!r}, this version reads {SCHEMA_VERSION}; read it with the version that wrote it"
+        )
 
 
 def trial_result_to_dict(result: TrialResult) -> dict[str, Any]:
-    """Return a trial's result as plain data without weights; an accuracy that is not finite becomes None."""
-    return {
-        "trial": trial_to_dict(result.trial),
-        **_network_to_dict(result),
-        "passed": [_network_to_dict(network) for network in result.intermediate_networks],
-    }
+    """Return a trial's result as plain data without weights; an accuracy that is not finite becomes None.
+
+    Mean and standard deviation of a confirmation are added for readers.
+    """
+    data = to_plain(result, _UNWRITTEN)
+    for network, fields in zip(result.networks, (data, *data["intermediate_networks"]), strict=True):
+        if network.confirmation is not None:
+            fields["confirmation"] |= {"mean": network.confirmation.mean, "std": network.confirmation.std}
+    return {"schema": SCHEMA_VERSION, **data}
 
 
 def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
-    """Read back what `trial_result_to_dict` wrote."""
-    trial = trial_from_dict(data["trial"])
-    intermediate_networks = tuple(
-        dataclasses.replace(_network_from_dict(trial, network), intermediate_index=number)
-        for number, network in enumerate(data["passed"], start=1)
-    )
-    return dataclasses.replace(_network_from_dict(trial, data), intermediate_networks=intermediate_networks)
+    """Read back what `trial_result_to_dict` wrote.
+
+    Raises:
+        ResultError: data of another schema version, or damaged.
+    """
+    check_schema(data.get("schema", "older than 3"), "the record of a trial")  # before, records did not say
+    try:
+        networks = [_with_nan({**network, "trial": data["trial"]}) for network in data["intermediate_networks"]]
+        data = _with_nan({**data, "intermediate_networks": networks})
+    except KeyError as error:
+        raise ResultError(f"the record of a trial has no {error.args[0]!r}; was it changed?") from error
+    return from_plain(TrialResult, data)
 
 
-def _network_to_dict(result: TrialResult) -> dict[str, Any]:
-    return {
-        "state": str(result.state),
-        "accuracy": plain(result.accuracy),
-        "cost": None if result.cost is None else dataclasses.asdict(result.cost),
-        "widths": None if result.widths is None else dict(result.widths),
-        "rungs": [[epochs, plain(accuracy)] for epochs, accuracy in result.rungs],
-        "curve": [[report.epoch, plain(report.accuracy), report.seconds] for report in result.curve],
-        "seconds": result.seconds,
-        "train_seconds": result.train_seconds,
-        "error": result.error,
-        "note": plain(result.note),
-        "test_accuracy": result.test_accuracy,
-        "latency": plain(result.latency),
-        "confirmation": comparison.confirmation_to_dict(result.confirmation),
-        "path": result.path,
-    }
+def _with_nan(network: dict[str, Any]) -> dict[str, Any]:
+    """Return the plain data of a network with NaN in place of None for the accuracies of its curve."""
+    curve = [{**report, "accuracy": _nan_if_none(report["accuracy"])} for report in network["curve"]]
+    return {**network, "curve": curve}
 
 
-def _network_from_dict(trial: Trial, data: Mapping[str, Any]) -> TrialResult:
-    curve = tuple(
-        EpochReport(trial.number, epoch, math.nan if accuracy is None else accuracy, seconds)
-        for epoch, accuracy, seconds in data["curve"]
-    )
-    same = ("accuracy", "seconds", "train_seconds", "error", "note", "test_accuracy", "path")
-    return TrialResult(
-        trial=trial,
-        state=TrialState(data["state"]),
-        cost=None if data["cost"] is None else Cost(**data["cost"]),
-        widths=None if data["widths"] is None else Widths(data["widths"]),
-        curve=curve,
-        latency=tuple(data.get("latency", ())),  # which none had once
-        rungs=tuple((int(epochs), float(accuracy)) for epochs, accuracy in data.get("rungs", ())),  # older files: none
-        confirmation=comparison.confirmation_from_dict(data.get("confirmation")),
-        **{name: data[name] for name in same},
-    )
+def _nan_if_none(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _adapter(kind: type[_Value]) -> "TypeAdapter[_Value]":
+    """Return the adapter of a dataclass, which takes some milliseconds to build."""
+    from pydantic import TypeAdapter
+
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]

@@ -19,7 +19,7 @@ from pruning.traits import pausable
 from runners.trial import TrainingSegment, Trial, TrialResult
 from search.problem import Problem
 from search.results.pareto import may_enter
-from search.results.rank_correlation import audit, first_rung
+from search.results.rank_correlation import audit_rungs, first_rung
 from search.schedulers.segments import NOT_CONTINUED
 from search.storage.history import History
 
@@ -89,7 +89,7 @@ class MultiObjectiveASHA:
 
     def observe(self, results: Sequence[TrialResult]) -> None:
         """Judge the rungs by the results so far: one that does not rank networks as the end does, judges none."""
-        audits = audit(results, self._rungs)
+        audits = audit_rungs(results, self._rungs)
         first, before = first_rung(audits), self._first
         self._first = first
         if first > before:

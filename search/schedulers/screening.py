@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from runners.trial import TrainingSegment, Trial, TrialResult
 from search.problem import Problem
 from search.results.pareto import measured, objectives
-from search.results.screening_correlation import (
+from search.results.rank_correlation import (
     SCREENED,
     SCREENED_ACCURACY,
     UNSCREENED,

@@ -1,1 +1,8 @@
-"""TODO."""
+"""What to try next; start with `optuna_searcher.OptunaSearcher`."""
+
+from search.searchers.candidate_space import CandidateSpace
+from search.searchers.initial_design import InitialDesign
+from search.searchers.optuna_searcher import OptunaSearcher, TrialCounts
+from search.searchers.samplers import SAMPLERS
+
+__all__ = ["CandidateSpace", "InitialDesign", "OptunaSearcher", "SAMPLERS", "TrialCounts"]

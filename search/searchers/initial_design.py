@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.problem import BASELINE_METHOD
-from search.results.result import UNIFORM
+from search.results.comparison import UNIFORM
 from search.searchers.candidate_space import CandidateSpace, InitialPoint
 from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MIDDLE, WIDTH, width_parameter
 from search.searchers.structure import balanced

@@ -1,9 +1,11 @@
 """MLflow stores: open one, create one in a file, and find the runs that an earlier process wrote into it."""
 
 import logging
+import logging.config
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,11 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+# Migrations of MLflow 3.1 whose loggers set their own level, so that only a filter keeps their INFO lines back.
+_VERBOSE_MIGRATIONS = (
+    "89d4b8295536_create_latest_metrics_table_py",
+    "2b4d017a5e9b_add_model_registry_tables_to_db_py",
+)
 
 
 def open_store(uri: str) -> "MlflowClient":
@@ -54,7 +61,8 @@ def create_store(file: Path) -> None:
     for leftover in file.parent.glob(f".{file.name}.*"):
         leftover.unlink()
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    client(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+    with _unconfigured_logging():
+        client(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
     temporary.replace(file)
 
 
@@ -110,11 +118,24 @@ def _client_class() -> type["MlflowClient"]:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # MLflow 3.1 sets alembic's level back to INFO while it creates a store; a filter stays.
-    for name in ("alembic.runtime.migration", "alembic.runtime.plugins"):
+    for name in _VERBOSE_MIGRATIONS:
         logging.getLogger(name).addFilter(_is_warning)
     return MlflowClient
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
+
+
+@contextmanager
+def _unconfigured_logging() -> Iterator[None]:
+    """Keep the migrations of MLflow 3.1 from configuring logging.
+
+    They read alembic.ini, which replaces the handlers of the root logger and prints INFO lines on standard error.
+    """
+    configure = logging.config.fileConfig
+    logging.config.fileConfig = lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        logging.config.fileConfig = configure

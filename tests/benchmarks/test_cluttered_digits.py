@@ -1,4 +1,4 @@
-"""Does cluttered_digits tell widths apart? `pytest -m slow -s tests/benchmarks/test_cluttered_digits.py`"""
+"""Do widths matter on cluttered_digits? `pytest -m slow -s tests/benchmarks/test_cluttered_digits.py`"""
 
 import statistics
 

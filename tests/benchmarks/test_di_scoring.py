@@ -1,4 +1,4 @@
-"""What it costs to score every channel: against plain forward passes over the same images, in one run."""
+"""The time to score all channels with DI, against plain forward passes over the same images in the same run."""
 
 import time
 
@@ -16,7 +16,7 @@ ALLOWED = 1.5
 class _Calibration:
     """Random images: the cost does not depend on what they show."""
 
-    seed, epochs, statistics, device = 0, 0, None, torch.device("cpu")
+    seed, epochs, prepared, device = 0, 0, None, torch.device("cpu")
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -46,7 +46,7 @@ def test_di_scores_all_groups_in_little_more_than_a_forward_pass(benchmark) -> N
 
     forward()
     benchmark.pedantic(once, rounds=ROUNDS)
-    plain, scoring = (min(each) for each in zip(*seconds, strict=True))  # the least disturbed of each
+    plain, scoring = (min(series) for series in zip(*seconds, strict=True))  # the least disturbed reading
     ratio = scoring / plain
     benchmark.extra_info |= {"forward_seconds": plain, "scoring_seconds": scoring, "ratio": ratio}
     print(f"\nDI scoring of {IMAGES} images: {scoring:.2f} s, plain forward {plain:.2f} s, ratio {ratio:.2f}")

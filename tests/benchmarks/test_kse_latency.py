@@ -1,4 +1,4 @@
-"""How long an image takes with shared kernels, against the dense net, in turns."""
+"""The latency of an image with shared kernels, measured alternately with that of the dense network."""
 
 import pytest
 import torch

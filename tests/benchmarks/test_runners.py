@@ -1,6 +1,6 @@
-"""What running a trial costs besides the trial, and how workers and threads share the cores.
+"""The overhead of a runner per trial, and how workers and threads share the cores.
 
-`pytest tests/benchmarks/test_runners.py --benchmark-only -s`; figures and ratios of one run are printed.
+`pytest tests/benchmarks/test_runners.py --benchmark-only -s`; prints times and ratios of one run.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ SHAPE = (3, 32, 32)
 
 
 class Desk:
-    """Hands out trials of one candidate and notes when each result comes."""
+    """Hands out trials of one candidate and notes the time of each result."""
 
     def __init__(self, search_context: SearchContext) -> None:
         self._left = [Trial(number, "l2", Goal(search_context.space.smallest), seed=number) for number in range(TRIALS)]
@@ -81,7 +81,7 @@ def images_per_second(processes: int, threads: int) -> float:
 def test_two_workers_of_one_thread_against_one_of_two(benchmark: Any) -> None:
     pairs = [(images_per_second(2, 1), images_per_second(1, 2)) for _ in range(2)]
     benchmark.pedantic(lambda: None, rounds=1)
-    apart, together = (max(each) for each in zip(*pairs, strict=True))
+    apart, together = (max(rates) for rates in zip(*pairs, strict=True))
     print(
         f"\ncifar_resnet18, batch 32, bfloat16: 2 workers x 1 thread {apart:.0f} images/s, 1 worker x 2 threads "
         f"{together:.0f} images/s, {apart / together:.2f} times"

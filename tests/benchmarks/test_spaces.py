@@ -1,7 +1,7 @@
-"""Cost, tracing and surgery against their limits: `pytest tests/benchmarks/test_spaces.py --benchmark-only -s`.
+"""The time of cost, tracing, projection and surgery: `pytest tests/benchmarks/test_spaces.py --benchmark-only -s`.
 
-Each test prints what it measured and the ratio to a yardstick of the same run: a copy of the weights, or
-torch-pruning's own pruning step. Nothing asserts an absolute time.
+Each test prints its time and the ratio to a reference time of the same run: a copy of the weights, or torch-pruning's
+own pruning step. No test asserts an absolute time.
 """
 
 import time
@@ -44,11 +44,11 @@ def seconds(call: Callable[[], Any], repeats: int = 5) -> float:
         began = time.perf_counter()
         call()
         times.append(time.perf_counter() - began)
-    return min(times)  # of a shared machine the least disturbed reading
+    return min(times)  # the least disturbed reading on a shared machine
 
 
 def torch_pruning_step(name: str) -> float:
-    """Time torch-pruning's own step to half the channels of every layer, graph building left out."""
+    """Time torch-pruning's own step to half the channels of every layer, without building its graph."""
     net = build(ModelSpec(name, 1000, SHAPE)).eval()
     heads = [module for module in net.modules() if isinstance(module, nn.Linear) and module.out_features == 1000]
     with warnings.catch_warnings():
@@ -106,8 +106,7 @@ def test_tracing(name: str, benchmark: Any) -> None:
 def test_fit(benchmark: Any) -> None:
     _, space = traced("resnet50")
     budgets = [Budget("flops", space.dense_cost.flops // 3)]
-    objectives = np.random.default_rng(0).uniform(0.15, 1, len(space.variable)).tolist()
-    print(
-        f"\nresnet50: a point projected into the budget in {seconds(lambda: space.fit(objectives, budgets)) * 1e3:.1f} ms"
-    )
-    benchmark(space.fit, objectives, budgets)
+    width_ratios = np.random.default_rng(0).uniform(0.15, 1, len(space.variable)).tolist()
+    milliseconds = 1e3 * seconds(lambda: space.fit(width_ratios, budgets))
+    print(f"\nresnet50: width ratios projected into the budget in {milliseconds:.1f} ms")
+    benchmark(space.fit, width_ratios, budgets)

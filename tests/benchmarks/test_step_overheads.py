@@ -1,6 +1,6 @@
-"""What each method adds to a training step, against one of plain SGD: in turn, in one run, as one table.
+"""The time that methods add to a training step, measured alternately with plain SGD and printed as one table.
 
-One-shot methods are not here: after their cut, a step is one of plain SGD on the narrow net.
+One-shot methods are missing: after their cut, they train the narrow network with plain SGD.
 """
 
 import copy
@@ -22,7 +22,7 @@ from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchS
 from pruning.methods.aofp.halving import HalvingRules
 from pruning.methods.aofp.method import ApproximatedOracle
 from pruning.methods.csgd.clustering import cluster_channels
-from pruning.methods.csgd.collapse import Pull
+from pruning.methods.csgd.collapse import CollapsePlan
 from pruning.methods.csgd.gradient_hook import CentripetalHook, RescalingHook, clustered_tensors
 from pruning.methods.kse.kernel_levels import KernelSpace
 from pruning.methods.kse.method import KernelSparsityEntropy
@@ -102,11 +102,11 @@ def _traced(name: str) -> tuple[nn.Module, SearchSpace]:
     return net.to(DEVICE), trace(copy.deepcopy(net).cpu(), torch.zeros(1, *SHAPE))
 
 
-def _csgd(pull: Pull) -> Case:
+def _csgd(collapse: CollapsePlan) -> Case:
     net, space = _traced("resnet56")
     clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
     clustered = clustered_tensors(net, space, NetworkClusters(space, clusters))
-    return _hooked(net, CentripetalHook(clustered, pull, EQUAL, TrainingPlan((1e-3,), 0.9, True, 1e-4)))
+    return _hooked(net, CentripetalHook(clustered, collapse, EQUAL, TrainingPlan((1e-3,), 0.9, True, 1e-4)))
 
 
 def _csgd_trimmed() -> Case:
@@ -120,7 +120,7 @@ def _abfp() -> Case:
     net, space = _traced("resnet56")
     importance = norm_scores(net, space, order=1)
     kept = select_channels(space, importance, {group.name: group.width // 2 for group in space.variable})
-    factors = {name: balance_factors(importance[name], each) for name, each in kept.items()}
+    factors = {name: balance_factors(importance[name], channels) for name, channels in kept.items()}
     return _hooked(net, AutoBalance(net, space, factors, 5e-4))
 
 
@@ -140,9 +140,9 @@ def _aofp(name: str, scope: str, batch: int, allowed: float) -> Case:
         search.detach()
 
     def score(net: nn.Module, step: int) -> None:
-        before = {each.scored for each in search.groups.values()}
+        before = {group.scored for group in search.groups.values()}
         search.after_batch()
-        assert not before & {each.scored for each in search.groups.values()}  # all were scored
+        assert not before & {group.scored for group in search.groups.values()}  # all were scored
 
     return Case(_step(net, batch), _step(net, batch, score, attached), allowed)
 
@@ -158,8 +158,8 @@ def _kse() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "csgd, by the gradient, ResNet-56": lambda: _csgd(Pull(0.05, 0.0, 1000, 0.0)),
-    "csgd, direct, ResNet-56": lambda: _csgd(Pull(0.0, 0.01, 1000, 0.0)),
+    "csgd, by the gradient, ResNet-56": lambda: _csgd(CollapsePlan(0.05, 0.0, 1000, 0.0)),
+    "csgd, direct, ResNet-56": lambda: _csgd(CollapsePlan(0.0, 0.01, 1000, 0.0)),
     "csgd after the trim, narrow ResNet-56": _csgd_trimmed,
     "abfp, ResNet-56": _abfp,
     "aofp, internal layers, ResNet-56": lambda: _aofp("resnet56", "internal", 64, INTERNAL),
@@ -182,8 +182,8 @@ def test_a_step_of_each_method_against_one_of_plain_sgd(benchmark) -> None:
             pairs[name].append((plain, method))
 
     once()
-    for each in pairs.values():
-        each.clear()
+    for readings in pairs.values():
+        readings.clear()
     benchmark.pedantic(once, rounds=ROUNDS)
     columns = f"{'plain':>9} {'method':>9} {'ratio':>6} {'quartiles':>11} {'hook alone':>10} {'allowed':>8}"
     print(f"\n{DEVICE.type:38} {columns}")
@@ -193,7 +193,7 @@ def test_a_step_of_each_method_against_one_of_plain_sgd(benchmark) -> None:
 
 def _row(name: str, case: Case, pairs, found: dict[str, object]) -> bool:
     """Print a line of the table; return whether the step costs no more than it may."""
-    plain, method = (statistics.median(seconds for seconds, _ in each) for each in zip(*pairs, strict=True))
+    plain, method = (statistics.median(seconds for seconds, _ in series) for series in zip(*pairs, strict=True))
     low, _, high = statistics.quantiles([ours[0] / theirs[0] for theirs, ours in pairs], n=4)
     alone = statistics.median(seconds / (seconds - inside) for _, (seconds, inside) in pairs)
     found[name] = {"plain_seconds": plain, "ratio": method / plain, "quartiles": [low, high], "hook_alone": alone}

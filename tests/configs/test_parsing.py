@@ -40,7 +40,7 @@ def test_anything_else_is_refused_with_the_flag_and_examples(text: str) -> None:
         ("auto", 3, 20, (1, 3)),
         ("auto", 8, 20, (2, 8)),
         ("auto", 10, 20, (1, 3, 10)),
-        ("auto", 600, 2, ()),  # a recipe and its control arm
+        ("auto", 600, 2, ()),  # a recipe and its baseline
         ("none", 8, 20, ()),
         ("1,2", 8, 20, (1, 2, 8)),
         (" 3 , 8", 8, 20, (3, 8)),

@@ -5,8 +5,9 @@ import pytest
 
 from configs.loading import SECTIONS
 from configs.schema import SAMPLERS, RunConfig
+from runners.config import TrainConfig
 from spaces.budget import Budget
-from spaces.errors import SlimfrontError
+from spaces.errors import ConfigError, SlimfrontError
 from spaces.fields import setting_fields
 
 
@@ -88,3 +89,25 @@ def test_a_rule_that_does_not_hold_is_told_with_value_and_way_out(changes: dict[
 def test_settings_of_methods_that_stand_behind_a_name_may_be_set(method: str) -> None:
     config = config_with(method=method, set=("csgd.epsilon=0.003",))
     assert config.fixed_settings == {"csgd": {"epsilon": "0.003"}}
+
+
+def test_texts_are_parsed_into_properties() -> None:
+    config = config_with(
+        targets="20,60%", budget=("1mparams",), objective="accuracy,latency", method="di,l2,di", time_limit="1m30s"
+    )
+    assert [str(target) for target in config.target_budgets] == ["60%", "20%"]
+    assert [str(budget) for budget in config.budgets] == ["60%", "1mparams"]
+    assert (config.axis, config.methods, config.time_limit_seconds) == ("latency", ("di", "l2"), 90)
+    assert RunConfig().time_limit_seconds == float("inf")
+
+
+def test_the_largest_target_is_the_budget_unless_its_quantity_has_one() -> None:
+    assert RunConfig(targets="20,60%").budgets == (Budget.parse("60%"),)
+    assert RunConfig(targets="20,60%", budget=("80%",)).budgets == (Budget.parse("80%"),)
+
+
+def test_the_schedule_of_the_dense_net_is_checked_where_that_is_trained() -> None:
+    train = TrainConfig(lr_scheduler="multistep", milestones=(1,))
+    with pytest.raises(ConfigError, match="^dense net: --lr-scheduler is 'multistep' without --milestones"):
+        RunConfig(train=train)
+    assert RunConfig(train=train, weights="net.pt").train == train

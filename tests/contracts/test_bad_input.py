@@ -79,7 +79,7 @@ def _snapshots(name: str, net: nn.Module, search_context: SearchContext, removed
     context = TrialContext(
         search_context.data, search_context.train, seed=0, compute_format=search_context.compute_format
     )
-    context.statistics = method.prepare(net, space, context)
+    context.prepared = method.prepare(net, space, context)
     return list(method.run(net, space, _goal(name, space, removed), context))
 
 
@@ -153,7 +153,7 @@ def test_where_no_width_may_vary_a_budget_is_refused_and_the_dense_widths_are_tr
     context = TrialContext(
         tiny_search_context.data, tiny_search_context.train, seed=0, compute_format=tiny_search_context.compute_format
     )
-    context.statistics = method.prepare(tiny_search_context.net, space, context)
+    context.prepared = method.prepare(tiny_search_context.net, space, context)
     half = Goal(budgets=(Budget.parse("50%"),))
     if not method.takes_widths:  # it does without cutting channels
         cost = list(method.run(tiny_search_context.net, space, half, context))[-1].cost

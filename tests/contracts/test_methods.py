@@ -1,4 +1,4 @@
-"""What every pruning method must keep to; a new one is covered by its line in METHODS alone."""
+"""The contract of all pruning methods; a new method is tested once it has a line in METHODS."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 class Residual(nn.Module):
-    """Two writers of one stream."""
+    """A residual stream with two writers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Residual(nn.Module):
 
 
 class Concatenating(nn.Module):
-    """Two groups side by side, then flattened maps."""
+    """Two concatenated groups, then flattened maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def method(request):
 
 @pytest.fixture
 def context(tiny_search_context):
-    """Build what the runners lend a method, over 64 small images of 4 classes."""
+    """Return a function that builds the context of a trial, over 64 small images of 4 classes."""
 
     def build(seed: int = 0, epochs: int = 1) -> TrialContext:
         return TrialContext(
@@ -96,12 +96,12 @@ def _fit(space: SearchSpace, share: float) -> Widths:
 
 
 def _run(method, net: nn.Module, space: SearchSpace, goal: Goal, context) -> list:
-    context.statistics = method.prepare(net, space, context)
+    context.prepared = method.prepare(net, space, context)
     return list(method.run(net, space, goal, context))
 
 
 def _goal(method, space: SearchSpace, share: float) -> Goal:
-    """Return the uniform widths of a share of the dense FLOPs, or that share for a method that takes no widths."""
+    """Return uniform widths at a share of the dense FLOPs, or a budget of that share if the method takes no widths."""
     if method.takes_widths:
         return Goal(widths=_fit(space, share))
     return Goal(budgets=(Budget("flops", int(share * space.dense_cost.flops)),))
@@ -120,7 +120,7 @@ def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, m
     assert snapshots[-1].widths == widths
 
 
-def test_the_lent_net_is_untouched_and_the_output_shape_kept(net, method, context) -> None:
+def test_the_dense_net_is_not_changed_and_the_output_shape_is_kept(net, method, context) -> None:
     space, before = trace(net, IMAGE), {name: tensor.clone() for name, tensor in net.state_dict().items()}
     last = _run(method, net, space, _goal(method, space, 0.4), context())[-1]
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
@@ -159,19 +159,19 @@ def test_snapshots_follow_the_epochs(net, method, context) -> None:
     assert epochs[-1] == 2
 
 
-NARROWING = {  # settings under which a method that can has nets on the way in 8 epochs of 4 batches
+NARROWING = {  # settings at which methods yield intermediate networks in 8 epochs of 4 batches
     "abfp": {"iterations": 3},
     "aofp": {"theta": 0.3, "scope": "all", "half_batches": 2, "warm_up_batches": 0},
     "di": {"gradual_epochs": 3},
 }
 
 
-def test_a_method_says_whether_it_yields_nets_on_the_way(method, context) -> None:
+def test_a_method_says_whether_it_yields_intermediate_networks(method, context) -> None:
     torch.manual_seed(0)
     net, method = Residual().eval(), dataclasses.replace(method, **NARROWING.get(method.name, {}))
     space = trace(net, IMAGE)
     limited = Goal(budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
     goals = ([limited] if method.finds_widths else []) + [_goal(method, space, 0.3)]
-    yielded = [(goal, each) for goal in goals for each in _run(method, net, space, goal, context(epochs=8))]
-    assert yields_intermediates(method, 8) == any(short_of(goal, each, space) for goal, each in yielded)
+    yielded = [(goal, snapshot) for goal in goals for snapshot in _run(method, net, space, goal, context(epochs=8))]
+    assert yields_intermediates(method, 8) == any(short_of(goal, snapshot, space) for goal, snapshot in yielded)
     assert not yields_intermediates(method, 0)

@@ -1,8 +1,8 @@
-"""Every method on every net of the zoo's small list: at given widths, and within a budget where it finds its own.
+"""The contract of all methods on real architectures of the zoo: at given widths, and within a budget.
 
-Nets of hundreds of channels are taken narrower, as the time of several methods grows with the square or cube of a
-width, of which the contract says nothing. A new method is covered by its line in METHODS alone. What needs no real
-architecture is in test_methods.py.
+Networks with hundreds of channels are cut before the test, because the time of several methods grows with the square
+or cube of a width. A new method is tested once it has a line in METHODS. Tests that need no real architecture are in
+test_methods.py.
 """
 
 import math
@@ -30,25 +30,25 @@ from spaces.space import ModelSpec, SearchSpace, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
 
-# Side of the images: the smallest that the strides of the net leave something of.
+# Side of the images in pixels: the smallest at which the strides of the net leave a map.
 SIDES = {"resnet20": 16, "cifar_vgg16_bn": 32, "densenet40": 8, "mobilenet_v2": 32, "efficientnet_b0": 32}
 SIDES |= {"googlenet": 32}
 CLASSES, SHARE = 10, 0.3  # of the dense FLOPs
-# Of the FLOPs of the nets with wide layers: the rest is cut before anything is tested.
+# Share of the FLOPs of networks with wide layers that is left before the test.
 LEFT = {"cifar_vgg16_bn": 1 / 16, "mobilenet_v2": 1 / 4, "efficientnet_b0": 1 / 4, "googlenet": 1 / 4}
-# Within budgets these take the uniform widths that they are given here anyway.
+# Within budgets, these methods take the uniform widths that the test gives them.
 UNIFORM = (ScoreAndSlice, FromScratch, AutoBalanced)
 TRAIN = TrainConfig(epochs=1, batch_size=4, device="cpu", precision="float32")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A dense net with everything that its runs share."""
+    """A dense net and what its tests share."""
 
     net: nn.Module
     space: SearchSpace
     data: ImageData
-    state: dict[str, Tensor]  # of the net, as it was lent
+    state: dict[str, Tensor]  # of the net before any test
 
     @property
     def budget(self) -> Budget:
@@ -70,7 +70,7 @@ def case(request) -> Case:
 
 
 def _narrower(net: nn.Module, shape: tuple[int, int, int], share: float) -> nn.Module:
-    """Return the first channels of every group, equally many of each, within a share of the FLOPs."""
+    """Return the net cut to the first channels of every group, at uniform widths within a share of the FLOPs."""
     space = trace(net, torch.zeros(1, *shape))
     widths = space.fit(uniform_ratios(space), [Budget("flops", int(share * space.dense_cost.flops))])
     equal = {group.name: torch.ones(group.width) for group in space.variable}
@@ -81,18 +81,18 @@ def _narrower(net: nn.Module, shape: tuple[int, int, int], share: float) -> nn.M
 def test_a_method_keeps_its_contract_on_a_real_net(case: Case, name: str) -> None:
     method = METHODS[name]()
     context = TrialContext(case.data, TRAIN, 0, compute_format=PLAIN)
-    context.statistics = method.prepare(case.net, case.space, context)
+    context.prepared = method.prepare(case.net, case.space, context)
     if method.takes_widths:
         widths = case.space.fit(uniform_ratios(case.space), [case.budget])
         snapshots = list(method.run(case.net, case.space, Goal(widths=widths), context))
         assert snapshots[-1].widths == widths
         _check_net(case, snapshots[-1])
-        _check_lent(case, snapshots[-1].net)
+        _check_dense_net(case, snapshots[-1].net)
     if method.finds_widths and not isinstance(method, UNIFORM):
         snapshots = list(method.run(case.net, case.space, Goal(budgets=(case.budget,)), context))
         assert _promised(case, snapshots[-1]).flops <= case.budget.limit
         _check_net(case, snapshots[-1])
-        _check_lent(case, snapshots[-1].net)
+        _check_dense_net(case, snapshots[-1].net)
 
 
 def _promised(case: Case, snapshot: Snapshot):
@@ -100,11 +100,11 @@ def _promised(case: Case, snapshot: Snapshot):
 
 
 def _check_net(case: Case, snapshot: Snapshot) -> None:
-    """Cost by fvcore, finite weights and notes, output shape, and what a checkpoint gives back."""
+    """Check the cost by fvcore, finite weights and notes, the output shape, and the checkpoint."""
     net = snapshot.net.eval()
     assert count_cost(net, case.space.input_shape) == _promised(case, snapshot)
-    assert [name for name, each in net.state_dict().items() if not torch.isfinite(each).all()] == []
-    assert all(isinstance(each, str) or math.isfinite(each) for each in snapshot.note.values())
+    assert [name for name, tensor in net.state_dict().items() if not torch.isfinite(tensor).all()] == []
+    assert all(isinstance(value, str) or math.isfinite(value) for value in snapshot.note.values())
     images = torch.randn(2, *case.space.input_shape, generator=torch.Generator().manual_seed(1))
     loaded = from_bytes(to_bytes(net, None, snapshot.widths), case.net).eval()
     with torch.no_grad():
@@ -113,10 +113,11 @@ def _check_net(case: Case, snapshot: Snapshot) -> None:
         assert torch.equal(loaded(images), logits)
 
 
-def _check_lent(case: Case, narrow: nn.Module) -> None:
-    """The dense net is as it was lent, and shares nothing with the narrow one."""
-    assert [name for name, each in case.net.state_dict().items() if not torch.equal(each, case.state[name])] == []
-    assert not any(each.training or each._forward_hooks or each._forward_pre_hooks for each in case.net.modules())
-    assert all(each.grad is None for each in case.net.parameters())
-    lent = {each.data_ptr() for each in case.net.parameters()}
-    assert not any(each.data_ptr() in lent for each in narrow.parameters())
+def _check_dense_net(case: Case, narrow: nn.Module) -> None:
+    """Check that the dense net is unchanged and shares no memory with the narrow one."""
+    assert [name for name, tensor in case.net.state_dict().items() if not torch.equal(tensor, case.state[name])] == []
+    modules = list(case.net.modules())
+    assert not any(module.training or module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert all(parameter.grad is None for parameter in case.net.parameters())
+    dense = {parameter.data_ptr() for parameter in case.net.parameters()}
+    assert not any(parameter.data_ptr() in dense for parameter in narrow.parameters())

@@ -1,4 +1,4 @@
-"""What every runner keeps: each trial that is asked for is told once, whatever becomes of it."""
+"""The contract of every runner: each trial that is asked for is told once, whatever becomes of it."""
 
 import pytest
 
@@ -10,19 +10,19 @@ from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.widths import Widths
 
-IMPOSSIBLE, STOPPED, PASSING = 3, 4, 6
+IMPOSSIBLE, STOPPED, WITH_INTERMEDIATE = 3, 4, 6
 EAGER = {"theta": 1e3, "scope": "all", "half_batches": 2, "warm_up_batches": 0, "search_share": 0.9}
 TRIALS = [
     *(Trial(n, "l2", Goal(Widths({"0": 2 + n, "3": 8 - n})), seed=n) for n in range(3)),
     Trial(IMPOSSIBLE, "l2", Goal(Widths({"no such group": 1}))),
     Trial(STOPPED, "random", Goal(Widths({"0": 4, "3": 4}))),
     Trial(5, "random", Goal(Widths({"0": 4, "3": 4}))),
-    Trial(PASSING, "aofp", Goal(budgets=(Budget.parse("15%"),)), EAGER),
+    Trial(WITH_INTERMEDIATE, "aofp", Goal(budgets=(Budget.parse("15%"),)), EAGER),
 ]
 
 
 class Record:
-    """An AskTell that writes down what happens, and says "none" once while a trial runs that it wants to see first."""
+    """An AskTell that records the calls, and returns None once, until the first trial is told."""
 
     def __init__(self) -> None:
         self.waiting = list(TRIALS)
@@ -50,7 +50,7 @@ class Record:
 
 @pytest.fixture(scope="module")
 def records(ray_of_two: None, tiny_search_context: SearchContext) -> dict[str, Record]:
-    """What each runner made of the same trials."""
+    """The calls of every runner for the same trials."""
     made = {name: Record() for name in RUNNERS}
     for name, record in made.items():
         RUNNERS[name](RunnerConfig(), evaluate).run(record, tiny_search_context)
@@ -99,8 +99,8 @@ def test_local_and_ray_give_equal_results(records: dict[str, Record]) -> None:
     assert local[0].checkpoint
 
 
-def test_networks_passed_on_the_way_come_back_with_their_weights(records: dict[str, Record]) -> None:
-    local, ray = (records[name].by_number()[PASSING].intermediate_networks for name in ("local", "ray"))
+def test_intermediate_networks_come_back_with_their_weights(records: dict[str, Record]) -> None:
+    local, ray = (records[name].by_number()[WITH_INTERMEDIATE].intermediate_networks for name in ("local", "ray"))
     assert len(local) == len(ray) > 0
     for ours, theirs in zip(local, ray, strict=True):
         for field in ("label", "state", "accuracy", "cost", "widths", "note", "checkpoint"):

@@ -1,4 +1,4 @@
-"""What every setting of every method must keep to, so that it can be searched, fixed and explained."""
+"""The contract of all settings of all methods, so that they can be searched, fixed and explained."""
 
 import dataclasses
 
@@ -7,53 +7,54 @@ import pytest
 from pruning.base import METHODS
 from pruning.settings import Setting, declared_settings, parse_setting
 
-DECLARED = [(name, each) for name in sorted(METHODS) for each in declared_settings(METHODS[name])]
-IDS = [f"{name}.{each.name}" for name, each in DECLARED]
+DECLARED = [(name, declared) for name in sorted(METHODS) for declared in declared_settings(METHODS[name])]
+IDS = [f"{name}.{declared.name}" for name, declared in DECLARED]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_public_field_is_declared(name: str) -> None:
-    """An arm may keep for itself what makes it that arm; what is declared has the field's own default."""
+    """A declared setting has the default of its field; fields that are no settings may exist besides."""
     method = METHODS[name]()
-    for each in declared_settings(METHODS[name]):
-        assert getattr(method, each.name) == each.default
-    assert {each.name for each in declared_settings(method)} <= {each.name for each in dataclasses.fields(method)}
+    for declared in declared_settings(METHODS[name]):
+        assert getattr(method, declared.name) == declared.default
+    names = {declared.name for declared in declared_settings(method)}
+    assert names <= {field.name for field in dataclasses.fields(method)}
 
 
-@pytest.mark.parametrize(("name", "each"), DECLARED, ids=IDS)
-def test_a_setting_explains_itself(name: str, each: Setting) -> None:
-    assert each.help
-    assert not each.help.endswith(".")
+@pytest.mark.parametrize(("name", "declared"), DECLARED, ids=IDS)
+def test_a_setting_explains_itself(name: str, declared: Setting) -> None:
+    assert declared.help
+    assert not declared.help.endswith(".")
 
 
-@pytest.mark.parametrize(("name", "each"), DECLARED, ids=IDS)
-def test_the_default_is_within_the_bounds_and_parses_to_itself(name: str, each: Setting) -> None:
-    for value in (each.default, str(each.default)):
-        parsed = parse_setting(name, each, value)
-        assert parsed == each.default
-        assert type(parsed) is type(each.default)
+@pytest.mark.parametrize(("name", "declared"), DECLARED, ids=IDS)
+def test_the_default_is_within_the_bounds_and_parses_to_itself(name: str, declared: Setting) -> None:
+    for value in (declared.default, str(declared.default)):
+        parsed = parse_setting(name, declared, value)
+        assert parsed == declared.default
+        assert type(parsed) is type(declared.default)
 
 
-@pytest.mark.parametrize(("name", "each"), DECLARED, ids=IDS)
-def test_bounds_go_together(name: str, each: Setting) -> None:
-    if each.choices:
-        assert each.low is None
-        assert each.high is None
-        assert len(set(each.choices)) == len(each.choices)
-        assert all(type(choice) is type(each.default) for choice in each.choices)
-    if each.low is not None and each.high is not None:
-        assert each.low < each.high
-    if each.log:
-        assert each.low is not None
-        assert each.low > 0
-    if isinstance(each.default, bool):
-        assert each.low is None
-        assert each.high is None
+@pytest.mark.parametrize(("name", "declared"), DECLARED, ids=IDS)
+def test_bounds_go_together(name: str, declared: Setting) -> None:
+    if declared.choices:
+        assert declared.low is None
+        assert declared.high is None
+        assert len(set(declared.choices)) == len(declared.choices)
+        assert all(type(choice) is type(declared.default) for choice in declared.choices)
+    if declared.low is not None and declared.high is not None:
+        assert declared.low < declared.high
+    if declared.log:
+        assert declared.low is not None
+        assert declared.low > 0
+    if isinstance(declared.default, bool):
+        assert declared.low is None
+        assert declared.high is None
 
 
-@pytest.mark.parametrize(("name", "each"), DECLARED, ids=IDS)
-def test_what_may_be_searched_makes_a_method(name: str, each: Setting) -> None:
-    """Every end of the range is a setting that the method itself accepts."""
-    if each.searchable:
-        for value in each.choices or (each.low, each.high):
-            METHODS[name](**{each.name: type(each.default)(value)})
+@pytest.mark.parametrize(("name", "declared"), DECLARED, ids=IDS)
+def test_what_may_be_searched_makes_a_method(name: str, declared: Setting) -> None:
+    """The method accepts both ends of the range of every searchable setting, and all choices."""
+    if declared.searchable:
+        for value in declared.choices or (declared.low, declared.high):
+            METHODS[name](**{declared.name: type(declared.default)(value)})

@@ -27,8 +27,8 @@ from search.latency.queue import MeasurementQueue, restore_readings
 from search.problem import Problem
 from search.reporting.statements import ending
 from search.results.pareto import measured
+from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
 from search.results.result import DenseResult, SearchResult, best_at_text
-from search.results.screening_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
 from search.schedulers.asha import MultiObjectiveASHA
 from search.schedulers.screening import Screening
 from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
@@ -63,7 +63,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         folder: keeps the record; None keeps it in memory.
         again: go on with what is recorded there, under the flags of now.
     """
-    config, space = parse_flags(flags.split()).config, chain(sim.get("groups", 6), sim.get("width", 64))
+    config, space = parse_flags(flags.split()), chain(sim.get("groups", 6), sim.get("width", 64))
     config = dataclasses.replace(config, resume="again" if again else "")
     problem = Problem.resolve(config, space)
     predictor = LatencyPredictor(model(space), problem) if problem.needs_latency else None
@@ -134,13 +134,14 @@ def search_for_real(folder: Path, flags: Sequence[tuple[str, Any]], epochs: int)
     result = run(config)
     names = [group["group"] for group in result.space["groups"]]
     facts = _facts(result, names, {"digits": 6})
-    control = {"control": result.control, **{f"control of {k}": v for k, v in result.target_controls.items()}}
+    control = {"control": result.retrained_baseline}
+    control |= {f"control of {label}": network for label, network in result.target_baselines.items()}
     facts["controls"] = [[name, _network(each, names, 6)] for name, each in control.items() if each is not None]
     return facts | {"dense": [round(result.dense.val_accuracy, 6), round(result.dense.test_accuracy or 0, 6)]}
 
 
 def _facts(result: SearchResult, names: Sequence[str], how: Mapping[str, int]) -> dict[str, Any]:
-    chosen, compared, before = result.chosen, result.uniform_comparison, result.screening_audit
+    chosen, compared, before = result.chosen, result.baseline_comparison, result.screening_audit
     return {
         "groups": " ".join(names),
         "trials": [_row(each, names, **how) for each in result.results],
@@ -149,8 +150,8 @@ def _facts(result: SearchResult, names: Sequence[str], how: Mapping[str, int]) -
         "chosen": None if chosen is None else chosen.label,
         "best at": [[each.label, best_at_text(result, each)] for each in result.reported],
         "comparison": compared.statement,
-        "rival, won, beaten, arms": [compared.rival, compared.won, compared.beaten, compared.baselines],
-        "audit of rungs": [dataclasses.astuple(each) for each in result.proxy_audit],
+        "rival, won, beaten, arms": [compared.baseline_trial, compared.won, compared.dominated, compared.baselines],
+        "audit of rungs": [dataclasses.astuple(each) for each in result.rung_audits],
         "audit before training": None if before is None else dataclasses.astuple(before),
     }
 

@@ -41,7 +41,7 @@ class TinyContext:
     learning_rate: float = 0.01
     dense_learning_rate: float = 0.05
     steps_per_epoch: int = 1
-    statistics: Any = None
+    prepared: Any = None
     classes: int = 3
     shape: tuple[int, int, int] = (3, 8, 8)
     calibrations: int = 0

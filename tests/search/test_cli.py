@@ -159,9 +159,9 @@ def test_help_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_names_of_samplers_are_those_that_the_study_has() -> None:
-    from search.tuner import SAMPLERS as of_study
+    from search.searchers import samplers
 
-    assert set(SAMPLERS) == set(of_study)
+    assert set(SAMPLERS) == set(samplers.SAMPLERS)
 
 
 def test_methods_are_listed_with_their_settings_and_presets_with_what_they_are(
@@ -189,7 +189,7 @@ def test_what_is_listed_reads_as_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["methods", "--json", "csgd"]) == 0
     (csgd,) = json.loads(capsys.readouterr().out).values()
     assert (csgd["paper"], csgd["widths"]) == ("Ding et al., Centripetal SGD, arXiv 1904.03837", "given")
-    (deadline,) = [each for each in csgd["settings"] if each["name"] == "deadline"]
+    (deadline,) = [setting for setting in csgd["settings"] if setting["name"] == "deadline"]
     assert deadline == {
         "name": "deadline", "type": "number", "default": 0.5, "low": 0.05, "high": 0.95, "log": False, "choices": [],
         "searched": True, "help": deadline["help"],
@@ -221,9 +221,9 @@ def test_every_method_and_setting_says_what_it_is(name: str) -> None:
     assert method.__doc__
     assert method.needs
     assert method.takes_widths or method.finds_widths
-    for each in declared_settings(method):
-        assert each.help, f"{name}.{each.name} has no help"
-        assert not each.help.endswith(".")
+    for setting in declared_settings(method):
+        assert setting.help, f"{name}.{setting.name} has no help"
+        assert not setting.help.endswith(".")
 
 
 TINY = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local"

@@ -148,7 +148,7 @@ def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResu
 def test_the_uniform_baseline_ran(finished: tuple[Path, SearchResult]) -> None:
     _, result = finished
     assert any(trial.trial.baseline == "uniform" for trial in result.results)
-    assert result.uniform_comparison.baselines >= 1
+    assert result.baseline_comparison.baselines >= 1
 
 
 @pytest.mark.usefixtures("without_programs")

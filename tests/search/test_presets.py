@@ -1,4 +1,4 @@
-"""The published recipes: each loads, is accepted whole, and stands for exactly one trial beside the control arm."""
+"""The published recipes: every one loads, is accepted whole, and stands for exactly one trial beside the baseline."""
 
 import dataclasses
 import math
@@ -74,11 +74,11 @@ def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> Non
     (method,) = config.methods
     fixed = config.fixed_settings[method]
     assert len(fixed) == len(config.set)
-    assert {each.name for each in declared_settings(METHODS[method]) if each.searchable} <= set(fixed)
+    assert {setting.name for setting in declared_settings(METHODS[method]) if setting.searchable} <= set(fixed)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_one_trial_beside_the_control_arm(name: str, small_data: Path) -> None:
+def test_a_recipe_is_one_trial_beside_the_baseline(name: str, small_data: Path) -> None:
     config = recipe(name)
     data = dataclasses.replace(config.data, data_dir=str(small_data), val_share=0.2)
     if "imagenet" in name:

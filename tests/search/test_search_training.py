@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from search.reporting.training import mean_epochs, training_text
 
 from pruning.base import Goal
 from runners.config import TrainConfig
@@ -18,6 +17,7 @@ from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
 from search.finalization.retraining import again
+from search.reporting.wording import training_text
 from search.results.serialization import trial_from_dict, trial_to_dict
 from search.searchers.samplers import SAMPLERS
 from search.tuner import Study, StudySettings
@@ -105,16 +105,6 @@ def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> 
     assert again(member).training == {"epochs": 2}
 
 
-def test_the_mean_of_searched_epochs_is_that_of_a_log_scale() -> None:
-    assert mean_epochs((), 5) == 5
-    assert mean_epochs(SEARCHED, 4) == pytest.approx(1.82, abs=0.01)  # 4 / ln 9
-
-
-def test_it_is_written_shortly() -> None:
-    trial = Trial(0, "l2", Goal(), training={"lr": 0.0123456, "epochs": 2, "distill_weight": 0.5})
-    assert training_text(trial) == "distill_weight 0.5, epochs 2, lr 0.0123"
-
-
 @pytest.mark.usefixtures("without_programs")
 def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
@@ -123,7 +113,7 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     flags = f"--budget 60% --method random --trials 6 --epochs 2 --search-training lr,epochs {tiny}".split()
     assert main(["plan", *flags]) == 0
     page = capsys.readouterr().out
-    for words in ("fine-tuning, not of the arm", "lr", "0.002 to 0.032, log", "1 to 2, log"):
+    for words in ("fine-tuning, not of the baseline", "lr", "0.002 to 0.032, log", "1 to 2, log"):
         assert words in page
     assert main([*flags, "--out", str(folder)]) == 0
     out = capsys.readouterr().out
@@ -133,8 +123,8 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     for each in tuned:
         assert each.curve[-1].epoch == each.trial.training["epochs"]
     for member in (each for each in result.front if each.trial.training):
-        assert f"  network {member.label}: {training_text(member.trial)}" in out
-        assert training_text(member.trial) in (folder / "report.html").read_text()
+        assert f"  network {member.label}: {training_text(member.trial.training)}" in out
+        assert training_text(member.trial.training) in (folder / "report.html").read_text()
         metrics = json.loads((folder / "front" / f"trial-{member.stem}" / "metrics.json").read_text())
         assert metrics["training"] == member.trial.training
     with (folder / "front.csv").open() as file:

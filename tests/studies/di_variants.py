@@ -13,22 +13,24 @@ from dataclasses import dataclass
 
 import torch
 from harness import Rows, print_table, rows_of, seeds_of, spread, study_parser
-from pruning.calibration.information import RidgeInformation, ridge_for
 from torch import nn
 
 from pruning.allocation import Curve
 from pruning.base import Context, Goal, Method
 from pruning.calibration.activation_moments import ActivationMoments
-from pruning.methods.di.method import DiscriminantInformation, Prepared
+from pruning.calibration.second_moments import ridge_for
+from pruning.criteria.discriminant.information import RidgeInformation
+from pruning.methods.di.method import DenseRankings, DiscriminantInformation
 from pruning.methods.score_and_slice import RandomChannels, UniformL2
-from runners.base import DataConfig, TrainConfig
 from runners.cache import cache_root
+from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.evaluate import TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net, weights_digest
 from runners.training.loop import accuracy
 from spaces.budget import Budget
+from spaces.groups import ChannelGroup
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
@@ -43,17 +45,19 @@ LABELS = {"label_weight": 1.0, "ridge": 1e-3, "compensate": False}
 class RawInformation(DI):
     """Widths by raw DI per FLOP (pooled, standardised features, labels alone), which the default must beat."""
 
-    def _curves(self, net: nn.Module, space: SearchSpace, context: Context, prepared: Prepared) -> Mapping[str, Curve]:
+    def _curves(
+        self, net: nn.Module, space: SearchSpace, context: Context, ranked: DenseRankings
+    ) -> Mapping[str, Curve]:
         raw = DI(features="pooled", standardise=True, **LABELS)
-        statistics = raw.statistics(net, space, context)
-        rankings = raw.rankings(net, space, statistics)
-        return {g.name: rankings[g.name].lost.numpy() * _information(raw, statistics, g) for g in space.variable}
+        moments = raw.activation_moments(net, space, context)
+        rankings = raw.rankings(net, space, moments)
+        return {g.name: rankings[g.name].lost.numpy() * _information(raw, moments, g) for g in space.variable}
 
 
-def _information(raw: DI, statistics: ActivationMoments, group) -> float:
+def _information(raw: DI, activation_moments: ActivationMoments, group: ChannelGroup) -> float:
     """Return the mean over sites of the DI of all channels, which turns shares into DI."""
     found = []
-    for site, features, _ in statistics.sites_of(group):
+    for site, features, _ in activation_moments.sites_of(group):
         moments = site.moments.take(features).standardised()
         ridge = ridge_for(moments.scatter, raw.ridge)
         found.append(RidgeInformation(moments.scatter, moments.between(), ridge).information)
@@ -106,8 +110,8 @@ class Setup:
     train: TrainConfig
     compute_format: ComputeFormat
 
-    def context(self, seed: int, statistics: object = None) -> TrialContext:
-        return TrialContext(self.data, self.train, seed, statistics=statistics, compute_format=self.compute_format)
+    def context(self, seed: int, prepared: object = None) -> TrialContext:
+        return TrialContext(self.data, self.train, seed, prepared=prepared, compute_format=self.compute_format)
 
     def run(self, job: Job, variant: Method, prepared: object) -> dict[str, float]:
         """Return the used share of the FLOPs, and the accuracies after the cut and after fine-tuning."""
@@ -128,8 +132,8 @@ def set_up(epochs: int, dense_epochs: int) -> Setup:
         epochs=epochs,
         dense_epochs=dense_epochs,
         batch_size=64,
-        learning_rate=0.05,
-        dense_learning_rate=0.1,
+        lr=0.05,
+        dense_lr=0.1,
         device="cpu",
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)

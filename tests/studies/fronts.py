@@ -34,14 +34,14 @@ from harness import Rows, lead, print_table, rows_of, seeds_of, spread, study_pa
 from configs.loading import parse_flags
 from pruning import checkpoint
 from pruning.base import METHODS, Goal
-from runners.base import RunnerConfig
 from runners.cache import cache_root
-from runners.evaluation.evaluate import SearchContext, TrialContext
+from runners.config import RunnerConfig
+from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.ray.runner import RayRunner
-from runners.training.dense import DenseRecipe, trained_net
+from runners.training.dense import trained_net
 from runners.training.loop import accuracy
 from runners.trial import EpochReport, Trial, TrialResult, derive_seed
-from search.problem import Setup, prepare
+from search.environment import Environment, prepare
 from search.results.pareto import ParetoFront, inside, objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
@@ -55,7 +55,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "nsga2": ("--sampler", "nsga2", "--rungs", "none", "--screen", "none"),
     "random": ("--sampler", "random", "--rungs", "none", "--screen", "none"),
 }
-DENSE = ("--dense-epochs", "10", "--dense-learning-rate", "0.1")
+DENSE = ("--dense-epochs", "10", "--dense-lr", "0.1")
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Queue:
     """Hands given trials to a runner and reads their networks on test (implements `runners.AskTell`)."""
 
     waiting: list[Trial]
-    setup: Setup
+    environment: Environment
     dense: torch.nn.Module
     told: list[TrialResult] = field(default_factory=list)
 
@@ -170,7 +170,7 @@ class Queue:
         if result.checkpoint is None:
             raise SystemExit(f"given widths failed: {result.error}")
         net = checkpoint.from_bytes(result.checkpoint, self.dense)
-        test = accuracy(net, self.setup.data.test, device=self.setup.device)
+        test = accuracy(net, self.environment.data.test, device=self.environment.device)
         self.told.append(dataclasses.replace(result.with_checkpoints({}), intermediate_networks=(), test_accuracy=test))
 
 
@@ -199,7 +199,7 @@ def trained(job: Training, widths: Sequence[Widths], options: Options, rows: Row
 
 
 def train_widths(job: Training, widths: Sequence[Widths], options: Options) -> Outcome:
-    setup, context = context_of(job.seed, options)
+    environment, context = context_of(job.seed, options)
     train = dataclasses.replace(context.train, epochs=job.epochs)
     trial_context = TrialContext(context.data, train, job.seed, compute_format=context.compute_format)
     prepared = {job.method: METHODS[job.method]().prepare(context.net, context.space, trial_context)}
@@ -208,28 +208,27 @@ def train_widths(job: Training, widths: Sequence[Widths], options: Options) -> O
         goal = Goal(target_widths, (budget_of(target, context.space),))
         seed = derive_seed(job.seed, f"{job.name} {job.method} {target} {job.epochs}")
         trials.append(Trial(number, job.method, goal, seed=seed))
-    queue = Queue(trials, setup, context.net)
+    queue = Queue(trials, environment, context.net)
     began = time.perf_counter()
-    RayRunner(RunnerConfig()).run(queue, dataclasses.replace(context, train=train, statistics=prepared))
+    RayRunner(RunnerConfig(), evaluate).run(queue, dataclasses.replace(context, train=train, prepared=prepared))
     minutes = (time.perf_counter() - began) / 60
     found = outcome(queue.told, context.space.dense_cost.flops, options)
     return dataclasses.replace(found, epochs=float(job.epochs * len(options.targets)), minutes=minutes)
 
 
 @functools.cache
-def context_of(seed: int, options: Options) -> tuple[Setup, SearchContext]:
+def context_of(seed: int, options: Options) -> tuple[Environment, SearchContext]:
     """Return the data and the dense network of a seed, which are those of its searches."""
-    setup = prepare(parse_flags([*options.flags(seed), "--out", str(options.folder / "unused")]).config)
-    recipe = DenseRecipe(setup.spec, setup.data, setup.config.train, seed)
-    net = trained_net(recipe, cache_root(), compute_format=setup.compute_format)
-    return setup, SearchContext(
+    environment = prepare(parse_flags([*options.flags(seed), "--out", str(options.folder / "unused")]).config)
+    net = trained_net(environment.dense_recipe, cache_root(), compute_format=environment.compute_format)
+    return environment, SearchContext(
         net.cpu().eval(),
-        setup.space,
-        setup.data,
-        setup.config.train,
+        environment.problem.space,
+        environment.data,
+        environment.config.train,
         {},
         threads=1,
-        compute_format=setup.compute_format,
+        compute_format=environment.compute_format,
     )
 
 

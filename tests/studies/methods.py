@@ -122,7 +122,7 @@ def prepared(search_context: SearchContext, lines: Iterable[Line]) -> SearchCont
     names = sorted({line.method for line in lines})
     context = TrialContext(search_context.data, search_context.train, 0, compute_format=search_context.compute_format)
     found = {name: METHODS[name]().prepare(search_context.net, search_context.space, context) for name in names}
-    return dataclasses.replace(search_context, statistics=found)
+    return dataclasses.replace(search_context, prepared=found)
 
 
 def run(job: Job, search_context: SearchContext) -> dict[str, Any]:

@@ -24,13 +24,19 @@ import numpy as np
 import torch
 from harness import Rows, mean_of, print_table, rows_of, seeds_of, spread, study_parser
 from numpy.typing import NDArray
-from search.searchers.study_settings import StudySettings
 
+from configs.schema import RunConfig
 from runners.simulated.grouped_accuracy import GroupedAccuracy
 from runners.trial import TrialResult, TrialState
+from search.problem import Problem
 from search.results.pareto import objectives
-from search.tuner import Study
-from spaces.budget import Budget
+from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.screening import Screening
+from search.searchers.candidate_space import CandidateSpace
+from search.searchers.optuna_searcher import OptunaSearcher
+from search.storage.history import History
+from search.storage.pending import PendingTrials
+from search.tuner import Records, Schedulers, Tuner
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
@@ -38,9 +44,9 @@ from spaces.zoo.models import build
 NETWORKS = ("resnet50", "densenet121")
 SENSED = "structured, sensitivities"
 SAMPLERS = ("structured", SENSED, "tpe", "nsga2", "gp", "random")
-BUDGET = Budget.parse("50%")
+BUDGET = "50%"
 NOISE_OF_SENSITIVITIES = 0.7  # of their logarithm: a factor of two either way
-FIXED = {"l2": {"compensate": False, "allocation": "uniform"}}
+FIXED = ("l2.compensate=false", "l2.allocation=uniform")
 LOWEST = 0.06  # share of the budget
 GRID = 16  # budgets at which the best front is computed
 
@@ -108,37 +114,50 @@ def area_of(network: str, seed: int, high: int) -> Area:
     return Area(GroupedAccuracy.random(space_of(network), seed), LOWEST * high, high)
 
 
+def config_of(job: Job) -> RunConfig:
+    return RunConfig(
+        budget=(BUDGET,),
+        method="l2",
+        set=FIXED,
+        trials=job.trials,
+        sampler=job.sampler.partition(",")[0],
+        seed=job.seed,
+        allocation="search",
+        lowest_fraction=LOWEST,
+        rungs="none",
+        screen="none",
+    )
+
+
 def search(job: Job) -> dict[str, Any]:
     """Run one search to its end, and return its `Curve` as plain values."""
     torch.set_num_threads(1)
     space = space_of(job.network)
     truth = GroupedAccuracy.random(space, job.seed, job.scatter)
-    sampler = job.sampler.partition(",")[0]
-    settings = StudySettings(
-        ("l2",),
-        FIXED,
-        trials=job.trials,
-        sampler=sampler,
-        seed=job.seed,
-        allocation="search",
-        lowest_fraction=LOWEST,
+    problem = Problem.resolve(config_of(job), space)
+    candidates, records = CandidateSpace(problem), Records(History(problem), PendingTrials())
+    random = np.random.default_rng(job.seed)
+    sensitivities = {
+        name: value * random.lognormal(0.0, NOISE_OF_SENSITIVITIES) for name, value in truth.importance.items()
+    }
+    searcher = OptunaSearcher(
+        candidates,
+        records.history,
+        records.pending,
+        sensitivities=sensitivities if job.sampler == SENSED else None,
         even=False,
     )
-    study = Study(settings, space, (BUDGET,))
-    if job.sampler == SENSED:
-        random = np.random.default_rng(job.seed)
-        study.learn_sensitivities(
-            {name: value * random.lognormal(0.0, NOISE_OF_SENSITIVITIES) for name, value in truth.importance.items()}
-        )
+    schedulers = Schedulers(MultiObjectiveASHA(problem, candidates.objective_cost), Screening(problem, size=1))
+    tuner = Tuner(records, searcher, schedulers)
     began = time.perf_counter()
-    while (trial := study.ask()) is not None:
+    while (trial := tuner.ask()) is not None:
         outcome = truth(trial)
-        study.tell(TrialResult(trial, TrialState.COMPLETE, outcome.accuracy, outcome.cost, outcome.widths))
+        tuner.tell(TrialResult(trial, TrialState.COMPLETE, outcome.accuracy, outcome.cost, outcome.widths))
     seconds = (time.perf_counter() - began) / job.trials
-    high = study.budgets[0].limit
+    high = problem.budgets[0].limit
     area = area_of(job.network, job.seed, high)
-    baselines = sum(bool(result.trial.baseline) for result in study.results)
-    networks = [(objectives(result)[0], truth.accuracy(result.widths or {})) for result in study.results]
+    baselines = sum(bool(result.trial.baseline) for result in records.history.results)
+    networks = [(objectives(result)[0], truth.accuracy(result.widths or {})) for result in records.history.results]
     shares = []
     for scale in (linear, np.log):
         start, best = area.under(networks[:baselines], scale), area.best(scale)

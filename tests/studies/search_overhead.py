@@ -29,11 +29,11 @@ from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.evaluation import evaluate
 from runners.ray import runner as ray_tune
 from runners.trial import EpochReport, Trial, TrialResult
-from search.schedulers.screening import Screened
-from search.storage.checkpoints import TrialFiles
-from search.storage.study_storage import Record
-from search.tracking.mlflow_tracker import MlflowTracker, _Records
-from search.tuner import Study
+from search.storage.checkpoints import CheckpointFolder
+from search.storage.study_storage import StudyStorage
+from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.runs import SearchRuns
+from search.tuner import Tuner
 
 ALLOWED = 0.05
 Clock = dict[str, float]
@@ -42,13 +42,13 @@ IN_WORKER = {"count_cost": "cost recounted with fvcore", "to_bytes": "checkpoint
 ANSWER = "waiting for the answer to a report"
 # Work of the controller while a worker waits for its next trial. An indented label is a part of the one above it.
 CONTROLLER = (
-    (Study, "ask", "proposals"),
-    (Study, "tell", "tell, with the next three"),
-    (TrialFiles, "keep", "  checkpoint written"),
-    (Record, "add", "  record written"),
-    (MlflowTracker, "trial", "  MLflow, handing over"),
+    (Tuner, "ask", "proposals"),
+    (Tuner, "tell", "tell, with the next three"),
+    (CheckpointFolder, "keep", "  checkpoint written"),
+    (StudyStorage, "add", "  record written"),
+    (MlflowTracker, "on_trial_end", "  MLflow, handing over"),
 )
-BESIDE = ((_Records, "trial"), (_Records, "log"))  # in a thread of its own
+BESIDE = ((SearchRuns, "write_trial"), (SearchRuns, "log"))  # in a thread of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +124,19 @@ def account(spans: Sequence[Span], end: float, workers: int) -> Clock:
 def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[Span], float]:
     """Search with watched trials; return their spans and the time of the last tell.
 
-    A screened candidate and every training segment of a trial have spans of their own: `Screened` is told all of them.
+    A screened candidate and every training segment of a trial have spans of their own: the tuner is told all of them.
     """
     told: list[TrialResult] = []
     ends: list[float] = []
-    tell: Callable[..., None] = Screened.tell
+    tell: Callable[..., None] = Tuner.tell
 
-    def noted(screened: Screened, result: TrialResult) -> None:
-        tell(screened, result)
+    def noted(tuner: Tuner, result: TrialResult) -> None:
+        tell(tuner, result)
         told.append(result)
         ends.append(time.time())
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(Screened, "tell", noted))
+        stack.enter_context(patch.object(Tuner, "tell", noted))
         stack.enter_context(patch("search.orchestrator.evaluate", watched))
         for owner, name, label in CONTROLLER:
             stack.enter_context(timed(owner, name, controller, label))

@@ -1,12 +1,16 @@
 """Auto-balanced filter pruning. Ding et al., AAAI 2018.
 
-What is taken from the paper: the factors of weak and strong filters, the balance of every layer's two terms at every
-step, all layers narrowed in step, training after the cut. Where this differs: coupled layers share the index sets that
-their importances give together, not those of one layer alone; normalisation scales are balanced like filters, because a
-BatchNorm makes up for a small filter; the regulariser is off after a cut; filters before a BatchNorm then get back the
-norms that they had before the balance, which made strong ones grow and so learn more slowly (a setting); its strength
-is raised where the epochs at hand would not let it finish; and a cut comes early once weak filters hold little energy.
-The paper's strength and number of iterations are not known to us: the defaults are ours.
+From the paper: the factors of weak and strong filters, the balance of every layer's two terms at every step, all layers
+narrowed at the same time, and training after the cut.
+
+Differences from the paper:
+- Coupled layers share the index sets of their joint importance, not those of one layer alone.
+- Normalisation scales are balanced like filters, because a BatchNorm compensates for a small filter.
+- The regulariser is off after a cut. Filters before a BatchNorm then get back the norms that they had before the
+  balance, because the larger norms of strong filters make them learn more slowly (a setting).
+- The strength is raised if the trial's epochs would not suffice.
+- A cut comes early once weak filters hold little energy.
+The paper's strength and number of iterations are not known; the defaults are those of this project.
 """
 
 import copy
@@ -14,11 +18,12 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import Context, Goal, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Snapshot
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
 from pruning.methods.common_steps import wanted_widths
@@ -31,21 +36,23 @@ from spaces.widths import Widths
 
 logger = logging.getLogger(__name__)
 
-# Fewer leave neither the balance nor the training after a cut time to work: ResNet-20 on cluttered digits, cut to 8%
-# of its FLOPs in 4 epochs, reached 86.3% of 1000 test images after one cut and 81.7% after two (one seed).
-EPOCHS_AN_ITERATION = 4
+# With fewer epochs, neither the balance nor the training after a cut has enough time: ResNet-20 on cluttered digits,
+# cut to 8% of its FLOPs in 4 epochs, reached 86.3% of 1000 test images after one cut and 81.7% after two (one seed).
+EPOCHS_PER_ITERATION = 4
 
 
 @dataclass(frozen=True)
-class AutoBalanced:
-    """Train until weak filters have given their energy to strong ones, cut them, train on; several times over.
+class AutoBalanced(Method):
+    """Train until strong filters hold the energy of weak ones, cut the weak ones and train on; several times.
 
-    Works at the widths it is given; from budgets alone it takes uniform ones. Snapshots before the last cut are
-    copies cut to the final widths.
+    The method works at given widths; from budgets alone it takes uniform widths. Snapshots before the last cut are
+    copies that are cut to the final widths.
     """
 
-    alpha: float = setting(5e-4, low=1e-4, high=1e-1, log=True, help="pull on weak filters, per unit of learning rate")
-    iterations: int = setting(3, low=1, high=5, help="cuts, at widths that shrink geometrically; fewer in few epochs")
+    alpha: float = setting(
+        5e-4, low=1e-4, high=1e-1, log=True, help="strength for weak filters, per unit of learning rate"
+    )
+    iterations: int = setting(3, low=1, high=5, help="cuts, at widths that shrink geometrically; fewer in short trials")
     balancing: float = setting(0.25, low=0.1, high=0.9, help="share of an iteration's epochs before its cut")
     weak_share: float = setting(
         0.01, low=1e-4, high=0.5, log=True, searched=False, help="share of energy at which weak filters are cut"
@@ -76,7 +83,7 @@ class AutoBalanced:
     takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range or unknown."""
+        """Check the settings."""
         rules = (
             ("alpha", 0 < self.alpha < math.inf, "above 0, as 0.0005 is"),
             ("iterations", self.iterations >= 1, "at least 1"),
@@ -86,47 +93,43 @@ class AutoBalanced:
         for name, holds, rule in rules:
             if not holds:
                 raise PruningError(f"setting {name}={getattr(self, name)} of abfp must be {rule}")
-        for each in declared_settings(self):
-            if each.choices and getattr(self, each.name) not in each.choices:
-                known = ", ".join(map(str, each.choices))
-                raise PruningError(
-                    f"setting {each.name}={getattr(self, each.name)!r} of abfp is not known; choose one of {known}"
-                )
-
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
-        """Need nothing."""
-        return None
+        for declared in declared_settings(self):
+            value = getattr(self, declared.name)
+            if declared.choices and value not in declared.choices:
+                known = ", ".join(map(str, declared.choices))
+                raise PruningError(f"setting {declared.name}={value!r} of abfp is not known; choose one of {known}")
 
     def wide_epochs(self, epochs: int) -> float:
-        """Return when the first cut comes at the latest, were it the only one."""
+        """Return the epochs before the latest possible cut if there is only one."""
         return self.balancing * epochs
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield a net per whole epoch.
+        """Yield a net after every whole epoch.
 
         Raises:
-            SpaceError: a width that its group may not have.
-            BudgetError: budgets that no widths meet.
+            SpaceError: a width is not legal.
+            BudgetError: no widths meet the budgets.
         """
         widths = wanted_widths(space, goal)
         space.check(widths)
-        iterations = max(1, min(self.iterations, context.epochs // EPOCHS_AN_ITERATION))
-        each = context.epochs / iterations
-        run = _Run(self, space, widths, context, copy.deepcopy(net).to(context.device))
+        iterations = max(1, min(self.iterations, context.epochs // EPOCHS_PER_ITERATION))
+        epochs = context.epochs / iterations
+        training = _Training(self, space, widths, context, copy.deepcopy(net).to(context.device))
         for target in stages(space, widths, iterations):
-            run.choose(target)
-            yield from run.balance(self.balancing * each)
-            run.cut()
+            training.choose(target)
+            yield from training.balance(self.balancing * epochs)
+            training.cut()
             if target != widths:
-                yield from run.train((1 - self.balancing) * each)
-        yield from run.finish()
+                yield from training.train((1 - self.balancing) * epochs)
+        yield from training.finish()
 
 
-class _Run:
-    """One run's network, which becomes narrower, and how many epochs it has had.
+class _Training:
+    """The network of one trial, which becomes narrower, and the epochs that it was trained for.
 
     Attributes:
-        selection: the strong channels, chosen when an iteration begins.
+        selection: the strong channels, which `choose` selects at the beginning of an iteration.
     """
 
     selection: Selection
@@ -140,7 +143,7 @@ class _Run:
         self._note: dict[str, float | int | bool] = {"cuts": 0}
 
     def choose(self, target: Mapping[str, int]) -> None:
-        """Say which channels go on the way to `target`, and how hard each is to be pulled."""
+        """Select the strong channels of a cut to the widths `target`, and compute the factors of all channels."""
         importance = self._importance()
         self._before = copy.deepcopy(self._net)
         self.selection = select_channels(self._space, importance, target)
@@ -150,7 +153,7 @@ class _Run:
         }
 
     def balance(self, epochs: float) -> Iterator[Snapshot]:
-        """Train under the regulariser until weak channels hold little energy, for `epochs` at most."""
+        """Train under the regulariser, for at most `epochs`, until weak channels hold little energy."""
         hook = AutoBalance(self._net, self._space, self._factors, self._method.alpha, self._method.scales)
         share = hook.weak_share()
         if self._method.reach and epochs > 0:
@@ -168,15 +171,14 @@ class _Run:
                 return
 
     def _needed(self, share: float, epochs: float) -> float:
-        """Return the strength that takes weak channels from `share` to the wanted share of the energy."""
-        # Under a factor of 1 energy falls as exp(-4 alpha travel); a step that would take more than the whole of the
-        # farthest filter would make it swing.
-        needed = math.log(max(1.0, share / self._method.weak_share)) / (
-            4 * self._context.integrated_learning_rate(epochs, self._span(epochs))
-        )
-        farthest = max((float(each.max()) for each in self._factors.values()), default=1.0)
+        """Return the strength at which the weak channels' share of the energy falls from `share` to the wanted one."""
+        # With a factor of 1, energy falls by exp(-4 * alpha * integrated learning rate). The bound keeps the filter of
+        # the largest factor from changing its sign in one step, after which it would oscillate.
+        integrated = self._context.integrated_learning_rate(epochs, self._span(epochs))
+        needed = math.log(max(1.0, share / self._method.weak_share)) / (4 * integrated)
+        largest = max((float(factors.max()) for factors in self._factors.values()), default=1.0)
         rate = self._context.learning_rate * max(1.0, self._context.plan(0).bias_lr_mult)
-        return min(needed, 1 / (2 * rate * max(farthest, 1.0)))
+        return min(needed, 1 / (2 * rate * max(largest, 1.0)))
 
     def cut(self) -> None:
         """Remove the weak channels."""
@@ -198,7 +200,7 @@ class _Run:
             yield from self._cut_copy()
 
     def finish(self) -> Iterator[Snapshot]:
-        """Spend what is left of the epochs on the final network."""
+        """Train the final network for the rest of the epochs."""
         start, left = self._epochs, self._context.epochs - self._epochs
         if self._reported == 0 or self._reported < self._whole_epochs():
             yield self._snapshot(self._net)
@@ -207,12 +209,12 @@ class _Run:
             yield self._snapshot(self._net)
 
     def _span(self, epochs: float) -> tuple[float, float]:
-        """Return the part of one schedule over all epochs that the next `epochs` are."""
+        """Return the part of the trial's learning-rate schedule that the next `epochs` take."""
         whole = max(self._context.epochs, 1)
         return self._epochs / whole, (self._epochs + epochs) / whole
 
     def _cut_copy(self) -> Iterator[Snapshot]:
-        """Yield a copy at the final widths when one more whole epoch is over."""
+        """Yield a copy at the final widths if another whole epoch is over."""
         if self._whole_epochs() == self._reported:
             return
         self._reported = self._whole_epochs()

@@ -1,4 +1,4 @@
-"""The search for channels that one group can do without, by halving. Ding et al., ICML 2019 (AOFP), arXiv 1905.04748.
+"""The search of one group for channels to cut, by halving. Ding et al., ICML 2019 (AOFP), arXiv 1905.04748.
 
 A half is a number of batches. Each of them hides another random half of the candidates from the layers that read them,
 and credits every hidden channel with the relative output error that this causes. At the end of a half, the better half

@@ -9,7 +9,7 @@ Differences from the authors' code:
 - Widths are checked against the goal after every cut, and the last cut stops at the goal.
 - A group keeps the space's minimum width and legal multiples, and retires after some searches without a cut.
 - Output errors that are not finite are left out.
-- Groups tied by additions, products or concatenations are searched as one, with the mean error at all their consumers.
+- Groups tied by additions, products or concatenations are searched together, with the mean error at their consumers.
 - A trial shorter than the published schedule shortens halves and warm-up by the same factor. Channels that the goal
   still asks for at the deadline of the search are cut at once, by their estimated error at all their consumers.
 - Groups whose channels a LayerNorm or GroupNorm mixes are not cut, because no mask there equals the cut.
@@ -19,14 +19,15 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from typing_extensions import override
 
 from pruning.allocation import usage
-from pruning.base import Context, Goal, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Snapshot
 from pruning.methods.aofp.decimating_buffer import DecimatingBuffer
 from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule, scoring_turns
 from pruning.methods.aofp.halving import HalvingRules
@@ -46,7 +47,7 @@ HALVES = 12  # A search has time for at least so many halves; halves of the publ
 
 
 @dataclass(frozen=True)
-class ApproximatedOracle:
+class ApproximatedOracle(Method):
     """Find, while training, the channels whose absence changes the next layers' outputs least; cut those under theta.
 
     Within budgets, the search finds the widths. Given widths are reached exactly: each group stops at its own width.
@@ -80,7 +81,7 @@ class ApproximatedOracle:
     takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Check the settings."""
         rules = (
             ("theta", self.theta >= 0, "at least 0"),
             ("scope", self.scope in ("internal", "all"), "internal or all"),
@@ -95,10 +96,6 @@ class ApproximatedOracle:
             if not holds:
                 raise PruningError(f"setting {name}={getattr(self, name)!r} of aofp must be {rule}")
 
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
-        """Return None: trials share nothing."""
-        return None
-
     def wide_epochs(self, epochs: int) -> int:
         """Return the largest number of a trial's epochs that the search takes; the net keeps its width in them."""
         return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
@@ -107,6 +104,7 @@ class ApproximatedOracle:
         """Return whether there is a search, whose moves make the intermediate networks."""
         return epochs > 0
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield intermediate networks, then the net that meets the goal: after its cut and after every epoch left.
 
@@ -249,7 +247,7 @@ def _train(
     first_cost = search.space.cost(search.widths).flops
     intermediate_networks = DecimatingBuffer[tuple[nn.Module, Widths, int]](INTERMEDIATE_NETWORKS_PER_EPOCH, first_cost)
 
-    def after_batch(trained: nn.Module, step: int) -> None:
+    def after_batch(trained: nn.Module, _step: int) -> None:
         cuts = search.after_batch()
         if not cuts or not search.is_intermediate:  # a net that meets the goal is trained on and becomes the result
             return

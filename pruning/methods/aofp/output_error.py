@@ -121,13 +121,13 @@ class _FollowingLayers(TorchFunctionMode):
                 self._handles.append(module.register_forward_hook(self._after_norm(name)))
 
     def _after_layer(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self._note(output, name)
 
         return hook
 
     def _after_norm(self, norm: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def hook(_module: nn.Module, inputs: Any, output: Tensor) -> None:
             name = self._source.get(id(inputs[0]))
             if name is not None and name not in self.norms and name not in self.activations:
                 self.norms[name] = norm
@@ -258,7 +258,7 @@ class ScoringPath:
         return hook
 
     def _score_normalised_hook(self, consumer: Consumer) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             computed = self._before_norm.pop(consumer.name, None)
             if computed is not None:
                 self._score(consumer, computed, output.detach())
@@ -285,7 +285,7 @@ class ScoringPath:
             base, ablated = base * mask, ablated * mask
         exact = torch.promote_types(base.dtype, torch.float32)
         base, ablated = base.to(exact), ablated.to(exact)
-        # Large new tensors cost more than the arithmetic here, so the difference takes the place of `ablated`.
+        # Allocating large tensors costs more than the arithmetic, so the difference overwrites `ablated`.
         energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # outputs of 0 have an error of 0
         error = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
         self._errors.setdefault(consumer.name, []).append(error)

@@ -1,8 +1,8 @@
-"""Clustering: which channels of a group become one.
+"""Clusters of the channels of a group, each of which is to become one channel.
 
-The features of a channel are its filters in all layers that write it, flattened and set side by side; layers that are
-tied by an addition or a depthwise convolution thus share one partition (Ding et al., arXiv 1904.03837, cluster the
-one of them, the pacesetter, and hand its partition to the others: `rows="pacesetter"`).
+The features of a channel are its filters in all layers that write it, flattened and concatenated. Layers tied by an
+addition or a depthwise convolution thus share their clusters. Ding et al., arXiv 1904.03837, cluster one of these
+layers, the pacesetter, and give its clusters to the others (`rows="pacesetter"`).
 """
 
 import warnings
@@ -20,8 +20,8 @@ from spaces.space import SearchSpace
 
 KINDS = ("kmeans", "even", "imbalanced")
 ROWS = ("all", "pacesetter")
-RESTARTS = 10  # of k-means; what scikit-learn took by default when the paper was written
-MANY = 128  # clusters from which a single start does, as good as any other and many times faster
+RESTARTS = 10  # of k-means; the default of scikit-learn when the paper was written
+MANY_CLUSTERS = 128  # from here on one start of k-means is as good as ten, and many times faster
 
 
 def cluster_channels(
@@ -32,19 +32,21 @@ def cluster_channels(
     rows: str = "all",
     seed: int = 0,
 ) -> Clusters:
-    """Partition the channels of every group into as many clusters as it is to have channels.
+    """Partition the channels of every group into as many clusters as the group's new width.
 
-    Where a grouped convolution splits the channels into blocks, each block is clustered on its own, into equally many.
+    Where a grouped convolution splits the channels into conv groups, each conv group is partitioned on its own, into
+    equally many clusters.
 
     Args:
-        widths: variable group -> clusters; groups that are not named, or keep their width, are left out.
-        kind: "kmeans" on the channels' features, "even" neighbours, or "imbalanced": one cluster takes all it can.
-        rows: "all" writers of a group give its features, or its `pacesetter` alone.
+        widths: variable group -> number of clusters; the result leaves out groups that keep their width.
+        kind: "kmeans" on the channels' features, "even" clusters of neighbours, or "imbalanced": one cluster as large
+            as possible.
+        rows: layers whose filters are the features: "all" that write the group, or its `pacesetter`.
         seed: of k-means.
 
     Raises:
-        PruningError: an unknown kind or rows; filters that are not finite.
-        SpaceError: a width that is not legal.
+        PruningError: an unknown kind or rows; filters are not finite.
+        SpaceError: a width is not legal.
     """
     space.check(widths)
     for name, value, known in (("kind", kind, KINDS), ("rows", rows, ROWS)):
@@ -58,25 +60,25 @@ def cluster_channels(
         size, count = group.width // group.conv_groups, width // group.conv_groups
         if kind == "kmeans":
             features = channel_features(net, space, group, rows)
-            runs = [k_means(features[start : start + size], count, seed) for start in range(0, group.width, size)]
+            labels = [k_means(features[start : start + size], count, seed) for start in range(0, group.width, size)]
         else:
-            runs = [(even if kind == "even" else imbalanced)(size, count)] * group.conv_groups
-        clusters[name] = torch.from_numpy(np.concatenate([run + count * i for i, run in enumerate(runs)]))
+            labels = [(even if kind == "even" else imbalanced)(size, count)] * group.conv_groups
+        clusters[name] = torch.from_numpy(np.concatenate([own + count * i for i, own in enumerate(labels)]))
     return clusters
 
 
 def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, rows: str = "all") -> NDArray[np.float64]:
-    """Return what k-means compares: shape (group.width, numbers of all filters that write a channel)."""
+    """Return the features that k-means compares, shape (group.width, numbers in all filters that write a channel)."""
     tensors = dict(net.named_parameters())
     layers = group.producers if rows == "all" else (pacesetter(space, group),)
-    blocks = []
+    by_layer = []
     for name in (f"{layer}.weight" for layer in layers):
         ids = space.axes[name][0] - group.start
         inside = (ids >= 0) & (ids < group.width)
-        # A layer may write a channel more than once; its filters then stand side by side, in their order.
+        # A layer may write a channel more than once; these filters are concatenated in their order.
         order = np.flatnonzero(inside)[np.argsort(ids[inside], kind="stable")]
-        blocks.append(_rows(tensors[name], order, group.width))
-    features = np.concatenate(blocks, axis=1)
+        by_layer.append(_rows(tensors[name], order, group.width))
+    features = np.concatenate(by_layer, axis=1)
     if not np.isfinite(features).all():
         raise PruningError(
             f"filters that write {group.name!r} are not finite and cannot be clustered; lower the learning rate of "
@@ -86,13 +88,14 @@ def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, ro
 
 
 def pacesetter(space: SearchSpace, group: ChannelGroup) -> str:
-    """Return the writer that the others follow in the paper: the stem, or the projection that opens a stage.
+    """Return the layer whose clusters the other writers of a group take over in the paper.
 
-    That is the first one to read no channels that a single layer writes, as the last layer of a block does.
+    It is the stem, or the projection at the beginning of a stage: the first writer that reads no group with a single
+    writer. The last layer of a residual block, in contrast, reads such a group.
     """
-    inner = {each.name for each in space.groups if len(each.producers) == 1}
+    inner = {other.name for other in space.groups if len(other.producers) == 1}
     for layer in group.producers:
-        read = {each.name for each in space.groups if layer in each.consumers}
+        read = {other.name for other in space.groups if layer in other.consumers}
         if not read & inner:
             return layer
     return group.producers[0]
@@ -109,24 +112,24 @@ def even(channels: int, clusters: int) -> NDArray[np.int64]:
 
 
 def imbalanced(channels: int, clusters: int) -> NDArray[np.int64]:
-    """Return one cluster that is as large as it can be, and singletons."""
+    """Return one cluster that is as large as possible, and clusters of one channel."""
     return np.maximum(np.arange(channels) - (channels - clusters), 0)
 
 
 def k_means(features: NDArray[np.float64], clusters: int, seed: int) -> NDArray[np.int64]:
-    """Return each row's cluster, numbered in the order of their first rows; exactly `clusters` of them.
+    """Return each row's cluster, out of exactly `clusters`, numbered in the order of their first rows.
 
-    Where there are fewer distinct rows than clusters, equal rows are split: the largest cluster gives its last row
-    until there are enough.
+    If there are fewer distinct rows than clusters, equal rows are split: the largest cluster gives up its last row
+    until there are enough clusters.
     """
-    from sklearn.cluster import KMeans  # takes a second to load, and other kinds of clusters do without
+    from sklearn.cluster import KMeans  # loads for a second; other kinds of clusters do not need it
     from sklearn.exceptions import ConvergenceWarning
 
-    if features.shape[1] > len(features):  # the rows in coordinates of the space they span: the same distances, faster
+    if features.shape[1] > len(features):  # coordinates in the span of the rows: equal distances, but faster
         features = np.asarray(np.linalg.qr(features.T, mode="r")).T
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: settled below
-        restarts = RESTARTS if clusters < MANY else 1
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct rows than clusters; handled below
+        restarts = RESTARTS if clusters < MANY_CLUSTERS else 1
         labels = KMeans(clusters, n_init=restarts, random_state=seed % 2**32).fit_predict(features)
     _, labels = np.unique(labels, return_inverse=True)
     for fresh in range(int(labels.max()) + 1, clusters):

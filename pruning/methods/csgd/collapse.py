@@ -1,8 +1,9 @@
-"""The collapse budget: how strongly filters must be pulled together to be equal in the steps at hand.
+"""The collapse plan: the centripetal strength at which the filters of a cluster become equal in time.
 
-Inside a cluster a filter is its mean plus a deviation, and centripetal SGD moves the deviation by weight decay and
-centripetal strength alone: no gradient enters. Momentum included, every deviation is its first value times one number
-per step, which the learning rates determine. So the end of a training can be computed before it starts.
+Within a cluster, a filter is the cluster mean plus a deviation. Centripetal SGD (Ding et al., arXiv 1904.03837) changes
+the deviation by weight decay and centripetal strength alone, without a gradient of the loss. Momentum included, the
+deviation after a step is its first value times a number that only the learning rates determine. The deviation at the
+end of a training can therefore be computed before the training starts.
 """
 
 from collections.abc import Sequence
@@ -13,37 +14,36 @@ from numpy.typing import ArrayLike, NDArray
 
 from pruning.base import TrainingPlan
 
-COLLAPSED = 1e-6  # largest deviation, as a share of the largest value, up to which merging is called lossless
-AIM = 2e-7  # what is left by plan, below COLLAPSED because rounding adds its part
-SETTLING = 132  # steps after which running statistics of momentum 0.1 have forgotten what differed: 0.9 ** 132 < 1e-6
-CANDIDATES = 64  # strengths that are tried, evenly on a log scale
+COLLAPSED = 1e-6  # merging counts as lossless up to this largest deviation, as a share of the largest value
+TARGET_DEVIATION = 2e-7  # planned share of a deviation that remains; below COLLAPSED, because rounding adds to it
+SETTLING_STEPS = 132  # steps in which running statistics of momentum 0.1 lose their differences: 0.9 ** 132 < 1e-6
+CANDIDATES = 64  # strengths that are tried, evenly spaced on a log scale
 
 
 @dataclass(frozen=True)
-class Pull:
-    """How deviations are removed.
+class CollapsePlan:
+    """How the deviations of filters from their cluster means are removed.
 
     Attributes:
-        epsilon: centripetal strength, added to the gradient; 0 where deviations are removed directly.
-        direct: share of each deviation that a step removes without going through the optimiser; 0 with `epsilon`.
-        steps: after which the collapse is planned to be complete.
-        left: what is then left of a deviation, as a share; of the slowest kind of tensor.
+        epsilon: centripetal strength, which acts through the gradient; 0 if deviations are removed directly.
+        direct_share: share of each deviation that every step removes past the optimiser; 0 with an `epsilon`.
+        steps: number of steps after which the collapse is complete by plan.
+        residual: share of a deviation that then remains, in the kind of tensor where it is largest.
     """
 
     epsilon: float
-    direct: float
+    direct_share: float
     steps: int
-    left: float
+    residual: float
 
 
 def deviation_left(plan: TrainingPlan, strengths: ArrayLike, steps: int) -> NDArray[np.float64]:
-    """Return what is left of a deviation after some steps under constant strengths (decay plus epsilon), as shares.
+    """Return the share of a deviation that remains after `steps` steps under constant strengths, shape (n,).
 
-    Strengths under which deviations grow without bound leave infinity.
+    The share is infinite for strengths under which deviations grow without bound.
 
     Args:
-        plan: learning rates and momentum.
-        strengths: shape (n,).
+        strengths: weight decay plus epsilon, shape (n,).
     """
     strength = np.asarray(strengths, dtype=np.float64)
     left, velocity = np.ones_like(strength), np.zeros_like(strength)
@@ -56,38 +56,38 @@ def deviation_left(plan: TrainingPlan, strengths: ArrayLike, steps: int) -> NDAr
 
 
 def largest_strength(plan: TrainingPlan) -> float:
-    """Return the strength above which momentum makes deviations swing through zero at the peak learning rate."""
+    """Return the strength above which momentum makes deviations oscillate around zero at the peak learning rate."""
     m = plan.momentum
     bound = ((1 - m) / (1 + m)) ** 2 if plan.nesterov else (1 - m**0.5) ** 2
     return bound / max(plan.rates)
 
 
-def budget_pull(plan: TrainingPlan, epsilon: float, factors: Sequence[float], deadline: float) -> Pull:
-    """Choose the weakest pull that makes all deviations vanish in time.
+def plan_to_deadline(plan: TrainingPlan, epsilon: float, factors: Sequence[float], deadline: float) -> CollapsePlan:
+    """Plan with the smallest strength that removes all deviations in time.
 
-    At least `epsilon`; stronger where that is too slow, up to what momentum bears without swinging. Where even that
-    is too slow (with momentum 0.9 under some 400 steps), or leaves running statistics no time to settle, the same
-    share of every deviation is removed at every step, past the optimiser.
+    The strength is at least `epsilon`, and at most one at which momentum makes no deviation oscillate. If even that is
+    too weak (with momentum 0.9, in trainings of under about 400 steps), or leaves running statistics no time to
+    settle, every step removes the same share of all deviations, past the optimiser.
 
     Args:
-        plan: the training at hand, of at least one step.
-        epsilon: the least centripetal strength.
+        plan: of a training of at least one step.
+        epsilon: smallest centripetal strength.
         factors: strengths of the kinds of tensors, relative to epsilon.
         deadline: share of the steps after which filters are to be equal.
     """
     steps = max(1, round(deadline * len(plan.rates)))
-    settled = min(steps, len(plan.rates) - SETTLING)
+    settled = min(steps, len(plan.rates) - SETTLING_STEPS)
     if settled > 0 and min(factors) > 0:
         bound = (largest_strength(plan) - plan.weight_decay) / max(factors)
         candidates = np.geomspace(epsilon, max(bound, epsilon), CANDIDATES)
         left = np.abs(deviation_left(plan, candidates * min(factors), settled))
-        enough = np.flatnonzero(left <= AIM)
+        enough = np.flatnonzero(left <= TARGET_DEVIATION)
         if len(enough):
-            return Pull(float(candidates[enough[0]]), 0.0, settled, float(left[enough[0]]))
-    return Pull(0.0, 1 - AIM ** (1 / steps), steps, AIM)
+            return CollapsePlan(float(candidates[enough[0]]), 0.0, settled, float(left[enough[0]]))
+    return CollapsePlan(0.0, 1 - TARGET_DEVIATION ** (1 / steps), steps, TARGET_DEVIATION)
 
 
-def fixed_pull(plan: TrainingPlan, epsilon: float, factors: Sequence[float]) -> Pull:
-    """Take epsilon as it is, and say what it will leave at the end."""
+def plan_with_fixed_epsilon(plan: TrainingPlan, epsilon: float, factors: Sequence[float]) -> CollapsePlan:
+    """Plan with epsilon as it is; the residual is that at the end of the training."""
     left = np.abs(deviation_left(plan, epsilon * np.asarray(factors), len(plan.rates)))
-    return Pull(epsilon, 0.0, len(plan.rates), float(left.max(initial=0.0)))
+    return CollapsePlan(epsilon, 0.0, len(plan.rates), float(left.max(initial=0.0)))

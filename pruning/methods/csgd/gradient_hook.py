@@ -1,11 +1,11 @@
 """Centripetal SGD: the gradient rule that makes the filters of a cluster equal while the network trains.
 
-Ding et al., arXiv 1904.03837. The optimiser is handed, for row j of cluster H,
+Ding et al., arXiv 1904.03837. For row j of cluster H, the optimiser gets the gradient
 
     mean_H(gradient) + epsilon * (row_j - mean_H(row))
 
-and adds weight decay, momentum and learning rate as usual. Means are taken over segments of rows, which costs no more
-than reading the weights, instead of by the paper's matrix products over all rows.
+and applies weight decay, momentum and learning rate as usual. Means are taken over the rows of each cluster, which
+costs no more than reading the weights, instead of by the paper's matrix products over all rows.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.base import TrainingPlan
-from pruning.methods.csgd.collapse import Pull
+from pruning.methods.csgd.collapse import CollapsePlan
 from pruning.rewriting.index_maps import ClusterIndexMap, MergedDimension, NetworkClusters
 from spaces.space import SearchSpace
 
@@ -25,8 +25,14 @@ KERNEL, SCALE, BIAS = "kernel", "scale", "bias"
 
 
 @dataclass(frozen=True)
-class Clustered:
-    """A tensor some rows of which are to become equal: along `dim`, in these segments."""
+class ClusteredTensor:
+    """A tensor of which some rows along `dim` are to become equal.
+
+    Attributes:
+        name: of the parameter or buffer.
+        index_map: clusters of the rows.
+        kind: KERNEL, SCALE or BIAS.
+    """
 
     name: str
     tensor: Tensor
@@ -35,88 +41,89 @@ class Clustered:
     kind: str
 
 
-def clustered_tensors(net: nn.Module, space: SearchSpace, network_clusters: NetworkClusters) -> list[Clustered]:
-    """List the parameters and buffers of a wide net that merging would average."""
+def clustered_tensors(net: nn.Module, space: SearchSpace, network_clusters: NetworkClusters) -> list[ClusteredTensor]:
+    """Return the parameters and buffers of a wide net that merging averages."""
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())
     kernels = {f"{layer}.weight" for group in space.groups for layer in group.producers}
     return [
-        Clustered(each.tensor, tensors[each.tensor], each.dim, index_map, _kind(each.tensor, kernels))
-        for each, index_map in _placed(network_clusters, tensors)
-        if not each.summed
+        ClusteredTensor(merged.tensor, tensors[merged.tensor], merged.dim, index_map, _kind(merged.tensor, kernels))
+        for merged, index_map in _placed(network_clusters, tensors)
+        if not merged.summed
     ]
 
 
-def deviations(clustered: list[Clustered]) -> Mapping[str, float]:
-    """Return, by tensor, how far members of clusters are from their means, as a share of the largest value."""
+def deviations(clustered: list[ClusteredTensor]) -> Mapping[str, float]:
+    """Return tensor name -> largest deviation of a row from its cluster mean, as a share of the largest value."""
     with torch.no_grad():
-        return {each.name: each.index_map.deviation(each.tensor, each.dim) for each in clustered}
+        return {rows.name: rows.index_map.deviation(rows.tensor, rows.dim) for rows in clustered}
 
 
 class CentripetalHook:
-    """Replaces the gradients of a wide net's clustered tensors, as a `StepHook`.
+    """A `StepHook` that replaces the gradients of a wide net's clustered tensors.
 
     Args:
-        clustered: of the net that is trained, on its device.
-        pull: by the gradient, or directly. Directly, the deviations of parameters and running statistics shrink by one
-            share a step and are gone after `pull.steps`; weight decay then acts on the means alone, so that the
-            optimiser never moves a deviation.
+        clustered: tensors of the net that is trained, on its device.
+        collapse: with a direct share, the deviations of parameters and running statistics shrink by that share in
+            every step and are gone after its steps; weight decay then acts on the means alone, so that the optimiser
+            changes no deviation.
         factors: kind of tensor -> its strength relative to epsilon.
         plan: of the training.
     """
 
     def __init__(
-        self, clustered: list[Clustered], pull: Pull, factors: Mapping[str, float], plan: TrainingPlan
+        self, clustered: list[ClusteredTensor], collapse: CollapsePlan, factors: Mapping[str, float], plan: TrainingPlan
     ) -> None:
-        self._pull = pull
-        self._parameters = [each for each in clustered if isinstance(each.tensor, nn.Parameter)]
-        self._buffers = [each for each in clustered if not isinstance(each.tensor, nn.Parameter)]
-        self._strengths = [pull.epsilon * factors[each.kind] for each in self._parameters]
+        self._collapse = collapse
+        self._parameters = [rows for rows in clustered if isinstance(rows.tensor, nn.Parameter)]
+        self._buffers = [rows for rows in clustered if not isinstance(rows.tensor, nn.Parameter)]
+        self._strengths = [collapse.epsilon * factors[rows.kind] for rows in self._parameters]
         self._decay = plan.weight_decay
-        self._averages = {id(each.index_map): ClusterAverage(each.index_map, each.tensor.is_cuda) for each in clustered}
+        self._averages = {id(rows.index_map): ClusterAverage(rows.index_map, rows.tensor.is_cuda) for rows in clustered}
 
     @torch.no_grad()
-    def __call__(self, net: nn.Module, step: int) -> None:
-        """Change the gradients, and where the pull is direct the tensors, in place."""
-        if self._pull.direct:
-            self._pull_directly(1.0 if step + 1 >= self._pull.steps else self._pull.direct)
+    def __call__(self, _net: nn.Module, step: int) -> None:
+        """Change the gradients in place; with a direct share, change the tensors too."""
+        if self._collapse.direct_share:
+            self._shrink_deviations(1.0 if step + 1 >= self._collapse.steps else self._collapse.direct_share)
             return
-        for each, strength in zip(self._parameters, self._strengths, strict=True):
-            gradient = each.tensor.grad
+        for rows, strength in zip(self._parameters, self._strengths, strict=True):
+            gradient = rows.tensor.grad
             if gradient is not None:
-                gradient.sub_(each.tensor, alpha=strength)
-                mean = self._averages[id(each.index_map)](gradient, each.dim)
-                gradient.copy_(mean.add_(each.tensor, alpha=strength))
+                gradient.sub_(rows.tensor, alpha=strength)
+                mean = self._averages[id(rows.index_map)](gradient, rows.dim)
+                gradient.copy_(mean.add_(rows.tensor, alpha=strength))
 
-    def _pull_directly(self, share: float) -> None:
-        for each in [*self._parameters, *self._buffers]:
-            average = self._averages[id(each.index_map)]
-            each.tensor.lerp_(average(each.tensor, each.dim), share)
-            if each.tensor.grad is not None:
-                each.tensor.grad.copy_(average(each.tensor.grad, each.dim))
-                if self._decay and share < 1 and each.tensor.ndim > 1:
-                    apart = each.tensor - average(each.tensor, each.dim)
-                    each.tensor.grad.sub_(apart, alpha=self._decay)
+    def _shrink_deviations(self, share: float) -> None:
+        for rows in [*self._parameters, *self._buffers]:
+            average = self._averages[id(rows.index_map)]
+            rows.tensor.lerp_(average(rows.tensor, rows.dim), share)
+            if rows.tensor.grad is not None:
+                rows.tensor.grad.copy_(average(rows.tensor.grad, rows.dim))
+                if self._decay and share < 1 and rows.tensor.ndim > 1:
+                    deviation = rows.tensor - average(rows.tensor, rows.dim)
+                    rows.tensor.grad.sub_(deviation, alpha=self._decay)
 
 
 class RescalingHook:
-    """Goes on with centripetal SGD on the merged net: the same trajectory at the narrow net's cost, as a `StepHook`.
+    """A `StepHook` that continues centripetal SGD on the merged net: same trajectory, at the narrow net's cost.
 
-    In the wide net the members of a cluster move by the mean of their gradients, and the merged filter's gradient is
-    the sum, so it is divided by the size of the cluster; a reader's summed inputs each move by the same gradient, so
-    theirs is multiplied by it. Where gradients are clipped before, the trajectories differ: the wide net's norm is
-    another.
+    In the wide net, the members of a cluster move by the mean of their gradients. The merged filter's gradient is their
+    sum, so it is divided by the size of the cluster. The inputs that a consumer sums all move by the same gradient, so
+    the gradient of their sum is multiplied by the size. If gradients are clipped, the trajectories differ, because the
+    norm of the wide net's gradient differs.
     """
 
     def __init__(self, narrow: nn.Module, network_clusters: NetworkClusters) -> None:
         tensors = dict(narrow.named_parameters())
         factors: dict[str, Tensor] = {}
-        for each, index_map in _placed(network_clusters, tensors):
-            factor = _factor(each, index_map, tensors[each.tensor], network_clusters.conv_groups_of(each))
-            factors[each.tensor] = factors[each.tensor] * factor if each.tensor in factors else factor
+        for merged, index_map in _placed(network_clusters, tensors):
+            name, conv_groups = merged.tensor, network_clusters.conv_groups_of(merged)
+            factor = _factor(merged, index_map, tensors[name], conv_groups)
+            factors[name] = factors[name] * factor if name in factors else factor
         self._scaled = [(tensors[name], factor) for name, factor in factors.items()]
 
     @torch.no_grad()
-    def __call__(self, net: nn.Module, step: int) -> None:
+    def __call__(self, _net: nn.Module, _step: int) -> None:
         """Scale the gradients in place."""
         for parameter, factor in self._scaled:
             if parameter.grad is not None:
@@ -124,12 +131,12 @@ class RescalingHook:
 
 
 class ClusterAverage:
-    """Gives every member of a cluster the mean of its segment, bit-equal on every run.
+    """Replaces every member of a cluster by the cluster mean, bit-equal on every run.
 
     Args:
-        segments: of the axis that is averaged over.
-        by_matrix: by a product with a matrix of shape (narrow, wide) instead of by index: adding by index is in no
-            fixed order on CUDA devices.
+        index_map: of the axis that is averaged over.
+        by_matrix: multiply by a matrix of shape (narrow, wide) instead of adding by index, which has no fixed order on
+            CUDA devices.
     """
 
     def __init__(self, index_map: ClusterIndexMap, by_matrix: bool) -> None:
@@ -153,21 +160,25 @@ class ClusterAverage:
 def _placed(
     network_clusters: NetworkClusters, tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[MergedDimension, ClusterIndexMap]]:
-    """Yield what is merged of these tensors, with segments on their devices; equal ones stay one object."""
+    """Yield the merged dimensions of these tensors and their index maps on the tensors' devices.
+
+    Dimensions that shared an index map still share one.
+    """
     placed: dict[int, ClusterIndexMap] = {}
-    for each in network_clusters.merged_dimensions():
-        if each.tensor in tensors:
-            key = id(each.index_map)
-            placed.setdefault(key, each.index_map.to(tensors[each.tensor].device))
-            yield each, placed[key]
+    for merged in network_clusters.merged_dimensions():
+        if merged.tensor in tensors:
+            key = id(merged.index_map)
+            placed.setdefault(key, merged.index_map.to(tensors[merged.tensor].device))
+            yield merged, placed[key]
 
 
-def _factor(merged: MergedDimension, index_map: ClusterIndexMap, narrow: Tensor, runs: int) -> Tensor:
+def _factor(merged: MergedDimension, index_map: ClusterIndexMap, narrow: Tensor, conv_groups: int) -> Tensor:
+    """Return the factor of the gradient of a merged dimension, in a shape that broadcasts over the narrow tensor."""
     if not merged.summed:
         return index_map.along(1 / index_map.counts, narrow, merged.dim)
-    if runs == 1:
+    if conv_groups == 1:
         return index_map.along(index_map.counts, narrow, merged.dim)
-    per_row = index_map.counts.reshape(runs, -1).repeat_interleave(len(narrow) // runs, dim=0)
+    per_row = index_map.counts.reshape(conv_groups, -1).repeat_interleave(len(narrow) // conv_groups, dim=0)
     return per_row.to(narrow.dtype).reshape(*per_row.shape, *[1] * (narrow.ndim - 2))
 
 
@@ -178,5 +189,5 @@ def _kind(name: str, kernels: set[str]) -> str:
 
 
 def worst(deviation: Mapping[str, float]) -> tuple[float, str]:
-    """Return the largest deviation and the tensor it was measured on; not a number counts as the largest."""
+    """Return the largest deviation and the name of its tensor; NaN counts as infinity."""
     return max(((math.inf if math.isnan(v) else v, name) for name, v in deviation.items()), default=(0.0, ""))

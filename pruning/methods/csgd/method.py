@@ -1,11 +1,13 @@
 """Centripetal SGD. Ding, Ding, Guo & Han, arXiv 1904.03837 (CVPR 2019); journal version arXiv 2107.14444.
 
-Where this differs from the authors' code: k-means looks at all layers that are tied together, not at the first alone,
-and is seeded; the strength is raised until filters become equal in the epochs at hand (theirs is fixed and not
-checked); it is the same for kernels, BatchNorm and biases as in the paper (their PyTorch code takes a tenth for the
-latter, and twice the learning rate for biases, an option of training here); merging takes cluster means, not the first
-member; nothing is called collapsed that was not measured so; and once collapsed, training goes on in the narrow net.
-Weight decay is that of the training at hand. Most of these are settings.
+Differences from the authors' code, most of which are settings:
+- k-means compares the filters of all layers that are tied together, not of the first one alone, and is seeded.
+- The strength is raised until filters become equal in the epochs of the trial; theirs is fixed and not checked.
+- The strength is the same for kernels, BatchNorm and biases, as in the paper. Their PyTorch code takes a tenth of it
+  for BatchNorm and biases, and twice the learning rate for biases, which is an option of training here.
+- Merging takes cluster means, not the first member.
+- A net counts as collapsed only if this was measured; once collapsed, training continues in the narrow net.
+- Weight decay is that of the trial's training.
 """
 
 import copy
@@ -13,15 +15,16 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import Context, Goal, PruningError, Snapshot, TrainingPlan
+from pruning.base import Context, Goal, Method, PruningError, Snapshot, TrainingPlan
 from pruning.methods.common_steps import wanted_widths
 from pruning.methods.csgd.clustering import KINDS, ROWS, cluster_channels
-from pruning.methods.csgd.collapse import COLLAPSED, Pull, budget_pull, fixed_pull
+from pruning.methods.csgd.collapse import COLLAPSED, CollapsePlan, plan_to_deadline, plan_with_fixed_epsilon
 from pruning.methods.csgd.gradient_hook import (
     BIAS,
     KERNEL,
@@ -39,20 +42,20 @@ from spaces.space import SearchSpace
 from spaces.widths import Widths
 
 logger = logging.getLogger(__name__)
-LOSSLESS = 1e-5  # largest difference of logits, as a share of the largest, that float32 and merging may make
-COMPARED_IMAGES = 32
+LOSSLESS = 1e-5  # largest difference of logits that merging may make in float32, as a share of the largest logit
+COMPARED_IMAGES = 32  # on which logits are compared
 STRENGTHS = ("budget", "fixed")
 
 
 @dataclass(frozen=True)
-class CentripetalSGD:
+class CentripetalSGD(Method):
     """Train the filters of every cluster to be equal, then merge them without a loss.
 
-    Works at the widths it is given; from budgets alone it takes uniform widths. Every snapshot is a merged copy. Where
-    filters are not equal yet, BatchNorm is re-estimated after merging and the note says `collapsed: false`. It is
-    re-estimated too where the steps at hand were so few that deviations were removed directly: merging then is
-    lossless all the same, but the running statistics are those of a net some steps back, which was another one
-    (`cifar_resnet18` on digits, 15% of its FLOPs, one epoch: 21.5% of the validation images with them, 93.8% without).
+    The method works at given widths; from budgets alone it takes uniform widths. Every snapshot is a merged copy. If
+    filters are not equal yet, BatchNorm is re-estimated after merging and the note says `collapsed: false`. BatchNorm
+    is also re-estimated if deviations were removed directly, for want of steps: merging is lossless then too, but the
+    running statistics are those of the different net of some steps before (`cifar_resnet18` on digits, 15% of its
+    FLOPs, one epoch: 21.5% of the validation images are right with these statistics, 93.8% with new ones).
     """
 
     epsilon: float = setting(
@@ -61,23 +64,30 @@ class CentripetalSGD:
         high=0.3,
         log=True,
         searched=False,
-        help="centripetal strength; with strength='budget' at least",
+        help="centripetal strength; with strength='budget', the smallest one",
     )
     strength: str = setting(
         "budget",
         choices=STRENGTHS,
         searched=False,
-        help="raise epsilon until filters are equal in time, or take it fixed",
+        help="raise epsilon until filters are equal in time, or keep it fixed",
     )
     deadline: float = setting(
         0.5, low=0.05, high=0.95, help="share of the steps after which strength='budget' has filters equal"
     )
-    scale_strength: float = setting(1.0, low=0.01, high=1.0, log=True, searched=False, help="of BatchNorm weights")
-    bias_strength: float = setting(1.0, low=0.01, high=1.0, log=True, searched=False, help="of biases")
+    scale_strength: float = setting(
+        1.0, low=0.01, high=1.0, log=True, searched=False, help="share of epsilon for BatchNorm weights"
+    )
+    bias_strength: float = setting(
+        1.0, low=0.01, high=1.0, log=True, searched=False, help="share of epsilon for biases"
+    )
     clusters: str = setting("kmeans", choices=KINDS, searched=False, help="how channels are partitioned")
     rows: str = setting("all", choices=ROWS, searched=False, help="k-means on all tied layers or on one alone")
     early_trim: bool = setting(
-        True, choices=(True, False), searched=False, help="train on in the narrow net, rescaled, once collapsed"
+        True,
+        choices=(True, False),
+        searched=False,
+        help="train on in the narrow net, rescaled, once collapsed",
     )
 
     name: ClassVar[str] = "csgd"
@@ -87,7 +97,7 @@ class CentripetalSGD:
     takes_widths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
+        """Check the settings."""
         for name, known in (("strength", STRENGTHS), ("clusters", KINDS), ("rows", ROWS)):
             if getattr(self, name) not in known:
                 raise PruningError(f"setting {name}={getattr(self, name)!r} of csgd must be one of {', '.join(known)}")
@@ -96,22 +106,19 @@ class CentripetalSGD:
             if not 0 < getattr(self, name) <= highest:
                 raise PruningError(f"setting {name}={getattr(self, name)} of csgd must be above 0, at most {highest}")
 
-    def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> Any:
-        """Need nothing."""
-        return None
-
     def wide_epochs(self, epochs: int) -> int:
-        """Return after how many epochs the net is narrow, when all goes by plan."""
+        """Return after how many epochs the net is narrow by plan."""
         trimmed = self.early_trim and self.strength == "budget"
         return math.ceil(self.deadline * epochs) if trimmed else epochs
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
-        """Yield a merged copy after every epoch; without epochs, one of the net as it is.
+        """Yield a merged copy after every epoch; if there are no epochs, yield one of the dense net.
 
         Raises:
-            SpaceError: a width that its group may not have.
-            BudgetError: budgets that no widths meet.
-            PruningError: filters that are not finite.
+            SpaceError: a width is not legal.
+            BudgetError: no widths meet the budgets.
+            PruningError: filters are not finite.
         """
         widths = wanted_widths(space, goal)
         clusters = cluster_channels(net, space, widths, self.clusters, self.rows, context.seed)
@@ -124,7 +131,7 @@ class CentripetalSGD:
 
 
 class _Training:
-    """A run of centripetal SGD: on the wide net until it has collapsed, then on the narrow one."""
+    """The training of a trial: of the wide net until it has collapsed, then of the narrow one."""
 
     def __init__(
         self, method: CentripetalSGD, wide: nn.Module, space: SearchSpace, clusters: Clusters, context: Context
@@ -135,19 +142,19 @@ class _Training:
         self._clustered = clustered_tensors(wide, space, self._network_clusters)
         plan = context.plan(context.epochs)
         factors = {KERNEL: 1.0, SCALE: method.scale_strength, BIAS: method.bias_strength}
-        self._pull = Pull(0.0, 0.0, 0, 1.0)
+        self._collapse = CollapsePlan(epsilon=0.0, direct_share=0.0, steps=0, residual=1.0)
         if plan.rates:
             strengths = list((factors | {BIAS: method.bias_strength * plan.bias_lr_mult}).values())
-            self._pull = (
-                fixed_pull(plan, method.epsilon, strengths)
+            self._collapse = (
+                plan_with_fixed_epsilon(plan, method.epsilon, strengths)
                 if method.strength == "fixed"
-                else budget_pull(plan, method.epsilon, strengths, method.deadline)
+                else plan_to_deadline(plan, method.epsilon, strengths, method.deadline)
             )
-            _log_plan(self._pull, plan)
-        self._hook: CentripetalHook | RescalingHook = CentripetalHook(self._clustered, self._pull, factors, plan)
+            _log_plan(self._collapse, plan)
+        self._hook: CentripetalHook | RescalingHook = CentripetalHook(self._clustered, self._collapse, factors, plan)
         self._trimmed_after = 0
         self._epochs = 0
-        self._error = math.inf  # of the merged net's logits; not measured while deviations are large
+        self._error = math.inf  # of the merged net's logits; measured only where deviations are small
         self._measure()
 
     def step(self, net: nn.Module, step: int) -> None:
@@ -155,7 +162,7 @@ class _Training:
         self._hook(net, step)
 
     def reshape(self, net: nn.Module, momentum: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]] | None:
-        """Measure the collapse after an epoch; once complete, hand back the merged net and momentum."""
+        """Measure the deviations after an epoch; once the net has collapsed, return the merged net and momentum."""
         self._epochs += 1
         if self._trimmed_after:
             return None
@@ -170,10 +177,10 @@ class _Training:
 
     @property
     def collapsed(self) -> bool:
-        """Whether merging was last measured to be lossless.
+        """Whether the last measurement found merging lossless.
 
-        Members of all clusters are equal, in parameters and in running statistics, and the merged net's logits are the
-        wide net's: layers that normalise over channels may change them nevertheless.
+        It is lossless if the members of all clusters are equal, in parameters and running statistics, and the merged
+        net has the logits of the wide net, which layers that normalise over channels may change.
         """
         return worst(self._deviation)[0] <= COLLAPSED and self._error <= LOSSLESS
 
@@ -185,27 +192,28 @@ class _Training:
             self._error = _difference(self._net, merged, self._context)
 
     def snapshot(self, widths: Widths, epoch: int) -> Snapshot:
-        """Return the narrow net as it is after an epoch."""
+        """Return the narrow net after an epoch."""
         if self._trimmed_after:
-            narrow = copy.deepcopy(self._net) if self._pull.direct else self._net
+            narrow = copy.deepcopy(self._net) if self._collapse.direct_share else self._net
         else:
             narrow = merge_channels(self._net, self._space, self._clusters)
-        if not self.collapsed or self._pull.direct:
+        if not self.collapsed or self._collapse.direct_share:
             self._context.reestimate_batchnorm(narrow)
         return Snapshot(narrow, widths, epoch, self._note())
 
     def _note(self) -> dict[str, float | int | str | bool]:
         deviation, tensor = worst(self._deviation)
+        collapse = self._collapse
         note: dict[str, float | int | str | bool] = {
             "collapsed": self.collapsed,
             "deviation": deviation,
             "deviation_of": tensor,
             "clusters": self._method.clusters,
-            "pull": "direct" if self._pull.direct else "gradient",
-            "collapse_planned_after_steps": self._pull.steps,
-            "deviation_planned": self._pull.left,
+            "pull": "direct" if collapse.direct_share else "gradient",
+            "collapse_planned_after_steps": collapse.steps,
+            "deviation_planned": collapse.residual,
         }
-        note |= {"direct_share": self._pull.direct} if self._pull.direct else {"epsilon": self._pull.epsilon}
+        note |= {"direct_share": collapse.direct_share} if collapse.direct_share else {"epsilon": collapse.epsilon}
         for kind, largest in _by_kind(self._deviation).items():
             note[f"deviation_{kind}"] = largest
         if math.isfinite(self._error):
@@ -215,9 +223,10 @@ class _Training:
         return note
 
 
-def _log_plan(pull: Pull, plan: TrainingPlan) -> None:
-    how = f"{pull.direct:.3g} of every deviation a step" if pull.direct else f"epsilon {pull.epsilon:.3g}"
-    leaves = f"{pull.left:.2g} of the deviations after {pull.steps} of {len(plan.rates)} steps"
+def _log_plan(collapse: CollapsePlan, plan: TrainingPlan) -> None:
+    share, epsilon = collapse.direct_share, collapse.epsilon
+    how = f"{share:.3g} of every deviation a step" if share else f"epsilon {epsilon:.3g}"
+    leaves = f"{collapse.residual:.2g} of the deviations after {collapse.steps} of {len(plan.rates)} steps"
     logger.info("csgd: %s leaves %s", how, leaves)
 
 
@@ -225,16 +234,16 @@ def _log_plan(pull: Pull, plan: TrainingPlan) -> None:
 def _difference(wide: nn.Module, narrow: nn.Module, context: Context) -> float:
     """Return the largest difference of logits in evaluation mode, as a share of the largest logit; 0 without images."""
     wide, narrow = copy.deepcopy(wide).eval(), narrow.eval()
-    largest = apart = 0.0
+    largest = difference = 0.0
     for images, _ in context.calibration_batches(COMPARED_IMAGES):
         expected = wide(images)
         largest = max(largest, float(expected.abs().max()))
-        apart = max(apart, float((narrow(images) - expected).abs().max()))
-    return apart / largest if largest else 0.0
+        difference = max(difference, float((narrow(images) - expected).abs().max()))
+    return difference / largest if largest else 0.0
 
 
 def _by_kind(deviation: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the largest deviation among tensors of the same last name: weight, bias, running_mean, ..."""
+    """Return the largest deviation per kind of tensor: weight, bias, running_mean, ..."""
     largest: dict[str, float] = {}
     for name, value in deviation.items():
         kind = name.rpartition(".")[2]
@@ -245,7 +254,7 @@ def _by_kind(deviation: Mapping[str, float]) -> Mapping[str, float]:
 def _merged_momentum(
     net: nn.Module, momentum: Mapping[str, Tensor], space: SearchSpace, clusters: Clusters
 ) -> Mapping[str, Tensor]:
-    """Merge momentum as the weights are merged: it is a change of them, and merging is linear."""
+    """Merge momentum like the weights: momentum is a change of weights, and merging is linear."""
     changes = copy.deepcopy(net)
     with torch.no_grad():
         for name, parameter in changes.named_parameters():

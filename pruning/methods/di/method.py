@@ -237,7 +237,7 @@ class DiscriminantInformation(Discriminant, Method):
 
     def _dense_rankings(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseRankings:
         """Return the shared rankings, or new ones from the shared moments, as far as these fit the settings."""
-        shared = context.statistics
+        shared = context.prepared
         if isinstance(shared, DenseRankings) and shared.criterion == self.criterion():
             return shared
         if isinstance(shared, DenseRankings) and shared.moments.recipe == self.recipe():

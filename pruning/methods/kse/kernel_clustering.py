@@ -84,7 +84,7 @@ def _plus_plus(kernels: Tensor, draws: Tensor) -> Tensor:
     squares.write(positions[0], distance)
     for place, draw in zip(positions[1:], draws[1:], strict=True):
         torch.cumsum(distance, 2, out=reach)
-        # Where every kernel is already a centroid, the last one is chosen again.
+        # Where every kernel is already a centroid, the last one is chosen once more.
         found = torch.searchsorted(reach, draw.unsqueeze(2) * reach[..., -1:], right=True)
         place.copy_(found[..., 0].clamp_max_(count - 1))
         squares.write(place, new)

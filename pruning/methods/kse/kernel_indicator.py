@@ -146,7 +146,7 @@ def indicator(mass: Tensor, spread: Tensor, balance: float = 1.0, renormalised: 
             not give the savings that they publish.
 
     Raises:
-        PruningError: kernels that are not finite.
+        PruningError: kernels are not finite.
     """
     if not (torch.isfinite(mass).all() and torch.isfinite(spread).all()):
         raise PruningError("kernels of the dense net are not finite and cannot be judged; train it at a lower rate")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pruning.allocation import usage
 from pruning.methods.kse.kernel_indicator import LevelRule
 from pruning.methods.kse.shareable_convs import ShareableConv, ids_of, needed_ids
-from pruning.selection import Selection, select_channels
+from pruning.selection import Selection, kept_ids, select_channels
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import BudgetError
@@ -144,11 +144,7 @@ class KernelSpace:
         self, assignment: LevelAssignment, selection: Selection
     ) -> Iterator[tuple[ShareableConv, NDArray[np.int64]]]:
         """Yield every convolution with the number of kernels of each input channel that is left after the cut."""
-        left = np.ones_like(self._needed)
-        for name, index in selection.items():
-            group = self.space.by_name[name]
-            inside = np.isin(np.arange(group.width), index.numpy())
-            left[group.start : group.start + group.width] = inside
+        left = kept_ids(self.space, selection)
         for conv, begin in zip(self.convs, self._starts, strict=False):
             yield conv, assignment.kept[begin : begin + len(conv.inputs)][left[conv.inputs]]
 

@@ -28,8 +28,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import override
 
-from pruning.base import Context, Goal, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Snapshot
 from pruning.methods.common_steps import finetune
 from pruning.methods.kse.kernel_indicator import LevelRule, channel_kernels, entropy, indicator, sparsity
 from pruning.methods.kse.kernel_levels import KernelSpace, LevelAssignment
@@ -66,7 +67,7 @@ class DenseKernels:
 
 
 @dataclass(frozen=True)
-class KernelSparsityEntropy:
+class KernelSparsityEntropy(Method):
     """Let the outputs of a convolution share a few kernels per input channel, within budgets; widths cannot be given.
 
     Without a budget on FLOPs or parameters, the levels are those of the paper, without a multiplier.
@@ -82,7 +83,10 @@ class KernelSparsityEntropy:
     alpha: float = setting(1.0, low=0.0, high=10.0, searched=False, help="weight of entropy against sparsity")
     neighbours: int = setting(5, low=1, high=50, searched=False, help="nearest kernels that the entropy looks at")
     second_minmax: bool = setting(
-        False, choices=(True, False), searched=False, help="stretch the indicator again, as the released code does"
+        False,
+        choices=(True, False),
+        searched=False,
+        help="stretch the indicator a second time, as the released code does",
     )
     restarts: int = setting(4, low=1, high=50, searched=False, help="restarts of k-means, the best of which is kept")
     iterations: int = setting(
@@ -96,7 +100,7 @@ class KernelSparsityEntropy:
     takes_widths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Check the settings."""
         rules = (
             ("levels", self.levels >= 1, "at least 1"),
             ("shift", 0 <= self.shift <= LARGEST_SHIFT, f"in [0, {LARGEST_SHIFT}]"),
@@ -109,6 +113,7 @@ class KernelSparsityEntropy:
             if not holds:
                 raise PruningError(f"setting {name}={getattr(self, name)!r} of kse must be {rule}")
 
+    @override
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseKernels:
         """Find the convolutions whose kernels may be shared, and compute sparsity and entropy; no image is read.
 
@@ -128,6 +133,7 @@ class KernelSparsityEntropy:
         """Return all epochs: the work that fvcore does not count takes as much time as shared kernels save."""
         return epochs
 
+    @override
     def run(self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:
         """Yield the net with shared kernels, before training and after every epoch.
 
@@ -137,7 +143,7 @@ class KernelSparsityEntropy:
         """
         if goal.widths is not None:
             raise PruningError("kse shares kernels within budgets and cannot be given widths; give budgets alone")
-        shared = context.statistics
+        shared = context.prepared
         usable = isinstance(shared, DenseKernels) and shared.neighbours == self.neighbours
         dense: DenseKernels = shared if usable else self.prepare(net, space, context)
         kernel_space = KernelSpace(net, space, dense.convs, self.indicators(dense))

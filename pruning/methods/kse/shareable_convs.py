@@ -46,7 +46,7 @@ def find_shareable_convs(net: nn.Module, space: SearchSpace) -> tuple[ShareableC
     positions: dict[str, int] = {}
 
     def count_positions(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             positions[name] = positions.get(name, 0) + output.shape[2] * output.shape[3]
 
         return hook

@@ -16,7 +16,7 @@ from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
-ARMS = ("bn_scale", "feature_rank", "geometric_median", "l1", "l2", "random", "taylor")
+BASELINES = ("bn_scale", "feature_rank", "geometric_median", "l1", "l2", "random", "taylor")
 
 
 def _half(space: SearchSpace) -> Widths:
@@ -32,7 +32,7 @@ def test_the_channels_of_the_best_scores_stay_with_their_weights(tiny_residual, 
     assert torch.equal(snapshot.net.conv1.weight, tiny_residual.conv1.weight[conv1][:, stem])
 
 
-def test_batchnorm_is_estimated_again_before_the_first_snapshot(tiny_residual, tiny_context) -> None:
+def test_batchnorm_is_re_estimated_before_the_first_snapshot(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=0)
     space = trace(tiny_residual, context.images)
     (snapshot,) = UniformL2().run(tiny_residual, space, CUT, context)
@@ -45,8 +45,8 @@ def test_batchnorm_is_estimated_again_before_the_first_snapshot(tiny_residual, t
 def test_a_snapshot_per_epoch_of_one_net(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     snapshots = list(UniformL2().run(tiny_residual, space, CUT, tiny_context(epochs=2)))
-    assert [each.epoch for each in snapshots] == [0, 1, 2]
-    assert len({id(each.net) for each in snapshots}) == 1
+    assert [snapshot.epoch for snapshot in snapshots] == [0, 1, 2]
+    assert len({id(snapshot.net) for snapshot in snapshots}) == 1
 
 
 def test_budgets_alone_mean_uniform_widths(tiny_residual, tiny_context) -> None:
@@ -65,7 +65,7 @@ def test_any_criterion_can_be_named(tiny_residual, tiny_context) -> None:
         next(ScoreAndSlice("l3").run(tiny_residual, space, CUT, tiny_context()))
 
 
-def test_random_arms_of_different_seeds_keep_different_channels(tiny_residual, tiny_context) -> None:
+def test_random_channels_of_different_seeds_keep_different_channels(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
 
     def kept(seed: int) -> torch.Tensor:
@@ -75,13 +75,13 @@ def test_random_arms_of_different_seeds_keep_different_channels(tiny_residual, t
     assert not torch.equal(kept(1), kept(2))
 
 
-@pytest.mark.parametrize("name", ARMS)
-def test_every_arm_is_named_as_its_criterion_and_cites_a_paper(name) -> None:
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_is_named_as_its_criterion_and_cites_a_paper(name) -> None:
     baseline = METHODS[name]()
     assert baseline.name == baseline.criterion == name
     assert "arXiv" in baseline.paper
-    assert {"allocation", "compensate"} <= {each.name for each in declared_settings(baseline)}
-    assert not any(each.searchable for each in declared_settings(baseline))
+    assert {"allocation", "compensate"} <= {declared.name for declared in declared_settings(baseline)}
+    assert not any(declared.searchable for declared in declared_settings(baseline))
 
 
 @pytest.mark.parametrize("name", ["taylor", "feature_rank", "l2"])
@@ -89,17 +89,17 @@ def test_the_dense_net_is_scored_once_per_search(tiny_residual, tiny_context, na
     context, method = tiny_context(), METHODS[name](compensate=True)
     space = trace(tiny_residual, context.images)
     alone = list(method.run(tiny_residual, space, CUT, tiny_context()))[-1].net.state_dict()
-    context.statistics = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
+    context.prepared = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
     context.calibrations = 0
     together = list(method.run(tiny_residual, space, CUT, context))[-1].net.state_dict()
     assert context.calibrations == 0
-    assert all(torch.equal(each, together[key]) for key, each in alone.items())
+    assert all(torch.equal(tensor, together[key]) for key, tensor in alone.items())
 
 
-def test_scores_of_other_settings_are_made_again(tiny_residual, tiny_context) -> None:
+def test_scores_of_other_settings_are_computed_anew(tiny_residual, tiny_context) -> None:
     context = tiny_context()
     space = trace(tiny_residual, context.images)
-    context.statistics = TaylorGates(images=16).prepare(tiny_residual, space, context)
+    context.prepared = TaylorGates(images=16).prepare(tiny_residual, space, context)
     context.calibrations = 0
     next(TaylorGates(images=16).run(tiny_residual, space, CUT, context))
     assert context.calibrations == 0
@@ -111,13 +111,13 @@ def test_random_channels_are_those_of_the_trial_not_of_the_search(tiny_residual,
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     shared = RandomChannels().prepare(tiny_residual, space, tiny_context(seed=0))
     first, second = (
-        next(RandomChannels().run(tiny_residual, space, CUT, tiny_context(seed=seed, statistics=shared))).net
+        next(RandomChannels().run(tiny_residual, space, CUT, tiny_context(seed=seed, prepared=shared))).net
         for seed in (1, 2)
     )
     assert not torch.equal(first.stem.weight, second.stem.weight)
 
 
-def test_images_are_looked_at_only_for_what_needs_them(tiny_residual, tiny_context) -> None:
+def test_images_are_read_only_by_criteria_that_need_them(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     for method, passes in ((UniformL2(), 0), (UniformL2(compensate=True), 1), (RandomChannels(compensate=True), 1)):
         context = tiny_context()
@@ -126,7 +126,7 @@ def test_images_are_looked_at_only_for_what_needs_them(tiny_residual, tiny_conte
 
 
 @pytest.mark.parametrize("name", ["taylor", "feature_rank", "l2"])
-def test_without_calibration_images_an_arm_that_needs_them_says_so(tiny_residual, tiny_context, name) -> None:
+def test_without_calibration_images_a_method_that_needs_them_says_so(tiny_residual, tiny_context, name) -> None:
     context = tiny_context()
     context.images, context.labels = context.images[:0], context.labels[:0]
     context.calibration_batches = lambda images: iter(())
@@ -151,7 +151,7 @@ def test_a_compensated_cut_is_nearer_to_the_trained_net(tiny_context, build) -> 
         next(UniformL2(compensate=on).run(net, space, Goal(_half(space)), context)).net for on in (False, True)
     )
     assert _error(compensated, net, context.images) < 0.9 * _error(plain, net, context.images)
-    assert [each.shape for each in plain.parameters()] == [each.shape for each in compensated.parameters()]
+    assert [tensor.shape for tensor in plain.parameters()] == [tensor.shape for tensor in compensated.parameters()]
 
 
 @pytest.mark.parametrize("build", nets.ALL)
@@ -165,7 +165,7 @@ def test_compensation_changes_nothing_where_nothing_is_cut(tiny_context, build) 
         assert torch.equal(snapshot.net(context.images), net(context.images))
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_filters_of_zero_leave_every_result_finite(tiny_residual, tiny_context, name) -> None:
     with torch.no_grad():
         for layer in (tiny_residual.stem, tiny_residual.conv1, tiny_residual.conv2):
@@ -175,10 +175,10 @@ def test_filters_of_zero_leave_every_result_finite(tiny_residual, tiny_context, 
     method = METHODS[name](compensate=True, allocation="global")
     for snapshot in method.run(tiny_residual, space, goal, tiny_context(epochs=1)):
         space.check(snapshot.widths)
-        assert all(torch.isfinite(each).all() for each in snapshot.net.state_dict().values())
+        assert all(torch.isfinite(tensor).all() for tensor in snapshot.net.state_dict().values())
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_layer_of_one_channel_keeps_it(tiny_context, name) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1), nn.Conv2d(1, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
@@ -208,7 +208,7 @@ def test_globally_ranked_widths_meet_every_budget(tiny_context, build, allocatio
 
 def test_the_group_whose_scores_are_uneven_is_narrowed_first(tiny_residual, tiny_context) -> None:
     with torch.no_grad():
-        tiny_residual.conv1.weight[2:] *= 1e-3  # ten of twelve filters are worth next to nothing
+        tiny_residual.conv1.weight[2:] *= 1e-3  # ten of twelve filters are worth almost nothing
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     goal = Goal(budgets=(Budget.parse("50%"),))
     widths = next(UniformL2(allocation="global").run(tiny_residual, space, goal, tiny_context())).widths
@@ -226,6 +226,6 @@ def test_an_allocation_that_is_not_known_or_a_budget_below_all_widths_is_refused
             next(method.run(tiny_residual, space, Goal(budgets=(Budget.parse("0.01%"),)), tiny_context()))
 
 
-def test_arms_over_images_hand_their_number_to_the_criterion() -> None:
+def test_methods_with_a_number_of_images_pass_it_to_the_criterion() -> None:
     assert RankedMaps(images=500).chosen().images == 500
     assert TaylorGates(images=7).chosen().images == 7

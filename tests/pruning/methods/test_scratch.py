@@ -15,7 +15,7 @@ from spaces.widths import Widths
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
 
-def test_nothing_of_the_dense_weights_is_left(tiny_residual, tiny_context) -> None:
+def test_no_dense_weight_is_left(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     (first,) = FromScratch().run(tiny_residual, space, CUT, tiny_context(epochs=0, seed=3))
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_training_takes_the_dense_nets_rate_and_the_trials_epochs(tiny_residual,
     context.fit = lambda *args, peak=None, **kw: peaks.append(peak) or fit(*args, peak=peak, **kw)
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     snapshots = list(FromScratch(learning_rate_scale=0.5).run(tiny_residual, space, CUT, context))
-    assert [each.epoch for each in snapshots] == [1, 2]
+    assert [snapshot.epoch for snapshot in snapshots] == [1, 2]
     assert peaks == [0.5 * context.dense_learning_rate]
     assert snapshots[-1].note == {"learning_rate": peaks[0]}
 
@@ -62,7 +62,7 @@ def test_budgets_alone_mean_uniform_widths(tiny_residual, tiny_context) -> None:
     assert snapshot.widths == space.fit(uniform_ratios(space), [budget.resolve(space.dense_cost)])
 
 
-def test_a_parameter_that_nothing_draws_is_taken_from_a_newly_built_net_or_refused(tiny_context) -> None:
+def test_a_parameter_without_reset_is_taken_from_a_newly_built_net_or_refused(tiny_context) -> None:
     net = nets.ChannelsLast().eval()
     with torch.no_grad():
         net.scale.fill_(5.0)  # trained

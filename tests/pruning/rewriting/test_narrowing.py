@@ -2,11 +2,14 @@ import pytest
 import tiny_nets as nets
 import torch
 
-from pruning.rewriting.narrowing import narrow_space
+from pruning.rewriting.narrowing import narrow_space, stages
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from spaces.counting import count_cost
+from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing.tracer import trace
+from spaces.widths import Widths
+from spaces.zoo.models import build
 
 
 def selection_of(space, share: float) -> dict[str, torch.Tensor]:
@@ -61,3 +64,21 @@ def test_a_grouped_convolution_stays_one_when_a_group_of_it_has_one_input_left()
         net, space = slice_channels(net, space, selection), narrow_space(space, selection)
     assert (net.grouped.groups, net.grouped.in_channels, net.grouped.out_channels) == (4, 4, 8)
     assert net(image).shape == (1, 5)
+
+
+def test_all_groups_shrink_by_a_constant_factor() -> None:
+    net = build(ModelSpec("resnet20", 10, (3, 32, 32)))
+    space = trace(net, torch.zeros(1, 3, 32, 32))
+    goal = Widths({group.name: group.width // 8 for group in space.variable})
+    found = [{space.by_name[name].width / width for name, width in widths.items()} for widths in stages(space, goal, 3)]
+    assert found == [{2.0}, {4.0}, {8.0}]
+
+
+def test_widths_in_between_are_legal_and_the_last_are_exact() -> None:
+    net = nets.Grouped()
+    space = trace(net, torch.zeros(1, *nets.IMAGE), SpaceConfig(divisor=4))
+    goal = space.smallest
+    for widths in stages(space, goal, 4):
+        space.check(widths)
+        assert all(width >= goal[name] for name, width in widths.items())
+    assert stages(space, goal, 4)[-1] == goal

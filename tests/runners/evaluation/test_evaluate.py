@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_trials import NARROW, finish, finish_segment, trial
 from torch import nn
 
 from pruning.base import METHODS, Distillation, Goal, Snapshot
@@ -17,31 +18,12 @@ from pruning.traits import pausable, screenable
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy
-from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
+from runners.trial import TrainingSegment, Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import ConfigError
-from spaces.widths import Widths
 
-NARROW = Widths({"0": 4, "3": 6})
 Run = Callable[..., Iterator[Snapshot]]
-
-
-def trial(method: str = "l2", goal: Goal | None = None, seed: int = 1) -> Trial:
-    return Trial(7, method, goal or Goal(NARROW), seed=seed)
-
-
-def finish(
-    search_context: SearchContext, a_trial: Trial | None = None, answer: bool | None = None
-) -> tuple[list[EpochReport], TrialResult]:
-    evaluation = evaluate(a_trial or trial(), search_context)
-    reports = []
-    try:
-        reports.append(next(evaluation))
-        while True:
-            reports.append(evaluation.send(answer))
-    except StopIteration as ended:
-        return reports, ended.value
 
 
 @pytest.fixture
@@ -232,15 +214,6 @@ def test_the_context_gives_the_same_calibration_images_every_time(tiny_search_co
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
 
 
-def test_the_context_measures_a_ratio_of_latencies_and_restores_the_modes(tiny_search_context: SearchContext) -> None:
-    context = TrialContext(tiny_search_context.data, tiny_search_context.train, seed=0)
-    dense = tiny_search_context.net.eval()
-    narrow = copy.deepcopy(dense).train()
-    assert context.latency_ratio(narrow, dense) > 0
-    assert narrow.training
-    assert not dense.training
-
-
 def test_distillation_uses_the_dense_net(tiny_search_context: SearchContext) -> None:
     train = dataclasses.replace(tiny_search_context.train, distill_weight=0.9)
     plain, distilled = finish(tiny_search_context)[1], finish(dataclasses.replace(tiny_search_context, train=train))[1]
@@ -294,72 +267,24 @@ def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(
     assert result.note["size_mb"] == size_mb(back) < 0.5 * plain.note["size_mb"]
 
 
-def test_a_workbench_pickles(tiny_search_context: SearchContext) -> None:
+def test_a_search_context_can_be_pickled(tiny_search_context: SearchContext) -> None:
     copied = pickle.loads(pickle.dumps(tiny_search_context))
     assert finish(copied)[1].checkpoint == finish(tiny_search_context)[1].checkpoint
 
 
-def leg_of(search_context: SearchContext, a_trial: Trial, segment: TrainingSegment) -> TrialResult:
-    reports, result = finish(search_context, dataclasses.replace(a_trial, segment=segment))
-    assert result.state is TrialState.COMPLETE, result.error
-    assert result.trial.segment is None  # whose weights would travel back
-    assert result.curve == tuple(reports)
-    return result
-
-
-BUDGETS = Goal(budgets=(Budget.parse("70%"),))
-
-
-@pytest.mark.parametrize(
-    "a_trial", [trial(), trial("di"), trial("kse", BUDGETS), trial("csgd"), trial("aofp", BUDGETS)]
-)
-def test_a_trial_goes_on_from_the_network_of_its_leg_before(tiny_search_context: SearchContext, a_trial: Trial) -> None:
-    search_context = dataclasses.replace(
-        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=4)
-    )
-    first = leg_of(search_context, a_trial, TrainingSegment(1))
-    assert first.curve[-1].epoch == 1
-    assert first.checkpoint is not None
-    again = leg_of(search_context, a_trial, TrainingSegment(2, 1, first.checkpoint))
-    assert [report.epoch for report in again.curve] == [2, 3]
-    assert (again.widths, again.cost) == (first.widths, first.cost)
-    assert again.checkpoint is not None
-    before, after = (from_bytes(each, search_context.net).state_dict() for each in (first.checkpoint, again.checkpoint))
-    assert before.keys() == after.keys()
-    moved = [name for name in before if not torch.equal(before[name], after[name])]
-    assert any(name.startswith("0.") for name in moved)  # its first layer too, whatever kind of layer it is
-    same = leg_of(search_context, a_trial, TrainingSegment(2, 1, first.checkpoint))
-    assert same.checkpoint == again.checkpoint
-
-
-@pytest.mark.parametrize("name", [each for each in sorted(METHODS) if screenable(METHODS[each], {})])
-def test_a_leg_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(
+@pytest.mark.parametrize("name", [method for method in sorted(METHODS) if screenable(METHODS[method], {})])
+def test_a_segment_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(
     tiny_search_context: SearchContext, name: str
 ) -> None:
     cut, (_, whole) = (
-        leg_of(tiny_search_context, trial(name), TrainingSegment(0)),
+        finish_segment(tiny_search_context, trial(name), TrainingSegment(0)),
         finish(tiny_search_context, trial(name)),
     )
     assert [report.epoch for report in cut.curve] == [0]
     assert cut.accuracy == whole.curve[0].accuracy
     assert cut.cost == whole.cost
-    assert cut.checkpoint is None  # of the candidates that are compared, most are never seen again
+    assert cut.checkpoint is None  # most candidates are only compared, and never trained
     assert len(whole.curve) > 1
-
-
-def test_a_later_leg_neither_cuts_nor_starts_from_the_dense_net(
-    tiny_search_context: SearchContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = leg_of(tiny_search_context, trial(), TrainingSegment(1))
-    monkeypatch.setattr("runners.evaluation.evaluate.METHODS", {})  # none is asked
-    again = leg_of(tiny_search_context, trial(), TrainingSegment(1, 1, first.checkpoint))
-    assert again.accuracy is not None
-
-
-def test_a_later_leg_without_weights_fails_and_says_so(tiny_search_context: SearchContext) -> None:
-    _, result = finish(tiny_search_context, dataclasses.replace(trial(), segment=TrainingSegment(1, 1)))
-    assert result.state is TrialState.FAILED
-    assert "has no weights to go on from; start its trial anew" in result.error
 
 
 @pytest.mark.parametrize("setting", [{"bits": 6.0}, {"distill": 0.5}, {"gradual_epochs": 1}])

@@ -1,4 +1,4 @@
-"""Networks that a method passes on its way to the goal: which are measured, and what is made of them."""
+"""Intermediate networks: which of them are measured, and what becomes of them."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ def narrowed(search_context: SearchContext, net: nn.Module, widths: Widths, epoc
 
 
 def down_the_stairs(search_context: SearchContext, steps: int = len(STAIRS)) -> Run:
-    """A method that narrows by a channel at a time and leaves BatchNorm as it was, or worse."""
+    """A method that removes one channel at a time and ruins the statistics of BatchNorm."""
 
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
         for epoch, (first, second) in enumerate(STAIRS[:steps], start=1):
@@ -54,7 +54,7 @@ def search_context(tiny_search_context: SearchContext) -> SearchContext:
 def finish(
     monkeypatch: pytest.MonkeyPatch, search_context: SearchContext
 ) -> Callable[..., tuple[list[EpochReport], TrialResult]]:
-    """Evaluate a method that is the given function, towards `GOAL` unless another one is said."""
+    """Evaluate a method that is the given function, with `GOAL` unless another one is given."""
 
     def finished(
         run: Run, goal: Goal | None = None, answer: bool | None = None
@@ -75,43 +75,46 @@ def finish(
     return finished
 
 
-def test_each_network_passed_is_a_measured_point_with_its_weights(search_context, finish) -> None:
+def test_each_intermediate_network_is_measured_and_has_its_weights(search_context, finish) -> None:
     reports, result = finish(down_the_stairs(search_context))
     assert result.state is TrialState.COMPLETE, result.error
     assert [report.epoch for report in reports] == [len(STAIRS)]  # rungs compare nets of the goal only
     assert result.curve == tuple(reports)
     assert result.widths == GOAL
-    assert [each.label for each in result.networks] == [
+    assert [network.label for network in result.networks] == [
         "7",
         *[f"7.{i + 1}" for i in range(len(result.intermediate_networks))],
     ]
-    assert [each.stem for each in result.networks][:2] == ["0007", "0007-p1"]
-    for each in result.intermediate_networks:
-        net = from_bytes(each.checkpoint, search_context.net)
-        assert count_cost(net, (1, 8, 8)) == each.cost == search_context.space.cost(each.widths)
-        assert accuracy(net, search_context.data.val, device=CPU) == each.accuracy
-        assert each.trial == result.trial
-        assert each.note == {"moves": each.curve[0].epoch}
-        assert tuple(each.widths.values()) == STAIRS[each.curve[0].epoch - 1]
-        assert 0 < each.train_seconds <= each.seconds <= result.seconds
+    assert [network.stem for network in result.networks][:2] == ["0007", "0007-p1"]
+    for network in result.intermediate_networks:
+        net = from_bytes(network.checkpoint, search_context.net)
+        assert count_cost(net, (1, 8, 8)) == network.cost == search_context.space.cost(network.widths)
+        assert accuracy(net, search_context.data.val, device=CPU) == network.accuracy
+        assert network.trial == result.trial
+        assert network.note == {"moves": network.curve[0].epoch}
+        assert tuple(network.widths.values()) == STAIRS[network.curve[0].epoch - 1]
+        assert 0 < network.train_seconds <= network.seconds <= result.seconds
     assert result.train_seconds <= result.seconds
 
 
 def test_its_batchnorm_is_re_estimated(search_context, finish) -> None:
     _, result = finish(down_the_stairs(search_context))
-    for each in result.intermediate_networks:
-        net, expected = from_bytes(each.checkpoint, search_context.net), from_bytes(each.checkpoint, search_context.net)
+    for network in result.intermediate_networks:
+        net, expected = (
+            from_bytes(network.checkpoint, search_context.net),
+            from_bytes(network.checkpoint, search_context.net),
+        )
         reestimate_batchnorm(expected, search_context.data.calibration, device=CPU)
         assert torch.equal(net.get_submodule("1").running_mean, expected.get_submodule("1").running_mean)
 
 
-def test_a_stopped_trial_keeps_what_it_has_passed(search_context, finish) -> None:
+def test_a_stopped_trial_keeps_its_intermediate_networks(search_context, finish) -> None:
     _, result = finish(down_the_stairs(search_context), answer=False)
     assert result.state is TrialState.STOPPED
-    assert {each.state for each in result.intermediate_networks} == {TrialState.COMPLETE}
+    assert {network.state for network in result.intermediate_networks} == {TrialState.COMPLETE}
 
 
-def test_so_does_one_that_fails_later(search_context, finish) -> None:
+def test_a_trial_that_fails_later_keeps_its_intermediate_networks(search_context, finish) -> None:
     def run(*arguments: Any) -> Iterator[Snapshot]:
         yield from down_the_stairs(search_context, len(STAIRS) - 1)(*arguments)
         raise MemoryError
@@ -128,7 +131,7 @@ def test_a_method_that_ends_before_its_goal_fails(search_context, finish) -> Non
     assert "params and must stay within 100params; method 'custom' must end" in result.error
 
 
-def test_a_network_passed_that_costs_other_than_it_promises_fails_the_trial(search_context, finish) -> None:
+def test_an_intermediate_network_whose_cost_is_not_the_stated_one_fails_the_trial(search_context, finish) -> None:
     def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
         yield dataclasses.replace(
             narrowed(search_context, net, Widths({"0": 3, "3": 3}), 1), widths=Widths({"0": 3, "3": 4})
@@ -139,10 +142,10 @@ def test_a_network_passed_that_costs_other_than_it_promises_fails_the_trial(sear
     assert "must yield the net it reports" in result.error
 
 
-def test_what_is_within_budgets_is_reported_and_what_is_above_is_passed(search_context, finish) -> None:
+def test_networks_within_the_budgets_are_reported_and_those_above_are_intermediate(search_context, finish) -> None:
     budget = Budget.parse("20%").resolve(search_context.space.dense_cost)
     reports, result = finish(down_the_stairs(search_context), Goal(budgets=(budget,)))
-    assert all(each.cost.flops > budget.limit for each in result.intermediate_networks)
+    assert all(network.cost.flops > budget.limit for network in result.intermediate_networks)
     within = [
         i
         for i, pair in enumerate(STAIRS, 1)
@@ -152,7 +155,7 @@ def test_what_is_within_budgets_is_reported_and_what_is_above_is_passed(search_c
 
 
 @pytest.mark.parametrize(("epochs", "most"), [(0, 0), (1, 2), (3, 6), (100, MOST)])
-def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_search_context, epochs, most) -> None:
+def test_no_more_are_selected_than_the_epochs_allow_and_they_lie_evenly(tiny_search_context, epochs, most) -> None:
     space = tiny_search_context.space
     selector = IntermediateSelector(Goal(GOAL), space, epochs)
     dense, last = space.dense_cost.flops, space.cost(GOAL).flops
@@ -164,7 +167,7 @@ def test_no_more_are_taken_than_the_epochs_pay_for_and_they_lie_evenly(tiny_sear
         assert math.log(dearer / cheaper) == pytest.approx(step, rel=0.05)
 
 
-def test_of_several_budgets_the_furthest_one_measures_the_way(tiny_search_context) -> None:
+def test_of_several_budgets_the_furthest_one_counts(tiny_search_context) -> None:
     space, dense = tiny_search_context.space, tiny_search_context.space.dense_cost
     loose, tight = Budget("flops", 2 * dense.flops), Budget("params", dense.params // 8)
     selector = IntermediateSelector(Goal(budgets=(loose, tight)), space, 1)

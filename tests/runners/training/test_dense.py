@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from runners.cache import CacheError, cache_root, write_cached
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, Source, cut
 from runners.data.splits import TensorSplit
@@ -16,6 +15,7 @@ from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 
 CONFIG = TrainConfig(batch_size=8, dense_epochs=1, precision="float32", device="cpu")
+
 SPEC = ModelSpec("own_net:make", num_classes=2, input_shape=(3, 8, 8))
 
 
@@ -142,24 +142,3 @@ def test_weights_of_another_network_name_the_first_tensor_that_differs(tmp_path,
     torch.save(state, tmp_path / "net.pt")
     with pytest.raises(WeightsError, match=message):
         load_weights(untrained(), tmp_path / "net.pt")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "own"))
-    assert cache_root() == tmp_path / "own"
-    monkeypatch.delenv("SLIMFRONT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_root() == tmp_path / "slimfront"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_root() == tmp_path / ".cache" / "slimfront"
-
-
-def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match=r"cannot write .*SLIMFRONT_CACHE"):
-        write_cached(tmp_path / "file" / "below", b"content")
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(CacheError, match="cannot write"):
-        write_cached(tmp_path / "taken", b"content")
-    assert sorted(each.name for each in tmp_path.iterdir() if each.name != "own_net.py") == ["file", "taken"]

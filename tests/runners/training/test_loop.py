@@ -1,63 +1,18 @@
-"""The training loop and what goes with it."""
+"""The training loop, accuracy and BatchNorm re-estimation."""
 
 import copy
 import math
 
 import pytest
 import torch
+from tiny_training import CONFIG, CPU, tiny_net, train, two_colours, weights
 from torch import nn
 
 from runners.config import TrainConfig
-from runners.data.splits import Augmentation, TensorSplit
-from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
-from runners.training.loop import (
-    TrainingError,
-    TrainingRun,
-    accuracy,
-    divergence,
-    evaluating,
-    fit,
-    pick_device,
-    reestimate_batchnorm,
-)
-from runners.training.schedule import integrated_learning_rate, plan_training, schedule_factor
-from spaces.errors import ConfigError
-
-CPU = torch.device("cpu")
-CONFIG = TrainConfig(batch_size=8, precision="float32")
-
-
-def tiny_net(seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Dropout(0.1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(4, 2),
-        )
-
-
-def two_colours(count: int = 48) -> TensorSplit:
-    """Reddish images are class 0, greenish ones class 1."""
-    labels = torch.arange(count) % 2
-    images = torch.randint(0, 60, (count, 3, 6, 6), generator=torch.Generator().manual_seed(0))
-    images[torch.arange(count), labels] += 150
-    return TensorSplit(images.to(torch.uint8), labels, (0.3,) * 3, (0.3,) * 3, (6, 6), Augmentation(shift=1))
-
-
-def train(net: nn.Module, *, config: TrainConfig = CONFIG, epochs: int = 1, rate: float = 0.1, **settings) -> nn.Module:
-    settings = {"seed": 3, "device": CPU} | settings
-    for _ in fit(net, two_colours(), config, TrainingRun(epochs, rate, **settings)):
-        pass
-    return net
-
-
-def weights(net: nn.Module) -> torch.Tensor:
-    return torch.cat([each.flatten().double() for each in net.state_dict().values()])
+from runners.training.compute_format import PLAIN, ComputeFormat
+from runners.training.loop import accuracy, divergence, evaluating, fit, pick_device, reestimate_batchnorm
+from runners.training.run import TrainingError, TrainingRun
+from runners.training.schedule import plan_training
 
 
 def test_training_learns_and_counts_its_epochs():
@@ -91,28 +46,6 @@ def test_weights_are_in_ordinary_memory_format_whenever_an_epoch_is_yielded():
     ):
         assert net[0].weight.is_contiguous()
         assert net.training
-
-
-def test_the_plan_of_a_training_is_what_the_optimiser_does():
-    moved, rates = tiny_net(), []
-    bias = moved[6].bias
-    before = bias.detach().clone()
-
-    def hook(net: nn.Module, step: int) -> None:
-        if rates:  # what the last step did to a bias whose gradient was 1
-            rates.append(float((before - bias.detach()).mean()))
-            before.copy_(bias.detach())
-        else:
-            rates.append(0.0)
-        for parameter in net.parameters():
-            parameter.grad = torch.ones_like(parameter)
-
-    config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.1)
-    train(moved, config=config, epochs=2, hook=hook)
-    plan = plan_training(two_colours(), config, 2, 0.1)
-    assert len(plan.rates) == 12
-    assert rates[1:] == pytest.approx(plan.rates[:-1], rel=1e-4)
-    assert (plan.momentum, plan.nesterov, plan.weight_decay) == (0.0, False, 0.1)
 
 
 def test_training_goes_on_with_the_net_and_momentum_it_is_handed():
@@ -228,34 +161,6 @@ def test_a_part_of_an_epoch_is_that_share_of_its_steps():
     assert steps(0) == [0, 0]
 
 
-def test_two_parts_of_a_schedule_have_the_rates_of_the_whole():
-    def moved(epochs: float, span: tuple[float, float]) -> float:
-        return integrated_learning_rate(CONFIG, epochs=epochs, per_epoch=8, learning_rate=0.1, span=span)
-
-    assert moved(1, (0.0, 0.25)) + moved(3, (0.25, 1.0)) == pytest.approx(moved(4, (0.0, 1.0)))
-    plain = TrainConfig(lr_scheduler="cosine", momentum=0.5)
-    assert integrated_learning_rate(plain, epochs=1, per_epoch=2, learning_rate=0.1) == pytest.approx(
-        0.1 * (1 + 0.5) / 0.5
-    )
-
-
-def test_a_constant_pull_shrinks_a_weight_as_its_travel_says():
-    net, config = nn.Linear(1, 2), TrainConfig(batch_size=1, weight_decay=0.0)
-    start = net.weight.detach().clone()
-
-    def pull(net: nn.Module, step: int) -> None:
-        for parameter in net.parameters():
-            parameter.grad = 0.002 * parameter.detach() if parameter is net.weight else torch.zeros_like(parameter)
-
-    flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1), net)
-    training_run = TrainingRun(4, 0.05, seed=0, device=CPU, compute_format=PLAIN, hook=lambda _, step: pull(net, step))
-    list(fit(flat, two_colours(), config, training_run))
-    expected = math.exp(-0.002 * integrated_learning_rate(config, epochs=4, per_epoch=48, learning_rate=0.05))
-    torch.testing.assert_close(
-        net.weight.detach() / start, torch.full((2, 1), expected), rtol=0.01, atol=0
-    )  # momentum lags
-
-
 def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():
     net = tiny_net()
 
@@ -265,85 +170,6 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():
 
     with pytest.raises(TrainingError, match=r"epoch 2, step 8 \(learning rate 0\.\d+\); lower the learning rate"):
         train(net, epochs=2, hook=spoil)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", {0.0: 1.0, 0.9: 1.0}),
-        ("cosine", {0.0: 1.0, 0.5: 0.5}),
-        ("one_cycle", {0.0: 0.02, 0.25: 1.0, 0.625: 0.51}),
-        ("multistep", {0.0: 1.0, 0.333: 1.0, 0.334: 0.1, 0.666: 0.1, 0.667: 0.01, 0.999: 0.01}),
-    ],
-)
-def test_schedules_pass_their_known_points(schedule, expected):
-    config = TrainConfig(lr_scheduler=schedule, milestones=(200, 400) if schedule == "multistep" else ())
-    for progress, factor in expected.items():
-        assert schedule_factor(config, progress, 600) == pytest.approx(factor, abs=1e-12)  # rounding of cos
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", {0: 0.0, 2: 0.4, 4.5: 0.9, 5: 1.0, 80: 1.0}),
-        ("multistep", {0: 0.0, 2: 0.4, 5: 1.0, 49: 1.0, 50: 0.1}),
-        ("cosine", {0: 0.0, 2: 0.4, 5: 1.0, 52.5: 0.5}),
-    ],
-)
-def test_a_warm_up_climbs_from_zero_and_milestones_count_from_the_first_epoch(schedule, expected):
-    config = TrainConfig(lr_scheduler=schedule, warmup_epochs=5, milestones=(50,) if schedule == "multistep" else ())
-    for epoch, factor in expected.items():
-        assert schedule_factor(config, epoch / 100, 100) == pytest.approx(factor, abs=1e-12)
-
-
-def test_a_milestone_is_met_at_its_first_step_whatever_the_rounding():
-    config = TrainConfig(batch_size=3, lr_scheduler="multistep", milestones=(7, 49))
-    plan = plan_training(two_colours(), config, 70, 1.0)  # 16 steps an epoch
-    assert [step for step in range(1, 1120) if plan.rates[step] < plan.rates[step - 1]] == [7 * 16, 49 * 16]
-
-
-def test_the_optimiser_follows_milestones_within_a_part_of_the_schedule():
-    """Epochs 1 to 3 of 4, the rate falling after the second: one epoch at the peak, one at a tenth."""
-    rates: list[float] = []
-    config = TrainConfig(
-        batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, lr_scheduler="multistep", milestones=(2,)
-    )
-    net = tiny_net()
-
-    def hook(trained: nn.Module, step: int) -> None:
-        rates.append(float(trained[6].bias[0].detach()))
-        for parameter in trained.parameters():
-            parameter.grad = torch.ones_like(parameter)
-
-    train(net, config=config, epochs=2, hook=hook, span=(0.25, 0.75))
-    moves = [before - after for before, after in zip(rates, rates[1:], strict=False)]
-    assert moves == pytest.approx([0.1] * 6 + [0.01] * 5, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"lr_scheduler": "multistep"}, "without --milestones"),
-        ({"lr_scheduler": "multistep", "milestones": (4, 3)}, "rising order"),
-        ({"lr_scheduler": "multistep", "milestones": (0,)}, "above 0"),
-        ({"warmup_epochs": 2.0}, "'one_cycle' has a warm-up of its own"),
-    ],
-)
-def test_what_a_schedule_does_not_have_is_refused(settings, words):
-    with pytest.raises(ConfigError, match=words):
-        TrainConfig(**settings)
-
-
-def test_the_dense_net_has_a_schedule_of_its_own():
-    config = TrainConfig(
-        epochs=5, lr=0.01, lr_scheduler="cosine", warmup_epochs=1, dense_epochs=9, dense_lr=0.2,
-        dense_lr_scheduler="multistep", dense_milestones=(3, 6), dense_warmup_epochs=2,
-    )  # fmt: skip
-    dense = config.for_dense()
-    assert (dense.epochs, dense.lr, dense.lr_scheduler) == (9, 0.2, "multistep")
-    assert (dense.milestones, dense.warmup_epochs) == ((3, 6), 2)
-    assert TrainConfig(lr_scheduler="cosine", warmup_epochs=1).for_dense().lr_scheduler == "cosine"
-    assert TrainConfig(lr_scheduler="cosine", warmup_epochs=1).for_dense().warmup_epochs == 0
 
 
 @pytest.mark.parametrize(
@@ -401,34 +227,6 @@ def test_mixing_trains_on_pairs_and_on_both_their_classes():
     torch.testing.assert_close(mixed, share * plain + (1 - share) * plain.flip(0))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"batch_size": 0},
-        {"lr_scheduler": "step"},
-        {"warmup_epochs": -1.0},
-        {"lr_gamma": 0.0},
-        {"mixup": -0.2},
-        {"clip_grad_norm": math.inf},
-        {"precision": "int8"},
-        {"distill_weight": 1.5},
-        {"label_smoothing": 1.0},
-        {"momentum": 1.0},
-        {"weight_decay": math.nan},
-        {"bias_lr_mult": 0.0},
-    ],
-)
-def test_settings_out_of_range_are_named(wrong):
-    (name, value), *_ = wrong.items()
-    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is {value!r} and must be "):
-        TrainConfig(**wrong)
-
-
-def test_a_learning_rate_of_zero_is_refused():
-    with pytest.raises(TrainingError, match="learning_rate is 0"):
-        train(tiny_net(), rate=0)
-
-
 def test_accuracy_counts_and_restores_every_modules_mode():
     net = tiny_net().train()
     net[1].eval()
@@ -465,27 +263,3 @@ def test_devices_are_picked_by_name_and_unknown_ones_refused():
     for name in ("tpu", "cuda:99", ""):
         with pytest.raises(TrainingError, match=f"device '{name}' is not available here"):
             pick_device(name)
-
-
-def test_measuring_leaves_the_net_alone_and_answers_for_narrower_nets_from_memory(monkeypatch):
-    net = tiny_net()
-    before = weights(net)
-    compute_format = measure_compute_format(net, (3, 6, 6), 8, CPU)
-    assert compute_format.autocast in (None, torch.bfloat16)
-    assert torch.equal(before, weights(net))
-    assert net[0].weight.is_contiguous()
-    monkeypatch.setattr("runners.training.compute_format._fastest", lambda *_: pytest.fail("measured again"))
-    assert measure_compute_format(copy.deepcopy(net), (3, 6, 6), 8, CPU) is compute_format
-
-
-def test_measuring_takes_the_fastest_and_the_earlier_of_two_that_are_close(monkeypatch):
-    seconds = {
-        PLAIN: 1.0,
-        ComputeFormat(torch.bfloat16, True): 0.95,
-        ComputeFormat(torch.bfloat16, False): 0.52,
-        ComputeFormat(None, True): 0.5,
-    }
-    monkeypatch.setattr(
-        "runners.training.compute_format.step_seconds", lambda net, images, compute_format: seconds[compute_format]
-    )
-    assert measure_compute_format(tiny_net(), (3, 7, 7), 8, CPU) == ComputeFormat(torch.bfloat16, False)

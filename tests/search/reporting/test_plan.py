@@ -151,6 +151,10 @@ def test_settings_are_searched_fixed_or_at_their_default() -> None:
     assert "l2 (baseline only)" in page_of(method="aofp", set=())
 
 
+def test_the_methods_behind_auto_are_named() -> None:
+    assert "\nmethods di, aofp, csgd, and the uniform baseline" in page_of(method="auto", set=())
+
+
 def test_trials_are_told_apart_and_add_up() -> None:
     text = page_of()
     kinds = "uniform widths, the baseline|uniform widths to start from|proposed by structured"

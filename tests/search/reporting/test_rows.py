@@ -3,15 +3,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pruning.base import Goal
-from runners.trial import Trial
 from search.reporting.rows import (
     NetworkRow,
     front_columns,
     front_rows,
     network_row,
     quantised,
-    training_text,
     widths_table,
     write_csv,
 )
@@ -87,8 +84,3 @@ def test_mlflow_gets_the_front_as_columns(finished_search: SearchResult) -> None
     assert columns["baseline"] == ["", "uniform", ""]
     assert columns["chosen"] == [False, False, True]
     assert front_columns(dataclasses.replace(finished_search, results=())) == {}
-
-
-def test_searched_fine_tuning_is_written_shortly() -> None:
-    trial = Trial(0, "l2", Goal(), training={"learning_rate": 0.0123456, "epochs": 2, "distill_weight": 0.5})
-    assert training_text(trial) == "distill_weight 0.5, epochs 2, lr 0.0123"

@@ -92,7 +92,7 @@ def test_the_summary_ends_with_paths_and_the_command_for_mlflow(finished_search:
     lines = [part for part in parts if isinstance(part, str)]
     assert "  front  /runs/one/front.csv" in lines
     assert "MLflow: mlflow ui --backend-store-uri x" in lines
-    assert finished_search.uniform_comparison.statement in lines
+    assert finished_search.baseline_comparison.statement in lines
     assert not any(line.startswith("Stopped early") for line in lines)
 
 

@@ -5,7 +5,17 @@ import io
 import pytest
 from rich.console import Console
 
-from search.reporting.wording import TextTable, counts, duration, milliseconds, percent, plural, scaled, short
+from search.reporting.wording import (
+    TextTable,
+    counts,
+    duration,
+    milliseconds,
+    percent,
+    plural,
+    scaled,
+    short,
+    training_text,
+)
 from spaces.cost import Cost
 
 
@@ -43,3 +53,9 @@ def test_a_table_aligns_numbers_and_shows_brackets_as_they_are() -> None:
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert (table.heads, lines[0]) == (("name", "count"), "Title")
     assert lines[-3:-1] == [" [red]      7", " b        100"]
+
+
+def test_searched_fine_tuning_is_written_shortly() -> None:
+    training = {"lr": 0.0123456, "epochs": 2, "distill_weight": 0.5}
+    assert training_text(training) == "distill_weight 0.5, epochs 2, lr 0.0123"
+    assert training_text({}) == ""

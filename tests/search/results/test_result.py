@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pruning.base import Goal
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
-from search.results.result import DenseResult, ResultError, SearchResult
-from search.results.serialization import trial_result_from_dict, trial_result_to_dict
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
+from search.results.result import DenseResult, SearchResult
+from search.results.serialization import ResultError, trial_result_from_dict, trial_result_to_dict
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths
@@ -66,8 +66,8 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 
 def test_the_json_says_front_and_choice_by_label() -> None:
     data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
-    assert (data["schema"], data["front"], data["chosen"]) == (2, ["0", "1"], "1")
-    assert data["uniform_comparison"]["won"] is True
+    assert (data["schema"], data["front"], data["chosen"]) == (3, ["0", "1"], "1")
+    assert data["baseline_comparison"]["won"] is True
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "no json"])
@@ -77,9 +77,38 @@ def test_what_is_no_result_is_said_so(text: str) -> None:
 
 
 def test_another_schema_version_is_refused() -> None:
-    text = search().to_json().replace('"schema": 2', '"schema": 99')
-    with pytest.raises(ResultError, match="schema 99, this version reads 2"):
+    text = search().to_json().replace('"schema": 3', '"schema": 99', 1)
+    with pytest.raises(ResultError, match="schema 99, this version reads 3"):
         SearchResult.from_json(text)
+
+
+def test_a_record_of_another_schema_version_or_a_damaged_one_is_refused() -> None:
+    data = trial_result_to_dict(made(0, 50, 0.5))
+    with pytest.raises(ResultError, match="schema 99, this version reads 3"):
+        trial_result_from_dict({**data, "schema": 99})
+    with pytest.raises(ResultError, match="schema 'older than 3', this version reads 3"):
+        trial_result_from_dict({name: value for name, value in data.items() if name != "schema"})
+    with pytest.raises(ResultError, match="has no 'curve'"):
+        trial_result_from_dict({name: value for name, value in data.items() if name != "curve"})
+    with pytest.raises(ResultError, match="this is no TrialResult .accuracy: "):
+        trial_result_from_dict({**data, "accuracy": "high"})
+
+
+def test_a_record_holds_neither_weights_nor_the_training_segment() -> None:
+    trial = dataclasses.replace(made(0, 50, 0.5).trial, segment=TrainingSegment(1, 2, b"weights"))
+    network = made(0, 60, 0.6, checkpoint=b"weights", intermediate_index=1)
+    result = dataclasses.replace(made(0, 50, 0.5), trial=trial, checkpoint=b"weights", intermediate_networks=(network,))
+    data = json.loads(json.dumps(trial_result_to_dict(result)))
+    assert "weights" not in json.dumps(data)
+    assert trial_result_from_dict(data) == made(
+        0, 50, 0.5, intermediate_networks=(dataclasses.replace(network, checkpoint=None),)
+    )
+
+
+def test_a_whole_limit_stays_whole_so_that_the_key_of_a_trial_does_not_change() -> None:
+    trial = Trial(0, "abfp", Goal(None, (BUDGET,)))
+    back = trial_result_from_dict(trial_result_to_dict(TrialResult(trial, TrialState.FAILED)))
+    assert back.trial.key() == trial.key()
 
 
 def test_chosen_is_the_most_accurate_inside_the_budgets_and_the_cheaper_of_equals() -> None:
@@ -100,8 +129,8 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
 
 def test_a_search_that_beats_uniform_says_by_how_much() -> None:
     uniform, chosen = made(0, 99, 0.80, "uniform"), made(1, 95, 0.85)
-    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).uniform_comparison
-    assert (comparison.won, comparison.rival, comparison.beaten, comparison.baselines) == (True, 0, 1, 2)
+    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).baseline_comparison
+    assert (comparison.won, comparison.baseline_trial, comparison.dominated, comparison.baselines) == (True, 0, 1, 2)
     assert "85.00% at 95 FLOPs against 80.00% at 99" in comparison.statement
     assert "dominate 1" in comparison.statement
 
@@ -110,18 +139,18 @@ def test_a_search_that_beats_uniform_says_by_how_much() -> None:
 def test_the_test_accuracy_has_the_last_word(test_accuracy: float, verdict: str) -> None:
     uniform = made(0, 99, 0.80, "uniform", test_accuracy=0.8)
     chosen = made(1, 95, 0.85, test_accuracy=test_accuracy)
-    assert f"test {verdict}" in search(uniform, chosen).uniform_comparison.statement
+    assert f"test {verdict}" in search(uniform, chosen).baseline_comparison.statement
 
 
 def test_a_search_that_does_not_beat_uniform_says_so() -> None:
-    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).uniform_comparison
+    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).baseline_comparison
     assert not comparison.won
     assert "did not beat uniform widths" in comparison.statement
 
 
 def test_without_a_control_arm_there_is_no_comparison() -> None:
-    comparison = search(made(1, 95, 0.75)).uniform_comparison
-    assert (comparison.rival, comparison.won) == (None, False)
+    comparison = search(made(1, 95, 0.75)).baseline_comparison
+    assert (comparison.baseline_trial, comparison.won) == (None, False)
 
 
 def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_intermediates: SearchResult) -> None:

@@ -1,20 +1,22 @@
 """Whether the accuracy before training is worth believing, and what a reader is told of screening."""
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from screened_search import BENCH, BUDGETS, SPACE, Watched, needs, searched, study_of
-from search.reporting.rungs import audit_html, audit_table
-from search.reporting.screening import screening_lines, screening_plan
+from made_up_search import problem_of
+from screened_search import BENCH, BUDGETS, SPACE, Watched, needs, screened_problem, screened_search, searched
 
-from runners.config import RunnerConfig
+from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.reporting import plan
+from search.reporting.rows import rank_correlation_table
+from search.reporting.statements import screening_statements
+from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening
 from search.results.result import DenseResult, SearchResult
-from search.results.screening_correlation import SCREENED, UNSCREENED, audit_screening
-from search.searchers.candidate_space import CandidateSpace, StudySettings
-from search.tuner import Study
+from search.searchers.candidate_space import CandidateSpace
 
 
 def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
@@ -31,60 +33,61 @@ def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
             trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0
         )
 
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    study = study_of(30, storage=storage)
-    trials = Watched(study, 2)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(2, screened_problem(30), url=url)
     with caplog.at_level(logging.WARNING):
-        LocalRunner(RunnerConfig(), backwards).run(trials, BENCH)
+        LocalRunner(RunnerConfig(), backwards).run(search, BENCH)
     assert [text for text in caplog.messages if "from now on every candidate is trained" in text] != []
-    off = [each.trial.number for each in study.results if UNSCREENED in each.note]
-    on = [each.trial.number for each in study.results if SCREENED in each.note]
+    off = [result.trial.number for result in search.results if UNSCREENED in result.note]
+    on = [result.trial.number for result in search.results if SCREENED in result.note]
     assert off
     assert min(off) > max(on)
-    again = Watched(study_of(40, storage=storage), 2)
+    again = Watched(screened_search(2, screened_problem(40), url=url))
     LocalRunner(RunnerConfig(), backwards).run(again, BENCH)
-    assert len(again.study.results) == 40
+    assert len(again.results) == 40
     assert not again.compared
-    lines = screening_lines(outcome(again.study))
+    lines = screening_statements(outcome(again))
     assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
     assert "Screening was switched off on the way, when that correlation was under 0." in lines
 
 
-def outcome(study: Study, **config: Any) -> SearchResult:
-    return SearchResult(config, study.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), study.results)
+def outcome(trials: Watched, **config: Any) -> SearchResult:
+    return SearchResult(config, trials.search.problem.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), trials.results)
 
 
 def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -> None:
-    trials = searched(4, study_of(24))
-    result = outcome(trials.study)
-    audit = audit_screening(trials.study.results, ())
+    trials = searched(4, screened_problem(24))
+    result = outcome(trials)
+    audit = audit_screening(trials.results, ())
     assert audit is not None
-    baselines = sum(bool(each.trial.baseline) for each in trials.study.results)
+    baselines = sum(bool(finished.trial.baseline) for finished in trials.results)
     assert audit.trials == 24 - baselines
     assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
-    assert "0 (before training)" in audit_html(result)
-    table = audit_table(result)
+    table = rank_correlation_table(result)
     assert table is not None
+    assert table.rows[0][0] == "0 (before training)"
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
-    assert screening_lines(result)[0].endswith(
+    assert screening_statements(result)[0].endswith(
         f"Rank correlation with the end of training: 1.00 over {24 - baselines} trials."
     )
 
 
 def test_without_screening_nothing_is_said_of_it() -> None:
-    result = outcome(searched(1).study)
+    result = outcome(searched(1))
     assert result.screening_audit is None
-    assert screening_lines(result) == []
-    assert audit_table(result) is None
+    assert screening_statements(result) == []
+    assert rank_correlation_table(result) is None
 
 
 def test_the_plan_says_how_many_are_compared_and_what_that_costs() -> None:
-    candidates = CandidateSpace(StudySettings(("l2", "csgd"), trials=20), SPACE, BUDGETS)
-    text = screening_plan(4, candidates, 20, training=4_000, val_images=488)
+    def planned(size: int, *methods: str) -> str:
+        problem = problem_of(SPACE, BUDGETS, methods, trials=20, train=TrainConfig(epochs=2))
+        data = SimpleNamespace(train=range(2_000), val=range(488))
+        environment: Any = SimpleNamespace(screening_pool_size=size, data=data, config=problem.config)
+        return "".join(plan._screening(environment, CandidateSpace(problem)))
+
+    text = planned(4, "l2", "csgd")
     assert "(l2) are the best of 4 candidates each before any training" in text
-    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 4,000
-    only = CandidateSpace(StudySettings(("csgd",), trials=20), SPACE, BUDGETS)
-    assert screening_plan(4, only, 20, 4_000, 488) == (
-        "Screening: none, because csgd cannot be compared without training."
-    )
-    assert screening_plan(1, candidates, 20, 4_000, 488) == ""
+    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 2 * 2,000
+    assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
+    assert planned(1, "l2", "csgd") == ""

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,15 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from configs.schema import RunConfig
 from pruning.base import Goal
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState
+from search.callbacks import Progress
+from search.environment import Plan
+from search.results.pareto import ParetoFront
 from search.results.result import DenseResult, SearchResult
-from search.tracking import mlflow_tracker as tracking
-from search.tracking.mlflow_tracker import MlflowTracker, TrackingError, flatten
-from search.tracking.mlflow_tracker import _client as opened_for_good  # bound before the stores of tests become copies
+from search.tracking.mlflow_tracker import MAX_FAILURES, MlflowTracker, TrackingError
+from search.tracking.runs import SearchRuns
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths
@@ -28,17 +32,25 @@ WIDTHS = Widths({"conv1": 4, "conv2": 8})
 DENSE = Cost(2000, 90)
 
 
-@dataclasses.dataclass(frozen=True)
-class Inner:
-    epochs: int = 2
+def config(uri: str = "", **changes: Any) -> RunConfig:
+    return RunConfig(budget=("50%", "1kparams"), tracking_uri=uri, **changes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    budget: tuple[str, ...] = ("50%", "1kparams")
-    model: str = "lenet5"
-    weights: str = ""
-    train: Inner = dataclasses.field(default_factory=Inner)
+def begin(tracker: MlflowTracker, *finished: TrialResult) -> None:
+    """Start a search whose dense network has 90% on validation."""
+    space = SimpleNamespace(dense_cost=DENSE)
+    problem: Any = SimpleNamespace(space=space, budgets=(BUDGET,), axis="flops")
+    environment: Any = SimpleNamespace(problem=problem)
+    tracker.on_search_start(Plan(environment))
+    tracker.on_dense_evaluated(0.9, problem, finished)
+
+
+def end_trial(tracker: MlflowTracker, result: TrialResult, *front: TrialResult) -> None:
+    tracker.on_trial_end(result, Progress(1, 2, ParetoFront(front)))
+
+
+def finish(tracker: MlflowTracker, result: SearchResult) -> None:
+    tracker.on_search_end(result, Path(), "")
 
 
 def complete(number: int = 0, **changes: Any) -> TrialResult:
@@ -70,27 +82,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")  # somebody else's run
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracker = MlflowTracker(folder, "", Config())
-        tracker.start()
-        tracker.dense(0.9, DENSE, (BUDGET,))
-        intermediate_networks = tuple(
-            complete(intermediate_index=i, accuracy=0.6 + i / 10, cost=Cost(480 + i, 41)) for i in (1, 2)
+        tracker = MlflowTracker(folder, config(model="lenet5"))
+        begin(tracker)
+        networks = tuple(
+            complete(intermediate_index=index, accuracy=0.6 + index / 10, cost=Cost(480 + index, 41))
+            for index in (1, 2)
         )
-        tracker.trial(complete(intermediate_networks=intermediate_networks), 0.25, 0.6, 1)
-        tracker.trial(failed(), 0.25, 0.6, 1)
+        end_trial(tracker, complete(intermediate_networks=networks), complete())
+        end_trial(tracker, failed(), complete())
         paths = {"picture": "front.png", "missing": "no.html", "networks": "front", "chosen": "front/trial-0000"}
-        intermediate_networks = (
-            intermediate_networks[0],
-            dataclasses.replace(intermediate_networks[1], test_accuracy=0.75),
+        retrained, retrained_baseline = (
+            Confirmation((1, 2), accuracies, (480, 480), 100) for accuracies in ((0.5, 0.6), (0.3, 0.3))
         )
-        again, control = (Confirmation((1, 2), each, (480, 480), 100) for each in ((0.5, 0.6), (0.3, 0.3)))
-        intermediate_networks = (
-            intermediate_networks[0],
-            dataclasses.replace(intermediate_networks[1], confirmation=again),
-        )
-        member = complete(test_accuracy=0.55, intermediate_networks=intermediate_networks)
-        rival = dataclasses.replace(complete(5), confirmation=control)
-        tracker.finish(search_result(member, failed(), paths=paths, control=rival))
+        networks = (networks[0], dataclasses.replace(networks[1], test_accuracy=0.75, confirmation=retrained))
+        member = complete(test_accuracy=0.55, intermediate_networks=networks)
+        baseline = dataclasses.replace(complete(5), confirmation=retrained_baseline)
+        finish(tracker, search_result(member, failed(), paths=paths, retrained_baseline=baseline))
     return folder
 
 
@@ -106,7 +113,7 @@ def runs(client: MlflowClient) -> dict[str, Run]:
 
 
 def artifacts(client: MlflowClient, run: Run, path: str | None = None) -> set[str]:
-    return {each.path for each in client.list_artifacts(run.info.run_id, path)}
+    return {artifact.path for artifact in client.list_artifacts(run.info.run_id, path)}
 
 
 def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
@@ -122,13 +129,14 @@ def test_every_trial_is_a_child_of_the_search(runs: dict[str, Run]) -> None:
 
 def test_the_parent_has_config_budgets_and_the_dense_network(runs: dict[str, Run]) -> None:
     data = runs["search"].data
-    assert data.params == {
+    expected = {
         "budget": "50%, 1kparams",
         "model": "lenet5",
         "weights": "",
-        "train.epochs": "2",
+        "train.epochs": str(config().train.epochs),
         "budget.flops": "1000",
     }
+    assert {name: data.params.get(name) for name in expected} == expected
     assert (data.metrics["dense_accuracy"], data.metrics["dense_flops"], data.metrics["dense_params"]) == (
         0.9,
         2000,
@@ -137,7 +145,7 @@ def test_the_parent_has_config_budgets_and_the_dense_network(runs: dict[str, Run
 
 
 def test_the_parent_shows_the_search_as_it_grows(client: MlflowClient, runs: dict[str, Run]) -> None:
-    assert history(client, runs["search"], "hypervolume") == [(1, 0.25), (2, 0.25)]
+    assert history(client, runs["search"], "hypervolume") == [(1, pytest.approx(0.456)), (2, pytest.approx(0.456))]
     assert history(client, runs["search"], "best_accuracy") == [(1, 0.6), (2, 0.6)]
     assert history(client, runs["search"], "front_size") == [(1, 1.0), (2, 1.0)]
 
@@ -153,7 +161,7 @@ def test_a_child_has_its_candidate_and_what_came_of_it(client: MlflowClient, run
     child = runs["trial 0000"]
     assert child.data.params == {
         "method": "di",
-        "arm": "searched",
+        "baseline": "searched",
         "seed": "7",
         "allocation": "search",
         "budget_fraction": "0.5",
@@ -172,16 +180,16 @@ def test_widths_are_a_json_artifact(client: MlflowClient, runs: dict[str, Run], 
     assert Widths(json.loads(Path(path).read_text())) == WIDTHS
 
 
-def test_networks_passed_on_the_way_are_steps_of_the_child(
+def test_networks_intermediate_on_the_way_are_steps_of_the_child(
     client: MlflowClient, runs: dict[str, Run], tmp_path: Path
 ) -> None:
     child = runs["trial 0000"]
-    assert history(client, child, "passed_accuracy") == [(1, 0.7), (2, 0.8)]
-    assert history(client, child, "passed_flops") == [(1, 481.0), (2, 482.0)]
-    assert history(client, child, "passed_test_accuracy") == [(2, 0.75)]
-    figures = {name: history(client, child, f"passed_test_{name}") for name in ("mean", "std", "seeds")}
+    assert history(client, child, "intermediate_accuracy") == [(1, 0.7), (2, 0.8)]
+    assert history(client, child, "intermediate_flops") == [(1, 481.0), (2, 482.0)]
+    assert history(client, child, "intermediate_test_accuracy") == [(2, 0.75)]
+    figures = {name: history(client, child, f"intermediate_test_{name}") for name in ("mean", "std", "seeds")}
     assert figures == {"mean": [(2, 0.55)], "std": [(2, pytest.approx(0.1 / 2**0.5))], "seeds": [(2, 2.0)]}
-    path = client.download_artifacts(child.info.run_id, "passed.json", str(tmp_path))
+    path = client.download_artifacts(child.info.run_id, "intermediate.json", str(tmp_path))
     assert json.loads(Path(path).read_text()) == {"0.1": dict(WIDTHS), "0.2": dict(WIDTHS)}
 
 
@@ -189,7 +197,7 @@ def test_a_failed_trial_is_a_failed_run_with_its_reason(runs: dict[str, Run]) ->
     child = runs["trial 0001"]
     assert (child.info.status, child.data.tags["state"]) == ("FAILED", "failed")
     assert child.data.tags["failure_reason"] == "out of memory"
-    assert child.data.params["arm"] == "uniform"
+    assert child.data.params["baseline"] == "uniform"
     assert set(child.data.metrics) == {"seconds"}
 
 
@@ -211,25 +219,23 @@ def test_artifacts_lie_in_the_run_folder(folder: Path, runs: dict[str, Run]) -> 
 
 
 def test_another_search_joins_the_experiment_and_an_aborted_one_is_failed(folder: Path, client: MlflowClient) -> None:
-    tracker = MlflowTracker(folder, f"sqlite:///{folder / 'mlflow.db'}", {"model": "other"})
-    tracker.start()
-    tracker.dense(0.9, DENSE, (BUDGET,))
-    tracker.abort()
-    (experiment,) = [each for each in client.search_experiments() if each.name == "slimfront"]
-    (run,) = client.search_runs([experiment.experiment_id], "params.model = 'other'")
+    tracker = MlflowTracker(folder, config(f"sqlite:///{folder / 'mlflow.db'}", model="vgg16"))
+    begin(tracker)
+    tracker.on_search_abort()
+    (experiment,) = [found for found in client.search_experiments() if found.name == "slimfront"]
+    (run,) = client.search_runs([experiment.experiment_id], "params.model = 'vgg16'")
     assert run.info.status == "FAILED"
 
 
 def test_a_store_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
-    tracker = MlflowTracker(tmp_path, "nonsense://server", {})
-    tracker.start()
+    tracker = MlflowTracker(tmp_path, config("nonsense://server"))
     with pytest.raises(TrackingError, match=r"cannot record to 'nonsense://server' .* --tracking-uri") as caught:
-        tracker.dense(0.9, DENSE, ())
+        begin(tracker)
     assert "\n" not in str(caught.value)
-    tracker.abort()
+    tracker.on_search_abort()
 
 
-class BrokenRecords:
+class BrokenRuns:
     """A store that opens and then takes nothing."""
 
     parent = "parent"
@@ -237,7 +243,7 @@ class BrokenRecords:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def broken(*_: Any) -> None:
-            BrokenRecords.tried += 1
+            BrokenRuns.tried += 1
             raise MlflowException("server is gone")
 
         return broken
@@ -246,67 +252,39 @@ class BrokenRecords:
 def test_a_server_that_dies_is_warned_of_once_and_loses_no_search(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tracking._Records, "open", lambda *_: BrokenRecords())
-    tracker = MlflowTracker(tmp_path, "http://server:5000", {})
-    tracker.start()
+    monkeypatch.setattr(SearchRuns, "open", lambda *_: BrokenRuns())
+    tracker = MlflowTracker(tmp_path, config("http://server:5000"))
     with caplog.at_level(logging.WARNING):
-        tracker.dense(0.9, DENSE, (BUDGET,))
+        begin(tracker)
         for number in range(5):
-            tracker.trial(complete(number), 0.1, 0.5, 1)
-        tracker.finish(search_result(complete()))
+            end_trial(tracker, complete(number))
+        finish(tracker, search_result(complete()))
     assert [record.message for record in caplog.records] == [
         "MLflow at http://server:5000 did not take a record (server is gone); the search goes on"
     ]
-    assert BrokenRecords.tried == tracking.MAX_FAILURES
+    assert BrokenRuns.tried == MAX_FAILURES
 
 
 def test_logging_a_trial_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class SlowRecords(BrokenRecords):
+    class SlowRuns(BrokenRuns):
         def __getattr__(self, name: str) -> Callable[..., None]:
             return lambda *_, **__: time.sleep(0.2)
 
-    monkeypatch.setattr(tracking._Records, "open", lambda *_: SlowRecords())
-    tracker = MlflowTracker(tmp_path, "", {})
-    tracker.start()
-    tracker.dense(0.9, DENSE, (BUDGET,))
+    monkeypatch.setattr(SearchRuns, "open", lambda *_: SlowRuns())
+    tracker = MlflowTracker(tmp_path, config())
+    begin(tracker)
     start = time.perf_counter()
-    tracker.trial(complete(), 0.1, None, 1)
+    end_trial(tracker, complete())
     assert time.perf_counter() - start < 0.1
-    tracker.finish(search_result(complete()))
+    finish(tracker, search_result(complete()))
     assert time.perf_counter() - start > 0.2
 
 
 def test_the_command_opens_mlflow_on_this_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "my run"
-    command = MlflowTracker(folder, "", {}).command()
+    command = MlflowTracker(folder, config()).command()
     assert shlex.split(command) == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert MlflowTracker(folder, "", {}).command() == "http://server:5000"
-    assert MlflowTracker(folder, "http://other", {}).uri == "http://other"
-
-
-def test_flatten_joins_names_with_dots() -> None:
-    assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": "1", "d": "1, 2"}
-
-
-def test_a_store_that_a_kill_left_half_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow.tracking
-
-    made = []
-
-    class Killed(mlflow.tracking.MlflowClient):
-        def search_experiments(self, *arguments: Any, **settings: Any) -> Any:
-            super().search_experiments(*arguments, **settings)
-            made.append(sorted(each.name for each in tmp_path.iterdir()))
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.tracking, "MlflowClient", Killed)
-        with pytest.raises(KeyboardInterrupt):
-            opened_for_good(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    ((name,),) = made
-    assert name.startswith(".mlflow.db.")
-    (tmp_path / name).write_bytes(b"half made")
-    assert opened_for_good(f"sqlite:///{tmp_path / 'mlflow.db'}").search_experiments()
-    assert [each.name for each in tmp_path.iterdir()] == ["mlflow.db"]
+    assert MlflowTracker(folder, config()).command() == "http://server:5000"
+    assert MlflowTracker(folder, config("http://other")).uri == "http://other"

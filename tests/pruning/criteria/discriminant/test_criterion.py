@@ -30,8 +30,8 @@ def test_a_channel_that_nobody_reads_is_removed_first(tiny_residual, tiny_contex
 def test_moments_of_the_context_are_used_if_their_recipe_is_the_same(tiny_residual, tiny_context) -> None:
     context, criterion = tiny_context(), Discriminant(images=48)
     space = trace(tiny_residual, context.images)
-    context.statistics = criterion.activation_moments(tiny_residual, space, context)
-    assert criterion.activation_moments(tiny_residual, space, context) is context.statistics
+    context.prepared = criterion.activation_moments(tiny_residual, space, context)
+    assert criterion.activation_moments(tiny_residual, space, context) is context.prepared
     assert context.calibrations == 1
     Discriminant(images=32).scores(tiny_residual, space, context)
     assert context.calibrations == 2

@@ -21,13 +21,14 @@ def space_of(net: nn.Module) -> SearchSpace:
 
 
 def half_of(net: nn.Module) -> tuple[SearchSpace, dict[str, Tensor], dict[str, Tensor]]:
-    """The space, what stays and every factor, where half of every group goes."""
+    """Return the space, the kept channels and all factors for a cut of every group to half its width."""
     space = space_of(net)
     importance = norm_scores(net, space, order=1)
     widths = {group.name: max(group.conv_groups, group.width // 2) for group in space.variable}
     kept = dict(select_channels(space, importance, widths))
     factors = {
-        name: balance_factors(importance[name], each, space.by_name[name].conv_groups) for name, each in kept.items()
+        name: balance_factors(importance[name], strong, space.by_name[name].conv_groups)
+        for name, strong in kept.items()
     }
     return space, kept, factors
 
@@ -64,12 +65,12 @@ def test_factors_do_not_depend_on_the_scale_of_a_layer() -> None:
     assert torch.allclose(balance_factors(1e5 * importance, kept), balance_factors(importance, kept))
 
 
-def test_every_block_has_its_own_threshold() -> None:
+def test_every_conv_group_has_its_own_threshold() -> None:
     found = balance_factors(torch.tensor([4.0, 2.0, 100.0, 50.0]), torch.tensor([0, 2]), conv_groups=2)
     assert found.tolist() == pytest.approx([-1.0, 1 + math.log(2)] * 2)
 
 
-def test_equal_importances_are_told_apart_by_what_was_kept() -> None:
+def test_equal_importances_differ_by_whether_the_channel_is_kept() -> None:
     assert balance_factors(torch.ones(4), torch.tensor([0, 1])).tolist() == [-1.0, -1.0, 1.0, 1.0]
 
 
@@ -135,10 +136,10 @@ def test_the_gradient_is_that_of_the_terms_with_the_balance_held_constant(make) 
         expected = torch.zeros_like(mine) if reference is None else reference
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-15, msg=name)
     undetached = torch.autograd.grad(loss(detached=False), list(named.values()), allow_unused=True)
-    assert max(float(each.abs().max()) for each in undetached if each is not None) < 1e-15
+    assert max(float(gradient.abs().max()) for gradient in undetached if gradient is not None) < 1e-15
 
 
-def test_a_step_of_it_alone_moves_energy_from_weak_to_strong_and_keeps_the_total() -> None:
+def test_a_step_of_the_regulariser_alone_moves_energy_from_weak_to_strong_and_keeps_the_total() -> None:
     changes = []
     for rate in (1e-2, 1e-3):
         net = wide(nets.Residual)
@@ -181,7 +182,7 @@ def test_the_balance_is_found_anew_at_every_step() -> None:
     torch.testing.assert_close(second, 0.25 * first)
 
 
-def test_scaling_a_layer_leaves_its_balance_alone() -> None:
+def test_scaling_a_layer_does_not_change_its_balance() -> None:
     net = wide(nets.Residual)
     space, _, factors = half_of(net)
     one = gradient_of(net, AutoBalance(net, space, factors, ALPHA))["inner.weight"]
@@ -191,7 +192,7 @@ def test_scaling_a_layer_leaves_its_balance_alone() -> None:
     torch.testing.assert_close(other, 100 * one)
 
 
-def test_biases_of_weak_channels_decay_and_those_of_strong_ones_are_left_alone() -> None:
+def test_biases_of_weak_channels_decay_and_those_of_strong_ones_do_not_change() -> None:
     net = wide(nets.Residual)
     space, kept, factors = half_of(net)
     gradient = gradient_of(net, AutoBalance(net, space, factors, ALPHA))["inner.bias"]
@@ -200,7 +201,7 @@ def test_biases_of_weak_channels_decay_and_those_of_strong_ones_are_left_alone()
     torch.testing.assert_close(gradient[~strong], 2 * ALPHA * factors["inner"][~strong] * net.inner.bias[~strong])
 
 
-def test_without_scales_only_kernels_are_pulled() -> None:
+def test_without_scales_only_kernels_are_balanced() -> None:
     net = wide(nets.Residual)
     space, _, factors = half_of(net)
     gradients = gradient_of(net, AutoBalance(net, space, factors, ALPHA, scales=False))
@@ -209,7 +210,7 @@ def test_without_scales_only_kernels_are_pulled() -> None:
 
 
 # Not ChannelsLast: a LayerNorm divides by the deviation over all channels, so that fewer of them change the others.
-@pytest.mark.parametrize("make", [each for each in nets.ALL if each is not nets.ChannelsLast])
+@pytest.mark.parametrize("make", [kind for kind in nets.ALL if kind is not nets.ChannelsLast])
 def test_zeroed_weak_channels_can_be_cut_without_a_trace(make) -> None:
     net = wide(make)
     space, kept, factors = half_of(net)
@@ -232,25 +233,26 @@ def test_dead_filters_nothing_to_cut_and_missing_gradients_leave_no_nan() -> Non
         net.inner.weight.zero_()
     space, _, factors = half_of(net)
     hook = AutoBalance(net, space, factors, ALPHA)
-    assert all(torch.isfinite(each).all() for each in gradient_of(net, hook).values())
+    assert all(torch.isfinite(gradient).all() for gradient in gradient_of(net, hook).values())
     assert math.isfinite(hook.weak_share())
     for parameter in net.parameters():
         parameter.grad = None
     hook(net, 0)
     assert all(parameter.grad is None for parameter in net.parameters())
     idle = AutoBalance(net, space, {}, ALPHA)
-    assert all(float(each.abs().sum()) == 0 for each in gradient_of(net, idle).values())
+    assert all(float(gradient.abs().sum()) == 0 for gradient in gradient_of(net, idle).values())
     assert idle.weak_share() == 0
 
 
-def test_nothing_to_cut_pulls_nothing() -> None:
+def test_without_a_cut_there_is_no_gradient() -> None:
     net = wide(nets.Residual)
     space = space_of(net)
     factors = {
         group.name: balance_factors(torch.rand(group.width), torch.arange(group.width)) for group in space.variable
     }
     assert all(
-        float(each.abs().sum()) == 0 for each in gradient_of(net, AutoBalance(net, space, factors, 0.1)).values()
+        float(gradient.abs().sum()) == 0
+        for gradient in gradient_of(net, AutoBalance(net, space, factors, 0.1)).values()
     )
 
 

@@ -1,20 +1,17 @@
 import math
 
 import pytest
-import tiny_nets as nets
 import torch
 
 from pruning.base import Goal, PruningError
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.method import AutoBalanced
-from pruning.rewriting.narrowing import stages
 from pruning.selection import select_channels
 from spaces.budget import Budget
 from spaces.errors import SpaceError
-from spaces.space import ModelSpec, SpaceConfig, uniform_ratios
+from spaces.space import uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
-from spaces.zoo.models import build
 
 CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
@@ -23,25 +20,7 @@ def run(method, net, goal, context) -> list:
     return list(method.run(net, trace(net, context.images), goal, context))
 
 
-def test_groups_shrink_in_step_by_a_constant_factor() -> None:
-    net = build(ModelSpec("resnet20", 10, (3, 32, 32)))
-    space = trace(net, torch.zeros(1, 3, 32, 32))
-    goal = Widths({group.name: group.width // 8 for group in space.variable})
-    found = [{space.by_name[name].width / width for name, width in each.items()} for each in stages(space, goal, 3)]
-    assert found == [{2.0}, {4.0}, {8.0}]
-
-
-def test_widths_in_between_are_legal_and_the_last_are_exact() -> None:
-    net = nets.Grouped()
-    space = trace(net, torch.zeros(1, *nets.IMAGE), SpaceConfig(divisor=4))
-    goal = space.smallest
-    for widths in stages(space, goal, 4):
-        space.check(widths)
-        assert all(width >= goal[name] for name, width in widths.items())
-    assert stages(space, goal, 4)[-1] == goal
-
-
-def test_weak_channels_are_told_apart_before_the_balance_and_cut_after_it(tiny_residual, tiny_context) -> None:
+def test_weak_channels_are_chosen_before_the_balance_and_cut_after_it(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=1)
     seen = []
     context_fit = context.fit
@@ -79,9 +58,9 @@ def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -
 
 def test_every_snapshot_is_at_the_final_widths_and_none_repeats_an_epoch(tiny_residual, tiny_context) -> None:
     snapshots = run(AutoBalanced(iterations=3, weak_share=1e-4), tiny_residual, CUT, tiny_context(epochs=13))
-    assert {each.net.stem.out_channels for each in snapshots} == {4}
-    assert {each.net.conv1.out_channels for each in snapshots} == {6}
-    epochs = [each.epoch for each in snapshots]
+    assert {snapshot.net.stem.out_channels for snapshot in snapshots} == {4}
+    assert {snapshot.net.conv1.out_channels for snapshot in snapshots} == {6}
+    epochs = [snapshot.epoch for snapshot in snapshots]
     assert epochs[-1] == 13
     assert len(set(epochs)) == len(epochs)
 
@@ -90,7 +69,9 @@ def test_a_balance_that_is_reached_leaves_its_epochs_to_the_narrow_net(tiny_resi
     lazy, patient = (tiny_context(epochs=8), tiny_context(epochs=8))
     before = run(AutoBalanced(iterations=1, balancing=0.5, weak_share=0.49), tiny_residual, CUT, lazy)
     after = run(AutoBalanced(iterations=1, balancing=0.5, weak_share=1e-4, reach=False), tiny_residual, CUT, patient)
-    assert sum(each.note["cuts"] == 0 for each in before) < sum(each.note["cuts"] == 0 for each in after)
+    assert sum(snapshot.note["cuts"] == 0 for snapshot in before) < sum(
+        snapshot.note["cuts"] == 0 for snapshot in after
+    )
     assert before[-1].epoch == after[-1].epoch == 8
 
 
@@ -102,7 +83,7 @@ def test_the_strength_is_raised_only_where_the_epochs_need_it(tiny_residual, tin
     assert strong["alpha"] == 1e3
 
 
-def test_raised_strength_stays_where_a_step_cannot_swing(tiny_residual, tiny_context) -> None:
+def test_a_raised_strength_stays_where_no_step_oscillates(tiny_residual, tiny_context) -> None:
     with torch.no_grad():
         tiny_residual.conv1.weight[3] = 0  # its factor is the largest there is
     context = tiny_context(epochs=2)
@@ -120,7 +101,7 @@ def test_raised_strength_reaches_the_weak_share(tiny_residual, tiny_context) -> 
 def test_nothing_to_cut_is_plain_training(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     snapshots = run(AutoBalanced(), tiny_residual, Goal(widths=space.full), tiny_context(epochs=2))
-    assert [each.epoch for each in snapshots] == [0, 1, 2]
+    assert [snapshot.epoch for snapshot in snapshots] == [0, 1, 2]
     assert snapshots[-1].note["cuts"] == 0
     torch.testing.assert_close(snapshots[-1].net.stem.weight.shape, tiny_residual.stem.weight.shape)
 
@@ -149,7 +130,7 @@ def test_dead_filters_give_a_finite_net(tiny_residual, tiny_context, dead) -> No
         tiny_residual.stem.weight[dead] = 0
         tiny_residual.conv2.weight[dead] = 0
     last = run(AutoBalanced(), tiny_residual, CUT, tiny_context(epochs=2))[-1]
-    assert all(torch.isfinite(each).all() for each in last.net.state_dict().values())
+    assert all(torch.isfinite(tensor).all() for tensor in last.net.state_dict().values())
 
 
 def test_a_single_channel_can_be_left(tiny_residual, tiny_context) -> None:
@@ -158,7 +139,7 @@ def test_a_single_channel_can_be_left(tiny_residual, tiny_context) -> None:
     assert last.net.conv2.weight.shape == (1, 2, 3, 3)
 
 
-def test_widths_that_no_net_may_have_are_refused_before_any_training(tiny_residual, tiny_context) -> None:
+def test_widths_that_are_not_legal_are_refused_before_any_training(tiny_residual, tiny_context) -> None:
     with pytest.raises(SpaceError, match="width 1 of 'conv1' is not legal"):
         run(AutoBalanced(), tiny_residual, Goal(widths=Widths({"conv1": 1})), tiny_context(epochs=6))
 

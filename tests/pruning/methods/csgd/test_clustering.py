@@ -25,7 +25,7 @@ def test_imbalanced_clusters_are_one_large_one_and_singletons() -> None:
     assert imbalanced(5, 1).tolist() == [0, 0, 0, 0, 0]
 
 
-def test_k_means_finds_what_lies_together_and_numbers_it_in_order() -> None:
+def test_k_means_finds_clear_clusters_and_numbers_them_in_order() -> None:
     centres = np.array([[9.0, 0.0], [0.0, 9.0], [-9.0, 0.0]])[[0, 1, 0, 2, 1, 0]]
     assert k_means(centres + np.random.default_rng(0).normal(size=(6, 2)), 3, 0).tolist() == [0, 1, 0, 2, 1, 0]
 
@@ -53,8 +53,8 @@ def test_a_group_at_full_width_is_left_out() -> None:
 @pytest.mark.parametrize("kind", ["kmeans", "even", "imbalanced"])
 def test_runs_of_a_grouped_convolution_are_clustered_each_on_its_own(kind: str) -> None:
     net = nets.Grouped()
-    runs = cluster_channels(net, traced(net), {"first": 8}, kind)["first"].reshape(4, 4)
-    assert [run.unique().tolist() for run in runs] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    conv_groups = cluster_channels(net, traced(net), {"first": 8}, kind)["first"].reshape(4, 4)
+    assert [labels.unique().tolist() for labels in conv_groups] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_filters_that_are_all_alike_are_split_into_as_many_clusters_as_asked() -> None:
@@ -68,7 +68,7 @@ def test_more_clusters_than_distinct_filters_split_equal_ones_and_keep_unlike_on
     features = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     labels = k_means(features, 4, 0)
     assert sorted(set(labels.tolist())) == [0, 1, 2, 3]
-    assert all(len(np.unique(features[labels == each], axis=0)) == 1 for each in range(4))
+    assert all(len(np.unique(features[labels == cluster], axis=0)) == 1 for cluster in range(4))
 
 
 def test_as_many_clusters_as_channels_are_the_channels() -> None:
@@ -84,13 +84,13 @@ def test_a_channel_is_compared_by_all_filters_that_write_it() -> None:
     np.testing.assert_array_equal(channel_features(net, space, stem, "pacesetter"), expected[:, :27])
 
 
-def test_the_projection_of_a_stage_sets_the_pace() -> None:
+def test_the_projection_of_a_stage_is_the_pacesetter() -> None:
     space = trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.empty(1, 3, 32, 32))
-    names = {each.name: pacesetter(space, each) for each in space.variable if len(each.producers) > 1}
+    names = {group.name: pacesetter(space, group) for group in space.variable if len(group.producers) > 1}
     assert list(names.values()) == ["conv1", "layers.stage2.0.shortcut.0", "layers.stage3.0.shortcut.0"]
 
 
-def test_filters_that_are_no_numbers_are_an_error() -> None:
+def test_filters_that_are_nan_are_an_error() -> None:
     net = nets.Residual()
     space = traced(net)
     torch.nn.init.constant_(net.inner.weight, float("nan"))

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pruning.base import TrainingPlan
 from pruning.methods.csgd.clustering import cluster_channels
-from pruning.methods.csgd.collapse import Pull, deviation_left
+from pruning.methods.csgd.collapse import CollapsePlan, deviation_left
 from pruning.methods.csgd.gradient_hook import (
     CentripetalHook,
     ClusterAverage,
@@ -44,9 +44,9 @@ class Setup:
         self.network_clusters = NetworkClusters(self.space, self.clusters)
         self.clustered = clustered_tensors(self.net, self.space, self.network_clusters)
 
-    def hook(self, pull: Pull | None = None, training: TrainingPlan | None = None) -> CentripetalHook:
-        pull = pull or Pull(EPSILON, 0.0, 30, 0.0)
-        return CentripetalHook(self.clustered, pull, EQUAL, training or plan())
+    def hook(self, collapse: CollapsePlan | None = None, training: TrainingPlan | None = None) -> CentripetalHook:
+        collapse = collapse or CollapsePlan(EPSILON, 0.0, 30, 0.0)
+        return CentripetalHook(self.clustered, collapse, EQUAL, training or plan())
 
     def random_gradients(self) -> None:
         for parameter in self.net.parameters():
@@ -59,13 +59,13 @@ class Setup:
     def apart(self) -> dict[str, Tensor]:
         with torch.no_grad():
             return {
-                each.name: each.tensor - each.index_map.expand(each.index_map.means(each.tensor, each.dim), each.dim)
-                for each in self.clustered
+                rows.name: rows.tensor - rows.index_map.expand(rows.index_map.means(rows.tensor, rows.dim), rows.dim)
+                for rows in self.clustered
             }
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
-def test_segments_do_what_the_papers_matrices_do(dtype: torch.dtype, tolerance: float) -> None:
+def test_averages_by_index_equal_the_papers_matrix_products(dtype: torch.dtype, tolerance: float) -> None:
     setup = Setup(dtype=dtype)
     setup.random_gradients()
     labels = setup.clusters["stem"]
@@ -84,14 +84,14 @@ def test_segments_do_what_the_papers_matrices_do(dtype: torch.dtype, tolerance: 
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_averages_by_index_and_by_matrix_are_the_same(dim: int) -> None:
-    index_map = next(each for each in Setup().clustered if each.name == "stem.weight").index_map
+    index_map = next(rows for rows in Setup().clustered if rows.name == "stem.weight").index_map
     tensor = torch.randn(8, 8, 3)
     expected = index_map.expand(index_map.means(tensor, dim), dim)
     for by_matrix in (False, True):
         torch.testing.assert_close(ClusterAverage(index_map, by_matrix)(tensor, dim), expected)
 
 
-def test_layers_without_clusters_are_left_to_the_optimiser() -> None:
+def test_gradients_of_layers_without_clusters_are_not_changed() -> None:
     setup = Setup()
     setup.clustered = []
     setup.random_gradients()
@@ -100,8 +100,8 @@ def test_layers_without_clusters_are_left_to_the_optimiser() -> None:
     assert all(torch.equal(a, b.grad) for a, b in zip(before, setup.net.parameters(), strict=True))
 
 
-def test_kernels_norms_and_biases_of_all_tied_layers_are_pulled() -> None:
-    kinds = {each.name: each.kind for each in Setup().clustered}
+def test_kernels_norms_and_biases_of_all_tied_layers_are_clustered() -> None:
+    kinds = {rows.name: rows.kind for rows in Setup().clustered}
     assert kinds == {
         "stem.weight": "kernel", "outer.weight": "kernel", "inner.weight": "kernel", "bn.weight": "scale",
         "bn.bias": "bias", "outer.bias": "bias", "inner.bias": "bias", "bn.running_mean": "scale",
@@ -112,7 +112,7 @@ def test_kernels_norms_and_biases_of_all_tied_layers_are_pulled() -> None:
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_at_twice_the_rate_deviations_shrink_as_under_twice_the_strength(nesterov: bool) -> None:
     setup, training = Setup(), plan(0.9, nesterov, steps=12, decay=0.0)
-    biases = [each for name, each in setup.net.named_parameters() if name.endswith("bias")]
+    biases = [parameter for name, parameter in setup.net.named_parameters() if name.endswith("bias")]
     optimiser = torch.optim.SGD([{"params": biases, "lr": 2 * RATE}], momentum=0.9, nesterov=nesterov)
     hook, before = setup.hook(training=training), setup.apart()
     for step in range(12):
@@ -157,7 +157,7 @@ def test_with_momentum_deviations_follow_the_recursion(nesterov: bool) -> None:
 def test_cluster_means_follow_sgd_on_averaged_gradients() -> None:
     setup, training = Setup(), plan(0.9, True)
     optimiser, hook = setup.optimiser(training), setup.hook()
-    tensor = next(each for each in setup.clustered if each.name == "outer.weight")
+    tensor = next(rows for rows in setup.clustered if rows.name == "outer.weight")
     mean = nn.Parameter(tensor.index_map.means(tensor.tensor.detach()))
     plain = torch.optim.SGD([mean], RATE, 0.9, weight_decay=DECAY, nesterov=True)
     for _ in range(10):
@@ -177,21 +177,21 @@ def test_equal_members_stay_bit_equal() -> None:
         setup.random_gradients()
         hook(setup.net, 0)
         optimiser.step()
-    assert deviations([each for each in setup.clustered if "running" not in each.name]).values()
-    for each in setup.clustered:
-        rows = each.tensor.detach()
-        assert torch.equal(rows, each.index_map.expand(rows[each.index_map.first]))
+    assert deviations([rows for rows in setup.clustered if "running" not in rows.name]).values()
+    for rows in setup.clustered:
+        values = rows.tensor.detach()
+        assert torch.equal(values, rows.index_map.expand(values[rows.index_map.first]))
 
 
 def collapse(setup: Setup) -> None:
     with torch.no_grad():
-        for each in setup.clustered:
-            each.tensor.copy_(each.index_map.expand(each.index_map.means(each.tensor, each.dim), each.dim))
+        for rows in setup.clustered:
+            rows.tensor.copy_(rows.index_map.expand(rows.index_map.means(rows.tensor, rows.dim), rows.dim))
 
 
 def test_a_kind_of_tensor_has_its_own_strength() -> None:
     setup = Setup()
-    hook = CentripetalHook(setup.clustered, Pull(EPSILON, 0.0, 1, 0.0), EQUAL | {"scale": 0.1}, plan(decay=0.0))
+    hook = CentripetalHook(setup.clustered, CollapsePlan(EPSILON, 0.0, 1, 0.0), EQUAL | {"scale": 0.1}, plan(decay=0.0))
     with torch.no_grad():
         setup.net.get_parameter("bn.weight").normal_()
     before = setup.apart()
@@ -203,14 +203,14 @@ def test_a_kind_of_tensor_has_its_own_strength() -> None:
         torch.testing.assert_close(after[name], (1 - RATE * EPSILON * factor) * before[name], rtol=1e-12, atol=1e-15)
 
 
-def test_a_direct_pull_ends_in_equality_and_the_optimiser_moves_no_deviation() -> None:
+def test_a_direct_share_ends_in_equality_and_the_optimiser_moves_no_deviation() -> None:
     setup, training = Setup(), plan(0.9, True)
     with torch.no_grad():
         for buffer in ("bn.running_mean", "bn.running_var"):
             setup.net.get_buffer(buffer).normal_()
     groups = [{"params": [p], "weight_decay": DECAY if p.ndim > 1 else 0.0} for p in setup.net.parameters()]
     optimiser = torch.optim.SGD(groups, RATE, 0.9, nesterov=True)
-    hook, first = setup.hook(Pull(0.0, 0.25, 4, 0.0), training), setup.apart()
+    hook, first = setup.hook(CollapsePlan(0.0, 0.25, 4, 0.0), training), setup.apart()
     for step in range(6):
         setup.random_gradients()
         hook(setup.net, step)
@@ -231,7 +231,7 @@ def train_a_step(net: nn.Module, hook: CentripetalHook | RescalingHook, optimise
 
 
 @pytest.mark.parametrize("make", WIDTHS)
-def test_the_narrow_net_with_rescaled_gradients_goes_on_as_the_wide_one_would(make: type[nn.Module]) -> None:
+def test_the_narrow_net_with_rescaled_gradients_trains_like_the_wide_one(make: type[nn.Module]) -> None:
     setup, training = Setup(make), plan(0.9, True)
     collapse(setup)
     wide, hook = setup.net.train(), setup.hook()

@@ -16,7 +16,7 @@ CUT = Goal(widths=Widths({"stem": 4, "conv1": 6}))
 
 
 def run(method: CentripetalSGD, search_context, epochs: int, **train):
-    """Run on a net with two groups, 0 and 3, of 8 channels; two steps an epoch."""
+    """Run the method on a net with two groups, 0 and 3, of 8 channels; an epoch has two steps."""
     config = dataclasses.replace(search_context.train, epochs=epochs, **train)
     goal = Goal(widths=Widths({group.name: 4 for group in search_context.space.variable}))
     return list(
@@ -28,12 +28,12 @@ def test_a_snapshot_per_epoch_and_one_where_there_are_none(tiny_residual, tiny_c
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     for epochs, expected in ((2, [1, 2]), (0, [0])):
         snapshots = list(CentripetalSGD().run(tiny_residual, space, CUT, tiny_context(epochs=epochs)))
-        assert [each.epoch for each in snapshots] == expected
+        assert [snapshot.epoch for snapshot in snapshots] == expected
 
 
-def test_short_trainings_collapse_by_a_direct_pull_and_go_on_in_the_narrow_net(tiny_search_context) -> None:
+def test_short_trainings_collapse_by_a_direct_share_and_continue_in_the_narrow_net(tiny_search_context) -> None:
     *before, last = run(CentripetalSGD(), tiny_search_context, epochs=4)
-    assert [each.note["collapsed"] for each in before] == [False, True, True]
+    assert [snapshot.note["collapsed"] for snapshot in before] == [False, True, True]
     assert (last.note["collapsed"], last.note["pull"], last.note["trimmed_after_epoch"]) == (True, "direct", 2)
     assert last.note["deviation"] <= 1e-6
     assert last.note["merge_error"] <= 1e-5
@@ -52,14 +52,14 @@ def test_biases_that_learn_faster_collapse_faster_and_the_plan_knows(tiny_search
     search_context = dataclasses.replace(tiny_search_context, net=net)
     once = run(CentripetalSGD(), search_context, **LONG)[-1].note
     twice = run(CentripetalSGD(bias_strength=0.5), search_context, **LONG, bias_lr_mult=2.0)[-1].note
-    assert twice["epsilon"] == once["epsilon"]  # half the strength at twice the rate is the same pull
+    assert twice["epsilon"] == once["epsilon"]  # half the strength at twice the rate is the same product
     assert (twice["collapsed"], twice["pull"]) == (True, "gradient")
     strong = run(CentripetalSGD(strength="fixed", epsilon=0.01), search_context, 2, bias_lr_mult=2.0)[-1].note
     weak = run(CentripetalSGD(strength="fixed", epsilon=0.01, bias_strength=0.01), search_context, 2)[-1].note
     assert strong["deviation_bias"] < weak["deviation_bias"]
 
 
-def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_search_context) -> None:
+def test_a_net_that_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_search_context) -> None:
     (snapshot,) = run(CentripetalSGD(strength="fixed"), tiny_search_context, epochs=1)
     note = snapshot.note
     assert (note["collapsed"], note["epsilon"]) == (False, 0.003)
@@ -70,7 +70,7 @@ def test_what_has_not_collapsed_says_so_and_is_merged_nevertheless(tiny_search_c
     assert snapshot.net.eval()(torch.zeros(1, 1, 8, 8)).isfinite().all()
 
 
-def test_batchnorm_is_estimated_again_where_filters_are_not_equal(tiny_residual, tiny_context) -> None:
+def test_batchnorm_is_re_estimated_where_filters_are_not_equal(tiny_residual, tiny_context) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     context = tiny_context(epochs=0)
     (snapshot,) = CentripetalSGD().run(tiny_residual, space, CUT, context)
@@ -92,23 +92,24 @@ def test_the_plan_and_the_deviation_of_every_tensor_are_logged(tiny_search_conte
         note = run(CentripetalSGD(), tiny_search_context, epochs=1)[-1].note
         run(CentripetalSGD(strength="fixed"), tiny_search_context, epochs=1)
     messages = [record.getMessage() for record in caplog.records]
-    direct, fixed = (each for each in messages if "of the deviations after" in each)
+    direct, fixed = (message for message in messages if "of the deviations after" in message)
     assert f"after {note['collapse_planned_after_steps']} of 4 steps" in direct
     assert "epsilon 0.003 leaves" in fixed
-    measured = next(each for each in messages if each.startswith("deviations after epoch 1"))
+    measured = next(message for message in messages if message.startswith("deviations after epoch 1"))
     for norm, kernel in (("1", "0"), ("4", "3")):
         tensors = [
             f"{kernel}.weight",
-            *(f"{norm}.{each}" for each in ("weight", "bias", "running_mean", "running_var")),
+            *(f"{norm}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")),
         ]
         assert all(f"'{name}'" in measured for name in tensors)
 
 
 @pytest.mark.parametrize("setting", ["scale_strength", "bias_strength"])
-def test_a_weaker_pull_on_a_kind_of_tensor_leaves_more_of_it(tiny_search_context, setting: str) -> None:
+def test_a_weaker_strength_for_a_kind_of_tensor_leaves_larger_deviations(tiny_search_context, setting: str) -> None:
     fixed = {"strength": "fixed", "epsilon": 0.3}
     equal, weaker = (
-        run(CentripetalSGD(**fixed, **{setting: each}), tiny_search_context, epochs=1)[-1] for each in (1.0, 0.1)
+        run(CentripetalSGD(**fixed, **{setting: strength}), tiny_search_context, epochs=1)[-1]
+        for strength in (1.0, 0.1)
     )
     assert weaker.note["deviation_planned"] > equal.note["deviation_planned"]
 
@@ -121,7 +122,7 @@ def test_no_cluster_at_all_is_plain_training(tiny_search_context) -> None:
 
 
 @pytest.mark.parametrize("early_trim", [True, False])
-def test_batchnorm_is_estimated_again_where_filters_were_made_equal_in_a_few_steps(
+def test_batchnorm_is_re_estimated_where_filters_were_made_equal_in_a_few_steps(
     tiny_residual, tiny_context, early_trim
 ) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))

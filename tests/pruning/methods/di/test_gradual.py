@@ -93,7 +93,7 @@ def test_widths_are_exact_and_channels_that_were_cut_stay_cut(tiny_residual, tin
 def test_every_cut_is_chosen_on_the_current_net(tiny_residual, tiny_context) -> None:
     context = tiny_context(epochs=4)
     space = trace(tiny_residual, context.images)
-    context.statistics = DiscriminantInformation().prepare(tiny_residual, space, context)
+    context.prepared = DiscriminantInformation().prepare(tiny_residual, space, context)
     context.calibrations = 0
     run(tiny_residual, context, WIDTHS)
     assert context.calibrations == 5  # six cuts, the first of the dense net

@@ -65,7 +65,7 @@ def test_a_budget_that_no_widths_meet_is_an_error(tiny_residual, tiny_context) -
 def test_trials_share_the_dense_rankings(tiny_residual, tiny_context) -> None:
     context, method = tiny_context(), DiscriminantInformation()
     space = trace(tiny_residual, context.images)
-    context.statistics = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
+    context.prepared = pickle.loads(pickle.dumps(method.prepare(tiny_residual, space, context)))
     context.calibrations = 0
     for settings in ({}, {"label_weight": 0.5}, {"score": "drop"}):
         goal = Goal(widths=Widths({"stem": 4, "conv1": 6}))
@@ -88,7 +88,7 @@ def test_the_result_is_the_same_with_and_without_shared_rankings(tiny_residual, 
     context, method = tiny_context(), DiscriminantInformation()
     space = trace(tiny_residual, context.images)
     alone = list(method.run(tiny_residual, space, HALF, context))[-1]
-    shared = tiny_context(statistics=method.prepare(tiny_residual, space, context))
+    shared = tiny_context(prepared=method.prepare(tiny_residual, space, context))
     together = list(method.run(tiny_residual, space, HALF, shared))[-1]
     assert alone.widths == together.widths
     for name, tensor in alone.net.state_dict().items():

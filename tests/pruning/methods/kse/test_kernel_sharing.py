@@ -46,8 +46,8 @@ def rebuilt(conv, layer):
         for i, channel in enumerate(level.channels):
             kernels[channel] = book[level.first + i * level.kernels + torch.from_numpy(index[i])]
     plain = copy.deepcopy(conv)
-    runs = kernels.unflatten(0, (conv.groups, -1)).transpose(1, 2)
-    plain.weight.data = runs.reshape(conv.weight.shape).clone()
+    by_group = kernels.unflatten(0, (conv.groups, -1)).transpose(1, 2)
+    plain.weight.data = by_group.reshape(conv.weight.shape).clone()
     return plain
 
 

@@ -26,7 +26,7 @@ def run(net, tiny_context, share=0.5, method=None, **options):
     space = trace(net, torch.zeros(1, *SHAPE))
     budgets = () if share is None else (Budget("flops", int(share * space.dense_cost.flops)),)
     method, context = method or KernelSparsityEntropy(), tiny_context(**options)
-    context.statistics = method.prepare(net, space, context)
+    context.prepared = method.prepare(net, space, context)
     return list(method.run(net, space, Goal(budgets=budgets), context))
 
 

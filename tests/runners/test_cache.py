@@ -1,0 +1,26 @@
+"""The cache folder."""
+
+import pytest
+
+from runners.cache import CacheError, cache_root, write_cached
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "own"))
+    assert cache_root() == tmp_path / "own"
+    monkeypatch.delenv("SLIMFRONT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "slimfront"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "slimfront"
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match=r"cannot write .*SLIMFRONT_CACHE"):
+        write_cached(tmp_path / "file" / "below", b"content")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(CacheError, match="cannot write"):
+        write_cached(tmp_path / "taken", b"content")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "taken"]
