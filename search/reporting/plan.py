@@ -25,9 +25,8 @@ from search.reporting.catalogue import describe_methods, range_text, value_text
 from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
 from search.schedulers.asha import expected
 from search.searchers.candidate_space import CandidateSpace, InitialPoint
-from search.searchers.initial_design import InitialDesign
+from search.searchers.initial_design import InitialDesign, sensing_images
 from search.searchers.samplers import STRUCTURED
-from search.searchers.sensitivities import sensing_images
 from search.searchers.structure import SENSITIVITY, structure_of
 from spaces.budget import Budget
 from spaces.cost import Cost

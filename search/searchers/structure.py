@@ -1,9 +1,9 @@
-"""The geometry of a space: few directions in which its groups are likely to differ, and widths as real numbers.
+"""The geometry of a space: the few directions in which its groups are likely to differ, and widths as real numbers.
 
-Searched group by group, 120 widths need hundreds of trials. What is known of a network before any trial says along
-which lines groups will differ: how deep they lie, at which resolution they work, how many layers share them (the
-channels of a residual stream or of a dense block, against the inner ones of a single block), what share of the cost
-they carry and, where it was measured, how the dense network takes their narrowing.
+A search group by group over 120 widths needs hundreds of trials. The network itself tells, before any trial, in which
+respects groups will differ: their depth, their resolution, the number of layers that share them (many for the channels
+of a residual stream or of a dense block, few for the inner channels of a single block), their share of the cost and,
+where it was measured, the loss from narrowing them.
 """
 
 import math
@@ -18,7 +18,7 @@ from spaces.space import SearchSpace
 Floats = NDArray[np.float64]
 
 SENSITIVITY = "measured sensitivity"
-SECANTS = 4  # steps to a budget: log cost is nearly straight in the log of a common factor on all widths
+SECANT_STEPS = 4  # to a budget: log cost is nearly linear in the log of a common factor of all widths
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Structure:
 
     Attributes:
         names: of the coordinates.
-        directions: shape (groups, coordinates); each has mean 0 and root mean square 1 over the groups.
+        directions: shape (groups, coordinates); every column has mean 0 and root mean square 1.
     """
 
     names: tuple[str, ...]
@@ -39,15 +39,15 @@ class Structure:
 
 
 def structure_of(space: SearchSpace, sensitivities: Mapping[str, float] | None = None) -> Structure:
-    """Return the directions in which the groups of a space differ from each other; none where there is one group.
+    """Return the directions in which the groups of a space differ from each other; none for a single group.
 
     Args:
-        space: of the network.
-        sensitivities: group -> what halving it alone costs, positive; None leaves that coordinate out.
+        sensitivities: group -> loss from narrowing it alone to half, positive; None leaves that coordinate out.
     """
     groups = space.variable
     full = np.array([[group.width for group in groups]], dtype=np.float64)
     flops, params = (slopes[0] for slopes in space.cost_model.slopes(full))
+    # FLOPs per parameter are the positions of a feature map, of which each stage has a quarter of those before.
     stages = np.rint(np.log(np.maximum(flops / np.maximum(params, 1.0), 1.0)) / math.log(4))
     columns = {
         "depth": np.arange(len(groups), dtype=np.float64),
@@ -56,33 +56,34 @@ def structure_of(space: SearchSpace, sensitivities: Mapping[str, float] | None =
     }
     if sensitivities is not None:
         columns[SENSITIVITY] = np.log([max(sensitivities[group.name], 1e-6) for group in groups])
-    levels = sorted(set(stages.tolist()), reverse=True)
-    for number, arcsine_sqrt in enumerate(levels, start=1):
-        columns[f"stage {number} of {len(levels)}"] = (stages == arcsine_sqrt).astype(np.float64)
-    log2_ratios = {name: column - column.mean() for name, column in columns.items() if np.ptp(column) > 1e-9}
-    scaled = [column / math.sqrt(float((column**2).mean())) for column in log2_ratios.values()]
-    return Structure(tuple(log2_ratios), np.stack(scaled, axis=1) if scaled else np.zeros((len(groups), 0)))
+    resolutions = sorted(set(stages.tolist()), reverse=True)
+    for number, resolution in enumerate(resolutions, start=1):
+        columns[f"stage {number} of {len(resolutions)}"] = (stages == resolution).astype(np.float64)
+    centred = {name: column - column.mean() for name, column in columns.items() if np.ptp(column) > 1e-9}
+    scaled = [column / math.sqrt(float((column**2).mean())) for column in centred.values()]
+    return Structure(tuple(centred), np.stack(scaled, axis=1) if scaled else np.zeros((len(groups), 0)))
 
 
 def balanced(space: SearchSpace, sensitivities: Mapping[str, float]) -> Floats:
-    """Return proportions in octaves, shape (groups,), that are wide where a group is sensitive for its FLOPs.
+    """Return log2 proportions, shape (groups,), that are large for groups which are sensitive for their FLOPs.
 
-    What narrowing group i to half costs, s_i, is taken for the size of a loss s_i / x_i, and the FLOPs c_i that its
-    channels carry for the size of a cost c_i * x_i**2: the best shares x_i at a cost grow with (s_i / c_i) ** (1/3).
+    At a share x_i of its channels, group i is taken to add a loss of s_i / x_i, with the measured loss s_i from
+    narrowing it to half, and a cost of c_i * x_i**2, with the FLOPs c_i of its channels. The shares x_i that minimise
+    the loss at a given cost then grow with (s_i / c_i) ** (1/3).
     """
     dense = np.array([[group.width for group in space.variable]], dtype=np.float64)
-    carried = np.maximum(space.cost_model.slopes(dense)[0][0] * dense[0], 1.0)
-    per_cost = np.log2([max(sensitivities[group.name], 1e-6) for group in space.variable]) - np.log2(carried)
+    flops = np.maximum(space.cost_model.slopes(dense)[0][0] * dense[0], 1.0)
+    per_cost = np.log2([max(sensitivities[group.name], 1e-6) for group in space.variable]) - np.log2(flops)
     return np.asarray((per_cost - np.median(per_cost)) / 3)
 
 
 class Relaxation:
-    """Widths as real numbers, many candidates at once: what `SearchSpace.fit` gives but for its rounding.
+    """Widths as real numbers, for many candidates at once: the widths of `SearchSpace.fit` before its rounding.
 
-    Kept shares are in octaves: log2 of width / dense width, at most 0.
+    Widths are given as log2 ratios: log2 of width / dense width, at most 0.
 
     Args:
-        latency_use: widths of shape (n, groups) -> predicted shares of a latency limit, shape (n,); None without one.
+        latency_use: widths, shape (n, groups) -> predicted shares of the latency limit, shape (n,); None without one.
     """
 
     def __init__(self, space: SearchSpace, latency_use: Callable[[Floats], Floats] | None = None) -> None:
@@ -92,16 +93,18 @@ class Relaxation:
         self._most = np.log2(np.array([group.ceiling for group in space.variable]) / self._full)
 
     def fit(self, proportions: Floats, limits: Floats) -> Floats:
-        """Return the kept shares, shape (n, groups), that proportions have at the limits.
+        """Return the log2 ratios, shape (n, groups), at which widths of given proportions use the limits up.
+
+        The common factor of the widths is found by the secant method on the log cost.
 
         Args:
-            shares: proportions in octaves, shape (n, groups).
-            limits: FLOPs and parameters, infinite where there is no such budget, shape (n, 2).
+            proportions: log2 proportions, shape (n, groups).
+            limits: on FLOPs and on parameters, infinite without such a budget, shape (n, 2).
         """
         near = np.zeros(len(proportions))
         far = near - 1.0
         near_use, far_use = (self.usage(self._at(proportions, scale), limits) for scale in (near, far))
-        for _ in range(SECANTS):
+        for _ in range(SECANT_STEPS):
             slope = np.maximum((near_use - far_use) / np.where(near == far, 1.0, near - far), 0.3)
             far, far_use = near, near_use
             near = near - np.clip(near_use / slope, -4.0, 4.0)
@@ -109,7 +112,7 @@ class Relaxation:
         return self._at(proportions, near)
 
     def usage(self, log2_ratios: Floats, limits: Floats) -> Floats:
-        """Return log2 of the share of the tightest limit that is used, shape (n,)."""
+        """Return log2 of the used share of the tightest limit, shape (n,)."""
         widths = self._full * 2.0**log2_ratios
         flops, params = self._cost.batch(widths)
         used = np.maximum(flops / limits[:, 0], params / limits[:, 1])
@@ -118,9 +121,10 @@ class Relaxation:
         return np.asarray(np.log2(np.maximum(used, 1e-12)))
 
     def slopes(self, log2_ratios: Floats, limits: Floats) -> Floats:
-        """Return the octaves of the tighter of both limits that an octave more of each group takes, shape (n, groups).
+        """Return the gradient of log cost by the log2 ratios, for the tighter of both limits, shape (n, groups).
 
-        FLOPs stand for latency here: what is climbed along them is fitted to the predicted latency at every step.
+        Under a latency limit too, this is the gradient of FLOPs or parameters: after every gradient step, `fit` brings
+        the widths back to the predicted latency.
         """
         widths = self._full * 2.0**log2_ratios
         costs = np.stack(self._cost.batch(widths), axis=1) / limits
