@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from configs.parsing import STATISTICS_IMAGES, screen_images
 from configs.schema import RunConfig
 from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs
+from runners.evaluation.screening import screen_images
 from runners.training.compute_format import step_seconds, using_threads
+from runners.training.loop import BATCHNORM_IMAGES
 from search.environment import STEP_IMAGES, Environment, Plan
 from search.schedulers.asha import expected_epochs
 from search.searchers.candidate_space import CandidateSpace
@@ -73,7 +74,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     config, data, file = environment.config, environment.data, environment.dense_file
     train = config.train
     dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
-    forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
+    forward = BATCHNORM_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     images_per_trial += _screened_images(environment, candidates)
     trials = _dense_trials(environment, candidates) * images_per_trial / environment.workers

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from configs.parsing import screen_images
 from configs.schema import RunConfig
+from runners.evaluation.screening import screen_images
 from search.environment import Environment, Plan
 from search.planning.disk import forecast_disk
 from search.planning.time import (
@@ -24,9 +24,8 @@ from search.problem import BASELINE_METHOD, Problem
 from search.reporting.catalogue import describe_methods, range_text, value_text
 from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
 from search.schedulers.asha import expected
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
 from search.searchers.initial_design import InitialDesign, sensing_images
-from search.searchers.samplers import STRUCTURED
 from search.searchers.structure import SENSITIVITY, structure_of
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -235,7 +234,7 @@ def _fractions(points: Sequence[InitialPoint]) -> str:
 def _sampling(environment: Environment) -> Iterator[str]:
     """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
     problem = environment.problem
-    if problem.config.sampler not in STRUCTURED:
+    if problem.config.sampler not in STRUCTURED_SAMPLERS:
         return
     images = sensing_images(environment)
     names = [*structure_of(problem.space).names, *([SENSITIVITY] if images else [])]

@@ -19,8 +19,9 @@ from scipy.special import ndtr
 
 from search.results.pareto import non_dominated
 from search.searchers.observation import Observation, arcsine_sqrt
-from search.searchers.structure import Floats, Relaxation, Structure
+from search.searchers.structure import Structure
 from search.searchers.surrogate import Networks, Surrogate
+from spaces.projection import Floats, Relaxation
 
 COSTS = 12  # budget fractions at which candidates are compared, one in each equal part of the log range
 PER_COST = 6  # candidates at each of them

@@ -10,9 +10,8 @@ from runners.evaluation.sensitivities import affordable_images
 from search.environment import Environment
 from search.problem import BASELINE_METHOD
 from search.results.comparison import UNIFORM
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
 from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MIDDLE, WIDTH, width_parameter
-from search.searchers.samplers import STRUCTURED
 from search.searchers.structure import balanced
 
 MAX_BASELINES = 6
@@ -129,5 +128,5 @@ class InitialDesign:
 def sensing_images(environment: Environment) -> int:
     """Return on how many training images sensitivities are measured for the initial design; 0 for none."""
     config, space = environment.config, environment.problem.space
-    searched = config.sampler in STRUCTURED and config.allocation != "method" and len(space.variable) > 1
+    searched = config.sampler in STRUCTURED_SAMPLERS and config.allocation != "method" and len(space.variable) > 1
     return affordable_images(space, len(environment.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from search.searchers.structure import Floats, Structure
+from search.searchers.structure import Structure
+from spaces.projection import Floats
 
 CENTERS = np.linspace(-1.0, 1.0, 7)  # of the radial basis functions of log cost, which is scaled to [-1, 1]
 LENGTH_SCALE = 0.5  # of the same

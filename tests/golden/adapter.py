@@ -17,6 +17,8 @@ from tiny_search import tiny_config
 
 import runners.local
 from configs.loading import parse_flags
+from configs.schema import RunConfig
+from runners.evaluation.screening import automatic_pool_size
 from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner, _simulate
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -54,6 +56,11 @@ NOTES = {
 }
 
 
+def _pool_size(config: RunConfig) -> int:
+    pool = config.screening_pool
+    return automatic_pool_size(config.train.epochs, 1000, 250) if pool is None else pool
+
+
 def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: bool = False) -> dict[str, Any]:
     """Search by formula and return the facts.
 
@@ -88,7 +95,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         stored,
         sensitivities=sensitivities if sim.get("sensitivities") and left else None,
     )
-    screening = Screening(problem, config.screening_pool_size(1000, 250), history.results)
+    screening = Screening(problem, _pool_size(config), history.results)
     promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
     queue = None
     if predictor is not None:

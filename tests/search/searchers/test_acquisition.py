@@ -11,7 +11,8 @@ from scipy.stats import norm
 
 from search.searchers.acquisition import Acquisition, expected_hypervolume_improvement
 from search.searchers.observation import Observation
-from search.searchers.structure import Floats, Relaxation, structure_of
+from search.searchers.structure import structure_of
+from spaces.projection import Floats, Relaxation
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
@@ -25,7 +26,12 @@ def space() -> SearchSpace:
 @pytest.fixture
 def acquisition(space: SearchSpace) -> Acquisition:
     base = space.dense_cost.flops / 2
-    return Acquisition(structure_of(space), Relaxation(space), lambda fraction: (fraction * base, math.inf), 0.06)
+    return Acquisition(
+        structure_of(space),
+        Relaxation(space.variable, space.cost_model),
+        lambda fraction: (fraction * base, math.inf),
+        0.06,
+    )
 
 
 def log2_ratios_of(acquisition: Acquisition, proportions: Floats, fraction: float) -> tuple[float, ...]:

@@ -5,7 +5,8 @@ import pytest
 from optuna.samplers import RandomSampler
 
 from configs import schema
-from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, STRUCTURED, MethodSampler
+from search.searchers.candidate_space import STRUCTURED_SAMPLERS
+from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler
 
 METHODS = ("first", "second")
 
@@ -18,7 +19,7 @@ def study() -> optuna.Study:
 
 def test_the_config_knows_the_samplers() -> None:
     assert set(SAMPLERS) == set(schema.SAMPLERS)
-    assert {*CLUSTERING, *STRUCTURED, *BY_CHANCE} == set(SAMPLERS)
+    assert {*CLUSTERING, *STRUCTURED_SAMPLERS, *BY_CHANCE} == set(SAMPLERS)
 
 
 def test_the_method_comes_from_the_choice_at_the_budget_fraction_and_the_rest_from_the_sampler(
