@@ -27,25 +27,25 @@ LEAST_SECONDS = 5.0
 POSTERIOR_SAMPLES = 2000  # from which the probabilities of being best are estimated
 METHOD_STD = 2.0  # prior deviation of the offsets and slopes of methods, relative to the noise
 CURVE_STD = 1e3  # the same of the common curve, which is unknown before any trial
-PRIOR_TRIALS, PRIOR_NOISE_STD = 3.0, 0.05  # prior of the noise, and the number of trials that it counts as
+PRIOR_TRIALS, PRIOR_NOISE_STD = 3.0, 0.05  # prior of the noise: the number of trials that it counts as, its deviation
 
 
-def choose_method(methods: Sequence[str], tried: Sequence[Observation], share: float, seed: int) -> str:
-    """Return the method for a trial at `share` of the scaled budget; of equals the first.
+def choose_method(methods: Sequence[str], tried: Sequence[Observation], fraction: float, seed: int) -> str:
+    """Return the method for a trial at a fraction of the scaled budget; of equals the first.
 
     Args:
         methods: to choose among; trials with other methods count for the common curve only.
         tried: trials so far, pending ones too.
         seed: of the posterior samples.
     """
-    shares = method_shares(methods, tried, share, seed)
+    shares = method_shares(methods, tried, fraction, seed)
     counts = Counter(trial.method for trial in tried)
     total = 1 + sum(counts[name] for name in methods)
     return max(methods, key=lambda name: shares[name] * total - counts[name])
 
 
-def method_shares(methods: Sequence[str], tried: Sequence[Observation], share: float, seed: int) -> dict[str, float]:
-    """Return the share of the proposals that every method gets at a cost; the shares add up to 1.
+def method_shares(methods: Sequence[str], tried: Sequence[Observation], fraction: float, seed: int) -> dict[str, float]:
+    """Return every method's share of the proposals at a fraction of the scaled budget; the shares add up to 1.
 
     A failed trial counts as one with the worst accuracy of all.
     """
@@ -55,10 +55,10 @@ def method_shares(methods: Sequence[str], tried: Sequence[Observation], share: f
     values = [arcsine_sqrt(worst if trial.accuracy is None else trial.accuracy) for trial in ended]
     accuracy = _MethodModel(every, ended, values)
     accuracy.add_pending([trial for trial in tried if trial.accuracy is None and not trial.failed])
-    probabilities = accuracy.probabilities_of_best(methods, share, INDIFFERENT, np.random.default_rng(seed))
+    probabilities = accuracy.probabilities_of_best(methods, fraction, INDIFFERENT, np.random.default_rng(seed))
     timed = [trial for trial in ended if trial.seconds and not trial.failed]
     seconds = _MethodModel(every, timed, [math.log(max(LEAST_SECONDS, trial.seconds or 0.0)) for trial in timed])
-    means = seconds.means(methods, share)
+    means = seconds.means(methods, fraction)
     weights = probabilities * 2.0 ** -np.round((means - means.min()) / math.log(2))
     shares = (1 - EXPLORED) * weights / weights.sum() + EXPLORED / len(methods)
     return dict(zip(methods, shares.tolist(), strict=True))
@@ -92,15 +92,15 @@ class _MethodModel:
         rows = self._rows(pending)
         self._precision = self._precision + rows.T @ rows
 
-    def means(self, methods: Sequence[str], share: float) -> NDArray[np.float64]:
-        """Return the expected value of every method at a share of the budget, shape (methods,)."""
-        return np.asarray(self._at(methods, share) @ self._mean)
+    def means(self, methods: Sequence[str], fraction: float) -> NDArray[np.float64]:
+        """Return the expected value of every method at a fraction of the budget, shape (methods,)."""
+        return np.asarray(self._at(methods, fraction) @ self._mean)
 
     def probabilities_of_best(
-        self, methods: Sequence[str], share: float, margin: float, random: np.random.Generator
+        self, methods: Sequence[str], fraction: float, margin: float, random: np.random.Generator
     ) -> NDArray[np.float64]:
         """Return the probability of every method to be within `margin` of the highest value, shape (methods,)."""
-        rows = self._at(methods, share)
+        rows = self._at(methods, fraction)
         cholesky = np.linalg.cholesky(self._precision)
         deviations = np.linalg.solve(cholesky.T, random.standard_normal((len(self._mean), POSTERIOR_SAMPLES)))
         chi_square = random.chisquare(self._degrees_of_freedom, POSTERIOR_SAMPLES)
@@ -108,8 +108,8 @@ class _MethodModel:
         values = rows @ (self._mean[:, None] + deviations * scale)
         return np.asarray((values >= values.max(0) - margin).mean(1))
 
-    def _at(self, methods: Sequence[str], share: float) -> NDArray[np.float64]:
-        return self._rows([Observation(name, share) for name in methods])
+    def _at(self, methods: Sequence[str], fraction: float) -> NDArray[np.float64]:
+        return self._rows([Observation(name, fraction) for name in methods])
 
     def _rows(self, tried: Sequence[Observation]) -> NDArray[np.float64]:
         """Return the features of trials, shape (trials, 3 + 2 * methods); x is log cost, scaled to about [-1, 1]."""

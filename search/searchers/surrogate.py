@@ -20,15 +20,16 @@ from search.searchers.structure import Structure
 from spaces.projection import Floats
 
 CENTERS = np.linspace(-1.0, 1.0, 7)  # of the radial basis functions of log cost, which is scaled to [-1, 1]
-LENGTH_SCALE = 0.5  # of the same
+LENGTH_SCALE = 0.5  # of these functions
 POWERS = 2  # a curve is a parabola
 # Prior deviations of the weights, in units of the standard deviation of the values of all trials
 COMMON = 2.0  # of the parabola that all groups share
 METHOD = 0.3  # of the offset of a method, and of its slope over log cost
 TRAINING = 1.0  # of the slope over the log2 share of the training
 SHIFT = 0.5  # of the change of a curve from the middle of the cost range to an end, relative to the curve
-STRUCTURAL, SINGLE, NOISE_STD = (0.3, 1.0, 3.0), (0.3, 1.0, 3.0), (0.02, 0.06, 0.2)  # candidates of the likelihood
-LEAST_SPREAD = 0.02  # values that differ by less differ by noise
+# Of these the most likely are taken: for the parabolas of coordinates, for those of single groups, for the noise.
+STRUCTURAL, SINGLE, NOISE_STD = (0.3, 1.0, 3.0), (0.3, 1.0, 3.0), (0.02, 0.06, 0.2)
+LEAST_SPREAD = 0.02  # of the values: smaller differences are noise
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,6 @@ class Networks:
     def __len__(self) -> int:
         """Count the networks."""
         return len(self.cost)
-
-    def concatenate(self, other: "Networks") -> "Networks":
-        """Return these networks, followed by others."""
-        return Networks(
-            np.concatenate([self.log2_ratios, other.log2_ratios]),
-            np.concatenate([self.cost, other.cost]),
-            np.concatenate([self.method, other.method]),
-            np.concatenate([self.training, other.training]),
-        )
 
 
 class Surrogate:
