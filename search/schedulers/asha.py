@@ -159,7 +159,7 @@ def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int)
         rungs: epochs, rising; the last is the whole training.
         first: index of the lowest rung that judges.
     """
-    for contender in sorted((each for each in contenders if each.paused), key=lambda each: each.number):
+    for contender in sorted((trial for trial in contenders if trial.paused), key=lambda trial: trial.number):
         if contender.trained < rungs[-1] and (contender.exempt or contender.trained < rungs[first]):
             ahead = rungs if contender.exempt else rungs[first:]
             return Promotion(contender.number, next(epochs for epochs in ahead if epochs > contender.trained))
@@ -209,7 +209,7 @@ def ordered(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
         pairs = [left[number] for number in sorted(left)]
         rank = non_dominated(pairs, lambda pair: (pair[0].cost, pair[1]), keep_equal=True)
         added = _added_area(rank)
-        found += sorted((contender for contender, _ in rank), key=lambda each: (-added[each.number], each.number))
+        found += sorted((contender for contender, _ in rank), key=lambda trial: (-added[trial.number], trial.number))
         for contender, _ in rank:
             del left[contender.number]
     return found
