@@ -206,6 +206,6 @@ def _sensitivities(environment: Environment, net: nn.Module, callback: SearchCal
     if not images:
         return None
     count = len(space.variable)
-    callback.on_phase(f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached")
+    callback.on_phase(f"measuring the sensitivities of {count} groups, unless they are cached")
     context = TrialContext(environment.data, environment.config.train, environment.config.seed)
     return measure_sensitivities(net, space, context, images, cache_root()).by_group
