@@ -241,7 +241,7 @@ def _sampling(environment: Environment) -> Iterator[str]:
     named = f" ({', '.join(names)})" if names else ""
     yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."
     if images:
-        yield f"Sensitivities are measured on {images} training images, unless cached, and give two initial trials."
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, for two initial trials."
 
 
 def _rungs(problem: Problem) -> Iterator[Table]:
