@@ -39,7 +39,7 @@ class DataConfig:
         str, Flag("data"), Predicate(bool), "a dataset name, imagefolder:PATH or package.module:factory"
     ] = "digits"
     data_dir: str = ""
-    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for what is natural for the set"] = 0
+    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for the dataset's own"] = 0
     val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2
     padding_mode: Literal["reflect", "constant"] = "reflect"
     min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35

@@ -1,4 +1,4 @@
-"""MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by what they add to the front.
+"""MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by the hypervolume that they add.
 
 Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list:
 of the trials that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and

@@ -1,4 +1,4 @@
-"""The parameters of a trial by name, and what a width parameter stands for.
+"""The parameters of a trial by name, and the proportion that a width parameter stands for.
 
 budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
     or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always

@@ -1,4 +1,4 @@
-"""Samplers by name, and the one parameter that is not left to them: the method of a trial."""
+"""Samplers by name; they choose all parameters of a trial but its method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class SamplerOptions:
     Attributes:
         startup: number of trials before the sampler's model is used.
         trials: number of trials of the whole search.
-        candidates: what is searched.
+        candidates: space from which candidates are sampled.
         sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
     """
 
