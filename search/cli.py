@@ -73,9 +73,9 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 
 def _search(config: RunConfig) -> int:
     """Run a search with its live display; return the exit code."""
-    from search.reporting.progress import make_display
+    from search.reporting.progress import ConsoleProgress
 
-    with make_display(sys.stdout) as display:
+    with ConsoleProgress(sys.stdout) as display:
         display.on_phase("loading")  # shown while the libraries load, which takes seconds
         from search.orchestrator import run
 

@@ -8,6 +8,7 @@ tensor.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pruning.base import METHODS
 from pruning.traits import yields_intermediates
@@ -47,29 +48,27 @@ class DiskPart:
 
 def forecast_disk(environment: Environment, candidates: CandidateSpace) -> tuple[DiskPart, ...]:
     """Estimate what the search writes, part by part."""
-    config, folder = environment.config, environment.folder
-    trials, tensors = config.trials, len(environment.net.state_dict())
-    design = InitialDesign(candidates)
-    baselines = design.baselines(trials)
-    fractions = [point.parameters["budget_fraction"] for point in (*baselines, *design.uniform(trials))]
-    low = candidates.lowest_fraction
-    proposed = list(candidates.cost_coverage.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
-    sizes = _net_sizes(environment, candidates, fractions)
-    mean_proposed = sum(_net_sizes(environment, candidates, proposed)) / len(proposed)
-    sizes += [mean_proposed] * (trials - len(fractions))
-    exported = 2 * sum(sizes) / len(sizes) + PROGRAM * tensors  # their weights, and once more in the program
-    largest = max(_net_sizes(environment, candidates, [1.0]))
+    config, folder, rungs = environment.config, environment.folder, environment.problem.rungs
+    trials, front, epochs = config.trials, FRONT_SHARE * config.trials, config.train.epochs
+    sizes = _checkpoint_sizes(environment, candidates)
+    graph = PROGRAM * len(environment.net.state_dict())
+    exported = 2 * sum(sizes) / len(sizes) + graph  # weights, and once more in the program
+    (largest,) = _net_sizes(environment, candidates, [1.0])
+    segments = sum(expected(rungs, trials, round(front))) if rungs else trials
+    server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    tracked = MLFLOW + MLFLOW_TRIAL * trials + REPORT + 2 * largest + graph
+    kept = folder / DENSE  # from which a resumed search takes its dense network
     parts = [
         _dense_part(environment),
-        _kept_dense_part(environment),
+        _unless_there("dense weights for --resume", environment, kept, "there"),
         DiskPart("checkpoints of the trials", int(sum(sizes)), str(folder / "trials")),
-        DiskPart("front, with programs", int(max(1, FRONT_SHARE * trials) * exported), str(folder / "front")),
+        DiskPart("front, with programs", int(max(1, front) * exported), str(folder / "front")),
         DiskPart("report", REPORT + RESULT + RESULT_TRIAL * trials, str(folder)),
-        _study_part(environment),
-        _mlflow_part(environment, int(2 * largest + PROGRAM * tensors)),
+        _unless_elsewhere("study", STUDY + STUDY_TRIAL * segments, str(folder / "study.db"), config.storage),
+        _unless_elsewhere("MLflow", tracked, f"{folder / 'mlflow.db'}, mlartifacts", server),
     ]
     if methods := _methods_with_intermediates(environment):
-        count = (trials - len(baselines)) * min(MOST, PER_EPOCH * config.train.epochs)
+        count = (trials - len(InitialDesign(candidates).baselines(trials))) * min(MOST, PER_EPOCH * epochs)
         what = f"intermediate networks of {', '.join(methods)}"
         parts.append(DiskPart(what, int(count * largest), str(folder / "trials"), extra=True))
     return tuple(parts)
@@ -81,6 +80,16 @@ def dense_bytes(environment: Environment) -> int:
     return sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in state) + HEADER * len(state)
 
 
+def _checkpoint_sizes(environment: Environment, candidates: CandidateSpace) -> list[float]:
+    """Return the bytes of the network of every trial; networks that will be proposed have their mean size."""
+    design, trials, low = InitialDesign(candidates), environment.config.trials, candidates.lowest_fraction
+    points = (*design.baselines(trials), *design.uniform(trials))
+    proposed = list(candidates.cost_coverage.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
+    mean_proposed = sum(_net_sizes(environment, candidates, proposed)) / len(proposed)
+    known = _net_sizes(environment, candidates, [point.parameters["budget_fraction"] for point in points])
+    return known + [mean_proposed] * (trials - len(points))
+
+
 def _net_sizes(environment: Environment, candidates: CandidateSpace, fractions: Sequence[float]) -> list[float]:
     """Return the bytes of networks of uniform widths at these fractions of the budget."""
     space, full = environment.problem.space, dense_bytes(environment)
@@ -90,39 +99,22 @@ def _net_sizes(environment: Environment, candidates: CandidateSpace, fractions: 
 
 
 def _dense_part(environment: Environment) -> DiskPart:
-    what, file = "dense weights", environment.dense_file
-    if file is None:
-        weights = environment.config.weights
-        download = file_to_download(environment.spec, weights)
-        if download is not None:
-            return DiskPart(what, dense_bytes(environment), f"downloaded to {download}")
-        return DiskPart(what, 0, f"given: {weights}")
-    return (
-        DiskPart(what, 0, f"cached: {file}") if file.exists() else DiskPart(what, dense_bytes(environment), str(file))
-    )
+    what, file, weights = "dense weights", environment.dense_file, environment.config.weights
+    if file is not None:
+        return _unless_there(what, environment, file, "cached")
+    download = file_to_download(environment.spec, weights)
+    if download is not None:
+        return DiskPart(what, dense_bytes(environment), f"downloaded to {download}")
+    return DiskPart(what, 0, f"given: {weights}")
 
 
-def _kept_dense_part(environment: Environment) -> DiskPart:
-    """Return the copy that a resumed search takes its dense network from."""
-    what, file = "dense weights for --resume", environment.folder / DENSE
-    return DiskPart(what, 0, f"there: {file}") if file.exists() else DiskPart(what, dense_bytes(environment), str(file))
+def _unless_there(what: str, environment: Environment, file: Path, why: str) -> DiskPart:
+    size, place = (0, f"{why}: {file}") if file.exists() else (dense_bytes(environment), str(file))
+    return DiskPart(what, size, place)
 
 
-def _study_part(environment: Environment) -> DiskPart:
-    what, storage = "study", environment.config.storage
-    trials, rungs = environment.config.trials, environment.problem.rungs
-    segments = sum(expected(rungs, trials, round(FRONT_SHARE * trials))) if rungs else trials
-    size = int(STUDY + STUDY_TRIAL * segments)
-    return DiskPart(what, 0, storage) if storage else DiskPart(what, size, str(environment.folder / "study.db"))
-
-
-def _mlflow_part(environment: Environment, chosen: int) -> DiskPart:
-    what, config = "MLflow", environment.config
-    server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if server:
-        return DiskPart(what, 0, server)
-    size = MLFLOW + MLFLOW_TRIAL * config.trials + REPORT + chosen
-    return DiskPart(what, size, f"{environment.folder / 'mlflow.db'}, mlartifacts")
+def _unless_elsewhere(what: str, size: float, place: str, elsewhere: str) -> DiskPart:
+    return DiskPart(what, 0, elsewhere) if elsewhere else DiskPart(what, int(size), place)
 
 
 def _methods_with_intermediates(environment: Environment) -> list[str]:

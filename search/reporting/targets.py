@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, percent
 from search.results.comparison import UNIFORM, confirmed_statement, reached_on_test
+from search.results.pareto import objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
 
@@ -28,9 +29,9 @@ class Answer:
     @property
     def gain(self) -> float | None:
         """The difference of both in validation accuracy, in [-1, 1]; None unless both exist."""
-        pair = (self.best, self.uniform)
-        accuracies = [network.accuracy for network in pair if network is not None and network.accuracy is not None]
-        return accuracies[0] - accuracies[1] if len(accuracies) == 2 else None
+        if self.best is None or self.uniform is None:
+            return None
+        return objectives(self.best)[1] - objectives(self.uniform)[1]
 
     @property
     def verdict(self) -> str:
@@ -60,10 +61,8 @@ def target_statements(result: SearchResult) -> list[str]:
 
 def _row(answer: Answer, result: SearchResult) -> tuple[str, ...]:
     target, best = answer.target, answer.best
-    used, name = "-", "-"
-    if best is not None and best.cost is not None:
-        used = percent(getattr(best.cost, target.quantity) / target.limit, 1)
-        name = f"{best.label} {best.trial.method}"
+    name = "-" if best is None else f"{best.label} {best.trial.method}"
+    used = "-" if best is None else percent(getattr(best.cost, target.quantity) / target.limit, 1)
     share = f"{percent(target.limit / getattr(result.dense.cost, target.quantity), 1)} of {target.quantity}"
     return (share, name, used, *_accuracies(best), *_accuracies(answer.uniform), answer.verdict)
 
