@@ -13,6 +13,7 @@ from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs
 from runners.training.compute_format import step_seconds, using_threads
 from search.environment import STEP_IMAGES, Environment, Plan
+from search.results.pareto import counted
 from search.schedulers.asha import expected_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign
@@ -71,11 +72,13 @@ def forecast_epochs(config: RunConfig) -> float:
 def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeForecast:
     """Estimate the wall time from timed training steps of the dense network, by images, epochs and mean FLOPs."""
     config, data, file = environment.config, environment.data, environment.dense_file
-    train = config.train
+    train, pool = config.train, environment.screening_pool_size
     dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
     forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
-    images_per_trial += _screened_images(environment, candidates)
+    if pool > 1:
+        screened = screened_trials(candidates, config.trials) / config.trials
+        images_per_trial += pool * screen_images(len(data.val)) * screened
     trials = _dense_trials(environment, candidates) * images_per_trial / environment.workers
     # A confirmation trains to the end at once; trials that end at a rung take their share.
     share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
@@ -114,13 +117,6 @@ def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:
     return float(epochs)
 
 
-def _screened_images(environment: Environment, candidates: CandidateSpace) -> float:
-    """Estimate the images of training that take as long as the screening before a trial, on average."""
-    size, trials = environment.screening_pool_size, environment.config.trials
-    winners = screened_trials(candidates, trials) if size > 1 else 0.0
-    return size * screen_images(len(environment.data.val)) * winners / trials
-
-
 def _retrainings(config: RunConfig) -> float:
     """Estimate the trainings of the confirmation: of the front, and of uniform widths beside it or at each target."""
     baselines = max(1, len(config.target_budgets))
@@ -133,23 +129,22 @@ def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float
     The initial design is known. The other trials are spread evenly over the targets or over log cost, and over methods
     as if all of them were equally good: in proportion to one over their time (see `search.searchers.method_choice`).
     """
-    problem, config = environment.problem, environment.config
-    dense, epochs = problem.space.dense_cost, config.train.epochs
-    limits = [budget for budget in problem.budgets if budget.quantity != "latency"]
-    share_allowed: float = min([1.0, *[budget.limit / getattr(dense, budget.quantity) for budget in limits]])
+    problem, trials, epochs = environment.problem, environment.config.trials, environment.config.train.epochs
+    dense = problem.space.dense_cost
+    limits = [budget.limit / getattr(dense, budget.quantity) for budget in counted(problem.budgets)]
+    share_allowed = min([1.0, *limits])
 
     def time_share(name: str, fraction: float) -> float:
         method = METHODS[name](**problem.fixed.get(name, {}))
         wide = wide_epochs(method, epochs) / max(1, epochs)
-        return wide + (1 - wide) * math.pow(fraction * share_allowed, NARROW_POWER)
+        return float(wide + (1 - wide) * math.pow(fraction * share_allowed, NARROW_POWER))
 
     design = InitialDesign(candidates)
-    points = [*design.baselines(config.trials), *design.uniform(config.trials)]
+    points = [*design.baselines(trials), *design.uniform(trials)]
     known = [time_share(point.method, point.parameters["budget_fraction"]) for point in points]
-    mean = candidates.cost_coverage.mean
-    speeds = [1 / time_share(name, mean) for name in candidates.methods]
+    speeds = [1 / time_share(name, candidates.cost_coverage.mean) for name in candidates.methods]
     longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
-    return sum(known) + longer * (config.trials - len(points)) * len(speeds) / sum(speeds)
+    return sum(known) + longer * (trials - len(points)) * len(speeds) / sum(speeds)
 
 
 def _seconds_per_image(environment: Environment, threads: int) -> float:

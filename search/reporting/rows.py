@@ -31,17 +31,15 @@ class NetworkRow:
     """A network of the report, in finished texts but for its cost.
 
     Attributes:
-        label: of the trial and its intermediate network; empty for the dense network.
-        method: "dense" for the dense network.
         of_dense: share of the dense FLOPs.
         test: mean and deviation where the network was trained again.
         megabytes: 10^6 bytes of the stored weights: the size that the method has noted, else of float32.
         latency: cells under `latency_heads`.
+        label: of the trial and its intermediate network; empty for the dense network, whose method is "dense".
         width_changes: the width of each group before ("?" where it is not known) and after.
         training: searched fine-tuning settings.
     """
 
-    label: str
     method: str
     cost: Cost
     of_dense: str
@@ -49,6 +47,7 @@ class NetworkRow:
     test: str
     megabytes: str
     latency: Sequence[str]
+    label: str = ""
     baseline: str = ""
     width_changes: Sequence[str] = ()
     training: str = ""
@@ -57,9 +56,8 @@ class NetworkRow:
     @property
     def name(self) -> str:
         """The network in one line: trial, method, baseline and fine-tuning."""
-        if not self.label:
-            return self.method
-        return f"trial {self.label}: {self.method_name}" + (f", {self.training}" if self.training else "")
+        named = f"trial {self.label}: {self.method_name}" if self.label else self.method
+        return named + (f", {self.training}" if self.training else "")
 
     @property
     def method_name(self) -> str:
@@ -69,10 +67,9 @@ class NetworkRow:
 
 def dense_row(result: SearchResult) -> NetworkRow:
     """Return the row of the dense network."""
-    dense, of_dense = result.dense, percent(1.0, 1)
+    dense, latency = result.dense, latency_cells(result, REFERENCE)
     accuracies = percent(dense.val_accuracy), percent(dense.test_accuracy)
-    latency = latency_cells(result, REFERENCE)
-    return NetworkRow("", "dense", dense.cost, of_dense, *accuracies, _megabytes(dense.cost), latency)
+    return NetworkRow("dense", dense.cost, "100.0%", *accuracies, _megabytes(dense.cost), latency)
 
 
 def network_row(result: SearchResult, network: TrialResult) -> NetworkRow:
@@ -85,15 +82,15 @@ def network_row(result: SearchResult, network: TrialResult) -> NetworkRow:
     if cost is None:
         raise ValueError(f"trial {network.label} is {network.state} and has no cost to report")
     return NetworkRow(
-        label=network.label,
         method=trial.method,
-        baseline=trial.baseline,
         cost=cost,
         of_dense=percent(cost.flops / result.dense.cost.flops, 1),
         validation=percent(network.accuracy),
         test=reached_on_test(network),
         megabytes=_megabytes(cost, network.note.get("size_mb")),
         latency=latency_cells(result, network.label),
+        label=network.label,
+        baseline=trial.baseline,
         width_changes=[f"{group} {before.get(group, '?')}→{width}" for group, width in (network.widths or {}).items()],
         training=training_text(trial.training),
         chosen=result.is_chosen(network),
@@ -117,14 +114,11 @@ def front_table(result: SearchResult) -> TextTable:
     """
     rows = front_rows(result)
     sized = quantised(rows)
-    cells = [
-        (
-            *(scaled(row.cost.flops), row.of_dense, scaled(row.cost.params), *([row.megabytes] if sized else [])),
-            *(row.validation, row.test, f"{row.baseline} {row.method}".lstrip(), row.label),
-            "chosen" if row.chosen else "",
-        )
-        for row in rows
-    ]
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        cost = (scaled(row.cost.flops), row.of_dense, scaled(row.cost.params), *([row.megabytes] if sized else []))
+        method = f"{row.baseline} {row.method}".lstrip()
+        cells.append((*cost, row.validation, row.test, method, row.label, "chosen" if row.chosen else ""))
     title = f"Pareto front: {plural(len(result.front), 'network')}, accuracy on val and test"
     columns = (">FLOPs", ">of dense", ">params", *([">MB"] if sized else []), ">val", ">test", "method", ">trial", "")
     styles = {index: "bold green" for index, row in enumerate(rows) if row.chosen}

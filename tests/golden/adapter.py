@@ -25,7 +25,7 @@ from search.cli import main as command_line
 from search.latency.predictor import LatencyPredictor
 from search.latency.queue import MeasurementQueue, restore_readings
 from search.problem import Problem
-from search.reporting.statements import ending
+from search.reporting.summary import ending
 from search.results.pareto import measured
 from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
 from search.results.result import DenseResult, SearchResult, best_at_text

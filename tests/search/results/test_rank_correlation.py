@@ -11,7 +11,7 @@ import pytest
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting.rows import rank_correlation_table
-from search.reporting.statements import audit_statement, rung_statements
+from search.reporting.summary import audit_statement, rung_statements
 from search.results.pareto import objectives
 from search.results.rank_correlation import (
     JUDGED_FROM,

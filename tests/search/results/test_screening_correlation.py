@@ -10,7 +10,7 @@ from runners.config import RunnerConfig
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting.rows import rank_correlation_table
-from search.reporting.statements import screening_statements
+from search.reporting.summary import screening_statements
 from search.results.rank_correlation import SCREENED, UNSCREENED, audit_screening
 from search.results.result import DenseResult, SearchResult
 from search.tuner import Study
