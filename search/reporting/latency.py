@@ -82,11 +82,10 @@ def latency_statements(result: SearchResult) -> list[str]:
     layers are no plain ones measures it itself, since such layers need not become faster as they get narrower.
     """
     lines = [f"dense net: {_refusal(reading)}" for reading in readings(result, REFERENCE) if reading.refused]
-    lines += [*_corrected(result), *_given_up(result)]
+    lines += _conditions(result)
     for member in reversed(result.reported):
-        share = _flops_share(result, member)
-        texts = [_not_faster(reading, share) for reading in readings(result, member.label)] or [_noted(member)]
-        lines += [f"{member.trial.method} trial {member.label}: {text}" for text in texts if text]
+        name = f"{member.trial.method} trial {member.label}"
+        lines += [f"{name}: {text}" for text in _not_faster(result, member)]
     return [*lines, *_left_out(result), *_model_error(result)]
 
 
@@ -102,24 +101,33 @@ def _cells(reading: Reading) -> tuple[str, str, str]:
     return milliseconds(reading.seconds), interval, percent(reading.ratio, 1)
 
 
-def _corrected(result: SearchResult) -> Iterator[str]:
-    """Say by how much the machine was slower than idle, where latencies were corrected by more than a little."""
-    networks = [REFERENCE, *(member.label for member in result.reported)]
-    read = [reading for network in networks for reading in readings(result, network)]
+def _conditions(result: SearchResult) -> Iterator[str]:
+    """Say by how much the machine was slower than idle, and how many networks refused readings left unmeasured."""
+    measured = [readings(result, member.label) for member in result.reported]
+    read = [reading for network in (readings(result, REFERENCE), *measured) for reading in network]
     slowdowns = [reading.slowdown for reading in read if reading.slowdown is not None]
     if any(abs(slowdown - 1) > STILL for slowdown in slowdowns):
         yield (
             "Latencies are those of the idle machine: beside the networks the dense net took "
             f"{min(slowdowns):.2f} to {max(slowdowns):.2f} times as long, for which they are corrected"
         )
-
-
-def _given_up(result: SearchResult) -> Iterator[str]:
-    """Say how many networks of the front were not measured, after refused readings in a row."""
-    measured = [readings(result, member.label) for member in result.reported]
     unmeasured = measured.count(())
     if unmeasured and sum(bool(read) and all(reading.refused for reading in read) for read in measured) >= GIVE_UP:
         yield f"{plural(unmeasured, 'network')} of the front not measured: {GIVE_UP} before in a row were refused"
+
+
+def _not_faster(result: SearchResult, member: TrialResult) -> Iterator[str]:
+    """Say where a network has fewer FLOPs and is not faster, or why it has no latency."""
+    measured, share = readings(result, member.label), _flops_share(result, member)
+    for reading in measured:
+        device, batch = reading.conditions.device, reading.conditions.batch
+        if reading.ratio is None:
+            yield _refusal(reading)
+        elif share < 1 and reading.ratio > FASTER:
+            yield f"{_saving(share, reading.ratio)} at batch {batch}: fewer FLOPs, not faster on {device}"
+    ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
+    if not measured and ratio is not None and flops is not None:
+        yield _saving(flops, ratio) + (": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else "")
 
 
 def _left_out(result: SearchResult) -> Iterator[str]:
@@ -150,33 +158,15 @@ def _model_error(result: SearchResult) -> Iterator[str]:
     model = result.latency_model
     if not model:
         return
+
+    def off(error: Mapping[str, Any]) -> str:
+        median, upper = percent(error["median"], 1), percent(error["upper"], 1)
+        return f"{median} at the median and {upper} at the 90% quantile over {error['nets']}"
+
     built = "an earlier run built it" if model["cached"] else f"built in {model['seconds']:.0f} s"
-    error, during = model["error"], model["during"]
-    text = f"latency model, {built}: off by {_errors(error)} over {error['nets']} random networks it had not seen"
-    later = f", by {_errors(during)} over {during['nets']} of the search before it learned them" if during else ""
-    yield text + later
-
-
-def _errors(error: Mapping[str, Any]) -> str:
-    return f"{percent(error['median'], 1)} at the median and {percent(error['upper'], 1)} at the 90% quantile"
-
-
-def _not_faster(reading: Reading, flops_share: float) -> str:
-    """Say that a network is not faster, or why it has no latency; nothing when it is faster or has no fewer FLOPs."""
-    if reading.ratio is None:
-        return _refusal(reading)
-    if flops_share >= 1 or reading.ratio <= FASTER:
-        return ""
-    conditions = reading.conditions
-    saving = f"{_saving(flops_share, reading.ratio)} at batch {conditions.batch}"
-    return f"{saving}: fewer FLOPs, not faster on {conditions.device}"
-
-
-def _noted(member: TrialResult) -> str:
-    ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
-    if ratio is None or flops is None:
-        return ""
-    return _saving(flops, ratio) + (": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else "")
+    text = f"latency model, {built}: off by {off(model['error'])} random networks it had not seen"
+    during = model["during"]
+    yield text + (f", by {off(during)} of the search before it learned them" if during else "")
 
 
 def _saving(flops_share: float, ratio: float) -> str:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from configs.parsing import screen_images
-from configs.schema import RunConfig
 from search.environment import Environment, Plan
 from search.planning.disk import forecast_disk
 from search.planning.time import (
@@ -62,8 +61,7 @@ def plan_page(environment: Environment, candidates: CandidateSpace) -> Renderabl
         *(f"{text}." for text in design.left_out(problem.config.trials)),
         *_rungs(problem),
         *_screening(environment, candidates),
-        _time(environment, time),
-        *_time_limit_warning(problem.config, time),
+        *_time(environment, time),
         _disk(environment, candidates),
     )
     spaced = [renderable for part in parts for renderable in (part, "")]
@@ -96,9 +94,7 @@ def _facts(plan: Plan) -> Table:
         + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
         "folder": str(environment.folder),
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = Table.grid(Column(style="bold"), Column(overflow="fold"), padding=(0, 2))
     for name, text in facts.items():
         if text:
             table.add_row(name, escape(text))
@@ -132,10 +128,10 @@ def _latency(problem: Problem, dense_seconds: float | None) -> str:
 
 
 def _varied_groups(space: SearchSpace) -> TextTable:
-    groups = space.variable
-    rows = [
-        (g.name, *map(str, (len(g.producers), g.width, g.lowest, g.ceiling, g.divisor))) for g in groups[:ROWS_SHOWN]
-    ]
+    groups, rows = space.variable, []
+    for group in groups[:ROWS_SHOWN]:
+        numbers = (len(group.producers), group.width, group.lowest, group.ceiling, group.divisor)
+        rows.append((group.name, *map(str, numbers)))
     if len(groups) > ROWS_SHOWN:
         rows.append((f"... and {len(groups) - ROWS_SHOWN} more", *[""] * 5))
     layers = plural(sum(len(group.producers) for group in groups), "layer")
@@ -144,10 +140,10 @@ def _varied_groups(space: SearchSpace) -> TextTable:
 
 
 def _all_groups(space: SearchSpace) -> TextTable:
-    rows = [
-        (g.name, *map(str, (g.width, g.lowest, g.ceiling, g.divisor, g.steps + 1)), ", ".join(g.producers))
-        for g in space.variable
-    ]
+    rows = []
+    for group in space.variable:
+        numbers = (group.width, group.lowest, group.ceiling, group.divisor, group.steps + 1)
+        rows.append((group.name, *map(str, numbers), ", ".join(group.producers)))
     columns = ("group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
     return TextTable(f"{plural(len(rows), 'group')} of channels may vary", columns, rows)
 
@@ -264,21 +260,19 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
         )
 
 
-def _time(environment: Environment, time: TimeForecast) -> TextTable:
+def _time(environment: Environment, time: TimeForecast) -> Iterator[RenderableType]:
+    """Tabulate the parts of the time; warn of a time limit that ends before the dense training."""
+    limit = environment.config.time_limit
     rows = [
         ("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense)),
         (f"trials, {environment.workers} at once", duration(time.trials)),
         ("start, statistics, confirmation, report", duration(time.around)),
         ("total", duration(time.total)),
     ]
-    rows += [("time limit", environment.config.time_limit)] if environment.config.time_limit else []
+    rows += [("time limit", limit)] if limit else []
     title = "Time, estimated from timed steps on this machine"
-    return TextTable(title, ("", ">time"), rows, styles={3: "bold", 4: "bold"})
-
-
-def _time_limit_warning(config: RunConfig, time: TimeForecast) -> Iterator[str]:
-    if config.time_limit_seconds < time.dense:
-        limit = config.time_limit
+    yield TextTable(title, ("", ">time"), rows, styles={3: "bold", 4: "bold"})
+    if environment.config.time_limit_seconds < time.dense:
         yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
 
 
