@@ -10,7 +10,7 @@ from rich.text import Text
 from configs.loading import PRESETS
 from pruning.base import METHODS
 from pruning.settings import Setting, declared_settings
-from search.reporting.wording import TextTable, make_console
+from search.reporting.wording import TextTable, make_console, one_line
 from spaces.registry import unknown_name
 
 KINDS = {bool: "true/false", int: "whole number", float: "number", str: "name"}
@@ -67,11 +67,7 @@ def describe_presets(names: Sequence[str] = ()) -> dict[str, str]:
 
 
 def presets_page(names: Sequence[str] = ()) -> RenderableType:
-    """Return the presets with the first line of each, or the files of the named ones.
-
-    Raises:
-        UnknownNameError: no such preset; the message lists the nearest.
-    """
+    """Return the presets with the first line of each, or the files of the named ones."""
     known = describe_presets(names)
     if names:
         return Group(*[Text(_preset(name)) for name in known])
@@ -100,10 +96,10 @@ def _method(method: Any) -> dict[str, Any]:
 
 
 def _overview(methods: Mapping[str, Mapping[str, Any]]) -> TextTable:
-    rows = []
-    for name, method in methods.items():
-        first = " ".join(method["text"].partition("\n\n")[0].split())
-        rows.append((name, first, method["widths"], method["needs"], method["paper"]))
+    rows = [
+        (name, one_line(method["text"].partition("\n\n")[0]), method["widths"], method["needs"], method["paper"])
+        for name, method in methods.items()
+    ]
     return TextTable("", ("=method", "what it does", "widths", "needs", "paper"), rows, spaced=True)
 
 

@@ -105,18 +105,21 @@ def picture_of(result: SearchResult) -> Picture:
     end = min([position for position, _ in budgets], default=(dense or 0.0) / axis.factor)
     xs, ys = axis.coordinates(result.front.members)
     dense_accuracy = 100 * result.dense.val_accuracy
-    accuracies = [100 * objectives(network)[1] for network in networks]
-    low, high = _accuracy_range([dense_accuracy, *accuracies], [dense_accuracy, *ys])
+    drawn = [dense_accuracy, *axis.coordinates(networks)[1]]
+    # The front and the dense network fill the range of accuracies; far outliers stay outside.
+    shown = [dense_accuracy, *ys]
+    span = max(max(shown) - min(shown), 2.0)
+    low = max(min(drawn), min(shown) - 1.5 * span) - 0.08 * span
     config, cost = result.config, "FLOPs" if result.axis == FLOPS else "latency"
     return Picture(
         title=f"{config.get('model', 'network')} on {config.get('data', {}).get('name', '')}: accuracy over {cost}",
         axis=axis,
-        accuracies=(low, high),
+        accuracies=(low, max(drawn) + 0.12 * span),
         series=tuple(_series(networks, axis)),
         steps=((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ()),
         dense=(None if dense is None else dense / axis.factor, dense_accuracy),
         limits=(*budgets, *targets),
-        below=sum(accuracy < low for accuracy in accuracies),
+        below=sum(accuracy < low for accuracy in drawn),
     )
 
 
@@ -142,13 +145,6 @@ def _ticks(low: float, high: float) -> tuple[float, ...]:
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
     step *= next(factor for factor in (5, 2, 1) if (high - low) / (step * factor) >= 3)
     return tuple(step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1))
-
-
-def _accuracy_range(drawn: Sequence[float], front: Sequence[float]) -> tuple[float, float]:
-    """Choose the visible accuracies: the front and the dense network fill the range, far outliers stay outside."""
-    span = max(max(front) - min(front), 2.0)
-    low = max(min(drawn), min(front) - 1.5 * span)
-    return low - 0.08 * span, max(drawn) + 0.12 * span
 
 
 def _series(networks: Sequence[TrialResult], axis: Axis) -> Iterator[Series]:
@@ -179,13 +175,12 @@ def write_png(result: SearchResult, path: Path) -> None:
     figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xscale("log")
-    axes.set(xlim=(axis.low, axis.high), ylim=picture.accuracies, xlabel=axis.title, ylabel=ACCURACY)
+    axes.set(xscale="log", xlim=(axis.low, axis.high), xlabel=axis.title)
+    axes.set(ylim=picture.accuracies, ylabel=ACCURACY, axisbelow=True)
     axes.set_xticks(axis.ticks, [f"{tick:g}" for tick in axis.ticks])
     axes.set_xticks([], minor=True)
     axes.set_title(picture.title, loc="left", fontsize=12, fontweight="bold")
     axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")

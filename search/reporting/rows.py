@@ -31,13 +31,11 @@ class NetworkRow:
     """A network of the report, in finished texts but for its cost.
 
     Attributes:
-        of_dense: share of the dense FLOPs.
         test: mean and deviation where the network was trained again.
         megabytes: 10^6 bytes of the stored weights: the size that the method has noted, else of float32.
         latency: cells under `latency_heads`.
         label: of the trial and its intermediate network; empty for the dense network, whose method is "dense".
         width_changes: the width of each group before ("?" where it is not known) and after.
-        training: searched fine-tuning settings.
     """
 
     method: str
@@ -73,11 +71,7 @@ def dense_row(result: SearchResult) -> NetworkRow:
 
 
 def network_row(result: SearchResult, network: TrialResult) -> NetworkRow:
-    """Return the row of a measured network.
-
-    Raises:
-        ValueError: the network has no cost.
-    """
+    """Return the row of a measured network; one without a cost is a ValueError."""
     cost, trial, before = network.cost, network.trial, _dense_widths(result)
     if cost is None:
         raise ValueError(f"trial {network.label} is {network.state} and has no cost to report")

@@ -9,8 +9,6 @@ from search.results.pareto import objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
 
-COLUMNS = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -51,12 +49,23 @@ def answers(result: SearchResult) -> tuple[Answer, ...]:
 def targets_table(result: SearchResult) -> TextTable | None:
     """Tabulate the answers, the largest target first; None without targets."""
     rows = [_row(answer, result) for answer in answers(result)]
-    return TextTable("Best at each target", COLUMNS, rows) if rows else None
+    columns = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
+    return TextTable("Best at each target", columns, rows) if rows else None
 
 
 def target_statements(result: SearchResult) -> list[str]:
     """Describe the answer to each target in a sentence; after retraining, say whether it beats uniform widths."""
-    return [_statement(answer, result) for answer in answers(result)]
+    lines = []
+    for answer in answers(result):
+        share, name, _, val, test, uniform_val, uniform_test, _ = _row(answer, result)
+        if answer.best is None:
+            lines.append(f"At {share} no network was found.")
+            continue
+        text = f"Best at {share}: network {name}, validation {val}, test {test}; "
+        text += f"uniform widths {uniform_val} and {uniform_test}."
+        uniform = answer.best.trial.baseline == UNIFORM
+        lines.append(text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it"))
+    return lines
 
 
 def _row(answer: Answer, result: SearchResult) -> tuple[str, ...]:
@@ -69,13 +78,3 @@ def _row(answer: Answer, result: SearchResult) -> tuple[str, ...]:
 
 def _accuracies(network: TrialResult | None) -> tuple[str, str]:
     return ("-", "-") if network is None else (percent(network.accuracy), reached_on_test(network))
-
-
-def _statement(answer: Answer, result: SearchResult) -> str:
-    share, name, _, val, test, uniform_val, uniform_test, _ = _row(answer, result)
-    if answer.best is None:
-        return f"At {share} no network was found."
-    text = f"Best at {share}: network {name}, validation {val}, test {test}; "
-    text += f"uniform widths {uniform_val} and {uniform_test}."
-    uniform = answer.best.trial.baseline == UNIFORM
-    return text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it")

@@ -110,5 +110,5 @@ def training_text(training: Mapping[str, float]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Join the lines of an error message."""
+    """Join the lines of a text, such as an error message."""
     return " ".join(text.split())
