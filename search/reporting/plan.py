@@ -9,10 +9,10 @@ from rich.table import Column, Table
 
 from configs.parsing import screen_images
 from search.environment import Environment, Plan
-from search.planning.disk import forecast_disk
-from search.planning.time import (
+from search.planning import (
     FRONT_SHARE,
     TimeForecast,
+    forecast_disk,
     forecast_epochs,
     forecast_time,
     plan,

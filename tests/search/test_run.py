@@ -24,7 +24,7 @@ from runners.training.loop import accuracy
 from search import SearchResult, load, run
 from search import latency as latency_report
 from search.finalization import finish
-from search.planning.disk import forecast_disk
+from search.planning import forecast_disk
 from search.problem import prepare
 from search.schedulers.stopping import Deadline, TimeLimitError
 from search.storage.run_folder import DENSE

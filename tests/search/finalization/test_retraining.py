@@ -18,7 +18,7 @@ from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
 from search.finalization.retraining import Reader, Retraining, again, roster
-from search.planning.time import _retrainings, forecast_time
+from search.planning import _retrainings, forecast_time
 from search.problem import prepare
 from search.results.result import DenseResult
 from spaces.budget import Budget
