@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -10,7 +10,7 @@ from rich.text import Text
 from configs.loading import PRESETS
 from pruning.base import METHODS
 from pruning.settings import Setting, declared_settings
-from search.reporting.wording import TextTable, make_console, one_line
+from search.reporting.wording import TextTable, one_line
 from spaces.registry import unknown_name
 
 KINDS = {bool: "true/false", int: "whole number", float: "number", str: "name"}
@@ -73,11 +73,6 @@ def presets_page(names: Sequence[str] = ()) -> RenderableType:
         return Group(*[Text(_preset(name)) for name in known])
     table = TextTable("", ("=preset", "what"), list(known.items()), spaced=True)
     return Group(table, "Run one with --config NAME --data-dir FOLDER, flags on top; `presets NAME` prints its file.")
-
-
-def show(page: RenderableType, stream: TextIO) -> None:
-    """Print a page, as wide as the terminal."""
-    make_console(stream).print(page)
 
 
 def _preset(name: str) -> str:
