@@ -18,11 +18,6 @@ _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?", re.ASC
 RUNG_RATIO = 3
 MIN_TRIALS_FOR_RUNGS = 8  # with fewer trials there is hardly a better half to promote
 
-MAX_AUTO_POOL = 8  # a larger screening pool hardly has a better winner, and uses up the proposals
-SCREENING_SHARE = 0.25  # the most that automatic screening costs, as a share of the training
-FORWARD_SHARE = 1 / 3  # time of a forward pass as a share of the time of a training step
-STATISTICS_IMAGES = 512  # on which the BatchNorm statistics of a candidate are estimated again
-
 
 def parse_duration(flag: str, text: str) -> float:
     """Return the seconds that a text such as 1h30m stands for: hours, minutes, seconds, in that order, each optional.
@@ -98,7 +93,7 @@ def parse_screen(text: str, epochs: int) -> int | None:
         epochs: of a trial's training.
 
     Returns:
-        1 for no screening; None where the number of images decides (see `automatic_pool_size`).
+        1 for no screening; None where the numbers of images and epochs decide.
 
     Raises:
         ConfigError: another text, or more than one candidate where nothing is trained.
@@ -117,16 +112,6 @@ def parse_screen(text: str, epochs: int) -> int | None:
             "--screen out"
         )
     return int(number)
-
-
-def screen_images(val_images: int) -> float:
-    """Return how many training images take as long to train on as one candidate takes to screen."""
-    return FORWARD_SHARE * (STATISTICS_IMAGES + val_images)
-
-
-def automatic_pool_size(epochs: int, train_images: int, val_images: int) -> int:
-    """Return the largest screening pool that costs at most a quarter of a trial's training, from 1 to 8."""
-    return int(max(1, min(MAX_AUTO_POOL, SCREENING_SHARE * epochs * train_images / screen_images(val_images))))
 
 
 def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from annotated_types import Interval, Predicate
 
 from configs.parsing import (
-    automatic_pool_size,
     parse_duration,
     parse_fixed_settings,
     parse_rungs,
@@ -121,7 +120,7 @@ class RunConfig:
         if self.budget or self.target_budgets:
             _ = self.budgets
         check_settings(self)
-        _ = self.rung_epochs, self._screening_pool, self.time_limit_seconds, self.searched_training
+        _ = self.rung_epochs, self.screening_pool, self.time_limit_seconds, self.searched_training
         if not self.weights:
             self.train.for_dense()
         for kind, name, known in (
@@ -182,11 +181,6 @@ class RunConfig:
         return self.objective.rpartition(",")[2]
 
     @cached_property
-    def _screening_pool(self) -> int | None:
+    def screening_pool(self) -> int | None:
+        """Number of candidates that are compared for each one that is trained; None where `--screen` is automatic."""
         return parse_screen(self.screen, self.train.epochs)
-
-    def screening_pool_size(self, train_images: int, val_images: int) -> int:
-        """Return how many candidates are compared for each that is trained; 1 for no screening."""
-        if self._screening_pool is None:
-            return automatic_pool_size(self.train.epochs, train_images, val_images)
-        return self._screening_pool

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         parse_methods,
     )
     from pruning.checkpoint import from_bytes, load, read_header, save, to_bytes
+    from pruning.export import ExportError, export_network
     from pruning.rewriting.index_maps import Clusters
     from pruning.rewriting.surgery import merge_channels, slice_channels
     from pruning.selection import Selection, select_channels
@@ -32,6 +33,7 @@ __all__ = [
     "Clusters",
     "Context",
     "Criterion",
+    "ExportError",
     "Goal",
     "METHODS",
     "Method",
@@ -43,6 +45,7 @@ __all__ = [
     "TrainingPlan",
     "allocate",
     "declared_settings",
+    "export_network",
     "from_bytes",
     "load",
     "merge_channels",
@@ -62,6 +65,7 @@ __getattr__, __dir__ = attach(
         "Clusters": "pruning.rewriting.index_maps",
         "Context": "pruning.base",
         "Criterion": "pruning.base",
+        "ExportError": "pruning.export",
         "Goal": "pruning.base",
         "METHODS": "pruning.base",
         "Method": "pruning.base",
@@ -73,6 +77,7 @@ __getattr__, __dir__ = attach(
         "TrainingPlan": "pruning.base",
         "allocate": "pruning.allocation",
         "declared_settings": "pruning.settings",
+        "export_network": "pruning.export",
         "from_bytes": "pruning.checkpoint",
         "load": "pruning.checkpoint",
         "merge_channels": "pruning.rewriting.surgery",

@@ -64,7 +64,7 @@ class Trial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     baseline: str = ""
-    training: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, int | float] = field(default_factory=dict)
     segment: TrainingSegment | None = None
 
     def started_from(self, weights: bytes | None) -> "Trial":

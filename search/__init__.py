@@ -10,8 +10,8 @@ from spaces.lazy import attach
 if TYPE_CHECKING:
     from configs.schema import RunConfig
     from search.callbacks import SearchCallback
-    from search.finalization.export import load
     from search.orchestrator import run
+    from search.results.loading import load
     from search.results.pareto import ParetoFront
     from search.results.result import SearchResult
 
@@ -22,7 +22,7 @@ _HOMES = {
     "RunConfig": "configs.schema",
     "SearchCallback": "search.callbacks",
     "SearchResult": "search.results.result",
-    "load": "search.finalization.export",
+    "load": "search.results.loading",
     "run": "search.orchestrator",
 }
 

@@ -18,6 +18,7 @@ from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.sensitivities import measure_sensitivities
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
 from runners.training.loop import accuracy
@@ -35,8 +36,8 @@ from search.schedulers.asha import MultiObjectiveASHA
 from search.schedulers.screening import Screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.candidate_space import CandidateSpace
+from search.searchers.initial_design import sensing_images
 from search.searchers.optuna_searcher import OptunaSearcher, TrialCounts
-from search.searchers.sensitivities import measured_sensitivities, sensing_images
 from search.storage import run_folder
 from search.storage.checkpoints import CheckpointFolder
 from search.storage.pending import PendingTrials
@@ -207,4 +208,4 @@ def _sensitivities(environment: Environment, net: nn.Module, callback: SearchCal
     count = len(space.variable)
     callback.on_phase(f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached")
     context = TrialContext(environment.data, environment.config.train, environment.config.seed)
-    return measured_sensitivities(net, space, context, images, cache_root()).by_group
+    return measure_sensitivities(net, space, context, images, cache_root()).by_group

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from configs.parsing import STATISTICS_IMAGES, screen_images
 from configs.schema import RunConfig
 from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs, yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
+from runners.evaluation.screening import screen_images
 from runners.training.compute_format import step_seconds, using_threads
+from runners.training.loop import BATCHNORM_IMAGES
 from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
 from search.results.pareto import counted
 from search.schedulers.asha import expected, expected_epochs
@@ -91,7 +92,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     config, data, file = environment.config, environment.data, environment.dense_file
     train, pool = config.train, environment.screening_pool_size
     dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
-    forward = STATISTICS_IMAGES + (train.epochs + 1) * len(data.val)
+    forward = BATCHNORM_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     if pool > 1:
         screened = screened_trials(candidates, config.trials) / config.trials

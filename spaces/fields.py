@@ -96,8 +96,11 @@ class SettingField:
         return tuple(_read_one(text, self.item, label) for text in texts if text)
 
     def allows(self, value: Any) -> bool:
-        """Whether a value of the right type keeps the rule."""
-        return (not self.choices or value in self.choices) and all(_holds(rule, value) for rule in self.constraints)
+        """Whether a value keeps the rule; one that cannot be compared does not."""
+        try:
+            return (not self.choices or value in self.choices) and all(_holds(rule, value) for rule in self.constraints)
+        except TypeError:
+            return False
 
 
 @cache

@@ -1,6 +1,6 @@
-"""Projection of width ratios onto legal widths that meet hard budgets."""
+"""Projection of width ratios onto hard budgets: to legal widths, or to real numbers that follow a gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from spaces.widths import Widths
 MIN_USAGE = 0.97  # share of the tightest budget below which exchanges between groups are tried
 MAX_EXCHANGES = 8
 MAX_ENUMERATED = 50_000  # a space of at most so many candidates is enumerated
+SECANT_STEPS = 4  # to a budget: log cost is nearly linear in the log of a common factor of all widths
+Floats = NDArray[np.float64]
 
 
 class Projection:
@@ -31,7 +33,7 @@ class Projection:
         self._divisor = np.array([group.divisor for group in groups], dtype=np.int64)
         self._steps = np.array([group.steps for group in groups], dtype=np.int64)
 
-    def fit(self, width_ratios: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
+    def fit(self, width_ratios: Floats, budgets: Sequence[Budget]) -> Widths:
         """Project width ratios, shape (groups,), onto legal widths, as `SearchSpace.fit` describes."""
         if width_ratios.shape != self._dense.shape or not ((width_ratios >= 0) & (width_ratios <= 1)).all():
             raise SpaceError(f"width ratios {width_ratios.tolist()} are not {len(self._dense)} numbers in [0, 1]")
@@ -61,21 +63,19 @@ class Projection:
             limits[budget.quantity] = min(limits[budget.quantity], budget.limit)
         return limits["flops"], limits["params"]
 
-    def _levels(self, target: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _levels(self, target: Floats) -> NDArray[np.int64]:
         levels = np.rint((target * self._dense - self._lowest) / self._divisor)
         return np.clip(levels, 0, self._steps).astype(np.int64)
 
     def _vector(self, levels: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(self._lowest + levels * self._divisor, self._ceiling)
 
-    def _usage(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.float64]:
+    def _usage(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> Floats:
         """Return the share of the tightest budget that each row of levels uses; at most 1 when all budgets hold."""
         flops, params = self._cost_model.batch(self._vector(levels))
         return np.maximum(flops / limits[0], params / limits[1])
 
-    def _fill(
-        self, levels: NDArray[np.int64], width_ratios: NDArray[np.float64], limits: tuple[float, float]
-    ) -> NDArray[np.int64]:
+    def _fill(self, levels: NDArray[np.int64], width_ratios: Floats, limits: tuple[float, float]) -> NDArray[np.int64]:
         """Add one step at a time while one fits, always to the group that more scaling would widen first."""
         steps = np.eye(len(levels), dtype=np.int64)
         while True:
@@ -90,7 +90,7 @@ class Projection:
             levels = levels + steps[chosen]
 
     def _use_up(
-        self, levels: NDArray[np.int64], width_ratios: NDArray[np.float64], limits: tuple[float, float]
+        self, levels: NDArray[np.int64], width_ratios: Floats, limits: tuple[float, float]
     ) -> NDArray[np.int64]:
         """Where no step fits and under 97% of the tightest budget is used, give up the proportions to use more."""
         for _ in range(MAX_EXCHANGES):
@@ -136,3 +136,68 @@ class Projection:
 
     def _widths(self, levels: NDArray[np.int64]) -> Widths:
         return Widths(dict(zip(self._names, self._vector(levels).tolist(), strict=True)))
+
+
+class Relaxation:
+    """Widths as real numbers, for many candidates at once: those of `SearchSpace.fit` before its rounding.
+
+    Widths are given as log2 ratios: log2 of width / dense width, at most 0.
+
+    Args:
+        latency_use: widths, shape (n, groups) -> predicted shares of the latency limit, shape (n,); None without one.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ChannelGroup],
+        cost_model: CostModel,
+        latency_use: Callable[[Floats], Floats] | None = None,
+    ) -> None:
+        self._cost_model, self._latency_use = cost_model, latency_use
+        self._dense = np.array([group.width for group in groups], dtype=np.float64)
+        self._lowest = np.log2(np.array([group.lowest for group in groups]) / self._dense)
+        self._ceiling = np.log2(np.array([group.ceiling for group in groups]) / self._dense)
+
+    def fit(self, proportions: Floats, limits: Floats) -> Floats:
+        """Return the log2 ratios, shape (n, groups), at which widths of given proportions use the limits up.
+
+        The common factor of the widths is found by the secant method on the log cost.
+
+        Args:
+            proportions: log2 proportions, shape (n, groups).
+            limits: on FLOPs and on parameters, infinite without such a budget, shape (n, 2).
+        """
+        near = np.zeros(len(proportions))
+        far = near - 1.0
+        near_use, far_use = (self.usage(self._at(proportions, scale), limits) for scale in (near, far))
+        for _ in range(SECANT_STEPS):
+            slope = np.maximum((near_use - far_use) / np.where(near == far, 1.0, near - far), 0.3)
+            far, far_use = near, near_use
+            near = near - np.clip(near_use / slope, -4.0, 4.0)
+            near_use = self.usage(self._at(proportions, near), limits)
+        return self._at(proportions, near)
+
+    def usage(self, log2_ratios: Floats, limits: Floats) -> Floats:
+        """Return log2 of the used share of the tightest limit, shape (n,)."""
+        widths = self._dense * 2.0**log2_ratios
+        flops, params = self._cost_model.batch(widths)
+        used = np.maximum(flops / limits[:, 0], params / limits[:, 1])
+        if self._latency_use is not None:
+            used = np.maximum(used, self._latency_use(widths))
+        return np.asarray(np.log2(np.maximum(used, 1e-12)))
+
+    def slopes(self, log2_ratios: Floats, limits: Floats) -> Floats:
+        """Return the gradient of log cost by the log2 ratios, for the tighter of both limits, shape (n, groups).
+
+        Under a latency limit too, this is the gradient of FLOPs or parameters: after every gradient step, `fit` brings
+        the widths back to the predicted latency.
+        """
+        widths = self._dense * 2.0**log2_ratios
+        costs = np.stack(self._cost_model.batch(widths), axis=1) / limits
+        by_flops, by_params = self._cost_model.slopes(widths)
+        tightest = np.argmax(costs, axis=1)
+        slopes = np.where(tightest[:, None] == 0, by_flops / limits[:, :1], by_params / limits[:, 1:])
+        return np.asarray(slopes * widths / np.maximum(costs.max(axis=1), 1e-12)[:, None])
+
+    def _at(self, proportions: Floats, scale: Floats) -> Floats:
+        return np.asarray(np.clip(proportions + scale[:, None], self._lowest, self._ceiling))

@@ -1,4 +1,4 @@
-"""A search by formula in a real run folder that is killed again and again; run as a script, prints what came of it.
+"""A search by formula in a real run folder that is killed again and again; run as a script, prints what became of it.
 
     python killed_search.py FOLDER KILLS SEED
 
@@ -19,13 +19,12 @@ import traceback
 from pathlib import Path
 
 from chain_space import chain
+from made_up_search import Listener, MadeUpSearch, problem_of, search_of
 
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult
-from search.storage import run_folder as resume
-from search.storage.checkpoints import TRIALS, TrialFiles
-from search.tuner import Study, StudySettings
-from spaces.budget import Budget
+from search.storage import run_folder
+from search.storage.checkpoints import TRIALS, CheckpointFolder
 
 EPOCHS = 4
 ENDLESS = 400  # trials, more than are ever reached
@@ -36,15 +35,15 @@ def weights_of(trial: Trial, epochs: int) -> bytes:
 
 
 class WithWeights:
-    """A study whose trials also come with weights, as those of networks do."""
+    """A search whose trials also come with weights, as trials of networks do."""
 
-    def __init__(self, study: Study) -> None:
-        self.ask, self.report, self._study = study.ask, study.report, study
+    def __init__(self, search: MadeUpSearch) -> None:
+        self.ask, self.report, self._search = search.ask, search.report, search
 
     def tell(self, result: TrialResult) -> None:
         segment = result.trial.segment
         weights = weights_of(result.trial, segment.end if segment is not None else EPOCHS)
-        self._study.tell(dataclasses.replace(result, checkpoint=weights))
+        self._search.tell(dataclasses.replace(result, checkpoint=weights))
 
 
 def say(pipe: int, what: str, *facts: object) -> None:
@@ -60,17 +59,20 @@ def facts_of(result: TrialResult, folder: Path) -> list[object]:
 def search(folder: Path, trials: int, rungs: tuple[int, ...], pipe: int) -> None:
     """Go on with the search in the folder; say what was found there, and each trial once it is recorded."""
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-    with resume.locked(folder):
+    with run_folder.locked(folder):
         space = chain(4, 64)
-        storage = f"sqlite:///{folder / 'study.db'}"
-        settings = StudySettings(("l2", "geometric_median"), trials=trials, storage=storage, resumed=True, rungs=rungs)
-        files = TrialFiles(folder)
-        study = Study(settings, space, (Budget("flops", 100_000),), archive=files)
-        files.drop_unnamed(study.results)
-        say(pipe, "found", [facts_of(result, folder) for result in study.results])
-        study.listeners.append(lambda result, _: say(pipe, "done", *facts_of(result, folder)))
+        problem = problem_of(space, ["100kflops"], ("l2", "geometric_median"), trials=trials, rungs=rungs)
+        checkpoints = CheckpointFolder(folder)
+        made = search_of(
+            problem,
+            url=f"sqlite:///{folder / 'study.db'}",
+            checkpoints=checkpoints,
+            callback=Listener(lambda result, _: say(pipe, "done", *facts_of(result, folder))),
+        )
+        checkpoints.drop_unnamed(made.results)
+        say(pipe, "found", [facts_of(result, folder) for result in made.results])
         search_context = type("Bench", (), {"space": space})()
-        SimulatedRunner(epochs=EPOCHS).run(WithWeights(study), search_context)
+        SimulatedRunner(epochs=EPOCHS).run(WithWeights(made), search_context)
 
 
 def child(folder: Path, trials: int, rungs: tuple[int, ...], seconds: float, first: str = "") -> list[list[object]]:

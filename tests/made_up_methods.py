@@ -43,9 +43,9 @@ class Finding:
 
 
 def register(monkeypatch: pytest.MonkeyPatch, **kinds: type) -> None:
-    """Put classes of this module into the table of methods, under the given names."""
+    """Put classes into the table of methods, under the given names."""
     for name, kind in kinds.items():
-        monkeypatch.setitem(METHODS._table, name, f"{__name__}:{kind.__name__}")
+        monkeypatch.setitem(METHODS._table, name, f"{kind.__module__}:{kind.__name__}")
 
 
 def register_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from runners.base import AskTell
 from runners.config import TrainConfig
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.callbacks import Progress, SearchCallback
+from search.interrupts import Interrupts
 from search.latency.predictor import LatencyPredictor
 from search.latency.queue import MeasurementQueue, Read
 from search.problem import Problem
@@ -90,6 +91,7 @@ def search_of(
     sensitivities: Mapping[str, float] | None = None,
     even: bool = True,
     prepare: Callable[[History], None] | None = None,
+    interrupts: Interrupts | None = None,
 ) -> MadeUpSearch:
     """Put a tuner together, as the orchestrator does.
 
@@ -113,8 +115,41 @@ def search_of(
     queue = None
     if read is not None and predictor is not None:
         queue = MeasurementQueue(history, storage, predictor, read, window, callback)
-    tuner = Tuner(records, searcher, schedulers, queue, callback=callback)
+    tuner = Tuner(records, searcher, schedulers, queue, interrupts, callback)
     return MadeUpSearch(tuner, problem, searcher, history, storage)
+
+
+class Watched(AskTell):
+    """Remembers the trials that a search hands out."""
+
+    def __init__(self, search: MadeUpSearch) -> None:
+        self.search = search
+        self.given: list[Trial] = []
+
+    def ask(self) -> Trial | None:
+        if (trial := self.search.ask()) is not None:
+            self.given.append(trial)
+        return trial
+
+    def report(self, report: EpochReport) -> bool:
+        return self.search.report(report)
+
+    def tell(self, result: TrialResult) -> None:
+        self.search.tell(result)
+
+    @property
+    def results(self) -> tuple[TrialResult, ...]:
+        return self.search.results
+
+    @property
+    def compared(self) -> list[Trial]:
+        """The candidates that were compared before any training."""
+        return [trial for trial in self.given if trial.segment is not None and trial.segment.is_screening]
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of training of all segments that were handed out."""
+        return sum(trial.segment.epochs for trial in self.given if trial.segment)
 
 
 def result_of(trial: Trial, space: SearchSpace, **changes: Any) -> TrialResult:

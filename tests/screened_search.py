@@ -4,17 +4,18 @@ import dataclasses
 from typing import Any
 
 from chain_space import chain
+from made_up_search import MadeUpSearch, Watched, problem_of, search_of
 
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
-from search.schedulers.screening import Screened
-from search.searchers.candidate_space import CandidateSpace, StudySettings
-from search.searchers.initial_design import Starts
-from search.tuner import Study
+from search.problem import Problem
+from search.schedulers.stopping import StoppingCriterion
+from search.searchers.candidate_space import CandidateSpace
+from search.searchers.initial_design import InitialDesign
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
-BENCH: Any = None  # formulas need none
+BENCH: Any = None  # formulas need no search context
 SPACE = chain(groups=6, width=64)
 BUDGETS = [Budget("flops", 120_000)]
 
@@ -23,36 +24,27 @@ def needs(space: SearchSpace = SPACE) -> SaturatingAccuracy:
     return SaturatingAccuracy(space, rates={group.name: 1.0 + i for i, group in enumerate(space.variable)})
 
 
-def study_of(trials: int = 16, methods: tuple[str, ...] = ("l2",), **changes: Any) -> Study:
+def screened_problem(trials: int = 16, methods: tuple[str, ...] = ("l2",), **changes: Any) -> Problem:
     settings = {"sampler": "random", "lowest_fraction": 0.2, "allocation": "search", **changes}
-    return Study(StudySettings(methods, trials=trials, **settings), SPACE, BUDGETS)
+    return problem_of(SPACE, BUDGETS, methods, trials=trials, **settings)
 
 
-class Watched(Screened):
-    """Counts what is given out, by epochs."""
-
-    def __init__(self, study: Study, size: int) -> None:
-        super().__init__(study, size)
-        self.given: list[Trial] = []
-
-    def ask(self) -> Trial | None:
-        if (trial := super().ask()) is not None:
-            self.given.append(trial)
-        return trial
-
-    @property
-    def compared(self) -> list[Trial]:
-        return [each for each in self.given if each.segment is not None and each.segment.end == 0]
+def screened_search(
+    size: int, problem: Problem | None = None, *, url: str = "", stop: StoppingCriterion = lambda: False
+) -> MadeUpSearch:
+    """Return a search with screening pools of this size."""
+    return search_of(problem or screened_problem(), size=size, url=url, stop=stop)
 
 
-def searched(size: int, study: Study | None = None, noise: float = 0.0, epochs: int = 2) -> Watched:
-    trials = Watched(study or study_of(), size)
+def searched(size: int, problem: Problem | None = None, noise: float = 0.0, epochs: int = 2) -> Watched:
+    """Run a search with screening pools of this size."""
+    trials = Watched(screened_search(size, problem))
     SimulatedRunner(outcome=needs(), epochs=epochs, noise=noise).run(trials, BENCH)
     return trials
 
 
 def told(trial: Trial, **changes: Any) -> TrialResult:
-    """Return what the formula gives of a trial, after no epoch a half of it."""
+    """Return the result of a trial by the formula; before any training with half its accuracy."""
     final = needs()(trial)
     accuracy = final.accuracy / 2 if trial.segment == TrainingSegment(0) else final.accuracy
     curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5),)
@@ -61,11 +53,11 @@ def told(trial: Trial, **changes: Any) -> TrialResult:
     return dataclasses.replace(result, **changes)
 
 
-def planned(study: Study) -> None:
-    """Work off what was planned, so that the next candidate is proposed."""
-    settings = study.settings
-    starts = Starts(CandidateSpace(settings, SPACE, study.budgets))
-    for _ in (*starts.baselines(settings.trials), *starts.warm_starts(settings.trials)):
-        trial = study.ask()
+def finish_initial_design(search: MadeUpSearch) -> None:
+    """Work off the initial design, so that the next candidate is proposed by the sampler; equal points run once."""
+    design, trials = InitialDesign(CandidateSpace(search.problem)), search.problem.config.trials
+    points = (*design.baselines(trials), *design.uniform(trials))
+    for _ in {tuple(point.parameters.items()) for point in points}:
+        trial = search.ask()
         assert trial is not None
-        study.tell(told(trial))
+        search.tell(told(trial))

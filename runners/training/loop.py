@@ -17,6 +17,7 @@ from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
 from runners.trial import derive_seed
 
+BATCHNORM_IMAGES = 512  # on which the statistics of a narrow network are estimated again
 STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it synchronises the device
 
 
@@ -156,7 +157,7 @@ def accuracy(
 
 
 @torch.no_grad()
-def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = 512) -> None:
+def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = BATCHNORM_IMAGES) -> None:
     """Replace the running statistics of every BatchNorm, in place, by their mean over batches without augmentation.
 
     After a cut, the old statistics describe sums over removed channels. Nothing else of the network changes.

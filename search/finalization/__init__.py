@@ -1,7 +1,6 @@
 """The last act of a search: train the front again, read test once, export, write; start with `finalizer.Finalizer`."""
 
-from search.finalization.export import ExportError, export_member, load
 from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
 
-__all__ = ["Ending", "ExportError", "Finalizer", "Retrainer", "export_member", "load"]
+__all__ = ["Ending", "Finalizer", "Retrainer"]

@@ -1,4 +1,4 @@
-"""Finalizer: the last act of a search. It reads the front on test, exports it and writes the report."""
+"""Finalizer: the last act of a search, which reads the front on test, exports it and writes the report."""
 
 import dataclasses
 import importlib.metadata
@@ -13,12 +13,12 @@ from typing import Any
 from torch import nn
 
 from pruning import checkpoint
+from pruning.export import export_network
 from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
 from runners.training.loop import accuracy
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.environment import Environment
-from search.finalization.export import RESULT, export_member
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
 from search.reporting.latency import GIVE_UP, latency_columns
@@ -26,6 +26,7 @@ from search.reporting.page import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
 from search.results.comparison import UNIFORM
+from search.results.loading import RESULT
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.results.serialization import trial_result_to_dict
 from spaces.counting import count_cost
@@ -37,17 +38,17 @@ _PACKAGES = ("slimfront", "torch", "torchvision", "optuna", "ray", "mlflow", "fv
 
 
 class ConfirmationError(SlimfrontError):
-    """A stored network that is not the one that its trial reported."""
+    """A stored network that does not have the cost that its trial reported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How the search ended before its finalization.
+    """How a search ended before its finalization.
 
     Attributes:
-        seconds: wall time up to here.
-        interrupted: the user has stopped the search and waits.
-        time_limited: the time limit has ended the search.
+        seconds: wall time of the search.
+        interrupted: whether the user has stopped the search, and so waits.
+        time_limited: whether the time limit has ended the search.
     """
 
     seconds: float
@@ -57,12 +58,12 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True)
 class Finalizer:
-    """Confirms, exports and reports.
+    """Confirms the front on test, exports it and writes the report.
 
     Attributes:
-        latency: measurements before the search; None for a search that needs no latency.
+        latency: calibration before the search; None for a search that needs no latency.
         dense: the trained dense network.
-        dense_accuracy: on validation.
+        dense_accuracy: on validation, in [0, 1].
         retrainer: trains the front again, where that is asked for.
     """
 
@@ -76,17 +77,20 @@ class Finalizer:
     def __call__(self, results: Sequence[TrialResult], ending: Ending) -> SearchResult:
         """Return the result with its front confirmed on test, after writing it to the run folder.
 
-        For a user who has stopped the search and waits, the test accuracies and the programs that run without this
-        project are left out, and no latency is measured any more; nor is it when a stop ends the retraining.
+        When the user has stopped the search, test accuracies and programs are left out and no latency is measured,
+        because the user waits. A stop during the retraining leaves out the measurement of latency alone.
+
+        Raises:
+            ConfirmationError: a network on disk has another cost than its trial reported.
         """
         result = self._result(results, ending)
         if ending.interrupted:
-            result = self.retrainer.applied(result)
+            result = self.retrainer.confirmed(result)
         else:
             self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
-            result = result.with_results([self._confirm(network) for network in _to_confirm(result)])
+            result = result.with_results([self._confirm(network) for network in _read_on_test(result)])
             result = self.retrainer(result)
-        # A user who stops the retraining waits for no measurement; what was measured during the search is there.
+        # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
         if self.latency is not None or not result.interrupted:
             began = time.perf_counter()
             result = self._measure(result)
@@ -116,7 +120,7 @@ class Finalizer:
         return checkpoint.load(self.environment.folder / member.path)
 
     def _confirm(self, member: TrialResult) -> TrialResult:
-        """Reload a network from disk, count it again, and read its test accuracy, once."""
+        """Load a network from disk, count its cost again, and read it on test once."""
         data, net = self.environment.data, self._load(member)
         counted = count_cost(net, data.input_shape)
         if counted != member.cost:
@@ -126,7 +130,7 @@ class Finalizer:
         return dataclasses.replace(member, test_accuracy=accuracy(net, data.test, device=self.environment.device))
 
     def _measure(self, result: SearchResult) -> SearchResult:
-        """Measure the front and the dense net where `--latency-device` says; no trial runs any more by now."""
+        """Measure the latency of the front and of the dense network; no trial runs any more."""
         config = self.environment.config.latency
         if not config.measures:
             return result
@@ -135,7 +139,7 @@ class Finalizer:
         self.callback.on_phase(f"timing the dense net on {config.device}")
         meter = LatencyMeter(config, self.dense, self.environment.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self.dense))}
-        refused = 0  # in a row
+        refused = 0  # networks in a row
         for number, member in enumerate(result.reported, start=1):
             if refused == GIVE_UP:
                 break
@@ -146,7 +150,7 @@ class Finalizer:
         return dataclasses.replace(result, latency=readings)
 
     def _measure_other_batches(self, result: SearchResult, latency: LatencyCalibration) -> SearchResult:
-        """Add the other batch sizes to the readings of the search: its front was measured at the first one."""
+        """Add the other batch sizes to the readings of the search, which measured its front at the first batch size."""
         timed: dict[str, list[Any]] = {member.label: list(member.latency[:1]) for member in result.reported}
         timed[REFERENCE] = to_plain([latency.dense])
         if not result.interrupted:
@@ -158,7 +162,7 @@ class Finalizer:
     def _write(self, result: SearchResult) -> SearchResult:
         folder = self.environment.folder
         paths = {"result": RESULT, "front table": "front.csv", "picture": "front.png", "report": "report.html"}
-        shutil.rmtree(folder / "front", ignore_errors=True)  # of the search that was resumed
+        shutil.rmtree(folder / "front", ignore_errors=True)  # of a resumed search
         for member in result.reported:
             self._export(member, folder / _member_folder(member), result)
         if len(result.front):
@@ -179,7 +183,7 @@ class Finalizer:
         environment = self.environment
         widths = member.widths or environment.problem.space.full
         shape, program = environment.data.input_shape, not result.interrupted
-        exported = export_member(self._load(member), environment.spec, widths, shape, folder, program=program)
+        exported = export_network(self._load(member), environment.spec, widths, shape, folder, program=program)
         metrics = {
             "trial": member.trial.number,
             "intermediate_index": member.intermediate_index,
@@ -201,15 +205,15 @@ class Finalizer:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 
 
-def _to_confirm(result: SearchResult) -> Iterable[TrialResult]:
-    """Return the networks that are read on test: the reported ones, and the uniform ones beside them."""
-    confirmed = {member.label: member for member in result.reported}
+def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
+    """Return the networks that are read on test: the reported ones, and the baseline networks of the comparisons."""
+    networks = {member.label: member for member in result.reported}
     baselines = [result.best_at(target, UNIFORM) for target in result.targets]
-    confirmed |= {baseline.label: baseline for baseline in baselines if baseline is not None}
-    rival = result.uniform_comparison.rival
-    if rival is not None:  # the statement about the baseline must hold on test too
-        confirmed[str(rival)] = next(found for found in result.results if found.trial.number == rival)
-    return confirmed.values()
+    networks |= {baseline.label: baseline for baseline in baselines if baseline is not None}
+    number = result.baseline_comparison.baseline_trial
+    if number is not None:  # the statement about the baseline must hold on test too
+        networks[str(number)] = next(found for found in result.results if found.trial.number == number)
+    return networks.values()
 
 
 def _member_folder(member: TrialResult) -> str:
@@ -217,7 +221,7 @@ def _member_folder(member: TrialResult) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of the packages that the results depend on."""
+    """Return the versions of the installed packages that the results depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

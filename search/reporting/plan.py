@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
-from configs.parsing import screen_images
+from runners.evaluation.screening import screen_images
 from search.environment import Environment, Plan
 from search.planning import (
     FRONT_SHARE,
@@ -23,10 +23,8 @@ from search.problem import BASELINE_METHOD, Problem
 from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
 from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
 from search.schedulers.asha import expected
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
-from search.searchers.initial_design import InitialDesign
-from search.searchers.samplers import STRUCTURED
-from search.searchers.sensitivities import sensing_images
+from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
+from search.searchers.initial_design import InitialDesign, sensing_images
 from search.searchers.structure import SENSITIVITY, structure_of
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -222,7 +220,7 @@ def _fractions(points: Sequence[InitialPoint]) -> str:
 
 def _sampling(environment: Environment) -> Iterator[str]:
     """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
-    if environment.config.sampler not in STRUCTURED:
+    if environment.config.sampler not in STRUCTURED_SAMPLERS:
         return
     images = sensing_images(environment)
     names = [*structure_of(environment.problem.space).names, *([SENSITIVITY] if images else [])]

@@ -139,7 +139,7 @@ def rank_correlation_table(result: SearchResult) -> TextTable | None:
 
     None where there is nothing to show. A dash stands for one over fewer than `LEAST` trials, or where nothing varies.
     """
-    audits = [audit for audit in (result.screening_audit, *result.proxy_audit) if audit is not None and audit.trials]
+    audits = [audit for audit in (result.screening_audit, *result.rung_audits) if audit is not None and audit.trials]
     if not audits:
         return None
 

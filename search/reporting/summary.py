@@ -1,29 +1,22 @@
-"""How a search went: sentences for every report, and the summary of a finished search on the terminal."""
+"""The summary of a finished search on the terminal: the front, the chosen network, the comparison, the places."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
 
-from runners.trial import TrialResult, TrialState
 from search.reporting.latency import latency_statements, latency_table
 from search.reporting.rows import front_table, rank_correlation_table, widths_table
-from search.reporting.targets import target_statements, targets_table
-from search.reporting.wording import TextTable, duration, one_line, plural, training_text
-from search.results.comparison import failed_again
-from search.results.rank_correlation import (
-    LEAST_TO_JUDGE,
-    SCREENED,
-    TRUSTED,
-    USEFUL,
-    RungAudit,
-    first_rung,
-    misleads,
-    switched_off,
+from search.reporting.statements import (
+    ending,
+    failure_statements,
+    rung_statements,
+    screening_statements,
+    training_statements,
 )
+from search.reporting.targets import target_statements, targets_table
+from search.reporting.wording import TextTable, duration
+from search.results.comparison import failed_again
 from search.results.result import SearchResult
-from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 
 
 def summary(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:
@@ -40,9 +33,9 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += [*_below(targets_table(result)), *training_statements(result)]
     parts += _below(widths_table(result, chosen) if chosen is not None and chosen.widths is not None else None)
     parts += [*_below(latency_table(result)), *latency_statements(result), *_below(rank_correlation_table(result))]
-    parts += ["", result.uniform_comparison.statement, *target_statements(result)]
+    parts += ["", result.baseline_comparison.statement, *target_statements(result)]
     parts += [*rung_statements(result), *screening_statements(result), *failure_statements(result.results)]
-    parts += [*failed_again(*result.reported, result.control, *result.target_controls.values()), ""]
+    parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
     width = max(map(len, result.paths), default=0)
     parts += [f"Written to {folder}:", *[f"  {name:<{width}}  {folder / path}" for name, path in result.paths.items()]]
     if tracking:
@@ -52,90 +45,3 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
 
 def _below(table: TextTable | None) -> list[RenderableType]:
     return [] if table is None else ["", table]
-
-
-def ending(result: SearchResult) -> str:
-    """Say what ended a search before all its trials were finished; empty when nothing did."""
-    trials = plural(len(result.results), "finished trial")
-    if result.interrupted:
-        return f"Stopped early: {trials}, the front and the report are kept."
-    if not result.time_limited:
-        return ""
-    text = f"The time limit of {result.config['time_limit']} ended the search after {trials}"
-    return f"{text}." if len(result.front) else f"{text}, none of which gave a network inside the budgets."
-
-
-def training_statements(result: SearchResult) -> list[str]:
-    """Say how the networks of the report were fine-tuned, one per line; empty where nothing was searched."""
-    networks = result.reported[::-1]
-    if not any(network.trial.training for network in networks):
-        return []
-    lines = [f"  network {network.label}: {training_text(network.trial.training) or 'as set'}" for network in networks]
-    return ["Fine-tuning of the networks above:", *lines]
-
-
-def rung_statements(result: SearchResult) -> list[str]:
-    """Say how many trials ended at which rung, which of the front are not trained to the end, and what went wrong."""
-    rungs = result.rungs
-    if not rungs:
-        return []
-    trained = [trial for trial in result.results if trial.rungs]
-    ended = Counter(trial.rungs[-1][0] for trial in trained)
-    spent = sum(epochs * trials for epochs, trials in ended.items())
-    places = ", ".join(f"{ended[epochs]} after {epochs}" for epochs in sorted(ended))
-    lines = [
-        f"Rungs after {', '.join(map(str, rungs[:-1]))} of {rungs[-1]} epochs: trials ended {places or 'nowhere'}; "
-        f"{spent} epochs of training instead of {len(trained) * rungs[-1]}."
-    ]
-    short = [member for member in result.front if member.rungs and (member.trained or 0) < rungs[-1]]
-    if short:
-        named = ", ".join(f"{member.label} ({member.trained})" for member in short)
-        lines.append(f"Not trained to the end, though on the front (epochs): {named}.")
-    for trial in trained:
-        name = f"Trial {trial.trial.number}"
-        if NOT_CONTINUED in trial.note:
-            lines.append(f"{name} did not go on {trial.note[NOT_CONTINUED]}.")
-        if KEPT_AFTER in trial.note:
-            kept = trial.note[KEPT_AFTER]
-            lines.append(f"{name} was better after {kept} epochs than after {trial.trained}: that network is kept.")
-    return [*lines, audit_statement(result.proxy_audit, rungs)]
-
-
-def audit_statement(audits: Sequence[RungAudit], rungs: Sequence[int]) -> str:
-    """Say from which rung on trials were judged, and why."""
-    if not audits or audits[0].trials < LEAST_TO_JUDGE or audits[0].correlation is None:
-        return f"Proxy audit: fewer than {LEAST_TO_JUDGE} different trials came to the end, too few to judge a rung by."
-    first = first_rung(audits)
-    known = ", ".join(f"{audit.correlation or 0:.2f} after {audit.epochs}" for audit in audits)
-    text = f"Proxy audit: rank correlation with the end is {known} epochs over {audits[0].trials} trials; "
-    if (audits[first].correlation or 0) < TRUSTED:
-        return f"{text}none reaches {TRUSTED:g}, so trials were first judged where it is highest, after {rungs[first]}."
-    return f"{text}trials were first judged after {rungs[first]}, the first to reach {TRUSTED:g}."
-
-
-def screening_statements(result: SearchResult) -> list[str]:
-    """Say how many trials were chosen before training, how far that can be trusted, and whether it was given up."""
-    sizes = [trial.note[SCREENED] for trial in result.results if SCREENED in trial.note]
-    if not sizes:
-        return []
-    least, most = min(sizes), max(sizes)
-    lines = [
-        f"Screening: {len(sizes)} of {len(result.results)} trials were the best of {least}"
-        + (f" to {most}" if most > least else "")
-        + f" candidates before training, {sum(sizes)} in all."
-    ]
-    audit = result.screening_audit
-    if audit is not None and audit.correlation is not None:
-        lines[0] += f" Rank correlation with the end of training: {audit.correlation:.2f} over {audit.trials} trials."
-        if misleads(audit):
-            lines.append(f"That is under {USEFUL:g}: this network and data are better searched with --screen none.")
-    if switched_off(result.results):
-        lines.append(f"Screening was switched off on the way, when that correlation was under {USEFUL:g}.")
-    return lines
-
-
-def failure_statements(results: Iterable[TrialResult]) -> list[str]:
-    """Say which trials failed and why, one line per trial."""
-    failed = [result for result in results if result.state is TrialState.FAILED]
-    lines = [f"{plural(len(failed), 'trial')} failed:"] if failed else []
-    return lines + [f"  trial {r.trial.number} ({r.trial.method}): {one_line(r.error)}" for r in failed]

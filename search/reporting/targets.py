@@ -64,7 +64,7 @@ def target_statements(result: SearchResult) -> list[str]:
         text = f"Best at {share}: network {name}, validation {val}, test {test}; "
         text += f"uniform widths {uniform_val} and {uniform_test}."
         uniform = answer.best.trial.baseline == UNIFORM
-        lines.append(text + confirmed_statement(answer.best, result.control_of(answer.best), uniform, "it"))
+        lines.append(text + confirmed_statement(answer.best, result.retrained_baseline_of(answer.best), uniform, "it"))
     return lines
 
 

@@ -1,7 +1,7 @@
-"""How a network compares with uniform widths, in plain words: on validation, and on test over several trainings.
+"""Comparison of a network with the uniform baseline: on validation, and on test over several trainings.
 
-One training says little: over seeds, the test accuracy of one and the same net varies by a good part of a point. So
-a difference counts when it is larger than that noise. The noise is that of training again, on these test images.
+The test accuracy of one network varies by a good part of a point over the seeds of its training. So a difference counts
+only when it is larger than that noise, which is the noise of training again, read on these test images.
 """
 
 import math
@@ -12,7 +12,7 @@ from runners.trial import Confirmation, TrialResult
 from search.results.pareto import dominates, most_accurate, objectives
 
 UNIFORM = "uniform"  # baseline: every layer narrowed by the same factor, by L2 norm
-CERTAINTY = 0.95  # that two equally good networks do not differ by more than the noise in favour of the first
+CERTAINTY = 0.95  # probability that of two equally good networks the first is not ahead by more than the noise
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Difference:
 
     Attributes:
         mean: in [-1, 1].
-        standard_error: of the mean, from the deviations over the seeds of both.
-        noise: a difference up to here may come from the seeds alone; at least one test image.
+        standard_error: of the mean, from the standard deviations over the seeds of both networks.
+        noise: largest difference that may come from the seeds alone; at least one test image.
     """
 
     mean: float
@@ -31,25 +31,26 @@ class Difference:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether one is better than the other by more than the noise."""
+        """Whether one network is better than the other by more than the noise."""
         return abs(self.mean) > self.noise
 
 
 def difference(left: TrialResult | None, right: TrialResult | None) -> Difference | None:
     """Compare two re-trained networks; None unless both have two accuracies or more.
 
-    The noise is the standard error of the difference times the point of Student's t that a difference of none stays
-    under with probability `CERTAINTY`, for unequal variances. Welch, Biometrika 34, 1947.
+    The noise is the standard error of the difference times the quantile of Student's t distribution at `CERTAINTY`, for
+    unequal variances. Welch, Biometrika 34, 1947.
     """
-    confirmed = [each.confirmation for each in (left, right) if each is not None and each.confirmation is not None]
-    sides = [each for each in confirmed if len(each.accuracies) > 1]
+    networks = [network for network in (left, right) if network is not None]
+    found = [network.confirmation for network in networks if network.confirmation is not None]
+    sides = [confirmation for confirmation in found if len(confirmation.accuracies) > 1]
     if len(sides) < 2:
         return None
     from scipy.special import stdtrit
 
-    means = [each.mean or 0.0 for each in sides]
-    counts = [len(each.accuracies) for each in sides]
-    variances = [(each.std or 0.0) ** 2 / count for each, count in zip(sides, counts, strict=True)]
+    means = [side.mean or 0.0 for side in sides]
+    counts = [len(side.accuracies) for side in sides]
+    variances = [(side.std or 0.0) ** 2 / count for side, count in zip(sides, counts, strict=True)]
     error = math.sqrt(sum(variances))
     noise = 0.0
     if error > 0:
@@ -59,80 +60,80 @@ def difference(left: TrialResult | None, right: TrialResult | None) -> Differenc
 
 
 @dataclass(frozen=True)
-class UniformComparison:
+class BaselineComparison:
     """Whether the search did better than the baseline, which narrows every layer by the same factor.
 
     Attributes:
-        rival: trial number of the most accurate baseline network inside the budgets; None when there is none.
-        won: the chosen network is not of the baseline, and more accurate on validation than that network, or as
-            accurate and cheaper.
-        beaten: number of baseline networks that a searched network dominates (as accurate, as cheap, better in one).
+        baseline_trial: number of the trial with the most accurate baseline network inside the budgets; None without.
+        won: whether the chosen network is not of the baseline, and more accurate on validation than that network, or
+            as accurate and cheaper.
+        dominated: number of baseline networks that a searched network dominates (as accurate, as cheap, better in one).
         baselines: number of baseline networks that were measured.
         statement: the same in plain words, with the test accuracies where they are known.
         difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
     """
 
-    rival: int | None
+    baseline_trial: int | None
     won: bool
-    beaten: int
+    dominated: int
     baselines: int
     statement: str
     difference: Difference | None = None
 
 
-def compare_with_uniform(
-    measured: Sequence[TrialResult], inside: Sequence[TrialResult], control: TrialResult | None, axis: str
-) -> UniformComparison:
-    """Compare the networks that a search has chosen among with its baseline.
+def compare_with_baseline(
+    measured: Sequence[TrialResult], inside: Sequence[TrialResult], retrained: TrialResult | None, axis: str
+) -> BaselineComparison:
+    """Compare the chosen network of a search with its baseline.
 
     Args:
-        measured: networks of the baseline, whether inside the budgets or not.
+        measured: networks of the baseline, inside the budgets or not.
         inside: every network inside the budgets.
-        control: uniform widths at the FLOPs of the chosen network, trained again; None where there are none.
+        retrained: uniform widths at the FLOPs of the chosen network, trained again; None where there are none.
         axis: of the front, "flops" or "latency".
     """
-    chosen, rival = most_accurate(inside), most_accurate(n for n in inside if n.trial.baseline == UNIFORM)
+    chosen, best = most_accurate(inside), most_accurate(n for n in inside if n.trial.baseline == UNIFORM)
     searched = [network for network in inside if network.trial.baseline != UNIFORM]
-    beaten = sum(any(dominates(other, network, axis) for other in searched) for network in measured)
+    dominated = sum(any(dominates(other, network, axis) for other in searched) for network in measured)
     won = chosen is not None and chosen.trial.baseline != UNIFORM
-    confirmed = confirmed_statement(chosen, control, not won)
-    gap = difference(chosen, control)
-    if rival is None or chosen is None:
-        text = "No uniform network is inside the budgets" if measured else "No uniform control arm finished"
-        return UniformComparison(None, False, beaten, len(measured), text + ": no comparison." + confirmed, gap)
-    text = validation_statement(chosen, rival, won)
-    text += f" Searched networks dominate {beaten} of the {len(measured)} uniform ones." + confirmed
-    return UniformComparison(rival.trial.number, won, beaten, len(measured), text, gap)
+    confirmed = confirmed_statement(chosen, retrained, not won)
+    gap = difference(chosen, retrained)
+    if best is None or chosen is None:
+        text = "No uniform network is inside the budgets" if measured else "No uniform baseline finished"
+        return BaselineComparison(None, False, dominated, len(measured), text + ": no comparison." + confirmed, gap)
+    text = validation_statement(chosen, best, won)
+    text += f" Searched networks dominate {dominated} of the {len(measured)} uniform ones." + confirmed
+    return BaselineComparison(best.trial.number, won, dominated, len(measured), text, gap)
 
 
-def validation_statement(chosen: TrialResult, rival: TrialResult, won: bool) -> str:
-    """Say how the chosen network compares with the best uniform one of the search.
+def validation_statement(chosen: TrialResult, baseline: TrialResult, won: bool) -> str:
+    """Say how the chosen network compares with the best baseline network of the search.
 
-    One reading on test each is a witness only as long as nothing was trained again.
+    The single test accuracies are named only where the chosen network was not trained again, which says more.
     """
     if not won:
         flops, accuracy = objectives(chosen)
         return f"The search did not beat uniform widths: the best network is uniform ({accuracy:.2%}, {flops:,} FLOPs)."
-    (flops, accuracy), (rival_flops, rival_accuracy) = objectives(chosen), objectives(rival)
+    (flops, accuracy), (baseline_flops, baseline_accuracy) = objectives(chosen), objectives(baseline)
     text = (
         f"The chosen network beats the best uniform one on validation: {accuracy:.2%} at {flops:,} FLOPs against "
-        f"{rival_accuracy:.2%} at {rival_flops:,}"
+        f"{baseline_accuracy:.2%} at {baseline_flops:,}"
     )
-    if chosen.test_accuracy is None or rival.test_accuracy is None or chosen.confirmation is not None:
+    if chosen.test_accuracy is None or baseline.test_accuracy is None or chosen.confirmation is not None:
         return text + "."
-    verdict = "confirms it" if chosen.test_accuracy > rival.test_accuracy else "does not confirm it"
-    return text + f"; test {verdict} ({chosen.test_accuracy:.2%} against {rival.test_accuracy:.2%})."
+    verdict = "confirms it" if chosen.test_accuracy > baseline.test_accuracy else "does not confirm it"
+    return text + f"; test {verdict} ({chosen.test_accuracy:.2%} against {baseline.test_accuracy:.2%})."
 
 
 def confirmed_statement(
-    chosen: TrialResult | None, control: TrialResult | None, uniform: bool, name: str = "the chosen one"
+    chosen: TrialResult | None, retrained: TrialResult | None, uniform: bool, name: str = "the chosen one"
 ) -> str:
-    """Say what training again has shown, with a space before it; empty when nothing was.
+    """Say what training again has shown, with a space before it; empty when nothing was trained again.
 
     Args:
-        control: uniform widths at the FLOPs of `chosen`; None when there is no such network.
-        uniform: whether `chosen` is of the control arm itself.
-        name: what `chosen` is called.
+        retrained: uniform widths at the FLOPs of `chosen`, trained again; None when there is no such network.
+        uniform: whether `chosen` is of the baseline itself.
+        name: how the text calls `chosen`.
     """
     if chosen is None or (confirmed := chosen.confirmation) is None:
         return ""
@@ -141,11 +142,11 @@ def confirmed_statement(
     text += f"has {_figure(confirmed)} on test"
     if uniform:
         return text + "; it is uniform itself."
-    if control and (control.trial.method, control.widths) == (chosen.trial.method, chosen.widths):
+    if retrained and (retrained.trial.method, retrained.widths) == (chosen.trial.method, chosen.widths):
         return text + "; uniform widths at its FLOPs are the same network."
-    if control is None:
+    if retrained is None:
         return text + "; no uniform network inside the budgets has as few FLOPs."
-    gap, other = difference(chosen, control), control.confirmation
+    gap, other = difference(chosen, retrained), retrained.confirmation
     if gap is None or other is None:
         return text + "; too few trainings have ended to compare it with uniform widths at its FLOPs."
     found = "is more" if gap.beyond_noise else "is not more"
@@ -153,7 +154,7 @@ def confirmed_statement(
     if gap.beyond_noise:
         so = "so it beats uniform widths" if gap.mean > 0 else "so uniform widths beat it"
     return text + (
-        f", uniform widths at its FLOPs {_figure(other)} ({objectives(control)[0]:,} against "
+        f", uniform widths at its FLOPs {_figure(other)} ({objectives(retrained)[0]:,} against "
         f"{objectives(chosen)[0]:,} FLOPs): the difference of {100 * gap.mean:+.2f} points, with a standard error of "
         f"{100 * gap.standard_error:.2f}, {found} than the noise of training ({100 * gap.noise:.2f}), {so}."
     )
@@ -162,23 +163,23 @@ def confirmed_statement(
 def failed_again(*networks: TrialResult | None) -> list[str]:
     """Say which trainings of the confirmation failed and why, one line per network."""
     lines = []
-    for each in networks:
-        if each is not None and each.confirmation is not None and (errors := each.confirmation.errors):
-            tried = len(errors) + len(each.confirmation.accuracies)
-            name = f"trial {each.label} ({each.trial.method})"
+    for network in networks:
+        if network is not None and network.confirmation is not None and (errors := network.confirmation.errors):
+            tried = len(errors) + len(network.confirmation.accuracies)
+            name = f"trial {network.label} ({network.trial.method})"
             lines.append(f"{name} trained again: {len(errors)} of {tried} failed: {' '.join(errors[0].split())}")
     return lines
 
 
 def reached_on_test(network: TrialResult) -> str:
-    """Write the test accuracy: mean and deviation over trainings where there are several, else what was read once."""
+    """Write the test accuracy: mean and standard deviation over several trainings, else the one that was read once."""
     if network.confirmation is not None and network.confirmation.std is not None:
         return _figure(network.confirmation).replace(" ", "")  # 80 columns are few
     return "-" if network.test_accuracy is None else f"{network.test_accuracy:.2%}"
 
 
 def confirmed_figures(network: TrialResult) -> dict[str, float | None]:
-    """Return test_mean, test_std and test_seeds, None where they are not known."""
+    """Return test_mean, test_std and test_seeds of a network; None where it was not trained again."""
     found = network.confirmation
     if found is None:
         return {"test_mean": None, "test_std": None, "test_seeds": None}

@@ -1,4 +1,4 @@
-"""SearchResult: what a search found, as plain data that survives a round trip through JSON. No weights in it."""
+"""SearchResult: the outcome of a search, which survives a round trip through JSON. It holds no weights."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.parsing import NONE, parse_rungs
 from runners.trial import TrialResult
-from search.results.comparison import UNIFORM, UniformComparison, compare_with_uniform
+from search.results.comparison import UNIFORM, BaselineComparison, compare_with_baseline
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
 from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
 from search.results.serialization import (
@@ -28,7 +28,7 @@ from spaces.cost import Cost
 
 @dataclass(frozen=True)
 class DenseResult:
-    """How the dense network does; accuracies in [0, 1], that on test None when the search ended before."""
+    """Accuracies, in [0, 1], and cost of the dense network; no test accuracy where the search was stopped before."""
 
     val_accuracy: float
     test_accuracy: float | None
@@ -41,17 +41,19 @@ class SearchResult:
 
     Attributes:
         config: the effective configuration as plain data.
-        budgets: absolute limits, all of which hold for `chosen`.
+        budgets: absolute limits, inside all of which `chosen` is.
+        results: of every trial, in the order of the trial numbers.
         space: summary of the search space for reports, plain data.
-        results: every candidate tried, in the order of their numbers.
-        seconds: wall time of the search; of a resumed one, since then.
-        control: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
-        target_controls: label of the best network at a target -> the same at its FLOPs.
-        paths: what was written -> where, relative to the run folder.
-        time_limited: whether the time limit ended it before all its trials were done.
-        targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
+        seconds: wall time of the search; of a resumed search, since it was resumed.
+        versions: package -> version.
+        paths: name of a written file or folder -> path relative to the run folder.
         latency: "dense" or label -> readings of `runners.latency.meter` as plain data; empty when none was asked for.
-        latency_model: how the model was built that proposed by latency, and its errors, plain data; empty without one.
+        latency_model: settings and errors of the latency predictor, plain data; empty without one.
+        interrupted: whether the user stopped it.
+        time_limited: whether the time limit ended it before all its trials were done.
+        retrained_baseline: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
+        target_baselines: label of the best network at a target -> uniform widths at its FLOPs, trained again as often.
+        targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
     """
 
     config: Mapping[str, Any]
@@ -66,24 +68,24 @@ class SearchResult:
     latency_model: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
-    control: TrialResult | None = None
-    target_controls: Mapping[str, TrialResult] = field(default_factory=dict)
+    retrained_baseline: TrialResult | None = None
+    target_baselines: Mapping[str, TrialResult] = field(default_factory=dict)
     targets: tuple[Budget, ...] = ()
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        """Bring the free-form fields to what JSON gives back, so that a round trip is exact."""
+        """Turn the free-form fields into what JSON gives back, so that a round trip is exact."""
         for name in ("config", "space", "versions", "paths", "latency", "latency_model"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     @cached_property
     def front(self) -> ParetoFront:
-        """The non-dominated networks inside all budgets, those that a trial passed on its way too, cheapest first."""
+        """The non-dominated networks inside all budgets, intermediate ones too, cheapest first."""
         return ParetoFront(self._inside, self.axis)
 
     @property
     def axis(self) -> str:
-        """What the cost of the front is: "flops", or "latency" as measured at the first batch size."""
+        """The cost of the front: "flops", or "latency" as measured at the first batch size."""
         return LATENCY if str(self.config.get("objective", "")).endswith(LATENCY) else FLOPS
 
     @cached_property
@@ -95,33 +97,32 @@ class SearchResult:
         """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
 
         Args:
-            arm: of which alone, such as `UNIFORM`; None takes every network.
+            baseline: the baseline whose networks are taken alone, such as `UNIFORM`; None takes every network.
 
         Raises:
-            BudgetError: a text that is no budget, or one on latency.
+            BudgetError: the text is no budget, or the budget is on latency.
         """
         limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
-        own = [each for each in self._inside if baseline is None or each.trial.baseline == baseline]
-        return most_accurate(each for each in own if each.cost is not None and limit.allows(each.cost))
+        own = [network for network in self._inside if baseline is None or network.trial.baseline == baseline]
+        return most_accurate(network for network in own if network.cost is not None and limit.allows(network.cost))
 
-    def control_of(self, network: TrialResult) -> TrialResult | None:
+    def retrained_baseline_of(self, network: TrialResult) -> TrialResult | None:
         """Return uniform widths at the FLOPs of the chosen network or of the best at a target, trained again."""
-        return self.control if self.is_chosen(network) else self.target_controls.get(network.label)
+        return self.retrained_baseline if self.is_chosen(network) else self.target_baselines.get(network.label)
 
     @cached_property
     def reported(self) -> tuple[TrialResult, ...]:
-        """The front, and what is best at a target without being on it: one on params may cost FLOPs to be met best."""
-        best = [each for each in map(self.best_at, self.targets) if each is not None]
-        known = {each.label: each for each in (*self.front, *best)}
-        return tuple(known.values())
+        """The front, and the best networks at targets that are not on it: at a target on params one may cost FLOPs."""
+        best = [network for network in map(self.best_at, self.targets) if network is not None]
+        return tuple({network.label: network for network in (*self.front, *best)}.values())
 
     @cached_property
-    def uniform_comparison(self) -> UniformComparison:
-        """How the chosen network compares with the uniform control arm."""
+    def baseline_comparison(self) -> BaselineComparison:
+        """How the chosen network compares with the uniform baseline."""
         baselines = [r for r in self.results if measured(r) and r.trial.baseline == UNIFORM]
         if self.axis == LATENCY:
             baselines = [r for r in baselines if r.timed]
-        return compare_with_uniform(baselines, self._inside, self.control, self.axis)
+        return compare_with_baseline(baselines, self._inside, self.retrained_baseline, self.axis)
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
@@ -129,19 +130,19 @@ class SearchResult:
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
-        """Epochs of the rungs that trials grew through, the last the whole training; none when they had none."""
-        config = self.config  # older files have no rungs
+        """Epochs of the rungs, the last of which is the whole training; empty where trials were trained at once."""
+        config = self.config
         text, epochs = config.get("rungs", NONE), config.get("train", {}).get("epochs", 0)
         return parse_rungs(text, epochs, config.get("trials", 0), config.get("search_training", ""))
 
     @cached_property
-    def proxy_audit(self) -> tuple[RungAudit, ...]:
-        """How well each rung but the last has told the end of training."""
+    def rung_audits(self) -> tuple[RungAudit, ...]:
+        """How well the accuracies at each rung but the last have ranked networks as the end of training does."""
         return audit_rungs(self.results, self.rungs)
 
     @cached_property
     def screening_audit(self) -> RungAudit | None:
-        """How well the accuracy before training has told the end of it; None where nothing was compared by it."""
+        """How well the accuracies before training have ranked networks as its end does; None without screening."""
         return audit_screening(self.results, self.rungs)
 
     def is_chosen(self, network: TrialResult) -> bool:
@@ -149,7 +150,7 @@ class SearchResult:
         return self.chosen is not None and network.label == self.chosen.label
 
     def with_results(self, changed: Iterable[TrialResult]) -> "SearchResult":
-        """Return the search with these networks in place of those of the same labels, e.g. confirmed on test."""
+        """Return the search with networks replaced by these of the same labels, e.g. confirmed on test."""
         by_label = {network.label: network for network in changed}
         results = tuple(
             result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results
@@ -158,12 +159,11 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; front, chosen, comparison and audits are added for readers, and derived when read back."""
+        baseline = self.retrained_baseline
         networks = {
             "results": [trial_result_to_dict(result) for result in self.results],
-            "control": None if self.control is None else trial_result_to_dict(self.control),
-            "target_controls": {
-                label: trial_result_to_dict(network) for label, network in self.target_controls.items()
-            },
+            "retrained_baseline": None if baseline is None else trial_result_to_dict(baseline),
+            "target_baselines": {label: trial_result_to_dict(found) for label, found in self.target_baselines.items()},
         }
         derived = {
             "front": [network.label for network in self.front],
@@ -172,8 +172,8 @@ class SearchResult:
                 {"best": _label(self.best_at(target)), UNIFORM: _label(self.best_at(target, UNIFORM))}
                 for target in self.targets
             ],
-            "uniform_comparison": to_plain(self.uniform_comparison),
-            "proxy_audit": [to_plain(audit) for audit in self.proxy_audit],
+            "baseline_comparison": to_plain(self.baseline_comparison),
+            "rung_audits": [to_plain(audit) for audit in self.rung_audits],
             "screening_audit": None if self.screening_audit is None else to_plain(self.screening_audit),
         }
         return {"schema": self.schema, **to_plain(self, set(networks)), **derived, **networks}
@@ -196,12 +196,11 @@ class SearchResult:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
         check_schema(schema, "search result")
         try:
+            baseline, target_baselines = data["retrained_baseline"], data["target_baselines"]
             networks = {
                 "results": [trial_result_from_dict(result) for result in data["results"]],
-                "control": None if data["control"] is None else trial_result_from_dict(data["control"]),
-                "target_controls": {
-                    label: trial_result_from_dict(network) for label, network in data["target_controls"].items()
-                },
+                "retrained_baseline": None if baseline is None else trial_result_from_dict(baseline),
+                "target_baselines": {label: trial_result_from_dict(found) for label, found in target_baselines.items()},
             }
         except KeyError as error:
             raise ResultError(f"this search result has no {error.args[0]!r}; was the file changed?") from error

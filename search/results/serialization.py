@@ -3,7 +3,6 @@
 pydantic reads the types of the fields. It is imported with the first result, so that `--help` stays light.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 3
 _Value = TypeVar("_Value")
+_ADAPTERS: dict[type, "TypeAdapter[Any]"] = {}
 # Intermediate networks belong to the trial of their result, which is written once.
 _UNWRITTEN = {
     "checkpoint": True,
@@ -115,8 +115,10 @@ def _nan_if_none(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-@functools.cache
 def _adapter(kind: type[_Value]) -> "TypeAdapter[_Value]":
+    """Return the adapter of a dataclass, which takes some milliseconds to build."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]

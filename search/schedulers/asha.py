@@ -18,7 +18,7 @@ from pruning.base import METHODS
 from pruning.traits import pausable
 from runners.trial import TrainingSegment, Trial, TrialResult
 from search.problem import Problem
-from search.results.pareto import may_enter
+from search.results.pareto import may_enter, non_dominated
 from search.results.rank_correlation import audit_rungs, first_rung
 from search.schedulers.segments import NOT_CONTINUED
 from search.storage.history import History
@@ -206,21 +206,13 @@ def ordered(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
     left = {contender.number: (contender, contender.accuracy_at(epochs)) for contender in contenders}
     found: list[Contender] = []
     while left:
-        rank = _non_dominated(list(left.values()))
+        pairs = [left[number] for number in sorted(left)]
+        rank = non_dominated(pairs, lambda pair: (pair[0].cost, pair[1]), keep_equal=True)
         added = _added_area(rank)
         found += sorted((contender for contender, _ in rank), key=lambda each: (-added[each.number], each.number))
         for contender, _ in rank:
             del left[contender.number]
     return found
-
-
-def _non_dominated(standing: Sequence[tuple[Contender, float]]) -> list[tuple[Contender, float]]:
-    """Return the pairs of trial and accuracy that no other one beats, cheapest first; several may be equal."""
-    rank: list[tuple[Contender, float]] = []
-    for contender, accuracy in sorted(standing, key=lambda item: (item[0].cost, -item[1], item[0].number)):
-        if not rank or accuracy > rank[-1][1] or (contender.cost, accuracy) == (rank[-1][0].cost, rank[-1][1]):
-            rank.append((contender, accuracy))
-    return rank
 
 
 def _added_area(rank: Sequence[tuple[Contender, float]]) -> dict[int, float]:

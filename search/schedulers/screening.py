@@ -67,6 +67,7 @@ class Screening:
         self._waiting: list[Trial] = []  # candidates of pools that no worker has had yet
         self._winners: list[Trial] = []
         self._screened: dict[int, _Screened] = {}  # by number, of trials that are not told yet
+        self.observe(results)  # a search that was stopped decides as it would have
 
     @property
     def others_wanted(self) -> int:

@@ -1,10 +1,11 @@
-"""Which widths to try next: those that the surrogate expects to add most to the front.
+"""Which widths to try next: the candidate with the largest expected hypervolume improvement of the front.
 
-The cost of a candidate is known before it is tried, so only its accuracy is uncertain, and the expected growth of the
-front is a closed form: over the costs from the candidate's own up, by how much it is expected to lie above the front.
-Costs count on a log scale, so that a front grows evenly over it. Candidates start from uniform widths, from networks
-of the front with a few groups or a structural direction changed, and from chance; each then climbs curves that the
-surrogate holds possible (Thompson sampling), along its budget.
+The cost of a candidate is known before it is tried, so only its accuracy is uncertain, and the expected improvement has
+a closed form: the integral, over the costs from the candidate's own up to the budget, of the expected height above the
+front. Costs are logarithmic, so that the front grows evenly over log cost. Candidates start from uniform widths, from
+networks of the front with a few groups or a structural direction changed, and from random widths. Each candidate is
+then moved along its budget by the gradient of the accuracy under one posterior sample of the surrogate (Thompson
+sampling), or under the posterior mean.
 """
 
 import dataclasses
@@ -16,20 +17,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from search.results.pareto import non_dominated
 from search.searchers.observation import Observation, arcsine_sqrt
-from search.searchers.structure import Floats, Relaxation, Structure
+from search.searchers.structure import Structure
 from search.searchers.surrogate import Networks, Surrogate
+from spaces.projection import Floats, Relaxation
 
-COSTS = 12  # budget fractions looked at, one in each equal part of the log range
-PER_COST = 6  # candidates at each
-STEP_SIZES = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # octaves by which the steepest group moves at each step
-SKIPPED = 4  # candidates passed over for each proposal that was a repeat: small spaces have few to offer
-MOST = 250  # networks that the model is fitted to: the latest, and the most accurate of those before
+COSTS = 12  # budget fractions at which candidates are compared, one in each equal part of the log range
+PER_COST = 6  # candidates at each of them
+STEP_SIZES = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # of each gradient step: change of the largest log2 proportion
+# Candidates that are passed over, best first, for every proposal in a row that was a repeat: small spaces have few.
+SKIPPED = 4
+MOST = 250  # observations that the surrogate is fitted to: the latest, and the most accurate of the earlier ones
+Member = tuple[float, float, tuple[float, ...]]  # of a front: scaled log cost, arcsine_sqrt of accuracy, log2 ratios
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to try: a fraction of the scaled budget, and proportions in octaves within +-`Acquisition.max_log2`."""
+    """A candidate to try.
+
+    Attributes:
+        fraction: of the scaled budget.
+        proportions: log2 proportions of the groups, shape (groups,), within +-`Acquisition.max_log2`.
+    """
 
     fraction: float
     proportions: Floats
@@ -41,66 +51,75 @@ class Acquisition:
 
     Attributes:
         limits: fraction of the scaled budget -> limits on FLOPs and parameters.
-        lowest: the least fraction.
-        methods: of the search; networks of other methods count as one more.
-        reach: octaves by which a proportion may differ from uniform.
+        lowest_fraction: the least fraction that is proposed.
+        methods: of the search; the networks of all other methods count as those of one further method.
+        max_log2: most by which a log2 proportion may differ from that of uniform widths, 0.
     """
 
     structure: Structure
     relaxation: Relaxation
     limits: Callable[[float], tuple[float, float]]
-    lowest: float
+    lowest_fraction: float
     methods: Sequence[str] = ("",)
     max_log2: float = 1.0
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def propose(self, observed: Sequence[Observation], fraction: float | None = None, repeats: int = 0) -> Proposal:
-        """Return what to try next.
+        """Return the candidate to try next.
 
         Args:
-            seen: networks tried so far, at least one with an accuracy, and running ones.
-            fraction: to propose widths at; None chooses it too.
-            repeats: proposals in a row, just before, that rounding made networks tried before.
+            observed: finished trials, at least one of them with an accuracy, and pending ones.
+            fraction: to propose widths at; None has the fraction chosen too.
+            repeats: number of proposals in a row, just before this one, that rounding made repeats of earlier trials.
         """
         if repeats * SKIPPED >= COSTS * PER_COST // 2:
-            return self._by_chance(fraction)
-        measured = self._kept_for_model([each for each in observed if each.accuracy is not None])
-        pending = [each for each in observed if each.accuracy is None]
-        levels = np.array([arcsine_sqrt(each.accuracy or 0.0) for each in measured])
-        running = self._networks(pending)
-        model = Surrogate(self.structure, len(self.methods) + 1, self._networks(measured), levels, running)
-        # Running networks count as if they gave what is expected of them, so that parallel proposals spread.
-        expected = model.predict(running)[0].tolist() if pending else []
-        finished = [pair for pair in zip(measured, levels.tolist(), strict=True) if pair[0].training >= 1]
-        known = [*(finished or zip(measured, levels.tolist(), strict=True)), *zip(pending, expected, strict=True)]
-        front = non_dominated([(self._cost(each.fraction), height, each.log2_ratios) for each, height in known])
+            return self._random_proposal(fraction)
+        measured = _most_informative([observation for observation in observed if observation.accuracy is not None])
+        pending = [observation for observation in observed if observation.accuracy is None]
+        values = np.array([arcsine_sqrt(observation.accuracy or 0.0) for observation in measured])
+        pending_networks = self._networks(pending)
+        model = Surrogate(self.structure, len(self.methods) + 1, self._networks(measured), values, pending_networks)
+        # Pending networks count as if they had their expected accuracy, so that parallel proposals spread.
+        expected = model.predict(pending_networks)[0].tolist() if pending else []
+        finished = [pair for pair in zip(measured, values.tolist(), strict=True) if pair[0].training >= 1]
+        known = [*(finished or zip(measured, values.tolist(), strict=True)), *zip(pending, expected, strict=True)]
+        members = [(self._cost(observation.fraction), value, observation.log2_ratios) for observation, value in known]
+        front = non_dominated(members, lambda member: member[:2])
         fractions = self._fractions(fraction)
-        limits = np.array([self.limits(each) for each in fractions])
-        proportions, networks = self._optimize(model, self._starts(fractions, front), fractions, limits)
-        gains = expected_hypervolume_improvement(front, networks.cost, *model.predict(networks))
-        best = int(np.argsort(-gains, kind="stable")[repeats * SKIPPED])
+        limits = np.array([self.limits(fraction) for fraction in fractions])
+        proportions, networks = self._optimize(model, self._starting_points(fractions, front), fractions, limits)
+        improvements = expected_hypervolume_improvement(front, networks.cost, *model.predict(networks))
+        best = int(np.argsort(-improvements, kind="stable")[repeats * SKIPPED])
         return Proposal(float(fractions[best]), proportions[best])
 
-    def _by_chance(self, fraction: float | None) -> Proposal:
+    def _random_proposal(self, fraction: float | None) -> Proposal:
         places = self.random.random(1 + len(self.structure.directions))
         return Proposal(
-            float(self.lowest ** places[0]) if fraction is None else fraction, self.max_log2 * (2 * places[1:] - 1)
+            float(self.lowest_fraction ** places[0]) if fraction is None else fraction,
+            self.max_log2 * (2 * places[1:] - 1),
         )
 
     def _optimize(
         self, model: Surrogate, proportions: Floats, fractions: Floats, limits: Floats
     ) -> tuple[Floats, Networks]:
-        """Move every candidate along its budget towards what weights drawn for it hold best, or the mean ones."""
-        costs, none = np.array([self._cost(each) for each in fractions]), np.zeros(len(fractions))
-        networks = Networks(self.relaxation.fit(proportions, limits), costs, none.astype(np.int64), none)
+        """Move every candidate along its budget by the gradient of its own posterior sample.
+
+        The first candidate at each cost uses the posterior mean instead.
+
+        Returns:
+            The log2 proportions, shape (n, groups), and the networks that they give.
+        """
+        costs, zeros = np.array([self._cost(fraction) for fraction in fractions]), np.zeros(len(fractions))
+        networks = Networks(self.relaxation.fit(proportions, limits), costs, zeros.astype(np.int64), zeros)
         method = model.best_method(networks, len(self.methods)) if len(self.methods) > 1 else 0
         networks = dataclasses.replace(networks, method=np.full(len(costs), method))
         weights = model.posterior_samples(len(costs), self.random)
         weights[::PER_COST] = model.mean
         for step in STEP_SIZES:
-            rise = model.gradient(weights, networks)
-            price = self.relaxation.slopes(networks.log2_ratios, limits)
-            along = rise - price * ((rise * price).sum(1) / np.maximum((price**2).sum(1), 1e-12))[:, None]
+            gradient = model.gradient(weights, networks)
+            normal = self.relaxation.slopes(networks.log2_ratios, limits)  # of the surface of equal cost
+            projection = (gradient * normal).sum(1) / np.maximum((normal**2).sum(1), 1e-12)
+            along = gradient - normal * projection[:, None]
             stuck = ((proportions >= self.max_log2) & (along > 0)) | ((proportions <= -self.max_log2) & (along < 0))
             along = np.where(stuck, 0.0, along)
             largest = np.maximum(np.abs(along).max(axis=1, keepdims=True), 1e-12)
@@ -108,75 +127,78 @@ class Acquisition:
             networks = dataclasses.replace(networks, log2_ratios=self.relaxation.fit(proportions, limits))
         return proportions, networks
 
-    def _starts(self, fractions: Floats, front: Sequence[tuple[float, float, tuple[float, ...]]]) -> Floats:
-        """Return proportions to start from, shape (n, groups), `PER_COST` of them for each cost."""
+    def _starting_points(self, fractions: Floats, front: Sequence[Member]) -> Floats:
+        """Return log2 proportions from which candidates are optimised, shape (n, groups), `PER_COST` at each cost.
+
+        At each cost they are: uniform widths; the nearest network of the front unchanged, with a structural direction
+        changed, and with a few groups changed; a random combination of structural directions; random widths.
+        """
         groups, coordinates = self.structure.directions.shape
         proportions = np.zeros((len(fractions), groups))
         for index, fraction in enumerate(fractions):
-            turn = index % PER_COST
-            if turn in (1, 2, 3) and front:
+            kind = index % PER_COST
+            if kind in (1, 2, 3) and front:
                 nearest = min(front, key=lambda member: abs(member[0] - self._cost(fraction)))
-                own = np.array(nearest[2])
-                proportions[index] = own - np.median(own)
-            if turn in (2, 4) and coordinates:
+                log2_ratios = np.array(nearest[2])
+                proportions[index] = log2_ratios - np.median(log2_ratios)
+            if kind in (2, 4) and coordinates:
                 proportions[index] += 0.3 * self.structure.directions @ self.random.standard_normal(coordinates)
-            if turn in (3, 5):
-                few = self.random.random(groups) < (max(0.1, 2 / groups) if turn == 3 else 1.0)
-                proportions[index] += np.where(few, self.random.normal(0.0, 0.4, groups), 0.0)
+            if kind in (3, 5):
+                changed = self.random.random(groups) < (max(0.1, 2 / groups) if kind == 3 else 1.0)
+                proportions[index] += np.where(changed, self.random.normal(0.0, 0.4, groups), 0.0)
         return np.clip(proportions, -self.max_log2, self.max_log2)
 
     def _fractions(self, fraction: float | None) -> Floats:
+        """Return the budget fraction of every candidate, shape (COSTS * PER_COST,)."""
         if fraction is not None:
             return np.full(COSTS * PER_COST, fraction)
         places = (np.arange(COSTS) + self.random.random(COSTS)) / COSTS
         places[-1] = 1.0  # the budget itself is what a user asks for
-        return np.repeat(self.lowest ** (1 - places), PER_COST)
+        return np.repeat(self.lowest_fraction ** (1 - places), PER_COST)
 
     def _cost(self, fraction: float) -> float:
         """Return log cost, scaled to [-1, 1] over the fractions that are proposed."""
-        if self.lowest >= 1:
+        if self.lowest_fraction >= 1:
             return 1.0
-        return 1.0 - 2.0 * math.log(min(1.0, max(fraction, 1e-6))) / math.log(self.lowest)
+        return 1.0 - 2.0 * math.log(min(1.0, max(fraction, 1e-6))) / math.log(self.lowest_fraction)
 
     def _networks(self, observed: Sequence[Observation]) -> Networks:
         groups = len(self.structure.directions)
         return Networks(
-            np.array([each.log2_ratios for each in observed], dtype=np.float64).reshape(-1, groups),
-            np.array([self._cost(each.fraction) for each in observed]),
-            np.array([self._index(each.method) for each in observed], dtype=np.int64),
-            np.log2([max(each.training, 1e-3) for each in observed]),
+            np.array([observation.log2_ratios for observation in observed], dtype=np.float64).reshape(-1, groups),
+            np.array([self._cost(observation.fraction) for observation in observed]),
+            np.array([self._index(observation.method) for observation in observed], dtype=np.int64),
+            np.log2([max(observation.training, 1e-3) for observation in observed]),
         )
 
     def _index(self, method: str) -> int:
-        """Return the index of a method; other methods of the search's own come after them."""
+        """Return the index of a method; every method that is not of this search has the one after the last."""
         if not method and len(self.methods) == 1:
             return 0
         return self.methods.index(method) if method in self.methods else len(self.methods)
 
-    def _kept_for_model(self, measured: Sequence[Observation]) -> list[Observation]:
-        if len(measured) <= MOST:
-            return list(measured)
-        best = sorted(measured[:-MOST], key=lambda each: each.accuracy or 0.0)[-MOST // 5 :]
-        return [*best, *measured[len(best) - MOST :]]
 
-
-def non_dominated(
-    members: Sequence[tuple[float, float, tuple[float, ...]]],
-) -> list[tuple[float, float, tuple[float, ...]]]:
-    """Return the non-dominated (cost, level, kept), cheapest first."""
-    log2_ratios: list[tuple[float, float, tuple[float, ...]]] = []
-    for member in sorted(members, key=lambda each: (each[0], -each[1])):
-        if not log2_ratios or member[1] > log2_ratios[-1][1]:
-            log2_ratios.append(member)
-    return log2_ratios
+def _most_informative(measured: Sequence[Observation]) -> list[Observation]:
+    """Return at most `MOST` observations: the latest, and a fifth for the most accurate of the earlier ones."""
+    if len(measured) <= MOST:
+        return list(measured)
+    best = sorted(measured[:-MOST], key=lambda observation: observation.accuracy or 0.0)[-MOST // 5 :]
+    return [*best, *measured[len(best) - MOST :]]
 
 
 def expected_hypervolume_improvement(
-    front: Sequence[tuple[float, float, tuple[float, ...]]], costs: Floats, means: Floats, deviations: Floats
+    front: Sequence[Member], costs: Floats, means: Floats, deviations: Floats
 ) -> Floats:
-    """Return the expected growth of the area under the front, shape (n,): exact for normal levels at known costs.
+    """Return the expected growth of the area under the front, shape (n,).
 
-    Below the cheapest member of the front its lowest level holds.
+    It is exact for normally distributed values at known costs. Below the cost of the cheapest member of the front, the
+    value of that member counts as the height of the front.
+
+    Args:
+        front: non-dominated, cheapest first, at least one member.
+        costs: scaled log costs of the candidates, shape (n,).
+        means: of their arcsine_sqrt accuracies, shape (n,).
+        deviations: standard deviations of the same, shape (n,).
     """
     starts = np.array([member[0] for member in front])
     heights = np.array([member[1] for member in front])

@@ -21,6 +21,7 @@ from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WID
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 
+STRUCTURED_SAMPLERS = ("structured",)  # use measured sensitivities
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
 CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less was narrowed by another budget

@@ -6,9 +6,11 @@ They are a baseline to compare with, a start for every method, and the first obs
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runners.evaluation.sensitivities import affordable_images
+from search.environment import Environment
 from search.problem import BASELINE_METHOD
 from search.results.comparison import UNIFORM
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
 from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MIDDLE, WIDTH, width_parameter
 from search.searchers.structure import balanced
 
@@ -121,3 +123,10 @@ class InitialDesign:
             return list(self._candidates.cost_coverage.by_fraction)[:trials]
         count = max(1, min(MAX_BASELINES, trials // 3, trials - len({name for name, _ in self._pairs()})))
         return [self._candidates.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
+
+
+def sensing_images(environment: Environment) -> int:
+    """Return on how many training images sensitivities are measured for the initial design; 0 for none."""
+    config, space = environment.config, environment.problem.space
+    searched = config.sampler in STRUCTURED_SAMPLERS and config.allocation != "method" and len(space.variable) > 1
+    return affordable_images(space, len(environment.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0

@@ -52,7 +52,6 @@ SAMPLERS: dict[str, Callable[[SamplerOptions], BaseSampler]] = {
 # Samplers that are sent to the largest gap in log cost: left to themselves they go where the hypervolume is, which is
 # not log; of 48 trials, TPE put 5 into the cheaper half of the range.
 CLUSTERING = ("tpe", "nsga2", "gp")
-STRUCTURED = ("structured",)  # samplers that use measured sensitivities
 BY_CHANCE = ("random",)  # samplers that choose the method too: a random search learns nothing
 
 

@@ -24,8 +24,9 @@ from search.searchers.parameters import (
     log2_proportion,
     width_parameter,
 )
-from search.searchers.structure import Relaxation, structure_of
+from search.searchers.structure import structure_of
 from search.storage.study_storage import RESULT
+from spaces.projection import Relaxation
 
 # User attributes of trials
 DUPLICATE = "duplicate_of"  # number of the earlier trial that a proposal repeats
@@ -52,7 +53,7 @@ class StructuredSampler(TPESampler):
         self._candidates = candidates
         self._groups = [group.name for group in space.variable]
         self._full = np.array([group.width for group in space.variable], dtype=np.float64)
-        self._relaxation = Relaxation(space, candidates.latency_use)
+        self._relaxation = Relaxation(space.variable, space.cost_model, candidates.latency_use)
         self._acquisition = Acquisition(
             structure_of(space, sensitivities),
             self._relaxation,

@@ -61,14 +61,14 @@ def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float
     return metrics | latency_metrics(result, member.label)
 
 
-def uniform_metrics(result: SearchResult) -> dict[str, float]:
+def baseline_metrics(result: SearchResult) -> dict[str, float]:
     """Return the difference of the chosen network to uniform widths at its FLOPs; empty where that is not known."""
-    gap = result.uniform_comparison.difference
+    gap = result.baseline_comparison.difference
     return {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()} if gap else {}
 
 
 def rung_correlations(result: SearchResult) -> dict[int, float]:
     """Return epochs, 0 before any training -> rank correlation of the accuracies then with those at the end."""
     screening = [] if result.screening_audit is None else [result.screening_audit]
-    audits = (*screening, *result.proxy_audit)
+    audits = (*screening, *result.rung_audits)
     return {audit.epochs: audit.correlation for audit in audits if audit.correlation is not None}

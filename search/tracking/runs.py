@@ -11,13 +11,13 @@ from search.reporting.rows import front_columns
 from search.reporting.targets import target_statements
 from search.results.result import SearchResult, best_at_text
 from search.tracking.records import (
+    baseline_metrics,
     config_params,
     intermediate_metrics,
     member_metrics,
     rung_correlations,
     trial_metrics,
     trial_params,
-    uniform_metrics,
 )
 from search.tracking.store import CHANGED_PREFIX, FOLDER_TAG, PARENT_TAG, EarlierRuns, earlier_runs, open_store
 from spaces.budget import Budget
@@ -130,8 +130,8 @@ class SearchRuns:
         self._write_table(front_columns(result))
         for child in self._earlier_children:
             self._client.set_tag(child, "front", "false")
-        self._client.set_tag(self.parent, "mlflow.note.content", result.uniform_comparison.statement)
-        if over := uniform_metrics(result):
+        self._client.set_tag(self.parent, "mlflow.note.content", result.baseline_comparison.statement)
+        if over := baseline_metrics(result):
             self.log(self.parent, over)
         for target, line in zip(result.targets, target_statements(result), strict=True):
             self._client.set_tag(self.parent, f"target.{target}", line)

@@ -120,7 +120,7 @@ def _abfp() -> Case:
     net, space = _traced("resnet56")
     importance = norm_scores(net, space, order=1)
     kept = select_channels(space, importance, {group.name: group.width // 2 for group in space.variable})
-    factors = {name: balance_factors(importance[name], each) for name, each in kept.items()}
+    factors = {name: balance_factors(importance[name], channels) for name, channels in kept.items()}
     return _hooked(net, AutoBalance(net, space, factors, 5e-4))
 
 
@@ -140,9 +140,9 @@ def _aofp(name: str, scope: str, batch: int, allowed: float) -> Case:
         search.detach()
 
     def score(net: nn.Module, step: int) -> None:
-        before = {each.scored for each in search.groups.values()}
+        before = {group.scored for group in search.groups.values()}
         search.after_batch()
-        assert not before & {each.scored for each in search.groups.values()}  # all were scored
+        assert not before & {group.scored for group in search.groups.values()}  # all were scored
 
     return Case(_step(net, batch), _step(net, batch, score, attached), allowed)
 
@@ -182,8 +182,8 @@ def test_a_step_of_each_method_against_one_of_plain_sgd(benchmark) -> None:
             pairs[name].append((plain, method))
 
     once()
-    for each in pairs.values():
-        each.clear()
+    for readings in pairs.values():
+        readings.clear()
     benchmark.pedantic(once, rounds=ROUNDS)
     columns = f"{'plain':>9} {'method':>9} {'ratio':>6} {'quartiles':>11} {'hook alone':>10} {'allowed':>8}"
     print(f"\n{DEVICE.type:38} {columns}")
@@ -193,7 +193,7 @@ def test_a_step_of_each_method_against_one_of_plain_sgd(benchmark) -> None:
 
 def _row(name: str, case: Case, pairs, found: dict[str, object]) -> bool:
     """Print a line of the table; return whether the step costs no more than it may."""
-    plain, method = (statistics.median(seconds for seconds, _ in each) for each in zip(*pairs, strict=True))
+    plain, method = (statistics.median(seconds for seconds, _ in series) for series in zip(*pairs, strict=True))
     low, _, high = statistics.quantiles([ours[0] / theirs[0] for theirs, ours in pairs], n=4)
     alone = statistics.median(seconds / (seconds - inside) for _, (seconds, inside) in pairs)
     found[name] = {"plain_seconds": plain, "ratio": method / plain, "quartiles": [low, high], "hook_alone": alone}

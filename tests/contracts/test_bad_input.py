@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from search.searchers.allocation import check_allocation
 from torch import Tensor, nn
 
-from configs.schema import ALLOCATIONS
+from configs.schema import ALLOCATIONS, RunConfig
 from pruning.base import METHODS, Goal, Snapshot
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.latency.meter import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
 from search.cli import main
+from search.problem import Problem
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace, SpaceConfig
@@ -213,8 +213,11 @@ def test_an_allocation_that_no_method_of_the_run_can_follow_is_refused(
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
-def test_of_several_methods_one_that_can_follow_an_allocation_is_enough(allocation: str) -> None:
-    check_allocation(["kse", "csgd"], allocation)
+def test_of_several_methods_one_that_can_follow_an_allocation_is_enough(
+    allocation: str, tiny_search_context: SearchContext
+) -> None:
+    config = RunConfig(budget=("50%",), method="kse,csgd", allocation=allocation)
+    assert Problem.resolve(config, tiny_search_context.space).methods == ("kse", "csgd")
 
 
 @pytest.mark.parametrize("command", [[], ["plan"]])

@@ -17,6 +17,8 @@ from tiny_search import tiny_config
 
 import runners.local
 from configs.loading import parse_flags
+from configs.schema import RunConfig
+from runners.evaluation.screening import automatic_pool_size
 from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner, _simulate
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -25,7 +27,7 @@ from search.cli import main as command_line
 from search.latency.predictor import LatencyPredictor
 from search.latency.queue import MeasurementQueue, restore_readings
 from search.problem import Problem
-from search.reporting.summary import ending
+from search.reporting.statements import ending
 from search.results.pareto import measured
 from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
 from search.results.result import DenseResult, SearchResult, best_at_text
@@ -52,6 +54,11 @@ NOTES = {
     KEPT_AFTER: "kept after",
     NOT_CONTINUED: "not continued",
 }
+
+
+def _pool_size(config: RunConfig) -> int:
+    pool = config.screening_pool
+    return automatic_pool_size(config.train.epochs, 1000, 250) if pool is None else pool
 
 
 def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: bool = False) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         stored,
         sensitivities=sensitivities if sim.get("sensitivities") and left else None,
     )
-    screening = Screening(problem, config.screening_pool_size(1000, 250), history.results)
+    screening = Screening(problem, _pool_size(config), history.results)
     promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
     queue = None
     if predictor is not None:
@@ -134,13 +141,14 @@ def search_for_real(folder: Path, flags: Sequence[tuple[str, Any]], epochs: int)
     result = run(config)
     names = [group["group"] for group in result.space["groups"]]
     facts = _facts(result, names, {"digits": 6})
-    control = {"control": result.control, **{f"control of {k}": v for k, v in result.target_controls.items()}}
+    control = {"control": result.retrained_baseline}
+    control |= {f"control of {label}": network for label, network in result.target_baselines.items()}
     facts["controls"] = [[name, _network(each, names, 6)] for name, each in control.items() if each is not None]
     return facts | {"dense": [round(result.dense.val_accuracy, 6), round(result.dense.test_accuracy or 0, 6)]}
 
 
 def _facts(result: SearchResult, names: Sequence[str], how: Mapping[str, int]) -> dict[str, Any]:
-    chosen, compared, before = result.chosen, result.uniform_comparison, result.screening_audit
+    chosen, compared, before = result.chosen, result.baseline_comparison, result.screening_audit
     return {
         "groups": " ".join(names),
         "trials": [_row(each, names, **how) for each in result.results],
@@ -149,8 +157,8 @@ def _facts(result: SearchResult, names: Sequence[str], how: Mapping[str, int]) -
         "chosen": None if chosen is None else chosen.label,
         "best at": [[each.label, best_at_text(result, each)] for each in result.reported],
         "comparison": compared.statement,
-        "rival, won, beaten, arms": [compared.rival, compared.won, compared.beaten, compared.baselines],
-        "audit of rungs": [dataclasses.astuple(each) for each in result.proxy_audit],
+        "rival, won, beaten, arms": [compared.baseline_trial, compared.won, compared.dominated, compared.baselines],
+        "audit of rungs": [dataclasses.astuple(each) for each in result.rung_audits],
         "audit before training": None if before is None else dataclasses.astuple(before),
     }
 

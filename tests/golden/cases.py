@@ -1,10 +1,16 @@
 """The golden runs: simulated searches, real ones, pages of the command line and inputs that it refuses."""
 
+from collections.abc import Callable
 from typing import Any
 
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 PASSING = "--method l2,di,aofp"
+ALONE = "--budget 30% --method l2 --trials 18 --screen none --rungs none"
+MIXED = "--budget 40% --trials 20 --screen none --rungs none"
 LATENCY = {"groups": 3}  # what the made-up latency is made for
+
+
+_Add = Callable[..., None]
 
 
 def simulated() -> dict[str, dict[str, Any]]:
@@ -14,6 +20,12 @@ def simulated() -> dict[str, dict[str, Any]]:
     def add(name: str, *flags: str, **sim: Any) -> None:
         found[name] = {"flags": flags, "sim": {"noise": 0.02, **sim}}
 
+    for part in (_samplers, _screening, _latency, _methods, _ways_to_end, _resumed):
+        part(add)
+    return found
+
+
+def _samplers(add: _Add) -> None:
     for sampler in SAMPLERS:
         trials = 10 if sampler == "gp" else 16
         for goal, asked in (("plain", "--budget 50%"), ("targets", "--targets 8,20,50%")):
@@ -21,10 +33,12 @@ def simulated() -> dict[str, dict[str, Any]]:
                 count = trials - 3 if sampler == "gp" and "targets" in goal else trials
                 flags = f"{asked} {rungs} --sampler {sampler} --trials {count} --method l2 --screen none"
                 add(f"{sampler} {goal} {how}", flags)
-    base = "--budget 30% --method l2 --trials 18 --screen none --rungs none"
     for seed in (1, 7):
-        add(f"seed {seed} structured", f"{base} --seed {seed}", sensitivities=True)
-        add(f"seed {seed} tpe", f"{base} --seed {seed} --sampler tpe")
+        add(f"seed {seed} structured", f"{ALONE} --seed {seed}", sensitivities=True)
+        add(f"seed {seed} tpe", f"{ALONE} --seed {seed} --sampler tpe")
+
+
+def _screening(add: _Add) -> None:
     for sampler in ("structured", "tpe"):
         flags = f"--budget 20% --method l2,l1 --trials 16 --sampler {sampler} --screen 3"
         add(f"screening {sampler} whole", f"{flags} --rungs none --epochs 2")
@@ -34,6 +48,9 @@ def simulated() -> dict[str, dict[str, Any]]:
     add("screening misled", misled, noise=5.0)
     add("screening mixed methods", "--budget 20% --method l1,csgd,scratch --trials 18 --screen 3 --epochs 2")
     add("screening auto", "--budget 20% --method l2 --trials 12 --screen auto --rungs auto --epochs 9")
+
+
+def _latency(add: _Add) -> None:
     for sampler in ("structured", "random"):
         flags = f"--method l2 --sampler {sampler} --trials 14 --screen none"
         add(f"latency budget {sampler}", f"{flags} --budget 3ms --rungs none", **LATENCY)
@@ -47,41 +64,49 @@ def simulated() -> dict[str, dict[str, Any]]:
     add("latency two workers", screened, workers=2, **LATENCY)
     finding = "--method aofp,kse,l2 --budget 3ms --trials 14 --rungs none --screen none"
     add("latency method finds widths", finding, passing=True, **LATENCY)
-    methods = "--budget 40% --trials 20 --screen none --rungs none"
-    add("methods quality", f"{methods} --method di,l2,csgd", quality={"di": 1.5, "csgd": 1.3}, slowness={"csgd": 4.0})
+
+
+def _methods(add: _Add) -> None:
+    add("methods quality", f"{MIXED} --method di,l2,csgd", quality={"di": 1.5, "csgd": 1.3}, slowness={"csgd": 4.0})
     for sampler in SAMPLERS:
         trials = 10 if sampler == "gp" else 18
-        flags = f"{methods} --trials {trials} --sampler {sampler} --search-training lr,distill-weight,epochs=1:4"
+        flags = f"{MIXED} --trials {trials} --sampler {sampler} --search-training lr,distill-weight,epochs=1:4"
         add(f"methods training {sampler}", f"{flags} --method aofp,l2 --epochs 2", quality={"aofp": 1.2}, passing=True)
-    add("methods auto", f"{methods} --method auto --rungs auto --epochs 9 --screen auto")
-    add("methods all", f"{methods} --method all --trials 24 --sampler random")
-    add("methods kse", f"{methods} --method kse,scratch", slowness={"kse": 0.1})
+    add("methods auto", f"{MIXED} --method auto --rungs auto --epochs 9 --screen auto")
+    add("methods all", f"{MIXED} --method all --trials 24 --sampler random")
+    add("methods kse", f"{MIXED} --method kse,scratch", slowness={"kse": 0.1})
     for allocation in ("search", "method", "any"):
-        add(f"allocation {allocation}", f"{methods} --method aofp,taylor --allocation {allocation}", passing=True)
-    add("allocation method nsga2", f"{methods} --method taylor --allocation method --sampler nsga2")
+        add(f"allocation {allocation}", f"{MIXED} --method aofp,taylor --allocation {allocation}", passing=True)
+    add("allocation method nsga2", f"{MIXED} --method taylor --allocation method --sampler nsga2")
     fixed = "--set aofp.theta=0.2 --set aofp.scope=all --set di.ridge=0.1"
-    add("settings fixed", f"{methods} --method aofp,di {fixed}", passing=True)
-    add("training lr", f"{methods} --method l2 --search-training lr=0.002:0.05")
-    add("training rungs", f"{methods} --method di --search-training lr,distill-weight --rungs 1,2,4 --epochs 4")
-    add("lowest fraction", f"{methods} --method l2 --lowest-fraction 0.5")
-    add("whole budget only", f"{methods} --method l2 --lowest-fraction 1 --sampler tpe")
+    add("settings fixed", f"{MIXED} --method aofp,di {fixed}", passing=True)
+    add("training lr", f"{MIXED} --method l2 --search-training lr=0.002:0.05")
+    add("training rungs", f"{MIXED} --method di --search-training lr,distill-weight --rungs 1,2,4 --epochs 4")
+    add("lowest fraction", f"{MIXED} --method l2 --lowest-fraction 0.5")
+    add("whole budget only", f"{MIXED} --method l2 --lowest-fraction 1 --sampler tpe")
+
+
+def _ways_to_end(add: _Add) -> None:
     add("two budgets", f"--budget 40% --budget 9kparams {PASSING} --trials 16 --rungs none --screen none", passing=True)
     add("params", "--budget 12kparams --method l2 --trials 14 --screen none --rungs 1,2 --epochs 2")
     add("params targets", "--budget 60% --targets 4,8,12kparams --method l2 --trials 14 --screen none")
     add("targets passing", f"--targets 10,30,60% {PASSING} --trials 18 --screen none", passing=True)
     add("too few trials", "--targets 8,20,50% --trials 2 --method l2")
     add("space is used up", "--budget 80% --trials 14 --method l2 --allocation search", groups=1, width=8)
-    add("failing", f"{methods} {PASSING} --rungs 1,2,4 --epochs 4", failing=(0, 4, 9, 10), passing=True)
+    add("failing", f"{MIXED} {PASSING} --rungs 1,2,4 --epochs 4", failing=(0, 4, 9, 10), passing=True)
     add("failing screening", "--budget 20% --method l2 --trials 16 --screen 3 --epochs 2", failing=(5, 9))
-    add("stopped rungs", f"{methods} --method l2 --rungs 1,2,4 --epochs 4", stopped=(2, 7))
+    add("stopped rungs", f"{MIXED} --method l2 --rungs 1,2,4 --epochs 4", stopped=(2, 7))
     for name, more in (("whole", "--rungs none"), ("rungs", "--rungs 1,2,4"), ("screening", "--rungs 1,4 --screen 3")):
         flags = f"--budget 30% --method l2,di --trials 16 --screen none --epochs 4 {more}"
         add(f"two workers {name}", flags, workers=2, passing=name == "whole")
         add(f"four workers {name}", f"{flags} --sampler tpe", workers=4)
         add(f"time limit {name}", f"{flags} --time-limit 45s")
         add(f"time limit two workers {name}", f"{flags} --time-limit 45s", workers=2)
-    add("time limit long", f"{base} --time-limit 1h30m")
-    add("time limit short", f"{base} --time-limit 1s --epochs 4")
+    add("time limit long", f"{ALONE} --time-limit 1h30m")
+    add("time limit short", f"{ALONE} --time-limit 1s --epochs 4")
+
+
+def _resumed(add: _Add) -> None:
     for sampler in ("structured", "tpe"):
         first = f"--method l2,di --trials 10 --sampler {sampler} --screen none --rungs none"
         second = f"--method l2,di --trials 18 --sampler {sampler} --screen none --rungs none"
@@ -99,7 +124,6 @@ def simulated() -> dict[str, dict[str, Any]]:
     add("resume latency axis", axis, f"{axis} --trials 16", stop=10, **LATENCY)
     whole = "--method l2 --budget 30% --screen none --rungs none"
     add("resume time limit", f"{whole} --time-limit 25s", f"{whole} --time-limit 15s")
-    return found
 
 
 REAL: dict[str, dict[str, Any]] = {

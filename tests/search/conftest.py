@@ -39,7 +39,7 @@ def _stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write no programs of exported nets, for searches that test something else."""
-    monkeypatch.setattr("search.finalization.export._write_program", lambda net, input_shape, folder: (None, 0.0))
+    monkeypatch.setattr("pruning.export._write_program", lambda net, input_shape, folder: (None, 0.0))
 
 
 @pytest.fixture

@@ -1,28 +1,16 @@
-"""A Ctrl-C that something dropped comes up again at the next trial, and no result is lost by it."""
+"""A Ctrl-C that something dropped comes up again at the next step of the tuner, and no result is lost by it."""
 
 import contextlib
 import os
 import signal
 import threading
-from types import SimpleNamespace
 
 import pytest
+from chain_space import chain
+from made_up_search import problem_of, result_of, search_of
 
-from search.interrupts import Interruptible
-
-
-class Trials:
-    def __init__(self) -> None:
-        self.told: list[object] = []
-
-    def ask(self) -> str:
-        return "trial"
-
-    def report(self, report: object) -> bool:
-        return True
-
-    def tell(self, result: object) -> None:
-        self.told.append(result)
+from runners.trial import EpochReport
+from search.interrupts import Interrupts
 
 
 def dropped_interrupt() -> None:
@@ -32,32 +20,49 @@ def dropped_interrupt() -> None:
             pass
 
 
-@pytest.mark.parametrize("what", ["ask", "report", "tell"])
-def test_a_dropped_interrupt_is_raised_again_and_the_result_told(what: str) -> None:
-    trials, result = Trials(), SimpleNamespace()
-    with Interruptible(trials) as interruptible:
-        assert (interruptible.ask(), interruptible.report(result)) == ("trial", True)
+@pytest.mark.parametrize("step", ["ask", "report", "tell"])
+def test_a_dropped_interrupt_is_raised_again_and_the_result_recorded(step: str) -> None:
+    problem, interrupts = problem_of(chain(), ("20kflops",)), Interrupts()
+    search = search_of(problem, interrupts=interrupts)
+    with interrupts:
+        trial = search.ask()
+        assert trial is not None
+        report, result = EpochReport(trial.number, 1, 0.5, 1.0), result_of(trial, problem.space)
+        assert search.report(report)
         dropped_interrupt()
+        arguments = {"ask": [], "report": [report], "tell": [result]}[step]
         with pytest.raises(KeyboardInterrupt):
-            getattr(interruptible, what)(*[] if what == "ask" else [result])
-    assert trials.told == ([result] if what == "tell" else [])
+            getattr(search.tuner, step)(*arguments)
+    assert search.results == ((result,) if step == "tell" else ())
 
 
-def test_afterwards_ctrl_c_belongs_to_whom_it_did_before() -> None:
+def test_afterwards_the_handler_of_before_gets_ctrl_c() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with Interruptible(Trials()):
+    with Interrupts():
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_in_another_thread_it_only_hands_on() -> None:
-    found = []
+def test_without_a_dropped_interrupt_nothing_is_raised() -> None:
+    interrupts = Interrupts()
+    interrupts.check()
+    with interrupts:
+        interrupts.check()
+    interrupts.check()
+
+
+def test_in_another_thread_it_remembers_nothing() -> None:
+    found = list[bool]()
 
     def work() -> None:
-        with Interruptible(Trials()) as interruptible:
-            found.append(interruptible.ask())
+        with Interrupts() as interrupts:
+            interrupts.check()
+            search = search_of(problem_of(chain(), ("20kflops",)), interrupts=interrupts)
+            found.append(search.ask() is not None)
 
+    before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == ["trial"]
+    assert found == [True]
+    assert signal.getsignal(signal.SIGINT) == before

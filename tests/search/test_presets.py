@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
+from made_up_search import search_of
 from PIL import Image
 from torch import nn
 
@@ -21,9 +22,8 @@ from pruning.settings import declared_settings
 from runners.data.source import Shape, Source
 from runners.data.splits import TensorSplit
 from runners.trial import Trial, TrialResult, TrialState
-from search.problem import prepare, study_settings
-from search.searchers.candidate_space import CONTROL_METHOD
-from search.tuner import Study
+from search.environment import prepare
+from search.problem import BASELINE_METHOD
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing.tracer import trace
@@ -92,23 +92,23 @@ def test_a_recipe_is_one_trial_beside_the_baseline(name: str, small_data: Path) 
         train = dataclasses.replace(train, dense_lr_scheduler="constant")
     config = dataclasses.replace(config, data=data, train=train, weights="", runner=runner)
 
-    setup = prepare(config)
-    study = Study(dataclasses.replace(study_settings(setup), storage=""), setup.space, setup.budgets)
+    problem = prepare(config).problem
+    search = search_of(problem)
     trials = []
-    while (trial := study.ask()) is not None:
+    while (trial := search.ask()) is not None:
         trials.append(trial)
-        study.tell(_result(trial, setup.space))
+        search.tell(_result(trial, problem.space))
     baseline, published = trials
-    assert (baseline.method, baseline.baseline) == (CONTROL_METHOD, "uniform")
+    assert (baseline.method, baseline.baseline) == (BASELINE_METHOD, "uniform")
     assert (published.method, published.baseline) == (config.method, "")
-    assert published.settings == setup.fixed[config.method]
+    assert published.settings == problem.fixed[config.method]
     assert METHODS[config.method](**published.settings)
     assert {budget.limit for budget in published.goal.budgets} <= {
-        min(setup.budgets[0].limit, setup.space.cost(setup.space.largest).flops)
+        min(problem.budgets[0].limit, problem.space.cost(problem.space.largest).flops)
     }
     if config.space.bound:
-        assert setup.space.largest == setup.space.smallest
-        assert published.goal.widths == setup.space.largest
+        assert problem.space.largest == problem.space.smallest
+        assert published.goal.widths == problem.space.largest
     else:
         assert published.goal.widths is None
 

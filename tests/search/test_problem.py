@@ -10,7 +10,7 @@ from made_up_search import problem_of
 from pruning.settings import parse_settings
 from search.problem import method_settings
 from spaces.budget import Budget
-from spaces.errors import BudgetError, SlimfrontError
+from spaces.errors import BudgetError, ConfigError, SlimfrontError
 
 FLOPS = Budget("flops", 20_000)
 
@@ -31,6 +31,30 @@ def test_a_budget_under_the_smallest_network_is_refused_at_once() -> None:
         problem_of(chain(), (Budget("flops", 10),), ("plain",))
     with pytest.raises(BudgetError, match="no budget given; write --budget with 0.5gflops"):
         problem_of(chain(), (), ("plain",))
+
+
+def test_the_latency_limit_is_the_latency_budget() -> None:
+    assert problem_of(chain(), (FLOPS, Budget("latency", 1e-3)), ("plain",)).latency_limit == 1e-3
+    assert problem_of(chain(), (FLOPS,), ("plain",)).latency_limit == float("inf")
+
+
+def test_latency_is_needed_where_it_is_limited_or_an_axis() -> None:
+    assert problem_of(chain(), (FLOPS, Budget("latency", 1e-3)), ("plain",)).needs_latency
+    assert problem_of(chain(), (FLOPS,), ("plain",), objective="accuracy,latency").needs_latency
+    assert not problem_of(chain(), (FLOPS,), ("plain",)).needs_latency
+
+
+@pytest.mark.parametrize(
+    ("allocation", "method", "message"),
+    [
+        ("search", "finding", "no method of the run can work at widths that the search chooses: finding only finds"),
+        ("method", "plain", "no method of the run can find widths itself: plain only works at given widths"),
+    ],
+)
+def test_an_allocation_that_no_method_can_follow_is_refused(allocation: str, method: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        problem_of(chain(), (FLOPS,), (method,), allocation=allocation)
+    assert problem_of(chain(), (FLOPS,), ("plain", "finding"), allocation=allocation).methods == ("plain", "finding")
 
 
 def test_no_trials_is_an_error() -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chain_space import chain
-from search.reporting.live import SilentDisplay
-from search.searchers.study_settings import StudySettings
+from made_up_search import MadeUpSearch, Watched, problem_of, search_of
 from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
@@ -19,50 +18,30 @@ from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
-from search.results.pareto import ParetoFront
-from search.schedulers.asha import NOT_CONTINUED
-from search.schedulers.segments import KEPT_AFTER
-from search.storage.checkpoints import TrialFiles
-from search.tuner import Study
+from search.callbacks import Progress, SearchCallback
+from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
+from search.storage.checkpoints import CheckpointFolder
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
 
-    pass
-
 RUNGS = (1, 2, 4)
-BENCH: Any = None  # formulas need none
+BENCH: Any = None  # formulas need no search context
 
 
 def needs(space: SearchSpace) -> SaturatingAccuracy:
     return SaturatingAccuracy(space, rates={group.name: 2.0 + i for i, group in enumerate(space.variable)})
 
 
-def study_of(space: SearchSpace, trials: int = 24, **changes: Any) -> Study:
-    settings = StudySettings(("l2", "geometric_median"), trials=trials, rungs=RUNGS, **changes)
-    return Study(settings, space, [Budget("flops", 200_000)])
-
-
-class Legs:
-    """Counts the legs that a study gives out."""
-
-    def __init__(self, study: Study) -> None:
-        self.study, self.given, self.report, self.tell = study, [], study.report, study.tell
-
-    def ask(self) -> Trial | None:
-        if (trial := self.study.ask()) is not None:
-            self.given.append(trial)
-        return trial
-
-    @property
-    def epochs(self) -> int:
-        return sum(trial.segment.epochs for trial in self.given if trial.segment)
+def search_with_rungs(space: SearchSpace, trials: int = 24) -> MadeUpSearch:
+    methods = ("l2", "geometric_median")
+    return search_of(problem_of(space, (Budget("flops", 200_000),), methods, trials=trials, rungs=RUNGS))
 
 
 def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
-    """What a trainer that knows a formula would do, with weights that say how often they were trained."""
+    """Train by a formula, with weights that say how often they were trained."""
     final = outcome(trial)
     segment = trial.segment
     assert segment is not None
@@ -77,9 +56,9 @@ def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
 
 
 @pytest.fixture(params=["local", "simulated"])
-def searched(request: pytest.FixtureRequest) -> Legs:
+def searched(request: pytest.FixtureRequest) -> Watched:
     space = chain(8, 64)
-    segments = Legs(study_of(space))
+    segments = Watched(search_with_rungs(space))
     if request.param == "simulated":
         SimulatedRunner(outcome=needs(space), epochs=RUNGS[-1]).run(segments, BENCH)
     else:
@@ -87,38 +66,39 @@ def searched(request: pytest.FixtureRequest) -> Legs:
     return segments
 
 
-def test_trials_grow_through_rungs_and_the_front_is_trained_to_the_end(searched: Legs) -> None:
-    study = searched.study
-    assert len(study.results) == 24
-    assert all(member.trained == RUNGS[-1] for member in study.front)
-    assert all(each.trained == RUNGS[-1] for each in study.results if each.trial.baseline == "uniform")
-    reached = Counter(each.trained for each in study.results)
+def test_trials_are_promoted_through_rungs_and_the_front_is_trained_to_the_end(searched: Watched) -> None:
+    search = searched.search
+    assert len(search.results) == 24
+    assert all(member.trained == RUNGS[-1] for member in search.front)
+    assert all(result.trained == RUNGS[-1] for result in search.results if result.trial.baseline == "uniform")
+    reached = Counter(result.trained for result in search.results)
     assert reached.keys() == set(RUNGS)  # and nearly all networks of this formula end on the front
-    assert searched.epochs == sum((each.trained or 0) for each in study.results) < 24 * RUNGS[-1]
-    assert not study.unfinished
+    assert searched.epochs == sum((result.trained or 0) for result in search.results) < 24 * RUNGS[-1]
+    assert not search.tuner.unfinished
 
 
-def test_a_trial_that_goes_on_keeps_its_number_and_adds_up_its_legs(searched: Legs) -> None:
-    (first, *_), segments = searched.study.results, [each.segment for each in searched.given if each.number == 0]
+def test_a_promoted_trial_keeps_its_number_and_adds_up_its_segments(searched: Watched) -> None:
+    first, *_ = searched.search.results
+    segments = [trial.segment for trial in searched.given if trial.number == 0]
     assert [(segment.trained, segment.epochs) for segment in segments if segment] == [(0, 1), (1, 1), (2, 2)]
     assert [epochs for epochs, _ in first.rungs] == [1, 2, 4]
     assert [report.epoch for report in first.curve if report.epoch] == [1, 2, 3, 4]
     seconds = [report.seconds for report in first.curve]
     assert seconds == sorted(seconds)
-    assert seconds[-1] > seconds[0]  # since the trial began, not since its leg did
+    assert seconds[-1] > seconds[0]  # since the trial began, not since its segment did
     assert first.accuracy == max(accuracy for _, accuracy in first.rungs)
     assert first.trial.segment is None
     if first.checkpoint is not None:
-        assert first.checkpoint == b"++++"  # each leg has gone on from the weights of the one before
+        assert first.checkpoint == b"++++"  # every segment has gone on from the weights of the one before
 
 
-def legs_of(study: Study, number: int) -> Iterator[Trial]:
-    """Tell every trial but this one as the formula says, and yield each leg of this one for the caller to tell."""
-    while (trial := study.ask()) is not None:
+def segments_of(search: MadeUpSearch, number: int) -> Iterator[Trial]:
+    """Tell every other trial by the formula, and yield every segment of this one for the caller to tell."""
+    while (trial := search.ask()) is not None:
         if trial.number == number:
             yield trial
         else:
-            study.tell(finished(trial))
+            search.tell(finished(trial))
 
 
 def finished(trial: Trial, **changes: Any) -> TrialResult:
@@ -130,14 +110,14 @@ def finished(trial: Trial, **changes: Any) -> TrialResult:
             return dataclasses.replace(ended.value, **changes)
 
 
-def test_a_leg_that_fails_keeps_what_was_finished_and_ends_the_trial() -> None:
-    study = study_of(chain(8, 64))
-    segments = legs_of(study, 0)
-    study.tell(finished(next(segments)))
-    before = study.results[0]
-    study.tell(TrialResult(next(segments), TrialState.FAILED, error="OutOfMemoryError: no more\nmemory", seconds=2.0))
+def test_a_segment_that_fails_keeps_the_network_of_before_and_ends_the_trial() -> None:
+    search = search_with_rungs(chain(8, 64))
+    segments = segments_of(search, 0)
+    search.tell(finished(next(segments)))
+    before = search.results[0]
+    search.tell(TrialResult(next(segments), TrialState.FAILED, error="OutOfMemoryError: no more\nmemory", seconds=2.0))
     assert next(segments, None) is None
-    after = study.results[0]
+    after = search.results[0]
     assert (after.state, after.accuracy, after.rungs) == (TrialState.COMPLETE, before.accuracy, before.rungs)
     assert after.checkpoint == before.checkpoint
     assert after.seconds == before.seconds + 2.0
@@ -145,45 +125,60 @@ def test_a_leg_that_fails_keeps_what_was_finished_and_ends_the_trial() -> None:
 
 
 def test_a_longer_training_that_comes_out_worse_leaves_the_better_network() -> None:
-    study = study_of(chain(8, 64))
-    segments = legs_of(study, 0)
-    study.tell(finished(next(segments)))
-    before = study.results[0]
-    study.tell(finished(next(segments), accuracy=0.01))
-    after = study.results[0]
+    search = search_with_rungs(chain(8, 64))
+    segments = segments_of(search, 0)
+    search.tell(finished(next(segments)))
+    before = search.results[0]
+    search.tell(finished(next(segments), accuracy=0.01))
+    after = search.results[0]
     assert (after.accuracy, after.checkpoint, after.trained) == (before.accuracy, b"+", 2)
     assert after.note[KEPT_AFTER] == 1
     assert after.rungs[1] == (2, 0.01)
-    study.tell(finished(next(segments), accuracy=0.99))
-    last = study.results[0]
+    search.tell(finished(next(segments), accuracy=0.99))
+    last = search.results[0]
     assert (last.accuracy, last.checkpoint, last.trained) == (0.99, b"+++", 4)  # from the better network
     assert KEPT_AFTER not in last.note
 
 
-def test_a_leg_that_the_time_limit_cuts_short_can_be_made_up_for() -> None:
-    study = study_of(chain(8, 64))
-    segments = legs_of(study, 0)
-    study.tell(finished(next(segments)))
-    study.tell(finished(next(segments), state=TrialState.STOPPED, accuracy=0.01))
-    assert study.results[0].trained == 1
+def test_a_segment_that_the_time_limit_cuts_short_can_be_made_up_for() -> None:
+    search = search_with_rungs(chain(8, 64))
+    segments = segments_of(search, 0)
+    search.tell(finished(next(segments)))
+    search.tell(finished(next(segments), state=TrialState.STOPPED, accuracy=0.01))
+    assert search.results[0].trained == 1
     again = next(segments)
     assert again.segment is not None
     assert (again.segment.trained, again.segment.end, again.segment.start) == (1, 2, b"+")
-    assert study.unfinished
+    assert search.tuner.unfinished
 
 
-def test_with_the_trials_given_out_there_is_none_yet_while_one_runs_that_may_go_on() -> None:
-    study = study_of(chain(8, 64), trials=8)
-    waiting: list[Trial] = []
-    while (trial := study.ask()) is not None:
-        waiting.append(trial)
-    assert len(waiting) == 8
-    while waiting:
-        study.tell(finished(waiting.pop(0)))
-        while (trial := study.ask()) is not None:
-            waiting.append(trial)
-    assert all(member.trained == RUNGS[-1] for member in study.front)
-    assert study.ask() is None
+def test_with_all_trials_handed_out_there_is_none_yet_while_one_runs_that_may_be_promoted() -> None:
+    search = search_with_rungs(chain(8, 64), trials=8)
+    running: list[Trial] = []
+    while (trial := search.ask()) is not None:
+        running.append(trial)
+    assert len(running) == 8
+    while running:
+        search.tell(finished(running.pop(0)))
+        while (trial := search.ask()) is not None:
+            running.append(trial)
+    assert all(member.trained == RUNGS[-1] for member in search.front)
+    assert search.ask() is None
+
+
+def test_a_trial_whose_weights_are_gone_keeps_its_result_and_is_not_promoted(tmp_path: Path) -> None:
+    problem = problem_of(chain(8, 64), (Budget("flops", 200_000),), trials=8, rungs=RUNGS)
+    (tmp_path / "trials").mkdir()
+    search = search_of(problem, checkpoints=CheckpointFolder(tmp_path))
+    trial = search.ask()
+    assert trial is not None
+    search.tell(finished(trial))
+    (tmp_path / search.results[0].path).unlink()
+    following = search.ask()
+    assert following is not None
+    assert following.number == 1
+    assert "cannot be read" in search.results[0].note[NOT_CONTINUED]
+    assert search.results[0].state is TrialState.COMPLETE
 
 
 def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
@@ -196,33 +191,33 @@ def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
     search_context = dataclasses.replace(
         tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=2)
     )
-    settings = StudySettings(("l2",), trials=8, rungs=(1, 2), storage=f"sqlite:///{tmp_path / 'study.db'}")
-    study = Study(settings, search_context.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
+    problem, url = problem_of(search_context.space, ("70%",), trials=8, rungs=(1, 2)), f"sqlite:///{tmp_path / 's.db'}"
     (tmp_path / "trials").mkdir()
-    segments = Legs(study)
+    segments = Watched(search_of(problem, url=url, checkpoints=CheckpointFolder(tmp_path)))
     RayRunner(RunnerConfig(name="ray"), evaluate).run(segments, search_context)
-    assert [each.error for each in study.results if each.error] == []
-    assert not any(NOT_CONTINUED in each.note for each in study.results)
-    assert len(study.results) == 8
-    assert all(member.trained == 2 for member in study.front)
-    assert {each.number for each in segments.given if each.segment and each.segment.start} >= {0, 1}
-    assert {path.name for path in (tmp_path / "trials").iterdir()} == {Path(r.path).name for r in study.results}
-    again = Study(settings, search_context.space, [Budget.parse("70%")], archive=TrialFiles(tmp_path))
-    assert again.results == study.results
-    assert not again.unfinished
+    search = segments.search
+    assert [result.error for result in search.results if result.error] == []
+    assert not any(NOT_CONTINUED in result.note for result in search.results)
+    assert len(search.results) == 8
+    assert all(member.trained == 2 for member in search.front)
+    assert {trial.number for trial in segments.given if trial.segment and trial.segment.start} >= {0, 1}
+    assert {path.name for path in (tmp_path / "trials").iterdir()} == {Path(r.path).name for r in search.results}
+    again = search_of(problem, url=url, checkpoints=CheckpointFolder(tmp_path))
+    assert again.results == search.results
+    assert not again.tuner.unfinished
 
 
-class Watching(SilentDisplay):
-    """Notes phases, and stops the search once trials have gone on."""
+class Watching(SearchCallback):
+    """Remembers promotions, and stops the search once trials were promoted."""
 
     def __init__(self, stop_after: int) -> None:
-        self.phases: list[str] = []
+        self.promotions: list[tuple[int, int]] = []
         self._left = stop_after
 
-    def phase(self, text: str) -> None:
-        self.phases.append(text)
+    def on_promotion(self, number: int, epochs: int) -> None:
+        self.promotions.append((number, epochs))
 
-    def trial_done(self, result: TrialResult, front: ParetoFront, done: int, total: int) -> None:
+    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
         self._left -= 1
         if not self._left:
             raise KeyboardInterrupt
@@ -235,28 +230,29 @@ def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path
     folder = tmp_path / "run"
     train = TrainConfig(epochs=2, batch_size=32, precision="float32", device="cpu")
     config = tiny_config(folder, budget=("60%",), train=train, trials=8, rungs="1")
-    display = Watching(stop_after=7)
-    stopped = run(config, display)
+    watching = Watching(stop_after=7)
+    stopped = run(config, [watching])
     assert stopped.interrupted
-    assert "trial 0 goes on to 2 epochs" in display.phases
-    before = {each.trial.number: each.rungs for each in stopped.results}
+    assert (0, 2) in watching.promotions
+    before = {result.trial.number: result.rungs for result in stopped.results}
     assert any(len(rungs) == 2 for rungs in before.values())
 
     result = run(dataclasses.replace(load(str(folder / RUN_FILE)), resume=str(folder)))
 
-    after = {each.trial.number: each.rungs for each in result.results}
+    after = {trial.trial.number: trial.rungs for trial in result.results}
     assert len(after) == 8
     assert all(after[number][: len(rungs)] == rungs for number, rungs in before.items())  # none was trained twice
     assert all(member.trained == 2 for member in result.front)
     assert result.rungs == (1, 2)
-    assert {path.name for path in (folder / "trials").iterdir()} == {Path(each.path).name for each in result.results}
+    written = {path.name for path in (folder / "trials").iterdir()}
+    assert written == {Path(trial.path).name for trial in result.results}
     text = (folder / "report.html").read_text()
     assert "Rungs after 1 of 2 epochs: trials ended " in text
     assert "Proxy audit" in text
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
-    children = {each.info.run_name: each for each in runs if "mlflow.parentRunId" in each.data.tags}
+    children = {child.info.run_name: child for child in runs if "mlflow.parentRunId" in child.data.tags}
     assert len(runs) == 9
-    for each in result.results:
-        metrics = children[f"trial {each.trial.number:04d}"].data.metrics
-        assert (metrics["accuracy"], metrics["epochs"]) == (each.accuracy, each.trained)
+    for trial in result.results:
+        metrics = children[f"trial {trial.trial.number:04d}"].data.metrics
+        assert (metrics["accuracy"], metrics["epochs"]) == (trial.accuracy, trial.trained)

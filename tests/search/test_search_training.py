@@ -7,37 +7,42 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from made_up_search import problem_of, search_of
 
 from pruning.base import Goal
 from runners.config import TrainConfig
 from runners.evaluation.evaluate import SearchContext, evaluate
-from runners.search_training import parse_search_training
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult
 from search.cli import main
-from search.finalization.retraining import again
+from search.finalization.retraining import retraining_trial
 from search.reporting.wording import training_text
-from search.results.serialization import trial_from_dict, trial_to_dict
+from search.results.serialization import from_plain, to_plain
 from search.searchers.samplers import SAMPLERS
-from search.tuner import Study, StudySettings
 from spaces.budget import Budget
-
-SEARCHED = parse_search_training("lr,distill-weight,epochs", TrainConfig(epochs=4))
 
 
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))  # half a second a proposal
-def test_every_proposal_has_values_in_range_and_arms_are_trained_as_set(
+def test_every_proposal_has_values_in_range_and_baselines_are_trained_as_set(
     sampler: str, tiny_search_context: SearchContext
 ) -> None:
     space = tiny_search_context.space
-    settings = StudySettings(("l2",), trials=20, sampler=sampler, training=SEARCHED)
-    study = Study(settings, space, (Budget("flops", space.dense_cost.flops // 2),))
-    SimulatedRunner().run(study, SimpleNamespace(space=space, threads=0))  # type: ignore[arg-type]
-    drawn = [r.trial.training for r in study.results if not r.trial.baseline]
-    assert {tuple(r.trial.training) for r in study.results if r.trial.baseline} == {()}
+    budget = Budget("flops", space.dense_cost.flops // 2)
+    problem = problem_of(
+        space,
+        (budget,),
+        trials=20,
+        sampler=sampler,
+        train=TrainConfig(epochs=4),
+        search_training="lr,distill-weight,epochs",
+    )
+    search = search_of(problem)
+    SimulatedRunner().run(search, SimpleNamespace(space=space, threads=0))  # type: ignore[arg-type]
+    drawn = [r.trial.training for r in search.results if not r.trial.baseline]
+    assert {tuple(r.trial.training) for r in search.results if r.trial.baseline} == {()}
     assert drawn[0] == {"lr": 0.008, "distill_weight": 0.0, "epochs": 4}  # starts with what is set
-    for each in SEARCHED:
+    for each in problem.config.searched_training:
         values = [own[each.name] for own in drawn]
         assert all(each.low <= value <= each.high for value in values)
         assert len(set(values)) > 2
@@ -48,9 +53,10 @@ def test_the_same_network_trained_otherwise_is_another_candidate_and_survives_th
     plain = Trial(0, "l2", Goal(None, (Budget("flops", 10),)))
     other = dataclasses.replace(plain, training={"epochs": 2})
     assert plain.key() != other.key()
-    assert trial_from_dict(json.loads(json.dumps(trial_to_dict(other)))) == other
-    old = {name: value for name, value in trial_to_dict(plain).items() if name != "training"}
-    assert trial_from_dict(old) == plain  # of a record that was written before
+    back = from_plain(Trial, json.loads(json.dumps(to_plain(other))))
+    assert (back, back.key()) == (other, other.key())
+    old = {name: value for name, value in to_plain(plain).items() if name != "training"}
+    assert from_plain(Trial, old) == plain  # of a record that was written before
 
 
 def outcome(search_context: SearchContext, **training: float) -> TrialResult:
@@ -102,7 +108,7 @@ def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> 
         tiny_search_context.space.cost(tiny_search_context.space.smallest),
         tiny_search_context.space.smallest,
     )
-    assert again(member).training == {"epochs": 2}
+    assert retraining_trial(member).training == {"epochs": 2}
 
 
 @pytest.mark.usefixtures("without_programs")

@@ -147,7 +147,7 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
         assert answer.best.confirmation is not None
         assert len(answer.best.confirmation.accuracies) == 2
         if answer.best.trial.baseline != "uniform":
-            control = result.control_of(answer.best)
+            control = result.retrained_baseline_of(answer.best)
             assert control is not None
             assert control.confirmation is not None
             assert control.cost is not None

@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
+import torch
 
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.errors import BudgetError
 from spaces.groups import ChannelGroup
-from spaces.projection import Projection
+from spaces.projection import Projection, Relaxation
+from spaces.space import ModelSpec, SearchSpace
+from spaces.tracing.tracer import trace
 from spaces.widths import Widths
+from spaces.zoo.models import build
 
 
 def projection() -> Projection:
@@ -43,3 +47,45 @@ def test_a_budget_under_the_smallest_network_is_refused():
         BudgetError, match="budget 3flops is under the smallest network of this space, which has 4 flops"
     ):
         projection().fit(np.array([1.0, 1.0]), [Budget("flops", 3)])
+
+
+@pytest.fixture(scope="module")
+def resnet20_space() -> SearchSpace:
+    return trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.zeros(1, 3, 32, 32))
+
+
+def test_real_widths_use_the_budget_up_and_are_near_the_legal_ones(resnet20_space: SearchSpace) -> None:
+    relaxation = Relaxation(resnet20_space.variable, resnet20_space.cost_model)
+    proportions = np.random.default_rng(0).uniform(-1, 1, (8, len(resnet20_space.variable)))
+    limits = np.column_stack([np.geomspace(0.06, 0.5, 8) * resnet20_space.dense_cost.flops, np.full(8, np.inf)])
+    log2_ratios = relaxation.fit(proportions, limits)
+    assert np.abs(relaxation.usage(log2_ratios, limits)).max() < 0.02
+    full = np.array([group.width for group in resnet20_space.variable])
+    for own, log2_proportions, limit in zip(log2_ratios, proportions, limits[:, 0], strict=True):
+        widths = resnet20_space.fit(2 ** (log2_proportions - 1), [Budget("flops", int(limit))])
+        legal = np.array([widths[group.name] for group in resnet20_space.variable])
+        assert np.abs(full * 2**own - legal).max() < 2.5  # steps of the rounding and of what fills the budget
+
+
+def test_the_tighter_of_two_budgets_counts(resnet20_space: SearchSpace) -> None:
+    relaxation, groups = Relaxation(resnet20_space.variable, resnet20_space.cost_model), len(resnet20_space.variable)
+    limits = np.array([[0.5 * resnet20_space.dense_cost.flops, 0.1 * resnet20_space.dense_cost.params]])
+    log2_ratios = relaxation.fit(np.zeros((1, groups)), limits)
+    widths = {
+        group.name: round(group.width * 2**log2)
+        for group, log2 in zip(resnet20_space.variable, log2_ratios[0], strict=True)
+    }
+    assert resnet20_space.cost(widths).params == pytest.approx(limits[0, 1], rel=0.05)
+    assert resnet20_space.cost(widths).flops < limits[0, 0]
+
+
+def test_slopes_are_those_of_the_exact_cost(resnet20_space: SearchSpace) -> None:
+    relaxation, groups = Relaxation(resnet20_space.variable, resnet20_space.cost_model), len(resnet20_space.variable)
+    limits = np.array([[float(resnet20_space.dense_cost.flops), np.inf]])
+    log2_ratios = np.full((1, groups), -1.0)
+    slopes = relaxation.slopes(log2_ratios, limits)[0]
+    for index in range(0, groups, 3):
+        wider = log2_ratios.copy()
+        wider[0, index] += 0.01
+        grown = relaxation.usage(wider, limits) - relaxation.usage(log2_ratios, limits)
+        assert slopes[index] == pytest.approx(grown[0] / 0.01, rel=0.02)

@@ -16,7 +16,7 @@ def test_the_page_stands_alone_and_shows_the_front(finished_search: SearchResult
     order = [body.index(words) for words in ("dense", "trial 1: di", "trial 0: l2 (uniform)", "trial 3: di")]
     assert order == sorted(order)
     assert "1,440,000" in body
-    assert finished_search.uniform_comparison.statement in text
+    assert finished_search.baseline_comparison.statement in text
 
 
 def test_the_page_shows_sizes_where_a_network_is_quantised(

@@ -4,14 +4,18 @@ import dataclasses
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from chain_space import chain
+from made_up_search import problem_of
 from rich.console import Console
 
 from configs.schema import RunConfig
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from search.environment import Environment, Plan, prepare
-from search.reporting.plan import plan_page, plan_table
+from search.reporting.plan import _screening, plan_page, plan_table
 from search.reporting.wording import ROWS_SHOWN
 from search.searchers.candidate_space import CandidateSpace
 from spaces.groups import ChannelGroup
@@ -112,6 +116,20 @@ def test_screening_is_shown_with_its_size_and_its_cost_and_takes_its_part_of_the
     assert re.search(r"takes about \d+% of the time that training the best one does", text)
     assert "Screening" not in page_of(screen="none", method="l2", set=(), trials=12)
     assert "Screening: none, because aofp cannot be compared" in page_of(screen="4", method="aofp", set=(), trials=12)
+
+
+def test_screening_is_said_to_cost_a_part_of_the_training_of_one_trial() -> None:
+    def planned(size: int, *methods: str) -> str:
+        problem = problem_of(chain(), ("20kflops",), methods, trials=20, train=TrainConfig(epochs=2))
+        data = SimpleNamespace(train=range(2_000), val=range(488))
+        environment: Any = SimpleNamespace(screening_pool_size=size, data=data, config=problem.config)
+        return "".join(_screening(environment, CandidateSpace(problem)))
+
+    text = planned(4, "l2", "csgd")
+    assert "(l2) are the best of 4 candidates each before any training" in text
+    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 2 * 2,000
+    assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
+    assert planned(1, "l2", "csgd") == ""
 
 
 def test_groups_have_widths_floors_and_divisors_and_the_rest_its_reason() -> None:

@@ -1,5 +1,3 @@
-"""The summary and its sentences; those about rungs and screening are tested with their correlations."""
-
 import dataclasses
 import io
 from pathlib import Path
@@ -9,7 +7,7 @@ from rich.console import Console, RenderableType
 from pruning.base import METHODS
 from runners.trial import Confirmation
 from search.reporting.rows import front_table
-from search.reporting.summary import ending, failure_statements, summary, training_statements
+from search.reporting.summary import summary
 from search.results.result import SearchResult
 
 
@@ -95,7 +93,7 @@ def test_the_summary_ends_with_paths_and_the_command_for_mlflow(finished_search:
     lines = [part for part in parts if isinstance(part, str)]
     assert "  front  /runs/one/front.csv" in lines
     assert "MLflow: mlflow ui --backend-store-uri x" in lines
-    assert finished_search.uniform_comparison.statement in lines
+    assert finished_search.baseline_comparison.statement in lines
     assert not any(line.startswith("Stopped early") for line in lines)
 
 
@@ -114,31 +112,3 @@ def test_a_latency_that_a_method_noted_is_in_the_summary(finished_search: Search
     slow = dataclasses.replace(finished_search.front.members[0], note={"flops_ratio": 0.2, "latency_ratio": 1.4})
     text = text_of(*summary(finished_search.with_results([slow]), Path("runs/one"), ""))
     assert "20% of the FLOPs, 1.4x the dense latency: fewer FLOPs, not faster here" in text
-
-
-def test_a_failure_is_one_line_with_its_reason(finished_search: SearchResult) -> None:
-    assert failure_statements(finished_search.results) == [
-        "1 trial failed:",
-        "  trial 4 (di): RuntimeError: out of memory [gpu]",
-    ]
-
-
-def test_an_early_end_says_what_ended_it(finished_search: SearchResult) -> None:
-    assert ending(finished_search) == ""
-    limited = dataclasses.replace(finished_search, time_limited=True, config={"time_limit": "30m"})
-    assert ending(limited) == "The time limit of 30m ended the search after 5 finished trials."
-    failed = dataclasses.replace(limited, results=finished_search.results[4:])
-    assert ending(failed).endswith("after 1 finished trial, none of which gave a network inside the budgets.")
-    assert ending(dataclasses.replace(limited, interrupted=True)).startswith("Stopped early: 5 finished trials")
-
-
-def test_fine_tuning_is_described_where_it_was_searched(finished_search: SearchResult) -> None:
-    assert training_statements(finished_search) == []
-    chosen = finished_search.results[1]
-    tuned = dataclasses.replace(chosen, trial=dataclasses.replace(chosen.trial, training={"epochs": 2}))
-    assert training_statements(finished_search.with_results([tuned])) == [
-        "Fine-tuning of the networks above:",
-        "  network 1: epochs 2",
-        "  network 0: as set",
-        "  network 3: as set",
-    ]

@@ -32,13 +32,13 @@ def confirmed(network: TrialResult, *accuracies: float, errors: tuple[str, ...] 
 def search(finished_search: SearchResult) -> SearchResult:
     """The chosen net three times at 0.93, 0.94, 0.95; uniform widths at its FLOPs at 0.90, 0.91, 0.92."""
     results = finished_search.results
-    control = dataclasses.replace(results[0], trial=dataclasses.replace(results[0].trial, number=5))
+    baseline = dataclasses.replace(results[0], trial=dataclasses.replace(results[0].trial, number=5))
     found = finished_search.with_results([confirmed(results[1], 0.93, 0.94, 0.95)])
-    return dataclasses.replace(found, control=confirmed(control, 0.90, 0.91, 0.92))
+    return dataclasses.replace(found, retrained_baseline=confirmed(baseline, 0.90, 0.91, 0.92))
 
 
 def test_the_noise_is_students_t_times_the_standard_error(search: SearchResult) -> None:
-    gap = difference(search.chosen, search.control)
+    gap = difference(search.chosen, search.retrained_baseline)
     assert gap is not None
     assert gap.mean == pytest.approx(0.03)
     assert gap.standard_error == pytest.approx(0.01 * math.sqrt(2 / 3))
@@ -56,19 +56,19 @@ def test_equal_readings_leave_a_noise_of_one_image(search: SearchResult) -> None
 
 def test_one_training_each_cannot_be_compared(search: SearchResult) -> None:
     assert search.chosen is not None
-    assert difference(confirmed(search.chosen, 0.9), search.control) is None
+    assert difference(confirmed(search.chosen, 0.9), search.retrained_baseline) is None
     assert difference(search.chosen, None) is None
 
 
 def test_a_win_beyond_the_noise_is_said_with_its_figures(search: SearchResult) -> None:
-    text = search.uniform_comparison.statement
+    text = search.baseline_comparison.statement
     assert (
         "Trained again from the dense network with 3 fresh seeds, the chosen one has 94.00 ± 1.00% on test, uniform "
         "widths at its FLOPs 91.00 ± 1.00% (640,000 against 1,440,000 FLOPs): the difference of +3.00 points, with a "
         "standard error of 0.82, is more than the noise of training (1.74), so it beats uniform widths." in text
     )
     assert "test confirms it" not in text  # one reading is no witness beside three
-    assert search.uniform_comparison.difference is not None
+    assert search.baseline_comparison.difference is not None
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,23 @@ def test_a_win_beyond_the_noise_is_said_with_its_figures(search: SearchResult) -
         ((0.98,), "too few trainings have ended"),
     ],
 )
-def test_what_is_no_win_is_said_as_plainly(search: SearchResult, accuracies: tuple[float, ...], words: str) -> None:
-    assert search.control is not None
-    other = dataclasses.replace(search, control=confirmed(search.control, *accuracies))
-    assert words in other.uniform_comparison.statement
+def test_a_comparison_that_is_not_won_is_said_as_plainly(
+    search: SearchResult, accuracies: tuple[float, ...], words: str
+) -> None:
+    assert search.retrained_baseline is not None
+    other = dataclasses.replace(search, retrained_baseline=confirmed(search.retrained_baseline, *accuracies))
+    assert words in other.baseline_comparison.statement
 
 
-def test_a_chosen_network_without_a_rival_of_its_size_says_why(search: SearchResult) -> None:
-    alone = dataclasses.replace(search, control=None)
-    assert "no uniform network inside the budgets has as few FLOPs" in alone.uniform_comparison.statement
+def test_a_chosen_network_without_a_baseline_of_its_size_says_why(search: SearchResult) -> None:
+    alone = dataclasses.replace(search, retrained_baseline=None)
+    assert "no uniform network inside the budgets has as few FLOPs" in alone.baseline_comparison.statement
     results = search.results
     twin = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, number=5))
-    same = dataclasses.replace(search, control=twin).uniform_comparison.statement
+    same = dataclasses.replace(search, retrained_baseline=twin).baseline_comparison.statement
     assert "uniform widths at its FLOPs are the same network" in same
     baseline = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, baseline="uniform"))
-    assert "it is uniform itself" in alone.with_results([baseline]).uniform_comparison.statement
+    assert "it is uniform itself" in alone.with_results([baseline]).baseline_comparison.statement
 
 
 def test_json_keeps_seeds_accuracies_mean_and_deviation(search: SearchResult) -> None:
@@ -107,8 +109,8 @@ def test_json_keeps_seeds_accuracies_mean_and_deviation(search: SearchResult) ->
     found = data["results"][1]["confirmation"]
     assert (found["accuracies"], found["seeds"], found["images"]) == ([0.93, 0.94, 0.95], [0, 1, 2], 1000)
     assert (found["mean"], found["std"]) == (pytest.approx(0.94), pytest.approx(0.01))
-    assert data["control"]["confirmation"]["mean"] == pytest.approx(0.91)
-    assert data["uniform_comparison"]["difference"]["mean"] == pytest.approx(0.03)
+    assert data["retrained_baseline"]["confirmation"]["mean"] == pytest.approx(0.91)
+    assert data["baseline_comparison"]["difference"]["mean"] == pytest.approx(0.03)
 
 
 def printed(search: SearchResult, width: int) -> str:
@@ -120,7 +122,7 @@ def printed(search: SearchResult, width: int) -> str:
 def test_table_page_and_csv_show_mean_and_deviation(search: SearchResult, tmp_path: Path) -> None:
     shown = printed(search, width=120)
     assert "94.00±1.00%" in shown
-    assert "89.00%" in shown  # that of a network that was not trained again
+    assert "89.00%" in shown  # of a network that was not trained again
     assert printed(search, width=80).split() == shown.split()  # nothing is folded on a small terminal
     write_html(search, tmp_path / "report.html")
     assert "<td>94.00±1.00%</td>" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -143,4 +145,4 @@ def test_failed_trainings_are_named_with_their_reason(search: SearchResult) -> N
     assert failed_again(broken, None) == [line]
     assert line in summary(search.with_results([broken]), Path("runs/one"), "")
     lost = dataclasses.replace(confirmed(search.results[0], errors=("lost",)), state=TrialState.FAILED)
-    assert "too few trainings" in dataclasses.replace(search, control=lost).uniform_comparison.statement
+    assert "too few trainings" in dataclasses.replace(search, retrained_baseline=lost).baseline_comparison.statement

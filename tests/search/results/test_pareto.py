@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.results.pareto import LATENCY, ParetoFront, affordable, dominates, inside, measured, objectives
+from search.results.pareto import (
+    LATENCY,
+    ParetoFront,
+    affordable,
+    dominates,
+    inside,
+    measured,
+    non_dominated,
+    objectives,
+)
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -33,7 +42,7 @@ def test_no_member_dominates_another_and_the_cheapest_comes_first(given_results:
 
 
 @given(results)
-def test_whatever_is_left_out_is_dominated_or_a_later_tie(given_results: list[TrialResult]) -> None:
+def test_a_result_that_is_left_out_is_dominated_or_a_later_tie(given_results: list[TrialResult]) -> None:
     front = ParetoFront(tuple(given_results))
     for left_out in given_results:
         if left_out in front.members:
@@ -51,6 +60,16 @@ def test_the_order_of_arrival_does_not_matter(given_results: list[TrialResult], 
     for arrived in rng.sample(given_results, len(given_results)):
         front = front.with_results([arrived])
     assert front == ParetoFront(tuple(given_results))
+
+
+def test_equal_members_stay_only_where_they_are_wanted() -> None:
+    members = [("b", 2, 0.5), ("a", 1, 0.5), ("c", 1, 0.5), ("d", 3, 0.7), ("e", 1, 0.4)]
+
+    def objectives_of(member: tuple[str, int, float]) -> tuple[float, float]:
+        return member[1:]
+
+    assert [name for name, *_ in non_dominated(members, objectives_of)] == ["a", "d"]
+    assert [name for name, *_ in non_dominated(members, objectives_of, keep_equal=True)] == ["a", "c", "d"]
 
 
 @given(results)
@@ -79,7 +98,7 @@ def test_failed_and_unmeasured_results_stay_out() -> None:
         result(2, 1, math.nan),
         dataclasses.replace(result(3, 1, 0.9), cost=None),
     )
-    assert not any(measured(each) for each in out)
+    assert not any(measured(result) for result in out)
     assert ParetoFront((*out, stopped)).members == (stopped,)
 
 
@@ -98,17 +117,17 @@ def test_best_is_the_most_accurate_inside_all_budgets() -> None:
     assert (len(front), list(front)) == (3, list(members))
 
 
-def test_networks_inside_the_budgets_are_those_of_trials_and_those_passed_even_where_the_trial_failed() -> None:
+def test_intermediate_networks_inside_the_budgets_count_even_where_the_trial_failed() -> None:
     intermediate_networks = tuple(
         dataclasses.replace(result(0, flops, 0.5), intermediate_index=i)
         for i, flops in enumerate((60, 50, 40), start=1)
     )
     failed = dataclasses.replace(result(0, 10, None, TrialState.FAILED), intermediate_networks=intermediate_networks)
     found = inside([failed, result(1, 50, 0.5), result(2, 51, 0.9)], [Budget("flops", 50)])
-    assert [each.label for each in found] == ["0.2", "0.3", "1"]
+    assert [network.label for network in found] == ["0.2", "0.3", "1"]
 
 
-def test_of_equals_a_trials_own_net_stays_before_one_it_passed() -> None:
+def test_of_equals_a_trials_own_network_stays_before_its_intermediate_ones() -> None:
     own, intermediate_networks = result(3, 50, 0.5), dataclasses.replace(result(3, 50, 0.5), intermediate_index=1)
     assert ParetoFront((intermediate_networks, own)).members == (own,)
 
@@ -126,8 +145,10 @@ def test_a_latency_budget_takes_what_measured_inside_it_with_the_upper_end() -> 
         timed(result(2, 10, 0.5), None),
         result(3, 10, 0.5),
     ]
-    assert [each.label for each in inside(networks, [Budget("latency", 0.1)])] == ["0"]
-    assert [each.label for each in affordable(networks, [Budget("latency", 0.1), Budget("flops", 10)])] == list("0123")
+    assert [network.label for network in inside(networks, [Budget("latency", 0.1)])] == ["0"]
+    assert [network.label for network in affordable(networks, [Budget("latency", 0.1), Budget("flops", 10)])] == list(
+        "0123"
+    )
 
 
 def test_along_a_latency_axis_the_fastest_comes_first_and_what_has_no_reading_is_left_out() -> None:
@@ -139,9 +160,9 @@ def test_along_a_latency_axis_the_fastest_comes_first_and_what_has_no_reading_is
         result(4, 1, 0.99),
     )
     front = ParetoFront(networks, LATENCY)
-    assert [each.label for each in front] == ["0", "1"]
-    assert [each.label for each in front.with_results([timed(result(5, 9, 0.7), 0.01)])] == ["5", "1"]
+    assert [network.label for network in front] == ["0", "1"]
+    assert [network.label for network in front.with_results([timed(result(5, 9, 0.7), 0.01)])] == ["5", "1"]
     assert front.hypervolume(0.1) == pytest.approx(0.6 * 0.6 + 0.2 * 0.9)
-    assert [each.label for each in inside(networks, [], LATENCY)] == ["0", "1", "2"]
+    assert [network.label for network in inside(networks, [], LATENCY)] == ["0", "1", "2"]
     assert dominates(networks[0], networks[2], LATENCY)
     assert not dominates(networks[0], networks[2])

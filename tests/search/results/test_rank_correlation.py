@@ -11,7 +11,7 @@ import pytest
 from pruning.base import Goal
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting.rows import rank_correlation_table
-from search.reporting.summary import audit_statement, rung_statements
+from search.reporting.statements import audit_statement, rung_statements
 from search.results.pareto import objectives
 from search.results.rank_correlation import (
     JUDGED_FROM,
@@ -160,10 +160,10 @@ def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchRe
 
 def test_json_keeps_the_audit(finished_search: SearchResult) -> None:
     blind = blind_search(finished_search)
-    stored = blind.to_dict()["proxy_audit"]
+    stored = blind.to_dict()["rung_audits"]
     assert stored[0]["epochs"] == 1
     assert stored[0]["correlation"] == pytest.approx(-1.0)
-    assert SearchResult.from_json(blind.to_json()).proxy_audit == blind.proxy_audit
+    assert SearchResult.from_json(blind.to_json()).rung_audits == blind.rung_audits
 
 
 def screened(number: int, before: float, after: float, method: str = "l2", baseline: str = "") -> TrialResult:

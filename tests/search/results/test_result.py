@@ -67,11 +67,11 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 def test_the_json_says_front_and_choice_by_label() -> None:
     data = search(made(0, 50, 0.5, "uniform"), made(1, 90, 0.9)).to_dict()
     assert (data["schema"], data["front"], data["chosen"]) == (3, ["0", "1"], "1")
-    assert data["uniform_comparison"]["won"] is True
+    assert data["baseline_comparison"]["won"] is True
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "no json"])
-def test_what_is_no_result_is_said_so(text: str) -> None:
+def test_a_text_that_is_no_result_is_a_clear_error(text: str) -> None:
     with pytest.raises(ResultError, match=r"no search result .* give the result.json"):
         SearchResult.from_json(text)
 
@@ -105,10 +105,17 @@ def test_a_record_holds_neither_weights_nor_the_training_segment() -> None:
     )
 
 
-def test_a_whole_limit_stays_whole_so_that_the_key_of_a_trial_does_not_change() -> None:
-    trial = Trial(0, "abfp", Goal(None, (BUDGET,)))
-    back = trial_result_from_dict(trial_result_to_dict(TrialResult(trial, TrialState.FAILED)))
-    assert back.trial.key() == trial.key()
+def test_whole_numbers_stay_whole_so_that_the_key_of_a_trial_does_not_change() -> None:
+    for trial in (
+        Trial(0, "abfp", Goal(None, (BUDGET,))),
+        Trial(0, "abfp", Goal(None, (Budget("latency", 0.5),)), {"steps": 3, "rate": 1.0}),
+        Trial(0, "l2", Goal(Widths({"conv": 4})), training={"epochs": 2, "lr": 1.0}),
+    ):
+        back = trial_result_from_dict(
+            json.loads(json.dumps(trial_result_to_dict(TrialResult(trial, TrialState.FAILED))))
+        )
+        assert back.trial == trial
+        assert back.trial.key() == trial.key()
 
 
 def test_chosen_is_the_most_accurate_inside_the_budgets_and_the_cheaper_of_equals() -> None:
@@ -129,8 +136,8 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
 
 def test_a_search_that_beats_uniform_says_by_how_much() -> None:
     uniform, chosen = made(0, 99, 0.80, "uniform"), made(1, 95, 0.85)
-    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).uniform_comparison
-    assert (comparison.won, comparison.rival, comparison.beaten, comparison.baselines) == (True, 0, 1, 2)
+    comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).baseline_comparison
+    assert (comparison.won, comparison.baseline_trial, comparison.dominated, comparison.baselines) == (True, 0, 1, 2)
     assert "85.00% at 95 FLOPs against 80.00% at 99" in comparison.statement
     assert "dominate 1" in comparison.statement
 
@@ -139,21 +146,21 @@ def test_a_search_that_beats_uniform_says_by_how_much() -> None:
 def test_the_test_accuracy_has_the_last_word(test_accuracy: float, verdict: str) -> None:
     uniform = made(0, 99, 0.80, "uniform", test_accuracy=0.8)
     chosen = made(1, 95, 0.85, test_accuracy=test_accuracy)
-    assert f"test {verdict}" in search(uniform, chosen).uniform_comparison.statement
+    assert f"test {verdict}" in search(uniform, chosen).baseline_comparison.statement
 
 
 def test_a_search_that_does_not_beat_uniform_says_so() -> None:
-    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).uniform_comparison
+    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).baseline_comparison
     assert not comparison.won
     assert "did not beat uniform widths" in comparison.statement
 
 
-def test_without_a_control_arm_there_is_no_comparison() -> None:
-    comparison = search(made(1, 95, 0.75)).uniform_comparison
-    assert (comparison.rival, comparison.won) == (None, False)
+def test_without_a_baseline_there_is_no_comparison() -> None:
+    comparison = search(made(1, 95, 0.75)).baseline_comparison
+    assert (comparison.baseline_trial, comparison.won) == (None, False)
 
 
-def test_a_net_passed_on_the_way_may_be_on_the_front_and_chosen(search_with_intermediates: SearchResult) -> None:
+def test_an_intermediate_network_may_be_on_the_front_and_chosen(search_with_intermediates: SearchResult) -> None:
     assert [member.label for member in search_with_intermediates.front] == ["3", "0", "3.2", "1"]
     cheaper = dataclasses.replace(search_with_intermediates, budgets=(Budget("flops", 1_100_000),))
     assert cheaper.chosen is not None
@@ -168,15 +175,15 @@ def test_every_member_of_the_front_is_inside_the_budgets(search_with_intermediat
     assert above not in search_with_intermediates.front.members
 
 
-def test_nets_passed_on_the_way_survive_json(search_with_intermediates: SearchResult) -> None:
+def test_intermediate_networks_survive_json(search_with_intermediates: SearchResult) -> None:
     after = SearchResult.from_json(search_with_intermediates.to_json())
     assert after == search_with_intermediates
-    assert [each.label for each in after.results[3].intermediate_networks] == ["3.1", "3.2", "3.3"]
+    assert [network.label for network in after.results[3].intermediate_networks] == ["3.1", "3.2", "3.3"]
 
 
-def test_a_confirmed_net_of_the_way_replaces_itself_alone(search_with_intermediates: SearchResult) -> None:
+def test_a_confirmed_intermediate_network_replaces_itself_alone(search_with_intermediates: SearchResult) -> None:
     member = search_with_intermediates.results[3].intermediate_networks[1]
     confirmed = search_with_intermediates.with_results(
         [dataclasses.replace(member, test_accuracy=0.94), search_with_intermediates.results[3]]
     )
-    assert [each.test_accuracy for each in confirmed.results[3].networks] == [0.84, None, 0.94, None]
+    assert [network.test_accuracy for network in confirmed.results[3].networks] == [0.84, None, 0.94, None]

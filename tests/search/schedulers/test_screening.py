@@ -1,87 +1,106 @@
-"""Screening by formula: what is compared before training, what is trained, and what is left of the rest."""
+"""Screening by formula: which candidates are compared, which are trained, and whether that is worth believing."""
 
+import logging
 from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from screened_search import BENCH, SPACE, Watched, needs, planned, searched, study_of, told
+from made_up_search import problem_of, search_of
+from screened_search import (
+    BENCH,
+    SPACE,
+    Watched,
+    finish_initial_design,
+    needs,
+    screened_problem,
+    screened_search,
+    searched,
+    told,
+)
 
 from pruning.base import METHODS
 from pruning.traits import screenable
 from runners.config import RunnerConfig
+from runners.local import LocalRunner
 from runners.simulated.runner import SimulatedRunner
-from runners.trial import EpochReport, TrialResult, TrialState
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.reporting.progress import trial_text
-from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED, audit_screening
-from search.schedulers.screening import Screened
-from search.schedulers.stopping import Deadline, TimeLimited
-from search.searchers.candidate_space import StudySettings
-from search.tuner import Study
-from spaces.budget import Budget
+from search.reporting.rows import rank_correlation_table
+from search.reporting.statements import screening_statements
+from search.results.rank_correlation import (
+    SCREENED,
+    SCREENED_ACCURACY,
+    UNSCREENED,
+    audit_screening,
+    misleads,
+)
+from search.results.result import DenseResult, SearchResult
+from search.schedulers.stopping import TimeLimit
+from search.searchers.optuna_searcher import OptunaSearcher
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
 
-    pass
-
 
 def test_of_several_candidates_the_best_before_training_is_trained_under_their_number() -> None:
     trials = searched(4)
-    results = trials.study.results
-    assert [each.trial.number for each in results] == list(range(16))
-    chosen = [each for each in results if SCREENED in each.note]
-    assert len(chosen) == len(trials.compared) / 4 > 3
-    for each in chosen:
-        rivals = [trial for trial in trials.compared if trial.number == each.trial.number]
-        by_key = {trial.key(): needs()(trial).accuracy for trial in rivals}
+    results = trials.results
+    assert [result.trial.number for result in results] == list(range(16))
+    winners = [result for result in results if SCREENED in result.note]
+    assert len(winners) == len(trials.compared) / 4 > 3
+    for winner in winners:
+        pool = [trial for trial in trials.compared if trial.number == winner.trial.number]
+        by_key = {trial.key(): needs()(trial).accuracy for trial in pool}
         assert len(by_key) == 4
-        assert by_key[each.trial.key()] == max(by_key.values())
-        assert len({trial.goal.budgets for trial in rivals}) == 1  # compared at equal cost
-        assert each.note[SCREENED] == 4
-        assert each.curve[0].accuracy == each.note[SCREENED_ACCURACY]  # the same seed, so the same cut
-    assert "best of 4 before training" in trial_text(chosen[0])
+        assert by_key[winner.trial.key()] == max(by_key.values())
+        assert len({trial.goal.budgets for trial in pool}) == 1  # compared at equal cost
+        assert winner.note[SCREENED] == 4
+        assert winner.curve[0].accuracy == winner.note[SCREENED_ACCURACY]  # the same seed, so the same cut
+    assert "best of 4 before training" in trial_text(winners[0])
 
 
-def test_arms_and_planned_starts_are_trained_without_rivals() -> None:
-    trials = searched(4, study_of(methods=("l1",)))
-    alone = [each for each in trials.study.results if SCREENED not in each.note]
-    assert [each.trial.baseline for each in alone] == ["uniform"] * 5 + [""] * 2
-    assert {each.trial.number for each in alone}.isdisjoint(each.number for each in trials.compared)
-    assert not any(UNSCREENED in each.note for each in alone)
+def test_baselines_and_initial_points_are_trained_without_screening() -> None:
+    trials = searched(4, screened_problem(methods=("l1",)))
+    alone = [result for result in trials.results if SCREENED not in result.note]
+    assert [result.trial.baseline for result in alone] == ["uniform"] * 5 + [""] * 2
+    assert {result.trial.number for result in alone}.isdisjoint(trial.number for trial in trials.compared)
+    assert not any(UNSCREENED in result.note for result in alone)
 
 
-def test_one_candidate_for_each_is_the_search_without_screening() -> None:
-    alone, plain = searched(1), study_of()
+def test_a_pool_of_one_is_the_search_without_screening(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = searched(1)
+    monkeypatch.setattr(OptunaSearcher, "is_screenable", lambda self, trial: False)
+    plain = search_of(screened_problem())
     SimulatedRunner(outcome=needs(), epochs=2).run(plain, BENCH)
-    assert alone.study.results == plain.results
+    assert alone.results == plain.results
     assert not alone.compared
 
 
 @pytest.mark.parametrize(("sampler", "lowest"), [("structured", 1.0), ("tpe", 0.2), ("random", 0.2)])
 def test_screening_raises_the_hypervolume_at_equal_training(sampler: str, lowest: float) -> None:
     def reached(size: int, seed: int) -> float:
-        study = study_of(12, sampler=sampler, lowest_fraction=lowest, seed=seed)
-        trials = searched(size, study, noise=0.02)
-        assert len(trials.study.results) == 12
-        return trials.study.front.hypervolume(SPACE.dense_cost.flops)
+        problem = screened_problem(12, sampler=sampler, lowest_fraction=lowest, seed=seed)
+        trials = searched(size, problem, noise=0.02)
+        assert len(trials.results) == 12
+        return trials.search.front.hypervolume(SPACE.dense_cost.flops)
 
     assert fmean(reached(4, seed) for seed in range(3)) > fmean(reached(1, seed) for seed in range(3))
 
 
-def test_candidates_that_were_left_behind_are_not_proposed_again() -> None:
-    trials = searched(4, study_of(30, lowest_fraction=1.0))
-    keys = Counter(each.key() for each in trials.compared)
+def test_candidates_that_lost_are_not_proposed_again() -> None:
+    trials = searched(4, screened_problem(30, lowest_fraction=1.0))
+    keys = Counter(trial.key() for trial in trials.compared)
     assert max(keys.values()) == 1
 
 
-@pytest.mark.parametrize("methods", [("csgd",), ("scratch",), ("kse",)])
-def test_methods_that_have_nothing_to_compare_are_trained_at_once(methods: tuple[str, ...]) -> None:
-    assert not searched(4, study_of(methods=methods)).compared
+@pytest.mark.parametrize(("method", "allocation"), [("csgd", "search"), ("scratch", "search"), ("kse", "any")])
+def test_methods_that_have_nothing_to_compare_are_trained_at_once(method: str, allocation: str) -> None:
+    assert not searched(4, screened_problem(methods=(method,), allocation=allocation)).compared
 
 
-def test_rivals_have_the_method_of_their_trial() -> None:
-    trials = searched(3, study_of(16, methods=("l1", "csgd", "l2")))
+def test_candidates_of_a_pool_have_the_same_method() -> None:
+    trials = searched(3, screened_problem(16, methods=("l1", "csgd", "l2")))
     by_number = {number: [t.method for t in trials.compared if t.number == number] for number in range(16)}
     pools = [methods for methods in by_number.values() if methods]
     assert all(len(set(methods)) == 1 for methods in pools)
@@ -96,117 +115,112 @@ def test_methods_say_whether_their_cut_comes_before_all_training() -> None:
     assert not screenable(METHODS["di"], {"distill": 7.0})  # which is refused when it runs
 
 
-def test_a_second_worker_begins_the_next_pool_while_the_first_waits_for_its_last_member() -> None:
-    study = study_of()
-    planned(study)
-    trials = Screened(study, 2)
-    asked = [trials.ask() for _ in range(3)]
-    one, two, three = (each for each in asked if each is not None)
+def test_a_second_worker_begins_the_next_pool_while_the_first_waits_for_its_last_candidate() -> None:
+    search = screened_search(2)
+    finish_initial_design(search)
+    asked = [search.ask() for _ in range(3)]
+    one, two, three = (trial for trial in asked if trial is not None)
     assert one.number == two.number
     assert three.number == one.number + 1
-    trials.tell(told(two))
-    fourth = trials.ask()
+    search.tell(told(two))
+    fourth = search.ask()
     assert fourth is not None
-    assert fourth.number == three.number  # nobody idles
-    trials.tell(told(one))
-    best = trials.ask()
-    assert best is not None
-    assert (best.number, best.segment) == (one.number, None)
-    assert best.key() in (one.key(), two.key())
+    assert fourth.number == three.number  # no worker idles
+    search.tell(told(one))
+    winner = search.ask()
+    assert winner is not None
+    assert (winner.number, winner.segment) == (one.number, None)
+    assert winner.key() in (one.key(), two.key())
 
 
-def test_none_yet_is_not_the_end_of_a_search_with_a_pool_in_flight() -> None:
-    study = study_of(6)
-    planned(study)
-    trials = Screened(study, 2)
-    members = []
-    while (trial := trials.ask()) is not None:
-        members.append(trial)
-    assert trials.unfinished
-    assert len(members) == 2 * (6 - len(study.results))
-    for each in members:
-        trials.tell(told(each))
-    while (trial := trials.ask()) is not None:
-        trials.tell(told(trial))
-    assert len(study.results) == 6
-    assert not trials.unfinished
+def test_none_yet_is_not_the_end_of_a_search_with_a_running_pool() -> None:
+    search = screened_search(2, screened_problem(6))
+    finish_initial_design(search)
+    candidates = []
+    while (trial := search.ask()) is not None:
+        candidates.append(trial)
+    assert search.tuner.unfinished
+    assert len(candidates) == 2 * (6 - len(search.results))
+    for candidate in candidates:
+        search.tell(told(candidate))
+    while (trial := search.ask()) is not None:
+        search.tell(told(trial))
+    assert len(search.results) == 6
+    assert not search.tuner.unfinished
 
 
-def test_the_time_of_a_pool_is_that_of_the_trial_it_gave() -> None:
-    study = study_of()
-    planned(study)
-    trials = Screened(study, 3)
+def test_the_time_of_a_pool_is_that_of_its_trial() -> None:
+    search = screened_search(3)
+    finish_initial_design(search)
     for _ in range(4):
-        trial = trials.ask()
+        trial = search.ask()
         assert trial is not None
-        trials.tell(told(trial))
-    result = study.results[-1]
+        search.tell(told(trial))
+    result = search.results[-1]
     assert (result.seconds, result.train_seconds) == (4 * 2.0, 4 * 1.0)
 
 
 def test_a_failed_candidate_loses_and_where_all_fail_the_first_is_trained() -> None:
-    study = study_of()
-    planned(study)
-    trials = Screened(study, 2)
+    search = screened_search(2)
+    finish_initial_design(search)
     failed = {"state": TrialState.FAILED, "accuracy": None, "error": "RuntimeError: no"}
-    first, second = trials.ask(), trials.ask()
+    first, second = search.ask(), search.ask()
     assert first is not None
     assert second is not None
-    trials.tell(told(first, **failed))
-    trials.tell(told(second))
-    best = trials.ask()
-    assert best is not None
-    assert best.key() == second.key()
-    trials.tell(told(best))
-    pool = [trials.ask(), trials.ask()]
-    for each in pool:
-        assert each is not None
-        trials.tell(told(each, **failed))
-    best = trials.ask()
-    assert best is not None
+    search.tell(told(first, **failed))
+    search.tell(told(second))
+    winner = search.ask()
+    assert winner is not None
+    assert winner.key() == second.key()
+    search.tell(told(winner))
+    pool = [search.ask(), search.ask()]
+    for candidate in pool:
+        assert candidate is not None
+        search.tell(told(candidate, **failed))
+    winner = search.ask()
+    assert winner is not None
     assert pool[0] is not None
-    assert best.key() == pool[0].key()
-    trials.tell(told(best, **failed))
-    assert study.results[-1].error == "RuntimeError: no"
-    assert SCREENED_ACCURACY not in study.results[-1].note
+    assert winner.key() == pool[0].key()
+    search.tell(told(winner, **failed))
+    assert search.results[-1].error == "RuntimeError: no"
+    assert SCREENED_ACCURACY not in search.results[-1].note
 
 
 def test_the_end_of_the_time_drops_a_pool_and_loses_no_result() -> None:
     clock = [0.0]
-    study = study_of()
-    planned(study)
-    before = study.results
-    trials = TimeLimited(study, Deadline("1m", lambda: clock[0]), Screened(study, 3))
-    members = [trials.ask(), trials.ask()]
+    search = screened_search(3, stop=TimeLimit("1m", 60.0, lambda: clock[0]))
+    finish_initial_design(search)
+    before = search.results
+    candidates = [search.ask(), search.ask()]
     clock[0] = 61.0
-    for each in members:
-        assert each is not None
-        assert not trials.report(EpochReport(each.number, 0, 0.5, 1.0))
-        trials.tell(told(each))
-    assert trials.ask() is None
-    assert trials.ended
-    study.close()
-    assert study.results == before
+    for candidate in candidates:
+        assert candidate is not None
+        assert not search.report(EpochReport(candidate.number, 0, 0.5, 1.0))
+        search.tell(told(candidate))
+    assert search.ask() is None
+    assert search.tuner.stopped
+    search.tuner.close()
+    assert search.results == before
 
 
-def test_an_interrupted_pool_leaves_a_record_to_go_on_from(tmp_path: Any) -> None:
+def test_an_interrupted_pool_leaves_a_storage_to_go_on_from(tmp_path: Any) -> None:
     class Stopped(Watched):
         def tell(self, result: TrialResult) -> None:
             super().tell(result)
             if len(self.compared) == 6:  # of four each: within the second pool
                 raise KeyboardInterrupt
 
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    study = study_of(storage=storage)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(4, url=url)
     runner = SimulatedRunner(outcome=needs(), epochs=2)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(Stopped(study, 4), BENCH)
-    done = study.results
-    study.close()
-    again = study_of(storage=storage)
+        runner.run(Stopped(search), BENCH)
+    done = search.results
+    search.tuner.close()
+    again = screened_search(4, url=url)
     assert again.results == done
-    runner.run(Screened(again, 4), BENCH)
-    assert [each.trial.number for each in again.results] == list(range(16))
+    runner.run(again, BENCH)
+    assert [result.trial.number for result in again.results] == list(range(16))
 
 
 def test_workers_of_ray_compare_before_they_train(
@@ -216,24 +230,112 @@ def test_workers_of_ray_compare_before_they_train(
     from runners.ray.runner import RayRunner
 
     monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
-    settings = StudySettings(("l1",), trials=8, sampler="random", lowest_fraction=0.4, allocation="search")
-    trials = Watched(Study(settings, tiny_search_context.space, [Budget.parse("70%")]), 3)
+    settings: dict[str, Any] = {"sampler": "random", "lowest_fraction": 0.4, "allocation": "search"}
+    problem = problem_of(tiny_search_context.space, ("70%",), ("l1",), trials=8, **settings)
+    trials = Watched(search_of(problem, size=3))
     RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, tiny_search_context)
-    results = trials.study.results
-    assert [each.trial.number for each in results] == list(range(8))
-    assert [each.error for each in results if each.error] == []
-    chosen = [each for each in results if SCREENED in each.note]
-    assert sum(each.note[SCREENED] for each in chosen) == len(trials.compared) > len(chosen)
-    assert all(each.curve[0].accuracy == each.note[SCREENED_ACCURACY] for each in chosen)
+    results = trials.results
+    assert [result.trial.number for result in results] == list(range(8))
+    assert [result.error for result in results if result.error] == []
+    winners = [result for result in results if SCREENED in result.note]
+    assert sum(winner.note[SCREENED] for winner in winners) == len(trials.compared) > len(winners)
+    assert all(winner.curve[0].accuracy == winner.note[SCREENED_ACCURACY] for winner in winners)
 
 
 def test_screening_goes_with_rungs() -> None:
-    trials = searched(3, study_of(24, rungs=(1, 2, 4)), epochs=4)
-    results = trials.study.results
+    trials = searched(3, screened_problem(24, rungs=(1, 2, 4)), epochs=4)
+    results = trials.results
     assert len(results) == 24
-    chosen = [each for each in results if SCREENED in each.note]
-    assert len(trials.compared) == 3 * len(chosen) > 0
-    assert {each.trained for each in chosen} > {1}  # some went on, and kept what was noted
+    winners = [result for result in results if SCREENED in result.note]
+    assert len(trials.compared) == 3 * len(winners) > 0
+    assert {winner.trained for winner in winners} > {1}  # some were promoted, and kept their notes
     audit = audit_screening(results, (1, 2, 4))
     assert audit is not None
     assert 0 < audit.trials < len(results)
+
+
+def backwards(trial: Trial, search_context: Any) -> Any:
+    """Evaluate a trial whose accuracy before training is the lower, the better it is after training."""
+    final = needs()(trial)
+    curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
+    yield curve[0]
+    if trial.segment is None:
+        curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
+        yield curve[1]
+    return TrialResult(trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0)
+
+
+def test_a_useless_proxy_is_switched_off_and_stays_off_when_resumed(
+    caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(2, screened_problem(30), url=url)
+    with caplog.at_level(logging.WARNING):
+        LocalRunner(RunnerConfig(), backwards).run(search, BENCH)
+    assert [text for text in caplog.messages if "from now on every candidate is trained" in text] != []
+    off = [result.trial.number for result in search.results if UNSCREENED in result.note]
+    on = [result.trial.number for result in search.results if SCREENED in result.note]
+    assert off
+    assert min(off) > max(on)
+    again = Watched(screened_search(2, screened_problem(40), url=url))
+    LocalRunner(RunnerConfig(), backwards).run(again, BENCH)
+    assert len(again.results) == 40
+    assert not again.compared
+    lines = screening_statements(outcome(again))
+    assert f"Screening: {len(on)} of 40 trials were the best of 2 candidates before training" in lines[0]
+    assert "Screening was switched off on the way, when that correlation was under 0." in lines
+
+
+class StoppedOnceScreeningIsOff(Watched):
+    """Is interrupted right after the result by which screening is switched off."""
+
+    def tell(self, result: TrialResult) -> None:
+        super().tell(result)
+        audit = audit_screening(self.results, ())
+        if audit is not None and misleads(audit):
+            raise KeyboardInterrupt
+
+
+def test_a_search_that_was_stopped_when_its_proxy_had_misled_is_resumed_without_screening(tmp_path: Any) -> None:
+    whole = Watched(screened_search(2, screened_problem(30)))
+    LocalRunner(RunnerConfig(), backwards).run(whole, BENCH)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search = screened_search(2, screened_problem(30), url=url)
+    with pytest.raises(KeyboardInterrupt):
+        LocalRunner(RunnerConfig(), backwards).run(StoppedOnceScreeningIsOff(search), BENCH)
+    search.tuner.close()
+    assert not any(UNSCREENED in result.note for result in search.results)
+    resumed = Watched(screened_search(2, screened_problem(30), url=url))
+    LocalRunner(RunnerConfig(), backwards).run(resumed, BENCH)
+    assert not resumed.compared
+    assert [UNSCREENED in result.note for result in resumed.results] == [
+        UNSCREENED in result.note for result in whole.results
+    ]
+
+
+def outcome(trials: Watched, **config: Any) -> SearchResult:
+    return SearchResult(config, trials.search.problem.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), trials.results)
+
+
+def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -> None:
+    trials = searched(4, screened_problem(24))
+    result = outcome(trials)
+    audit = audit_screening(trials.results, ())
+    assert audit is not None
+    baselines = sum(bool(finished.trial.baseline) for finished in trials.results)
+    assert audit.trials == 24 - baselines
+    assert audit.correlation == pytest.approx(1.0)  # without noise the formula keeps the order
+    table = rank_correlation_table(result)
+    assert table is not None
+    assert table.rows[0][0] == "0 (before training)"
+    assert SearchResult.from_json(result.to_json()).screening_audit == audit
+    assert screening_statements(result)[0].endswith(
+        f"Rank correlation with the end of training: 1.00 over {24 - baselines} trials."
+    )
+
+
+def test_without_screening_nothing_is_said_of_it() -> None:
+    result = outcome(searched(1))
+    assert result.screening_audit is None
+    assert screening_statements(result) == []
+    assert rank_correlation_table(result) is None

@@ -1,25 +1,26 @@
 """A time limit over closed-form trials, by a clock that the trials move."""
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from search.searchers.study_settings import StudySettings
+from made_up_search import MadeUpSearch, problem_of, search_of
 
-from runners.base import Runner
+from runners.base import AskTell
 from runners.config import RunnerConfig
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
-from runners.trial import EpochReport, TrialResult
+from runners.trial import EpochReport, Trial, TrialResult
+from search.problem import Problem
+from search.reporting.statements import ending
 from search.results.result import SearchResult
-from search.schedulers.stopping import Deadline, TimeLimited, TimeLimitError, ending
-from search.tuner import Study
+from search.schedulers.stopping import TimeLimit, TimeLimitError
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
-
-    pass
 
 LIMIT = 60.0
 
@@ -31,94 +32,105 @@ class Clock:
         return self.now
 
 
-class Watched(TimeLimited):
-    """Moves the clock to `over` at the report or end of a trial that is named."""
+class TimedSearch(AskTell):
+    """Moves the clock to the end of the time at a report of one trial, or after the end of one."""
 
-    def __init__(self, study: Study, clock: Clock, *, at_report: int = -1, at_end: int = -1) -> None:
-        super().__init__(study, Deadline("1m", clock))
+    def __init__(self, problem: Problem, clock: Clock, *, at_report: int = -1, at_end: int = -1, url: str = "") -> None:
+        self.search: MadeUpSearch = search_of(problem, stop=TimeLimit("1m", LIMIT, clock), url=url)
         self.clock, self.at_report, self.at_end = clock, at_report, at_end
+
+    def ask(self) -> Trial | None:
+        return self.search.ask()
 
     def report(self, report: EpochReport) -> bool:
         if report.trial == self.at_report:
             self.clock.now = LIMIT
-        return super().report(report)
+        return self.search.report(report)
 
     def tell(self, result: TrialResult) -> None:
-        super().tell(result)
+        self.search.tell(result)
         if result.trial.number == self.at_end:
             self.clock.now = LIMIT
 
+    @property
+    def results(self) -> tuple[TrialResult, ...]:
+        return self.search.results
+
+    @property
+    def stopped(self) -> bool:
+        return self.search.tuner.stopped
+
 
 @pytest.fixture
-def study(chain_space: SearchSpace) -> Study:
-    return Study(StudySettings(("l2",), trials=6), chain_space, [Budget("flops", 1_500_000)])
+def problem(chain_space: SearchSpace) -> Problem:
+    return problem_of(chain_space, (Budget("flops", 1_500_000),), trials=6)
 
 
-def search(trials: TimeLimited, space: SearchSpace) -> list[tuple[int, str]]:
-    runner: Runner = SimulatedRunner(outcome=SaturatingAccuracy(space), epochs=3)
+def run(trials: TimedSearch) -> list[tuple[int, str]]:
+    """Run the search by formula; return the number and the state of every trial."""
+    runner = SimulatedRunner(outcome=SaturatingAccuracy(trials.search.problem.space), epochs=3)
     search_context: Any = None  # a formula needs none
     runner.run(trials, search_context)
-    return [(each.trial.number, str(each.state)) for each in trials.study.results]
+    return [(result.trial.number, str(result.state)) for result in trials.results]
 
 
-def test_no_trial_begins_once_the_time_is_over(study: Study, chain_space: SearchSpace) -> None:
-    trials = Watched(study, Clock(), at_end=2)
-    assert search(trials, chain_space) == [(0, "complete"), (1, "complete"), (2, "complete")]
-    assert trials.ended
+def test_no_trial_begins_once_the_time_is_over(problem: Problem) -> None:
+    trials = TimedSearch(problem, Clock(), at_end=2)
+    assert run(trials) == [(0, "complete"), (1, "complete"), (2, "complete")]
+    assert trials.stopped
 
 
-def test_a_running_trial_is_stopped_at_its_next_report_and_its_network_counts(
-    study: Study, chain_space: SearchSpace
-) -> None:
-    trials = Watched(study, Clock(), at_report=2)
-    assert search(trials, chain_space) == [(0, "complete"), (1, "complete"), (2, "stopped")]
-    assert len(study.results[2].curve) == 1
-    assert study.results[2].accuracy is not None
-    assert trials.ended
+def test_a_running_trial_is_stopped_at_its_next_report_and_its_network_counts(problem: Problem) -> None:
+    trials = TimedSearch(problem, Clock(), at_report=2)
+    assert run(trials) == [(0, "complete"), (1, "complete"), (2, "stopped")]
+    assert len(trials.results[2].curve) == 1
+    assert trials.results[2].accuracy is not None
+    assert trials.stopped
 
 
-def test_the_first_trial_begins_and_ends_whatever_the_time(study: Study, chain_space: SearchSpace) -> None:
+def test_the_first_trial_begins_and_ends_whatever_the_time(problem: Problem) -> None:
     clock = Clock()
-    trials = Watched(study, clock)
+    trials = TimedSearch(problem, clock)
     clock.now = 2 * LIMIT
-    assert search(trials, chain_space) == [(0, "complete")]
-    assert study.results[0].trial.baseline == "uniform"
-    assert len(study.front) == 1
-    assert trials.ended
+    assert run(trials) == [(0, "complete")]
+    assert trials.results[0].trial.baseline == "uniform"
+    assert len(trials.search.front) == 1
+    assert trials.stopped
 
 
-def test_a_search_that_goes_on_from_finished_trials_owes_none(study: Study, chain_space: SearchSpace) -> None:
-    search(Watched(study, Clock(), at_end=1), chain_space)
+def test_a_search_that_goes_on_from_finished_trials_has_had_its_first_one(problem: Problem, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    run(TimedSearch(problem, Clock(), at_end=1, url=url))
     clock = Clock()
-    again = Watched(study, clock)
+    again = TimedSearch(problem, clock, url=url)
     clock.now = LIMIT
-    assert len(search(again, chain_space)) == 2
-    assert again.ended
+    assert len(run(again)) == 2
+    assert again.stopped
 
 
-def test_a_search_that_is_done_in_time_was_not_ended_by_the_limit(study: Study, chain_space: SearchSpace) -> None:
+def test_a_search_that_is_done_in_time_was_not_ended_by_the_limit(problem: Problem) -> None:
     clock = Clock()
-    trials = Watched(study, clock, at_end=5)
-    assert len(search(trials, chain_space)) == 6
-    assert not trials.ended
+    trials = TimedSearch(problem, clock, at_end=5)
+    assert len(run(trials)) == 6
+    assert not trials.stopped
     assert clock.now == LIMIT
 
 
 def test_without_a_limit_the_time_is_never_over() -> None:
     clock = Clock()
-    deadline = Deadline("", clock)
+    limit = TimeLimit("", math.inf, clock)
     clock.now = 1e12
-    assert not deadline.over
-    deadline.check("anywhere")
+    assert not limit()
+    limit.check("anywhere")
 
 
 def test_a_limit_over_before_any_trial_is_an_error_that_says_where() -> None:
     clock = Clock()
-    deadline = Deadline("1m", clock)
-    deadline.check("here")
+    limit = TimeLimit("1m", LIMIT, clock)
+    limit.check("here")
     clock.now = LIMIT
     with pytest.raises(TimeLimitError, match="the time limit of 1m was over after epoch 3, before any trial"):
-        deadline.check("after epoch 3")
+        limit.check("after epoch 3")
 
 
 def test_workers_of_ray_stop_at_their_next_report(
@@ -131,17 +143,16 @@ def test_workers_of_ray_stop_at_their_next_report(
     search_context = dataclasses.replace(
         tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=40)
     )
-    study = Study(StudySettings(("l2",), trials=50), search_context.space, [Budget.parse("50%")])
-    trials = Watched(study, Clock(), at_end=0)
+    trials = TimedSearch(problem_of(search_context.space, ("50%",), trials=50), Clock(), at_end=0)
     RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, search_context)
-    states = [str(each.state) for each in study.results]
+    states = [str(result.state) for result in trials.results]
     assert states[0] == "complete"
     assert 2 <= len(states) <= 4
     assert states[-1] == "stopped"
-    assert trials.ended
+    assert trials.stopped
 
 
-def test_the_ending_is_told_with_what_was_found(finished_search: SearchResult) -> None:
+def test_the_report_says_what_ended_a_search_and_what_was_found(finished_search: SearchResult) -> None:
     config = {**finished_search.config, "time_limit": "30m"}
     limited = dataclasses.replace(finished_search, config=config, time_limited=True)
     assert ending(finished_search) == ""

@@ -1,11 +1,10 @@
-"""Directions over a network's groups, and widths as real numbers."""
+"""Directions over a network's groups."""
 
 import numpy as np
 import pytest
 import torch
 
-from search.searchers.structure import Relaxation, balanced, structure_of
-from spaces.budget import Budget
+from search.searchers.structure import balanced, structure_of
 from spaces.space import ModelSpec, SearchSpace, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
@@ -39,42 +38,6 @@ def test_one_group_has_no_structure(space: SearchSpace) -> None:
     single = space.restrict(SpaceConfig(only=("layers.stage1.0.conv1",)))
     assert structure_of(single).names == ()
     assert structure_of(single).directions.shape == (1, 0)
-
-
-def test_real_widths_use_the_budget_up_and_are_near_the_legal_ones(space: SearchSpace) -> None:
-    relaxation = Relaxation(space)
-    proportions = np.random.default_rng(0).uniform(-1, 1, (8, len(space.variable)))
-    limits = np.column_stack([np.geomspace(0.06, 0.5, 8) * space.dense_cost.flops, np.full(8, np.inf)])
-    log2_ratios = relaxation.fit(proportions, limits)
-    assert np.abs(relaxation.usage(log2_ratios, limits)).max() < 0.02
-    full = np.array([group.width for group in space.variable])
-    for own, log2_proportions, limit in zip(log2_ratios, proportions, limits[:, 0], strict=True):
-        widths = space.fit(2 ** (log2_proportions - 1), [Budget("flops", int(limit))])
-        legal = np.array([widths[group.name] for group in space.variable])
-        assert np.abs(full * 2**own - legal).max() < 2.5  # steps of the rounding and of what fills the budget
-
-
-def test_the_tighter_of_two_budgets_counts(space: SearchSpace) -> None:
-    relaxation, groups = Relaxation(space), len(space.variable)
-    limits = np.array([[0.5 * space.dense_cost.flops, 0.1 * space.dense_cost.params]])
-    log2_ratios = relaxation.fit(np.zeros((1, groups)), limits)
-    widths = {
-        group.name: round(group.width * 2**log2) for group, log2 in zip(space.variable, log2_ratios[0], strict=True)
-    }
-    assert space.cost(widths).params == pytest.approx(limits[0, 1], rel=0.05)
-    assert space.cost(widths).flops < limits[0, 0]
-
-
-def test_slopes_are_those_of_the_exact_cost(space: SearchSpace) -> None:
-    relaxation, groups = Relaxation(space), len(space.variable)
-    limits = np.array([[float(space.dense_cost.flops), np.inf]])
-    log2_ratios = np.full((1, groups), -1.0)
-    slopes = relaxation.slopes(log2_ratios, limits)[0]
-    for index in range(0, groups, 3):
-        wider = log2_ratios.copy()
-        wider[0, index] += 0.01
-        grown = relaxation.usage(wider, limits) - relaxation.usage(log2_ratios, limits)
-        assert slopes[index] == pytest.approx(grown[0] / 0.01, rel=0.02)
 
 
 def test_sensitive_groups_are_wide_and_dear_ones_narrow(space: SearchSpace) -> None:

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search.reporting.live import SilentDisplay
 from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
 from configs.schema import RunConfig
 from runners.config import TrainConfig
+from runners.trial import TrialResult
 from search import SearchResult, run
 from search import load as load_net
-from search.problem import RunFolderError
+from search.callbacks import Progress, SearchCallback
+from search.environment import RunFolderError
 from search.results.pareto import inside
-from search.storage import run_folder as resume
-from search.tuner import StudyError
+from search.storage.run_folder import DENSE, locked
+from search.storage.study_storage import StudyError
 from spaces.counting import count_cost
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KILLS = 24
 
 
@@ -90,18 +91,18 @@ def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Pat
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     result = SearchResult.from_json((folder / "result.json").read_text())
-    kept = {str(each.trial.number): f"{100 * (each.accuracy or 0):.2f}%" for each in result.results}
+    kept = {str(trial.trial.number): f"{100 * (trial.accuracy or 0):.2f}%" for trial in result.results}
     assert shown.items() <= kept.items()
-    assert all((folder / each.path).is_file() for each in result.results)
+    assert all((folder / trial.path).is_file() for trial in result.results)
 
 
 def resumed(folder: Path, **changes: Any) -> RunConfig:
     return dataclasses.replace(load(str(folder / RUN_FILE)), resume=str(folder), **changes)
 
 
-class Stops(SilentDisplay):
-    def trial_done(self, result: object, front: object, done: int, total: int) -> None:
-        if done == 3:
+class Stops(SearchCallback):
+    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
+        if progress.finished == 3:
             raise KeyboardInterrupt
 
 
@@ -109,14 +110,14 @@ class Stops(SilentDisplay):
 def _without_programs() -> Iterator[None]:
     """Write no programs of exported nets: tests of the export look at those."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.finalization.export._write_program", lambda net, input_shape, folder: (None, 0.0))
+        patch.setattr("pruning.export._write_program", lambda net, input_shape, folder: (None, 0.0))
         yield
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    return folder, run(tiny_config(folder), Stops())
+    return folder, run(tiny_config(folder), [Stops()])
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_a_stopped_search_goes_on_to_its_trials(
     assert not after.interrupted
 
 
-def test_a_new_budget_is_answered_from_the_old_trials_and_has_control_arms(
+def test_a_new_budget_is_answered_from_the_old_trials_and_has_baselines(
     went_on: tuple[Path, SearchResult], narrower: tuple[Path, SearchResult]
 ) -> None:
     before, (folder, after) = went_on[1], narrower
@@ -154,8 +155,8 @@ def test_a_new_budget_is_answered_from_the_old_trials_and_has_control_arms(
     assert after.budgets[0].limit < before.budgets[0].limit
     assert all(after.budgets[0].allows(member.cost) for member in after.front if member.cost)
     old = inside(after.results[:5], after.budgets)
-    for each in old:  # an old network inside the new budget is on the front, or beaten by one that is
-        assert any(m.accuracy >= each.accuracy for m in after.front if m.cost.flops <= each.cost.flops)  # type: ignore
+    for network in old:  # an old network inside the new budget is on the front, or beaten by one that is
+        assert any(m.accuracy >= network.accuracy for m in after.front if m.cost.flops <= network.cost.flops)  # type: ignore
     (baseline,) = [r for r in after.results[5:] if r.trial.baseline == "uniform"]
     assert baseline.trial.goal.budgets[0].limit == after.budgets[0].limit
     assert load(str(folder / RUN_FILE)).budget == ("35%",)
@@ -170,20 +171,20 @@ def test_mlflow_has_one_parent_run_with_every_trial_once(narrower: tuple[Path, S
     folder, result = narrower
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])
-    (parent,) = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert parent.info.status == "FINISHED"
     assert parent.data.params["budget"] == "50%"
     assert parent.data.tags["now.budget"] == "35%"
-    children = {each.info.run_name: each for each in runs if each is not parent}
+    children = {run.info.run_name: run for run in runs if run is not parent}
     assert sorted(children) == [f"trial {number:04d}" for number in range(7)]
     assert len(runs) == 8
     front = {f"trial {member.trial.number:04d}" for member in result.front}
-    assert {name for name, each in children.items() if each.data.tags.get("front") == "true"} == front
+    assert {name for name, child in children.items() if child.data.tags.get("front") == "true"} == front
     table = json.loads(Path(client.download_artifacts(parent.info.run_id, "front.json")).read_text())
     assert [row[0] for row in table["data"]] == [member.label for member in result.front]
 
 
-def test_a_new_budget_has_its_control_arm_even_without_a_trial_left(
+def test_a_new_budget_has_its_baseline_even_without_a_trial_left(
     narrower: tuple[Path, SearchResult],
 ) -> None:
     folder, before = narrower
@@ -198,20 +199,20 @@ def finished(folder: Path, **changes: Any) -> RunConfig:
     return resumed(folder, trials=4)
 
 
-def test_what_does_not_fit_the_record_is_refused(tmp_path: Path) -> None:
+def test_a_folder_whose_study_is_of_another_search_is_refused(tmp_path: Path) -> None:
     config = finished(tmp_path / "run", storage=f"sqlite:///{tmp_path / 'trials.db'}")
     folder = tmp_path / "run"
-    dense = (folder / resume.DENSE).read_bytes()
-    with resume.locked(folder), pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
+    dense = (folder / DENSE).read_bytes()
+    with locked(folder), pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
         run(config)
-    (folder / resume.DENSE).write_bytes(dense[:-4] + b"\0\0\0\1")
+    (folder / DENSE).write_bytes(dense[:-4] + b"\0\0\0\1")
     with pytest.raises(StudyError, match="other dense weights"):
         run(config)
-    (folder / resume.DENSE).write_bytes(dense)
+    (folder / DENSE).write_bytes(dense)
     moved = folder.rename(tmp_path / "moved")
     (moved / "trials" / "0001.safetensors").unlink()
     result = run(dataclasses.replace(config, resume=str(moved)))  # its study has the name that the folder had
-    assert [each.trial.number for each in result.results] == [0, 1, 2, 3]
+    assert [trial.trial.number for trial in result.results] == [0, 1, 2, 3]
     assert "weights are gone" in result.results[1].error
     assert all(member.trial.number != 1 for member in result.front)
     (tmp_path / "trials.db").unlink()
@@ -220,13 +221,13 @@ def test_what_does_not_fit_the_record_is_refused(tmp_path: Path) -> None:
     assert (moved / "result.json").exists()
 
 
-def test_networks_passed_over_the_old_budget_are_on_no_front_under_a_new_one(tmp_path: Path) -> None:
+def test_intermediate_networks_over_the_old_budget_are_on_no_front_under_a_new_one(tmp_path: Path) -> None:
     settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
-    fixed = tuple(f"aofp.{each}" for each in settings)
+    fixed = tuple(f"aofp.{setting}" for setting in settings)
     changes = {"budget": ("60%",), "method": "aofp", "set": fixed, "train": train, "trials": 3}
     first = run(tiny_config(tmp_path / "run", **changes))
-    over = [p for r in first.results for p in r.intermediate_networks if not p.path]
+    over = [network for trial in first.results for network in trial.intermediate_networks if not network.path]
     result = run(resumed(tmp_path / "run", budget=("100%",)))
     assert over
     assert all(member.path for member in result.front)

@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         networks = (networks[0], dataclasses.replace(networks[1], test_accuracy=0.75, confirmation=retrained))
         member = complete(test_accuracy=0.55, intermediate_networks=networks)
         baseline = dataclasses.replace(complete(5), confirmation=retrained_baseline)
-        finish(tracker, search_result(member, failed(), paths=paths, control=baseline))
+        finish(tracker, search_result(member, failed(), paths=paths, retrained_baseline=baseline))
     return folder
 
 
@@ -157,7 +157,7 @@ def test_the_parent_has_the_difference_to_uniform_widths(runs: dict[str, Run]) -
     assert metrics["over_uniform_noise"] > 0.05
 
 
-def test_a_child_has_its_candidate_and_what_came_of_it(client: MlflowClient, runs: dict[str, Run]) -> None:
+def test_a_child_has_its_candidate_and_its_result(client: MlflowClient, runs: dict[str, Run]) -> None:
     child = runs["trial 0000"]
     assert child.data.params == {
         "method": "di",
@@ -180,7 +180,7 @@ def test_widths_are_a_json_artifact(client: MlflowClient, runs: dict[str, Run], 
     assert Widths(json.loads(Path(path).read_text())) == WIDTHS
 
 
-def test_networks_intermediate_on_the_way_are_steps_of_the_child(
+def test_intermediate_networks_are_steps_of_the_child(
     client: MlflowClient, runs: dict[str, Run], tmp_path: Path
 ) -> None:
     child = runs["trial 0000"]

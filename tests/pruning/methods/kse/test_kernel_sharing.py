@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from pruning import checkpoint
+from pruning.export import export_network
 from pruning.methods.kse.kernel_indicator import channel_kernels
 from pruning.methods.kse.kernel_sharing import KMeansSettings, SharedKernelConv2d, share_kernels
-from search.finalization.export import export_member
 from spaces.counting import count_cost
 
 SHAPES = {
@@ -153,7 +153,7 @@ def test_it_is_exported_as_a_program_that_takes_any_number_of_images(tmp_path, n
     _, narrow = net_of(copy.deepcopy(SHAPES[name]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        written = export_member(narrow, None, {}, (3, 12, 12), tmp_path)
+        written = export_network(narrow, None, {}, (3, 12, 12), tmp_path)
     assert written.program is not None
     assert written.program.suffix == ".pt2"
 

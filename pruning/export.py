@@ -1,6 +1,6 @@
-"""A front member as files: weights and widths to come back with, and a program that runs without this project.
+"""Export of a network as files: its weights and widths, and a program that runs without this project.
 
-The program is a torch.export archive, and where that fails a TorchScript trace; either is read back and compared
+The program is a torch.export archive, or a TorchScript trace where torch.export fails. It is read back and compared
 with the network before it counts as written.
 """
 
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import checkpoint
-from search.results.result import SearchResult
-from spaces.errors import SlimfrontError, WeightsError
+from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
 from spaces.widths import Widths
 
@@ -25,8 +24,7 @@ CHECKPOINT = "model.safetensors"
 WIDTHS = "widths.json"
 ARCHIVE = "model.pt2"
 TORCHSCRIPT = "model.torchscript.pt"
-RESULT = "result.json"  # of a run folder
-TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels, in float32
+TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels in float32
 
 _log = logging.getLogger(__name__)
 _Program = Callable[[Tensor], Tensor]
@@ -38,13 +36,13 @@ class ExportError(SlimfrontError):
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written for one network.
+    """The files of one network.
 
     Attributes:
-        program: loads without this project, with `torch.export.load(...).module()` or `torch.jit.load(...)` by its
-            name; takes any number of images. None when the network can be neither exported nor traced, or it was not
-            asked for.
-        max_difference: largest difference between the logits of the program and of the network, over the largest
+        program: `model.pt2` for `torch.export.load(...).module()`, or `model.torchscript.pt` for `torch.jit.load(...)`;
+            takes any number of images. None when it was not asked for, or the network can be neither exported nor
+            traced.
+        max_difference: largest difference between the logits of the program and of the network, divided by the largest
             logit; at most `TOLERANCE`, and 0 without a program.
     """
 
@@ -55,7 +53,7 @@ class Exported:
     max_difference: float
 
 
-def export_member(
+def export_network(
     net: nn.Module,
     spec: ModelSpec | None,
     widths: Mapping[str, int],
@@ -63,10 +61,10 @@ def export_member(
     folder: Path | str,
     program: bool = True,
 ) -> Exported:
-    """Write a narrow network into a folder, which is made if need be; `net` stays as it is.
+    """Write a narrow network into a folder, which is made where it is missing; `net` stays as it is.
 
     Args:
-        program: whether to write the program that runs without this project too, which takes some seconds.
+        program: whether to write the program too, which takes some seconds.
 
     Raises:
         ExportError: the folder cannot be written.
@@ -86,35 +84,6 @@ def export_member(
     return Exported(folder, folder / CHECKPOINT, folder / WIDTHS, written, difference)
 
 
-def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
-    """Return a narrow network that a search wrote, on the CPU, in eval mode.
-
-    A checkpoint of a net that came as "package.module:factory" imports and calls that factory.
-
-    Args:
-        path: a member's folder or checkpoint, or a run folder, which stands for its chosen network.
-        model: the dense network, for runs on a live module.
-
-    Raises:
-        WeightsError: nothing of that kind at `path`, or a file that is damaged.
-    """
-    path = Path(path)
-    if (path / CHECKPOINT).is_file():
-        path = path / CHECKPOINT
-    elif (path / RESULT).is_file():
-        return load(_chosen(path), model)
-    elif path.is_dir():
-        raise WeightsError(f"{path} holds neither {CHECKPOINT} nor {RESULT}; give a run folder or one of a network")
-    return checkpoint.load(path, model).eval()
-
-
-def _chosen(run: Path) -> Path:
-    result = SearchResult.from_json((run / RESULT).read_text())
-    if result.chosen is None or not result.chosen.path:
-        raise WeightsError(f"the search in {run} has no chosen network; give the folder of one of its networks")
-    return run / result.chosen.path
-
-
 def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Path) -> tuple[Path | None, float]:
     images = torch.rand(3, *input_shape, generator=torch.Generator().manual_seed(0))
     for name, write in ((ARCHIVE, _write_archive), (TORCHSCRIPT, _write_torchscript)):
@@ -125,7 +94,7 @@ def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Pa
                 difference = _difference(net, write(net, images[:2], path), images)
         except OSError:
             raise
-        except Exception as error:  # what cannot be captured raises whatever it meets, of any class
+        except Exception as error:  # torch raises errors of any class for what it cannot capture
             _log.warning("%s cannot be written: %s", path, str(error).partition("\n")[0])
             difference = float("inf")
         if difference <= TOLERANCE:
@@ -148,7 +117,7 @@ def _write_torchscript(net: nn.Module, images: Tensor, path: Path) -> _Program:
 
 
 def _difference(net: nn.Module, program: _Program, images: Tensor) -> float:
-    """Compare on one image and on several: a program may have taken the number of images for a constant."""
+    """Compare on one image and on several, because a program may have recorded the number of images as a constant."""
     worst = 0.0
     for batch in (images[:1], images):
         expected, got = net(batch), program(batch)

@@ -1,4 +1,4 @@
-"""How a network takes the narrowing of single groups is measured once per dense network and space."""
+"""Sensitivities are measured once for every dense network and space."""
 
 import copy
 import logging
@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from runners.evaluation import sensitivities
 from runners.evaluation.evaluate import SearchContext, TrialContext
-from search.searchers import sensitivities
-from search.searchers.sensitivities import images_for, measured_sensitivities
+from runners.evaluation.sensitivities import affordable_images, measure_sensitivities
 from spaces.space import SpaceConfig
 
 
@@ -19,7 +19,7 @@ def measure(tiny_search_context: SearchContext, tmp_path: Path):
     context = TrialContext(tiny_search_context.data, tiny_search_context.train, 0)
 
     def measure(net: nn.Module = tiny_search_context.net, images: int = 32):
-        return measured_sensitivities(net, tiny_search_context.space, context, images, tmp_path)
+        return measure_sensitivities(net, tiny_search_context.space, context, images, tmp_path)
 
     return measure
 
@@ -73,10 +73,9 @@ def test_a_damaged_file_is_measured_anew_and_named(measure, tmp_path: Path, capl
 
 def test_measuring_takes_no_longer_than_an_epoch(tiny_search_context: SearchContext) -> None:
     groups = len(tiny_search_context.space.variable)
-    assert (
-        images_for(tiny_search_context.space, 100 * groups) == 100
-    )  # three cuts a group, three passes a training step
-    assert images_for(tiny_search_context.space, 10**6) == 512
-    assert images_for(tiny_search_context.space, 4 * groups) == 0
+    # Three cuts of every group, and a training step takes as long as three forward passes.
+    assert affordable_images(tiny_search_context.space, 100 * groups) == 100
+    assert affordable_images(tiny_search_context.space, 10**6) == 512
+    assert affordable_images(tiny_search_context.space, 4 * groups) == 0
     narrow = tiny_search_context.space.restrict(SpaceConfig(only=(tiny_search_context.space.variable[0].name,)))
-    assert images_for(narrow, 100) == 100
+    assert affordable_images(narrow, 100) == 100

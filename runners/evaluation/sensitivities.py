@@ -1,4 +1,4 @@
-"""How the dense network takes the narrowing of each group alone: measured once, and kept for every later search."""
+"""Sensitivities: the loss from narrowing every group of the dense network alone, measured once and then cached."""
 
 import copy
 import hashlib
@@ -17,54 +17,48 @@ from pruning.sensitivity import MEASURED_RATIOS, Divergence, sensitivity
 from runners.cache import write_cached
 from runners.evaluation.evaluate import TrialContext
 from runners.training.dense import weights_digest
-from search.environment import Environment
-from search.searchers.initial_design import SENSITIVE_FROM
-from search.searchers.samplers import STRUCTURED
 from spaces.space import SearchSpace
 
 _log = logging.getLogger(__name__)
 
 MOST_IMAGES = 512
-LEAST_IMAGES = 8  # on fewer, the divergence says next to nothing
-STEP_PASSES = 3  # forward passes that a training step costs
-VERSION = 1  # of what is measured; another one does not read the files of this
+LEAST_IMAGES = 8  # on fewer images the divergence is mostly noise
+STEP_PASSES = 3  # forward passes that take as long as a training step
+VERSION = 1  # of the measurement; files of another version are not read
 
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """What each group's narrowing to half costs the dense network.
+    """The loss of the dense network from narrowing every group alone to half.
 
     Attributes:
-        by_group: group -> KL divergence of the outputs in nats, positive.
-        cached: whether an earlier search had measured it.
+        by_group: group -> KL divergence of the outputs from those of the dense network, in nats, positive.
+        cached: whether an earlier search has measured them.
     """
 
     by_group: Mapping[str, float]
     cached: bool
 
 
-def sensing_images(environment: Environment) -> int:
-    """Return on how many training images the groups' sensitivities are measured; 0 where nothing would use them."""
-    config, space = environment.config, environment.problem.space
-    searched = config.sampler in STRUCTURED and config.allocation != "method" and len(space.variable) > 1
-    return images_for(space, len(environment.data.train)) if searched and config.trials >= SENSITIVE_FROM else 0
+def affordable_images(space: SearchSpace, images: int) -> int:
+    """Return on how many training images all groups can be measured within the time of an epoch; 0 for too few.
 
-
-def images_for(space: SearchSpace, images: int) -> int:
-    """Return on how many of the training images groups can be compared within the time of an epoch; 0 for too few."""
+    Args:
+        images: number of all training images.
+    """
     affordable = STEP_PASSES * images // (len(MEASURED_RATIOS) * max(1, len(space.variable)))
     return 0 if affordable < LEAST_IMAGES else min(affordable, MOST_IMAGES)
 
 
-def measured_sensitivities(
+def measure_sensitivities(
     net: nn.Module, space: SearchSpace, context: TrialContext, images: int, cache_dir: Path
 ) -> Sensitivities:
-    """Cut every group alone, by L2 norm, and compare the outputs with the dense network's on training images.
+    """Narrow every group alone, by L2 norm, and compare the outputs on training images with those of the dense network.
 
     Args:
         net: the dense network; it is not changed.
-        images: see `images_for`.
-        cache_dir: holds a file per dense network, space and number of images.
+        images: number of training images, see `affordable_images`.
+        cache_dir: holds a file for every dense network, space, number of images and seed.
     """
     bounds = [[group.name, group.lowest, group.ceiling, group.divisor] for group in space.variable]
     described = json.dumps([VERSION, weights_digest(net), bounds, images, context.seed])
@@ -75,17 +69,17 @@ def measured_sensitivities(
     scores = CRITERIA["l2"]().scores(wide, space, context)
     divergence = Divergence(wide, context, images)
 
-    def harm(widths: Mapping[str, int]) -> float:
+    def loss(widths: Mapping[str, int]) -> float:
         return divergence(slice_channels(wide, space, select_channels(space, scores, widths)))
 
-    curves = sensitivity(space, harm)
+    curves = sensitivity(space, loss)
     found = {group.name: max(float(curves[group.name][group.width // 2]), 1e-6) for group in space.variable}
     write_cached(file, json.dumps(found).encode())
     return Sensitivities(found, cached=False)
 
 
 def _read(file: Path, space: SearchSpace) -> dict[str, float] | None:
-    """Return what an earlier search measured; None where there is nothing that can be read."""
+    """Return the cached sensitivities; None without a file that can be read."""
     if not file.exists():
         return None
     try:

@@ -11,22 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from search.reporting.live import SilentDisplay
 from tiny_search import tiny_config
 
 from configs.loading import load as load_config
 from runners.config import DataConfig, LatencyConfig, TrainConfig
 from runners.data.loading import load_data
-from runners.latency import model_building as latency_building
+from runners.latency import model_building
 from runners.latency.engines import LatencyError
 from runners.latency.meter import LatencyMeter, Reading
 from runners.training.loop import accuracy
+from runners.trial import TrialResult
 from search import SearchResult, load, run
-from search import latency as latency_report
-from search.finalization import finish
+from search.callbacks import Progress, SearchCallback
+from search.environment import prepare
+from search.finalization import finalizer
 from search.planning import forecast_disk
-from search.problem import prepare
-from search.schedulers.stopping import Deadline, TimeLimitError
+from search.reporting import latency as latency_report
+from search.schedulers.stopping import TimeLimit, TimeLimitError
+from search.searchers.candidate_space import CandidateSpace
 from search.storage.run_folder import DENSE
 from spaces.budget import Budget
 from spaces.counting import count_cost
@@ -63,19 +65,19 @@ def test_every_front_member_reloads_recounts_and_reevaluates_to_its_figures(
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_one_trial_of_aofp_gives_several_points_to_the_front(tmp_path: Path) -> None:
+def test_one_trial_of_aofp_gives_several_networks_to_the_front(tmp_path: Path) -> None:
     settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
-    fixed = tuple(f"aofp.{each}" for each in settings)
+    fixed = tuple(f"aofp.{setting}" for setting in settings)
     config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=4)
     result, data = run(config), load_data(DataConfig(image_size=8), 0, (3, 8, 8))
     by_trial = Counter(member.trial.number for member in result.front)
     assert max(by_trial.values()) >= 2
     assert len(result.results) == 4
-    for each in (objectives for trial in result.results for objectives in trial.intermediate_networks):
-        inside = each.cost.flops <= result.budgets[0].limit  # type: ignore[union-attr]
-        assert bool(each.path) == inside
-        assert inside or each not in result.front.members
+    for network in (network for trial in result.results for network in trial.intermediate_networks):
+        inside = network.cost.flops <= result.budgets[0].limit  # type: ignore[union-attr]
+        assert bool(network.path) == inside
+        assert inside or network not in result.front.members
     for member in result.front:
         net = load(tmp_path / "run" / "front" / f"trial-{member.stem}")
         assert count_cost(net, (3, 8, 8)) == member.cost
@@ -83,14 +85,14 @@ def test_one_trial_of_aofp_gives_several_points_to_the_front(tmp_path: Path) -> 
         assert accuracy(net, data.test, device=CPU) == member.test_accuracy
 
 
-class Phases(SilentDisplay):
-    """Keeps what the live line said."""
+class Phases(SearchCallback):
+    """Keeps the texts of the phases."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.texts: list[str] = []
 
-    def phase(self, text: str) -> None:
-        self.said.append(text)
+    def on_phase(self, text: str) -> None:
+        self.texts.append(text)
 
 
 @pytest.mark.usefixtures("without_programs")
@@ -100,16 +102,16 @@ def test_sensitivities_are_measured_once_and_kept_for_a_resumed_search(
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
     train = TrainConfig(epochs=0, dense_epochs=1, batch_size=32, precision="float32", device="cpu")
     config = tiny_config(tmp_path / "run", method="l2", set=("l2.allocation=uniform",), train=train, trials=9)
-    display = Phases()
-    result = run(config, display)
-    assert any("narrowing of each of 2 groups" in each for each in display.said)
+    phases = Phases()
+    result = run(config, [phases])
+    assert any("narrowing of each of 2 groups" in text for text in phases.texts)
     (file,) = (tmp_path / "cache" / "sensitivities").iterdir()
     assert min(json.loads(file.read_text()).values()) > 0
     assert len(result.results) == 9
 
     measured = file.stat().st_mtime_ns
     run(dataclasses.replace(config, resume=config.out, out="", trials=10))
-    assert [each.stat().st_mtime_ns for each in (tmp_path / "cache" / "sensitivities").iterdir()] == [measured]
+    assert [other.stat().st_mtime_ns for other in (tmp_path / "cache" / "sensitivities").iterdir()] == [measured]
 
 
 def test_the_exported_program_runs_without_the_project(finished: tuple[Path, SearchResult]) -> None:
@@ -133,7 +135,8 @@ def test_the_run_folder_holds_what_the_result_says(finished: tuple[Path, SearchR
 
 def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResult], tmp_path: Path) -> None:
     folder, _ = finished
-    parts = {part.what: part.size for part in forecast_disk(prepare(tiny_config(tmp_path / "same")))}
+    environment = prepare(tiny_config(tmp_path / "same"))
+    parts = {part.what: part.size for part in forecast_disk(environment, CandidateSpace(environment.problem))}
     taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert sum(parts.values()) == pytest.approx(taken, rel=0.15)
     checkpoints = sum(file.stat().st_size for file in (folder / "trials").iterdir())
@@ -142,10 +145,10 @@ def test_a_run_takes_the_disk_that_was_forecast(finished: tuple[Path, SearchResu
     assert parts["dense weights for --resume"] == pytest.approx((folder / DENSE).stat().st_size, rel=0.1)
 
 
-def test_the_uniform_control_arm_ran(finished: tuple[Path, SearchResult]) -> None:
+def test_the_uniform_baseline_ran(finished: tuple[Path, SearchResult]) -> None:
     _, result = finished
-    assert any(each.trial.baseline == "uniform" for each in result.results)
-    assert result.uniform_comparison.baselines >= 1
+    assert any(trial.trial.baseline == "uniform" for trial in result.results)
+    assert result.baseline_comparison.baselines >= 1
 
 
 @pytest.mark.usefixtures("without_programs")
@@ -190,16 +193,16 @@ def test_latency_is_measured_at_the_end_of_a_search_and_is_everywhere_in_the_run
 
 def _by_parameters(self: LatencyMeter, network: str, net: torch.nn.Module, batch: int) -> Reading:
     """Measure as a device would that takes a microsecond per parameter."""
-    seconds = 1e-6 * batch * sum(each.numel() for each in net.parameters())
-    dense = 1e-6 * batch * sum(each.numel() for each in self.dense.parameters())
+    seconds = 1e-6 * batch * sum(parameter.numel() for parameter in net.parameters())
+    dense = 1e-6 * batch * sum(parameter.numel() for parameter in self.dense.parameters())
     return Reading(network, self.conditions(batch), "", seconds, 0.99 * seconds, 1.01 * seconds, seconds / dense)
 
 
 @pytest.fixture
 def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LatencyMeter, "read_at", _by_parameters)
-    monkeypatch.setattr(latency_building, "LAYER_SECONDS", 0.0)
-    monkeypatch.setattr(latency_building, "HELD_OUT", 2)
+    monkeypatch.setattr(model_building, "LAYER_SECONDS", 0.0)
+    monkeypatch.setattr(model_building, "HELD_OUT", 2)
 
 
 @pytest.mark.usefixtures("made_up_device", "without_programs")
@@ -212,19 +215,19 @@ def test_a_latency_budget_alone_holds_for_every_network_of_the_front(tmp_path: P
     for member in result.front:
         assert 1.01e-6 * member.cost.params <= 0.9e-3  # type: ignore[union-attr]
         stored = result.latency[member.label]
-        assert [each["conditions"]["batch"] for each in stored] == [1, 8]
+        assert [reading["conditions"]["batch"] for reading in stored] == [1, 8]
         assert stored[0] == member.timed
     assert result.config["latency"]["device"] == "cpu:1thread"  # that of the training
     assert result.latency_model["error"]["nets"] == 2
     assert result.axis == "latency"
     assert "measured latency (ms, log scale)" in (tmp_path / "run" / "report.html").read_text()
     again = run(dataclasses.replace(tiny_config(Path()), **_resumed(tmp_path / "run")))  # type: ignore[arg-type]
-    assert [each.label for each in again.front] == [each.label for each in result.front]
+    assert [member.label for member in again.front] == [member.label for member in result.front]
 
 
 def _resumed(folder: Path) -> dict[str, object]:
     stored = load_config(folder / "config.yaml")
-    return {**{each.name: getattr(stored, each.name) for each in dataclasses.fields(stored)}, "resume": str(folder)}
+    return {**{field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}, "resume": str(folder)}
 
 
 @pytest.mark.usefixtures("made_up_device")
@@ -240,14 +243,14 @@ def test_an_unknown_latency_device_leaves_nothing_behind(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-class _Interrupts(SilentDisplay):
-    def trial_done(self, result: object, front: object, done: int, total: int) -> None:
-        if done == 2:
+class _Interrupts(SearchCallback):
+    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
+        if progress.finished == 2:
             raise KeyboardInterrupt
 
 
 def test_an_interrupt_keeps_finished_trials_front_and_report(tmp_path: Path) -> None:
-    result = run(tiny_config(tmp_path / "stopped"), _Interrupts())
+    result = run(tiny_config(tmp_path / "stopped"), [_Interrupts()])
     assert result.interrupted
     assert len(result.results) == 2
     for name in ("result.json", "front.csv", "report.html", "front.png"):
@@ -255,7 +258,7 @@ def test_an_interrupt_keeps_finished_trials_front_and_report(tmp_path: Path) -> 
     assert count_cost(load(tmp_path / "stopped"), (3, 8, 8)) == result.chosen.cost  # type: ignore[union-attr]
 
 
-class _Clock(SilentDisplay):
+class _Clock(SearchCallback):
     """Moves the time of a search to an hour after its second trial."""
 
     now = 0.0
@@ -263,16 +266,16 @@ class _Clock(SilentDisplay):
     def __call__(self) -> float:
         return self.now
 
-    def trial_done(self, result: object, front: object, done: int, total: int) -> None:
-        self.now = 3600.0 if done == 2 else self.now
+    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
+        self.now = 3600.0 if progress.finished == 2 else self.now
 
 
 @pytest.mark.usefixtures("without_programs")
 def test_a_time_limit_ends_a_search_with_a_normal_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock()
-    monkeypatch.setattr("search.orchestrator.Deadline", lambda limit: Deadline(limit, clock))
-    result = run(tiny_config(tmp_path / "run", time_limit="30m"), clock)
-    assert [each.state for each in result.results] == ["complete", "complete"]
+    monkeypatch.setattr("search.orchestrator.TimeLimit", lambda text, seconds: TimeLimit(text, seconds, clock))
+    result = run(tiny_config(tmp_path / "run", time_limit="30m"), [clock])
+    assert [trial.state for trial in result.results] == ["complete", "complete"]
     assert result.time_limited
     assert not result.interrupted
     assert all(member.test_accuracy is not None for member in result.front)
@@ -283,12 +286,12 @@ def test_a_time_limit_ends_a_search_with_a_normal_result(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_the_uniform_arm_is_finished_when_the_limit_is_over_before_it(
+def test_the_uniform_baseline_is_finished_when_the_limit_is_over_before_it(
     finished: tuple[Path, SearchResult], tmp_path: Path
 ) -> None:
     _, same_dense_net = finished
     result = run(tiny_config(tmp_path / "run", time_limit="0.001s"))
-    assert [(each.trial.baseline, each.state) for each in result.results] == [("uniform", "complete")]
+    assert [(trial.trial.baseline, trial.state) for trial in result.results] == [("uniform", "complete")]
     assert result.chosen is not None
     assert result.time_limited
     assert result.dense.val_accuracy == same_dense_net.dense.val_accuracy
@@ -342,7 +345,7 @@ def test_ctrl_c_ends_a_search_and_keeps_its_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_what_was_compared_before_training_is_in_the_result_and_in_the_report(tmp_path: Path) -> None:
+def test_screened_trials_are_in_the_result_and_in_the_report(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train = TrainConfig(batch_size=64, dense_epochs=1, precision="float32", device="cpu")
     only = SpaceConfig(only=("layers.stage3.*", "layers.stage2.*"))  # more groups than tiny nets have
@@ -352,13 +355,13 @@ def test_what_was_compared_before_training_is_in_the_result_and_in_the_report(tm
             lowest_fraction=1.0, allocation="search",
         )
     )  # fmt: skip
-    chosen = [each for each in result.results if "screened" in each.note]
+    screened = [trial for trial in result.results if "screened" in trial.note]
     assert len(result.results) == 5
-    assert chosen
-    for each in chosen:
-        assert 2 <= each.note["screened"] <= 3
-        assert each.curve[0].accuracy == each.note["screened_accuracy"]
-    assert f"Screening: {len(chosen)} of 5 trials were the best of" in (folder / "report.html").read_text()
+    assert screened
+    for trial in screened:
+        assert 2 <= trial.note["screened"] <= 3
+        assert trial.curve[0].accuracy == trial.note["screened_accuracy"]
+    assert f"Screening: {len(screened)} of 5 trials were the best of" in (folder / "report.html").read_text()
     assert SearchResult.from_json((folder / "result.json").read_text()).screening_audit == result.screening_audit
 
 
@@ -370,11 +373,13 @@ def test_a_machine_that_stays_busy_is_asked_a_few_times_only(tmp_path: Path, mon
         return Reading(network, self.conditions(batch), "the machine was busy", tries=4)
 
     monkeypatch.setattr(LatencyMeter, "read_at", busy)
-    monkeypatch.setattr(finish, "GIVE_UP", 1)
+    monkeypatch.setattr(finalizer, "GIVE_UP", 1)
     monkeypatch.setattr(latency_report, "GIVE_UP", 1)
     result = run(tiny_config(tmp_path / "run", latency=LatencyConfig()))
     assert len(result.front) > 1
     assert len(asked) == 2
     assert asked[0] == "dense"
     unmeasured = f"{len(result.front) - 1} network"
-    assert any(line.startswith(unmeasured) and "not measured" in line for line in latency_report.latency_lines(result))
+    assert any(
+        line.startswith(unmeasured) and "not measured" in line for line in latency_report.latency_statements(result)
+    )

@@ -7,17 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-import search
-from pruning import checkpoint
-from pruning.base import Goal
+from pruning import checkpoint, export
 from pruning.quantization.layers import quantize
 from pruning.quantization.rounding import register_rounding
-from runners.trial import Trial, TrialResult, TrialState
-from search.finalization import export
-from search.results.result import DenseResult, SearchResult
-from spaces.budget import Budget
-from spaces.cost import Cost
-from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 from spaces.widths import Widths
 from spaces.zoo.cifar import LeNet
@@ -61,7 +53,7 @@ def lenet():
 
 
 def test_a_member_is_written_as_widths_checkpoint_and_program(lenet, tmp_path):
-    written = export.export_member(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path / "members" / "3")
+    written = export.export_network(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path / "members" / "3")
     assert json.loads(written.widths.read_text()) == {"conv1": 20}
     assert checkpoint.read_header(written.checkpoint).spec == SPEC
     assert written.program is not None
@@ -71,7 +63,7 @@ def test_a_member_is_written_as_widths_checkpoint_and_program(lenet, tmp_path):
 
 
 def test_the_program_runs_without_this_project(lenet, tmp_path):
-    written = export.export_member(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path / "member")
+    written = export.export_network(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path / "member")
     image = torch.rand(5, 1, 28, 28)
     torch.save(image, tmp_path / "image.pt")
     code = (
@@ -84,19 +76,19 @@ def test_the_program_runs_without_this_project(lenet, tmp_path):
 
 def test_a_quantised_net_is_written_as_codes_and_as_a_plain_program(lenet, tmp_path):
     register_rounding(lenet, {"conv2": torch.full((50,), 4, dtype=torch.uint8), "fc1": torch.full((500,), 4).byte()})
-    written = export.export_member(quantize(lenet), SPEC, WIDTHS, (1, 28, 28), tmp_path)
+    written = export.export_network(quantize(lenet), SPEC, WIDTHS, (1, 28, 28), tmp_path)
     assert written.program is not None
     assert written.program.name == "model.pt2"
     assert written.max_difference == 0
     assert written.checkpoint.stat().st_size < 4 * 431_080 / 6
     image = torch.rand(3, 1, 28, 28)
-    assert torch.equal(export.load(tmp_path)(image), lenet(image))
+    assert torch.equal(checkpoint.load(tmp_path / export.CHECKPOINT)(image), lenet(image))
 
 
 def test_the_net_stays_in_its_mode_and_its_program_is_for_inference(tmp_path):
     net = DropAfter().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    written = export.export_member(net, None, {}, (1, 8, 8), tmp_path)
+    written = export.export_network(net, None, {}, (1, 8, 8), tmp_path)
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     image = torch.rand(2, 1, 8, 8)
@@ -106,7 +98,7 @@ def test_the_net_stays_in_its_mode_and_its_program_is_for_inference(tmp_path):
 
 def test_a_net_that_cannot_be_exported_is_traced(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        written = export.export_member(Loop(), None, {}, (1, 8, 8), tmp_path)
+        written = export.export_network(Loop(), None, {}, (1, 8, 8), tmp_path)
     assert written.program is not None
     assert written.program.name == "model.torchscript.pt"
     assert not (tmp_path / "model.pt2").exists()
@@ -114,57 +106,20 @@ def test_a_net_that_cannot_be_exported_is_traced(tmp_path, caplog):
 
 
 def test_a_program_that_differs_is_not_left_behind(tmp_path):
-    written = export.export_member(CountsImages(), None, {}, (1, 8, 8), tmp_path)
+    written = export.export_network(CountsImages(), None, {}, (1, 8, 8), tmp_path)
     assert written.program is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "widths.json"]
 
 
 def test_without_a_program_the_one_of_an_earlier_run_goes(lenet, tmp_path):
     (tmp_path / "model.pt2").write_text("stale")
-    written = export.export_member(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path, program=False)
+    written = export.export_network(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path, program=False)
     assert written.program is None
     assert not (tmp_path / "model.pt2").exists()
-    assert search.load(tmp_path).conv1.out_channels == 20
+    assert checkpoint.load(tmp_path / export.CHECKPOINT).conv1.out_channels == 20
 
 
 def test_a_folder_that_cannot_be_made_is_named(lenet, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(export.ExportError, match="file.*cannot be written"):
-        export.export_member(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path / "file" / "member")
-
-
-def test_load_takes_a_member_folder_or_its_checkpoint(lenet, tmp_path):
-    checkpoint.save(tmp_path / "model.safetensors", lenet, SPEC, WIDTHS)
-    image = torch.rand(2, 1, 28, 28)
-    for path in (tmp_path, tmp_path / "model.safetensors", str(tmp_path)):
-        net = search.load(path)
-        assert not net.training
-        assert torch.equal(net(image), lenet(image))
-
-
-def run_folder(folder, lenet, path):
-    folder.mkdir()
-    checkpoint.save(folder / "model-7.safetensors", lenet, SPEC, WIDTHS)
-    trial = Trial(number=7, method="l2", goal=Goal(widths=WIDTHS))
-    measured = TrialResult(trial, TrialState.COMPLETE, 0.9, Cost(10, 10), WIDTHS, path=path)
-    result = SearchResult({}, (Budget("flops", 20),), DenseResult(0.9, 0.9, Cost(30, 30)), (measured,))
-    (folder / "result.json").write_text(result.to_json())
-    return folder
-
-
-def test_load_takes_a_run_folder_as_its_chosen_network(lenet, tmp_path):
-    folder = run_folder(tmp_path / "run", lenet, "model-7.safetensors")
-    image = torch.rand(2, 1, 28, 28)
-    assert torch.equal(search.load(folder)(image), lenet(image))
-
-
-def test_load_says_when_a_run_has_no_chosen_network(lenet, tmp_path):
-    with pytest.raises(WeightsError, match="no chosen network"):
-        search.load(run_folder(tmp_path / "run", lenet, ""))
-
-
-def test_load_says_what_a_folder_should_hold(tmp_path):
-    with pytest.raises(WeightsError, match="holds neither"):
-        search.load(tmp_path)
-    with pytest.raises(WeightsError, match="cannot be read"):
-        search.load(tmp_path / "nothing")
+        export.export_network(lenet, SPEC, WIDTHS, (1, 28, 28), tmp_path / "file" / "member")

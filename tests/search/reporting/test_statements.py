@@ -1,0 +1,34 @@
+"""Sentences about how a search went; those about its rungs and its screening are tested with their correlations."""
+
+import dataclasses
+
+from search.reporting.statements import ending, failure_statements, training_statements
+from search.results.result import SearchResult
+
+
+def test_a_failure_is_one_line_with_its_reason(finished_search: SearchResult) -> None:
+    assert failure_statements(finished_search.results) == [
+        "1 trial failed:",
+        "  trial 4 (di): RuntimeError: out of memory [gpu]",
+    ]
+
+
+def test_an_early_end_says_what_ended_it(finished_search: SearchResult) -> None:
+    assert ending(finished_search) == ""
+    limited = dataclasses.replace(finished_search, time_limited=True, config={"time_limit": "30m"})
+    assert ending(limited) == "The time limit of 30m ended the search after 5 finished trials."
+    failed = dataclasses.replace(limited, results=finished_search.results[4:])
+    assert ending(failed).endswith("after 1 finished trial, none of which gave a network inside the budgets.")
+    assert ending(dataclasses.replace(limited, interrupted=True)).startswith("Stopped early: 5 finished trials")
+
+
+def test_fine_tuning_is_described_where_it_was_searched(finished_search: SearchResult) -> None:
+    assert training_statements(finished_search) == []
+    chosen = finished_search.results[1]
+    tuned = dataclasses.replace(chosen, trial=dataclasses.replace(chosen.trial, training={"epochs": 2}))
+    assert training_statements(finished_search.with_results([tuned])) == [
+        "Fine-tuning of the networks above:",
+        "  network 1: epochs 2",
+        "  network 0: as set",
+        "  network 3: as set",
+    ]

@@ -1,0 +1,94 @@
+"""What a search works with is made from its config before any work, and mistakes leave nothing behind."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_search import tiny_config
+
+from pruning.base import Goal
+from runners.config import LatencyConfig, TrainConfig
+from runners.latency.engines import LatencyError
+from runners.trial import Trial, TrialResult, TrialState
+from search.environment import Environment, Plan, RunFolderError, prepare
+from spaces.budget import Budget
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return prepare(tiny_config(tmp_path_factory.mktemp("runs") / "tiny"))
+
+
+def test_an_environment_fits_its_data_and_writes_nothing(environment: Environment) -> None:
+    data, problem = environment.data, environment.problem
+    assert (environment.spec.num_classes, environment.spec.input_shape) == (data.num_classes, data.input_shape)
+    assert problem.budgets == (Budget("flops", problem.space.dense_cost.flops // 2),)
+    assert not environment.net.training
+    assert (environment.runner, environment.workers, environment.device) == ("local", 1, torch.device("cpu"))
+    assert not environment.folder.exists()
+
+
+def test_without_weights_the_dense_network_is_cached_by_its_recipe(environment: Environment, tmp_path: Path) -> None:
+    assert not environment.weighted
+    assert environment.dense_file is not None
+    other = prepare(tiny_config(tmp_path / "run", seed=1))
+    assert other.dense_file not in (None, environment.dense_file)
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kept").touch()
+    with pytest.raises(RunFolderError, match="exists and is not empty; give a fresh one with --out"):
+        prepare(tiny_config(tmp_path))
+    with pytest.raises(RunFolderError):
+        prepare(tiny_config(tmp_path / "kept"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_without_out_every_run_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("search.environment.time.strftime", lambda form: "20260101-120000")
+    config = dataclasses.replace(tiny_config(tmp_path), out="")
+    folders = []
+    for _ in range(3):
+        folders.append(prepare(config).folder)
+        folders[-1].mkdir(parents=True)
+    name = "20260101-120000-tiny_nets_residual-digits"
+    assert [str(folder) for folder in folders] == [f"runs/{name}", f"runs/{name}-2", f"runs/{name}-3"]
+
+
+def test_an_unnamed_latency_device_is_that_of_the_training(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "run", budget=("50%", "8ms"), latency=LatencyConfig())
+    assert prepare(config).config.latency.device == "cpu:1thread"
+    with pytest.raises(LatencyError, match="--latency-device none measures nothing"):
+        prepare(dataclasses.replace(config, latency=LatencyConfig("none")))
+
+
+def test_a_plan_counts_only_the_time_that_is_left(environment: Environment) -> None:
+    trials = [Trial(number, "l2", Goal()) for number in range(2)]
+    finished = [TrialResult(trial, TrialState.COMPLETE, 0.9, rungs=((3, 0.9),)) for trial in trials]
+    plan = Plan(environment, seconds=100.0)
+    assert plan.remaining(finished, 5).seconds == pytest.approx(60.0)
+    assert plan.remaining([], 5) == plan
+    with_rungs = Plan(environment, seconds=100.0, epochs=24.0).remaining(finished, 5)
+    assert (with_rungs.seconds, with_rungs.epochs) == (pytest.approx(75.0), 18.0)
+    assert Plan(environment).remaining(finished, 5).seconds is None
+
+
+def test_the_reference_cost_is_along_the_axis_of_the_front(environment: Environment) -> None:
+    problem = environment.problem
+    assert Plan(environment).reference_cost == problem.space.dense_cost.flops
+    config = dataclasses.replace(problem.config, objective="accuracy,latency")
+    timed = dataclasses.replace(environment, problem=dataclasses.replace(problem, config=config))
+    assert Plan(timed, dense_seconds=2e-3).reference_cost == 2e-3
+    assert Plan(timed).reference_cost == 0.0
+
+
+def test_candidates_are_screened_as_the_config_says(environment: Environment) -> None:
+    assert prepare_with_screen(environment, "3").screening_pool_size == 3
+    assert prepare_with_screen(environment, "none").screening_pool_size == 1
+
+
+def prepare_with_screen(environment: Environment, screen: str) -> Environment:
+    config = dataclasses.replace(environment.config, screen=screen, train=TrainConfig(epochs=2))
+    return dataclasses.replace(environment, problem=dataclasses.replace(environment.problem, config=config))
