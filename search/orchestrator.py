@@ -29,7 +29,7 @@ from search.finalization.retraining import Retrainer
 from search.interrupts import Interrupts
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
-from search.planning.time import plan
+from search.planning import plan
 from search.reporting.wording import plural
 from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA
@@ -206,6 +206,6 @@ def _sensitivities(environment: Environment, net: nn.Module, callback: SearchCal
     if not images:
         return None
     count = len(space.variable)
-    callback.on_phase(f"measuring the sensitivities of {count} groups, unless they are cached")
+    callback.on_phase(f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached")
     context = TrialContext(environment.data, environment.config.train, environment.config.seed)
     return measure_sensitivities(net, space, context, images, cache_root()).by_group

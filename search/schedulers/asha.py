@@ -1,4 +1,4 @@
-"""MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by the hypervolume that they add.
+"""MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by what they add to the front.
 
 Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list:
 of the trials that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and
@@ -159,7 +159,7 @@ def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int)
         rungs: epochs, rising; the last is the whole training.
         first: index of the lowest rung that judges.
     """
-    for contender in sorted((trial for trial in contenders if trial.paused), key=lambda trial: trial.number):
+    for contender in sorted((each for each in contenders if each.paused), key=lambda each: each.number):
         if contender.trained < rungs[-1] and (contender.exempt or contender.trained < rungs[first]):
             ahead = rungs if contender.exempt else rungs[first:]
             return Promotion(contender.number, next(epochs for epochs in ahead if epochs > contender.trained))
@@ -209,7 +209,7 @@ def ordered(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
         pairs = [left[number] for number in sorted(left)]
         rank = non_dominated(pairs, lambda pair: (pair[0].cost, pair[1]), keep_equal=True)
         added = _added_area(rank)
-        found += sorted((contender for contender, _ in rank), key=lambda trial: (-added[trial.number], trial.number))
+        found += sorted((contender for contender, _ in rank), key=lambda each: (-added[each.number], each.number))
         for contender, _ in rank:
             del left[contender.number]
     return found

@@ -131,7 +131,7 @@ class Screening:
         if (accuracy := pool.accuracy(winner)) >= 0:
             note[SCREENED_ACCURACY] = accuracy
         results = pool.results.values()
-        spent, trained = sum(result.seconds for result in results), sum(result.train_seconds for result in results)
+        spent, trained = sum(each.seconds for each in results), sum(each.train_seconds for each in results)
         self._screened[number] = _Screened(note, spent, trained)
         self._winners.append(winner)
         return winner

@@ -50,7 +50,7 @@ class CandidateSpace:
     """Turns parameters into candidates, all of them inside the budgets.
 
     Args:
-        problem: space, budgets and methods of the search.
+        problem: what is searched.
         predictor: predicts latency, where it counts: candidates then are inside a latency budget by prediction.
 
     Attributes:

@@ -65,7 +65,7 @@ class OptunaSearcher:
     """Suggests candidates that were not tried yet, and observes their results.
 
     Args:
-        candidates: space from which candidates are sampled.
+        candidates: what is sampled.
         history: results so far.
         pending: trials that workers have.
         stored: trials of an earlier process.

@@ -23,7 +23,7 @@ class SamplerOptions:
     Attributes:
         startup: number of trials before the sampler's model is used.
         trials: number of trials of the whole search.
-        candidates: space from which candidates are sampled.
+        candidates: what is searched.
         sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
     """
 
