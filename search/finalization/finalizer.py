@@ -206,7 +206,7 @@ class Finalizer:
 
 
 def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
-    """Return the networks that are evaluated on test images: the reported ones, and the baselines of comparisons."""
+    """Return the networks that are read on test: the reported ones, and the baseline networks of the comparisons."""
     networks = {member.label: member for member in result.reported}
     baselines = [result.best_at(target, UNIFORM) for target in result.targets]
     networks |= {baseline.label: baseline for baseline in baselines if baseline is not None}

@@ -29,7 +29,7 @@ class ResultError(SlimfrontError):
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into plain JSON data: dicts, lists, strings, finite numbers, None for the others."""
+    """Turn a value into what JSON gives back: dicts, lists, strings, finite numbers, None for the others."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
