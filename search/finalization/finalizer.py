@@ -87,7 +87,7 @@ class Finalizer:
         if ending.interrupted:
             result = self.retrainer.confirmed(result)
         else:
-            self.callback.on_phase(f"evaluating the front on {len(self.environment.data.test)} test images")
+            self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
             result = result.with_results([self._confirm(network) for network in _read_on_test(result)])
             result = self.retrainer(result)
         # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
