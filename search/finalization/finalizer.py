@@ -43,13 +43,7 @@ class ConfirmationError(SlimfrontError):
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How a search ended before its finalization.
-
-    Attributes:
-        seconds: wall time of the search.
-        interrupted: whether the user has stopped the search, and so waits.
-        time_limited: whether the time limit has ended the search.
-    """
+    """How a search ended before its finalization: after which wall time, and whether the user or the limit ended it."""
 
     seconds: float
     interrupted: bool = False
@@ -62,9 +56,7 @@ class Finalizer:
 
     Attributes:
         latency: calibration before the search; None for a search that needs no latency.
-        dense: the trained dense network.
         dense_accuracy: on validation, in [0, 1].
-        retrainer: trains the front again, where that is asked for.
     """
 
     environment: Environment
@@ -167,11 +159,8 @@ class Finalizer:
             self._export(member, folder / _member_folder(member), result)
         if len(result.front):
             paths["networks"] = "front"
-        if result.chosen is not None:
-            paths["chosen"] = _member_folder(result.chosen)
-        for target, best in ((target, result.best_at(target)) for target in result.targets):
-            if best is not None:
-                paths[f"best at {target}"] = _member_folder(best)
+        named = {"chosen": result.chosen} | {f"best at {target}": result.best_at(target) for target in result.targets}
+        paths |= {name: _member_folder(network) for name, network in named.items() if network is not None}
         result = dataclasses.replace(result, paths=paths)
         write_csv(result, folder / paths["front table"])
         write_png(result, folder / paths["picture"])

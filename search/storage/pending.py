@@ -11,8 +11,7 @@ class PendingTrials:
     def __init__(self) -> None:
         self._trials: dict[int, Trial] = {}
         self._promoted: set[int] = set()
-        self._pools: dict[int, list[Trial]] = {}
-        self._screened: dict[str, int] = {}
+        self._screened: dict[int, list[Trial]] = {}  # other candidates than the trial with this number
 
     @property
     def trials(self) -> Mapping[int, Trial]:
@@ -27,7 +26,8 @@ class PendingTrials:
     @property
     def keys(self) -> Mapping[str, int]:
         """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
-        return {trial.key(): number for number, trial in self._trials.items()} | self._screened
+        screened = {trial.key(): number for number, others in self._screened.items() for trial in others}
+        return {trial.key(): number for number, trial in self._trials.items()} | screened
 
     def is_promoted(self, number: int) -> bool:
         """Return whether a pending trial goes on from an earlier training segment."""
@@ -44,17 +44,15 @@ class PendingTrials:
 
     def screen(self, number: int, others: Sequence[Trial]) -> None:
         """Add candidates that are compared with a pending trial before any training."""
-        self._pools[number] = list(others)
-        self._screened |= {trial.key(): number for trial in others}
+        self._screened[number] = list(others)
 
     def select(self, winner: Trial) -> list[Trial]:
         """Keep one candidate of a screening pool as the trial of its number; return the others."""
         number = winner.number
-        pool = [self._trials[number], *self._pools.pop(number, [])]
-        losers = [trial for trial in pool if trial.key() != winner.key()]
-        self._trials[number] = next(trial for trial in pool if trial.key() == winner.key())
-        self._screened |= {trial.key(): number for trial in losers}
-        return losers
+        pool = [self._trials[number], *self._screened[number]]
+        self._trials[number] = winner
+        self._screened[number] = [trial for trial in pool if trial.key() != winner.key()]
+        return self._screened[number]
 
     def end(self, number: int) -> Trial:
         """Remove a trial and return it."""

@@ -46,11 +46,6 @@ class OpenRun:
     stored: Sequence[StoredTrial]
     history: History
 
-    @property
-    def earlier(self) -> int:
-        """Number of trials that have a result and were tried under other budgets."""
-        return len({trial.result.trial.number for trial in self.stored if trial.earlier and trial.result is not None})
-
 
 @contextmanager
 def opened(environment: Environment) -> Iterator[OpenRun]:

@@ -1,8 +1,7 @@
 """StudyStorage: a search as an Optuna study in a storage, which outlives the process.
 
 A trial enters the storage once, whole, when it has ended: stored parameter by parameter, a candidate with 20 groups
-    takes
-25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
+takes 25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
 """
 
 from collections.abc import Mapping, Sequence

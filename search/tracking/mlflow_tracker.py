@@ -24,7 +24,6 @@ from search.problem import Problem
 from search.results.result import SearchResult
 from search.tracking.runs import SearchRuns
 from search.tracking.store import SQLITE
-from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 
 MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have waited for a dead server
@@ -54,8 +53,6 @@ class MlflowTracker(SearchCallback):
         server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self._local = not server
         self.uri = server or f"{SQLITE}{self._folder / 'mlflow.db'}"
-        self._budgets: tuple[Budget, ...] = ()
-        self._reference_cost = 0.0
         self._step = 0  # finished trials and training segments
         self._failures = 0  # in a row
         self._queue: queue.Queue[_Write | None] = queue.Queue()
@@ -72,7 +69,7 @@ class MlflowTracker(SearchCallback):
 
     @override
     def on_dense_evaluated(self, accuracy: float, problem: Problem, finished: Sequence[TrialResult]) -> None:
-        """Log the dense network and the budgets, and write what the store lacks; waits until the store is open.
+        """Log the dense network and the budgets, and the trials that the store lacks; waits until the store is open.
 
         Raises:
             TrackingError: the store cannot be opened.
@@ -87,7 +84,16 @@ class MlflowTracker(SearchCallback):
         limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in self._budgets}
         metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
         self._queue.put(lambda runs: runs.log(runs.parent, metrics, limits))
-        self._catch_up(finished)
+        self._step = sum(max(1, len(result.rungs)) for result in finished)
+
+        def catch_up(runs: SearchRuns) -> None:
+            for result in finished:
+                # The last training segment of a trial may be missing although its others are there.
+                if result.trial.number not in runs.children or len(result.rungs) > 1:
+                    runs.write_trial(result, self._budgets, time.time())
+
+        if finished:
+            self._queue.put(catch_up)
 
     @override
     def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
@@ -121,19 +127,6 @@ class MlflowTracker(SearchCallback):
             return self.uri if self._runs is None else self._runs.address(self.uri)
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
 
-    def _catch_up(self, finished: Sequence[TrialResult]) -> None:
-        """Write the trials of an earlier process that the store lacks."""
-        self._step = sum(max(1, len(result.rungs)) for result in finished)
-
-        def write(runs: SearchRuns) -> None:
-            for result in finished:
-                # The last training segment of a trial may be missing although its others are there.
-                if result.trial.number not in runs.children or len(result.rungs) > 1:
-                    runs.write_trial(result, self._budgets, time.time())
-
-        if finished:
-            self._queue.put(write)
-
     def _end(self, status: str, seconds: float) -> None:
         """End the parent run, and wait for the writer at most so many seconds."""
         if not self._writer.is_alive():
@@ -147,7 +140,7 @@ class MlflowTracker(SearchCallback):
     def _write(self) -> None:
         """Open the store and make the queued writes until the queue ends; the target of the writer thread."""
         try:
-            self._runs = SearchRuns.open(self.uri, self._folder, self._local, bool(self._config.resume), self._config)
+            self._runs = SearchRuns.open(self.uri, self._folder, self._local, self._config)
         except BaseException as error:  # of any class: the thread that waits raises it
             self._error = error
             return
