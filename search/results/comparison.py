@@ -41,9 +41,8 @@ def difference(left: TrialResult | None, right: TrialResult | None) -> Differenc
     The noise is the standard error of the difference times the quantile of Student's t distribution at `CERTAINTY`, for
     unequal variances. Welch, Biometrika 34, 1947.
     """
-    networks = [network for network in (left, right) if network is not None]
-    found = [network.confirmation for network in networks if network.confirmation is not None]
-    sides = [confirmation for confirmation in found if len(confirmation.accuracies) > 1]
+    found = [network.confirmation for network in (left, right) if network is not None]
+    sides = [confirmation for confirmation in found if confirmation is not None and len(confirmation.accuracies) > 1]
     if len(sides) < 2:
         return None
     from scipy.special import stdtrit

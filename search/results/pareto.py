@@ -4,7 +4,6 @@ Cost is FLOPs, or measured latency (`--objective`). Latency is limited and compa
 without a good reading is on no front along latency.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,16 +32,20 @@ def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tup
 
     Intermediate networks may exceed them: they are recorded, but are on no front.
     """
-    limits = counted(budgets)
-    networks = [network for result in results for network in result.networks if measured(network)]
-    return tuple(n for n in networks if n.cost is not None and all(budget.allows(n.cost) for budget in limits))
+    networks = (network for result in results for network in result.networks)
+    return tuple(network for network in networks if measured(network) and _fits(network, budgets))
 
 
 def may_enter(network: TrialResult, budgets: Sequence[Budget]) -> bool:
     """Return whether a network may enter a front: it is affordable, and no reading puts it over a latency budget."""
     limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
     slow = network.timed is not None and any(network.timed["high"] > limit for limit in limits)
-    return not slow and bool(affordable([dataclasses.replace(network, intermediate_networks=())], budgets))
+    return measured(network) and _fits(network, budgets) and not slow
+
+
+def _fits(network: TrialResult, budgets: Iterable[Budget]) -> bool:
+    """Return whether a network is inside the budgets on flops and params."""
+    return network.cost is not None and all(budget.allows(network.cost) for budget in counted(budgets))
 
 
 def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str = FLOPS) -> tuple[TrialResult, ...]:
@@ -133,9 +136,7 @@ class ParetoFront:
 
     def best(self, budgets: Sequence[Budget] = ()) -> TrialResult | None:
         """Return the most accurate member inside all budgets on flops and params (absolute), or None."""
-        limits = counted(budgets)
-        fitting = [r for r in self.members if r.cost is not None and all(budget.allows(r.cost) for budget in limits)]
-        return fitting[-1] if fitting else None
+        return next((member for member in reversed(self.members) if _fits(member, budgets)), None)
 
     def hypervolume(self, reference: float, reference_accuracy: float = 0.0) -> float:
         """Return the dominated area as a share of the whole, in [0, 1].

@@ -6,28 +6,23 @@ from runners.trial import Trial
 
 
 class PendingTrials:
-    """The trials that were handed out and not told yet."""
+    """The trials that were handed out and not told yet: `trials`, by number."""
 
     def __init__(self) -> None:
-        self._trials: dict[int, Trial] = {}
+        self.trials: dict[int, Trial] = {}
         self._promoted: set[int] = set()
         self._screened: dict[int, list[Trial]] = {}  # other candidates than the trial with this number
 
     @property
-    def trials(self) -> Mapping[int, Trial]:
-        """The pending trials by number."""
-        return self._trials
-
-    @property
     def new(self) -> list[Trial]:
         """The pending trials that run for the first time, in the order in which they began."""
-        return [trial for number, trial in self._trials.items() if number not in self._promoted]
+        return [trial for number, trial in self.trials.items() if number not in self._promoted]
 
     @property
     def keys(self) -> Mapping[str, int]:
         """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
         screened = {trial.key(): number for number, others in self._screened.items() for trial in others}
-        return {trial.key(): number for number, trial in self._trials.items()} | screened
+        return {trial.key(): number for number, trial in self.trials.items()} | screened
 
     def is_promoted(self, number: int) -> bool:
         """Return whether a pending trial goes on from an earlier training segment."""
@@ -35,11 +30,11 @@ class PendingTrials:
 
     def begin(self, trial: Trial) -> None:
         """Add a trial that runs for the first time."""
-        self._trials[trial.number] = trial
+        self.trials[trial.number] = trial
 
     def promote(self, trial: Trial) -> None:
         """Add a trial that goes on with another training segment."""
-        self._trials[trial.number] = trial
+        self.trials[trial.number] = trial
         self._promoted.add(trial.number)
 
     def screen(self, number: int, others: Sequence[Trial]) -> None:
@@ -49,12 +44,12 @@ class PendingTrials:
     def select(self, winner: Trial) -> list[Trial]:
         """Keep one candidate of a screening pool as the trial of its number; return the others."""
         number = winner.number
-        pool = [self._trials[number], *self._screened[number]]
-        self._trials[number] = winner
+        pool = [self.trials[number], *self._screened[number]]
+        self.trials[number] = winner
         self._screened[number] = [trial for trial in pool if trial.key() != winner.key()]
         return self._screened[number]
 
     def end(self, number: int) -> Trial:
         """Remove a trial and return it."""
         self._promoted.discard(number)
-        return self._trials.pop(number)
+        return self.trials.pop(number)

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from typing_extensions import override
@@ -54,11 +55,8 @@ class MlflowTracker(SearchCallback):
         self._local = not server
         self.uri = server or f"{SQLITE}{self._folder / 'mlflow.db'}"
         self._step = 0  # finished trials and training segments
-        self._failures = 0  # in a row
         self._queue: queue.Queue[_Write | None] = queue.Queue()
-        self._opened = threading.Event()
-        self._error: BaseException | None = None
-        self._runs: SearchRuns | None = None
+        self._opened: Future[SearchRuns] = Future()
         # A daemon, so that a server that hangs cannot keep a stopped search from ending.
         self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
 
@@ -74,12 +72,11 @@ class MlflowTracker(SearchCallback):
         Raises:
             TrackingError: the store cannot be opened.
         """
-        self._opened.wait()
-        if self._error is not None:
+        if (error := self._opened.exception()) is not None:
             raise TrackingError(
-                f"MLflow cannot record to {self.uri!r} ({_first_line(self._error)}); "
+                f"MLflow cannot record to {self.uri!r} ({_first_line(error)}); "
                 "give a running server with --tracking-uri, or none"
-            ) from self._error
+            ) from error
         cost = problem.space.dense_cost
         limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in self._budgets}
         metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
@@ -124,7 +121,7 @@ class MlflowTracker(SearchCallback):
     def command(self) -> str:
         """Return the command line that opens MLflow on this search, or on a server the address of the run."""
         if self.uri.startswith(("http://", "https://")):
-            return self.uri if self._runs is None else self._runs.address(self.uri)
+            return self._opened.result().address(self.uri) if self._opened.done() else self.uri
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
 
     def _end(self, status: str, seconds: float) -> None:
@@ -140,21 +137,21 @@ class MlflowTracker(SearchCallback):
     def _write(self) -> None:
         """Open the store and make the queued writes until the queue ends; the target of the writer thread."""
         try:
-            self._runs = SearchRuns.open(self.uri, self._folder, self._local, self._config)
+            runs = SearchRuns.open(self.uri, self._folder, self._local, self._config)
         except BaseException as error:  # of any class: the thread that waits raises it
-            self._error = error
+            self._opened.set_exception(error)
             return
-        finally:
-            self._opened.set()
+        self._opened.set_result(runs)
+        failures = 0  # in a row
         while (write := self._queue.get()) is not None:
-            if self._failures >= MAX_FAILURES:
+            if failures >= MAX_FAILURES:
                 continue
             try:
-                write(self._runs)
-                self._failures = 0
+                write(runs)
+                failures = 0
             except Exception as error:  # a store that fails must not lose the search, whatever its library raises
-                self._failures += 1
-                if self._failures == 1:
+                failures += 1
+                if failures == 1:
                     _log.warning(
                         "MLflow at %s did not take a record (%s); the search goes on", self.uri, _first_line(error)
                     )

@@ -8,7 +8,7 @@ from runners.trial import Trial, TrialResult
 from search.reporting.latency import latency_metrics
 from search.results.comparison import confirmed_figures
 from search.results.result import SearchResult
-from search.results.serialization import plain
+from search.results.serialization import to_plain
 from spaces.budget import Budget
 
 
@@ -32,7 +32,7 @@ def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
     if fractions:
         params["budget_fraction"] = f"{min(fractions):.6g}"
     params |= {f"train.{name}": str(value) for name, value in trial.training.items()}
-    return params | {f"{trial.method}.{name}": str(plain(value)) for name, value in trial.settings.items()}
+    return params | {f"{trial.method}.{name}": str(to_plain(value)) for name, value in trial.settings.items()}
 
 
 def network_metrics(network: TrialResult, prefix: str = "") -> dict[str, float]:
