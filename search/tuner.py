@@ -192,7 +192,7 @@ class Tuner(AskTell):
                 continue
             trained = earlier.rungs[-1][0]
             trial = replace(earlier.trial, segment=TrainingSegment(found.epochs - trained, trained, start))
-            self._pending.promote(trial)
+            self._pending.begin(trial)
             self._callback.on_promotion(found.number, found.epochs)
             return trial
         return None

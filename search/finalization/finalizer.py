@@ -196,13 +196,13 @@ class Finalizer:
 
 def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
     """Return the networks that are read on test: the reported ones, and the baseline networks of the comparisons."""
-    networks = {member.label: member for member in result.reported}
-    baselines = [result.best_at(target, UNIFORM) for target in result.targets]
-    networks |= {baseline.label: baseline for baseline in baselines if baseline is not None}
     number = result.baseline_comparison.baseline_trial
-    if number is not None:  # the statement about the baseline must hold on test too
-        networks[str(number)] = next(found for found in result.results if found.trial.number == number)
-    return networks.values()
+    baselines = [
+        *(result.best_at(target, UNIFORM) for target in result.targets),
+        *(found for found in result.results if found.trial.number == number),  # the statement must hold on test too
+    ]
+    networks = [*result.reported, *(baseline for baseline in baselines if baseline is not None)]
+    return {network.label: network for network in networks}.values()
 
 
 def _member_folder(member: TrialResult) -> str:

@@ -20,7 +20,6 @@ class Difference:
     """Mean test accuracy of one re-trained network minus that of another.
 
     Attributes:
-        mean: in [-1, 1].
         standard_error: of the mean, from the standard deviations over the seeds of both networks.
         noise: largest difference that may come from the seeds alone; at least one test image.
     """
@@ -66,8 +65,7 @@ class BaselineComparison:
         baseline_trial: number of the trial with the most accurate baseline network inside the budgets; None without.
         won: whether the chosen network is not of the baseline, and more accurate on validation than that network, or
             as accurate and cheaper.
-        dominated: number of baseline networks that a searched network dominates (as accurate, as cheap, better in one).
-        baselines: number of baseline networks that were measured.
+        dominated: number of baseline networks, of those that were measured, that a searched network dominates.
         statement: the same in plain words, with the test accuracies where they are known.
         difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
     """

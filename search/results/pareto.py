@@ -16,10 +16,10 @@ FLOPS, LATENCY = "flops", "latency"  # axes
 _Member = TypeVar("_Member")
 
 
-def measured(result: TrialResult) -> bool:
-    """Return whether a trial has a network with a finite accuracy and a cost."""
+def measured(result: TrialResult, axis: str = FLOPS) -> bool:
+    """Return whether a trial has a network with a finite accuracy and a cost, along latency a good reading too."""
     known = result.cost is not None and result.accuracy is not None and math.isfinite(result.accuracy)
-    return known and result.state is not TrialState.FAILED
+    return known and result.state is not TrialState.FAILED and (axis == FLOPS or result.timed is not None)
 
 
 def counted(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
@@ -57,7 +57,7 @@ def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str 
     found = affordable(results, budgets)
     if limits:
         found = tuple(n for n in found if n.timed is not None and all(n.timed["high"] <= limit for limit in limits))
-    return tuple(n for n in found if n.timed is not None) if axis == LATENCY else found
+    return tuple(network for network in found if measured(network, axis))
 
 
 def objectives(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
@@ -126,8 +126,8 @@ class ParetoFront:
 
     def __post_init__(self) -> None:
         """Keep the non-dominated results only."""
-        candidates = [r for r in self.members if measured(r) and (self.axis == FLOPS or r.timed is not None)]
-        members = non_dominated(sorted(candidates, key=rank), lambda result: objectives(result, self.axis))
+        candidates = sorted((result for result in self.members if measured(result, self.axis)), key=rank)
+        members = non_dominated(candidates, lambda result: objectives(result, self.axis))
         object.__setattr__(self, "members", tuple(members))
 
     def with_results(self, results: Iterable[TrialResult]) -> "ParetoFront":

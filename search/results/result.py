@@ -48,7 +48,6 @@ class SearchResult:
         paths: name of a written file or folder -> path relative to the run folder.
         latency: "dense" or label -> readings of `runners.latency.meter` as plain data; empty when none was asked for.
         latency_model: settings and errors of the latency predictor, plain data; empty without one.
-        interrupted: whether the user stopped it.
         time_limited: whether the time limit ended it before all its trials were done.
         retrained_baseline: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
         target_baselines: label of the best network at a target -> uniform widths at its FLOPs, trained again as often.
@@ -118,9 +117,7 @@ class SearchResult:
     @cached_property
     def baseline_comparison(self) -> BaselineComparison:
         """How the chosen network compares with the uniform baseline."""
-        baselines = [r for r in self.results if measured(r) and r.trial.baseline == UNIFORM]
-        if self.axis == LATENCY:
-            baselines = [r for r in baselines if r.timed]
+        baselines = [r for r in self.results if measured(r, self.axis) and r.trial.baseline == UNIFORM]
         return compare_with_baseline(baselines, self._inside, self.retrained_baseline, self.axis)
 
     @cached_property
@@ -151,10 +148,8 @@ class SearchResult:
     def with_results(self, changed: Iterable[TrialResult]) -> "SearchResult":
         """Return the search with networks replaced by these of the same labels, e.g. confirmed on test."""
         by_label = {network.label: network for network in changed}
-        results = tuple(
-            result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results
-        )
-        return dataclasses.replace(self, results=results)
+        results = (result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results)
+        return dataclasses.replace(self, results=tuple(results))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; front, chosen, comparison and audits are added for readers, and derived when read back."""

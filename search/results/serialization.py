@@ -53,7 +53,7 @@ def from_plain(kind: type[_Value], data: Mapping[str, Any]) -> _Value:
     from pydantic import ValidationError
 
     try:
-        value: _Value = _adapter(kind).validate_python(data)
+        value: _Value = _adapter(kind).validate_python(data)  # type: ignore[arg-type]  # a class can be hashed
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))

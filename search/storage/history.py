@@ -14,7 +14,6 @@ class History:
     """The results of a search so far; `front` are the non-dominated networks inside the budgets.
 
     Args:
-        problem: its budgets bound the front, its axis is the front's cost.
         results: found by an earlier process, in the order of recording; of several training segments of one trial the
             last counts.
     """

@@ -10,13 +10,12 @@ class PendingTrials:
 
     def __init__(self) -> None:
         self.trials: dict[int, Trial] = {}
-        self._promoted: set[int] = set()
         self._screened: dict[int, list[Trial]] = {}  # other candidates than the trial with this number
 
     @property
     def new(self) -> list[Trial]:
         """The pending trials that run for the first time, in the order in which they began."""
-        return [trial for number, trial in self.trials.items() if number not in self._promoted]
+        return [trial for number, trial in self.trials.items() if not self.is_promoted(number)]
 
     @property
     def keys(self) -> Mapping[str, int]:
@@ -26,16 +25,12 @@ class PendingTrials:
 
     def is_promoted(self, number: int) -> bool:
         """Return whether a pending trial goes on from an earlier training segment."""
-        return number in self._promoted
+        segment = self.trials[number].segment
+        return segment is not None and segment.trained > 0
 
     def begin(self, trial: Trial) -> None:
-        """Add a trial that runs for the first time."""
+        """Add a trial that runs, or that goes on with another training segment."""
         self.trials[trial.number] = trial
-
-    def promote(self, trial: Trial) -> None:
-        """Add a trial that goes on with another training segment."""
-        self.trials[trial.number] = trial
-        self._promoted.add(trial.number)
 
     def screen(self, number: int, others: Sequence[Trial]) -> None:
         """Add candidates that are compared with a pending trial before any training."""
@@ -51,5 +46,4 @@ class PendingTrials:
 
     def end(self, number: int) -> Trial:
         """Remove a trial and return it."""
-        self._promoted.discard(number)
         return self.trials.pop(number)
