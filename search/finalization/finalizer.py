@@ -76,17 +76,15 @@ class Finalizer:
             ConfirmationError: a network on disk has another cost than its trial reported.
         """
         result = self._result(results, ending)
-        if ending.interrupted:
-            result = self.retrainer.confirmed(result)
-        else:
+        if not ending.interrupted:
             self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
             result = result.with_results([self._confirm(network) for network in _read_on_test(result)])
-            result = self.retrainer(result)
+        began = time.perf_counter()
+        result = self.retrainer.confirmed(result) if ending.interrupted else self.retrainer(result)
         # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
         if self.latency is not None or not result.interrupted:
-            began = time.perf_counter()
             result = self._measure(result)
-            result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
+        result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
         self.callback.on_phase("writing the front and the report")
         return self._write(result)
 

@@ -15,7 +15,6 @@ the search found.
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -200,10 +199,9 @@ class Retrainer:
 
     def __call__(self, result: SearchResult) -> SearchResult:
         """Return the search confirmed; when the user stops it, `interrupted` and confirmed by the trainings so far."""
-        environment = self._environment
-        if environment.config.confirm < 2 or not len(result.front):
+        environment, config = self._environment, self._environment.config
+        if config.confirm < 2 or not len(result.front):
             return result
-        began, config = time.perf_counter(), environment.config
         self._retraining = Retraining(
             retraining_plan(result, environment.problem.space),
             seeds=[derive_seed(config.seed, f"confirmation {number}") for number in range(config.confirm)],
@@ -217,7 +215,7 @@ class Retrainer:
             result = dataclasses.replace(result, interrupted=True)
         except RunnerError as error:  # the result of the search is worth more than its confirmation
             _log.warning("the front is not trained again to the end: %s", error)
-        return self.confirmed(dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began))
+        return self.confirmed(result)
 
     def confirmed(self, result: SearchResult) -> SearchResult:
         """Return the search with the confirmations so far; unchanged when nothing was trained again."""

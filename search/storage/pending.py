@@ -10,7 +10,7 @@ class PendingTrials:
 
     def __init__(self) -> None:
         self.trials: dict[int, Trial] = {}
-        self._screened: dict[int, list[Trial]] = {}  # other candidates than the trial with this number
+        self._screened: dict[int, dict[str, Trial]] = {}  # by number: key -> other candidate than the pending trial
 
     @property
     def new(self) -> list[Trial]:
@@ -20,7 +20,7 @@ class PendingTrials:
     @property
     def keys(self) -> Mapping[str, int]:
         """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
-        screened = {trial.key(): number for number, others in self._screened.items() for trial in others}
+        screened = {key: number for number, others in self._screened.items() for key in others}
         return {trial.key(): number for number, trial in self.trials.items()} | screened
 
     def is_promoted(self, number: int) -> bool:
@@ -34,15 +34,15 @@ class PendingTrials:
 
     def screen(self, number: int, others: Sequence[Trial]) -> None:
         """Add candidates that are compared with a pending trial before any training."""
-        self._screened[number] = list(others)
+        self._screened[number] = {trial.key(): trial for trial in others}
 
     def select(self, winner: Trial) -> list[Trial]:
         """Keep one candidate of a screening pool as the trial of its number; return the others."""
-        number = winner.number
-        pool = [self.trials[number], *self._screened[number]]
-        self.trials[number] = winner
-        self._screened[number] = [trial for trial in pool if trial.key() != winner.key()]
-        return self._screened[number]
+        number, first = winner.number, self.trials[winner.number]
+        losers = {first.key(): first} | self._screened[number]
+        del losers[winner.key()]
+        self.trials[number], self._screened[number] = winner, losers
+        return list(losers.values())
 
     def end(self, number: int) -> Trial:
         """Remove a trial and return it."""
