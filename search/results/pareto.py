@@ -138,25 +138,21 @@ class ParetoFront:
         """Return the most accurate member inside all budgets on flops and params (absolute), or None."""
         return next((member for member in reversed(self.members) if _fits(member, budgets)), None)
 
-    def hypervolume(self, reference: float, reference_accuracy: float = 0.0) -> float:
+    def hypervolume(self, reference: float) -> float:
         """Return the dominated area as a share of the whole, in [0, 1].
 
-        With the members cheapest first, x = cost / reference, x[n] = 1 and
-        y = (accuracy - reference_accuracy) / (1 - reference_accuracy), it is `sum((x[i + 1] - x[i]) * y[i])`: the
-        mean over all limits of cost up to the reference of the best accuracy that fits. Members at or beyond the
-        reference add nothing. It never falls when a result is added.
+        With the members cheapest first, x = cost / reference, x[n] = 1 and y = accuracy, it is
+        `sum((x[i + 1] - x[i]) * y[i])`: the mean over all limits of cost up to the reference of the best accuracy that
+        fits. Members at or beyond the reference add nothing. It never falls when a result is added.
 
         Args:
             reference: cost of the dense network, along the axis of the front.
-            reference_accuracy: in [0, 1), e.g. that of guessing.
         """
         area, reach = 0.0, 1.0
         for result in reversed(self.members):
             cost, accuracy = objectives(result, self.axis)
-            share = cost / reference
-            if share >= reach:
-                continue
-            area += (reach - share) * max(0.0, accuracy - reference_accuracy) / (1 - reference_accuracy)
+            share = min(reach, cost / reference)
+            area += (reach - share) * accuracy
             reach = share
         return area
 
