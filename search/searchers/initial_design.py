@@ -111,7 +111,7 @@ class InitialDesign:
             parameters[ALLOCATION] = "search"
         parameters |= {f"train.{setting.name}": setting.default for setting in candidates.training}
         if method in candidates.methods:
-            parameters |= {f"{method}.{each.name}": each.default for each in candidates.searchable(method)}
+            parameters |= {f"{method}.{setting.name}": setting.default for setting in candidates.searchable(method)}
         return parameters
 
     def _fractions(self, trials: int) -> list[float]:
