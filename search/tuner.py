@@ -20,7 +20,7 @@ from search.schedulers.screening import Screening
 from search.schedulers.segments import end_trial, first_result, merge
 from search.schedulers.stopping import StoppingCriterion
 from search.searchers.optuna_searcher import OptunaSearcher
-from search.storage.checkpoints import CheckpointStore, InMemory
+from search.storage.checkpoints import CheckpointStore
 from search.storage.history import History
 from search.storage.pending import PendingTrials
 from search.storage.study_storage import StudyError, StudyStorage
@@ -42,7 +42,7 @@ class Records:
     history: History
     pending: PendingTrials
     storage: StudyStorage | None = None
-    checkpoints: CheckpointStore = InMemory()
+    checkpoints: CheckpointStore = CheckpointStore()
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Tuner(AskTell):
                 continue
             trained = earlier.rungs[-1][0]
             trial = replace(earlier.trial, segment=TrainingSegment(found.epochs - trained, trained, start))
-            self._pending.promote(trial)
+            self._pending.begin(trial)
             self._callback.on_promotion(found.number, found.epochs)
             return trial
         return None

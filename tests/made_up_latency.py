@@ -11,7 +11,7 @@ from runners.latency.model import LatencyModel, Layers
 from runners.trial import TrialResult
 from search.latency.predictor import LatencyPredictor
 from search.problem import Problem
-from search.storage.checkpoints import InMemory
+from search.storage.checkpoints import CheckpointStore
 from spaces.space import SearchSpace
 
 CONDITIONS = Conditions("cpu:1thread", "Made-up 3000", 1, 1, "float32", False, "eager", {"torch": "2.6"})
@@ -47,7 +47,7 @@ def refused(network: TrialResult) -> Reading:
     return Reading(network.label, CONDITIONS, "the machine was busy", tries=4)
 
 
-class NamedFiles(InMemory):
+class NamedFiles(CheckpointStore):
     """Gives every network a path, as if its weights were on disk; those of a longer training another one."""
 
     @override

@@ -18,7 +18,7 @@ from search.schedulers.asha import MultiObjectiveASHA
 from search.schedulers.screening import Screening
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.optuna_searcher import OptunaSearcher
-from search.storage.checkpoints import CheckpointStore, InMemory
+from search.storage.checkpoints import CheckpointStore
 from search.storage.history import History
 from search.storage.pending import PendingTrials
 from search.storage.study_storage import StudyStorage
@@ -107,7 +107,7 @@ def search_of(
     history = History(problem, [trial.result for trial in stored if trial.result is not None])
     if prepare is not None:
         prepare(history)
-    records = Records(history, PendingTrials(), storage, checkpoints or InMemory())
+    records = Records(history, PendingTrials(), storage, checkpoints or CheckpointStore())
     candidates = CandidateSpace(problem, predictor)
     searcher = OptunaSearcher(candidates, history, records.pending, stored, sensitivities=sensitivities, even=even)
     promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)

@@ -43,13 +43,7 @@ class ConfirmationError(SlimfrontError):
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How a search ended before its finalization.
-
-    Attributes:
-        seconds: wall time of the search.
-        interrupted: whether the user has stopped the search, and so waits.
-        time_limited: whether the time limit has ended the search.
-    """
+    """How a search ended before its finalization: after which wall time, and whether the user or the limit ended it."""
 
     seconds: float
     interrupted: bool = False
@@ -62,9 +56,7 @@ class Finalizer:
 
     Attributes:
         latency: calibration before the search; None for a search that needs no latency.
-        dense: the trained dense network.
         dense_accuracy: on validation, in [0, 1].
-        retrainer: trains the front again, where that is asked for.
     """
 
     environment: Environment
@@ -84,17 +76,15 @@ class Finalizer:
             ConfirmationError: a network on disk has another cost than its trial reported.
         """
         result = self._result(results, ending)
-        if ending.interrupted:
-            result = self.retrainer.confirmed(result)
-        else:
+        if not ending.interrupted:
             self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
             result = result.with_results([self._confirm(network) for network in _read_on_test(result)])
-            result = self.retrainer(result)
+        began = time.perf_counter()
+        result = self.retrainer.confirmed(result) if ending.interrupted else self.retrainer(result)
         # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
         if self.latency is not None or not result.interrupted:
-            began = time.perf_counter()
             result = self._measure(result)
-            result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
+        result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
         self.callback.on_phase("writing the front and the report")
         return self._write(result)
 
@@ -167,11 +157,8 @@ class Finalizer:
             self._export(member, folder / _member_folder(member), result)
         if len(result.front):
             paths["networks"] = "front"
-        if result.chosen is not None:
-            paths["chosen"] = _member_folder(result.chosen)
-        for target, best in ((target, result.best_at(target)) for target in result.targets):
-            if best is not None:
-                paths[f"best at {target}"] = _member_folder(best)
+        named = {"chosen": result.chosen} | {f"best at {target}": result.best_at(target) for target in result.targets}
+        paths |= {name: _member_folder(network) for name, network in named.items() if network is not None}
         result = dataclasses.replace(result, paths=paths)
         write_csv(result, folder / paths["front table"])
         write_png(result, folder / paths["picture"])
@@ -207,13 +194,13 @@ class Finalizer:
 
 def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
     """Return the networks that are read on test: the reported ones, and the baseline networks of the comparisons."""
-    networks = {member.label: member for member in result.reported}
-    baselines = [result.best_at(target, UNIFORM) for target in result.targets]
-    networks |= {baseline.label: baseline for baseline in baselines if baseline is not None}
     number = result.baseline_comparison.baseline_trial
-    if number is not None:  # the statement about the baseline must hold on test too
-        networks[str(number)] = next(found for found in result.results if found.trial.number == number)
-    return networks.values()
+    baselines = [
+        *(result.best_at(target, UNIFORM) for target in result.targets),
+        *(found for found in result.results if found.trial.number == number),  # the statement must hold on test too
+    ]
+    networks = [*result.reported, *(baseline for baseline in baselines if baseline is not None)]
+    return {network.label: network for network in networks}.values()
 
 
 def _member_folder(member: TrialResult) -> str:

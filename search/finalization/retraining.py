@@ -15,20 +15,16 @@ the search found.
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-from torch import nn
 from typing_extensions import override
 
 from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, AskTell, RunnerError
-from runners.data.splits import Split
 from runners.evaluation.evaluate import SearchContext, evaluate
-from runners.training.loop import accuracy
+from runners.training.loop import accuracy, pick_device
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
 from search.callbacks import SearchCallback
 from search.environment import Environment
@@ -47,51 +43,42 @@ class RetrainingPlan:
     """The trials that are trained again; their numbers and seeds do not count.
 
     Attributes:
-        members: label of a front member -> the trial that trains it again.
-        baseline: uniform widths at the FLOPs of the chosen network; None when the space has none so small, or the
-            chosen network is of the baseline itself.
-        first: groups of keys of trials that are compared side by side, and so are trained before the others.
-        target_baselines: label of the best network at a target -> uniform widths at its FLOPs; without the chosen one.
+        members: label of a reported network -> the trial that trains it again.
+        baselines: label of the chosen network and of the best at each target -> uniform widths at its FLOPs; None when
+            the space has none so small, or the network is of the baseline itself.
     """
 
     members: Mapping[str, Trial]
-    baseline: Trial | None
-    first: tuple[tuple[str, ...], ...]
-    target_baselines: Mapping[str, Trial] = field(default_factory=dict)
+    baselines: Mapping[str, Trial | None]
 
     @property
     def trials(self) -> dict[str, Trial]:
         """Every trial by its key, each once."""
-        baselines = [*([self.baseline] if self.baseline else []), *self.target_baselines.values()]
-        return {trial.key(): trial for trial in (*self.members.values(), *baselines)}
+        trials = (*self.members.values(), *self.baselines.values())
+        return {trial.key(): trial for trial in trials if trial is not None}
 
     def schedule(self, seeds: Sequence[int], number: int) -> list[Trial]:
-        """Return every training in order, numbered from `number`: seed by seed within a group of trials."""
-        waiting, groups = self.trials, []
-        for keys in self.first:
-            groups.append([waiting.pop(key) for key in dict.fromkeys(keys) if key in waiting])
+        """Return every training in order, numbered from `number`: seed by seed within a group of trials.
+
+        A network and its baseline are a group, because they are compared side by side; the other trials come last.
+        """
+        waiting = self.trials
+        pairs = [(self.members[label], baseline) for label, baseline in self.baselines.items()]
+        groups = [[waiting.pop(trial.key()) for trial in pair if trial and trial.key() in waiting] for pair in pairs]
         groups.append(list(waiting.values()))
         trainings = [(trial, seed) for group in groups for seed in seeds for trial in group]
         return [
-            dataclasses.replace(trial, number=number + place, seed=seed)
-            for place, (trial, seed) in enumerate(trainings)
+            dataclasses.replace(trial, number=place, seed=seed)
+            for place, (trial, seed) in enumerate(trainings, start=number)
         ]
 
 
 def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
-    """List what is trained again of a search."""
-    members = {member.label: retraining_trial(member) for member in result.reported}
-    chosen = result.chosen
-    baseline = None if chosen is None else _baseline_at(chosen, result, space)
-    best = [network for network in map(result.best_at, result.targets) if network is not None]
-    target_baselines = {n.label: _baseline_at(n, result, space) for n in best if not result.is_chosen(n)}
-    pairs = [] if chosen is None else [(members[chosen.label], baseline)]
-    pairs += [(members[label], trial) for label, trial in target_baselines.items()]
+    """List what is trained again of a search, the chosen network before the best at the targets."""
+    compared = [network for network in (result.chosen, *map(result.best_at, result.targets)) if network is not None]
     return RetrainingPlan(
-        members,
-        baseline,
-        first=tuple(tuple(trial.key() for trial in pair if trial is not None) for pair in pairs),
-        target_baselines={label: trial for label, trial in target_baselines.items() if trial is not None},
+        members={member.label: retraining_trial(member) for member in result.reported},
+        baselines={network.label: _baseline_at(network, result, space) for network in compared},
     )
 
 
@@ -120,29 +107,12 @@ def _baseline_at(network: TrialResult, result: SearchResult, space: SearchSpace)
     return dataclasses.replace(baseline, goal=Goal(widths, limits))
 
 
-@dataclass(frozen=True)
-class NetworkTester:
-    """Reads the networks of trials on test.
-
-    Attributes:
-        dense: the network that they were cut from.
-    """
-
-    dense: nn.Module
-    test: Split
-    device: torch.device
-
-    def __call__(self, result: TrialResult) -> float:
-        """Return the top-1 accuracy, in [0, 1], of the weights that a result holds."""
-        net = checkpoint.from_bytes(result.checkpoint or b"", self.dense)
-        return accuracy(net, self.test, device=self.device)
-
-
 class Retraining(AskTell):
     """Hands the trainings out, and reads each network on test once, when it comes back.
 
     Args:
         number: of the first trial.
+        context: of the trials; its dense network is what they are cut from.
         on_done: is called after every training with the numbers of trainings done and in all.
     """
 
@@ -151,10 +121,10 @@ class Retraining(AskTell):
         plan: RetrainingPlan,
         seeds: Sequence[int],
         number: int,
-        read: NetworkTester,
-        on_done: Callable[[int, int], None] = lambda _done, _total: None,
+        context: SearchContext,
+        on_done: Callable[[int, int], None],
     ) -> None:
-        self._plan, self._read, self._on_done = plan, read, on_done
+        self._plan, self._context, self._on_done = plan, context, on_done
         self._waiting = plan.schedule(seeds, number)
         self._total = len(self._waiting)
         self._finished: dict[str, list[TrialResult]] = {key: [] for key in plan.trials}
@@ -170,7 +140,10 @@ class Retraining(AskTell):
     @override
     def tell(self, result: TrialResult) -> None:
         if result.state is not TrialState.FAILED:
-            result = dataclasses.replace(result, test_accuracy=self._read(result))
+            net = checkpoint.from_bytes(result.checkpoint or b"", self._context.net)
+            device = pick_device(self._context.train.device)
+            read = accuracy(net, self._context.data.test, device=device)
+            result = dataclasses.replace(result, test_accuracy=read)
         finished = self._finished[result.trial.key()]
         finished.append(dataclasses.replace(result.with_checkpoints({}), intermediate_networks=()))
         finished.sort(key=lambda retrained: retrained.trial.number)  # workers end in any order
@@ -184,14 +157,12 @@ class Retraining(AskTell):
             for member, trial in members
             if self._finished[trial.key()]
         ]
-        if self._plan.baseline is not None and any(self._finished.values()):
-            result = dataclasses.replace(result, retrained_baseline=self._retrained(self._plan.baseline))
-        target_baselines = {
-            label: self._retrained(trial)
-            for label, trial in self._plan.target_baselines.items()
-            if self._finished[trial.key()]
-        }
-        return dataclasses.replace(result, target_baselines=target_baselines).with_results(changed)
+        baselines = {label: trial for label, trial in self._plan.baselines.items() if trial is not None}
+        baseline = None if result.chosen is None else baselines.pop(result.chosen.label, None)
+        if baseline is not None and any(self._finished.values()):
+            result = dataclasses.replace(result, retrained_baseline=self._retrained(baseline))
+        finished = {label: self._retrained(trial) for label, trial in baselines.items() if self._finished[trial.key()]}
+        return dataclasses.replace(result, target_baselines=finished).with_results(changed)
 
     def _retrained(self, trial: Trial) -> TrialResult:
         """Return the first network that a baseline trial gave, with the confirmation by all of them."""
@@ -208,7 +179,7 @@ class Retraining(AskTell):
             seeds=tuple(found.trial.seed for found, _ in read),
             accuracies=tuple(test_accuracy for _, test_accuracy in read),
             flops=tuple(found.cost.flops for found, _ in read if found.cost is not None),
-            images=len(self._read.test),
+            images=len(self._context.data.test),
             at="budgets" if trial.goal.widths is None else "widths",
             errors=tuple(found.error for found in finished if found.test_accuracy is None),
         )
@@ -228,29 +199,24 @@ class Retrainer:
 
     def __call__(self, result: SearchResult) -> SearchResult:
         """Return the search confirmed; when the user stops it, `interrupted` and confirmed by the trainings so far."""
-        environment = self._environment
-        if environment.config.confirm < 2 or not len(result.front):
+        environment, config = self._environment, self._environment.config
+        if config.confirm < 2 or not len(result.front):
             return result
-        began = time.perf_counter()
-        self._retraining = self._begin(result)
+        self._retraining = Retraining(
+            retraining_plan(result, environment.problem.space),
+            seeds=[derive_seed(config.seed, f"confirmation {number}") for number in range(config.confirm)],
+            number=1 + max(found.trial.number for found in result.results),
+            context=self._search_context,
+            on_done=lambda done, total: self._callback.on_phase(f"training the front again, {done}/{total} done"),
+        )
         try:
-            RUNNERS[environment.runner](environment.config.runner, evaluate).run(self._retraining, self._search_context)
+            RUNNERS[environment.runner](config.runner, evaluate).run(self._retraining, self._search_context)
         except KeyboardInterrupt:
             result = dataclasses.replace(result, interrupted=True)
         except RunnerError as error:  # the result of the search is worth more than its confirmation
             _log.warning("the front is not trained again to the end: %s", error)
-        return self.confirmed(dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began))
+        return self.confirmed(result)
 
     def confirmed(self, result: SearchResult) -> SearchResult:
         """Return the search with the confirmations so far; unchanged when nothing was trained again."""
         return result if self._retraining is None else self._retraining.confirmed(result)
-
-    def _begin(self, result: SearchResult) -> Retraining:
-        environment, config = self._environment, self._environment.config
-        seeds = [derive_seed(config.seed, f"confirmation {number}") for number in range(config.confirm)]
-        read = NetworkTester(self._search_context.net, environment.data.test, environment.device)
-        number = 1 + max(found.trial.number for found in result.results)
-        return Retraining(retraining_plan(result, environment.problem.space), seeds, number, read, self._show)
-
-    def _show(self, done: int, total: int) -> None:
-        self._callback.on_phase(f"training the front again, {done}/{total} done")

@@ -20,7 +20,6 @@ class Difference:
     """Mean test accuracy of one re-trained network minus that of another.
 
     Attributes:
-        mean: in [-1, 1].
         standard_error: of the mean, from the standard deviations over the seeds of both networks.
         noise: largest difference that may come from the seeds alone; at least one test image.
     """
@@ -41,9 +40,8 @@ def difference(left: TrialResult | None, right: TrialResult | None) -> Differenc
     The noise is the standard error of the difference times the quantile of Student's t distribution at `CERTAINTY`, for
     unequal variances. Welch, Biometrika 34, 1947.
     """
-    networks = [network for network in (left, right) if network is not None]
-    found = [network.confirmation for network in networks if network.confirmation is not None]
-    sides = [confirmation for confirmation in found if len(confirmation.accuracies) > 1]
+    found = [network.confirmation for network in (left, right) if network is not None]
+    sides = [confirmation for confirmation in found if confirmation is not None and len(confirmation.accuracies) > 1]
     if len(sides) < 2:
         return None
     from scipy.special import stdtrit
@@ -67,8 +65,7 @@ class BaselineComparison:
         baseline_trial: number of the trial with the most accurate baseline network inside the budgets; None without.
         won: whether the chosen network is not of the baseline, and more accurate on validation than that network, or
             as accurate and cheaper.
-        dominated: number of baseline networks that a searched network dominates (as accurate, as cheap, better in one).
-        baselines: number of baseline networks that were measured.
+        dominated: number of baseline networks, of those that were measured, that a searched network dominates.
         statement: the same in plain words, with the test accuracies where they are known.
         difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
     """

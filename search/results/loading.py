@@ -28,14 +28,10 @@ def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     if (path / CHECKPOINT).is_file():
         path = path / CHECKPOINT
     elif (path / RESULT).is_file():
-        return load(_chosen(path), model)
+        chosen = SearchResult.from_json((path / RESULT).read_text()).chosen
+        if chosen is None or not chosen.path:
+            raise WeightsError(f"the search in {path} has no chosen network; give the folder of one of its networks")
+        path = path / chosen.path
     elif path.is_dir():
         raise WeightsError(f"{path} holds neither {CHECKPOINT} nor {RESULT}; give a run folder or one of a network")
     return checkpoint.load(path, model).eval()
-
-
-def _chosen(run: Path) -> Path:
-    result = SearchResult.from_json((run / RESULT).read_text())
-    if result.chosen is None or not result.chosen.path:
-        raise WeightsError(f"the search in {run} has no chosen network; give the folder of one of its networks")
-    return run / result.chosen.path

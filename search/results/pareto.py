@@ -4,7 +4,6 @@ Cost is FLOPs, or measured latency (`--objective`). Latency is limited and compa
 without a good reading is on no front along latency.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ FLOPS, LATENCY = "flops", "latency"  # axes
 _Member = TypeVar("_Member")
 
 
-def measured(result: TrialResult) -> bool:
-    """Return whether a trial has a network with a finite accuracy and a cost."""
+def measured(result: TrialResult, axis: str = FLOPS) -> bool:
+    """Return whether a trial has a network with a finite accuracy and a cost, along latency a good reading too."""
     known = result.cost is not None and result.accuracy is not None and math.isfinite(result.accuracy)
-    return known and result.state is not TrialState.FAILED
+    return known and result.state is not TrialState.FAILED and (axis == FLOPS or result.timed is not None)
 
 
 def counted(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
@@ -33,16 +32,20 @@ def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tup
 
     Intermediate networks may exceed them: they are recorded, but are on no front.
     """
-    limits = counted(budgets)
-    networks = [network for result in results for network in result.networks if measured(network)]
-    return tuple(n for n in networks if n.cost is not None and all(budget.allows(n.cost) for budget in limits))
+    networks = (network for result in results for network in result.networks)
+    return tuple(network for network in networks if measured(network) and _fits(network, budgets))
 
 
 def may_enter(network: TrialResult, budgets: Sequence[Budget]) -> bool:
     """Return whether a network may enter a front: it is affordable, and no reading puts it over a latency budget."""
     limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
     slow = network.timed is not None and any(network.timed["high"] > limit for limit in limits)
-    return not slow and bool(affordable([dataclasses.replace(network, intermediate_networks=())], budgets))
+    return measured(network) and _fits(network, budgets) and not slow
+
+
+def _fits(network: TrialResult, budgets: Iterable[Budget]) -> bool:
+    """Return whether a network is inside the budgets on flops and params."""
+    return network.cost is not None and all(budget.allows(network.cost) for budget in counted(budgets))
 
 
 def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str = FLOPS) -> tuple[TrialResult, ...]:
@@ -54,7 +57,7 @@ def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str 
     found = affordable(results, budgets)
     if limits:
         found = tuple(n for n in found if n.timed is not None and all(n.timed["high"] <= limit for limit in limits))
-    return tuple(n for n in found if n.timed is not None) if axis == LATENCY else found
+    return tuple(network for network in found if measured(network, axis))
 
 
 def objectives(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
@@ -123,8 +126,8 @@ class ParetoFront:
 
     def __post_init__(self) -> None:
         """Keep the non-dominated results only."""
-        candidates = [r for r in self.members if measured(r) and (self.axis == FLOPS or r.timed is not None)]
-        members = non_dominated(sorted(candidates, key=rank), lambda result: objectives(result, self.axis))
+        candidates = sorted((result for result in self.members if measured(result, self.axis)), key=rank)
+        members = non_dominated(candidates, lambda result: objectives(result, self.axis))
         object.__setattr__(self, "members", tuple(members))
 
     def with_results(self, results: Iterable[TrialResult]) -> "ParetoFront":
@@ -133,29 +136,23 @@ class ParetoFront:
 
     def best(self, budgets: Sequence[Budget] = ()) -> TrialResult | None:
         """Return the most accurate member inside all budgets on flops and params (absolute), or None."""
-        limits = counted(budgets)
-        fitting = [r for r in self.members if r.cost is not None and all(budget.allows(r.cost) for budget in limits)]
-        return fitting[-1] if fitting else None
+        return next((member for member in reversed(self.members) if _fits(member, budgets)), None)
 
-    def hypervolume(self, reference: float, reference_accuracy: float = 0.0) -> float:
+    def hypervolume(self, reference: float) -> float:
         """Return the dominated area as a share of the whole, in [0, 1].
 
-        With the members cheapest first, x = cost / reference, x[n] = 1 and
-        y = (accuracy - reference_accuracy) / (1 - reference_accuracy), it is `sum((x[i + 1] - x[i]) * y[i])`: the
-        mean over all limits of cost up to the reference of the best accuracy that fits. Members at or beyond the
-        reference add nothing. It never falls when a result is added.
+        With the members cheapest first, x = cost / reference, x[n] = 1 and y = accuracy, it is
+        `sum((x[i + 1] - x[i]) * y[i])`: the mean over all limits of cost up to the reference of the best accuracy that
+        fits. Members at or beyond the reference add nothing. It never falls when a result is added.
 
         Args:
             reference: cost of the dense network, along the axis of the front.
-            reference_accuracy: in [0, 1), e.g. that of guessing.
         """
         area, reach = 0.0, 1.0
         for result in reversed(self.members):
             cost, accuracy = objectives(result, self.axis)
-            share = cost / reference
-            if share >= reach:
-                continue
-            area += (reach - share) * max(0.0, accuracy - reference_accuracy) / (1 - reference_accuracy)
+            share = min(reach, cost / reference)
+            area += (reach - share) * accuracy
             reach = share
         return area
 

@@ -71,11 +71,10 @@ def audit_rungs(results: Iterable[TrialResult], rungs: Sequence[int]) -> tuple[R
     if not rungs:
         return ()
     ended = _trained_to_end(results, rungs)
-    bands = _bands(len(ended))
     audits = []
     for epochs in rungs[:-1]:
         early = [max(accuracy for reached, accuracy in result.rungs if reached <= epochs) for result in ended]
-        audits.append(_audit(epochs, ended, bands, early, [[band] for band in bands]))
+        audits.append(_audit(epochs, ended, early, ["all"] * len(ended)))
     return tuple(audits)
 
 
@@ -107,16 +106,13 @@ def audit_screening(results: Iterable[TrialResult], rungs: Sequence[int]) -> Run
     if not methods:
         return None
     ended = _trained_to_end(known, rungs)
-    bands = _bands(len(ended))
 
     def is_ranked(result: TrialResult) -> bool:
         has_early_accuracy = bool(result.curve) and result.curve[0].epoch == 0
         return has_early_accuracy and not result.trial.baseline and result.trial.method in methods
 
     early = [result.curve[0].accuracy if is_ranked(result) else 0.0 for result in ended]
-    ranked = [result.trial.method if is_ranked(result) else "" for result in ended]
-    groups = [[[index for index in band if ranked[index] == method] for method in sorted(methods)] for band in bands]
-    return _audit(0, ended, bands, early, groups)
+    return _audit(0, ended, early, [result.trial.method if is_ranked(result) else "" for result in ended])
 
 
 def misleads(audit: RungAudit) -> bool:
@@ -141,38 +137,30 @@ def _trained_to_end(results: Iterable[TrialResult], rungs: Sequence[int]) -> lis
     return sorted(ended, key=lambda result: (objectives(result)[0], result.trial.number))
 
 
-def _bands(count: int) -> list[list[int]]:
-    """Return the bands of cost of so many trials, as indices in the order of cost."""
-    return [band.tolist() for band in np.array_split(np.arange(count), BANDS) if len(band)]
-
-
-def _audit(
-    epochs: int,
-    ended: Sequence[TrialResult],
-    bands: Sequence[Sequence[int]],
-    early: Sequence[float],
-    groups: Sequence[Sequence[Sequence[int]]],
-) -> RungAudit:
-    """Correlate early accuracies with final ones, by rank within groups of trials.
+def _audit(epochs: int, ended: Sequence[TrialResult], early: Sequence[float], groups: Sequence[str]) -> RungAudit:
+    """Correlate early accuracies with final ones, by rank within the groups of each band.
 
     Args:
         epochs: after which the trials had the early accuracies.
         ended: trials that were trained to the end, cheapest first.
-        bands: of cost, indices into `ended`.
         early: an accuracy of every trial of `ended`.
-        groups: for every band the groups within which trials are ranked; a trial in no group does not count.
+        groups: name of the group of every trial; trials of the group "" do not count.
     """
     final = [objectives(result)[1] for result in ended]
-    shown, lefts, rights = [], [np.zeros(0)], [np.zeros(0)]
-    for band, own in zip(bands, groups, strict=True):
-        left = np.concatenate([np.zeros(0), *(_ranks([early[index] for index in group]) for group in own)])
-        right = np.concatenate([np.zeros(0), *(_ranks([final[index] for index in group]) for group in own)])
+    early_ranks, final_ranks = np.zeros(len(ended)), np.zeros(len(ended))
+    bands: list[Band] = []
+    counted: list[int] = []
+    for band in filter(len, np.array_split(np.arange(len(ended)), BANDS)):
+        own = [index for index in band if groups[index]]
+        for group in {groups[index] for index in own}:
+            members = [index for index in own if groups[index] == group]
+            early_ranks[members] = _ranks([early[index] for index in members])
+            final_ranks[members] = _ranks([final[index] for index in members])
         span = _flops(ended[band[0]]), _flops(ended[band[-1]])
-        shown.append(Band(span, len(left), _correlation(left, right)))
-        lefts.append(left)
-        rights.append(right)
-    left, right = np.concatenate(lefts), np.concatenate(rights)
-    return RungAudit(epochs, len(left), _correlation(left, right), tuple(shown))
+        bands.append(Band(span, len(own), _correlation(early_ranks[own], final_ranks[own])))
+        counted += own
+    correlation = _correlation(early_ranks[counted], final_ranks[counted])
+    return RungAudit(epochs, len(counted), correlation, tuple(bands))
 
 
 def _flops(result: TrialResult) -> int:
@@ -181,8 +169,6 @@ def _flops(result: TrialResult) -> int:
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
     """Return ranks minus their mean; equal values share the mean of their ranks."""
-    if not values:
-        return np.zeros(0)
     from scipy.stats import rankdata  # its import takes half a second, for which `--help` must not wait
 
     ranks = np.asarray(rankdata(values), dtype=np.float64)

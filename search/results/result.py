@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,6 @@ from search.results.serialization import (
     ResultError,
     check_schema,
     from_plain,
-    plain,
     to_plain,
     trial_result_from_dict,
     trial_result_to_dict,
@@ -49,7 +48,6 @@ class SearchResult:
         paths: name of a written file or folder -> path relative to the run folder.
         latency: "dense" or label -> readings of `runners.latency.meter` as plain data; empty when none was asked for.
         latency_model: settings and errors of the latency predictor, plain data; empty without one.
-        interrupted: whether the user stopped it.
         time_limited: whether the time limit ended it before all its trials were done.
         retrained_baseline: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
         target_baselines: label of the best network at a target -> uniform widths at its FLOPs, trained again as often.
@@ -76,7 +74,7 @@ class SearchResult:
     def __post_init__(self) -> None:
         """Turn the free-form fields into plain JSON data, so that writing and reading gives equal values."""
         for name in ("config", "space", "versions", "paths", "latency", "latency_model"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
+            object.__setattr__(self, name, to_plain(getattr(self, name)))
 
     @cached_property
     def front(self) -> ParetoFront:
@@ -119,9 +117,7 @@ class SearchResult:
     @cached_property
     def baseline_comparison(self) -> BaselineComparison:
         """How the chosen network compares with the uniform baseline."""
-        baselines = [r for r in self.results if measured(r) and r.trial.baseline == UNIFORM]
-        if self.axis == LATENCY:
-            baselines = [r for r in baselines if r.timed]
+        baselines = [r for r in self.results if measured(r, self.axis) and r.trial.baseline == UNIFORM]
         return compare_with_baseline(baselines, self._inside, self.retrained_baseline, self.axis)
 
     @cached_property
@@ -152,19 +148,12 @@ class SearchResult:
     def with_results(self, changed: Iterable[TrialResult]) -> "SearchResult":
         """Return the search with networks replaced by these of the same labels, e.g. confirmed on test."""
         by_label = {network.label: network for network in changed}
-        results = tuple(
-            result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results
-        )
-        return dataclasses.replace(self, results=results)
+        results = (result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results)
+        return dataclasses.replace(self, results=tuple(results))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; front, chosen, comparison and audits are added for readers, and derived when read back."""
-        baseline = self.retrained_baseline
-        networks = {
-            "results": [trial_result_to_dict(result) for result in self.results],
-            "retrained_baseline": None if baseline is None else trial_result_to_dict(baseline),
-            "target_baselines": {label: trial_result_to_dict(found) for label, found in self.target_baselines.items()},
-        }
+        networks = _map_networks(vars(self), trial_result_to_dict)
         derived = {
             "front": [network.label for network in self.front],
             "chosen": _label(self.chosen),
@@ -172,11 +161,11 @@ class SearchResult:
                 {"best": _label(self.best_at(target)), UNIFORM: _label(self.best_at(target, UNIFORM))}
                 for target in self.targets
             ],
-            "baseline_comparison": to_plain(self.baseline_comparison),
-            "rung_audits": [to_plain(audit) for audit in self.rung_audits],
-            "screening_audit": None if self.screening_audit is None else to_plain(self.screening_audit),
+            "baseline_comparison": self.baseline_comparison,
+            "rung_audits": self.rung_audits,
+            "screening_audit": self.screening_audit,
         }
-        return {"schema": self.schema, **to_plain(self, set(networks)), **derived, **networks}
+        return {"schema": self.schema, **to_plain(self, set(networks)), **to_plain(derived), **networks}
 
     def to_json(self) -> str:
         """Write the result as JSON without weights."""
@@ -196,15 +185,20 @@ class SearchResult:
             raise ResultError(f"this is no search result ({error!r}); give the result.json of a run folder") from error
         check_schema(schema, "search result")
         try:
-            baseline, target_baselines = data["retrained_baseline"], data["target_baselines"]
-            networks = {
-                "results": [trial_result_from_dict(result) for result in data["results"]],
-                "retrained_baseline": None if baseline is None else trial_result_from_dict(baseline),
-                "target_baselines": {label: trial_result_from_dict(found) for label, found in target_baselines.items()},
-            }
+            networks = _map_networks(data, trial_result_from_dict)
         except KeyError as error:
             raise ResultError(f"this search result has no {error.args[0]!r}; was the file changed?") from error
         return from_plain(cls, {**data, **networks})
+
+
+def _map_networks(fields: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the fields of a search result that hold results of trials, each of which is changed."""
+    baseline = fields["retrained_baseline"]
+    return {
+        "results": [change(result) for result in fields["results"]],
+        "retrained_baseline": None if baseline is None else change(baseline),
+        "target_baselines": {label: change(result) for label, result in fields["target_baselines"].items()},
+    }
 
 
 def _label(network: TrialResult | None) -> str | None:

@@ -5,6 +5,7 @@ pydantic reads the types of the fields. It is imported with the first result, so
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runners.trial import TrialResult
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 3
 _Value = TypeVar("_Value")
-_ADAPTERS: dict[type, "TypeAdapter[Any]"] = {}
 # Intermediate networks belong to the trial of their result, which is written once.
 _UNWRITTEN = {
     "checkpoint": True,
@@ -28,30 +28,20 @@ class ResultError(SlimfrontError):
     """A search result that cannot be read."""
 
 
-def plain(value: Any) -> Any:
-    """Turn a value into what JSON gives back: dicts, lists, strings, finite numbers, None for the others."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    return str(value)
-
-
-def to_plain(value: Any, unwritten: Any = None) -> dict[str, Any]:
-    """Return the fields of a dataclass as plain data; numbers that are not finite become None.
+def to_plain(value: Any, unwritten: Any = None) -> Any:
+    """Turn a value into what JSON gives back: dicts, lists, strings, finite numbers, None for the others.
 
     Args:
+        value: mappings, sequences and dataclasses, nested as they may be; an object of another class becomes its text.
         unwritten: fields that are left out, as pydantic's `exclude`.
     """
-    from pydantic_core import from_json
+    from pydantic_core import from_json, to_json
 
-    text = _adapter(type(value)).dump_json(value, exclude=unwritten, fallback=str, warnings=False)
-    data: dict[str, Any] = from_json(text)
-    return data
+    return from_json(to_json(value, exclude=unwritten, inf_nan_mode="null", fallback=_mapping_or_text))
+
+
+def _mapping_or_text(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def from_plain(kind: type[_Value], data: Mapping[str, Any]) -> _Value:
@@ -63,11 +53,12 @@ def from_plain(kind: type[_Value], data: Mapping[str, Any]) -> _Value:
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(data)
+        value: _Value = _adapter(kind).validate_python(data)  # type: ignore[arg-type]  # a class can be hashed
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ResultError(f"this is no {kind.__name__} ({place}: {first['msg']}); was the file changed?") from error
+    return value
 
 
 def check_schema(schema: Any, what: str) -> None:
@@ -107,18 +98,16 @@ def trial_result_from_dict(data: Mapping[str, Any]) -> TrialResult:
 
 def _with_nan(network: dict[str, Any]) -> dict[str, Any]:
     """Return the plain data of a network with NaN in place of None for the accuracies of its curve."""
-    curve = [{**report, "accuracy": _nan_if_none(report["accuracy"])} for report in network["curve"]]
+    curve = [
+        {**report, "accuracy": math.nan if report["accuracy"] is None else report["accuracy"]}
+        for report in network["curve"]
+    ]
     return {**network, "curve": curve}
 
 
-def _nan_if_none(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _adapter(kind: type[_Value]) -> "TypeAdapter[_Value]":
+@cache
+def _adapter(kind: type) -> "TypeAdapter[Any]":
     """Return the adapter of a dataclass, which takes some milliseconds to build."""
     from pydantic import TypeAdapter
 
-    if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
+    return TypeAdapter(kind)

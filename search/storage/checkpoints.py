@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from typing_extensions import override
 
@@ -13,12 +12,12 @@ from runners.trial import TrialResult
 TRIALS = "trials"  # folder of a run folder
 
 
-class CheckpointStore(Protocol):
-    """Keeps the weights of networks."""
+class CheckpointStore:
+    """Keeps the weights of networks; this one leaves them in memory with their results."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        """Return a result whose weights are here, and no longer in memory."""
-        ...
+        """Return a result whose weights are kept here."""
+        return result
 
     def read(self, result: TrialResult) -> bytes | None:
         """Return the weights of a network; None when none were kept.
@@ -26,27 +25,10 @@ class CheckpointStore(Protocol):
         Raises:
             WeightsError: they are gone.
         """
-        ...
-
-    def drop(self, result: TrialResult) -> None:
-        """Remove the weights of a network."""
-        ...
-
-
-class InMemory(CheckpointStore):
-    """Leaves weights with their results."""
-
-    @override
-    def keep(self, result: TrialResult) -> TrialResult:
-        return result
-
-    @override
-    def read(self, result: TrialResult) -> bytes | None:
         return result.checkpoint
 
-    @override
     def drop(self, result: TrialResult) -> None:
-        pass  # the weights go with the result
+        """Remove the weights of a network; in memory they go with the result."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +36,7 @@ class CheckpointFolder(CheckpointStore):
     """Keeps the weights of trials in a run folder.
 
     A longer training gets a file of its own, and the file of the shorter one goes once the longer one is recorded: a
-        record
-    never names weights of another training than that of its figures.
+    record never names weights of another training than that of its figures.
     """
 
     folder: Path

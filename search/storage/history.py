@@ -11,10 +11,9 @@ from spaces.budget import Budget
 
 
 class History:
-    """The results of a search so far.
+    """The results of a search so far; `front` are the non-dominated networks inside the budgets.
 
     Args:
-        problem: its budgets bound the front, its axis is the front's cost.
         results: found by an earlier process, in the order of recording; of several training segments of one trial the
             last counts.
     """
@@ -24,7 +23,7 @@ class History:
         self._results: dict[int, TrialResult] = {}
         self._by_key: dict[str, TrialResult] = {}
         self._first: dict[int, TrialResult] = {}
-        self._front = ParetoFront(axis=problem.axis)
+        self.front = ParetoFront(axis=problem.axis)
         for result in results:
             self.add(result)
 
@@ -42,11 +41,6 @@ class History:
     def numbers(self) -> frozenset[int]:
         """The numbers of the trials that have a result."""
         return frozenset(self._results)
-
-    @property
-    def front(self) -> ParetoFront:
-        """The non-dominated networks inside the budgets."""
-        return self._front
 
     def result(self, number: int) -> TrialResult:
         """Return the result of a trial; of several training segments, of the last."""
@@ -68,9 +62,9 @@ class History:
         replaces = number in self._results  # the earlier one may be on the front
         self._results[number] = self._by_key[result.trial.key()] = result
         self._first.setdefault(number, result)
-        front = ParetoFront(axis=self.problem.axis) if replaces else self._front
+        front = ParetoFront(axis=self.problem.axis) if replaces else self.front
         candidates = self._results.values() if replaces else [result]
-        self._front = front.with_results(inside(candidates, self.problem.budgets, self.problem.axis))
+        self.front = front.with_results(inside(candidates, self.problem.budgets, self.problem.axis))
 
     def add_latency(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
         """Add the latency readings of a network; a good one lets it on the front, where its other budgets hold."""

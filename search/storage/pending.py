@@ -6,57 +6,44 @@ from runners.trial import Trial
 
 
 class PendingTrials:
-    """The trials that were handed out and not told yet."""
+    """The trials that were handed out and not told yet: `trials`, by number."""
 
     def __init__(self) -> None:
-        self._trials: dict[int, Trial] = {}
-        self._promoted: set[int] = set()
-        self._pools: dict[int, list[Trial]] = {}
-        self._screened: dict[str, int] = {}
-
-    @property
-    def trials(self) -> Mapping[int, Trial]:
-        """The pending trials by number."""
-        return self._trials
+        self.trials: dict[int, Trial] = {}
+        self._screened: dict[int, dict[str, Trial]] = {}  # by number: key -> other candidate than the pending trial
 
     @property
     def new(self) -> list[Trial]:
         """The pending trials that run for the first time, in the order in which they began."""
-        return [trial for number, trial in self._trials.items() if number not in self._promoted]
+        return [trial for number, trial in self.trials.items() if not self.is_promoted(number)]
 
     @property
     def keys(self) -> Mapping[str, int]:
         """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
-        return {trial.key(): number for number, trial in self._trials.items()} | self._screened
+        screened = {key: number for number, others in self._screened.items() for key in others}
+        return {trial.key(): number for number, trial in self.trials.items()} | screened
 
     def is_promoted(self, number: int) -> bool:
         """Return whether a pending trial goes on from an earlier training segment."""
-        return number in self._promoted
+        segment = self.trials[number].segment
+        return segment is not None and segment.trained > 0
 
     def begin(self, trial: Trial) -> None:
-        """Add a trial that runs for the first time."""
-        self._trials[trial.number] = trial
-
-    def promote(self, trial: Trial) -> None:
-        """Add a trial that goes on with another training segment."""
-        self._trials[trial.number] = trial
-        self._promoted.add(trial.number)
+        """Add a trial that runs, or that goes on with another training segment."""
+        self.trials[trial.number] = trial
 
     def screen(self, number: int, others: Sequence[Trial]) -> None:
         """Add candidates that are compared with a pending trial before any training."""
-        self._pools[number] = list(others)
-        self._screened |= {trial.key(): number for trial in others}
+        self._screened[number] = {trial.key(): trial for trial in others}
 
     def select(self, winner: Trial) -> list[Trial]:
         """Keep one candidate of a screening pool as the trial of its number; return the others."""
-        number = winner.number
-        pool = [self._trials[number], *self._pools.pop(number, [])]
-        losers = [trial for trial in pool if trial.key() != winner.key()]
-        self._trials[number] = next(trial for trial in pool if trial.key() == winner.key())
-        self._screened |= {trial.key(): number for trial in losers}
-        return losers
+        number, first = winner.number, self.trials[winner.number]
+        losers = {first.key(): first} | self._screened[number]
+        del losers[winner.key()]
+        self.trials[number], self._screened[number] = winner, losers
+        return list(losers.values())
 
     def end(self, number: int) -> Trial:
         """Remove a trial and return it."""
-        self._promoted.discard(number)
-        return self._trials.pop(number)
+        return self.trials.pop(number)

@@ -46,11 +46,6 @@ class OpenRun:
     stored: Sequence[StoredTrial]
     history: History
 
-    @property
-    def earlier(self) -> int:
-        """Number of trials that have a result and were tried under other budgets."""
-        return len({trial.result.trial.number for trial in self.stored if trial.earlier and trial.result is not None})
-
 
 @contextmanager
 def opened(environment: Environment) -> Iterator[OpenRun]:
@@ -93,17 +88,15 @@ def locked(folder: Path) -> Iterator[None]:
     """
     lock, owner = FileLock(folder / LOCK), folder / OWNER
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout as error:
         process = owner.read_text(encoding="utf-8").strip() if owner.is_file() else ""
         raise RunFolderError(
             f"run folder {str(folder)!r} is in use by process {process or 'unknown'}; wait until it ends, or stop it"
         ) from error
-    try:
+    with held:
         owner.write_text(str(os.getpid()), encoding="utf-8")  # not in the lock's own file, which others empty
         yield
-    finally:
-        lock.release()
 
 
 def write_settings(environment: Environment) -> None:

@@ -1,8 +1,7 @@
 """StudyStorage: a search as an Optuna study in a storage, which outlives the process.
 
 A trial enters the storage once, whole, when it has ended: stored parameter by parameter, a candidate with 20 groups
-    takes
-25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
+takes 25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,19 +87,16 @@ class StudyStorage:
 
     def read(self) -> list[StoredTrial]:
         """Return the stored trials in the order of recording, with the latencies that were measured later."""
-        start = "latency "
         attributes = self._study.user_attrs
-        latencies = {name[len(start) :]: value for name, value in attributes.items() if name.startswith(start)}
-        earlier = int(attributes.get("earlier", 0))
 
         def with_latency(network: TrialResult) -> TrialResult:
-            return replace(network, latency=tuple(latencies.get(network.label, ())))
+            return replace(network, latency=tuple(attributes.get(f"latency {network.label}", ())))
 
         trials = []
         for index, frozen in enumerate(self._ended):
             data = frozen.user_attrs.get(RESULT)
             result = None if data is None else trial_result_from_dict(data).map_networks(with_latency)
-            trials.append(StoredTrial(frozen, result, index < earlier))
+            trials.append(StoredTrial(frozen, result, earlier=index < attributes.get("earlier", 0)))
         return trials
 
     def add(self, trial: FrozenTrial) -> None:
@@ -126,8 +122,7 @@ class StudyStorage:
         if stored not in (None, digest) and any(RESULT in trial.user_attrs for trial in self._ended):
             raise StudyError(
                 f"{self._where} holds a search with other {name} (digest {str(stored)[:12]} there, "
-                f"{digest[:12]} here); "
-                "bring those back, or start a new search"
+                f"{digest[:12]} here); bring those back, or start a new search"
             )
         if stored != digest:
             self._study.set_user_attr(f"fingerprint of {name}", digest)

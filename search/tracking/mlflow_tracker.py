@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from typing_extensions import override
@@ -24,7 +25,6 @@ from search.problem import Problem
 from search.results.result import SearchResult
 from search.tracking.runs import SearchRuns
 from search.tracking.store import SQLITE
-from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 
 MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have waited for a dead server
@@ -54,14 +54,9 @@ class MlflowTracker(SearchCallback):
         server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self._local = not server
         self.uri = server or f"{SQLITE}{self._folder / 'mlflow.db'}"
-        self._budgets: tuple[Budget, ...] = ()
-        self._reference_cost = 0.0
         self._step = 0  # finished trials and training segments
-        self._failures = 0  # in a row
         self._queue: queue.Queue[_Write | None] = queue.Queue()
-        self._opened = threading.Event()
-        self._error: BaseException | None = None
-        self._runs: SearchRuns | None = None
+        self._opened: Future[SearchRuns] = Future()
         # A daemon, so that a server that hangs cannot keep a stopped search from ending.
         self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
 
@@ -72,22 +67,30 @@ class MlflowTracker(SearchCallback):
 
     @override
     def on_dense_evaluated(self, accuracy: float, problem: Problem, finished: Sequence[TrialResult]) -> None:
-        """Log the dense network and the budgets, and write what the store lacks; waits until the store is open.
+        """Log the dense network and the budgets, and the trials that the store lacks; waits until the store is open.
 
         Raises:
             TrackingError: the store cannot be opened.
         """
-        self._opened.wait()
-        if self._error is not None:
+        if (error := self._opened.exception()) is not None:
             raise TrackingError(
-                f"MLflow cannot record to {self.uri!r} ({_first_line(self._error)}); "
+                f"MLflow cannot record to {self.uri!r} ({_first_line(error)}); "
                 "give a running server with --tracking-uri, or none"
-            ) from self._error
+            ) from error
         cost = problem.space.dense_cost
         limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in self._budgets}
         metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
         self._queue.put(lambda runs: runs.log(runs.parent, metrics, limits))
-        self._catch_up(finished)
+        self._step = sum(max(1, len(result.rungs)) for result in finished)
+
+        def catch_up(runs: SearchRuns) -> None:
+            for result in finished:
+                # The last training segment of a trial may be missing although its others are there.
+                if result.trial.number not in runs.children or len(result.rungs) > 1:
+                    runs.write_trial(result, self._budgets, time.time())
+
+        if finished:
+            self._queue.put(catch_up)
 
     @override
     def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
@@ -118,21 +121,8 @@ class MlflowTracker(SearchCallback):
     def command(self) -> str:
         """Return the command line that opens MLflow on this search, or on a server the address of the run."""
         if self.uri.startswith(("http://", "https://")):
-            return self.uri if self._runs is None else self._runs.address(self.uri)
+            return self._opened.result().address(self.uri) if self._opened.done() else self.uri
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
-
-    def _catch_up(self, finished: Sequence[TrialResult]) -> None:
-        """Write the trials of an earlier process that the store lacks."""
-        self._step = sum(max(1, len(result.rungs)) for result in finished)
-
-        def write(runs: SearchRuns) -> None:
-            for result in finished:
-                # The last training segment of a trial may be missing although its others are there.
-                if result.trial.number not in runs.children or len(result.rungs) > 1:
-                    runs.write_trial(result, self._budgets, time.time())
-
-        if finished:
-            self._queue.put(write)
 
     def _end(self, status: str, seconds: float) -> None:
         """End the parent run, and wait for the writer at most so many seconds."""
@@ -147,21 +137,21 @@ class MlflowTracker(SearchCallback):
     def _write(self) -> None:
         """Open the store and make the queued writes until the queue ends; the target of the writer thread."""
         try:
-            self._runs = SearchRuns.open(self.uri, self._folder, self._local, bool(self._config.resume), self._config)
+            runs = SearchRuns.open(self.uri, self._folder, self._local, self._config)
         except BaseException as error:  # of any class: the thread that waits raises it
-            self._error = error
+            self._opened.set_exception(error)
             return
-        finally:
-            self._opened.set()
+        self._opened.set_result(runs)
+        failures = 0  # in a row
         while (write := self._queue.get()) is not None:
-            if self._failures >= MAX_FAILURES:
+            if failures >= MAX_FAILURES:
                 continue
             try:
-                write(self._runs)
-                self._failures = 0
+                write(runs)
+                failures = 0
             except Exception as error:  # a store that fails must not lose the search, whatever its library raises
-                self._failures += 1
-                if self._failures == 1:
+                failures += 1
+                if failures == 1:
                     _log.warning(
                         "MLflow at %s did not take a record (%s); the search goes on", self.uri, _first_line(error)
                     )

@@ -1,25 +1,21 @@
-"""SearchRuns: the MLflow runs of one search in an open store."""
+"""SearchRuns: the MLflow runs of one search in an open store, with their parameters (texts) and metrics (numbers)."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runners.trial import TrialResult, TrialState
+from configs.schema import RunConfig
+from runners.trial import Trial, TrialResult, TrialState
+from search.reporting.latency import latency_metrics
 from search.reporting.rows import front_columns
 from search.reporting.targets import target_statements
+from search.results.comparison import confirmed_figures
 from search.results.result import SearchResult, best_at_text
-from search.tracking.records import (
-    baseline_metrics,
-    config_params,
-    intermediate_metrics,
-    member_metrics,
-    rung_correlations,
-    trial_metrics,
-    trial_params,
-)
-from search.tracking.store import CHANGED_PREFIX, FOLDER_TAG, PARENT_TAG, EarlierRuns, earlier_runs, open_store
+from search.results.serialization import to_plain
+from search.tracking.store import CHANGED_PREFIX, FOLDER_TAG, PARENT_TAG, StoredRuns, open_store, stored_runs
 from spaces.budget import Budget
 
 if TYPE_CHECKING:
@@ -40,34 +36,30 @@ class SearchRuns:
         children: trial number -> id of the child run.
     """
 
-    def __init__(self, client: "MlflowClient", experiment: str, folder: str, earlier: EarlierRuns | None) -> None:
-        self._client = client
-        self._experiment = experiment
-        self.children: dict[int, str] = dict(earlier.children) if earlier else {}
-        self._earlier_params = earlier.params if earlier else {}
-        self._earlier_children = tuple(self.children.values())
-        if earlier is None:
-            self.parent = client.create_run(experiment, run_name="search", tags={FOLDER_TAG: folder}).info.run_id
-        else:
-            self.parent = earlier.parent
-            client.update_run(self.parent, status="RUNNING")
+    def __init__(self, client: "MlflowClient", experiment: str, stored: StoredRuns) -> None:
+        self._client, self._experiment, self._stored = client, experiment, stored
+        self.parent, self.children = stored.parent, dict(stored.children)
 
     @classmethod
-    def open(cls, uri: str, folder: Path, local: bool, resumes: bool, config: Any) -> "SearchRuns":
-        """Open the store and begin the parent run.
+    def open(cls, uri: str, folder: Path, local: bool, config: RunConfig) -> "SearchRuns":
+        """Open the store and begin the parent run, or with `resume` go on in the one of this run folder.
 
         Args:
             local: whether the store is in the run folder; its artifacts then are there, too.
-            resumes: whether to go on in the parent run that the store has of this run folder.
             config: settings of the run, logged as parameters.
         """
         client = open_store(uri)
         known = client.get_experiment_by_name(EXPERIMENT)
         place = (folder / "mlartifacts").as_uri() if local else None
         experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT, artifact_location=place)
-        earlier = earlier_runs(client, experiment, str(folder), local) if resumes else None
-        runs = cls(client, experiment, str(folder), earlier)
-        runs.log(runs.parent, params=config_params(config))
+        stored = stored_runs(client, experiment, str(folder), local) if config.resume else None
+        if stored is None:
+            parent = client.create_run(experiment, run_name="search", tags={FOLDER_TAG: str(folder)})
+            stored = StoredRuns(parent.info.run_id)
+        else:
+            client.update_run(stored.parent, status="RUNNING")
+        runs = cls(client, experiment, stored)
+        runs.log(runs.parent, params=config_params(dataclasses.asdict(config)))
         return runs
 
     def address(self, uri: str) -> str:
@@ -88,9 +80,9 @@ class SearchRuns:
         params = dict(params or {})
         if run == self.parent:
             for name, value in params.items():
-                if self._earlier_params.get(name, value) != value:
+                if self._stored.params.get(name, value) != value:
                     self._client.set_tag(run, CHANGED_PREFIX + name, value)
-            params = {name: value for name, value in params.items() if name not in self._earlier_params}
+            params = {name: value for name, value in params.items() if name not in self._stored.params}
         finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
         self._client.log_batch(
             run,
@@ -114,10 +106,11 @@ class SearchRuns:
             run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
             self.children[trial.number] = run
         step = result.trained or 0 if result.rungs else 0
-        self.log(run, trial_metrics(result), trial_params(trial, budgets), step)
+        metrics = {"seconds": result.seconds} | ({"epochs": float(step)} if result.rungs else {})
+        self.log(run, metrics | network_metrics(result), trial_params(trial, budgets), step)
         self._log_curve(run, result, start)
         for network in result.intermediate_networks:
-            self.log(run, intermediate_metrics(network), step=network.intermediate_index)
+            self.log(run, network_metrics(network, "intermediate_"), step=network.intermediate_index)
         if result.intermediate_networks:
             widths_by_label = {network.label: dict(network.widths or {}) for network in result.intermediate_networks}
             self._client.log_dict(run, widths_by_label, "intermediate.json")
@@ -128,15 +121,16 @@ class SearchRuns:
     def write_front(self, result: SearchResult) -> None:
         """Write the front as a table, the comparison with the baseline, and mark the members of the front."""
         self._write_table(front_columns(result))
-        for child in self._earlier_children:
+        for child in self._stored.children.values():
             self._client.set_tag(child, "front", "false")
         self._client.set_tag(self.parent, "mlflow.note.content", result.baseline_comparison.statement)
-        if over := baseline_metrics(result):
-            self.log(self.parent, over)
+        if (gap := result.baseline_comparison.difference) is not None:
+            self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
         for target, line in zip(result.targets, target_statements(result), strict=True):
             self._client.set_tag(self.parent, f"target.{target}", line)
-        for epochs, correlation in rung_correlations(result).items():
-            self.log(self.parent, {"rung_rank_correlation": correlation}, step=epochs)
+        for audit in (result.screening_audit, *result.rung_audits):
+            if audit is not None and audit.correlation is not None:
+                self.log(self.parent, {"rung_rank_correlation": audit.correlation}, step=audit.epochs)
         labels = {member.label for member in result.front}
         for member in result.reported:
             run = self.children.get(member.trial.number)
@@ -176,8 +170,46 @@ class SearchRuns:
 
     def _write_table(self, table: Mapping[str, list[Any]]) -> None:
         """Write the front as a table, in place of one that an earlier process wrote, to which MLflow would append."""
-        if table and self._earlier_params:
+        if table and self._stored.params:
             rows = [list(row) for row in zip(*table.values(), strict=True)]
             self._client.log_dict(self.parent, {"columns": list(table), "data": rows}, "front.json")
         elif table:
             self._client.log_table(self.parent, table, "front.json")
+
+
+def config_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as "group.option" -> text."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= config_params(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return flat
+
+
+def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
+    """Return the parameters of a trial's run, with the fraction of the search's budgets that the trial was given."""
+    limits = {budget.quantity: budget.limit for budget in budgets}
+    fractions = [b.limit / limits[b.quantity] for b in trial.goal.budgets if b.quantity in limits]
+    params = {"method": trial.method, "baseline": trial.baseline or "searched", "seed": str(trial.seed)}
+    params["allocation"] = "method" if trial.goal.widths is None else "search"
+    if fractions:
+        params["budget_fraction"] = f"{min(fractions):.6g}"
+    params |= {f"train.{name}": str(value) for name, value in trial.training.items()}
+    return params | {f"{trial.method}.{name}": str(to_plain(value)) for name, value in trial.settings.items()}
+
+
+def network_metrics(network: TrialResult, prefix: str = "") -> dict[str, float]:
+    """Return the accuracy and cost of a network, as far as they are known."""
+    metrics = {} if network.accuracy is None else {"accuracy": network.accuracy}
+    metrics |= dataclasses.asdict(network.cost) if network.cost else {}
+    return {prefix + name: value for name, value in metrics.items()}
+
+
+def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float]:
+    """Return the test accuracies and measured latencies of a network of the front."""
+    prefix = "intermediate_" if member.intermediate_index else ""
+    accuracies = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
+    metrics = {prefix + name: value for name, value in accuracies.items() if value is not None}
+    return metrics | latency_metrics(result, member.label)

@@ -67,10 +67,11 @@ def create_store(file: Path) -> None:
 
 
 @dataclass(frozen=True)
-class EarlierRuns:
-    """The runs that an earlier process wrote of a search.
+class StoredRuns:
+    """The runs that the store has of a search.
 
     Attributes:
+        parent: id of the parent run.
         params: parameters of the parent run, which MLflow never changes, updated by its tags of changed settings.
         children: trial number -> id of the run, of the trials that were written whole.
     """
@@ -80,7 +81,7 @@ class EarlierRuns:
     children: Mapping[int, str] = field(default_factory=dict)
 
 
-def earlier_runs(client: "MlflowClient", experiment: str, folder: str, local: bool) -> EarlierRuns | None:
+def stored_runs(client: "MlflowClient", experiment: str, folder: str, local: bool) -> StoredRuns | None:
     """Find the parent run of a run folder and its children; delete the children that were not written whole.
 
     Args:
@@ -107,7 +108,7 @@ def earlier_runs(client: "MlflowClient", experiment: str, folder: str, local: bo
                 client.delete_run(run.info.run_id)
     tags = parent.data.tags.items()
     changed = {name.removeprefix(CHANGED_PREFIX): value for name, value in tags if name.startswith(CHANGED_PREFIX)}
-    return EarlierRuns(parent.info.run_id, dict(parent.data.params) | changed, children)
+    return StoredRuns(parent.info.run_id, dict(parent.data.params) | changed, children)
 
 
 def _client_class() -> type["MlflowClient"]:

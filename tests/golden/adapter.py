@@ -37,7 +37,7 @@ from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 from search.schedulers.stopping import TimeLimit
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.optuna_searcher import OptunaSearcher, TrialCounts
-from search.storage.checkpoints import InMemory
+from search.storage.checkpoints import CheckpointStore
 from search.storage.history import History
 from search.storage.pending import PendingTrials
 from search.storage.study_storage import StudyStorage
@@ -87,7 +87,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         restore_readings(history, predictor, CONDITIONS)
     left = TrialCounts.of(problem, stored).total - found > 0
     sensitivities = {each.name: 0.3 / (1 + i) for i, each in enumerate(space.variable)}
-    records = Records(history, PendingTrials(), storage, _Paths() if predictor else InMemory())
+    records = Records(history, PendingTrials(), storage, _Paths() if predictor else CheckpointStore())
     searcher = OptunaSearcher(
         candidates,
         history,
@@ -205,7 +205,7 @@ def _widths(widths: Mapping[str, int] | None, names: Sequence[str]) -> list[int]
     return None if widths is None else [widths[name] for name in names]
 
 
-class _Paths(InMemory):
+class _Paths(CheckpointStore):
     """Gives every network a path, as if its weights were on disk: what has none is not measured."""
 
     def keep(self, result: TrialResult) -> TrialResult:

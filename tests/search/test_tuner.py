@@ -14,7 +14,7 @@ from made_up_methods import register_all
 from made_up_search import Listener, drain, problem_of, result_of, search_of
 
 from runners.trial import EpochReport, TrialResult, TrialState
-from search.storage.checkpoints import InMemory
+from search.storage.checkpoints import CheckpointStore
 from search.storage.study_storage import StudyError
 from spaces.budget import Budget
 
@@ -26,7 +26,7 @@ def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
     register_all(monkeypatch)
 
 
-class Store(InMemory):
+class Store(CheckpointStore):
     """Keeps weights by a given function."""
 
     def __init__(self, keep: Callable[[TrialResult], TrialResult]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_search import tiny_config
 from typing_extensions import override
 
@@ -20,7 +19,7 @@ from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import SearchResult, run
 from search.callbacks import SearchCallback
 from search.environment import prepare
-from search.finalization.retraining import NetworkTester, Retraining, retraining_plan, retraining_trial
+from search.finalization.retraining import Retraining, retraining_plan, retraining_trial
 from search.planning import _retrainings, forecast_time
 from search.results.result import DenseResult
 from search.searchers.candidate_space import CandidateSpace
@@ -59,8 +58,8 @@ def search(tiny_search_context: SearchContext) -> SearchResult:
 @pytest.fixture
 def retraining(tiny_search_context: SearchContext, search: SearchResult) -> Callable[..., Retraining]:
     def make(on_done: Callable[[int, int], None] = lambda _done, _total: None) -> Retraining:
-        read = NetworkTester(tiny_search_context.net, tiny_search_context.data.test, torch.device("cpu"))
-        return Retraining(retraining_plan(search, tiny_search_context.space), SEEDS, 3, read, on_done)
+        plan = retraining_plan(search, tiny_search_context.space)
+        return Retraining(plan, SEEDS, 3, tiny_search_context, on_done)
 
     return make
 
@@ -86,7 +85,7 @@ def test_the_baseline_has_uniform_widths_at_the_flops_of_the_chosen_network(
     space, chosen = tiny_search_context.space, search.chosen
     assert chosen is not None
     assert chosen.cost is not None
-    baseline = retraining_plan(search, space).baseline
+    baseline = retraining_plan(search, space).baselines[chosen.label]
     assert baseline is not None
     assert baseline.method == "l2"
     assert baseline.goal.widths == space.fit(uniform_ratios(space), [Budget("flops", chosen.cost.flops)])
@@ -96,11 +95,11 @@ def test_there_is_no_baseline_for_a_uniform_network_or_one_below_all_uniform_one
     search: SearchResult, tiny_search_context: SearchContext
 ) -> None:
     alone = dataclasses.replace(search, results=search.results[:1])
-    assert retraining_plan(alone, tiny_search_context.space).baseline is None
+    assert retraining_plan(alone, tiny_search_context.space).baselines == {"0": None}
     chosen = search.results[1]
     assert chosen.cost is not None
     tiny = dataclasses.replace(chosen, cost=dataclasses.replace(chosen.cost, flops=1))
-    assert retraining_plan(search.with_results([tiny]), tiny_search_context.space).baseline is None
+    assert retraining_plan(search.with_results([tiny]), tiny_search_context.space).baselines == {"1": None}
 
 
 def test_the_chosen_net_and_uniform_widths_come_first_with_the_same_seeds(

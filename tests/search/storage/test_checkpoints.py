@@ -7,7 +7,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.storage.checkpoints import CheckpointFolder, InMemory
+from search.storage.checkpoints import CheckpointFolder, CheckpointStore
 from spaces import files
 from spaces.errors import WeightsError
 
@@ -53,5 +53,5 @@ def test_a_longer_training_gets_a_file_of_its_own(tmp_path: Path) -> None:
 
 def test_weights_in_memory_stay_with_their_result() -> None:
     result = with_weights(0)
-    assert InMemory().keep(result) is result
-    assert InMemory().read(result) == b"weights"
+    assert CheckpointStore().keep(result) is result
+    assert CheckpointStore().read(result) == b"weights"

@@ -1,7 +1,9 @@
 """The trials that workers have, and the candidates that are compared under their numbers."""
 
+from dataclasses import replace
+
 from pruning.base import Goal
-from runners.trial import Trial
+from runners.trial import TrainingSegment, Trial
 from search.storage.pending import PendingTrials
 
 
@@ -21,7 +23,7 @@ def test_a_trial_is_pending_until_it_ends() -> None:
 
 def test_a_promoted_trial_is_pending_and_not_new() -> None:
     pending = PendingTrials()
-    pending.promote(trial(0))
+    pending.begin(replace(trial(0), segment=TrainingSegment(2, trained=1)))
     pending.begin(trial(1))
     assert pending.new == [trial(1)]
     assert (pending.is_promoted(0), pending.is_promoted(1)) == (True, False)
