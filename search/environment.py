@@ -136,7 +136,9 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     device = pick_device(config.train.device)
     config = _with_latency_device(config, device)
     check_latency(config.latency)
-    data = _images(config, fetch)
+    if not fetch:
+        check_on_disk(config.data)
+    data = load_data(config.data, config.seed, default_input_shape(config.model))
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
     folder = _folder(config)
     net, weighted = build(spec).eval(), bool(config.weights)
@@ -193,12 +195,6 @@ def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads:
         return ComputeFormat()
     with using_threads(threads):
         return measure_compute_format(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
-
-
-def _images(config: RunConfig, fetch: bool) -> ImageData:
-    if not fetch:
-        check_on_disk(config.data)
-    return load_data(config.data, config.seed, default_input_shape(config.model))
 
 
 def _folder(config: RunConfig) -> Path:

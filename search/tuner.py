@@ -202,8 +202,7 @@ class Tuner(AskTell):
         number = result.trial.number
         if number not in self.pending.trials:
             raise StudyError(f"trial {number} is not running; it was never asked for, or is told already")
-        promoted = self.pending.is_promoted(number)
-        earlier = self.history.result(number) if promoted else None
+        earlier = self.history.result(number) if self.pending.is_promoted(number) else None
         result = validate(result, self.history.problem.budgets)
         segment = self.pending.trials[number].segment
         if earlier is not None and segment is not None:
@@ -212,7 +211,7 @@ class Tuner(AskTell):
             result = first_result(result, segment)
         result = self.checkpoints.keep(drop_checkpoints(result, self.history.problem.budgets))
         self.pending.end(number)
-        frozen = self.searcher.observe(result, promoted=promoted)
+        frozen = self.searcher.observe(result)
         if self.storage is not None:
             self.storage.add(frozen)
         self.history.add(result)

@@ -111,7 +111,7 @@ def search_of(
     searcher = OptunaSearcher(candidates, history, pending, stored, sensitivities=sensitivities, even=even)
     queue = None
     if read is not None and predictor is not None:
-        queue = MeasurementQueue(history, storage, predictor, read, window, callback)
+        queue = MeasurementQueue(history, storage, predictor, read, window, callback or SearchCallback())
     tuner = Tuner(
         history=history,
         pending=pending,

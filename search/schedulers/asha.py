@@ -143,10 +143,9 @@ class MultiObjectiveASHA:
 
 def exempt_trials(trials: Iterable[Trial]) -> frozenset[int]:
     """Return the numbers of the trials that are trained to the end, for comparison and to judge the rungs by."""
-    is_baseline = {trial.number: bool(trial.baseline) for trial in trials}
-    baselines = [number for number, holds in is_baseline.items() if holds]
-    others = sorted(number for number, holds in is_baseline.items() if not holds)
-    return frozenset([*baselines, *others[:CALIBRATION_TRIALS]])
+    baselines = {trial.number: trial.baseline for trial in trials}
+    others = sorted(number for number, baseline in baselines.items() if not baseline)
+    return frozenset(baselines) - frozenset(others[CALIBRATION_TRIALS:])
 
 
 def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int) -> Promotion | None:
@@ -159,8 +158,10 @@ def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int)
         rungs: epochs, rising; the last is the whole training.
         first: index of the lowest rung that judges.
     """
-    for contender in sorted((each for each in contenders if each.paused), key=lambda each: each.number):
-        if contender.trained < rungs[-1] and (contender.exempt or contender.trained < rungs[first]):
+    for contender in sorted(contenders, key=lambda contender: contender.number):
+        if not contender.paused or contender.trained >= rungs[-1]:
+            continue
+        if contender.exempt or contender.trained < rungs[first]:
             ahead = rungs if contender.exempt else rungs[first:]
             return Promotion(contender.number, next(epochs for epochs in ahead if epochs > contender.trained))
     for rung in reversed(range(first, len(rungs) - 1)):
@@ -203,24 +204,16 @@ def expected(rungs: Sequence[int], trials: int, exempt: int) -> list[float]:
 
 def ordered(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
     """Return trials best first, as they stood after so many epochs."""
-    left = {contender.number: (contender, contender.accuracy_at(epochs)) for contender in contenders}
+    accuracy = {contender.number: contender.accuracy_at(epochs) for contender in contenders}
+    left = sorted(contenders, key=lambda contender: contender.number)
     found: list[Contender] = []
     while left:
-        pairs = [left[number] for number in sorted(left)]
-        rank = non_dominated(pairs, lambda pair: (pair[0].cost, pair[1]), keep_equal=True)
-        added = _added_area(rank)
-        found += sorted((contender for contender, _ in rank), key=lambda each: (-added[each.number], each.number))
-        for contender, _ in rank:
-            del left[contender.number]
+        rank = non_dominated(left, lambda contender: (contender.cost, accuracy[contender.number]), keep_equal=True)
+        # The area over log cost that a trial alone dominates: infinite at both ends of the rank, 0 for equal trials.
+        area = {contender.number: math.inf for contender in rank}
+        for cheaper, contender, dearer in zip(rank, rank[1:], rank[2:], strict=False):
+            gained = accuracy[contender.number] - accuracy[cheaper.number]
+            area[contender.number] = math.log(dearer.cost / contender.cost) * gained
+        found += sorted(rank, key=lambda contender: (-area[contender.number], contender.number))
+        left = [contender for contender in left if contender.number not in area]
     return found
-
-
-def _added_area(rank: Sequence[tuple[Contender, float]]) -> dict[int, float]:
-    """Return the area over log cost that each trial alone dominates.
-
-    It is infinite at both ends of the rank, and 0 for one of several equal trials.
-    """
-    added = {contender.number: math.inf for contender, _ in rank}
-    for (_, below), (contender, accuracy), (dearer, _) in zip(rank, rank[1:], rank[2:], strict=False):
-        added[contender.number] = math.log(dearer.cost / contender.cost) * (accuracy - below)
-    return added
