@@ -1,6 +1,6 @@
 """How many trials this machine has room for."""
 
-from joblib import cpu_count  # type: ignore[import-untyped]
+from joblib import cpu_count
 
 from runners.config import RunnerConfig
 

@@ -73,9 +73,9 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 
 def _search(config: RunConfig) -> int:
     """Run a search with its live display; return the exit code."""
-    from search.reporting.progress import make_display
+    from search.reporting.progress import ConsoleProgress
 
-    with make_display(sys.stdout) as display:
+    with ConsoleProgress(sys.stdout) as display:
         display.on_phase("loading")  # shown while the libraries load, which takes seconds
         from search.orchestrator import run
 
@@ -86,18 +86,19 @@ def _search(config: RunConfig) -> int:
 def _plan(config: RunConfig) -> int:
     """Print what a search would do; download, train and write nothing."""
     from search.environment import prepare
-    from search.reporting.catalogue import show
     from search.reporting.plan import plan_page
+    from search.reporting.wording import make_console
     from search.searchers.candidate_space import CandidateSpace
 
     environment = prepare(config, fetch=False)
-    show(plan_page(environment, CandidateSpace(environment.problem)), sys.stdout)
+    make_console(sys.stdout).print(plan_page(environment, CandidateSpace(environment.problem)))
     return 0
 
 
 def _show(page: str, arguments: Sequence[str]) -> int:
     """Print the list of methods or presets, or the pages of those named."""
-    from search.reporting.catalogue import describe_methods, describe_presets, methods_page, presets_page, show
+    from search.reporting.catalogue import describe_methods, describe_presets, methods_page, presets_page
+    from search.reporting.wording import make_console
 
     names = [argument for argument in arguments if not argument.startswith("-")]
     unknown = [flag for flag in arguments if flag.startswith("-") and flag not in ("--json", "--debug")]
@@ -110,7 +111,7 @@ def _show(page: str, arguments: Sequence[str]) -> int:
     if "--json" in arguments:
         print(json.dumps(describe_methods(names) if page == "methods" else describe_presets(names), indent=2))
         return 0
-    show(methods_page(names) if page == "methods" else presets_page(names), sys.stdout)
+    make_console(sys.stdout).print(methods_page(names) if page == "methods" else presets_page(names))
     return 0
 
 

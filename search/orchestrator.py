@@ -28,7 +28,7 @@ from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
-from search.planning.time import plan
+from search.planning import plan
 from search.reporting.wording import plural
 from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA

@@ -128,6 +128,39 @@ def search_of(
     return MadeUpSearch(tuner, problem, searcher, history, storage)
 
 
+class Watched(AskTell):
+    """Remembers the trials that a search hands out."""
+
+    def __init__(self, search: MadeUpSearch) -> None:
+        self.search = search
+        self.given: list[Trial] = []
+
+    def ask(self) -> Trial | None:
+        if (trial := self.search.ask()) is not None:
+            self.given.append(trial)
+        return trial
+
+    def report(self, report: EpochReport) -> bool:
+        return self.search.report(report)
+
+    def tell(self, result: TrialResult) -> None:
+        self.search.tell(result)
+
+    @property
+    def results(self) -> tuple[TrialResult, ...]:
+        return self.search.results
+
+    @property
+    def compared(self) -> list[Trial]:
+        """The candidates that were compared before any training."""
+        return [trial for trial in self.given if trial.segment is not None and trial.segment.is_screening]
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of training of all segments that were handed out."""
+        return sum(trial.segment.epochs for trial in self.given if trial.segment)
+
+
 def result_of(trial: Trial, space: SearchSpace, **changes: Any) -> TrialResult:
     """Return what a runner would: accuracy grows with the width of the narrowest layer."""
     widths = trial.goal.widths or space.smallest

@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 from chain_space import chain
-from made_up_search import MadeUpSearch, problem_of, search_of
+from made_up_search import MadeUpSearch, Watched, problem_of, search_of
 
-from runners.base import AskTell
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from search.problem import Problem
@@ -28,34 +27,6 @@ def needs(space: SearchSpace = SPACE) -> SaturatingAccuracy:
 def screened_problem(trials: int = 16, methods: tuple[str, ...] = ("l2",), **changes: Any) -> Problem:
     settings = {"sampler": "random", "lowest_fraction": 0.2, "allocation": "search", **changes}
     return problem_of(SPACE, BUDGETS, methods, trials=trials, **settings)
-
-
-class Watched(AskTell):
-    """Remembers the trials that a search hands out."""
-
-    def __init__(self, search: MadeUpSearch) -> None:
-        self.search = search
-        self.given: list[Trial] = []
-
-    def ask(self) -> Trial | None:
-        if (trial := self.search.ask()) is not None:
-            self.given.append(trial)
-        return trial
-
-    def report(self, report: EpochReport) -> bool:
-        return self.search.report(report)
-
-    def tell(self, result: TrialResult) -> None:
-        self.search.tell(result)
-
-    @property
-    def results(self) -> tuple[TrialResult, ...]:
-        return self.search.results
-
-    @property
-    def compared(self) -> list[Trial]:
-        """The candidates that were compared before any training."""
-        return [trial for trial in self.given if trial.segment is not None and trial.segment.is_screening]
 
 
 def screened_search(

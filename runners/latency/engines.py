@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import cpu_count  # type: ignore[import-untyped]
+from joblib import cpu_count
 from torch import Tensor, nn
 
 from runners.config import LatencyConfig

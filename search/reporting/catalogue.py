@@ -2,18 +2,15 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from configs.loading import PRESETS
 from pruning.base import METHODS
-from pruning.settings import declared_settings
-from search.reporting.wording import make_console
+from pruning.settings import Setting, declared_settings
+from search.reporting.wording import TextTable, one_line
 from spaces.registry import unknown_name
 
 KINDS = {bool: "true/false", int: "whole number", float: "number", str: "name"}
@@ -28,13 +25,27 @@ def describe_methods(names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     return {name: _method(METHODS[name]) for name in names or sorted(METHODS)}
 
 
+def describe_setting(setting: Setting) -> dict[str, Any]:
+    """Return what a setting declares about itself, as plain data."""
+    return {
+        "name": setting.name,
+        "type": KINDS[type(setting.default)],
+        "default": setting.default,
+        "low": setting.low,
+        "high": setting.high,
+        "log": setting.log,
+        "choices": list(setting.choices),
+        "searched": setting.searchable,
+        "help": setting.help,
+    }
+
+
 def methods_page(names: Sequence[str] = ()) -> RenderableType:
     """Return methods and their settings as tables; the named methods are described in full."""
     methods = describe_methods(names)
     parts: list[RenderableType] = [] if names else [_overview(methods), ""]
     for name, method in methods.items():
-        paper = f"  ({method['paper']})" if method["paper"] else ""
-        parts.append(Text.assemble((name, "bold"), paper))
+        parts.append(Text.assemble((name, "bold"), f"  ({method['paper']})" if method["paper"] else ""))
         if names:
             parts += ["", Text(method["text"]), "", f"Needs: {method['needs']}.", f"Widths: {method['widths']}.", ""]
         parts += [_settings(method["settings"]) if method["settings"] else "nothing to set", ""]
@@ -56,23 +67,12 @@ def describe_presets(names: Sequence[str] = ()) -> dict[str, str]:
 
 
 def presets_page(names: Sequence[str] = ()) -> RenderableType:
-    """Return the presets with the first line of each, or the files of the named ones.
-
-    Raises:
-        UnknownNameError: no such preset; the message lists the nearest.
-    """
+    """Return the presets with the first line of each, or the files of the named ones."""
     known = describe_presets(names)
     if names:
         return Group(*[Text(_preset(name)) for name in known])
-    table = _table("preset", "what")
-    for name, text in known.items():
-        table.add_row(name, escape(text))
+    table = TextTable("", ("=preset", "what"), list(known.items()), spaced=True)
     return Group(table, "Run one with --config NAME --data-dir FOLDER, flags on top; `presets NAME` prints its file.")
-
-
-def show(page: RenderableType, stream: TextIO) -> None:
-    """Print a page, as wide as the terminal."""
-    make_console(stream).print(page)
 
 
 def _preset(name: str) -> str:
@@ -86,37 +86,25 @@ def _method(method: Any) -> dict[str, Any]:
         "text": inspect.cleandoc(method.__doc__ or ""),
         "needs": method.needs,
         "widths": " or ".join(widths for widths, holds in able.items() if holds),
-        "settings": [
-            {
-                "name": setting.name,
-                "type": KINDS[type(setting.default)],
-                "default": setting.default,
-                "low": setting.low,
-                "high": setting.high,
-                "log": setting.log,
-                "choices": list(setting.choices),
-                "searched": setting.searchable,
-                "help": setting.help,
-            }
-            for setting in declared_settings(method)
-        ],
+        "settings": [describe_setting(setting) for setting in declared_settings(method)],
     }
 
 
-def _overview(methods: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table("method", "what it does", "widths", "needs", "paper")
-    for name, method in methods.items():
-        first = " ".join(method["text"].partition("\n\n")[0].split())
-        table.add_row(name, *map(escape, (first, method["widths"], method["needs"], method["paper"])))
-    return table
+def _overview(methods: Mapping[str, Mapping[str, Any]]) -> TextTable:
+    rows = [
+        (name, one_line(method["text"].partition("\n\n")[0]), method["widths"], method["needs"], method["paper"])
+        for name, method in methods.items()
+    ]
+    return TextTable("", ("=method", "what it does", "widths", "needs", "paper"), rows, spaced=True)
 
 
-def _settings(settings: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("setting", "type", "default", "range", "searched", "what it is")
+def _settings(settings: Sequence[Mapping[str, Any]]) -> TextTable:
+    rows = []
     for setting in settings:
         texts = (value_text(setting["default"]), range_text(setting), "yes" if setting["searched"] else "no")
-        table.add_row(setting["name"], setting["type"], *texts, escape(setting["help"]))
-    return table
+        rows.append((setting["name"], setting["type"], *texts, setting["help"]))
+    columns = ("=setting", "type", "default", "range", "searched", "what it is")
+    return TextTable("", columns, rows, spaced=True)
 
 
 def range_text(setting: Mapping[str, Any]) -> str:
@@ -132,10 +120,3 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, no_wrap=place == 0, overflow="fold")
-    return table

@@ -9,7 +9,7 @@ from typing import Any
 
 from runners.latency.meter import REFERENCE, Reading
 from runners.trial import TrialResult
-from search.reporting.wording import milliseconds, percent, plural
+from search.reporting.wording import TextTable, milliseconds, percent, plural
 from search.results.pareto import LATENCY, affordable
 from search.results.result import SearchResult
 
@@ -19,11 +19,7 @@ STILL = 0.02  # deviation from the idle machine up to which a correction is not 
 
 
 def readings(result: SearchResult, network: str) -> tuple[Reading, ...]:
-    """Return the readings of a network, one per batch size.
-
-    Args:
-        network: "dense" or a label.
-    """
+    """Return the readings of a network, "dense" or a label, one per batch size."""
     return tuple(Reading.from_plain(plain) for plain in result.latency.get(network, ()))
 
 
@@ -34,13 +30,13 @@ def latency_columns(result: SearchResult, network: str) -> dict[str, float | str
     """
     by_batch = {reading.conditions.batch: reading for reading in readings(result, network)}
     columns: dict[str, float | str | None] = {}
-    for batch in _batches(result):
-        reading = by_batch.get(batch)
-        for name, prefix in (("seconds", ""), ("low", "low_"), ("high", "high_")):
-            seconds = getattr(reading, name, None)
-            columns[f"latency_{prefix}ms_batch{batch}"] = None if seconds is None else round(1000 * seconds, 6)
-        columns[f"latency_of_dense_batch{batch}"] = None if reading is None else reading.ratio
-        columns[f"latency_refused_batch{batch}"] = reading.refused if reading else "not measured"
+    for dense in readings(result, REFERENCE):
+        batch = dense.conditions.batch
+        reading = by_batch.get(batch, Reading(network, dense.conditions, "not measured"))
+        for name, seconds in (("ms", reading.seconds), ("low_ms", reading.low), ("high_ms", reading.high)):
+            columns[f"latency_{name}_batch{batch}"] = None if seconds is None else round(1000 * seconds, 6)
+        columns[f"latency_of_dense_batch{batch}"] = reading.ratio
+        columns[f"latency_refused_batch{batch}"] = reading.refused
     return columns
 
 
@@ -51,21 +47,32 @@ def latency_metrics(result: SearchResult, network: str) -> dict[str, float]:
 
 def latency_heads(result: SearchResult) -> list[str]:
     """Return the heads of `latency_cells`."""
-    return [text for batch in _batches(result) for text in (f"ms, batch {batch}", "of dense")]
+    dense = readings(result, REFERENCE)
+    return [head for reading in dense for head in (f"ms, batch {reading.conditions.batch}", "of dense")]
 
 
 def latency_cells(result: SearchResult, network: str) -> list[str]:
     """Write a network's latency and its ratio to dense, per batch size."""
-    cells = [cell for reading in readings(result, network) for cell in reading_cells(reading)[::2]]
+    cells = [cell for reading in readings(result, network) for cell in _cells(reading)[::2]]
     return cells or ["-"] * len(latency_heads(result))
 
 
-def reading_cells(reading: Reading) -> tuple[str, str, str]:
-    """Write the latency in milliseconds, its interval and its ratio to dense."""
-    latency = "refused" if reading.seconds is None else milliseconds(reading.seconds)
-    known = reading.low is not None and reading.high is not None
-    interval = f"{milliseconds(reading.low or 0)} to {milliseconds(reading.high or 0)}" if known else "-"
-    return latency, interval, percent(reading.ratio, 1)
+def latency_table(result: SearchResult) -> TextTable | None:
+    """Tabulate the measured latencies of dense and front beside their FLOPs; None where nothing was measured."""
+    dense = readings(result, REFERENCE)
+    if not dense:
+        return None
+    shares = {REFERENCE: 1.0} | {member.label: _flops_share(result, member) for member in reversed(result.reported)}
+    rows = [
+        (network, percent(share, 1), str(reading.conditions.batch), *_cells(reading))
+        for network, share in shares.items()
+        for reading in readings(result, network)
+    ]
+    conditions = dense[0].conditions
+    form = ", channels_last" if conditions.channels_last else ""
+    title = f"Latency on {conditions.device} ({conditions.device_name}), {conditions.engine}, {conditions.dtype}{form}"
+    columns = ("network", ">FLOPs of dense", ">batch", ">ms", ">95% interval", ">time of dense")
+    return TextTable(title, columns, rows, spaced=True)
 
 
 def latency_statements(result: SearchResult) -> list[str]:
@@ -75,33 +82,52 @@ def latency_statements(result: SearchResult) -> list[str]:
     layers are no plain ones measures it itself, since such layers need not become faster as they get narrower.
     """
     lines = [f"dense net: {_refusal(reading)}" for reading in readings(result, REFERENCE) if reading.refused]
-    lines += [*_corrected(result), *_given_up(result)]
+    lines += _conditions(result)
     for member in reversed(result.reported):
-        measured = readings(result, member.label)
-        share = member.cost.flops / result.dense.cost.flops if member.cost else 1.0
-        texts = [_not_faster(reading, share) for reading in measured] if measured else [_noted(member)]
-        lines += [f"{member.trial.method} trial {member.label}: {text}" for text in texts if text]
+        name = f"{member.trial.method} trial {member.label}"
+        lines += [f"{name}: {text}" for text in _not_faster(result, member)]
     return [*lines, *_left_out(result), *_model_error(result)]
 
 
-def _corrected(result: SearchResult) -> Iterator[str]:
-    """Say by how much the machine was slower than idle, where latencies were corrected by more than a little."""
-    networks = [REFERENCE, *(member.label for member in result.reported)]
-    read = [reading for network in networks for reading in readings(result, network)]
+def _flops_share(result: SearchResult, network: TrialResult) -> float:
+    return network.cost.flops / result.dense.cost.flops if network.cost else 1.0
+
+
+def _cells(reading: Reading) -> tuple[str, str, str]:
+    """Write the latency in milliseconds, its interval and its ratio to dense."""
+    if reading.seconds is None or reading.low is None or reading.high is None:
+        return "refused", "-", "-"
+    interval = f"{milliseconds(reading.low)} to {milliseconds(reading.high)}"
+    return milliseconds(reading.seconds), interval, percent(reading.ratio, 1)
+
+
+def _conditions(result: SearchResult) -> Iterator[str]:
+    """Say by how much the machine was slower than idle, and how many networks refused readings left unmeasured."""
+    measured = [readings(result, member.label) for member in result.reported]
+    read = [reading for network in (readings(result, REFERENCE), *measured) for reading in network]
     slowdowns = [reading.slowdown for reading in read if reading.slowdown is not None]
     if any(abs(slowdown - 1) > STILL for slowdown in slowdowns):
         yield (
             "Latencies are those of the idle machine: beside the networks the dense net took "
             f"{min(slowdowns):.2f} to {max(slowdowns):.2f} times as long, for which they are corrected"
         )
-
-
-def _given_up(result: SearchResult) -> Iterator[str]:
-    """Say how many networks of the front were not measured, after refused readings in a row."""
-    measured = [readings(result, member.label) for member in result.reported]
     unmeasured = measured.count(())
     if unmeasured and sum(bool(read) and all(reading.refused for reading in read) for read in measured) >= GIVE_UP:
         yield f"{plural(unmeasured, 'network')} of the front not measured: {GIVE_UP} before in a row were refused"
+
+
+def _not_faster(result: SearchResult, member: TrialResult) -> Iterator[str]:
+    """Say where a network has fewer FLOPs and is not faster, or why it has no latency."""
+    measured, share = readings(result, member.label), _flops_share(result, member)
+    for reading in measured:
+        device, batch = reading.conditions.device, reading.conditions.batch
+        if reading.ratio is None:
+            yield _refusal(reading)
+        elif share < 1 and reading.ratio > FASTER:
+            yield f"{_saving(share, reading.ratio)} at batch {batch}: fewer FLOPs, not faster on {device}"
+    ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
+    if not measured and ratio is not None and flops is not None:
+        yield _saving(flops, ratio) + (": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else "")
 
 
 def _left_out(result: SearchResult) -> Iterator[str]:
@@ -109,17 +135,17 @@ def _left_out(result: SearchResult) -> Iterator[str]:
     limits = [budget.limit for budget in result.budgets if budget.quantity == "latency"]
     if not (limits or result.axis == LATENCY):
         return
-    networks = affordable(result.results, result.budgets)
-    for network in networks:
-        if network.latency and network.timed is None:
+    over, unmeasured = [], 0
+    for network in affordable(result.results, result.budgets):
+        if not network.latency:
+            unmeasured += 1
+        elif network.timed is None:
             refusal = _refusal(Reading.from_plain(network.latency[0]))
             yield f"{network.trial.method} trial {network.label}: {refusal}; so it is not on the front"
-    timed = [(network.label, network.timed) for network in networks if network.timed]
-    over = [(label, reading) for label, reading in timed if any(reading["high"] > limit for limit in limits)]
+        elif any(network.timed["high"] > limit for limit in limits):
+            over.append(f"{network.label} ({milliseconds(network.timed['seconds'])} ms)")
     if over:
-        named = ", ".join(f"{label} ({milliseconds(reading['seconds'])} ms)" for label, reading in over)
-        yield f"over the latency budget by what they measured: trial {named}"
-    unmeasured = sum(not network.latency for network in networks)
+        yield f"over the latency budget by what they measured: trial {', '.join(over)}"
     if unmeasured:
         yield (
             f"{plural(unmeasured, 'network')} inside the other budgets not measured: beaten by "
@@ -132,33 +158,15 @@ def _model_error(result: SearchResult) -> Iterator[str]:
     model = result.latency_model
     if not model:
         return
+
+    def off(error: Mapping[str, Any]) -> str:
+        median, upper = percent(error["median"], 1), percent(error["upper"], 1)
+        return f"{median} at the median and {upper} at the 90% quantile over {error['nets']}"
+
     built = "an earlier run built it" if model["cached"] else f"built in {model['seconds']:.0f} s"
-    error, during = model["error"], model["during"]
-    text = f"latency model, {built}: off by {_errors(error)} over {error['nets']} random networks it had not seen"
-    later = f", by {_errors(during)} over {during['nets']} of the search before it learned them" if during else ""
-    yield text + later
-
-
-def _errors(error: Mapping[str, Any]) -> str:
-    return f"{percent(error['median'], 1)} at the median and {percent(error['upper'], 1)} at the 90% quantile"
-
-
-def _not_faster(reading: Reading, flops_share: float) -> str:
-    """Say that a network is not faster, or why it has no latency; nothing when it is faster or has no fewer FLOPs."""
-    if reading.ratio is None:
-        return _refusal(reading)
-    if flops_share >= 1 or reading.ratio <= FASTER:
-        return ""
-    conditions = reading.conditions
-    saving = f"{_saving(flops_share, reading.ratio)} at batch {conditions.batch}"
-    return f"{saving}: fewer FLOPs, not faster on {conditions.device}"
-
-
-def _noted(member: TrialResult) -> str:
-    ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
-    if ratio is None or flops is None:
-        return ""
-    return _saving(flops, ratio) + (": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else "")
+    text = f"latency model, {built}: off by {off(model['error'])} random networks it had not seen"
+    during = model["during"]
+    yield text + (f", by {off(during)} of the search before it learned them" if during else "")
 
 
 def _saving(flops_share: float, ratio: float) -> str:
@@ -168,7 +176,3 @@ def _saving(flops_share: float, ratio: float) -> str:
 def _refusal(reading: Reading) -> str:
     tries = "try" if reading.tries == 1 else "tries"
     return f"latency at batch {reading.conditions.batch} refused after {reading.tries} {tries}: {reading.refused}"
-
-
-def _batches(result: SearchResult) -> list[int]:
-    return list(dict.fromkeys(reading.conditions.batch for reading in readings(result, REFERENCE)))

@@ -1,12 +1,13 @@
 """The interactive page of a search: one HTML file with picture and tables that needs no network."""
 
+from collections.abc import Sequence
 from html import escape
 from math import log10
 from pathlib import Path
 from typing import Any
 
 from search.reporting.latency import latency_heads, latency_statements
-from search.reporting.picture import DENSE, FRONT, LIMIT, Picture, picture_of
+from search.reporting.picture import ACCURACY, DENSE, FRONT, LIMIT, Coordinates, Picture, picture_of
 from search.reporting.rows import NetworkRow, dense_row, front_rows, network_row, quantised, rank_correlation_table
 from search.reporting.statements import ending, rung_statements, screening_statements
 from search.reporting.targets import target_statements, targets_table
@@ -43,11 +44,10 @@ def hover_text(row: NetworkRow) -> str:
     on_test = "" if row.test == "-" else f", test {row.test}"
     lines = [head, counts(row.cost), f"validation {row.validation}{on_test}"]
     lines += [f"fine-tuned with {row.training}"] if row.training else []
-    changes = [escape(change) for change in row.width_changes]
-    shown = changes[:WIDTHS_SHOWN]
+    shown = [escape(change) for change in row.width_changes[:WIDTHS_SHOWN]]
     lines += [", ".join(shown[start : start + 3]) for start in range(0, len(shown), 3)]
-    if len(changes) > WIDTHS_SHOWN:
-        lines.append(f"and {len(changes) - WIDTHS_SHOWN} more groups")
+    if len(row.width_changes) > WIDTHS_SHOWN:
+        lines.append(f"and {len(row.width_changes) - WIDTHS_SHOWN} more groups")
     return "<br>".join(lines)
 
 
@@ -57,25 +57,35 @@ def _chart(result: SearchResult, picture: Picture) -> Any:
 
     axis = picture.axis
     figure = graph_objects.Figure()  # type: ignore[no-untyped-call]
-    _add_lines(figure, picture)
+
+    def add_line(name: str, xs: Sequence[float], ys: Sequence[float], **line: Any) -> None:
+        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name=name, hoverinfo="skip")
+
+    def add_marks(name: str, place: Coordinates, rows: Sequence[NetworkRow], **marker: Any) -> None:
+        (xs, ys), texts, hover = place, [hover_text(row) for row in rows], "%{text}<extra></extra>"
+        figure.add_scatter(x=xs, y=ys, mode="markers", name=name, marker=marker, text=texts, hovertemplate=hover)
+
+    for position, label in picture.limits:
+        add_line(label, [position] * 2, picture.accuracies, color=LIMIT, dash="dash", width=1.5)
+    xs, ys = picture.steps
+    if xs:
+        add_line("Pareto front", xs, ys, shape="hv", color=FRONT, width=2)
+        ring = {"size": 17, "color": FRONT, "symbol": "circle-open", "line": {"width": 1.5}}
+        figure.add_scatter(x=xs[:-1], y=ys[:-1], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")
     for drawn in picture.series:
-        symbol = "square-open" if drawn.hollow else "circle"
-        marker = {"size": drawn.sizes(10, 5), "color": drawn.colour, "symbol": symbol}
-        texts = [hover_text(network_row(result, network)) for network in drawn.networks]
-        _add_marks(figure, drawn.name, drawn.xs, drawn.ys, marker, texts)
+        rows = [network_row(result, network) for network in drawn.networks]
+        style = {
+            "size": drawn.sizes(10, 5),
+            "color": drawn.colour,
+            "symbol": "square-open" if drawn.hollow else "circle",
+        }
+        add_marks(drawn.name, (drawn.xs, drawn.ys), rows, **style)
     cost, accuracy = picture.dense
-    star = {"size": 15, "color": DENSE, "symbol": "star"}
-    _add_marks(
-        figure, "dense network", [] if cost is None else [cost], [accuracy], star, [hover_text(dense_row(result))]
-    )
-    figure.update_xaxes(
-        type="log",
-        title=axis.title,
-        tickvals=axis.ticks,
-        ticktext=[f"{tick:g}" for tick in axis.ticks],
-        range=[log10(axis.low), log10(axis.high)],
-    )
-    figure.update_yaxes(title="validation accuracy (%)", range=picture.accuracies)
+    place = (() if cost is None else (cost,), (accuracy,))
+    add_marks("dense network", place, [dense_row(result)], size=15, color=DENSE, symbol="star")
+    ticks = {"tickvals": axis.ticks, "ticktext": [f"{tick:g}" for tick in axis.ticks]}
+    figure.update_xaxes(type="log", title=axis.title, range=[log10(axis.low), log10(axis.high)], **ticks)
+    figure.update_yaxes(title=ACCURACY, range=picture.accuracies)
     figure.update_layout(
         template="plotly_white",
         height=560,
@@ -84,22 +94,3 @@ def _chart(result: SearchResult, picture: Picture) -> Any:
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 12}},
     )
     return figure
-
-
-def _add_marks(figure: Any, name: str, xs: Any, ys: Any, marker: dict[str, Any], texts: list[str]) -> None:
-    hover = "%{text}<extra></extra>"
-    figure.add_scatter(x=xs, y=ys, mode="markers", name=name, marker=marker, text=texts, hovertemplate=hover)
-
-
-def _add_lines(figure: Any, picture: Picture) -> None:
-    """Draw budgets and targets as upright lines, and the front as steps with a ring around each member."""
-    for position, label in picture.limits:
-        line = {"color": LIMIT, "dash": "dash", "width": 1.5}
-        ends = {"x": [position] * 2, "y": picture.accuracies}
-        figure.add_scatter(**ends, mode="lines", line=line, name=label, hoverinfo="skip")
-    xs, ys = picture.steps
-    if xs:
-        line = {"shape": "hv", "color": FRONT, "width": 2}
-        figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip")
-        ring = {"size": 17, "color": FRONT, "symbol": "circle-open", "line": {"width": 1.5}}
-        figure.add_scatter(x=xs[:-1], y=ys[:-1], mode="markers", marker=ring, showlegend=False, hoverinfo="skip")

@@ -7,18 +7,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
 from search.results.comparison import UNIFORM
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import SearchResult
+from spaces.budget import Budget
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black is kept for the dense network, grey for the
 # baseline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
+ACCURACY = "validation accuracy (%)"
 _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 _FLOPS_UNITS = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1.0, "FLOPs"))
 Coordinates = tuple[tuple[float, ...], tuple[float, ...]]
@@ -28,6 +29,7 @@ Coordinates = tuple[tuple[float, ...], tuple[float, ...]]
 class Axis:
     """The logarithmic cost axis; a cost in FLOPs or seconds is divided by `factor`, everything else is in the unit."""
 
+    quantity: str
     factor: float
     unit: str
     ticks: tuple[float, ...]
@@ -37,8 +39,13 @@ class Axis:
     @property
     def title(self) -> str:
         """The text below the axis."""
-        quantity = "measured latency" if self.unit == "ms" else "cost of one image"
+        quantity = "measured latency" if self.quantity == LATENCY else "cost of one image"
         return f"{quantity} ({self.unit}, log scale)"
+
+    def coordinates(self, networks: Sequence[TrialResult]) -> Coordinates:
+        """Return the costs and the accuracies of networks as they are drawn."""
+        found = [objectives(network, self.quantity) for network in networks]
+        return tuple(cost / self.factor for cost, _ in found), tuple(100 * accuracy for _, accuracy in found)
 
 
 @dataclass(frozen=True)
@@ -81,67 +88,56 @@ class Picture:
 
 
 def picture_of(result: SearchResult) -> Picture:
-    """Decide what is drawn of a search."""
-    networks = _drawn(result)
-    dense = _dense_cost(result)
-    axis = _axis([objectives(network, result.axis)[0] for network in networks], dense, result.axis)
-    low, high = _accuracy_range(result, networks)
-    config = result.config
-    cost = "latency" if result.axis == LATENCY else "FLOPs"
-    budgets = _limits(result, axis, "budget")
-    end = min([position for position, _ in budgets], default=(dense or 0.0) / axis.factor)
-    xs, ys = _coordinates(result.front.members, result.axis, axis)
-    return Picture(
-        title=f"{config.get('model', 'network')} on {config.get('data', {}).get('name', '')}: accuracy over {cost}",
-        axis=axis,
-        accuracies=(low, high),
-        series=tuple(_series(result, networks, axis)),
-        steps=((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ()),
-        dense=(None if dense is None else dense / axis.factor, 100 * result.dense.val_accuracy),
-        limits=(*budgets, *_limits(result, axis, "target")),
-        below=sum(100 * objectives(network)[1] < low for network in networks),
-    )
-
-
-def _drawn(result: SearchResult) -> list[TrialResult]:
-    """Return every measured network, intermediate ones and those above the budget too.
+    """Decide what is drawn of a search: every measured network, intermediate ones and those above the budget too.
 
     Along a latency axis only networks with a reading have a place.
     """
-    found = [network for trial in result.results for network in trial.networks if measured(network)]
-    return found if result.axis == FLOPS else [network for network in found if network.timed is not None]
+    networks = [network for trial in result.results for network in trial.networks if measured(network)]
+    dense: float | None = result.dense.cost.flops
+    if result.axis == LATENCY:
+        networks = [network for network in networks if network.timed is not None]
+        readings = result.latency.get("dense", ())
+        dense = readings[0]["seconds"] if readings else None
+    costs = [objectives(network, result.axis)[0] for network in networks]
+    axis = _axis(result.axis, costs if dense is None else [*costs, dense])
+    budgets = _limits(result.budgets, axis, "budget")
+    targets = _limits([target for target in result.targets if target not in result.budgets], axis, "target")
+    end = min([position for position, _ in budgets], default=(dense or 0.0) / axis.factor)
+    xs, ys = axis.coordinates(result.front.members)
+    dense_accuracy = 100 * result.dense.val_accuracy
+    drawn = [dense_accuracy, *axis.coordinates(networks)[1]]
+    # The front and the dense network fill the range of accuracies; far outliers stay outside.
+    shown = [dense_accuracy, *ys]
+    span = max(max(shown) - min(shown), 2.0)
+    low = max(min(drawn), min(shown) - 1.5 * span) - 0.08 * span
+    config, cost = result.config, "FLOPs" if result.axis == FLOPS else "latency"
+    return Picture(
+        title=f"{config.get('model', 'network')} on {config.get('data', {}).get('name', '')}: accuracy over {cost}",
+        axis=axis,
+        accuracies=(low, max(drawn) + 0.12 * span),
+        series=tuple(_series(networks, axis)),
+        steps=((*xs, max(end, xs[-1])), (*ys, ys[-1])) if xs else ((), ()),
+        dense=(None if dense is None else dense / axis.factor, dense_accuracy),
+        limits=(*budgets, *targets),
+        below=sum(accuracy < low for accuracy in drawn),
+    )
 
 
-def _dense_cost(result: SearchResult) -> float | None:
-    """Return the dense network's cost along the axis; None where its latency reading was refused."""
-    if result.axis == FLOPS:
-        return result.dense.cost.flops
-    readings = result.latency.get("dense", ())
-    return readings[0]["seconds"] if readings else None
-
-
-def _coordinates(networks: Sequence[TrialResult], quantity: str, axis: Axis) -> Coordinates:
-    """Return the costs and the accuracies of networks as they are drawn."""
-    found = [objectives(network, quantity) for network in networks]
-    return tuple(cost / axis.factor for cost, _ in found), tuple(100 * accuracy for _, accuracy in found)
-
-
-def _axis(costs: Sequence[float], dense: float | None, quantity: str) -> Axis:
+def _axis(quantity: str, costs: Sequence[float]) -> Axis:
     """Choose unit, range and round ticks."""
-    shown = [*costs, *([] if dense is None else [dense])] or [1e-3]
-    low, high = min(shown), max(shown)
+    low, high = min(costs, default=1e-3), max(costs, default=1e-3)
     factor, unit = next((scale for scale in _FLOPS_UNITS if high >= scale[0]), _FLOPS_UNITS[-1])
     if quantity == LATENCY:
         factor, unit = 1e-3, "ms"
     margin = max((high / low) ** 0.08, 1.1)
     low, high = low / factor / margin, high / factor * margin
-    return Axis(factor, unit, _ticks(low, high), low, high)
+    return Axis(quantity, factor, unit, _ticks(low, high), low, high)
 
 
 def _ticks(low: float, high: float) -> tuple[float, ...]:
     """Return at least four round numbers in a logarithmic range."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in _STEPS:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = tuple(step * 10.0**decade for decade in decades for step in steps)
         ticks = tuple(tick for tick in ticks if low <= tick <= high)
         if len(ticks) >= 4:
@@ -151,60 +147,45 @@ def _ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1))
 
 
-def _accuracy_range(result: SearchResult, networks: Sequence[TrialResult]) -> tuple[float, float]:
-    """Choose the visible accuracies: the front and the dense network fill the range, far outliers stay outside."""
-    dense = 100 * result.dense.val_accuracy
-    all_of_them = [dense, *(100 * objectives(network)[1] for network in networks)]
-    front = [dense, *(100 * objectives(member)[1] for member in result.front)]
-    span = max(max(front) - min(front), 2.0)
-    low = max(min(all_of_them), min(front) - 1.5 * span)
-    return low - 0.08 * span, max(all_of_them) + 0.12 * span
-
-
-def _series(result: SearchResult, networks: Sequence[TrialResult], axis: Axis) -> Iterator[Series]:
+def _series(networks: Sequence[TrialResult], axis: Axis) -> Iterator[Series]:
     searched = [network for network in networks if network.trial.baseline != UNIFORM]
     for index, method in enumerate(sorted({network.trial.method for network in searched})):
         own = tuple(network for network in searched if network.trial.method == method)
         small = "; small: intermediate" if any(network.intermediate_index for network in own) else ""
         colour = PALETTE[index % len(PALETTE)]
-        yield Series(f"{method} (searched{small})", colour, False, own, *_coordinates(own, result.axis, axis))
+        yield Series(f"{method} (searched{small})", colour, False, own, *axis.coordinates(own))
     baseline = tuple(network for network in networks if network.trial.baseline == UNIFORM)
     if baseline:
-        yield Series("uniform baseline", GREY, True, baseline, *_coordinates(baseline, result.axis, axis))
+        yield Series("uniform baseline", GREY, True, baseline, *axis.coordinates(baseline))
 
 
-def _limits(result: SearchResult, axis: Axis, kind: str) -> tuple[tuple[float, str], ...]:
-    """Return (position, label) of the budgets, or of the targets that no budget shows already, on the cost axis."""
-    budgets = [budget.limit for budget in result.budgets if budget.quantity == result.axis]
-    targets = [target.limit for target in result.targets if target.quantity == result.axis]
-    found = budgets if kind == "budget" else [limit for limit in targets if limit not in budgets]
-    return tuple((limit / axis.factor, f"{kind} {limit / axis.factor:.4g} {axis.unit}") for limit in found)
+def _limits(budgets: Sequence[Budget], axis: Axis, kind: str) -> list[tuple[float, str]]:
+    """Return (position, label) of the budgets that limit the cost on the axis."""
+    positions = [budget.limit / axis.factor for budget in budgets if budget.quantity == axis.quantity]
+    return [(position, f"{kind} {position:.4g} {axis.unit}") for position in positions]
 
 
 def write_png(result: SearchResult, path: Path) -> None:
     """Draw the picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     picture = picture_of(result)
     axis = picture.axis
     figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xscale("log")
-    axes.set(xlim=(axis.low, axis.high), ylim=picture.accuracies, xlabel=axis.title, ylabel="validation accuracy (%)")
-    axes.xaxis.set_major_locator(FixedLocator(list(axis.ticks)))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in axis.ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xscale="log", xlim=(axis.low, axis.high), xlabel=axis.title)
+    axes.set(ylim=picture.accuracies, ylabel=ACCURACY, axisbelow=True)
+    axes.set_xticks(axis.ticks, [f"{tick:g}" for tick in axis.ticks])
+    axes.set_xticks([], minor=True)
     axes.set_title(picture.title, loc="left", fontsize=12, fontweight="bold")
     axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
-        style: dict[str, Any] = {"marker": marker, "facecolors": face, "edgecolors": drawn.colour}
-        axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), label=drawn.name, zorder=3, **style)
+        marks = axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), label=drawn.name, zorder=3, marker=marker)
+        marks.set(facecolors=face, edgecolors=drawn.colour)
     xs, ys = picture.steps
     if xs:
         axes.step(xs, ys, where="post", color=FRONT, linewidth=1.4, label="Pareto front", zorder=2)

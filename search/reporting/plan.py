@@ -5,15 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from configs.schema import RunConfig
 from runners.evaluation.screening import screen_images
 from search.environment import Environment, Plan
-from search.planning.disk import forecast_disk
-from search.planning.time import (
+from search.planning import (
     FRONT_SHARE,
     TimeForecast,
+    forecast_disk,
     forecast_epochs,
     forecast_time,
     plan,
@@ -21,7 +20,7 @@ from search.planning.time import (
     screened_trials,
 )
 from search.problem import BASELINE_METHOD, Problem
-from search.reporting.catalogue import describe_methods, range_text, value_text
+from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
 from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
 from search.schedulers.asha import expected
 from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
@@ -42,25 +41,25 @@ def plan_table(plan: Plan) -> RenderableType:
         names = list(layers)
         more = f" and {len(names) - LAYERS_SHOWN} more" if len(names) > LAYERS_SHOWN else ""
         lines.append(escape(f"keeps its width: {', '.join(names[:LAYERS_SHOWN])}{more} ({reason})"))
-    return Group(_facts(plan), "", _varied_groups(space).rich(), *lines, "")
+    return Group(_facts(plan), "", _varied_groups(space), *lines, "")
 
 
 def plan_page(environment: Environment, candidates: CandidateSpace) -> RenderableType:
     """Show a search in full: also what is reachable, every layer, methods, trials, the parts of time and disk."""
     problem, time = environment.problem, forecast_time(environment, candidates)
+    design = InitialDesign(candidates)
     parts: Sequence[RenderableType] = (
         _facts(plan(environment, candidates, forecast=time)),
-        _reachable_costs(problem.space).rich(),
-        _all_groups(problem.space).rich(),
+        _reachable_costs(problem.space),
+        _all_groups(problem.space),
         _all_fixed_layers(problem.space),
-        _methods(problem, candidates).rich(),
-        _trials(problem, candidates).rich(),
+        _methods(candidates),
+        _trials(candidates, design),
         *_sampling(environment),
-        *(f"{text}." for text in InitialDesign(candidates).left_out(problem.config.trials)),
+        *(f"{text}." for text in design.left_out(problem.config.trials)),
         *_rungs(problem),
         *_screening(environment, candidates),
-        _time(environment, time),
-        *_time_limit_warning(problem.config, time),
+        *_time(environment, time),
         _disk(environment, candidates),
     )
     spaced = [renderable for part in parts for renderable in (part, "")]
@@ -72,12 +71,11 @@ def _facts(plan: Plan) -> Table:
     environment, problem = plan.environment, plan.environment.problem
     config, space, data = environment.config, problem.space, environment.data
     dense, least = space.dense_cost, space.smallest_cost
-    images = {"train": data.train, "val": data.val, "test": data.test}
-    rungs = f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else ""
+    trained_here = f"trained here for {plural(config.train.dense_epochs, 'epoch')} unless cached"
     facts = {
-        "model": f"{config.model}, {_weights(config)}",
+        "model": f"{config.model}, {f'weights {config.weights}' if config.weights else trained_here}",
         "images": f"{config.data.name}, {'x'.join(map(str, space.input_shape))}: "
-        + ", ".join(f"{len(split):,} {name}" for name, split in images.items()),
+        f"{len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test",
         "dense cost": counts(dense),
         "reachable": f"{counts(least)} ({percent(least.flops / dense.flops, 1)} of the dense FLOPs)",
         "budget": " and ".join(_budget(budget, dense) for budget in problem.budgets),
@@ -87,26 +85,18 @@ def _facts(plan: Plan) -> Table:
         + (f", fixed: {', '.join(config.set)}" if config.set else ""),
         "trials": f"{config.trials}, sampler {config.sampler}, {plural(config.train.epochs, 'epoch')} each"
         + (f" but where searched ({config.search_training})" if config.search_training else "")
-        + rungs
+        + (f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else "")
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "runner": f"{plural(environment.workers, 'worker')} with {plural(environment.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
         + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
         "folder": str(environment.folder),
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = Table.grid(Column(style="bold"), Column(overflow="fold"), padding=(0, 2))
     for name, text in facts.items():
         if text:
             table.add_row(name, escape(text))
     return table
-
-
-def _weights(config: RunConfig) -> str:
-    if config.weights:
-        return f"weights {config.weights}"
-    return f"trained here for {plural(config.train.dense_epochs, 'epoch')} unless cached"
 
 
 def _budget(budget: Budget, dense: Cost) -> str:
@@ -136,15 +126,24 @@ def _latency(problem: Problem, dense_seconds: float | None) -> str:
 
 
 def _varied_groups(space: SearchSpace) -> TextTable:
-    groups = space.variable
-    layers = sum(len(group.producers) for group in groups)
-    rows = [
-        (g.name, *map(str, (len(g.producers), g.width, g.lowest, g.ceiling, g.divisor))) for g in groups[:ROWS_SHOWN]
-    ]
+    groups, rows = space.variable, []
+    for group in groups[:ROWS_SHOWN]:
+        numbers = (len(group.producers), group.width, group.lowest, group.ceiling, group.divisor)
+        rows.append((group.name, *map(str, numbers)))
     if len(groups) > ROWS_SHOWN:
         rows.append((f"... and {len(groups) - ROWS_SHOWN} more", *[""] * 5))
-    title = f"{plural(len(groups), 'group')} of channels may vary ({plural(layers, 'layer')})"
+    layers = plural(sum(len(group.producers) for group in groups), "layer")
+    title = f"{plural(len(groups), 'group')} of channels may vary ({layers})"
     return TextTable(title, ("group", ">layers", ">width", ">from", ">to", ">in steps of"), rows)
+
+
+def _all_groups(space: SearchSpace) -> TextTable:
+    rows = []
+    for group in space.variable:
+        numbers = (group.width, group.lowest, group.ceiling, group.divisor, group.steps + 1)
+        rows.append((group.name, *map(str, numbers), ", ".join(group.producers)))
+    columns = ("group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
+    return TextTable(f"{plural(len(rows), 'group')} of channels may vary", columns, rows)
 
 
 def _fixed_layers(space: SearchSpace) -> Mapping[str, Mapping[str, int]]:
@@ -158,6 +157,13 @@ def _fixed_layers(space: SearchSpace) -> Mapping[str, Mapping[str, int]]:
     return by_reason
 
 
+def _all_fixed_layers(space: SearchSpace) -> RenderableType:
+    reasons = _fixed_layers(space).items()
+    rows = [(name, str(width), reason) for reason, layers in reasons for name, width in layers.items()]
+    table = TextTable("What keeps its width, and why", ("layer", ">width", "why"), rows)
+    return table if rows else "No layer keeps its width for good."
+
+
 def _reachable_costs(space: SearchSpace) -> TextTable:
     dense, rows = space.dense_cost, []
     costs = {"smallest": space.smallest_cost, "largest": space.cost(space.largest), "dense": dense}
@@ -167,49 +173,31 @@ def _reachable_costs(space: SearchSpace) -> TextTable:
     return TextTable("What the widths can reach", ("", ">FLOPs", ">of dense", ">params", ">of dense"), rows)
 
 
-def _all_groups(space: SearchSpace) -> TextTable:
-    rows = [
-        (g.name, *map(str, (g.width, g.lowest, g.ceiling, g.divisor, g.steps + 1)), ", ".join(g.producers))
-        for g in space.variable
-    ]
-    columns = ("group", ">width", ">floor", ">ceiling", ">divisor", ">choices", "layers")
-    return TextTable(f"{plural(len(rows), 'group')} of channels may vary", columns, rows)
-
-
-def _all_fixed_layers(space: SearchSpace) -> RenderableType:
-    reasons = _fixed_layers(space).items()
-    rows = tuple((name, str(width), reason) for reason, layers in reasons for name, width in layers.items())
-    if not rows:
-        return "No layer keeps its width for good."
-    return TextTable("What keeps its width, and why", ("layer", ">width", "why"), rows).rich()
-
-
-def _methods(problem: Problem, candidates: CandidateSpace) -> TextTable:
+def _methods(candidates: CandidateSpace) -> TextTable:
     rows: list[tuple[str, ...]] = []
     for name, method in describe_methods(tuple(dict.fromkeys((*candidates.methods, BASELINE_METHOD)))).items():
-        searched = name in candidates.methods
-        heads = [(name if searched else f"{name} (baseline only)", method["widths"])]
-        fixed = problem.fixed.get(name, {})
+        searched, fixed = name in candidates.methods, candidates.problem.fixed.get(name, {})
+        head = (name if searched else f"{name} (baseline only)", method["widths"])
+        if not method["settings"]:
+            rows.append((*head, "none to set", "", ""))
         for setting in method["settings"]:
-            head = heads.pop() if heads else ("", "")
             if setting["name"] in fixed:
-                rows.append((*head, setting["name"], "fixed", value_text(fixed[setting["name"]])))
+                value = ("fixed", value_text(fixed[setting["name"]]))
             elif setting["searched"] and searched:
-                rows.append((*head, setting["name"], "searched", range_text(setting)))
+                value = ("searched", range_text(setting))
             else:
-                rows.append((*head, setting["name"], "default", value_text(setting["default"])))
-        if heads:
-            rows.append((*heads[0], "none to set", "", ""))
+                value = ("default", value_text(setting["default"]))
+            rows.append((*head, setting["name"], *value))
+            head = ("", "")
     for training in candidates.training:
-        log = ", log" if training.log else ""
-        range_ = f"{value_text(training.low)} to {value_text(training.high)}{log}"
-        rows.append(("fine-tuning, not of the baseline", "", training.name, "searched", range_))
+        searched_range = range_text(describe_setting(training))
+        rows.append(("fine-tuning, not of the baseline", "", training.name, "searched", searched_range))
     title = "Methods and their settings: searched, fixed by --set, or left at the default"
     return TextTable(title, ("method", "widths", "setting", "", "value"), rows)
 
 
-def _trials(problem: Problem, candidates: CandidateSpace) -> TextTable:
-    trials, design = problem.config.trials, InitialDesign(candidates)
+def _trials(candidates: CandidateSpace, design: InitialDesign) -> TextTable:
+    problem, trials = candidates.problem, candidates.problem.config.trials
     baselines, uniform = design.baselines(trials), design.uniform(trials)
     rows = [(str(len(baselines)), "uniform widths, the baseline", BASELINE_METHOD, _fractions(baselines))]
     for method in dict.fromkeys(point.method for point in uniform):
@@ -223,8 +211,7 @@ def _trials(problem: Problem, candidates: CandidateSpace) -> TextTable:
         elif candidates.lowest_fraction < 1:
             coverage = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
         rows.append((str(rest), f"proposed by {problem.config.sampler}", ", ".join(candidates.methods), coverage))
-    columns = (">trials", "what", "method", "at most, of the budget")
-    return TextTable(f"Trials: {trials}", columns, rows)
+    return TextTable(f"Trials: {trials}", (">trials", "what", "method", "at most, of the budget"), rows)
 
 
 def _fractions(points: Sequence[InitialPoint]) -> str:
@@ -233,31 +220,27 @@ def _fractions(points: Sequence[InitialPoint]) -> str:
 
 def _sampling(environment: Environment) -> Iterator[str]:
     """Say in which coordinates the sampler works, and whether it starts from measured sensitivities."""
-    problem = environment.problem
-    if problem.config.sampler not in STRUCTURED_SAMPLERS:
+    if environment.config.sampler not in STRUCTURED_SAMPLERS:
         return
     images = sensing_images(environment)
-    names = [*structure_of(problem.space).names, *([SENSITIVITY] if images else [])]
+    names = [*structure_of(environment.problem.space).names, *([SENSITIVITY] if images else [])]
     named = f" ({', '.join(names)})" if names else ""
     yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."
     if images:
         yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
 
 
-def _rungs(problem: Problem) -> Iterator[Table]:
+def _rungs(problem: Problem) -> Iterator[TextTable]:
     """Tabulate how many trials are expected at each rung."""
     rungs, trials = problem.rungs, problem.config.trials
     if not rungs:
         return
-    reached = expected(rungs, trials, round(FRONT_SHARE * trials))
     later = "baselines, the first others, members of the front; of the rest the better half, from its weights"
-    rows = [
-        (str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else later)
-        for epochs, count in zip(rungs, reached, strict=True)
-    ]
+    reached = zip(rungs, expected(rungs, trials, round(FRONT_SHARE * trials)), strict=True)
+    rows = [(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else later) for epochs, count in reached]
     whole = problem.config.train.epochs * trials
     title = f"Rungs: about {forecast_epochs(problem.config):.0f} epochs of training instead of {whole}"
-    yield TextTable(title, (">epochs", ">trials, about", "what"), rows).rich()
+    yield TextTable(title, (">epochs", ">trials, about", "what"), rows)
 
 
 def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator[str]:
@@ -275,30 +258,25 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
         )
 
 
-def _time(environment: Environment, time: TimeForecast) -> Table:
+def _time(environment: Environment, time: TimeForecast) -> Iterator[RenderableType]:
+    """Tabulate the parts of the time; warn of a time limit that ends before the dense training."""
+    limit = environment.config.time_limit
     rows = [
         ("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense)),
         (f"trials, {environment.workers} at once", duration(time.trials)),
         ("start, statistics, confirmation, report", duration(time.around)),
+        ("total", duration(time.total)),
     ]
-    table = TextTable("Time, estimated from timed steps on this machine", ("", ">time"), rows).rich()
-    table.add_row("total", duration(time.total), style="bold")
-    if limit := environment.config.time_limit:
-        table.add_row("time limit", limit, style="bold")
-    return table
-
-
-def _time_limit_warning(config: RunConfig, time: TimeForecast) -> Iterator[str]:
-    if config.time_limit_seconds < time.dense:
-        limit = config.time_limit
+    rows += [("time limit", limit)] if limit else []
+    title = "Time, estimated from timed steps on this machine"
+    yield TextTable(title, ("", ">time"), rows, styles={3: "bold", 4: "bold"})
+    if environment.config.time_limit_seconds < time.dense:
         yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
 
 
-def _disk(environment: Environment, candidates: CandidateSpace) -> Table:
+def _disk(environment: Environment, candidates: CandidateSpace) -> TextTable:
     parts = forecast_disk(environment, candidates)
     rows = [(part.what, f"{'up to ' if part.extra else ''}{scaled(part.size, 'B')}", part.place) for part in parts]
-    table = TextTable("Disk, estimated", ("", ">bytes", "where"), rows).rich()
-    sure, most = (sum(part.size for part in parts if not part.extra or extra) for extra in (False, True))
-    up_to = f", up to {scaled(most, 'B')}" if most > sure else ""
-    table.add_row("total", f"{scaled(sure, 'B')}{up_to}", "", style="bold")
-    return table
+    sure, most = sum(part.size for part in parts if not part.extra), sum(part.size for part in parts)
+    rows.append(("total", scaled(sure, "B") + (f", up to {scaled(most, 'B')}" if most > sure else ""), ""))
+    return TextTable("Disk, estimated", ("", ">bytes", "where"), rows, styles={len(parts): "bold"})

@@ -2,17 +2,17 @@
 
 import csv
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runners.latency.meter import REFERENCE
 from runners.trial import TrialResult
-from search.reporting.latency import latency_cells, latency_columns, reading_cells, readings
-from search.reporting.wording import ROWS_SHOWN, TextTable, percent, short, training_text
+from search.reporting.latency import latency_cells, latency_columns
+from search.reporting.wording import ROWS_SHOWN, TextTable, percent, plural, scaled, short, training_text
 from search.results.comparison import confirmed_figures, reached_on_test
-from search.results.rank_correlation import LEAST
+from search.results.rank_correlation import LEAST, Band, RungAudit
 from search.results.result import SearchResult, best_at_text
 from spaces.cost import Cost
 
@@ -28,90 +28,64 @@ MLFLOW_COLUMNS = (
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """A network of the report.
+    """A network of the report, in finished texts but for its cost.
 
     Attributes:
-        label: of the trial and its intermediate network; empty for the dense network.
-        method: "dense" for the dense network.
-        flops_share: of the dense FLOPs.
-        accuracy: on validation.
-        test: accuracy on test, as text: mean and deviation where the network was trained again.
-        megabytes: 10^6 bytes of the stored weights, as text: the size that the method has noted, else of float32.
-        latency: texts under `latency_heads`.
-        widths: group -> width before (None where it is not known) and after.
-        training: searched fine-tuning settings, as text.
+        test: mean and deviation where the network was trained again.
+        megabytes: 10^6 bytes of the stored weights: the size that the method has noted, else of float32.
+        latency: cells under `latency_heads`.
+        label: of the trial and its intermediate network; empty for the dense network, whose method is "dense".
+        width_changes: the width of each group before ("?" where it is not known) and after.
     """
 
-    label: str
     method: str
     cost: Cost
-    flops_share: float
-    accuracy: float | None
+    of_dense: str
+    validation: str
     test: str
     megabytes: str
+    latency: Sequence[str]
+    label: str = ""
     baseline: str = ""
-    latency: tuple[str, ...] = ()
-    widths: Mapping[str, tuple[int | None, int]] = field(default_factory=dict)
+    width_changes: Sequence[str] = ()
     training: str = ""
     chosen: bool = False
 
     @property
     def name(self) -> str:
         """The network in one line: trial, method, baseline and fine-tuning."""
-        if not self.label:
-            return self.method
-        return f"trial {self.label}: {self.method_name}" + (f", {self.training}" if self.training else "")
+        named = f"trial {self.label}: {self.method_name}" if self.label else self.method
+        return named + (f", {self.training}" if self.training else "")
 
     @property
     def method_name(self) -> str:
         """The method, with the baseline in brackets."""
         return self.method + (f" ({self.baseline})" if self.baseline else "")
 
-    @property
-    def of_dense(self) -> str:
-        """The share of the dense FLOPs."""
-        return percent(self.flops_share, 1)
-
-    @property
-    def validation(self) -> str:
-        """The accuracy on validation."""
-        return percent(self.accuracy)
-
-    @property
-    def width_changes(self) -> list[str]:
-        """The width of each group before and after."""
-        return [f"{g} {'?' if before is None else before}→{after}" for g, (before, after) in self.widths.items()]
-
 
 def dense_row(result: SearchResult) -> NetworkRow:
     """Return the row of the dense network."""
-    dense, latency = result.dense, tuple(latency_cells(result, REFERENCE))
-    test = percent(dense.test_accuracy)
-    return NetworkRow("", "dense", dense.cost, 1.0, dense.val_accuracy, test, _megabytes(dense.cost), latency=latency)
+    dense, latency = result.dense, latency_cells(result, REFERENCE)
+    accuracies = percent(dense.val_accuracy), percent(dense.test_accuracy)
+    return NetworkRow("dense", dense.cost, "100.0%", *accuracies, _megabytes(dense.cost), latency)
 
 
 def network_row(result: SearchResult, network: TrialResult) -> NetworkRow:
-    """Return the row of a measured network.
-
-    Raises:
-        ValueError: the network has no cost.
-    """
-    cost, trial = network.cost, network.trial
+    """Return the row of a measured network; one without a cost is a ValueError."""
+    cost, trial, before = network.cost, network.trial, _dense_widths(result)
     if cost is None:
         raise ValueError(f"trial {network.label} is {network.state} and has no cost to report")
-    before = {row["group"]: row["width"] for row in result.space.get("groups", [])}
-    widths = {group: (before.get(group), width) for group, width in (network.widths or {}).items()}
     return NetworkRow(
-        label=network.label,
         method=trial.method,
-        baseline=trial.baseline,
         cost=cost,
-        flops_share=cost.flops / result.dense.cost.flops,
-        accuracy=network.accuracy,
+        of_dense=percent(cost.flops / result.dense.cost.flops, 1),
+        validation=percent(network.accuracy),
         test=reached_on_test(network),
-        megabytes=_megabytes(cost, network),
-        latency=tuple(latency_cells(result, network.label)),
-        widths=widths,
+        megabytes=_megabytes(cost, network.note.get("size_mb")),
+        latency=latency_cells(result, network.label),
+        label=network.label,
+        baseline=trial.baseline,
+        width_changes=[f"{group} {before.get(group, '?')}→{width}" for group, width in (network.widths or {}).items()],
         training=training_text(trial.training),
         chosen=result.is_chosen(network),
     )
@@ -122,18 +96,36 @@ def front_rows(result: SearchResult) -> list[NetworkRow]:
     return [dense_row(result), *(network_row(result, member) for member in reversed(result.front.members))]
 
 
-def quantised(rows: list[NetworkRow]) -> bool:
+def quantised(rows: Sequence[NetworkRow]) -> bool:
     """Return whether a network stores its weights in other than four bytes each."""
     return any(row.megabytes != _megabytes(row.cost) for row in rows)
+
+
+def front_table(result: SearchResult) -> TextTable:
+    """Tabulate the dense network and the front, most accurate first; the chosen network is marked.
+
+    Where a terminal is too narrow for it, the methods wrap and every number stays whole.
+    """
+    rows = front_rows(result)
+    sized = quantised(rows)
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        cost = (scaled(row.cost.flops), row.of_dense, scaled(row.cost.params), *([row.megabytes] if sized else []))
+        method = f"{row.baseline} {row.method}".lstrip()
+        cells.append((*cost, row.validation, row.test, method, row.label, "chosen" if row.chosen else ""))
+    title = f"Pareto front: {plural(len(result.front), 'network')}, accuracy on val and test"
+    columns = (">FLOPs", ">of dense", ">params", *([">MB"] if sized else []), ">val", ">test", "method", ">trial", "")
+    styles = {index: "bold green" for index, row in enumerate(rows) if row.chosen}
+    return TextTable(title, columns, cells, styles=styles, parted=True)
 
 
 def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
     """Tabulate the widths of a network before and after, group by group."""
     layers = {row["group"]: str(len(row.get("layers", ()))) for row in result.space.get("groups", [])}
-    widths = network_row(result, network).widths
+    widths, dense_widths = dict(network.widths or {}), _dense_widths(result)
     rows: list[tuple[str, ...]] = []
-    for group, (known, after) in list(widths.items())[:ROWS_SHOWN]:
-        before = after if known is None else known
+    for group, after in list(widths.items())[:ROWS_SHOWN]:
+        before = dense_widths.get(group, after)
         bar = "#" * max(1, round(20 * after / before))
         rows.append((group, layers.get(group, ""), str(before), str(after), percent(after / before, 0), bar))
     if len(widths) > ROWS_SHOWN:
@@ -142,45 +134,26 @@ def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
     return TextTable(f"Widths of trial {network.label}", columns, rows)
 
 
-def latency_table(result: SearchResult) -> TextTable | None:
-    """Tabulate the measured latencies of dense and front beside their FLOPs; None where nothing was measured."""
-    dense = readings(result, REFERENCE)
-    if not dense:
-        return None
-    networks = [(REFERENCE, dense_row(result)), *((n.label, network_row(result, n)) for n in reversed(result.reported))]
-    rows = [
-        (network, row.of_dense, str(reading.conditions.batch), *reading_cells(reading))
-        for network, row in networks
-        for reading in readings(result, network)
-    ]
-    conditions = dense[0].conditions
-    form = ", channels_last" if conditions.channels_last else ""
-    title = f"Latency on {conditions.device} ({conditions.device_name}), {conditions.engine}, {conditions.dtype}{form}"
-    columns = ("network", ">FLOPs of dense", ">batch", ">ms", ">95% interval", ">time of dense")
-    return TextTable(title, columns, rows)
-
-
 def rank_correlation_table(result: SearchResult) -> TextTable | None:
     """Tabulate the rank correlation of rungs, and of the accuracy before training, with the end of training.
 
     None where there is nothing to show. A dash stands for one over fewer than `LEAST` trials, or where nothing varies.
     """
-    screening = [] if result.screening_audit is None else [result.screening_audit]
-    audits = [audit for audit in (*screening, *result.rung_audits) if audit.trials]
+    audits = [audit for audit in (result.screening_audit, *result.rung_audits) if audit is not None and audit.trials]
     if not audits:
         return None
 
-    def cell(correlation: float | None, trials: int) -> str:
-        return f"{'-' if correlation is None or trials < LEAST else f'{correlation:.2f}'} ({trials})"
+    def cell(part: Band | RungAudit) -> str:
+        known = part.correlation is not None and part.trials >= LEAST
+        return f"{f'{part.correlation:.2f}' if known else '-'} ({part.trials})"
 
-    bands = [f">{short(band.flops[0])} to {short(band.flops[1])}" for band in audits[0].bands]
     rows = []
     for audit in audits:
-        cells = [cell(band.correlation, band.trials) for band in audit.bands]
         epochs = str(audit.epochs) if audit.epochs else "0 (before training)"
-        rows.append((epochs, *cells, cell(audit.correlation, audit.trials)))
+        rows.append((epochs, *map(cell, audit.bands), cell(audit)))
+    bands = [f">{short(band.flops[0])} to {short(band.flops[1])}" for band in audits[0].bands]
     title = "Proxy audit: rank correlation of a rung with the end of training, by cost (trials)"
-    return TextTable(title, (">epochs", *bands, ">within all"), rows)
+    return TextTable(title, (">epochs", *bands, ">within all"), rows, spaced=True)
 
 
 def reported_values(result: SearchResult) -> list[dict[str, Any]]:
@@ -231,6 +204,9 @@ def write_csv(result: SearchResult, path: Path) -> None:
         writer.writerows(reported_values(result))
 
 
-def _megabytes(cost: Cost, network: TrialResult | None = None) -> str:
-    size = 4 * cost.params / 1e6
-    return f"{size if network is None else float(network.note.get('size_mb', size)):.4g}"
+def _dense_widths(result: SearchResult) -> dict[str, int]:
+    return {row["group"]: row["width"] for row in result.space.get("groups", [])}
+
+
+def _megabytes(cost: Cost, noted: float | None = None) -> str:
+    return f"{4 * cost.params / 1e6 if noted is None else noted:.4g}"

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, percent
 from search.results.comparison import UNIFORM, confirmed_statement, reached_on_test
+from search.results.pareto import objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
-
-COLUMNS = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ class Answer:
     @property
     def gain(self) -> float | None:
         """The difference of both in validation accuracy, in [-1, 1]; None unless both exist."""
-        pair = (self.best, self.uniform)
-        accuracies = [network.accuracy for network in pair if network is not None and network.accuracy is not None]
-        return accuracies[0] - accuracies[1] if len(accuracies) == 2 else None
+        if self.best is None or self.uniform is None:
+            return None
+        return objectives(self.best)[1] - objectives(self.uniform)[1]
 
     @property
     def verdict(self) -> str:
@@ -50,33 +49,32 @@ def answers(result: SearchResult) -> tuple[Answer, ...]:
 def targets_table(result: SearchResult) -> TextTable | None:
     """Tabulate the answers, the largest target first; None without targets."""
     rows = [_row(answer, result) for answer in answers(result)]
-    return TextTable("Best at each target", COLUMNS, rows) if rows else None
+    columns = ("target", "network", "of target", "val acc.", "test acc.", "uniform val", "uniform test", "gain on val")
+    return TextTable("Best at each target", columns, rows) if rows else None
 
 
 def target_statements(result: SearchResult) -> list[str]:
     """Describe the answer to each target in a sentence; after retraining, say whether it beats uniform widths."""
-    return [_statement(answer, result) for answer in answers(result)]
+    lines = []
+    for answer in answers(result):
+        share, name, _, val, test, uniform_val, uniform_test, _ = _row(answer, result)
+        if answer.best is None:
+            lines.append(f"At {share} no network was found.")
+            continue
+        text = f"Best at {share}: network {name}, validation {val}, test {test}; "
+        text += f"uniform widths {uniform_val} and {uniform_test}."
+        uniform = answer.best.trial.baseline == UNIFORM
+        lines.append(text + confirmed_statement(answer.best, result.retrained_baseline_of(answer.best), uniform, "it"))
+    return lines
 
 
 def _row(answer: Answer, result: SearchResult) -> tuple[str, ...]:
     target, best = answer.target, answer.best
-    used, name = "-", "-"
-    if best is not None and best.cost is not None:
-        used = percent(getattr(best.cost, target.quantity) / target.limit, 1)
-        name = f"{best.label} {best.trial.method}"
+    name = "-" if best is None else f"{best.label} {best.trial.method}"
+    used = "-" if best is None else percent(getattr(best.cost, target.quantity) / target.limit, 1)
     share = f"{percent(target.limit / getattr(result.dense.cost, target.quantity), 1)} of {target.quantity}"
     return (share, name, used, *_accuracies(best), *_accuracies(answer.uniform), answer.verdict)
 
 
 def _accuracies(network: TrialResult | None) -> tuple[str, str]:
     return ("-", "-") if network is None else (percent(network.accuracy), reached_on_test(network))
-
-
-def _statement(answer: Answer, result: SearchResult) -> str:
-    share, name, _, val, test, uniform_val, uniform_test, _ = _row(answer, result)
-    if answer.best is None:
-        return f"At {share} no network was found."
-    text = f"Best at {share}: network {name}, validation {val}, test {test}; "
-    text += f"uniform widths {uniform_val} and {uniform_test}."
-    uniform = answer.best.trial.baseline == UNIFORM
-    return text + confirmed_statement(answer.best, result.retrained_baseline_of(answer.best), uniform, "it")

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TextIO
+from dataclasses import dataclass, field
+from typing import TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,43 +19,38 @@ _UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, ""))
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of finished texts, for every renderer.
+    """A table of finished texts, for every renderer; rich renders it as it is.
 
     Attributes:
-        columns: heads; one that starts with ">" stands over numbers, which are aligned to the right and never wrapped.
+        columns: heads; one that starts with ">" stands over numbers, which are aligned to the right and never wrapped;
+            one that starts with "=" stands over names, which are never wrapped.
+        spaced: whether a terminal shows three spaces between columns instead of two.
+        parted: whether a terminal shows a line below the first row.
+        styles: index of a row -> its style on a terminal.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    spaced: bool = False
+    parted: bool = False
+    styles: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads without their marks."""
-        return tuple(column.lstrip(">") for column in self.columns)
+        return tuple(column.lstrip(">=") for column in self.columns)
 
-    def rich(self, *, spaced: bool = False) -> Table:
-        """Render the table for a terminal.
-
-        Args:
-            spaced: whether columns keep three spaces between them instead of two.
-        """
-        table = titled_table(self.title, *self.columns)
-        table.collapse_padding = not spaced
-        for row in self.rows:
-            table.add_row(*map(escape, row))
+    def __rich__(self) -> Table:
+        """Render the table for a terminal."""
+        table = Table(title=self.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.collapse_padding = not self.spaced
+        for column, head in zip(self.columns, self.heads, strict=True):
+            justify: JustifyMethod = "right" if column.startswith(">") else "left"
+            table.add_column(head, justify=justify, overflow="fold", no_wrap=column.startswith((">", "=")))
+        for index, row in enumerate(self.rows):
+            table.add_row(*map(escape, row), style=self.styles.get(index), end_section=self.parted and index == 0)
         return table
-
-
-def titled_table(title: str, *columns: str) -> Table:
-    """Make an empty table for a terminal, with columns as those of `TextTable`."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.collapse_padding = True
-    for name in columns:
-        is_number = name.startswith(">")
-        justify: Literal["right", "left"] = "right" if is_number else "left"
-        table.add_column(name.lstrip(">"), justify=justify, overflow="fold", no_wrap=is_number)
-    return table
 
 
 def make_console(stream: TextIO) -> Console:
@@ -67,15 +62,18 @@ def make_console(stream: TextIO) -> Console:
 def scaled(count: float, unit: str = "") -> str:
     """Write a count with its unit and four digits, e.g. 557,892,000 FLOPs as "557.9 MFLOPs"."""
     factor, prefix = _prefix(count)
-    value = count / factor
-    digits = 0 if factor == 1 else max(0, 3 - len(str(int(value))) + 1)
-    return f"{value:.{digits}f} {prefix}{unit}".rstrip()
+    digits = 0 if factor == 1 else max(0, 4 - len(str(int(count / factor))))
+    return f"{count / factor:.{digits}f} {prefix}{unit}".rstrip()
 
 
 def short(count: float) -> str:
     """Write a count with at most three digits and no space, e.g. 557,892,000 as "558M"."""
     factor, prefix = _prefix(count)
     return f"{count / factor:.3g}{prefix}"
+
+
+def _prefix(count: float) -> tuple[int, str]:
+    return next((unit for unit in _UNITS if count >= unit[0]), _UNITS[-1])
 
 
 def counts(cost: Cost) -> str:
@@ -95,12 +93,10 @@ def milliseconds(seconds: float) -> str:
 
 def duration(seconds: float) -> str:
     """Write seconds as a person would: "42 s", "3 min 05 s", "2 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def plural(number: int, noun: str) -> str:
@@ -114,9 +110,5 @@ def training_text(training: Mapping[str, float]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Join the lines of an error message."""
+    """Join the lines of a text, such as an error message."""
     return " ".join(text.split())
-
-
-def _prefix(count: float) -> tuple[int, str]:
-    return next(((factor, prefix) for factor, prefix in _UNITS if count >= factor), (1, ""))

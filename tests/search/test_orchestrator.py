@@ -25,7 +25,7 @@ from search import SearchResult, load, run
 from search.callbacks import Progress, SearchCallback
 from search.environment import prepare
 from search.finalization import finalizer
-from search.planning.disk import forecast_disk
+from search.planning import forecast_disk
 from search.reporting import latency as latency_report
 from search.schedulers.stopping import TimeLimit, TimeLimitError
 from search.searchers.candidate_space import CandidateSpace

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from chain_space import chain
-from made_up_search import MadeUpSearch, problem_of, search_of
+from made_up_search import MadeUpSearch, Watched, problem_of, search_of
 from tiny_search import tiny_config
 
 from configs.loading import RUN_FILE, load
-from runners.base import AskTell, Evaluation
+from runners.base import Evaluation
 from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
@@ -40,28 +40,6 @@ def search_with_rungs(space: SearchSpace, trials: int = 24) -> MadeUpSearch:
     return search_of(problem_of(space, (Budget("flops", 200_000),), methods, trials=trials, rungs=RUNGS))
 
 
-class Segments(AskTell):
-    """Remembers the training segments that a search hands out."""
-
-    def __init__(self, search: MadeUpSearch) -> None:
-        self.search, self.given = search, list[Trial]()
-
-    def ask(self) -> Trial | None:
-        if (trial := self.search.ask()) is not None:
-            self.given.append(trial)
-        return trial
-
-    def report(self, report: EpochReport) -> bool:
-        return self.search.report(report)
-
-    def tell(self, result: TrialResult) -> None:
-        self.search.tell(result)
-
-    @property
-    def epochs(self) -> int:
-        return sum(trial.segment.epochs for trial in self.given if trial.segment)
-
-
 def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
     """Train by a formula, with weights that say how often they were trained."""
     final = outcome(trial)
@@ -78,9 +56,9 @@ def formula(trial: Trial, outcome: SaturatingAccuracy) -> Evaluation:
 
 
 @pytest.fixture(params=["local", "simulated"])
-def searched(request: pytest.FixtureRequest) -> Segments:
+def searched(request: pytest.FixtureRequest) -> Watched:
     space = chain(8, 64)
-    segments = Segments(search_with_rungs(space))
+    segments = Watched(search_with_rungs(space))
     if request.param == "simulated":
         SimulatedRunner(outcome=needs(space), epochs=RUNGS[-1]).run(segments, BENCH)
     else:
@@ -88,7 +66,7 @@ def searched(request: pytest.FixtureRequest) -> Segments:
     return segments
 
 
-def test_trials_are_promoted_through_rungs_and_the_front_is_trained_to_the_end(searched: Segments) -> None:
+def test_trials_are_promoted_through_rungs_and_the_front_is_trained_to_the_end(searched: Watched) -> None:
     search = searched.search
     assert len(search.results) == 24
     assert all(member.trained == RUNGS[-1] for member in search.front)
@@ -99,7 +77,7 @@ def test_trials_are_promoted_through_rungs_and_the_front_is_trained_to_the_end(s
     assert not search.tuner.unfinished
 
 
-def test_a_promoted_trial_keeps_its_number_and_adds_up_its_segments(searched: Segments) -> None:
+def test_a_promoted_trial_keeps_its_number_and_adds_up_its_segments(searched: Watched) -> None:
     first, *_ = searched.search.results
     segments = [trial.segment for trial in searched.given if trial.number == 0]
     assert [(segment.trained, segment.epochs) for segment in segments if segment] == [(0, 1), (1, 1), (2, 2)]
@@ -215,7 +193,7 @@ def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
     )
     problem, url = problem_of(search_context.space, ("70%",), trials=8, rungs=(1, 2)), f"sqlite:///{tmp_path / 's.db'}"
     (tmp_path / "trials").mkdir()
-    segments = Segments(search_of(problem, url=url, checkpoints=CheckpointFolder(tmp_path)))
+    segments = Watched(search_of(problem, url=url, checkpoints=CheckpointFolder(tmp_path)))
     RayRunner(RunnerConfig(name="ray"), evaluate).run(segments, search_context)
     search = segments.search
     assert [result.error for result in search.results if result.error] == []

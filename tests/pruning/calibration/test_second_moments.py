@@ -2,31 +2,15 @@
 
 import pytest
 import torch
-from torch import Tensor
+from made_up_moments import CLASSES, SAMPLES, features_and_labels, moments_of
 
 from pruning.base import PruningError
-from pruning.calibration.second_moments import MomentAccumulator, Moments, ridge_for
-
-SAMPLES, CHANNELS, CLASSES = 60, 7, 4
-
-
-def _data(seed: int = 0, channels: int = CHANNELS, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(samples) % CLASSES
-    centres = torch.randn(CLASSES, channels, generator=generator, dtype=torch.float64)
-    noise = torch.randn(samples, channels, generator=generator, dtype=torch.float64)
-    return centres[labels] + noise + 3.0, labels
-
-
-def _moments(features: Tensor, labels: Tensor) -> Moments:
-    accumulator = MomentAccumulator(CLASSES)
-    accumulator.add(features, labels)
-    return accumulator.finish()
+from pruning.calibration.second_moments import MomentAccumulator, ridge_for
 
 
 def test_batches_order_and_shift_do_not_matter() -> None:
-    features, labels = _data()
-    whole = _moments(features, labels)
+    features, labels = features_and_labels()
+    whole = moments_of(features, labels)
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
     accumulator = MomentAccumulator(CLASSES)
     for part in order.split(17):
@@ -45,15 +29,15 @@ def test_moments_need_two_classes() -> None:
 
 
 def test_scaling_to_unit_length_zeroes_constant_features() -> None:
-    features, labels = _data()
+    features, labels = features_and_labels()
     features[:, 2] = 5.0
-    diagonal = _moments(features, labels).standardised().scatter.diagonal()
+    diagonal = moments_of(features, labels).standardised().scatter.diagonal()
     torch.testing.assert_close(diagonal, torch.tensor([1.0, 1, 0, 1, 1, 1, 1]).double())
 
 
 def test_power_is_the_uncentred_mean_square() -> None:
-    features, labels = _data()
-    torch.testing.assert_close(_moments(features, labels).power(), features.square().mean(dim=0))
+    features, labels = features_and_labels()
+    torch.testing.assert_close(moments_of(features, labels).power(), features.square().mean(dim=0))
 
 
 def test_the_ridge_is_relative_to_the_mean_variance_and_one_where_nothing_varies() -> None:

@@ -5,18 +5,16 @@ import pytest
 import safetensors.torch
 import tiny_nets
 import torch
+from ranked_nets import halved
 from torch import nn
 
 from pruning import checkpoint
 from pruning.base import LAYERS
 from pruning.quantization.layers import bits_per_weight, quantize, size_mb
-from pruning.quantization.precision import Precision, filter_ranks
+from pruning.quantization.precision import Precision
 from pruning.quantization.rounding import register_rounding
-from pruning.rewriting.surgery import slice_channels
-from pruning.selection import select_channels
 from spaces.counting import count_cost
 from spaces.errors import WeightsError
-from spaces.tracing.tracer import trace
 
 PRECISION = Precision(5, 4, 8)
 
@@ -27,19 +25,8 @@ def net(request):
     return request.param().eval()
 
 
-def _half(net):
-    """A net of half the widths, its space, its widths and the ranks of its filters; a channel's rank is its index."""
-    space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
-    ranks = {group.name: torch.arange(group.width, dtype=torch.float64) for group in space.variable}
-    halves = {group.name: max(group.lowest, group.width // 2) for group in space.variable}
-    widths = {name: width - width % space.by_name[name].divisor for name, width in halves.items()}
-    selection = select_channels(space, ranks, widths)
-    narrow = slice_channels(net, space, selection)
-    return narrow, space, widths, filter_ranks(narrow, space, selection, ranks)
-
-
 def _quantised(net, precision=PRECISION):
-    narrow, space, widths, ranks = _half(net)
+    narrow, space, widths, ranks = halved(net)
     register_rounding(narrow, {name: precision.of_filters(values) for name, values in ranks.items()})
     return narrow, quantize(narrow), space, widths
 
@@ -55,7 +42,7 @@ def test_quantised_layers_compute_the_same_as_rounded_ones_and_load_bit_equal(ne
 
 
 def test_a_quantised_net_costs_what_the_plain_one_costs(net):
-    narrow, space, widths, _ = _half(net)
+    narrow, space, widths, _ = halved(net)
     plain = count_cost(narrow, space.input_shape)
     assert plain == space.cost(widths)
     training, stored, _, _ = _quantised(net)

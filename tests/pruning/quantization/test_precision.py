@@ -1,6 +1,7 @@
 import pytest
 import tiny_nets
 import torch
+from ranked_nets import halved
 from torch import nn
 
 from pruning.base import PruningError
@@ -8,17 +9,6 @@ from pruning.quantization.precision import UNRANKED, Precision, filter_ranks
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from spaces.tracing.tracer import trace
-
-
-def _half(net):
-    """A net of half the widths and the ranks of its filters; a channel's rank is its index."""
-    space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
-    ranks = {group.name: torch.arange(group.width, dtype=torch.float64) for group in space.variable}
-    halves = {group.name: max(group.lowest, group.width // 2) for group in space.variable}
-    widths = {name: width - width % space.by_name[name].divisor for name, width in halves.items()}
-    selection = select_channels(space, ranks, widths)
-    narrow = slice_channels(net, space, selection)
-    return narrow, filter_ranks(narrow, space, selection, ranks)
 
 
 @pytest.mark.parametrize("filters", [1, 2, 3, 7, 8, 33])
@@ -61,7 +51,7 @@ def test_a_flattened_consumer_and_depthwise_and_grouped_layers_are_ranked():
         tiny_nets.Depthwise: {"expand", "depthwise", "squeeze", "excite", "project"},
     }
     for kind, ranked in kinds.items():
-        narrow, ranks = _half(kind().eval())
+        narrow, _, _, ranks = halved(kind().eval())
         assert {name for name, values in ranks.items() if (values > UNRANKED).all()} == ranked
         assert all(len(values) == len(narrow.get_submodule(name).weight) for name, values in ranks.items())
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import tiny_trials
 import torch
 from torch import nn
 
 from pruning.base import Goal, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.rewriting.surgery import slice_channels
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.evaluate import SearchContext
 from runners.evaluation.intermediate import MOST, PER_EPOCH, IntermediateSelector, short_of
 from runners.training.loop import accuracy, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
@@ -64,13 +65,7 @@ def finish(
                 return run(*arguments)
 
         monkeypatch.setattr("runners.evaluation.evaluate.METHODS", {"custom": Custom})
-        evaluation, reports = evaluate(Trial(7, "custom", goal or Goal(GOAL)), search_context), []
-        try:
-            reports.append(next(evaluation))
-            while True:
-                reports.append(evaluation.send(answer))
-        except StopIteration as ended:
-            return reports, ended.value
+        return tiny_trials.finish(search_context, Trial(7, "custom", goal or Goal(GOAL)), answer)
 
     return finished
 

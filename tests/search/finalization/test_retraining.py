@@ -21,7 +21,7 @@ from search import SearchResult, run
 from search.callbacks import SearchCallback
 from search.environment import prepare
 from search.finalization.retraining import NetworkTester, Retraining, retraining_plan, retraining_trial
-from search.planning.time import _retrainings, forecast_time
+from search.planning import _retrainings, forecast_time
 from search.results.result import DenseResult
 from search.searchers.candidate_space import CandidateSpace
 from spaces.budget import Budget

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,7 @@ from configs.schema import RunConfig
 from search.callbacks import Progress
 from search.environment import Environment, Plan
 from search.reporting import progress
-from search.reporting.progress import (
-    ConsoleProgress,
-    LogProgress,
-    ProgressEstimate,
-    TerminalProgress,
-    front_text,
-    make_display,
-    trial_text,
-)
-from search.reporting.wording import make_console
+from search.reporting.progress import ConsoleProgress, ProgressEstimate, trial_text
 from search.results.pareto import ParetoFront
 from search.results.result import SearchResult
 
@@ -46,7 +38,7 @@ def play(display: ConsoleProgress, plan: Plan, search: SearchResult) -> None:
 
 def test_plain_output_is_one_line_per_phase_and_trial(plan: Plan, finished_search: SearchResult) -> None:
     stream = io.StringIO()
-    play(LogProgress(make_console(stream)), plan, finished_search)
+    play(ConsoleProgress(stream), plan, finished_search)
     lines = [re.sub(r"^\[ *[\d.]+ s\] ", "", line) for line in stream.getvalue().splitlines() if line.startswith("[ ")]
     trials = [line.partition("; ") for line in lines[1:-1]]
     assert [lines[0], *[trial for trial, _, _ in trials], lines[-1]] == [
@@ -69,7 +61,7 @@ def test_plain_output_is_one_line_per_phase_and_trial(plan: Plan, finished_searc
 
 def test_plain_output_has_no_control_codes_and_paths_are_not_broken(plan: Plan, finished_search: SearchResult) -> None:
     stream = io.StringIO()
-    play(LogProgress(make_console(stream)), plan, finished_search)
+    play(ConsoleProgress(stream), plan, finished_search)
     assert "\x1b" not in stream.getvalue()
     assert f"  front  {'long/' * 60}front.csv\n" in stream.getvalue()
     assert "MLflow: mlflow ui [red]\n" in stream.getvalue()
@@ -81,8 +73,8 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "140")
     stream = Terminal()
-    display = make_display(stream)
-    assert isinstance(display, TerminalProgress)
+    display = ConsoleProgress(stream)
+    assert display._bar is not None
     play(display, plan, finished_search)
     text = stream.getvalue()
     assert "5/5" in re.sub(r"\x1b\[[\d;?]*\w", "", text)
@@ -95,7 +87,7 @@ def test_an_exception_leaves_the_cursor_visible(monkeypatch: pytest.MonkeyPatch)
     stream = Terminal()
 
     def stopped() -> None:
-        with make_display(stream) as display:
+        with ConsoleProgress(stream) as display:
             display.on_phase("searching")
             raise KeyboardInterrupt
 
@@ -107,7 +99,7 @@ def test_an_exception_leaves_the_cursor_visible(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["pipe", "dumb terminal"])
 def test_pipes_and_dumb_terminals_get_plain_lines(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(make_display(stream), LogProgress)
+    assert ConsoleProgress(stream)._bar is None
 
 
 def left(estimate: ProgressEstimate, finished: int, total: int) -> str:
@@ -117,8 +109,7 @@ def left(estimate: ProgressEstimate, finished: int, total: int) -> str:
 def test_time_left_comes_from_the_mean_time_per_trial_and_the_workers(
     environment: Environment, finished_search: SearchResult
 ) -> None:
-    estimate = ProgressEstimate()
-    estimate.start(Plan(dataclasses.replace(environment, workers=2)))
+    estimate = ProgressEstimate(Plan(dataclasses.replace(environment, workers=2)), time.monotonic())
     first, second = (
         dataclasses.replace(result, seconds=seconds)
         for result, seconds in zip(finished_search.results, (10.0, 30.0), strict=False)
@@ -133,8 +124,7 @@ def test_time_left_comes_from_the_mean_time_per_trial_and_the_workers(
 def test_with_rungs_time_left_comes_from_the_expected_epochs_and_a_segment_is_no_new_trial(
     environment: Environment, finished_search: SearchResult
 ) -> None:
-    estimate = ProgressEstimate()
-    estimate.start(Plan(environment, epochs=10.0))
+    estimate = ProgressEstimate(Plan(environment, epochs=10.0), time.monotonic())
     one = dataclasses.replace(finished_search.results[0], seconds=6.0, rungs=((1, 0.8),))
     estimate.after(one, ParetoFront())
     assert left(estimate, 1, 4) == "54 s left"  # 9 more epochs of 6 s
@@ -153,8 +143,7 @@ def test_no_more_time_is_left_than_the_limit_leaves(
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     limited = dataclasses.replace(environment.problem, config=RunConfig(time_limit="1m"))
-    estimate = ProgressEstimate()
-    estimate.start(Plan(dataclasses.replace(environment, problem=limited)))
+    estimate = ProgressEstimate(Plan(dataclasses.replace(environment, problem=limited)), began=100.0)
     estimate.after(dataclasses.replace(finished_search.results[0], seconds=40.0), ParetoFront())
     for passed, text in ((0.0, "40 s left"), (35.0, "25 s left"), (90.0, "0 s left")):
         now[0] = 100.0 + passed
@@ -162,8 +151,7 @@ def test_no_more_time_is_left_than_the_limit_leaves(
 
 
 def test_the_estimate_says_when_the_hypervolume_last_grew(plan: Plan, finished_search: SearchResult) -> None:
-    results, estimate = finished_search.results, ProgressEstimate()
-    estimate.start(plan)
+    results, estimate = finished_search.results, ProgressEstimate(plan, time.monotonic())
     assert estimate.after(results[4], ParetoFront()) == "best -, front 0, hypervolume 0.000"
     for front, words in ((1, "just grew"), (1, "grew 1 trial ago"), (1, "grew 2 trials ago"), (2, "just grew")):
         assert estimate.after(results[0], ParetoFront(results[:front])).endswith(f", {words}")
@@ -175,21 +163,26 @@ def test_bar_and_state_fit_eighty_columns(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     stream = Terminal()
-    with TerminalProgress(make_console(stream)) as display:
+    with ConsoleProgress(stream) as display:
         display.on_search_start(plan)
         display.on_phase("searching with 2 workers")
         for finished in range(90, 103):
             display.on_trial_end(
                 finished_search.results[0], Progress(finished, 500, ParetoFront(finished_search.results))
             )
+        assert display._bar is not None
         display._bar.refresh()
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
     assert "trials 102/500, best 96.00%, front 3, hypervolume 0.861, grew 12 trials ago" in shown
     assert re.search("searching with 2 workers .* 19 min 54 s left", shown)
 
 
-def test_an_empty_front_has_no_best_accuracy() -> None:
-    assert front_text(ParetoFront(), 0) == "best -, front 0"
+def test_where_the_cost_of_the_dense_network_is_unknown_there_is_no_hypervolume(
+    environment: Environment, finished_search: SearchResult
+) -> None:
+    timed = dataclasses.replace(environment.problem, config=RunConfig(objective="accuracy,latency"))
+    estimate = ProgressEstimate(Plan(dataclasses.replace(environment, problem=timed)), time.monotonic())
+    assert estimate.after(finished_search.results[4], ParetoFront()) == "best -, front 0"
 
 
 def test_a_failed_trial_says_why_in_one_line(finished_search: SearchResult) -> None:

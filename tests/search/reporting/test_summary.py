@@ -6,7 +6,8 @@ from rich.console import Console, RenderableType
 
 from pruning.base import METHODS
 from runners.trial import Confirmation
-from search.reporting.summary import front_table, summary
+from search.reporting.rows import front_table
+from search.reporting.summary import summary
 from search.results.result import SearchResult
 
 

@@ -49,7 +49,7 @@ def test_latencies_are_milliseconds_and_numbers_have_their_noun() -> None:
 def test_a_table_aligns_numbers_and_shows_brackets_as_they_are() -> None:
     table = TextTable("Title", ("name", ">count"), (("[red]", "7"), ("b", "100")))
     console = Console(file=io.StringIO(), width=60)
-    console.print(table.rich())
+    console.print(table)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert (table.heads, lines[0]) == (("name", "count"), "Title")
     assert lines[-3:-1] == [" [red]      7", " b        100"]

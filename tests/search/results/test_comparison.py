@@ -13,8 +13,8 @@ from rich.console import Console
 
 from runners.trial import Confirmation, TrialResult, TrialState
 from search.reporting.page import hover_text, write_html
-from search.reporting.rows import front_columns, network_row, write_csv
-from search.reporting.summary import front_table, summary
+from search.reporting.rows import front_columns, front_table, network_row, write_csv
+from search.reporting.summary import summary
 from search.results.comparison import difference, failed_again, reached_on_test
 from search.results.result import SearchResult
 

@@ -2,27 +2,12 @@
 
 import pytest
 import torch
+from made_up_moments import CHANNELS, CLASSES, SAMPLES, features_and_labels, moments_of
 from torch import Tensor
 
 from pruning.calibration.flattened_maps import label_codes
 from pruning.calibration.second_moments import MomentAccumulator, Moments, ridge_for
 from pruning.criteria.discriminant.information import RidgeInformation
-
-SAMPLES, CHANNELS, CLASSES = 60, 7, 4
-
-
-def _data(seed: int = 0, channels: int = CHANNELS, samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(samples) % CLASSES
-    centres = torch.randn(CLASSES, channels, generator=generator, dtype=torch.float64)
-    noise = torch.randn(samples, channels, generator=generator, dtype=torch.float64)
-    return centres[labels] + noise + 3.0, labels
-
-
-def _moments(features: Tensor, labels: Tensor) -> Moments:
-    accumulator = MomentAccumulator(CLASSES)
-    accumulator.add(features, labels)
-    return accumulator.finish()
 
 
 def _discriminant(moments: Moments, ridge: float, unit: bool = True) -> RidgeInformation:
@@ -40,8 +25,8 @@ def _information(features: Tensor, labels: Tensor, ridge: float, unit: bool = Tr
 @pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("ridge", [1e-3, 1.0, 100.0])
 def test_primal_dual_and_ridge_loss_are_one_number(unit: bool, ridge: float) -> None:
-    features, labels = _data()
-    moments, codes = _moments(features, labels), label_codes(labels, CLASSES, unit)
+    features, labels = features_and_labels()
+    moments, codes = moments_of(features, labels), label_codes(labels, CLASSES, unit)
     centred = features - features.mean(dim=0)
     weights = torch.linalg.solve(
         centred.T @ centred + ridge * torch.eye(CHANNELS, dtype=torch.float64), centred.T @ codes
@@ -57,7 +42,7 @@ def test_primal_dual_and_ridge_loss_are_one_number(unit: bool, ridge: float) -> 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0, 1e4])
 def test_information_never_falls_when_a_feature_is_added(ridge: float) -> None:
-    features, labels = _data()
+    features, labels = features_and_labels()
     order = torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(1))
     values = [_information(features[:, order[:count]], labels, ridge) for count in range(1, CHANNELS + 1)]
     assert all(later >= earlier - 1e-12 for earlier, later in zip(values, values[1:], strict=False))
@@ -66,9 +51,9 @@ def test_information_never_falls_when_a_feature_is_added(ridge: float) -> None:
 @pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0, 1e4])
 def test_no_removal_gains_information_in_any_order_and_all_of_them_leave_none(ridge: float, unit: bool) -> None:
-    features, labels = _data()
+    features, labels = features_and_labels()
     for seed in range(5):
-        elimination = _discriminant(_moments(features, labels), ridge, unit)
+        elimination = _discriminant(moments_of(features, labels), ridge, unit)
         before = elimination.information
         for channel in torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(seed)).tolist():
             assert elimination.remove(channel) >= 0
@@ -76,18 +61,18 @@ def test_no_removal_gains_information_in_any_order_and_all_of_them_leave_none(ri
 
 
 def test_the_product_stays_within_the_bounds_too() -> None:
-    features, labels = _data(channels=40)
+    features, labels = features_and_labels(channels=40)
     labels[:25] = 0
     counts = torch.bincount(labels, minlength=CLASSES).double()
     for ridge in (1e-6, 1.0, 1e4):
-        moments = _moments(features, labels)
+        moments = moments_of(features, labels)
         assert 0 <= _discriminant(moments, ridge).information <= CLASSES - 1
         bound = SAMPLES - float(counts.square().sum()) / SAMPLES
         assert 0 <= _discriminant(moments, ridge, unit=False).information <= bound
 
 
 def test_information_stays_within_its_bounds() -> None:
-    features, labels = _data(channels=40)
+    features, labels = features_and_labels(channels=40)
     uneven = labels.clone()
     uneven[:25] = 0
     counts = torch.bincount(uneven, minlength=CLASSES).double()
@@ -97,8 +82,8 @@ def test_information_stays_within_its_bounds() -> None:
 
 
 def test_leave_one_out_drop_equals_recomputing_without_the_channel() -> None:
-    features, labels = _data()
-    moments = _moments(features, labels)
+    features, labels = features_and_labels()
+    moments = moments_of(features, labels)
     drops = _discriminant(moments, 0.5).drops()
     for channel in range(CHANNELS):
         rest = [c for c in range(CHANNELS) if c != channel]
@@ -107,16 +92,16 @@ def test_leave_one_out_drop_equals_recomputing_without_the_channel() -> None:
 
 
 def test_leave_set_out_drop_equals_recomputing_without_the_set() -> None:
-    features, labels = _data()
-    moments = _moments(features, labels)
+    features, labels = features_and_labels()
+    moments = moments_of(features, labels)
     drop = _discriminant(moments, 0.5).drop_of(torch.tensor([1, 4, 5]))
     expected = _information(features, labels, 0.5) - _information(features[:, [0, 2, 3, 6]], labels, 0.5)
     assert drop == pytest.approx(expected, rel=1e-10)
 
 
 def test_differential_score_equals_autograd_through_masks() -> None:
-    features, labels = _data()
-    moments, codes = _moments(features, labels), label_codes(labels, CLASSES)
+    features, labels = features_and_labels()
+    moments, codes = moments_of(features, labels), label_codes(labels, CLASSES)
     mask = torch.ones(CHANNELS, dtype=torch.float64, requires_grad=True)
     masked = (features - features.mean(dim=0)) * mask
     system = masked.T @ masked + 0.3 * torch.eye(CHANNELS, dtype=torch.float64)
@@ -126,8 +111,8 @@ def test_differential_score_equals_autograd_through_masks() -> None:
 
 
 def test_elimination_with_downdates_equals_greedy_from_scratch() -> None:
-    features, labels = _data(channels=24, samples=120)
-    moments = _moments(features, labels)
+    features, labels = features_and_labels(channels=24, samples=120)
+    moments = moments_of(features, labels)
     elimination = _discriminant(moments, 0.2)
     alive = list(range(24))
     for _ in range(23):
@@ -141,9 +126,9 @@ def test_elimination_with_downdates_equals_greedy_from_scratch() -> None:
 
 
 def test_a_twin_becomes_precious_once_the_other_is_gone() -> None:
-    features, labels = _data()
+    features, labels = features_and_labels()
     features = torch.cat([features, features[:, :1]], dim=1)
-    moments = _moments(features, labels)
+    moments = moments_of(features, labels)
     elimination = _discriminant(moments, 1e-6)
     before = float(elimination.drops()[0])
     elimination.remove(CHANNELS)
@@ -151,24 +136,24 @@ def test_a_twin_becomes_precious_once_the_other_is_gone() -> None:
 
 
 def test_a_constant_channel_is_worth_nothing() -> None:
-    features, labels = _data()
+    features, labels = features_and_labels()
     features[:, 2] = 5.0
-    moments = _moments(features, labels).standardised()
+    moments = moments_of(features, labels).standardised()
     assert torch.isfinite(moments.scatter).all()
-    for scaled in (moments, _moments(features, labels)):
+    for scaled in (moments, moments_of(features, labels)):
         assert float(_discriminant(scaled, 0.1).drops()[2]) == pytest.approx(0.0, abs=1e-12)
         assert float(_discriminant(scaled, 0.1).differential()[2]) == pytest.approx(0.0, abs=1e-12)  # W_c = 0
 
 
 def test_features_that_are_all_constant_give_zeros_and_no_nan() -> None:
-    moments = _moments(torch.ones(8, 3), torch.arange(8) % CLASSES)
+    moments = moments_of(torch.ones(8, 3), torch.arange(8) % CLASSES)
     for scaled in (moments, moments.standardised()):
         drops = _discriminant(scaled, ridge_for(scaled.scatter, 1e-3)).drops()
         assert drops.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_single_precision_samples_far_from_zero_keep_their_digits() -> None:
-    features, labels = _data(samples=2000)
+    features, labels = features_and_labels(samples=2000)
     exact = _information(features + 200.0, labels, 1.0)
     accumulator = MomentAccumulator(CLASSES)
     for part in range(0, 2000, 100):
@@ -178,22 +163,22 @@ def test_single_precision_samples_far_from_zero_keep_their_digits() -> None:
 
 
 def test_rotating_or_scaling_features_keeps_the_information() -> None:
-    features, labels = _data()
-    rotation, _ = torch.linalg.qr(_data(seed=5, samples=CHANNELS)[0])
+    features, labels = features_and_labels()
+    rotation, _ = torch.linalg.qr(features_and_labels(seed=5, samples=CHANNELS)[0])
     assert _information(features @ rotation, labels, 0.4) == pytest.approx(_information(features, labels, 0.4))
     assert _information(3 * features, labels, 9 * 0.4) == pytest.approx(_information(features, labels, 0.4))
 
 
 def test_shuffled_labels_carry_much_less_information() -> None:
-    features, labels = _data(samples=800)
+    features, labels = features_and_labels(samples=800)
     shuffled = labels[torch.randperm(800, generator=torch.Generator().manual_seed(4))]
     assert _information(features, shuffled, 1.0) < 0.1 * _information(features, labels, 1.0)
 
 
 def test_the_drop_ignores_a_channels_scale_and_the_differential_score_does_not() -> None:
-    features, labels = _data()
+    features, labels = features_and_labels()
     scaled = features * torch.tensor([10.0] + [1.0] * (CHANNELS - 1), dtype=torch.float64)
-    plain, changed = _moments(features, labels), _moments(scaled, labels)
+    plain, changed = moments_of(features, labels), moments_of(scaled, labels)
     drops = [_discriminant(m, 1e-9).drops()[0] for m in (plain, changed)]
     differential = [_discriminant(m, 1e-9).differential()[0] for m in (plain, changed)]
     assert float(drops[1]) == pytest.approx(float(drops[0]), rel=1e-6)
@@ -203,11 +188,11 @@ def test_the_drop_ignores_a_channels_scale_and_the_differential_score_does_not()
 @pytest.mark.parametrize("unit", [True, False])
 def test_a_missing_class_changes_nothing(unit: bool) -> None:
     """With n_k = 0 every result equals that of the problem without class k."""
-    features, labels = _data(samples=80)
+    features, labels = features_and_labels(samples=80)
     features, labels = features[labels != 2], labels[labels != 2]
     fewer = MomentAccumulator(CLASSES - 1)
     fewer.add(features, torch.where(labels > 2, labels - 1, labels))
-    with_gap, without = _moments(features, labels), fewer.finish()
+    with_gap, without = moments_of(features, labels), fewer.finish()
     assert with_gap.counts.tolist() == [20, 20, 0, 20]
     assert torch.isfinite(with_gap.between(unit)).all()
     torch.testing.assert_close(with_gap.between(unit), without.between(unit), rtol=1e-12, atol=1e-12)
@@ -218,8 +203,8 @@ def test_a_missing_class_changes_nothing(unit: bool) -> None:
 
 
 def test_removing_several_at_once_equals_removing_them_one_by_one() -> None:
-    features, labels = _data(channels=12)
-    one, several = (_discriminant(_moments(features, labels), 0.3) for _ in range(2))
+    features, labels = features_and_labels(channels=12)
+    one, several = (_discriminant(moments_of(features, labels), 0.3) for _ in range(2))
     for channel in (7, 2, 9):
         one.remove(channel)
     several.remove_all(torch.tensor([7, 2, 9]))

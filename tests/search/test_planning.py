@@ -1,16 +1,20 @@
-"""The forecast of a search's time knows the methods that train the dense network."""
+"""The forecasts of time, epochs and disk; `test_run` compares those of disk with what a search takes."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save
 
 from configs.schema import RunConfig
-from runners.config import LatencyConfig, RunnerConfig, TrainConfig
+from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.search_training import parse_search_training
 from search.environment import Environment, prepare
-from search.planning.time import (
+from search.planning import (
+    DiskPart,
     _dense_trials,
+    dense_bytes,
+    forecast_disk,
     forecast_epochs,
     forecast_time,
     mean_epochs,
@@ -20,6 +24,7 @@ from search.planning.time import (
 )
 from search.problem import Problem
 from search.searchers.candidate_space import CandidateSpace
+from search.storage.run_folder import DENSE
 
 
 def environment_of(folder: Path, method: str, budget: str = "10%", trials: int = 12) -> Environment:
@@ -95,3 +100,73 @@ def test_the_mean_of_searched_epochs_is_that_of_a_log_scale() -> None:
     assert mean_epochs((), 5) == 5
     searched = parse_search_training("lr,distill-weight,epochs", TrainConfig(epochs=4))
     assert mean_epochs(searched, 4) == pytest.approx(1.82, abs=0.01)  # 4 / ln 9
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return prepare(
+        RunConfig(
+            budget=("50%",),
+            model="tiny_nets:residual",
+            method="l2,aofp",
+            trials=10,
+            out=str(tmp_path / "run"),
+            data=DataConfig(image_size=8),
+            train=TrainConfig(epochs=2, device="cpu", precision="float32"),
+            runner=RunnerConfig(name="local"),
+        )
+    )
+
+
+def parts_of(environment: Environment) -> dict[str, DiskPart]:
+    return {part.what: part for part in forecast_disk(environment, CandidateSpace(environment.problem))}
+
+
+def test_dense_weights_take_their_file_and_nothing_once_they_are_cached(environment: Environment) -> None:
+    content = save({name: tensor.contiguous() for name, tensor in environment.net.state_dict().items()})
+    assert dense_bytes(environment) == pytest.approx(len(content), rel=0.1)
+    assert parts_of(environment)["dense weights"].size == dense_bytes(environment)
+    file = environment.dense_file
+    assert file is not None
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert parts_of(environment)["dense weights"] == DiskPart("dense weights", 0, f"cached: {file}")
+    given = dataclasses.replace(changed(environment, weights="net.pt"), weighted=True)
+    assert parts_of(given)["dense weights"] == DiskPart("dense weights", 0, "given: net.pt")
+
+
+def test_the_run_folder_keeps_the_dense_weights_too(environment: Environment) -> None:
+    assert parts_of(environment)["dense weights for --resume"].size == dense_bytes(environment)
+    file = environment.folder / DENSE
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert parts_of(environment)["dense weights for --resume"] == DiskPart(
+        "dense weights for --resume", 0, f"there: {file}"
+    )
+
+
+def test_what_goes_to_a_server_takes_no_disk_here(environment: Environment) -> None:
+    remote = parts_of(changed(environment, tracking_uri="http://host:5000", storage="postgresql://host/db"))
+    assert (remote["MLflow"].size, remote["MLflow"].place) == (0, "http://host:5000")
+    assert (remote["study"].size, remote["study"].place) == (0, "postgresql://host/db")
+
+
+def test_checkpoints_grow_with_the_trials_and_stay_under_those_of_the_whole_budget(environment: Environment) -> None:
+    few, many = (parts_of(changed(environment, trials=trials))["checkpoints of the trials"].size for trials in (10, 40))
+    assert 3 * few < many < 5 * few
+    assert many < 40 * dense_bytes(environment)
+
+
+def extra_parts(environment: Environment) -> list[DiskPart]:
+    return [part for part in parts_of(environment).values() if part.extra]
+
+
+def test_only_some_methods_yield_intermediate_networks(environment: Environment) -> None:
+    (extra,) = extra_parts(changed(environment, method="all"))
+    assert extra.what == "intermediate networks of aofp"  # csgd, abfp and kse begin wide too, yet yield narrow networks
+    assert 0 < extra.size < 10 * 4 * dense_bytes(environment)  # two per epoch
+    (extra,) = extra_parts(changed(environment, method="di,l2", set=("di.gradual_epochs=2",)))
+    assert extra.what == "intermediate networks of di"
+    assert not extra_parts(changed(environment, method="di,l2"))

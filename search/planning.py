@@ -1,0 +1,268 @@
+"""What a search is expected to take, estimated before it begins: wall time, epochs of training, and bytes of disk.
+
+The bytes were measured on searches of 4 and 16 trials of a network of 12 tensors and of 6 trials of a ResNet-20: the
+report is nearly all plotly.js, and MLflow keeps a second copy of it; an exported program takes its weights and some
+2 kB for every tensor.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from configs.schema import RunConfig
+from pruning.base import METHODS
+from pruning.settings import Setting
+from pruning.traits import screenable, wide_epochs, yields_intermediates
+from runners.evaluation.intermediate import MOST, PER_EPOCH
+from runners.evaluation.screening import screen_images
+from runners.training.compute_format import step_seconds, using_threads
+from runners.training.loop import BATCHNORM_IMAGES
+from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
+from search.results.pareto import counted
+from search.schedulers.asha import expected, expected_epochs
+from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.initial_design import InitialDesign
+from search.storage.run_folder import DENSE
+from spaces.space import uniform_ratios
+
+NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resnet18 at 17% of the FLOPs took 24%
+FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
+LATENCY_SECONDS = 45.0  # for the dense network, the smallest one and the latency model, unless that is cached
+TIMING_SECONDS = 1.5  # for each reading of a network on an idle machine
+SECONDS_AROUND = 30.0  # for the start of Ray, statistics, confirmation, export and report
+HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
+PROGRAM = 2_200  # bytes of a program per tensor, for its graph
+REPORT = 4_900_000  # report.html and front.png
+RESULT, RESULT_TRIAL = 5_000, 1_500  # result.json and config.yaml, and what a trial adds
+STUDY, STUDY_TRIAL = 110_000, 4_000  # a training segment is a trial of the study
+MLFLOW, MLFLOW_TRIAL = 950_000, 8_000
+STEPS = 16  # at which the sizes of networks are averaged over log cost, where there are no targets
+
+
+@dataclass(frozen=True)
+class TimeForecast:
+    """Estimated seconds of wall time.
+
+    Attributes:
+        dense: for the dense network; 0 when its weights are given or cached.
+        trials: for all trials, with as many at once as there are workers.
+        around: for everything else.
+    """
+
+    dense: float
+    trials: float
+    around: float = SECONDS_AROUND
+
+    @property
+    def total(self) -> float:
+        """The whole search, time limit aside."""
+        return self.dense + self.trials + self.around
+
+
+def plan(
+    environment: Environment,
+    candidates: CandidateSpace,
+    dense_seconds: float | None = None,
+    forecast: TimeForecast | None = None,
+) -> Plan:
+    """Return the search with what it is expected to take.
+
+    Args:
+        dense_seconds: latency of the dense network, once measured.
+        forecast: of the time; None makes it here.
+    """
+    seconds = (forecast or forecast_time(environment, candidates)).total
+    epochs = forecast_epochs(environment.config) if environment.problem.rungs else 0.0
+    return Plan(environment, seconds, epochs, dense_seconds)
+
+
+def forecast_epochs(config: RunConfig) -> float:
+    """Estimate the epochs of training of all trials together; baselines and members of the front get all epochs."""
+    if rungs := config.rung_epochs:
+        return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
+    return float(config.train.epochs * config.trials)
+
+
+def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeForecast:
+    """Estimate the wall time from timed training steps of the dense network, by images, epochs and mean FLOPs."""
+    config, data, file = environment.config, environment.data, environment.dense_file
+    train, pool = config.train, environment.screening_pool_size
+    dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
+    forward = BATCHNORM_IMAGES + (train.epochs + 1) * len(data.val)
+    images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
+    if pool > 1:
+        screened = screened_trials(candidates, config.trials) / config.trials
+        images_per_trial += pool * screen_images(len(data.val)) * screened
+    trials = _dense_trials(environment, candidates) * images_per_trial / environment.workers
+    # A confirmation trains to the end at once; trials that end at a rung take their share.
+    share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
+    trials *= share + _retrainings(config) / config.trials
+    test = _retrainings(config) * len(data.test) / 3
+    alone = _seconds_per_image(environment, environment.threads_alone)
+    in_worker = _seconds_per_image(environment, environment.threads)
+    around = SECONDS_AROUND
+    if environment.problem.needs_latency:
+        around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
+    elif config.latency.measures:
+        around += len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
+    return TimeForecast((dense + test) * alone, trials * in_worker, around)
+
+
+def screened_trials(candidates: CandidateSpace, trials: int) -> float:
+    """Return about how many trials will be the winner of a screening pool: proposals with methods that allow it."""
+    proposed = trials - len(_initial_points(candidates, trials))
+    return proposed * len(screenable_methods(candidates)) / len(candidates.methods)
+
+
+def screenable_methods(candidates: CandidateSpace) -> list[str]:
+    """Return the methods whose candidates can be compared before training."""
+    return [name for name in candidates.methods if screenable(METHODS[name], candidates.problem.fixed.get(name, {}))]
+
+
+def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:
+    """Return how many epochs a proposed trial trains on average: the set ones, unless epochs are searched.
+
+    Whole numbers from a to b on a log scale are drawn from [a - 1/2, b + 1/2].
+    """
+    for setting in searched:
+        if setting.name == "epochs" and setting.low and setting.high:
+            return (setting.high - setting.low + 1) / math.log((setting.high + 0.5) / (setting.low - 0.5))
+    return float(epochs)
+
+
+def _retrainings(config: RunConfig) -> float:
+    """Estimate the trainings of the confirmation: of the front, and of uniform widths beside it or at each target."""
+    baselines = max(1, len(config.target_budgets))
+    return config.confirm * (baselines + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
+
+
+def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float:
+    """Estimate how many trials that train the dense network would cost as much as the trials of the search.
+
+    The initial design is known. The other trials are spread evenly over the targets or over log cost, and over methods
+    as if all of them were equally good: in proportion to one over their time (see `search.searchers.method_choice`).
+    """
+    problem, trials, epochs = environment.problem, environment.config.trials, environment.config.train.epochs
+    dense = problem.space.dense_cost
+    limits = [budget.limit / getattr(dense, budget.quantity) for budget in counted(problem.budgets)]
+    share_allowed = min([1.0, *limits])
+
+    def time_share(name: str, fraction: float) -> float:
+        method = METHODS[name](**problem.fixed.get(name, {}))
+        wide = wide_epochs(method, epochs) / max(1, epochs)
+        return float(wide + (1 - wide) * math.pow(fraction * share_allowed, NARROW_POWER))
+
+    points = _initial_points(candidates, trials)
+    known = [time_share(point.method, point.parameters["budget_fraction"]) for point in points]
+    speeds = [1 / time_share(name, candidates.cost_coverage.mean) for name in candidates.methods]
+    longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
+    return sum(known) + longer * (trials - len(points)) * len(speeds) / sum(speeds)
+
+
+def _seconds_per_image(environment: Environment, threads: int) -> float:
+    images = torch.rand(STEP_IMAGES, *environment.data.input_shape, device=environment.device)
+    with using_threads(threads):
+        return step_seconds(environment.net, images, environment.compute_format) / STEP_IMAGES
+
+
+@dataclass(frozen=True)
+class DiskPart:
+    """Files of one kind.
+
+    Attributes:
+        size: bytes, estimated; 0 when they are there already or go elsewhere.
+        place: a path, or why nothing is written.
+        extra: whether they are written in some searches only.
+    """
+
+    what: str
+    size: int
+    place: str
+    extra: bool = False
+
+
+def forecast_disk(environment: Environment, candidates: CandidateSpace) -> tuple[DiskPart, ...]:
+    """Estimate what the search writes, part by part."""
+    config, folder, rungs = environment.config, environment.folder, environment.problem.rungs
+    trials, front, epochs = config.trials, FRONT_SHARE * config.trials, config.train.epochs
+    sizes = _checkpoint_sizes(environment, candidates)
+    graph = PROGRAM * len(environment.net.state_dict())
+    exported = 2 * sum(sizes) / len(sizes) + graph  # weights, and once more in the program
+    (largest,) = _net_sizes(environment, candidates, [1.0])
+    segments = sum(expected(rungs, trials, round(front))) if rungs else trials
+    server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    tracked = MLFLOW + MLFLOW_TRIAL * trials + REPORT + 2 * largest + graph
+    kept = folder / DENSE  # from which a resumed search takes its dense network
+    parts = [
+        _dense_part(environment),
+        _unless_there("dense weights for --resume", environment, kept, "there"),
+        DiskPart("checkpoints of the trials", int(sum(sizes)), str(folder / "trials")),
+        DiskPart("front, with programs", int(max(1, front) * exported), str(folder / "front")),
+        DiskPart("report", REPORT + RESULT + RESULT_TRIAL * trials, str(folder)),
+        _unless_elsewhere("study", STUDY + STUDY_TRIAL * segments, str(folder / "study.db"), config.storage),
+        _unless_elsewhere("MLflow", tracked, f"{folder / 'mlflow.db'}, mlartifacts", server),
+    ]
+    if methods := _methods_with_intermediates(environment):
+        count = (trials - len(InitialDesign(candidates).baselines(trials))) * min(MOST, PER_EPOCH * epochs)
+        what = f"intermediate networks of {', '.join(methods)}"
+        parts.append(DiskPart(what, int(count * largest), str(folder / "trials"), extra=True))
+    return tuple(parts)
+
+
+def dense_bytes(environment: Environment) -> int:
+    """Return the size of the dense network's file."""
+    state = environment.net.state_dict().values()
+    return sum(int(tensor.numel()) * int(tensor.element_size()) for tensor in state) + HEADER * len(state)
+
+
+def _checkpoint_sizes(environment: Environment, candidates: CandidateSpace) -> list[float]:
+    """Return the bytes of the network of every trial; networks that will be proposed have their mean size."""
+    trials, low = environment.config.trials, candidates.lowest_fraction
+    points = _initial_points(candidates, trials)
+    proposed = list(candidates.cost_coverage.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
+    mean_proposed = sum(_net_sizes(environment, candidates, proposed)) / len(proposed)
+    known = _net_sizes(environment, candidates, [point.parameters["budget_fraction"] for point in points])
+    return known + [mean_proposed] * (trials - len(points))
+
+
+def _net_sizes(environment: Environment, candidates: CandidateSpace, fractions: Sequence[float]) -> list[float]:
+    """Return the bytes of networks of uniform widths at these fractions of the budget."""
+    space, full = environment.problem.space, dense_bytes(environment)
+    width_ratios, header = uniform_ratios(space), HEADER * len(environment.net.state_dict())
+    costs = [space.cost(space.fit(width_ratios, candidates.budgets_at(fraction))) for fraction in fractions]
+    return [header + (full - header) * cost.params / space.dense_cost.params for cost in costs]
+
+
+def _dense_part(environment: Environment) -> DiskPart:
+    what, file, weights = "dense weights", environment.dense_file, environment.config.weights
+    if file is not None:
+        return _unless_there(what, environment, file, "cached")
+    download = file_to_download(environment.spec, weights)
+    if download is not None:
+        return DiskPart(what, dense_bytes(environment), f"downloaded to {download}")
+    return DiskPart(what, 0, f"given: {weights}")
+
+
+def _unless_there(what: str, environment: Environment, file: Path, why: str) -> DiskPart:
+    size, place = (0, f"{why}: {file}") if file.exists() else (dense_bytes(environment), str(file))
+    return DiskPart(what, size, place)
+
+
+def _unless_elsewhere(what: str, size: float, place: str, elsewhere: str) -> DiskPart:
+    return DiskPart(what, 0, elsewhere) if elsewhere else DiskPart(what, int(size), place)
+
+
+def _methods_with_intermediates(environment: Environment) -> list[str]:
+    """Return the methods that may yield networks inside the budgets before they end."""
+    epochs, fixed = environment.config.train.epochs, environment.problem.fixed
+    methods = {name: METHODS[name](**fixed.get(name, {})) for name in environment.problem.methods}
+    return [name for name, method in methods.items() if yields_intermediates(method, epochs)]
+
+
+def _initial_points(candidates: CandidateSpace, trials: int) -> list[InitialPoint]:
+    design = InitialDesign(candidates)
+    return [*design.baselines(trials), *design.uniform(trials)]
