@@ -1,4 +1,4 @@
-"""Tuner: where trials come from and where results go, with two objectives, validation accuracy up and cost down.
+"""Tuner: hands trials to a runner and records their results; maximizes validation accuracy and minimizes cost.
 
 `ask` reads top to bottom in the order in which the parts of a search are consulted: stopping criterion, measurement
 queue, screening, promotion of paused trials, the searcher.
@@ -78,7 +78,7 @@ class Tuner(AskTell):
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is more to hand out by what is known now: candidates, or segments of paused trials."""
+        """Whether trials are left to hand out: new candidates, or further training segments of paused trials."""
         return (
             self.screening.active
             or (self.remaining > 0 and not self._exhausted)
@@ -128,7 +128,7 @@ class Tuner(AskTell):
             self.queue.measure(last=True)
 
     def close(self) -> None:
-        """Store the trials that were handed out and not told as failed; they are no results."""
+        """Store pending trials as failed; they get no result."""
         for number, trial in list(self.pending.trials.items()):
             if not self.pending.is_promoted(number):  # of a promoted trial the earlier segments are stored
                 frozen = self.searcher.discard(trial, "interrupted")
@@ -154,7 +154,7 @@ class Tuner(AskTell):
     def _promote(self, *, final: bool) -> Trial | None:
         """Return the trial that goes on with another training segment; None when none does.
 
-        A trial whose weights are lost cannot go on; it keeps its result, with the reason.
+        A trial whose weights are lost cannot go on; it keeps its result, with the reason in the note.
         """
         while (found := self.scheduler.promotion(self.history, self.pending.trials, final=final)) is not None:
             earlier = self.history.result(found.number)

@@ -1,4 +1,4 @@
-"""What to try next; start with `optuna_searcher.OptunaSearcher`."""
+"""Which candidates to try next; start with `optuna_searcher.OptunaSearcher`."""
 
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign

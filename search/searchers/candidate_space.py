@@ -67,18 +67,17 @@ class CandidateSpace:
         self.methods, self.training = problem.methods, problem.config.searched_training
         space = problem.space
         self._settings = method_settings(problem.methods)
-        self._scaled = _scaled_quantity(problem.targets or problem.budgets)
+        scaled = _scaled_quantity(problem.targets or problem.budgets)
         # What latency allows is no limit on the FLOPs of targets: these are fractions of what the user gave.
-        foreseen = predictor is not None and not (problem.targets and self._scaled == "flops")
+        foreseen = predictor is not None and not (problem.targets and scaled == "flops")
         budgets = predictor.analytic if predictor is not None and foreseen else counted(problem.budgets)
         self._budgets = tuple(budgets)
-        largest, smallest = space.cost(space.largest), space.smallest_cost
-        limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
-        self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
-        needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        fractions = [target.limit / self._base for target in problem.targets]
+        limits = [budget.limit for budget in budgets if budget.quantity == scaled]
+        base: float = min([*limits, getattr(space.cost(space.largest), scaled)])
+        needed = NEEDED_MARGIN * getattr(space.smallest_cost, scaled) / base
+        fractions = [target.limit / base for target in problem.targets]
         self.lowest_fraction = min(1.0, max(needed, problem.config.lowest_fraction), *fractions)
-        self.cost_coverage = CostCoverage(self._scaled, self._base, self.lowest_fraction, problem.targets)
+        self.cost_coverage = CostCoverage(scaled, base, self.lowest_fraction, problem.targets)
         self._flat = problem.config.sampler in FLAT_SAMPLERS
 
     def objective_cost(self, result: TrialResult) -> float:
@@ -92,7 +91,7 @@ class CandidateSpace:
 
     def aims(self, trial: Trial) -> list[float]:
         """Return the limit on the scaled quantity that a trial was drawn to; empty where it had no such budget."""
-        limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled]
+        limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self.cost_coverage.quantity]
         if self._predictor is None or trial.goal.widths is not None:
             return limits
         # A method that finds widths itself was given less than its target, for its latency.
@@ -130,7 +129,7 @@ class CandidateSpace:
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
         scaled = self.cost_coverage.limit(fraction)
-        return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
+        return tuple(scaled if budget.quantity == self.cost_coverage.quantity else budget for budget in self._budgets)
 
     def screenable(self, trial: Trial) -> bool:
         """Return whether a trial can be compared before any training, with other widths at its budget fraction."""
@@ -148,7 +147,7 @@ class CandidateSpace:
 
     def share(self, cost: Mapping[str, int]) -> float:
         """Return the share of the scaled budget that a network of these flops and params costs."""
-        return float(cost[self._scaled] / self._base)
+        return float(cost[self.cost_coverage.quantity] / self.cost_coverage.base)
 
     @property
     def latency_use(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
@@ -170,8 +169,8 @@ class CandidateSpace:
         """Return what the choice of a method sees of a trial; without a result it is pending."""
         if result is None or not measured(result):
             return Observation(trial.method, self.fraction(trial, result), failed=result is not None)
-        cost = getattr(result.cost, self._scaled)
-        return Observation(trial.method, cost / self._base, result.accuracy, result.train_seconds)
+        cost = getattr(result.cost, self.cost_coverage.quantity)
+        return Observation(trial.method, cost / self.cost_coverage.base, result.accuracy, result.train_seconds)
 
     def fraction(self, trial: Trial, result: TrialResult | None = None) -> float:
         """Return the share of the scaled budget that a trial may cost; above 1 where earlier budgets were higher.
@@ -179,11 +178,11 @@ class CandidateSpace:
         Where an earlier search had no such budget, the cost of its network counts.
         """
         for budget in trial.goal.budgets:
-            if budget.quantity == self._scaled:
-                return float(budget.limit / self._base)
+            if budget.quantity == self.cost_coverage.quantity:
+                return float(budget.limit / self.cost_coverage.base)
         cost = self.problem.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
         cost = result.cost if result is not None and result.cost is not None else cost
-        return float(getattr(cost, self._scaled, self._base) / self._base)
+        return float(getattr(cost, self.cost_coverage.quantity, self.cost_coverage.base) / self.cost_coverage.base)
 
     def searchable(self, method: str) -> list[Setting]:
         """Return the settings of a method that may be searched, fixed ones too."""

@@ -1,4 +1,4 @@
-"""OptunaSearcher: what to try next; the initial design first, then an Optuna sampler, every candidate once.
+"""OptunaSearcher: suggests the initial design first, then the candidates of an Optuna sampler, every candidate once.
 
 The sampler works on a study in memory, which takes the trials of an earlier process from the storage.
 """
