@@ -46,12 +46,12 @@ class MeasurementQueue:
         self._told = self._resume_at = 0  # results so far, and how many there must be before the next window
 
     def holds_back(self, running: int) -> bool:
-        """Return whether no trial is to begin until the running ones have ended."""
+        """Return whether enough networks wait, so that no trial may begin until the running ones have ended."""
         rested = self._told >= self._resume_at
         return bool(running) and rested and sum(1 for _ in self._due()) >= self.size
 
     def observe_result(self) -> None:
-        """Take notice that a trial was told."""
+        """Count a result, for the number of results between two windows."""
         self._told += 1
 
     def measure(self, *, last: bool = False) -> None:

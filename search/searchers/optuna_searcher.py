@@ -43,8 +43,8 @@ class TrialCounts:
     """How many trials a search has.
 
     Attributes:
-        total: at its end, those of an earlier process under other budgets included.
-        left: under the budgets of now. New budgets have baselines of their own, and these are tried even when no trial
+        total: number of trials at the end of the search, those of an earlier process under other budgets included.
+        left: number of trials under the present budgets. Changed budgets get baselines of their own, even when no trial
             is left: one, or one at each target.
     """
 
@@ -141,7 +141,7 @@ class OptunaSearcher:
         return found
 
     def is_screenable(self, trial: Trial) -> bool:
-        """Return whether a new trial can be screened: it was proposed, and its cut comes before any training."""
+        """Return whether a new trial can be screened: a sampler proposed it, and its method cuts before training."""
         return trial.number not in self._initial_numbers and self._candidates.screenable(trial)
 
     def observe(self, result: TrialResult) -> FrozenTrial:
@@ -223,7 +223,7 @@ class OptunaSearcher:
         return trial
 
     def _end(self, asked: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
-        """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""
+        """Tell the sampler the two values of a result, or that the trial failed; the values are always finite."""
         if result is None or not measured(result):
             return self._study.tell(asked, state=OptunaState.FAIL)
         return self._study.tell(asked, [objectives(result)[1], float(self._candidates.objective_cost(result))])
@@ -249,7 +249,7 @@ class OptunaSearcher:
         return self._candidates.cost_coverage.next_target(served, repeats)
 
     def _restore(self, stored: StoredTrial) -> None:
-        """Take a trial from the storage; one of other budgets is rebased on the budgets of now, or left out."""
+        """Add a stored trial to the study; one of other budgets is rebased on the present budgets, or left out."""
         lowest = self._candidates.lowest_fraction
         frozen, result = stored.frozen, stored.result
         own = getattr(frozen.distributions.get(BUDGET_FRACTION), "low", lowest)
@@ -274,11 +274,11 @@ class OptunaSearcher:
 
 
 def rebase(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:
-    """Return a trial as if the budgets of now had been its own; None when these would not have let it be proposed.
+    """Return a trial as if it had been proposed under the present budgets; None when these would not have allowed it.
 
     Args:
-        fraction: of the scaled budget of now that the trial may cost.
-        lowest: the least fraction that is proposed now.
+        fraction: share of the present scaled budget that the trial may cost.
+        lowest: the least fraction that is proposed under the present budgets.
     """
     if not lowest <= fraction <= 1 or BUDGET_FRACTION not in trial.params:
         return None
