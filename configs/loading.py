@@ -194,7 +194,10 @@ def _find_field(name: str, section: str, value: Any, where: str) -> SettingField
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     if name in _settings():
         home = _settings()[name][0]
-        hint = f"it belongs under {home}:" if home else "it belongs at the top level"
+        if home == section:  # the key is that of the flag and of the top level
+            hint = f"there it is {_settings()[name][1].name!r}"
+        else:
+            hint = f"it belongs under {home}:" if home else "it belongs at the top level"
     raise ConfigError(f"{where} has an unknown key {name!r}{f' under {section}:' if section else ''}; {hint}")
 
 

@@ -34,45 +34,48 @@ class RunConfig:
     """The settings of one search; making one checks all of them.
 
     Attributes:
-        budget: hard limits that must all hold, e.g. ("0.5gflops", "1.2mparams"): flops, macs (the same count), params,
-            a share such as 50% of the dense FLOPs, or a latency such as 8ms. One multiply-add is one FLOP. A latency is
-            that of the first --latency-batch on --latency-device, measured during the search; the upper end of its
-            interval must hold. With --latency-device auto it is that of the training: cpu:1thread, or cuda:0.
+        budget: hard limit on FLOPs (0.5gflops), MACs (0.5gmacs, the same count), parameters (1.2mparams), a share of
+            the dense FLOPs (50%) or latency (8ms); several limits must all hold. One multiply-add is one FLOP. A
+            latency is measured during the search, for the first --latency-batch on --latency-device (auto: cpu:1thread,
+            or cuda:0 where training uses it); the upper end of its interval must meet the limit.
         targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: equal
             shares of the trials aim at each, and the best network at each is reported beside uniform widths. Without a
-            budget on their quantity the largest is the budget. Empty spreads the trials over the whole range.
+            budget on their quantity, the largest target is the budget. Empty spreads the trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
-        method: comma-separated methods that the search chooses among, preferring those that reach better networks;
+        method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
             "auto" is di, aofp and csgd, "all" is every method. Uniform widths by L2 norm always run beside them.
         set: fixed method settings, "METHOD.SETTING=VALUE".
-        search_training: fine-tuning settings that are searched with the widths, of lr, distill-weight and epochs, as in
-            lr,epochs or lr=0.002:0.05,epochs=1:4; without a range a quarter to four times the set rate, 0 to 0.9, 1 to
-            the set epochs. The baseline keeps the set values. Empty searches none.
-        allocation: who chooses the widths, "search" or "method"; "any" tries both with methods that can do either. A
-            method that cannot do as asked does what it can, as long as another method of the run can.
+        search_training: settings of the fine-tuning that are searched with the widths: lr, distill-weight, epochs, as
+            in lr,epochs or lr=0.002:0.05,epochs=1:4. Without a range, lr is searched from a quarter to four times --lr,
+            distill-weight from 0 to 0.9, epochs from 1 to --epochs. The baseline keeps the set values. Empty searches
+            none.
+        allocation: what chooses the widths, "search" or "method"; "any" tries both with methods that can do both. A
+            method that cannot follow this setting does what it can, if another method of the search can follow it.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
         trials: how many candidates are trained.
-        rungs: epochs after which trials pause and the better half by non-dominated rank goes on from its weights, as in
-            1,2,4; the last rung is all epochs. "auto" takes a third of them, a ninth and so on, and none under 3 epochs
-            or 8 trials; "none" trains every trial at once.
-        screen: how many candidates are cut and compared on validation before any training for each that is trained,
-            with methods that cut without training (di, l2 and the other scores). "auto" takes as many as cost at most a
-            quarter of the training, up to 8; 1 or "none" trains every candidate.
-        time_limit: such as 90s, 30m, 1h30m or 2h, from the start, including the training of the dense net. When it is
-            over no trial begins, running ones end at their next report, and the front so far is the result. Empty sets
-            no limit.
-        confirm: how often each network of the front is trained again from the dense one, with fresh seeds, for the mean
-            and deviation of its test accuracy, beside uniform widths at the chosen one's FLOPs; 1 trains none again.
-        sampler: "structured" learns the effect of tilts over stages and of wider streams before it tells single groups
-            apart, and starts from measured sensitivities too; "tpe", "nsga2", "gp" and "random" are Optuna's.
-        seed: determines the split, the sampler and, with the candidate, each trial.
+        rungs: numbers of epochs after which trials pause, as in 1,2,4; the better half by non-dominated rank is trained
+            on. The last rung is --epochs. "auto" takes a third of --epochs, a ninth and so on, and no rungs under 3
+            epochs or 8 trials; "none" trains every trial to its end.
+        screen: how many candidates are cut and compared on validation before any training; only the best of them is
+            trained. It serves methods that cut without training (di, l2 and the other scores). "auto" takes as many as
+            cost at most a quarter of the training, up to 8; 1 or "none" trains every candidate.
+        time_limit: longest time of the search, such as 90s, 30m, 1h30m or 2h, the training of the dense net included.
+            After it no trial begins, running trials end at their next report, and the front so far is the result. Empty
+            sets no limit.
+        confirm: number of fresh seeds with which each network of the front is trained again from the dense one, for the
+            mean and deviation of its test accuracy, beside uniform widths at the FLOPs of the chosen network; 1 trains
+            nothing again.
+        sampler: "structured" learns a network's structure first (trends over depth and stages, shared channels), then
+            its single groups, and starts from measured sensitivities too; "tpe", "nsga2", "gp" and "random" are
+            Optuna's.
+        seed: number that determines the split, the sampler and, with the candidate, each trial.
         out: run folder; empty takes a fresh one under ./runs.
         resume: run folder of a search to continue with its settings and trials. Flags may change settings on which no
-            trial depends: budget or targets (answered from the old trials; either replaces both), trials, time_limit,
-            confirm, sampler, lowest_fraction, runner and device.
+            trial depends: budget or targets (answered from the old trials; either replaces both), trials, time-limit,
+            confirm, sampler, lowest-fraction, runner and device.
         storage: Optuna storage URL; empty takes SQLite in the run folder.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
     """

@@ -1,4 +1,4 @@
-"""Narrow networks from a wide one: select channels by a criterion, slice or merge them, or run a whole method.
+"""Make narrow networks from a wide one: by a whole method of `METHODS`, or by single steps such as `slice_channels`.
 
 The names below are imported when they are first used, so that `import pruning` stays light.
 """

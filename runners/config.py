@@ -32,14 +32,14 @@ class DataConfig:
         val_share: share of the training images set apart for validation, cut by the run's seed.
         padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
         min_crop_area: least share of the area that a random crop of a training image file keeps.
-        scale: of pixel values, "set" (the dataset's own, as a rule its mean and deviation) or "half" (-1 to 1).
+        scale: scale of pixel values, "set" (the dataset's own, as a rule its mean and deviation) or "half" (-1 to 1).
     """
 
     name: Annotated[
         str, Flag("data"), Predicate(bool), "a dataset name, imagefolder:PATH or package.module:factory"
     ] = "digits"
     data_dir: str = ""
-    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for what is natural for the set"] = 0
+    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for the dataset's own"] = 0
     val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2
     padding_mode: Literal["reflect", "constant"] = "reflect"
     min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
@@ -60,22 +60,25 @@ class TrainConfig:
         batch_size: images per step.
         lr: peak learning rate of fine-tuning, for a step of `batch_size` images.
         dense_lr: peak learning rate of the dense net.
-        momentum: of SGD.
+        momentum: momentum of SGD.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
-        bias_lr_mult: multiplies the learning rate of biases, those of BatchNorm too, as Caffe's 2 does.
+        bias_lr_mult: factor of the learning rate of biases, including those of BatchNorm; Caffe takes 2.
         label_smoothing: share of the target that is spread over all classes.
-        mixup: images are mixed in pairs with a share drawn from Beta(mixup, mixup); 0 mixes none.
-        clip_grad_norm: norm over all weights beyond which gradients are scaled down; 0 never does.
-        lr_scheduler: "one_cycle", "cosine", "multistep" or "constant"; of fine-tuning.
-        milestones: epochs after which "multistep", and no other, multiplies the rate by `lr_gamma`.
-        lr_gamma: in (0, 1], for fine-tuning and the dense net alike.
-        warmup_epochs: over which the rate rises linearly from 0; "one_cycle" has a warm-up of its own.
-        dense_lr_scheduler: of the dense net; empty takes that of fine-tuning, with the two below.
-        dense_milestones: as `milestones`, for the dense net.
-        dense_warmup_epochs: as `warmup_epochs`, for the dense net.
+        mixup: parameter of the distribution Beta(mixup, mixup) of the share by which two images are mixed; 0 mixes
+            none.
+        clip_grad_norm: largest norm of the gradients over all weights; larger ones are scaled down to it; 0 sets no
+            limit.
+        lr_scheduler: schedule of the learning rate of fine-tuning: "one_cycle", "cosine", "multistep" or "constant".
+        milestones: epochs after which the schedule "multistep" multiplies the rate by `lr_gamma`.
+        lr_gamma: factor of the rate at a milestone, in (0, 1], for fine-tuning and the dense net alike.
+        warmup_epochs: epochs in which the rate rises linearly from 0; "one_cycle" has a warm-up of its own.
+        dense_lr_scheduler: schedule of the dense net's learning rate; empty takes the schedule of fine-tuning, with
+            `dense_milestones` and `dense_warmup_epochs`.
+        dense_milestones: milestones of the dense net's training.
+        dense_warmup_epochs: warm-up epochs of the dense net's training.
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
-        distill_temperature: divides both logits in that term.
+        distill_temperature: number by which the logits of both networks are divided in the distillation term.
         precision: "auto" takes bfloat16/float16 autocast where the device measures faster, "float32" never.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
@@ -174,11 +177,11 @@ class LatencyConfig:
     networks are timed during the search too, at the first batch size.
 
     Attributes:
-        device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is that of the training ("cpu:1thread"
-            for a processor), "none" measures nothing.
-        batch: images of one inference, as in 1,8; a latency budget is for the first.
-        dtype: "float32", "bfloat16" or "float16", of weights and images.
-        channels_last: whether weights and images are kept in that memory format.
+        device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is the device of the training
+            ("cpu:1thread" for a processor), "none" measures nothing.
+        batch: numbers of images of one inference, as in 1,8; a latency budget is for the first number.
+        dtype: "float32", "bfloat16" or "float16", for weights and images.
+        channels_last: whether weights and images are in the channels_last memory format.
         engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
     """
 

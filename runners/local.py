@@ -34,7 +34,7 @@ class LocalRunner(Runner):
 
     def _finish(self, trial: Trial, ask_tell: AskTell, search_context: "SearchContext") -> TrialResult:
         with contextlib.closing(self._evaluator(trial, search_context)) as evaluation:
-            proceed: bool | None = None  # what starts a generator
+            proceed: bool | None = None  # None starts a generator
             while True:
                 try:
                     report = evaluation.send(proceed)

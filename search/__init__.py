@@ -1,4 +1,4 @@
-"""Search the widths of a CNN under hard budgets; `run(RunConfig(budget=("0.5gflops",)))` is the whole of it.
+"""Search the widths of a CNN under hard budgets; `run(RunConfig(budget=("0.5gflops",)))` does all of it.
 
 The names below are imported when they are first used, so that `import search` and `--help` stay light.
 """

@@ -87,7 +87,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Plan:
-    """A search, and the time that it is expected to take.
+    """A search with the time that it is expected to take.
 
     Attributes:
         seconds: wall time; None when it is not known.
@@ -123,7 +123,7 @@ class Plan:
 
 
 def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
-    """Build the environment of a config.
+    """Make the environment of a search from its config.
 
     Args:
         fetch: whether images and published weights that are not on disk are downloaded; otherwise missing images are an

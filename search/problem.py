@@ -92,7 +92,7 @@ def method_settings(methods: Sequence[str]) -> dict[str, tuple[Setting, ...]]:
 
 
 def _check_allocation(methods: Sequence[str], allocation: str) -> None:
-    """Raise ConfigError for an allocation that no method supports; if one does, the others keep their own."""
+    """Raise ConfigError for an allocation that no method can follow; it is enough that one method can follow it."""
     if allocation not in _ABILITIES:
         return
     ability, wanted, instead = _ABILITIES[allocation]

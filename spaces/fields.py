@@ -46,9 +46,9 @@ class SettingField:
     Attributes:
         name: of the field.
         key: the name outside of its section: that of its flag, with underscores.
-        type: without what the annotation adds; `str` for a `Literal`.
+        type: type of the value, without the rule in its annotation; `str` for a `Literal`.
         default: `dataclasses.MISSING` where the field is made by a factory.
-        rule: what the value must be, in words; empty without a rule.
+        rule: condition on the value, in words; empty without a rule.
         choices: of a `Literal`.
         constraints: that must all hold.
     """
@@ -82,7 +82,7 @@ class SettingField:
         Several numbers may be separated by commas; texts, such as name patterns, may contain commas.
 
         Args:
-            label: what the error calls the setting.
+            label: name of the setting in the error.
 
         Raises:
             ConfigError: a value of another type.

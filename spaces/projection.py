@@ -105,7 +105,7 @@ class Projection:
         return levels
 
     def _nearest_enumerated(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64]:
-        """Enumerate a small space; return the nearest levels that use 97% of the budget, or those that use the most."""
+        """Enumerate a small space; return the nearest levels that use 97% of the budget, else most of it."""
         candidates = np.stack(np.meshgrid(*[np.arange(n + 1) for n in self._steps], indexing="ij"), -1)
         candidates = candidates.reshape(-1, len(levels))
         usage = self._usage(candidates, limits)
@@ -139,7 +139,7 @@ class Projection:
 
 
 class Relaxation:
-    """Widths as real numbers, for many candidates at once: those of `SearchSpace.fit` before its rounding.
+    """Widths as real numbers, for many candidates at once, as `SearchSpace.fit` has them before its rounding.
 
     Widths are given as log2 ratios: log2 of width / dense width, at most 0.
 

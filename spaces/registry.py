@@ -21,7 +21,7 @@ class Registry(Mapping[str, Any]):
     """A mapping from name to object that imports the object when the name is first looked up.
 
     Args:
-        kind: what the names stand for, in the singular; used in error messages.
+        kind: noun for the named things, in the singular; used in error messages.
         table: name -> "module:attribute".
     """
 

@@ -1,4 +1,4 @@
-"""Activation moments of a dense network: `gather` them from calibration images, `reconstruct` a cut net by them."""
+"""Activation moments of a dense network: `gather` them from calibration images, `reconstruct` a cut net with them."""
 
 from pruning.calibration.activation_moments import ActivationMoments, Recipe, Site, gather
 from pruning.calibration.flattened_maps import flattened_scores, label_codes

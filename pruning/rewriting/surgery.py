@@ -28,7 +28,7 @@ def slice_channels(model: nn.Module, space: SearchSpace, selection: Selection) -
 
     Raises:
         PruningError: a selection that is empty, out of range, not ascending, or unequal over the groups of a grouped
-            convolution; tensors of other shapes than those traced.
+            convolution; tensors whose shapes differ from the traced network.
     """
     _check_selection(space, selection)
     return _rebuilt(model, space, _Slicer(space, kept_ids(space, selection)))
@@ -48,7 +48,7 @@ def merge_channels(model: nn.Module, space: SearchSpace, clusters: Clusters) -> 
         clusters: group name -> cluster of each channel; a group that is not named keeps all.
 
     Raises:
-        PruningError: clusters that `NetworkClusters` refuses; tensors of other shapes than those traced.
+        PruningError: clusters that `NetworkClusters` refuses; tensors whose shapes differ from the traced network.
     """
     return _rebuilt(model, space, _Merger(space, NetworkClusters(space, clusters)))
 

@@ -84,7 +84,7 @@ def dataset_pair(name: str, made: Any, config: DataConfig, input_shape: Shape | 
 
     Args:
         name: of the function, for messages and the digest.
-        made: what it returned.
+        made: the value that the factory returned.
 
     Raises:
         DataError: it returned something else.

@@ -62,7 +62,7 @@ def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -
     Args:
         config: names an entry of DATASETS, "imagefolder:PATH" or "package.module:factory".
         seed: determines which training images become validation images.
-        input_shape: what the network expects; None takes the natural shape of the dataset. `config.image_size` wins.
+        input_shape: shape of an image for the network; None takes that of the dataset. `config.image_size` wins.
 
     Raises:
         DataError: the images are missing, unreadable or too few.

@@ -31,7 +31,7 @@ def continue_training(
         dense: the network that the narrow one was cut from; not changed.
 
     Raises:
-        WeightsError: the segment has no weights, or those of another network.
+        WeightsError: the segment has no weights, or weights of another network.
     """
     if segment.start is None:
         raise WeightsError(

@@ -48,8 +48,8 @@ class SearchContext:
         net: the dense network, on the CPU in evaluation mode; trials work on copies.
         prepared: method name -> what its `prepare` returned for the dense network.
         threads: torch threads of a trial; 0 does not change the setting of the process.
-        compute_format: what `measure_compute_format` found for the dense network, so that all workers compute alike;
-            None lets each process measure.
+        compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
+            alike; None lets each process measure.
     """
 
     net: nn.Module
@@ -197,7 +197,7 @@ def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext
 def _measure(
     trial: Trial, search_context: SearchContext, progress: TrialProgress
 ) -> Generator[EpochReport, bool | None, TrialResult]:
-    """Take the snapshots of a trial, report those that meet its goal, and return the result of the last one."""
+    """Take the snapshots of a trial, report the ones that meet its goal, and return the result of the last one."""
     torch.manual_seed(trial.seed)
     space = search_context.space
     dense = copy.deepcopy(search_context.net).to(pick_device(search_context.train.device)).eval()

@@ -103,7 +103,7 @@ class LatencyMeter:
         config: device, batch sizes and number format.
         dense: the reference; it is not changed.
         input_shape: (C, H, W).
-        watch: clocks; None reads those of the system.
+        watch: clocks; None takes the clocks of the system.
 
     Raises:
         LatencyError: this machine has no such device.

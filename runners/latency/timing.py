@@ -1,4 +1,4 @@
-"""Time a net in turn with a reference net, and say what speaks against the result.
+"""Time a net in turn with a reference net, and name the reasons for which the result cannot be trusted.
 
 The core knows calls and a clock, but no trials and no devices. Net and reference take turns, and the reference is also
 timed before and after. A `Timing` names its own problem: a wide interval, a reference that drifted, or threads that
@@ -69,7 +69,7 @@ class Timing:
         low, high: distribution-free 95% interval of that median, from order statistics.
         reference_seconds: median of the reference over the same rounds, as the clock showed it.
         idle_seconds: of the reference on the idle machine; equal to `reference_seconds` where there is no baseline.
-        problem: what speaks against these seconds; empty when nothing does.
+        problem: reason for which these seconds cannot be trusted; empty when there is none.
         tries: number of attempts.
     """
 
@@ -264,7 +264,7 @@ def _attempt(net: Call, reference: Call, watch: Watch, idle: IdleBaseline | None
 
 
 def _problem(timing: Timing, reference_medians: Sequence[float], queue_share: float, remedy: str) -> str:
-    """Return what speaks against a timing: the cause where it is known, else the symptom; empty when nothing does."""
+    """Return why a timing cannot be trusted: the cause where it is known, else the symptom; else an empty text."""
     if queue_share > MAX_QUEUE_SHARE:
         return f"other processes held the cores: threads waited for one in {min(queue_share, 1):.0%} of the time"
     drift = max(reference_medians) / min(reference_medians) - 1

@@ -149,7 +149,7 @@ class _Assignment:
 
 
 class _Relay(tune.Callback):  # type: ignore[misc]
-    """Reports and tells what the workers send, and removes it from the results that Tune keeps."""
+    """Reports and tells the results that the workers send, and removes them from the results that Tune keeps."""
 
     def __init__(self, ask_tell: AskTell) -> None:
         self._ask_tell = ask_tell

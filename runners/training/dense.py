@@ -33,7 +33,7 @@ class DenseRecipe:
     """Everything that determines a trained dense network.
 
     Attributes:
-        train: the options; those that only narrow networks use do not count.
+        train: the options, of which the options for narrow networks alone do not count.
         seed: of the initial weights and the training.
     """
 
@@ -58,7 +58,7 @@ def given_net(spec: ModelSpec, weights: str) -> nn.Module:
     """Return the dense network with given weights, in evaluation mode on the CPU.
 
     Args:
-        weights: "DEFAULT" or "IMAGENET1K_..." for those of torchvision, or a safetensors or state_dict file.
+        weights: "DEFAULT" or "IMAGENET1K_..." for weights of torchvision, or a safetensors or state_dict file.
 
     Raises:
         WeightsError: the weights cannot be loaded, or belong to another network.

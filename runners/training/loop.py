@@ -1,4 +1,4 @@
-"""The training loop, and what uses a network without training it: accuracy and BatchNorm re-estimation."""
+"""The training loop; also accuracy and BatchNorm re-estimation, which use a network without training it."""
 
 import math
 from collections.abc import Iterator

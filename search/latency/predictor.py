@@ -1,4 +1,4 @@
-"""LatencyPredictor: widths that are predicted to be inside a latency budget, and what samplers see of latency.
+"""LatencyPredictor: widths that are predicted to meet a latency budget, and latencies predicted for samplers.
 
 A prediction is multiplied by the model's own safety factor, so that few proposals miss. It decides nothing: a network
 is accepted by its measured latency (`search.latency.queue`).

@@ -49,7 +49,7 @@ def methods_page(names: Sequence[str] = ()) -> RenderableType:
         if names:
             parts += ["", Text(method["text"]), "", f"Needs: {method['needs']}.", f"Widths: {method['widths']}.", ""]
         parts += [_settings(method["settings"]) if method["settings"] else "nothing to set", ""]
-    parts.append("Fix a setting with --set METHOD.SETTING=VALUE; of the others, the search varies those marked so.")
+    parts.append("Fix a setting with --set METHOD.SETTING=VALUE; the search varies the settings marked as searched.")
     return Group(*parts)
 
 

@@ -209,7 +209,7 @@ def _trials(candidates: CandidateSpace, design: InitialDesign) -> TextTable:
             fractions = ", ".join(percent(fraction, 1) for fraction in candidates.cost_coverage.by_fraction)
             coverage = f"{fractions}, the targets, in equal shares"
         elif candidates.lowest_fraction < 1:
-            coverage = f"{percent(candidates.lowest_fraction, 1)} to 100%, even in log cost"
+            coverage = f"{percent(candidates.lowest_fraction, 1)} to 100%, evenly in log cost"
         rows.append((str(rest), f"proposed by {problem.config.sampler}", ", ".join(candidates.methods), coverage))
     return TextTable(f"Trials: {trials}", (">trials", "what", "method", "at most, of the budget"), rows)
 
@@ -227,7 +227,7 @@ def _sampling(environment: Environment) -> Iterator[str]:
     named = f" ({', '.join(names)})" if names else ""
     yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."
     if images:
-        yield f"Sensitivities are measured on {images} training images, unless they are cached, and give two starts."
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, for two initial trials."
 
 
 def _rungs(problem: Problem) -> Iterator[TextTable]:
@@ -235,7 +235,7 @@ def _rungs(problem: Problem) -> Iterator[TextTable]:
     rungs, trials = problem.rungs, problem.config.trials
     if not rungs:
         return
-    later = "baselines, the first others, members of the front; of the rest the better half, from its weights"
+    later = "baselines and the other exempt trials, members of the front, and the better half of all others"
     reached = zip(rungs, expected(rungs, trials, round(FRONT_SHARE * trials)), strict=True)
     rows = [(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else later) for epochs, count in reached]
     whole = problem.config.train.epochs * trials

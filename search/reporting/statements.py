@@ -47,9 +47,9 @@ def rung_statements(result: SearchResult) -> list[str]:
     trained = [trial for trial in result.results if trial.rungs]
     ended = Counter(trial.rungs[-1][0] for trial in trained)
     spent = sum(epochs * trials for epochs, trials in ended.items())
-    places = ", ".join(f"{ended[epochs]} after {epochs}" for epochs in sorted(ended))
+    places = ", ".join(f"{plural(ended[epochs], 'trial')} ended after {epochs}" for epochs in sorted(ended))
     lines = [
-        f"Rungs after {', '.join(map(str, rungs[:-1]))} of {rungs[-1]} epochs: trials ended {places or 'nowhere'}; "
+        f"Rungs after {', '.join(map(str, rungs[:-1]))} of {rungs[-1]} epochs: {places or 'no trial has ended'}; "
         f"{spent} epochs of training instead of {len(trained) * rungs[-1]}."
     ]
     short = [member for member in result.front if member.rungs and (member.trained or 0) < rungs[-1]]
@@ -87,7 +87,7 @@ def screening_statements(result: SearchResult) -> list[str]:
     lines = [
         f"Screening: {len(sizes)} of {len(result.results)} trials were the best of {least}"
         + (f" to {most}" if most > least else "")
-        + f" candidates before training, {sum(sizes)} in all."
+        + f" candidates before training; {sum(sizes)} candidates were compared."
     ]
     audit = result.screening_audit
     if audit is not None and audit.correlation is not None:

@@ -1,4 +1,4 @@
-"""Values: front, result of a search, comparison with uniform widths; start with `result.SearchResult`."""
+"""The result of a search as values: front, comparison with uniform widths; start with `result.SearchResult`."""
 
 from search.results.pareto import ParetoFront
 from search.results.result import DenseResult, SearchResult

@@ -84,7 +84,7 @@ def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
 
 
 def most_accurate(results: Iterable[TrialResult]) -> TrialResult | None:
-    """Return the most accurate network; of equals the one with fewer FLOPs, then the earlier. None of none."""
+    """Return the most accurate network; of equals the one with fewer FLOPs, then the earlier; None without networks."""
     return min(results, key=lambda r: (-objectives(r)[1], objectives(r)[0], *rank(r)), default=None)
 
 

@@ -74,7 +74,7 @@ class SearchResult:
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        """Turn the free-form fields into what JSON gives back, so that a round trip is exact."""
+        """Turn the free-form fields into plain JSON data, so that writing and reading gives equal values."""
         for name in ("config", "space", "versions", "paths", "latency", "latency_model"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 

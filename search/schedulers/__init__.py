@@ -1,4 +1,4 @@
-"""Which trials are trained, and for how many epochs; start with `asha.MultiObjectiveASHA`."""
+"""Schedulers decide which trials are trained, and for how long; start with `asha.MultiObjectiveASHA`."""
 
 from search.schedulers.asha import MultiObjectiveASHA, Promotion
 from search.schedulers.screening import Screening

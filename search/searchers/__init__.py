@@ -1,4 +1,4 @@
-"""Which candidates to try next; start with `optuna_searcher.OptunaSearcher`."""
+"""Searchers propose the candidate that is tried next; start with `optuna_searcher.OptunaSearcher`."""
 
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign

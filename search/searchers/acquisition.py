@@ -28,7 +28,7 @@ PER_COST = 6  # candidates at each of them
 STEP_SIZES = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # of each gradient step: change of the largest log2 proportion
 # Candidates that are passed over, best first, for every proposal in a row that was a repeat: small spaces have few.
 SKIPPED = 4
-MOST = 250  # observations that the surrogate is fitted to: the latest, and the most accurate of the earlier ones
+MOST = 250  # number of observations to which the surrogate is fitted: the latest, and the most accurate before them
 Member = tuple[float, float, tuple[float, ...]]  # of a front: scaled log cost, arcsine_sqrt of accuracy, log2 ratios
 
 

@@ -26,7 +26,7 @@ from spaces.widths import Widths
 STRUCTURED_SAMPLERS = ("structured",)  # use measured sensitivities
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
-CAPPED = 0.9  # of the scaled budget that a trial might cost; what costs less was narrowed by another budget
+CAPPED = 0.9  # of the scaled budget; a trial that costs less was narrowed by another budget
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class InitialPoint:
-    """A candidate before those of the sampler: its parameters, its method and the baseline that it belongs to."""
+    """A candidate of the initial design: its parameters, its method and the baseline that it belongs to."""
 
     parameters: Mapping[str, Any]
     method: str
@@ -68,7 +68,7 @@ class CandidateSpace:
         space = problem.space
         self._settings = method_settings(problem.methods)
         scaled = _scaled_quantity(problem.targets or problem.budgets)
-        # What latency allows is no limit on the FLOPs of targets: these are fractions of what the user gave.
+        # A latency budget does not limit the FLOPs of targets, which are fractions of the user's budget.
         foreseen = predictor is not None and not (problem.targets and scaled == "flops")
         budgets = predictor.analytic if predictor is not None and foreseen else counted(problem.budgets)
         self._budgets = tuple(budgets)
@@ -166,7 +166,7 @@ class CandidateSpace:
         return (share, allowed) if trial.goal.widths is not None and share < CAPPED * allowed else (share,)
 
     def observe(self, trial: Trial, result: TrialResult | None = None) -> Observation:
-        """Return what the choice of a method sees of a trial; without a result it is pending."""
+        """Return the observation of a trial by which a method is chosen; without a result the trial is pending."""
         if result is None or not measured(result):
             return Observation(trial.method, self.fraction(trial, result), failed=result is not None)
         cost = getattr(result.cost, self.cost_coverage.quantity)

@@ -1,4 +1,4 @@
-"""Observation: what the models of a searcher see of a trial."""
+"""Observation: a trial as the models of a searcher see it."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class Observation:
 
     Attributes:
         method: its name.
-        fraction: of the scaled budget: what its network costs or, as long as there is none, may cost.
+        fraction: cost of its network, or its limit while there is no network yet, as a fraction of the scaled budget.
         accuracy: on validation, in [0, 1]; None while it runs, or when it has failed.
         seconds: that it took; None while it runs.
         failed: counts like the worst accuracy that any trial has had.

@@ -1,4 +1,4 @@
-"""OptunaSearcher: suggests the initial design first, then the candidates of an Optuna sampler, every candidate once.
+"""OptunaSearcher: proposes the initial design first, then candidates of an Optuna sampler, each of them once.
 
 The sampler works on a study in memory, which takes the trials of an earlier process from the storage.
 """
@@ -34,7 +34,7 @@ from search.storage.study_storage import DIRECTIONS, RESULT, StoredTrial
 
 _log = logging.getLogger(__name__)
 
-REPEATS = 100  # proposals in a row that may repeat earlier ones before random ones are taken, and as many of those
+REPEATS = 100  # proposals in a row that may repeat earlier ones; after them random ones, which may repeat as often
 SIMILAR_REPEATS = 12  # the same for candidates of a screening pool: small spaces have few at one budget fraction
 
 

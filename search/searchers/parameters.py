@@ -1,4 +1,4 @@
-"""The parameters of a trial by name, and what a width parameter stands for.
+"""The parameters of a trial by name, and the proportion that a width parameter stands for.
 
 budget_fraction: share of the scaled budget (that of the targets when there are some, else flops when there is one,
     or one on latency, else params), log scale, so that fronts spread evenly in log cost; with targets it is always
@@ -22,13 +22,13 @@ from pruning.settings import Setting
 BUDGET_FRACTION, METHOD, ALLOCATION = "budget_fraction", "method", "allocation"
 WIDTH = "width."  # begins the names of the width parameters
 
-# A width parameter x stands for the proportion SPREAD ** (t * |t|), t = 2x - 1: from 1/SPREAD to SPREAD, so no group
-# gets under a quarter of the share of another. It is flat around the middle, so that random draws stay near uniform
+# A width parameter x stands for the proportion P ** (t * |t|), t = 2x - 1, from 1/P to P for P = MAX_PROPORTION, so no
+# group gets under a quarter of the share of another. It is flat around the middle: random draws stay near uniform
 # widths, which are strong: over a closed-form search of 20 groups, hypervolume gained on the uniform baselines grew by
 # a quarter when the spread of random draws fell from 2.5 to 1.5, and TPE's did not fall.
-SPREAD = 2.0
+MAX_PROPORTION = 2.0
 MIDDLE = 0.5
-MAX_LOG2_PROPORTION = math.log2(SPREAD)  # by which a proportion may differ from uniform
+MAX_LOG2_PROPORTION = math.log2(MAX_PROPORTION)  # by which a proportion may differ from uniform
 
 
 def suggest_setting(trial: BaseTrial, name: str, setting: Setting) -> Any:
@@ -42,12 +42,12 @@ def suggest_setting(trial: BaseTrial, name: str, setting: Setting) -> Any:
 
 
 def proportion(parameter: float) -> float:
-    """Return the proportion that a width parameter in [0, 1] stands for, from 1 / SPREAD to SPREAD."""
+    """Return the proportion, from 1 / P to P, of a width parameter in [0, 1]; P is MAX_PROPORTION."""
     t = 2 * parameter - 1
-    return float(SPREAD ** (t * abs(t)))
+    return float(MAX_PROPORTION ** (t * abs(t)))
 
 
 def width_parameter(log2: float) -> float:
-    """Return the width parameter of a proportion given as its log2; proportions beyond `SPREAD` take its ends."""
+    """Return the width parameter of a proportion given as its log2; a proportion out of range takes its end."""
     t = max(-1.0, min(1.0, log2 / MAX_LOG2_PROPORTION))
     return MIDDLE + math.copysign(math.sqrt(abs(t)), t) / 2

@@ -1,4 +1,4 @@
-"""Samplers by name, and the one parameter that is not left to them: the method of a trial."""
+"""Samplers by name; they choose all parameters of a trial but its method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ EPOCHS = "epochs"  # of training that a trial had
 
 
 class StructuredSampler(TPESampler):
-    """Proposes the budget fraction and all widths together, from what earlier trials say of the network's structure.
+    """Proposes the budget fraction and all widths together, by a model of accuracy over the network's structure.
 
     A trial whose fraction is fixed beforehand gets widths at that fraction; a trial whose widths are fixed is left
     alone. A network is known by its widths, so trials of any sampler, and of methods that find widths themselves, are

@@ -29,7 +29,7 @@ TRAINING = 1.0  # of the slope over the log2 share of the training
 SHIFT = 0.5  # of the change of a curve from the middle of the cost range to an end, relative to the curve
 # Of these the most likely are taken: for the parabolas of coordinates, for those of single groups, for the noise.
 STRUCTURAL, SINGLE, NOISE_STD = (0.3, 1.0, 3.0), (0.3, 1.0, 3.0), (0.02, 0.06, 0.2)
-LEAST_SPREAD = 0.02  # of the values: smaller differences are noise
+MIN_STD = 0.02  # of the values: smaller differences are noise
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Surrogate:
     ) -> None:
         self._structure, self._methods = structure, methods
         self._offset = float(values.mean())
-        self._unit = max(float(values.std()), LEAST_SPREAD)
+        self._unit = max(float(values.std()), MIN_STD)
         y = (values - self._offset) / self._unit
         parts = self._parts(networks)
         scales, self._noise_std = _maximum_likelihood(parts, y)

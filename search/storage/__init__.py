@@ -1,4 +1,4 @@
-"""What is known and kept of a search; start with `history.History` and `study_storage.StudyStorage`."""
+"""The records of a search, in memory and on disk; start with `history.History` and `study_storage.StudyStorage`."""
 
 from search.storage.checkpoints import CheckpointFolder, CheckpointStore, InMemory
 from search.storage.history import History

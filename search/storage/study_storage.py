@@ -113,7 +113,7 @@ class StudyStorage:
 
     def fingerprint(self, name: str) -> str | None:
         """Return the digest that is stored under this name."""
-        found: str | None = self._study.user_attrs.get(f"pinned {name}")
+        found: str | None = self._study.user_attrs.get(f"fingerprint of {name}")
         return found
 
     def check_fingerprint(self, name: str, digest: str) -> None:
@@ -130,7 +130,7 @@ class StudyStorage:
                 "bring those back, or start a new search"
             )
         if stored != digest:
-            self._study.set_user_attr(f"pinned {name}", digest)
+            self._study.set_user_attr(f"fingerprint of {name}", digest)
 
     def _check_identity(self, stored: Mapping[str, Any], identity: Mapping[str, Any], resumed: bool) -> None:
         differing = [name for name in identity if stored.get(name) != identity[name]]

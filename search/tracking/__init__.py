@@ -1,4 +1,4 @@
-"""A record of the search in MLflow, written while it runs. Begin with `MlflowTracker`."""
+"""A record of the search in MLflow, written while it runs. Start with `MlflowTracker`."""
 
 from search.tracking.mlflow_tracker import MlflowTracker, TrackingError
 

@@ -1,4 +1,4 @@
-"""Networks for small images: those of the pruning papers, at their published widths."""
+"""Networks of the pruning papers for small images, at their published widths."""
 
 import math
 from collections import OrderedDict

@@ -183,6 +183,7 @@ def test_an_empty_value_or_file_keeps_the_defaults(tmp_path: Path) -> None:
         ("train: {epoch: 3}", "unknown key 'epoch' under train:; did you mean 'epochs'?"),
         ("train: {trials: 3}", "unknown key 'trials' under train:; it belongs at the top level"),
         ("train: {skip: a}", "unknown key 'skip' under train:; it belongs under space:"),
+        ("latency: {latency_device: cpu}", "unknown key 'latency_device' under latency:; there it is 'device'"),
         ("5: 3", "unknown key '5'; known: budget, targets"),
         ("train: 4", "has 4 under train: and must have `key: value` lines there"),
         ("trials: x", "trials is 'x' and must be a whole number"),

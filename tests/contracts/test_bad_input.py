@@ -96,8 +96,8 @@ def test_odd_filters_give_a_finite_net_or_an_error(
         refusal = str(error)
     assert snapshots or "; " in refusal  # what came, and the way out
     for snapshot in snapshots:
-        assert all(torch.isfinite(each).all() for each in snapshot.net.state_dict().values())
-        assert all(isinstance(each, str) or math.isfinite(each) for each in snapshot.note.values())
+        assert all(torch.isfinite(value).all() for value in snapshot.net.state_dict().values())
+        assert all(isinstance(value, str) or math.isfinite(value) for value in snapshot.note.values())
         assert snapshot.net.eval()(IMAGES).isfinite().all()
 
 

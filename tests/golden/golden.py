@@ -143,7 +143,7 @@ def page(arguments: str) -> dict[str, Any]:
     if arguments.startswith("plan"):
         text = re.sub(TIME, "TIME", "\n".join(found["out"]))
         text = re.sub(r"on this\s+machine", "on this machine", re.sub("─+", "──", text))  # as wide as the times are
-        found["out"] = [re.sub(r" {2,}", "  ", each).rstrip() for each in text.splitlines()]
+        found["out"] = [re.sub(r" {2,}", "  ", row).rstrip() for row in text.splitlines()]
     return found
 
 
@@ -231,7 +231,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
             )
             if old != new:
                 yield f"{name}: {key}"
-                yield from (f"  {each}" for each in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:])
+                yield from (f"  {row}" for row in list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:])
 
 
 def main() -> int:

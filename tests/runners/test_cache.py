@@ -23,4 +23,4 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(CacheError, match="cannot write"):
         write_cached(tmp_path / "taken", b"content")
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "taken"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "taken"]

@@ -247,7 +247,7 @@ def test_a_real_search_with_rungs_is_stopped_resumed_and_reported(tmp_path: Path
     written = {path.name for path in (folder / "trials").iterdir()}
     assert written == {Path(trial.path).name for trial in result.results}
     text = (folder / "report.html").read_text()
-    assert "Rungs after 1 of 2 epochs: trials ended " in text
+    assert "Rungs after 1 of 2 epochs: " in text
     assert "Proxy audit" in text
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     runs = client.search_runs([client.get_experiment_by_name("slimfront").experiment_id])

@@ -42,9 +42,9 @@ def test_every_proposal_has_values_in_range_and_baselines_are_trained_as_set(
     drawn = [r.trial.training for r in search.results if not r.trial.baseline]
     assert {tuple(r.trial.training) for r in search.results if r.trial.baseline} == {()}
     assert drawn[0] == {"lr": 0.008, "distill_weight": 0.0, "epochs": 4}  # starts with what is set
-    for each in problem.config.searched_training:
-        values = [own[each.name] for own in drawn]
-        assert all(each.low <= value <= each.high for value in values)
+    for setting in problem.config.searched_training:
+        values = [own[setting.name] for own in drawn]
+        assert all(setting.low <= value <= setting.high for value in values)
         assert len(set(values)) > 2
     assert all(isinstance(own["epochs"], int) for own in drawn)
 
@@ -124,11 +124,11 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     assert main([*flags, "--out", str(folder)]) == 0
     out = capsys.readouterr().out
     result = SearchResult.from_json((folder / "result.json").read_text())
-    tuned = [each for each in result.results if each.trial.training]
-    assert len(tuned) == sum(not each.trial.baseline for each in result.results)
-    for each in tuned:
-        assert each.curve[-1].epoch == each.trial.training["epochs"]
-    for member in (each for each in result.front if each.trial.training):
+    tuned = [member for member in result.results if member.trial.training]
+    assert len(tuned) == sum(not member.trial.baseline for member in result.results)
+    for member in tuned:
+        assert member.curve[-1].epoch == member.trial.training["epochs"]
+    for member in (network for network in result.front if network.trial.training):
         assert f"  network {member.label}: {training_text(member.trial.training)}" in out
         assert training_text(member.trial.training) in (folder / "report.html").read_text()
         metrics = json.loads((folder / "front" / f"trial-{member.stem}" / "metrics.json").read_text())

@@ -33,7 +33,7 @@ class Discriminant(Criterion):
     where: str = setting(
         "input", choices=("input", "output"), searched=False, help="observe what is read, or what convolutions write"
     )
-    label_weight: float = setting(0.1, low=0.0, high=1.0, help="share of the labels in what the ridge rule predicts")
+    label_weight: float = setting(0.1, low=0.0, high=1.0, help="share of the labels in the targets of the ridge rule")
     even_outputs: bool = setting(
         False, choices=(True, False), searched=False, help="every output of a consumer counts the same"
     )
@@ -78,7 +78,7 @@ class Discriminant(Criterion):
         return Recipe(self.features, self.where, self.images, self.positions, ridge)
 
     def activation_moments(self, net: nn.Module, space: SearchSpace, context: Context) -> ActivationMoments:
-        """Return the dense net's activation moments: those of the context if the recipe is the same, else new ones."""
+        """Return the dense net's activation moments: the context's if their recipe is the same, else new ones."""
         given = context.prepared
         if isinstance(given, ActivationMoments) and given.recipe == self.recipe():
             return given

@@ -169,7 +169,7 @@ class FilterSearch:
         return cuts
 
     def reach_goal(self) -> Widths:
-        """Cut at once the channels that the goal still asks for, those of the smallest estimated output error first.
+        """Cut at once as many channels as the goal still asks for, by rising estimated output error.
 
         Widths within budgets come from `allocate`, on the summed errors of each group's channels in rising order.
 

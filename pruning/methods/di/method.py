@@ -58,7 +58,7 @@ from spaces.widths import Widths
 
 @dataclass(frozen=True)
 class DenseRankings:
-    """Rankings of a wide net's channels; all trials of a search share those of the dense net.
+    """Rankings of a wide net's channels; all trials of a search share the rankings of the dense net.
 
     Attributes:
         criterion: the settings that the rankings follow from.
@@ -228,7 +228,7 @@ class DiscriminantInformation(Discriminant, Method):
         return Cut(narrow, widths, space, _selection(space, widths, ranked), _ranks(ranked))
 
     def criterion(self) -> Discriminant:
-        """Return the settings that rank channels, without those that choose widths."""
+        """Return the settings that rank channels, without the settings that choose widths."""
         return Discriminant(**{declared.name: getattr(self, declared.name) for declared in fields(Discriminant)})
 
     def precision(self) -> Precision | None:

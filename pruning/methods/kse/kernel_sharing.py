@@ -114,7 +114,7 @@ class SharedKernelConv2d(nn.Module):
         return cls(plain, (int(inputs), int(outputs)), [(int(q), list(where)) for q, where in structure["levels"]])
 
     def follow_tensors(self) -> None:
-        """Update what is derived from `packed`, after that tensor was replaced."""
+        """Update the tensors derived from `packed`, after `packed` was replaced."""
         self._unpack()
 
     @override

@@ -62,7 +62,7 @@ def test_half_scales_bytes_to_minus_one_to_one_in_every_part(tmp_path):
         assert natural.fingerprint != half.fingerprint
         for part in ("train", "val", "test", "probe", "calibration"):
             before, after = getattr(natural, part), getattr(half, part)
-            std, mean = (torch.tensor(each)[:, None, None] for each in (before.std, before.mean))
+            std, mean = (torch.tensor(values)[:, None, None] for values in (before.std, before.mean))
             torch.testing.assert_close(collected(after), 2 * (collected(before) * std + mean) - 1, rtol=1e-4, atol=1e-4)
 
 

@@ -67,7 +67,7 @@ def test_the_dense_net_and_the_torch_threads_stay_as_they_were(tiny_search_conte
     threads = torch.get_num_threads()
     finish(dataclasses.replace(tiny_search_context, threads=threads + 1))
     assert torch.get_num_threads() == threads
-    assert all(torch.equal(before[name], each) for name, each in tiny_search_context.net.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in tiny_search_context.net.state_dict().items())
 
 
 def test_closing_a_trial_restores_the_threads_and_closes_the_method(
@@ -204,7 +204,7 @@ def test_methods_reach_neither_validation_nor_test_images(tiny_search_context: S
     secret = tiny_search_context.data.train.subset(torch.arange(3))
     data = dataclasses.replace(tiny_search_context.data, val=secret, test=secret)
     context = TrialContext(data, tiny_search_context.train, seed=0)
-    assert all(each is not secret and each is not data for each in vars(context).values())
+    assert all(value is not secret and value is not data for value in vars(context).values())
 
 
 def test_the_context_gives_the_same_calibration_images_every_time(tiny_search_context: SearchContext) -> None:
@@ -241,7 +241,7 @@ def test_a_method_may_distil_from_a_net_that_it_gives(tiny_search_context: Searc
         assert list(context.fit(net, 1, distillation=given)) == [1]
         found.append(net[0].weight)
     assert torch.equal(found[0], found[1])
-    assert not any(torch.equal(found[0], each) for each in found[2:])
+    assert not any(torch.equal(found[0], weight) for weight in found[2:])
     with pytest.raises(ConfigError, match="--distill-weight is 2"):
         list(context.fit(net, 1, distillation=Distillation(other, 2)))
 
@@ -255,7 +255,7 @@ def test_a_quantised_trial_is_stored_small_and_as_it_was_measured(
     search_context = dataclasses.replace(tiny_search_context, compute_format=compute_format)
     settings = {"bits": 4, "low_bits": 3, "high_bits": 6, "distill": 0.5}
     plain, result = (
-        finish(search_context, dataclasses.replace(trial("di"), settings=each))[1] for each in ({}, settings)
+        finish(search_context, dataclasses.replace(trial("di"), settings=chosen))[1] for chosen in ({}, settings)
     )
     assert result.state is TrialState.COMPLETE, result.error
     assert plain.checkpoint is not None

@@ -39,7 +39,7 @@ def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
 
 class Desk:
     def __init__(self, *settings: dict[str, float]) -> None:
-        self.trials = [Trial(number, "l2", Goal(), each) for number, each in enumerate(settings)]
+        self.trials = [Trial(number, "l2", Goal(), chosen) for number, chosen in enumerate(settings)]
         self.told: dict[int, TrialResult] = {}
 
     def ask(self) -> Trial | None:

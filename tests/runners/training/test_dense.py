@@ -98,7 +98,7 @@ def test_weights_come_from_every_usual_kind_of_file(data, tmp_path, wrap):
     if wrap == "safetensors":
         save_file(state, file)
     elif wrap == "parallel":
-        torch.save({"state_dict": {f"module.{name}": each for name, each in state.items()}, "epoch": 3}, file)
+        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3}, file)
     else:
         torch.save(state if wrap == "plain" else {wrap: state, "epoch": 3}, file)
     assert trained(data, tmp_path / "cache", weights=str(file))[1] == weights_digest(source)
@@ -138,7 +138,7 @@ def test_a_file_without_tensors_is_refused(tmp_path):
     ],
 )
 def test_weights_of_another_network_name_the_first_tensor_that_differs(tmp_path, change, message):
-    state = {name: each for name, each in (untrained().state_dict() | change).items() if each is not None}
+    state = {name: value for name, value in (untrained().state_dict() | change).items() if value is not None}
     torch.save(state, tmp_path / "net.pt")
     with pytest.raises(WeightsError, match=message):
         load_weights(untrained(), tmp_path / "net.pt")

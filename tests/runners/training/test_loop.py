@@ -68,12 +68,12 @@ def test_the_hook_sees_final_gradients_before_each_step():
     net, seen = tiny_net(), []
 
     def hook(trained: nn.Module, step: int) -> None:
-        norm = torch.stack([each.grad.norm() for each in trained.parameters()]).norm()
+        norm = torch.stack([parameter.grad.norm() for parameter in trained.parameters()]).norm()
         seen.append((step, math.isfinite(norm)))
         for parameter in trained.parameters():
             parameter.grad.zero_()
 
-    before = [each.clone() for each in net.parameters()]
+    before = [parameter.clone() for parameter in net.parameters()]
     train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.0), epochs=2, hook=hook)
     assert seen == [(step, True) for step in range(12)]
     assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
@@ -188,7 +188,7 @@ def test_without_a_limit_gradients_stay_as_they_are():
     norms: list[float] = []
 
     def hook(trained: nn.Module, step: int) -> None:
-        norms.append(float(torch.stack([each.grad.norm() for each in trained.parameters()]).norm()))
+        norms.append(float(torch.stack([parameter.grad.norm() for parameter in trained.parameters()]).norm()))
 
     def blown_up() -> nn.Module:
         net = tiny_net()

@@ -103,7 +103,7 @@ def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_e
     text = page_of(train=train, trials=10, rungs="1,2")
     assert "Rungs: about 23 epochs of training instead of 40" in text  # 10 * 1 + 5 * 1 + 4 * 2 = 23, of 4 on the front
     assert "\n 1 10 every trial" in text
-    assert "\n 4 4 baselines, the first others, members of the front" in text
+    assert "\n 4 4 baselines and the other exempt trials, members of the front" in text
     assert "4 epochs each at most, rungs after 1, 2" in text
     assert "Rungs" not in page_of(train=train, trials=10, rungs="none")
     assert "Rungs" not in page_of(trials=10)

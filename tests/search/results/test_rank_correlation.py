@@ -146,7 +146,7 @@ def test_the_report_shows_the_audit_and_what_it_led_to(finished_search: SearchRe
         ("2", *["1.00 (4)"] * 3, "1.00 (12)"),
     )
     lines = rung_statements(blind)
-    assert lines[0] == "Rungs after 1, 2 of 4 epochs: trials ended 12 after 4; 48 epochs of training instead of 48."
+    assert lines[0] == "Rungs after 1, 2 of 4 epochs: 12 trials ended after 4; 48 epochs of training instead of 48."
     assert lines[-1] == (
         "Proxy audit: rank correlation with the end is -1.00 after 1, 1.00 after 2 epochs over 12 trials; "
         "trials were first judged after 2, the first to reach 0.4."
