@@ -1,10 +1,9 @@
-"""SearchCallback: an observer that is told of every step of a search, e.g. the live display or the MLflow tracker."""
+"""SearchCallback: an observer whose hooks run at every step of a search, e.g. the live display or MLflow tracking."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-from typing_extensions import override
 
 from runners.trial import TrialResult
 from search.environment import Plan
@@ -18,9 +17,8 @@ class Progress:
     """The state of a search after a trial.
 
     Attributes:
-        finished: number of finished trials.
-        total: number of trials that the search will have had at its end.
-        front: the non-dominated networks inside the budgets.
+        finished: number of trials that have a result.
+        total: number of trials that the search will have at its end, those of an earlier process included.
     """
 
     finished: int
@@ -32,75 +30,44 @@ class SearchCallback:
     """Base class of observers; every hook does nothing."""
 
     def on_phase(self, text: str) -> None:
-        """Take notice of what the search does now, e.g. "training the dense network, 3 epochs"."""
+        """The search begins something that `text` names, e.g. "training the dense network, 3 epochs"."""
 
     def on_search_start(self, plan: Plan) -> None:
-        """Take notice of what the search is about to do; nothing has been trained yet."""
+        """The search is planned; nothing has been trained yet."""
 
     def on_dense_evaluated(self, accuracy: float, problem: Problem, finished: Sequence[TrialResult]) -> None:
-        """Take notice of the dense network.
+        """The dense network is trained.
 
         Args:
-            accuracy: on validation, in [0, 1].
-            problem: space, dense cost and budgets.
-            finished: trials that an earlier process of a resumed search has finished.
+            accuracy: of the dense network on validation, in [0, 1].
+            finished: results of an earlier process of a resumed search.
         """
 
     def on_promotion(self, number: int, epochs: int) -> None:
-        """Take notice that a trial is trained on, until it has had so many epochs."""
+        """A paused trial goes on with its training, until it has had `epochs` epochs in all."""
 
     def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
-        """Take notice of a finished trial, or of another training segment of one."""
+        """A trial has ended, or another training segment of one."""
 
     def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
-        """Take notice of the outcome.
+        """The search has ended with a result, which is in the run folder `folder`.
 
         Args:
-            folder: the run folder.
             tracking: command or address that opens the tracked run; empty where nothing was tracked.
         """
 
     def on_search_abort(self) -> None:
-        """Take notice that the search ends without a result; the error follows."""
+        """The search ends without a result; its error is raised after this call."""
 
 
 class CallbackList(SearchCallback):
     """Hands every event on to several callbacks, in their order."""
 
     def __init__(self, callbacks: Sequence[SearchCallback] = ()) -> None:
-        self._callbacks = tuple(callbacks)
+        for hook in (name for name in vars(SearchCallback) if name.startswith("on_")):
+            setattr(self, hook, partial(_call_all, [getattr(callback, hook) for callback in callbacks]))
 
-    @override
-    def on_phase(self, text: str) -> None:
-        for callback in self._callbacks:
-            callback.on_phase(text)
 
-    @override
-    def on_search_start(self, plan: Plan) -> None:
-        for callback in self._callbacks:
-            callback.on_search_start(plan)
-
-    @override
-    def on_dense_evaluated(self, accuracy: float, problem: Problem, finished: Sequence[TrialResult]) -> None:
-        for callback in self._callbacks:
-            callback.on_dense_evaluated(accuracy, problem, finished)
-
-    @override
-    def on_promotion(self, number: int, epochs: int) -> None:
-        for callback in self._callbacks:
-            callback.on_promotion(number, epochs)
-
-    @override
-    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
-        for callback in self._callbacks:
-            callback.on_trial_end(result, progress)
-
-    @override
-    def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
-        for callback in self._callbacks:
-            callback.on_search_end(result, folder, tracking)
-
-    @override
-    def on_search_abort(self) -> None:
-        for callback in self._callbacks:
-            callback.on_search_abort()
+def _call_all(hooks: Iterable[Callable[..., None]], *arguments: object) -> None:
+    for hook in hooks:
+        hook(*arguments)

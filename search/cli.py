@@ -1,7 +1,7 @@
 """The command line: flags and YAML to a RunConfig, a run, and an exit code.
 
 Exit codes: 0 done; 2 an error that the user can put right, told in one line on standard error; 130 stopped by Ctrl-C.
-Any other exception is a fault of this project and shows its traceback.
+Any other exception is an error in this project and shows its traceback.
 """
 
 import json
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; Python must not complain about that again when it flushes at exit.
+        # The process that read our output has ended; without this, Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (SlimfrontError, OSError) as error:
@@ -96,7 +96,7 @@ def _plan(config: RunConfig) -> int:
 
 
 def _show(page: str, arguments: Sequence[str]) -> int:
-    """Print the list of methods or presets, or the pages of those named."""
+    """Print the list of methods or presets, or the page of every name among the arguments."""
     from search.reporting.catalogue import describe_methods, describe_presets, methods_page, presets_page
     from search.reporting.wording import make_console
 

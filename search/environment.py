@@ -1,6 +1,6 @@
-"""Environment: what a search works with, made from its config before any work: data, network, device, run folder.
+"""Environment: the data, network, device and run folder of a search, made from its config before any training.
 
-Nothing is written here, so that a mistake in the config leaves nothing behind.
+This module writes no file, so that a mistake in the config leaves nothing behind.
 """
 
 import dataclasses
@@ -40,14 +40,14 @@ class RunFolderError(SlimfrontError):
 
 @dataclass(frozen=True)
 class Environment:
-    """What a search works with.
+    """The data, network, device and run folder of a search.
 
     Attributes:
-        net: at full width; its weights are the user's when `weighted`, else fresh.
+        net: the network at full width, with the user's weights when `weighted`, else with random ones.
         workers: number of trials that run at once.
         threads: torch threads of a worker.
         threads_alone: torch threads of this process while no trial runs.
-        compute_format: number and memory format of the trials, measured with as many threads as they get.
+        compute_format: number and memory format of the trials: the fastest, measured with `threads` threads.
     """
 
     problem: Problem
@@ -90,8 +90,8 @@ class Plan:
     """A search with the time that it is expected to take.
 
     Attributes:
-        seconds: of wall time; None when nothing is known.
-        epochs: of training of all trials together, where they pause at rungs; else 0.
+        seconds: wall time; None when it is not known.
+        epochs: training of all trials together, when trials pause at rungs; else 0.
         dense_seconds: latency of the dense network, once measured.
     """
 
@@ -107,7 +107,7 @@ class Plan:
         return (self.dense_seconds or 0.0) if problem.axis == "latency" else problem.space.dense_cost.flops
 
     def remaining(self, finished: Sequence[TrialResult], total: int) -> "Plan":
-        """Return the plan with the time that the trials which are left take.
+        """Return the plan with the time of the trials that have not finished.
 
         Args:
             finished: trials of an earlier process.
@@ -130,13 +130,15 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
             error, and random weights stand in for missing published ones.
 
     Raises:
-        SlimfrontError: anything in the config that cannot be met; the message names it.
+        SlimfrontError: a setting that cannot be met; the message names it.
     """
     check_resumed(config)
     device = pick_device(config.train.device)
     config = _with_latency_device(config, device)
     check_latency(config.latency)
-    data = _images(config, fetch)
+    if not fetch:
+        check_on_disk(config.data)
+    data = load_data(config.data, config.seed, default_input_shape(config.model))
     spec = ModelSpec(config.model, data.num_classes, data.input_shape)
     folder = _folder(config)
     net, weighted = build(spec).eval(), bool(config.weights)
@@ -165,7 +167,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
 
 
 def file_to_download(spec: ModelSpec, weights: str) -> Path | None:
-    """Return the file that published weights will be downloaded to; None when they are there, or a file is given."""
+    """Return the file that published weights will be downloaded to; None if it exists, or `weights` names a file."""
     file = published_file(spec, weights) if is_published(weights) else None
     return None if file is None or file.exists() else file
 
@@ -174,7 +176,7 @@ def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
     """Return the config with the device of the training in place of an "auto" latency device.
 
     Raises:
-        LatencyError: the search needs latency, and nothing is to be measured.
+        LatencyError: the search needs latency, and the latency device is "none".
     """
     if needs_latency(config, config.budgets) and not config.latency.measures:
         raise LatencyError(
@@ -188,17 +190,11 @@ def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
 
 
 def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> ComputeFormat:
-    """Measure in which format trials compute fastest, unless their precision is set."""
+    """Measure in which format training is fastest, unless the config sets the precision."""
     if config.train.precision != "auto":
         return ComputeFormat()
     with using_threads(threads):
         return measure_compute_format(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
-
-
-def _images(config: RunConfig, fetch: bool) -> ImageData:
-    if not fetch:
-        check_on_disk(config.data)
-    return load_data(config.data, config.seed, default_input_shape(config.model))
 
 
 def _folder(config: RunConfig) -> Path:

@@ -1,7 +1,7 @@
 """Interrupts: a Ctrl-C that cannot get lost.
 
-Python raises KeyboardInterrupt wherever the main thread is. Inside a callback of compiled code, as Ray's waiting is,
-the exception is printed and dropped, and the search would go on for hours.
+Python raises KeyboardInterrupt at whatever line the main thread runs. In a Python callback that compiled code calls, as
+Ray does while it waits, the exception is printed and dropped, and the search would go on for hours.
 """
 
 import signal
@@ -11,9 +11,9 @@ from typing import Any
 
 
 class Interrupts:
-    """Remembers a Ctrl-C within its context, so that `check` raises it again if it was dropped.
+    """Remembers a Ctrl-C inside its `with` block, so that `check` raises KeyboardInterrupt again if it was dropped.
 
-    Outside of the main thread, where Python delivers no signals, it remembers nothing.
+    In any other thread than the main one, to which Python delivers no signals, it does nothing.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """One search from config to result: the composition root, and the place to start reading.
 
-A run has five acts: prepare the environment (where latency counts, calibrate it) and show the plan; train the dense
-network; gather what the methods share; let the runner work off the tuner's trials; finalize: train the front again
-where that is asked for, read test once, write everything down. A resumed run has the same five, with the trials and the
-dense network that its folder holds (`search.storage.run_folder`).
+A run has five acts: prepare the environment, calibrate latency where the search needs it, and show the plan; train the
+dense network; compute the statistics that all methods share; have the runner train the tuner's trials; finalize, which
+retrains the front where the config asks for it, reads the test images once and writes the run folder. A resumed run has
+the same five, with the trials and the dense network that its folder holds (`search.storage.run_folder`).
 """
 
 import logging
@@ -26,7 +26,6 @@ from search.callbacks import CallbackList, SearchCallback
 from search.environment import Environment, Plan, prepare
 from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
-from search.interrupts import Interrupts
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
 from search.planning import plan
@@ -43,9 +42,9 @@ from search.storage.checkpoints import CheckpointFolder
 from search.storage.pending import PendingTrials
 from search.storage.run_folder import OpenRun
 from search.tracking.mlflow_tracker import MlflowTracker
-from search.tuner import Records, Schedulers, Tuner
+from search.tuner import Tuner
 
-WAITING_PER_WORKER = 3  # networks that wait to be timed before the running trials are waited for
+WAITING_PER_WORKER = 3  # once so many networks wait to be timed, no trial begins until they are
 
 _log = logging.getLogger(__name__)
 
@@ -65,117 +64,149 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
         KeyboardInterrupt: stopped before the first trial was finished. Later a stop is a result, `interrupted`.
     """
     began, limit = time.perf_counter(), TimeLimit(config.time_limit, config.time_limit_seconds)
-    CallbackList(callbacks).on_phase("reading data and tracing the network")
+    callback = CallbackList(callbacks)
+    callback.on_phase("reading data and tracing the network")
     environment = prepare(config)
-    latency = calibrate_latency(environment, CallbackList(callbacks))
+    latency = calibrate_latency(environment, callback)
     candidates = CandidateSpace(environment.problem, latency.predictor if latency else None)
     planned = plan(environment, candidates, latency.dense_seconds if latency else None)
     with run_folder.opened(environment) as opened, using_threads(environment.threads_alone):
         if latency is not None:
             restore_readings(opened.history, latency.predictor, latency.conditions)
         tracker = MlflowTracker(environment.folder, environment.config)
-        everyone = CallbackList([tracker, *callbacks])
+        search = _Search(environment, latency, candidates, opened, limit, CallbackList([tracker, *callbacks]))
         try:
-            return _search(_Search(environment, latency, candidates, opened, everyone), planned, limit, began, tracker)
+            result = search.run(planned, began)
+            search.callback.on_search_end(result, environment.folder, tracker.command())
+            return result
         except BaseException:
-            everyone.on_search_abort()
+            search.callback.on_search_abort()
             raise
 
 
 @dataclass(frozen=True)
 class _Search:
-    """The parts of a search that are there before any training."""
+    """The acts of a search after its plan, over the parts that exist before any training."""
 
     environment: Environment
     latency: LatencyCalibration | None
     candidates: CandidateSpace
     opened: OpenRun
+    limit: TimeLimit
     callback: SearchCallback
 
+    def run(self, planned: Plan, began: float) -> SearchResult:
+        """Return the result; `began` is the time on the performance counter when the search began."""
+        environment, history = self.environment, self.opened.history
+        total = TrialCounts.of(environment.problem, self.opened.stored).total
+        self.callback.on_search_start(planned.remaining(history.results, total))
+        net = self._train_dense()
+        run_folder.save_dense(environment, self.opened.storage, net)
+        dense_accuracy = accuracy(net, environment.data.val, device=environment.device)
+        _warn_of_guessing(dense_accuracy, environment)
+        self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
+        context = self._search_context(net)
+        tuner = self._tuner(net, total - len(history.results))
+        interrupted = self._run_trials(tuner, context)
+        retrainer = Retrainer(environment, context, self.callback)
+        finalize = Finalizer(environment, self.latency, net, dense_accuracy, retrainer, self.callback)
+        try:
+            return finalize(history.results, Ending(time.perf_counter() - began, interrupted, tuner.stopped))
+        except KeyboardInterrupt:
+            return finalize(history.results, Ending(time.perf_counter() - began, True, tuner.stopped))
 
-def _search(search: _Search, planned: Plan, limit: TimeLimit, began: float, tracker: MlflowTracker) -> SearchResult:
-    environment, history, callback = search.environment, search.opened.history, search.callback
-    total = TrialCounts.of(environment.problem, search.opened.stored).total
-    callback.on_search_start(planned.remaining(history.results, total))
-    net = _train_dense(environment, callback, limit)
-    run_folder.save_dense(environment, search.opened.storage, net)
-    dense_accuracy = accuracy(net, environment.data.val, device=environment.device)
-    _warn_of_guessing(dense_accuracy, environment)
-    callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
-    context = _search_context(environment, net, callback)
-    tuner, interrupts = _tuner(search, net, limit)
-    interrupted = _work_off(search, tuner, interrupts, context)
-    retrainer = Retrainer(environment, context, callback)
-    finalize = Finalizer(environment, search.latency, net, dense_accuracy, retrainer, callback)
-    try:
-        result = finalize(history.results, Ending(time.perf_counter() - began, interrupted, tuner.stopped))
-    except KeyboardInterrupt:
-        result = finalize(history.results, Ending(time.perf_counter() - began, True, tuner.stopped))
-    callback.on_search_end(result, environment.folder, tracker.command())
-    return result
+    def _train_dense(self) -> nn.Module:
+        """Return the dense network: that of the run folder, the user's, or one that is trained now or was cached."""
+        environment = self.environment
+        if (kept := run_folder.load_dense(environment)) is not None:
+            return kept
+        if environment.weighted:
+            return environment.net
+        epochs = environment.config.train.dense_epochs
+        self.callback.on_phase(f"training the dense network, {plural(epochs, 'epoch')}, unless it is cached")
 
+        def on_epoch(epoch: int, val_accuracy: float) -> None:
+            self.callback.on_phase(
+                f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation"
+            )
+            if epoch < epochs:
+                self.limit.check(f"after epoch {epoch} of {epochs} of the dense training")
 
-def _tuner(search: _Search, net: nn.Module, limit: TimeLimit) -> tuple[Tuner, Interrupts]:
-    """Put the tuner together from its parts."""
-    environment, opened, latency = search.environment, search.opened, search.latency
-    problem, history = environment.problem, opened.history
-    left = TrialCounts.of(problem, opened.stored).total - len(history.results)
-    sensitivities = _sensitivities(environment, net, search.callback) if left > 0 else None
-    records = Records(history, PendingTrials(), opened.storage, CheckpointFolder(environment.folder))
-    searcher = OptunaSearcher(search.candidates, history, records.pending, opened.stored, sensitivities=sensitivities)
-    promotion = MultiObjectiveASHA(problem, search.candidates.objective_cost, history.results)
-    screening = Screening(problem, environment.screening_pool_size, history.results)
-    queue = None
-    if latency is not None:
-        size = WAITING_PER_WORKER * environment.workers
-        queue = MeasurementQueue(
-            history, opened.storage, latency.predictor, latency.reader(environment), size, search.callback
+        recipe = environment.dense_recipe
+        return trained_net(recipe, cache_root(), compute_format=environment.compute_format, on_epoch=on_epoch)
+
+    def _search_context(self, net: nn.Module) -> SearchContext:
+        """Return what all trials share: the dense network, and its statistics that the methods need."""
+        self.callback.on_phase("gathering statistics of the dense network")
+        problem, data, train = self.environment.problem, self.environment.data, self.environment.config.train
+        statistics = {
+            name: METHODS[name](**problem.fixed.get(name, {})).prepare(net, problem.space, self._trial_context)
+            for name in dict.fromkeys(problem.methods)
+        }
+        return SearchContext(
+            net.cpu().eval(), problem.space, data, train, statistics, compute_format=self.environment.compute_format
         )
-    interrupts = Interrupts()
-    schedulers = Schedulers(promotion, screening, limit)
-    return Tuner(records, searcher, schedulers, queue, interrupts, search.callback), interrupts
 
+    @property
+    def _trial_context(self) -> TrialContext:
+        return TrialContext(self.environment.data, self.environment.config.train, self.environment.config.seed)
 
-def _work_off(search: _Search, tuner: Tuner, interrupts: Interrupts, context: SearchContext) -> bool:
-    """Have the runner work off the tuner's trials; return whether the user stopped it."""
-    environment, history = search.environment, search.opened.history
-    done = len(history.results)
-    so_far = f"; {done} of {tuner.total} trials are finished" if done else ""
-    search.callback.on_phase(f"searching with {plural(environment.workers, 'worker')}{so_far}")
-    try:
-        if not tuner.unfinished:
-            tuner.measure_remaining()  # networks that a killed search had left
-        if tuner.unfinished:
-            with interrupts:
-                RUNNERS[environment.runner](environment.config.runner, evaluate).run(tuner, context)
-    except KeyboardInterrupt:
-        if not history.results:
-            raise
-        return True
-    finally:
-        tuner.close()
-    return False
+    def _sensitivities(self, net: nn.Module) -> Mapping[str, float] | None:
+        """Measure the loss from narrowing each group of the dense network alone; None if the sampler cannot use it."""
+        images, space = sensing_images(self.environment), self.environment.problem.space
+        if not images:
+            return None
+        count = len(space.variable)
+        self.callback.on_phase(
+            f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached"
+        )
+        return measure_sensitivities(net, space, self._trial_context, images, cache_root()).by_group
 
+    def _tuner(self, net: nn.Module, left: int) -> Tuner:
+        """Put the tuner together from its parts; `left` is the number of trials without a result."""
+        environment, opened, latency = self.environment, self.opened, self.latency
+        problem, history, pending = environment.problem, opened.history, PendingTrials()
+        sensitivities = self._sensitivities(net) if left > 0 else None
+        queue = None
+        if latency is not None:
+            size = WAITING_PER_WORKER * environment.workers
+            read = latency.reader(environment)
+            queue = MeasurementQueue(history, opened.storage, latency.predictor, read, size, self.callback)
+        return Tuner(
+            history=history,
+            pending=pending,
+            searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
+            scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
+            screening=Screening(problem, environment.screening_pool_size, history.results),
+            stop=self.limit,
+            queue=queue,
+            storage=opened.storage,
+            checkpoints=CheckpointFolder(environment.folder),
+            callback=self.callback,
+        )
 
-def _train_dense(environment: Environment, callback: SearchCallback, limit: TimeLimit) -> nn.Module:
-    if (kept := run_folder.load_dense(environment)) is not None:
-        return kept
-    if environment.weighted:
-        return environment.net
-    epochs = environment.config.train.dense_epochs
-    callback.on_phase(f"training the dense network, {plural(epochs, 'epoch')}, unless it is cached")
-
-    def on_epoch(epoch: int, val_accuracy: float) -> None:
-        callback.on_phase(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation")
-        if epoch < epochs:
-            limit.check(f"after epoch {epoch} of {epochs} of the dense training")
-
-    recipe = environment.dense_recipe
-    return trained_net(recipe, cache_root(), compute_format=environment.compute_format, on_epoch=on_epoch)
+    def _run_trials(self, tuner: Tuner, context: SearchContext) -> bool:
+        """Have the runner train the tuner's trials; return whether the user stopped it."""
+        environment, done = self.environment, len(self.opened.history.results)
+        so_far = f"; {done} of {tuner.total} trials are finished" if done else ""
+        self.callback.on_phase(f"searching with {plural(environment.workers, 'worker')}{so_far}")
+        try:
+            if not tuner.unfinished:
+                tuner.measure_remaining()  # networks that a killed search had left
+            if tuner.unfinished:
+                with tuner.interrupts:
+                    RUNNERS[environment.runner](environment.config.runner, evaluate).run(tuner, context)
+        except KeyboardInterrupt:
+            if not self.opened.history.results:
+                raise
+            return True
+        finally:
+            tuner.close()
+        return False
 
 
 def _warn_of_guessing(dense_accuracy: float, environment: Environment) -> None:
-    """Say so when the dense network has learned next to nothing: no narrow one will look good then."""
+    """Warn when the dense network has learned next to nothing: no narrow network will be accurate then."""
     classes = environment.data.num_classes
     if dense_accuracy < 2 / classes:
         _log.warning(
@@ -184,28 +215,3 @@ def _warn_of_guessing(dense_accuracy: float, environment: Environment) -> None:
             100 * dense_accuracy,
             classes,
         )
-
-
-def _search_context(environment: Environment, net: nn.Module, callback: SearchCallback) -> SearchContext:
-    """Gather what all trials share: the dense network and the statistics of it that methods work from."""
-    callback.on_phase("gathering statistics of the dense network")
-    problem, data, train = environment.problem, environment.data, environment.config.train
-    context = TrialContext(data, train, environment.config.seed)
-    methods = dict.fromkeys(problem.methods)
-    statistics = {
-        name: METHODS[name](**problem.fixed.get(name, {})).prepare(net, problem.space, context) for name in methods
-    }
-    return SearchContext(
-        net.cpu().eval(), problem.space, data, train, statistics, compute_format=environment.compute_format
-    )
-
-
-def _sensitivities(environment: Environment, net: nn.Module, callback: SearchCallback) -> Mapping[str, float] | None:
-    """Measure the loss from narrowing each group of the dense network alone; None for a sampler that cannot use it."""
-    images, space = sensing_images(environment), environment.problem.space
-    if not images:
-        return None
-    count = len(space.variable)
-    callback.on_phase(f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached")
-    context = TrialContext(environment.data, environment.config.train, environment.config.seed)
-    return measure_sensitivities(net, space, context, images, cache_root()).by_group

@@ -1,4 +1,4 @@
-"""Problem: the question that a search answers, resolved for one network; data only."""
+"""Problem: the search space, budgets, targets and fixed settings of a search, resolved for one network; data only."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from spaces.space import SearchSpace, uniform_ratios
 from spaces.targets import absolute_targets
 
 BASELINE_METHOD = "l2"
-_ABILITIES = {  # allocation -> the attribute of an able method, what it then does, what other methods do instead
+_ABILITIES = {  # allocation -> attribute of a method, what methods with it do, what methods without it do
     "search": ("takes_widths", "work at widths that the search chooses", "finds widths itself"),
     "method": ("finds_widths", "find widths itself", "works at given widths"),
 }
@@ -21,13 +21,13 @@ _ABILITIES = {  # allocation -> the attribute of an able method, what it then do
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched, within which limits.
+    """What a search optimizes, and within which budgets.
 
     Attributes:
         config: the settings of the run.
         space: the widths that may vary, and their exact cost.
         budgets: absolute; every network of the front is inside all of them.
-        targets: absolute budgets on one quantity, the largest first, each of which is answered; often empty.
+        targets: absolute budgets on one quantity, the largest first; the search reports the best network within each.
         fixed: method -> setting -> value, of the settings that are not searched.
     """
 
@@ -62,32 +62,32 @@ class Problem:
 
     @property
     def axis(self) -> str:
-        """Cost of the front, "flops" or "latency"."""
+        """Cost that the front minimizes, "flops" or "latency"."""
         return self.config.axis
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Epochs after which trials pause, the last of them the whole training; empty where each trains at once."""
+        """Epochs after which trials pause, the last the whole training; empty when trials never pause."""
         return self.config.rung_epochs
 
     @property
     def latency_limit(self) -> float:
-        """Seconds that the budgets allow; infinite when none limits latency."""
+        """Lowest latency budget in seconds; infinite when no budget limits latency."""
         return min((budget.limit for budget in self.budgets if budget.quantity == "latency"), default=float("inf"))
 
     @property
     def needs_latency(self) -> bool:
-        """Whether latency is limited or an axis, so that networks are measured during the search."""
+        """Whether latency is limited or an objective, so that networks are measured during the search."""
         return needs_latency(self.config, self.budgets)
 
 
 def needs_latency(config: RunConfig, budgets: Iterable[Budget]) -> bool:
-    """Return whether latency is limited or an axis."""
+    """Return whether a budget limits latency or latency is an objective."""
     return config.axis == "latency" or any(budget.quantity == "latency" for budget in budgets)
 
 
 def method_settings(methods: Sequence[str]) -> dict[str, tuple[Setting, ...]]:
-    """Return method -> its declared settings, of the methods of a search and of the baseline."""
+    """Return the declared settings of every method of a search and of the baseline, by method."""
     return {name: declared_settings(METHODS[name]) for name in dict.fromkeys((*methods, BASELINE_METHOD))}
 
 

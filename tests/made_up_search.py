@@ -22,7 +22,7 @@ from search.storage.checkpoints import CheckpointStore
 from search.storage.history import History
 from search.storage.pending import PendingTrials
 from search.storage.study_storage import StudyStorage
-from search.tuner import Records, Schedulers, Tuner
+from search.tuner import Tuner
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
@@ -107,15 +107,24 @@ def search_of(
     history = History(problem, [trial.result for trial in stored if trial.result is not None])
     if prepare is not None:
         prepare(history)
-    records = Records(history, PendingTrials(), storage, checkpoints or CheckpointStore())
-    candidates = CandidateSpace(problem, predictor)
-    searcher = OptunaSearcher(candidates, history, records.pending, stored, sensitivities=sensitivities, even=even)
-    promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
-    schedulers = Schedulers(promotion, Screening(problem, size, history.results), stop)
+    candidates, pending = CandidateSpace(problem, predictor), PendingTrials()
+    searcher = OptunaSearcher(candidates, history, pending, stored, sensitivities=sensitivities, even=even)
     queue = None
     if read is not None and predictor is not None:
-        queue = MeasurementQueue(history, storage, predictor, read, window, callback)
-    tuner = Tuner(records, searcher, schedulers, queue, interrupts, callback)
+        queue = MeasurementQueue(history, storage, predictor, read, window, callback or SearchCallback())
+    tuner = Tuner(
+        history=history,
+        pending=pending,
+        searcher=searcher,
+        scheduler=MultiObjectiveASHA(problem, candidates.objective_cost, history.results),
+        screening=Screening(problem, size, history.results),
+        stop=stop,
+        queue=queue,
+        storage=storage,
+        checkpoints=checkpoints or CheckpointStore(),
+        interrupts=interrupts or Interrupts(),
+        callback=callback or SearchCallback(),
+    )
     return MadeUpSearch(tuner, problem, searcher, history, storage)
 
 

@@ -27,14 +27,14 @@ from search.latency.queue import Read
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 
-BUSY = 4  # times as long as alone: the most that a brief timing beside other processes takes
+BUSY = 4  # a brief timing beside other processes takes at most this many times as long as alone
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LatencyCalibration:
-    """What the rest of the search needs of the measurements before it.
+    """What a search measures before any training.
 
     Attributes:
         dense: reading of the dense network at the first batch size, which may be refused.
@@ -94,7 +94,7 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
     narrow = at_widths(environment.net, problem.space, problem.space.smallest)
     smallest = meter.read_at("smallest", narrow, meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
-        check_smallest_briefly(problem.latency_limit, _brief(meter, narrow), where)
+        check_smallest(problem.latency_limit, _brief(meter, narrow), None, where)
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
         check_smallest(problem.latency_limit, smallest.seconds, (smallest.low, smallest.high), where)
@@ -114,33 +114,29 @@ def _brief(meter: LatencyMeter, net: nn.Module) -> float:
         return brief_seconds(call_of(meter, net), meter.watch)
 
 
-def check_smallest(limit: float, seconds: float, interval: tuple[float, float], where: str) -> None:
-    """Compare a latency limit with the measured latency of the smallest network.
+def check_smallest(limit: float, seconds: float, interval: tuple[float, float] | None, where: str) -> None:
+    """Compare a latency limit with the latency of the smallest network.
 
     Args:
+        interval: of the measured latency; None for a brief timing on a machine that is too busy to measure. Such a
+            timing only refuses a limit so far below it that other processes on the machine cannot be the reason.
         where: device and batch size in words.
 
     Raises:
         BudgetError: no network of the space can be expected to meet the limit.
     """
-    if limit < seconds:
+    if limit >= (seconds / BUSY if interval is None else seconds):
+        return
+    budget, milliseconds = Budget("latency", limit), f"{1e3 * seconds:.4g} ms"
+    if interval is None:
+        found = (
+            f"budget {budget} is far under what the smallest network of this space takes on {where}, about "
+            f"{milliseconds} (this machine is too busy to measure it)"
+        )
+    else:
         low, high = interval
-        raise BudgetError(
-            f"budget {Budget('latency', limit)} is under what the smallest network of this space measures on {where}: "
-            f"{1e3 * seconds:.4g} ms ({1e3 * low:.4g} to {1e3 * high:.4g}); raise the budget, or lower --floor or "
-            "--divisor"
+        found = (
+            f"budget {budget} is under what the smallest network of this space measures on {where}: "
+            f"{milliseconds} ({1e3 * low:.4g} to {1e3 * high:.4g})"
         )
-
-
-def check_smallest_briefly(limit: float, seconds: float, where: str) -> None:
-    """Compare a latency limit with a timing of the smallest network on a machine too busy to measure it.
-
-    Raises:
-        BudgetError: the limit is so far under that timing that other processes on the machine cannot be the reason.
-    """
-    if limit < seconds / BUSY:
-        raise BudgetError(
-            f"budget {Budget('latency', limit)} is far under what the smallest network of this space takes on {where}, "
-            f"about {1e3 * seconds:.4g} ms (this machine is too busy to measure it); raise the budget, or lower "
-            "--floor or --divisor"
-        )
+    raise BudgetError(f"{found}; raise the budget, or lower --floor or --divisor")

@@ -36,24 +36,11 @@ class LatencyPredictor:
     model: LatencyModel
     problem: Problem
 
-    @property
-    def limit(self) -> float:
-        """Seconds that the upper end of a measured interval must not exceed; infinite without a latency budget."""
-        return self.problem.latency_limit
-
-    def seconds(self, widths: Widths) -> float:
-        """Return the predicted latency in seconds."""
-        return self.model.predict(widths)
-
-    def objective_value(self, result: TrialResult) -> float:
-        """Return the predicted seconds, by which samplers and rungs compare results along a latency axis."""
-        return self.seconds(result.widths or Widths({}))
-
     def seconds_of(self, network: TrialResult) -> float | None:
         """Return the predicted latency of a network; None for one whose layers are not plain ones of its widths."""
         if network.widths is None or network.cost != self.problem.space.cost(network.widths):
             return None
-        return self.seconds(network.widths)
+        return self.model.predict(network.widths)
 
     def fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
         """Project width ratios into the budgets and, by lower FLOPs at the same ratios, into the predicted latency.
@@ -87,7 +74,7 @@ class LatencyPredictor:
         order, variable = self.model.layers.names, [group.name for group in self.problem.space.variable]
         every = np.tile(np.array(self.model.dense, dtype=np.float64), (len(widths), 1))
         every[:, [order.index(name) for name in variable]] = widths
-        return np.asarray(self.model.predict_vectors(every) * self.model.safety / self.limit)
+        return np.asarray(self.model.predict_vectors(every) * self.model.safety / self.problem.latency_limit)
 
     @cached_property
     def analytic(self) -> tuple[Budget, ...]:
@@ -102,11 +89,11 @@ class LatencyPredictor:
     def far_over(self, network: TrialResult) -> bool:
         """Return whether a network is predicted so far over the limit that measuring it would be lost time."""
         predicted = self.seconds_of(network)
-        return predicted is not None and predicted > FAR * self.limit
+        return predicted is not None and predicted > FAR * self.problem.latency_limit
 
     def _with_flops(self, headroom: float) -> tuple[Budget, ...]:
         kept = counted(self.problem.budgets)
-        if math.isinf(self.limit):
+        if math.isinf(self.problem.latency_limit):
             return kept
         uniform = self.problem.space.cost(self._uniform).flops
         flops = max(self.problem.space.smallest_cost.flops, math.floor(headroom * uniform))
@@ -118,4 +105,4 @@ class LatencyPredictor:
         return self.fit(uniform_ratios(self.problem.space), counted(self.problem.budgets))
 
     def _inside(self, widths: Widths) -> bool:
-        return self.seconds(widths) * self.model.safety <= self.limit
+        return self.model.predict(widths) * self.model.safety <= self.problem.latency_limit

@@ -6,7 +6,7 @@ measured. With one worker that is after every trial.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from runners.latency.meter import Conditions, Reading, to_plain
 from runners.trial import TrialResult
@@ -22,45 +22,43 @@ OPTIMISM = 0.9  # of a predicted latency, below which the network is taken to li
 Read = Callable[[TrialResult], Sequence[Reading]]
 
 
+@dataclass(eq=False)
 class MeasurementQueue:
     """Measures the networks that might enter the front.
 
-    Args:
-        history: takes the readings, as does `storage`, where there is one.
+    Attributes:
+        storage: gets the readings as the history does; None keeps the search in memory.
         predictor: predicts latency and learns from readings.
         read: measures a network whose weights are on disk.
         size: number of networks that wait before running trials are waited for.
     """
 
-    def __init__(
-        self,
-        history: History,
-        storage: StudyStorage | None,
-        predictor: LatencyPredictor,
-        read: Read,
-        size: int,
-        callback: SearchCallback | None = None,
-    ) -> None:
-        self._history, self._storage, self._predictor, self._read = history, storage, predictor, read
-        self._size, self._callback = size, callback or SearchCallback()
+    history: History
+    storage: StudyStorage | None
+    predictor: LatencyPredictor
+    read: Read
+    size: int
+    callback: SearchCallback = field(default_factory=SearchCallback)
+
+    def __post_init__(self) -> None:
+        """Start without results."""
         self._windows: Counter[str] = Counter()  # by label: windows in which a network was measured
         self._told = self._resume_at = 0  # results so far, and how many there must be before the next window
 
     def holds_back(self, running: int) -> bool:
-        """Return whether no trial is to begin until the running ones have ended."""
+        """Return whether enough networks wait, so that no trial may begin until the running ones have ended."""
         rested = self._told >= self._resume_at
-        return bool(running) and rested and sum(1 for _ in self._due()) >= self._size
+        return bool(running) and rested and sum(1 for _ in self._due()) >= self.size
 
     def observe_result(self) -> None:
-        """Take notice that a trial was told."""
+        """Count a result, for the number of results between two windows."""
         self._told += 1
 
     def measure(self, *, last: bool = False) -> None:
         """Measure the waiting networks, the most accurate first: networks that it then dominates need not be measured.
 
-        A refused reading ends the window: the next one would meet the same busy machine. Trials go on meanwhile, as
-            many
-        as networks wait for a window.
+        A refused reading ends the window, because the next one would meet the same busy machine. The next window opens
+        after `size` more results.
 
         Args:
             last: there is no later window; every waiting network is tried, one whose reading was refused once more.
@@ -71,38 +69,38 @@ class MeasurementQueue:
         if not waiting:
             return
         count = len(waiting)
-        self._callback.on_phase(f"timing {count} network{'' if count == 1 else 's'} while no trial runs")
+        self.callback.on_phase(f"timing {count} network{'' if count == 1 else 's'} while no trial runs")
         for network in waiting:
             if not self._might_enter(network):
                 continue
-            readings = tuple(self._read(network))
+            readings = tuple(self.read(network))
             self._windows[network.label] += 1
             plain = to_plain(readings)
-            if self._storage is not None:
-                self._storage.add_latency(network.label, plain)
-            self._history.add_latency(network.label, plain)
-            learn(self._predictor, network, readings[0])
+            if self.storage is not None:
+                self.storage.add_latency(network.label, plain)
+            self.history.add_latency(network.label, plain)
+            learn(self.predictor, network, readings[0])
             if readings[0].refused and not last:
-                self._resume_at = self._told + self._size
+                self._resume_at = self._told + self.size
                 return
 
     def _due(self, last: bool = False) -> Iterator[TrialResult]:
         """Yield the networks without a good reading that might enter the front and were not tried too often."""
-        for network in affordable(self._history.results, self._predictor.problem.budgets):
+        for network in affordable(self.history.results, self.predictor.problem.budgets):
             spent = self._windows[network.label] >= WINDOWS + last
             if network.timed is None and network.path and not spent and self._might_enter(network):
                 yield network
 
     def _might_enter(self, network: TrialResult) -> bool:
         """Return whether a network might enter the front, by its prediction; one that cannot be predicted might."""
-        if self._predictor.far_over(network):
+        if self.predictor.far_over(network):
             return False
         if network.trial.baseline and not network.intermediate_index:  # the other networks are compared with it
             return True
-        front = self._history.front
+        front = self.history.front
         cost, accuracy = objectives(network)
         if front.axis == "latency":
-            cost = OPTIMISM * (self._predictor.seconds_of(network) or 0.0)
+            cost = OPTIMISM * (self.predictor.seconds_of(network) or 0.0)
         beaten = any(
             objectives(member, front.axis)[0] <= cost and objectives(member)[1] >= accuracy for member in front
         )
@@ -110,9 +108,9 @@ class MeasurementQueue:
 
     def _might_answer(self, network: TrialResult) -> bool:
         """Return whether a network might be the best at a target, which a network off the front may be."""
-        targets = self._predictor.problem.targets
+        targets = self.predictor.problem.targets
         allowed = [target for target in targets if network.cost and target.allows(network.cost)]
-        best = [self._history.best_at(target) for target in allowed]
+        best = [self.history.best_at(target) for target in allowed]
         return any(other is None or objectives(other)[1] < objectives(network)[1] for other in best)
 
 

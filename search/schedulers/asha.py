@@ -1,4 +1,4 @@
-"""MultiObjectiveASHA: which trials are trained on, by non-dominated rank and then by what they add to the front.
+"""MultiObjectiveASHA: which paused trials continue training, by non-dominated rank, then by their share of the front.
 
 Asynchronous successive halving (Li et al., arXiv 1810.05934), with trials in a Pareto order in place of a sorted list:
 of the trials that have come to a rung, the better half goes on. Ranks come from non-dominated sorting in accuracy and
@@ -23,7 +23,7 @@ from search.results.rank_correlation import audit_rungs, first_rung
 from search.schedulers.segments import NOT_CONTINUED
 from search.storage.history import History
 
-KEPT = 2  # one in so many goes on
+KEPT = 2  # one in so many trials of a rung is promoted
 # Trials besides the baselines that are trained to the end whatever their rungs say: the uniform starts, which are
 # spread over the budget as the baselines are. With six baselines they are enough to judge a rung by.
 CALIBRATION_TRIALS = 3
@@ -37,8 +37,8 @@ class Contender:
     Attributes:
         cost: of its network, in FLOPs or seconds; above 0.
         rungs: (epochs, accuracy) after each of its training segments.
-        exempt: it goes to the last rung whatever the others do.
-        paused: it can be trained on: no worker has it, and none of its segments has failed.
+        exempt: it is trained to the last rung, whatever its rank.
+        paused: it can be promoted: no worker has it, and none of its segments has failed.
     """
 
     number: int
@@ -64,18 +64,18 @@ class Contender:
 
 @dataclass(frozen=True)
 class Promotion:
-    """A trial that is trained on, and to how many epochs."""
+    """A trial that continues training until it has had `epochs` epochs in all."""
 
     number: int
     epochs: int
 
 
 class MultiObjectiveASHA:
-    """Decides which trials are trained on.
+    """Decides which paused trials continue training.
 
     Args:
         problem: its rungs, the last of which is the whole training; without rungs every trial is trained at once. A
-            network outside its budgets is not trained on.
+            network outside its budgets is not promoted.
         cost: cost of a network, by which rungs judge beside its accuracy.
         results: found by an earlier process.
     """
@@ -88,7 +88,7 @@ class MultiObjectiveASHA:
         self.observe(results)
 
     def observe(self, results: Sequence[TrialResult]) -> None:
-        """Judge the rungs by the results so far: one that does not rank networks as the end does, judges none."""
+        """Skip the lowest rungs as long as they do not rank networks as the end of training does."""
         audits = audit_rungs(results, self._rungs)
         first, before = first_rung(audits), self._first
         self._first = first
@@ -112,11 +112,11 @@ class MultiObjectiveASHA:
         return TrainingSegment(self._rungs[0 if trial.baseline else self._first])
 
     def promotion(self, history: History, pending: Mapping[int, Trial], *, final: bool) -> Promotion | None:
-        """Return which trial is trained on; None when none is.
+        """Return which trial is promoted; None when none is.
 
         Args:
             pending: trials that workers have, by number.
-            final: there are no new candidates, so that members of the front are trained to the end.
+            final: no new candidate is left, so members of the front are trained to the end.
         """
         if not self._rungs:
             return None
@@ -143,14 +143,13 @@ class MultiObjectiveASHA:
 
 def exempt_trials(trials: Iterable[Trial]) -> frozenset[int]:
     """Return the numbers of the trials that are trained to the end, for comparison and to judge the rungs by."""
-    is_baseline = {trial.number: bool(trial.baseline) for trial in trials}
-    baselines = [number for number, holds in is_baseline.items() if holds]
-    others = sorted(number for number, holds in is_baseline.items() if not holds)
-    return frozenset([*baselines, *others[:CALIBRATION_TRIALS]])
+    baselines = {trial.number: trial.baseline for trial in trials}
+    others = sorted(number for number, baseline in baselines.items() if not baseline)
+    return frozenset(baselines) - frozenset(others[CALIBRATION_TRIALS:])
 
 
 def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int) -> Promotion | None:
-    """Return the trial that is trained on before a new candidate begins; None when none has earned it.
+    """Return the trial that is promoted before a new candidate begins; None when none is.
 
     Exempt trials come first, then trials under the first rung that judges, then the better half of each rung, from the
     highest down. Of equals the lower number.
@@ -159,8 +158,10 @@ def promotion(contenders: Sequence[Contender], rungs: Sequence[int], first: int)
         rungs: epochs, rising; the last is the whole training.
         first: index of the lowest rung that judges.
     """
-    for contender in sorted((each for each in contenders if each.paused), key=lambda each: each.number):
-        if contender.trained < rungs[-1] and (contender.exempt or contender.trained < rungs[first]):
+    for contender in sorted(contenders, key=lambda contender: contender.number):
+        if not contender.paused or contender.trained >= rungs[-1]:
+            continue
+        if contender.exempt or contender.trained < rungs[first]:
             ahead = rungs if contender.exempt else rungs[first:]
             return Promotion(contender.number, next(epochs for epochs in ahead if epochs > contender.trained))
     for rung in reversed(range(first, len(rungs) - 1)):
@@ -175,7 +176,7 @@ def final_promotion(contenders: Sequence[Contender], rungs: Sequence[int], front
     """Return the next member of the front that is not trained to the end, so that the front shows finished networks.
 
     Args:
-        front: numbers of the trials on it, in the order in which they are trained on.
+        front: numbers of the trials on it, in the order of their promotion.
     """
     by_number = {contender.number: contender for contender in contenders}
     for number in front:
@@ -203,24 +204,16 @@ def expected(rungs: Sequence[int], trials: int, exempt: int) -> list[float]:
 
 def ordered(contenders: Sequence[Contender], epochs: int) -> list[Contender]:
     """Return trials best first, as they stood after so many epochs."""
-    left = {contender.number: (contender, contender.accuracy_at(epochs)) for contender in contenders}
+    accuracy = {contender.number: contender.accuracy_at(epochs) for contender in contenders}
+    left = sorted(contenders, key=lambda contender: contender.number)
     found: list[Contender] = []
     while left:
-        pairs = [left[number] for number in sorted(left)]
-        rank = non_dominated(pairs, lambda pair: (pair[0].cost, pair[1]), keep_equal=True)
-        added = _added_area(rank)
-        found += sorted((contender for contender, _ in rank), key=lambda each: (-added[each.number], each.number))
-        for contender, _ in rank:
-            del left[contender.number]
+        rank = non_dominated(left, lambda contender: (contender.cost, accuracy[contender.number]), keep_equal=True)
+        # The area over log cost that a trial alone dominates: infinite at both ends of the rank, 0 for equal trials.
+        area = {contender.number: math.inf for contender in rank}
+        for cheaper, contender, dearer in zip(rank, rank[1:], rank[2:], strict=False):
+            gained = accuracy[contender.number] - accuracy[cheaper.number]
+            area[contender.number] = math.log(dearer.cost / contender.cost) * gained
+        found += sorted(rank, key=lambda contender: (-area[contender.number], contender.number))
+        left = [contender for contender in left if contender.number not in area]
     return found
-
-
-def _added_area(rank: Sequence[tuple[Contender, float]]) -> dict[int, float]:
-    """Return the area over log cost that each trial alone dominates.
-
-    It is infinite at both ends of the rank, and 0 for one of several equal trials.
-    """
-    added = {contender.number: math.inf for contender, _ in rank}
-    for (_, below), (contender, accuracy), (dearer, _) in zip(rank, rank[1:], rank[2:], strict=False):
-        added[contender.number] = math.log(dearer.cost / contender.cost) * (accuracy - below)
-    return added

@@ -6,7 +6,7 @@ the first of them gives 0.51.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from runners.trial import TrainingSegment, Trial, TrialResult
@@ -38,21 +38,11 @@ class _Pool:
         return objectives(result)[1] if measured(result) else -1.0
 
 
-@dataclass(frozen=True)
-class _Screened:
-    """What the screening of a trial adds to its result: a note, and the time of the whole pool."""
-
-    note: Note
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-
-
 class Screening:
     """Compares candidates before any training.
 
     A new candidate and similar ones become a pool: trials of no epochs, all under one number, one to each worker that
-        asks.
-    When all of a pool are told, the most accurate candidate is the trial.
+    asks. Once all candidates of a pool have a result, the most accurate one is trained under that number.
 
     Args:
         problem: its rungs say which trials were trained to the end.
@@ -66,7 +56,7 @@ class Screening:
         self._pools: dict[int, _Pool] = {}
         self._waiting: list[Trial] = []  # candidates of pools that no worker has had yet
         self._winners: list[Trial] = []
-        self._screened: dict[int, _Screened] = {}  # by number, of trials that are not told yet
+        self._screened: dict[int, tuple[Note, Collection[TrialResult]]] = {}  # by number, of trials without a result
         self.observe(results)  # a search that was stopped decides as it would have
 
     @property
@@ -109,7 +99,7 @@ class Screening:
     def skip(self, trial: Trial) -> None:
         """Note that a trial would have been compared with others, had screening not been switched off."""
         if self._off and self._size > 1:
-            self._screened[trial.number] = _Screened({UNSCREENED: True})
+            self._screened[trial.number] = ({UNSCREENED: True}, ())
 
     def compares(self, number: int) -> bool:
         """Return whether candidates with this number are being compared."""
@@ -130,20 +120,16 @@ class Screening:
         note: Note = {SCREENED: len(pool.candidates)}
         if (accuracy := pool.accuracy(winner)) >= 0:
             note[SCREENED_ACCURACY] = accuracy
-        results = pool.results.values()
-        spent, trained = sum(each.seconds for each in results), sum(each.train_seconds for each in results)
-        self._screened[number] = _Screened(note, spent, trained)
+        self._screened[number] = note, pool.results.values()
         self._winners.append(winner)
         return winner
 
     def annotate(self, result: TrialResult) -> TrialResult:
-        """Return the result of a trial with its screening: the time of its whole pool is its own."""
-        screened = self._screened.pop(result.trial.number, None)
-        if screened is None:
-            return result
+        """Return the result of a trial with the note of its screening, and with the time of its whole pool added."""
+        note, pool = self._screened.pop(result.trial.number, ({}, ()))
         return replace(
             result,
-            note={**result.note, **screened.note},
-            seconds=result.seconds + screened.seconds,
-            train_seconds=result.train_seconds + screened.train_seconds,
+            note={**result.note, **note},
+            seconds=result.seconds + sum(candidate.seconds for candidate in pool),
+            train_seconds=result.train_seconds + sum(candidate.train_seconds for candidate in pool),
         )

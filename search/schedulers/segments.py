@@ -21,9 +21,8 @@ def first_result(result: TrialResult, segment: TrainingSegment | None) -> TrialR
 def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -> TrialResult:
     """Return the result of a trial after another segment: the better network of both, the curve and time of the whole.
 
-    Training changes no architecture: the latency that was measured of the network stays. A segment that failed leaves
-        the
-    trial as it was, with the reason in its note, and ends it.
+    Training changes no architecture, so the measured latency of the network stays. After a segment that failed, the
+    trial keeps its earlier network, with the reason in its note, and is not continued.
     """
     later = [replace(report, seconds=earlier.seconds + report.seconds) for report in result.curve]
     whole = replace(
@@ -37,7 +36,7 @@ def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -
         return end_trial(whole, reason)
     before, after = objectives(earlier)[1], objectives(result)[1]
     if result.state is TrialState.STOPPED and after < before:
-        # Cut off in the midst of its schedule: it can go on from where it was.
+        # It was stopped in the middle of its schedule; it can continue from the earlier segment.
         return replace(whole, curve=earlier.curve)
     end = result.curve[-1].epoch if result.state is TrialState.STOPPED else segment.end
     whole = replace(whole, state=result.state, rungs=(*earlier.rungs, (end, after)))

@@ -2,30 +2,24 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from spaces.errors import SlimfrontError
 
-
-class StoppingCriterion(Protocol):
-    """Tells whether a search is to end: no trial begins any more, and running ones end at their next report."""
-
-    def __call__(self) -> bool:
-        """Return whether the search is to end now."""
-        ...
+# Returns whether the search is to end now: no trial begins any more, and running ones end at their next report.
+StoppingCriterion = Callable[[], bool]
 
 
 class TimeLimitError(SlimfrontError):
     """A time limit that leaves no trial."""
 
 
-class TimeLimit(StoppingCriterion):
-    """Ends a search after a time, which counts from the moment that this is made.
+class TimeLimit:
+    """A stopping criterion: ends a search after a time, which counts from the creation of this object.
 
     Args:
-        text: as the user wrote it, such as "1h30m"; empty never ends.
-        seconds: the same; infinite never ends.
-        clock: gives seconds.
+        text: the limit as the user wrote it, such as "1h30m"; it only appears in messages.
+        seconds: the limit; infinite never ends a search.
+        clock: returns seconds.
     """
 
     def __init__(self, text: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +31,7 @@ class TimeLimit(StoppingCriterion):
         return self._clock() >= self._end
 
     def check(self, where: str) -> None:
-        """Raise TimeLimitError when the time is over before a trial could begin; `where` says what was going on."""
+        """Raise TimeLimitError if the time is over before any trial; `where` is such as "after epoch 3 of 9"."""
         if self():
             raise TimeLimitError(
                 f"the time limit of {self._text} was over {where}, before any trial: there is no front; give a longer "

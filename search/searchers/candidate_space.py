@@ -1,25 +1,27 @@
 """CandidateSpace: from parameters that a sampler chooses (`search.searchers.parameters`) to a candidate."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.trial import BaseTrial
 
 from pruning.base import METHODS, Goal
 from pruning.settings import Setting
 from pruning.traits import screenable
 from runners.trial import Trial, TrialResult
 from search.latency.predictor import LatencyPredictor
-from search.problem import BASELINE_METHOD, Problem, method_settings
+from search.problem import Problem, method_settings
 from search.results.pareto import counted, measured, objectives
 from search.searchers.cost_coverage import CostCoverage
 from search.searchers.observation import Observation
-from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH, Suggest, proportion, suggest_setting
+from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH, proportion, suggest_setting
 from spaces.budget import Budget
 from spaces.errors import BudgetError
+from spaces.widths import Widths
 
 STRUCTURED_SAMPLERS = ("structured",)  # use measured sensitivities
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
@@ -50,42 +52,33 @@ class CandidateSpace:
     """Turns parameters into candidates, all of them inside the budgets.
 
     Args:
-        problem: what is searched.
-        predictor: predicts latency, where it counts: candidates then are inside a latency budget by prediction.
+        predictor: makes candidates that are predicted to be inside the latency budget; None for a search that needs no
+            latency.
 
     Attributes:
+        methods: names of the methods that the search chooses among.
+        training: fine-tuning settings that are searched.
         lowest_fraction: the least share of the scaled budget that is proposed.
         cost_coverage: where on the scaled budget candidates go.
     """
 
     def __init__(self, problem: Problem, predictor: LatencyPredictor | None = None) -> None:
         self.problem, self._predictor = problem, predictor
+        self.methods, self.training = problem.methods, problem.config.searched_training
         space = problem.space
-        self._classes = {name: METHODS[name] for name in dict.fromkeys((*problem.methods, BASELINE_METHOD))}
         self._settings = method_settings(problem.methods)
-        self._scaled = _scaled_quantity(problem.targets or problem.budgets)
+        scaled = _scaled_quantity(problem.targets or problem.budgets)
         # A latency budget does not limit the FLOPs of targets, which are fractions of the user's budget.
-        foreseen = predictor is not None and not (problem.targets and self._scaled == "flops")
+        foreseen = predictor is not None and not (problem.targets and scaled == "flops")
         budgets = predictor.analytic if predictor is not None and foreseen else counted(problem.budgets)
         self._budgets = tuple(budgets)
-        largest, smallest = space.cost(space.largest), space.smallest_cost
-        limits = [budget.limit for budget in budgets if budget.quantity == self._scaled]
-        self._base: float = min(*limits, getattr(largest, self._scaled), math.inf)
-        needed = NEEDED_MARGIN * getattr(smallest, self._scaled) / self._base
-        fractions = [target.limit / self._base for target in problem.targets]
+        limits = [budget.limit for budget in budgets if budget.quantity == scaled]
+        base: float = min([*limits, getattr(space.cost(space.largest), scaled)])
+        needed = NEEDED_MARGIN * getattr(space.smallest_cost, scaled) / base
+        fractions = [target.limit / base for target in problem.targets]
         self.lowest_fraction = min(1.0, max(needed, problem.config.lowest_fraction), *fractions)
-        self.cost_coverage = CostCoverage(self._scaled, self._base, self.lowest_fraction, problem.targets)
+        self.cost_coverage = CostCoverage(scaled, base, self.lowest_fraction, problem.targets)
         self._flat = problem.config.sampler in FLAT_SAMPLERS
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods that the search chooses among."""
-        return self.problem.methods
-
-    @property
-    def training(self) -> tuple[Setting, ...]:
-        """Fine-tuning settings that are searched."""
-        return self.problem.config.searched_training
 
     def objective_cost(self, result: TrialResult) -> float:
         """Return the cost of a network that samplers are told and rungs judge by: FLOPs, or predicted seconds.
@@ -93,49 +86,40 @@ class CandidateSpace:
         Predicted seconds have all networks on one scale, also those that nobody has measured yet.
         """
         if self._predictor is not None and self.problem.axis == "latency":
-            return self._predictor.objective_value(result)
+            return self._predictor.model.predict(result.widths or Widths({}))
         return objectives(result)[0]
 
-    def next_target(self, tried: Iterable[Trial], repeats: int = 0) -> float | None:
-        """Return the target of the next trial, as a share of the scaled budget; None without targets.
-
-        Args:
-            tried: every trial that was handed out, pending ones too.
-            repeats: number of proposals in a row that have repeated earlier ones.
-        """
-        return self.cost_coverage.next_target((limit for trial in tried for limit in self._aims(trial)), repeats)
-
-    def _aims(self, trial: Trial) -> list[float]:
+    def aims(self, trial: Trial) -> list[float]:
         """Return the limit on the scaled quantity that a trial was drawn to; empty where it had no such budget."""
-        limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self._scaled]
+        limits = [budget.limit for budget in trial.goal.budgets if budget.quantity == self.cost_coverage.quantity]
         if self._predictor is None or trial.goal.widths is not None:
             return limits
         # A method that finds widths itself was given less than its target, for its latency.
         above = (target.limit for target in self.problem.targets if target.limit >= max(limits, default=0))
         return [min(above, default=limit) for limit in limits]
 
-    def draw(self, suggest: Suggest, initial: InitialPoint | None = None) -> Candidate:
-        """Let `suggest` choose every parameter, and return the candidate that they stand for, inside the budgets.
+    def draw(self, trial: BaseTrial, initial: InitialPoint | None = None) -> Candidate:
+        """Have an Optuna trial choose every parameter; return the candidate that they stand for, inside the budgets.
 
         Args:
-            initial: the point whose parameters `suggest` finds chosen; its method is taken without asking when it is
-                none of `methods` (a baseline).
+            initial: the point whose parameters are enqueued for the trial. A method that is none of `methods` (that
+                of a baseline) is taken without asking.
         """
-        fraction = suggest.suggest_float(BUDGET_FRACTION, self.lowest_fraction, 1.0, log=True)
+        fraction = trial.suggest_float(BUDGET_FRACTION, self.lowest_fraction, 1.0, log=True)
         method = initial.method if initial else self.methods[0]
         foreign = method not in self.methods
         if len(self.methods) > 1 and not foreign:
-            method = suggest.suggest_categorical(METHOD, self.methods)
-        chosen = {name: self._draw_settings(suggest, name) for name in (self.methods if self._flat else [method])}
-        allocation = self._draw_allocation(suggest, method, foreign)
+            method = trial.suggest_categorical(METHOD, self.methods)
+        chosen = {name: self._draw_settings(trial, name) for name in (self.methods if self._flat else [method])}
+        allocation = self._draw_allocation(trial, method, foreign)
         budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.problem.fixed.get(method, {}))
         found = Goal(None, budgets if self._predictor is None else self._predictor.for_methods(budgets))
-        training = self._draw_training(suggest, initial)
+        training = self._draw_training(trial, initial)
         if allocation == "method" and not self._flat:
             return Candidate(method, found, settings, training)
         names = [WIDTH + group.name for group in self.problem.space.variable]
-        shares = [proportion(suggest.suggest_float(name, 0.0, 1.0)) for name in names]
+        shares = [proportion(trial.suggest_float(name, 0.0, 1.0)) for name in names]
         if allocation == "method":
             return Candidate(method, found, settings, training)
         fit = self.problem.space.fit if self._predictor is None else self._predictor.fit
@@ -145,12 +129,12 @@ class CandidateSpace:
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
         scaled = self.cost_coverage.limit(fraction)
-        return tuple(scaled if budget.quantity == self._scaled else budget for budget in self._budgets)
+        return tuple(scaled if budget.quantity == self.cost_coverage.quantity else budget for budget in self._budgets)
 
     def screenable(self, trial: Trial) -> bool:
         """Return whether a trial can be compared before any training, with other widths at its budget fraction."""
         differ = "search" in self.allocations(trial.method)
-        return differ and screenable(self._classes[trial.method], trial.settings)
+        return differ and screenable(METHODS[trial.method], trial.settings)
 
     def limits_at(self, fraction: float) -> tuple[float, float]:
         """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""
@@ -163,7 +147,7 @@ class CandidateSpace:
 
     def share(self, cost: Mapping[str, int]) -> float:
         """Return the share of the scaled budget that a network of these flops and params costs."""
-        return float(cost[self._scaled] / self._base)
+        return float(cost[self.cost_coverage.quantity] / self.cost_coverage.base)
 
     @property
     def latency_use(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
@@ -171,7 +155,7 @@ class CandidateSpace:
 
         None without such a limit.
         """
-        return None if self._predictor is None or math.isinf(self._predictor.limit) else self._predictor.use
+        return None if self._predictor is None or math.isinf(self.problem.latency_limit) else self._predictor.use
 
     def places(self, trial: Trial, result: TrialResult | None = None) -> tuple[float, ...]:
         """Return the fractions of the scaled budget at which a trial counts: the cost of its network, or its limit.
@@ -185,8 +169,8 @@ class CandidateSpace:
         """Return the observation of a trial by which a method is chosen; without a result the trial is pending."""
         if result is None or not measured(result):
             return Observation(trial.method, self.fraction(trial, result), failed=result is not None)
-        cost = getattr(result.cost, self._scaled)
-        return Observation(trial.method, cost / self._base, result.accuracy, result.train_seconds)
+        cost = getattr(result.cost, self.cost_coverage.quantity)
+        return Observation(trial.method, cost / self.cost_coverage.base, result.accuracy, result.train_seconds)
 
     def fraction(self, trial: Trial, result: TrialResult | None = None) -> float:
         """Return the share of the scaled budget that a trial may cost; above 1 where earlier budgets were higher.
@@ -194,11 +178,11 @@ class CandidateSpace:
         Where an earlier search had no such budget, the cost of its network counts.
         """
         for budget in trial.goal.budgets:
-            if budget.quantity == self._scaled:
-                return float(budget.limit / self._base)
+            if budget.quantity == self.cost_coverage.quantity:
+                return float(budget.limit / self.cost_coverage.base)
         cost = self.problem.space.cost(trial.goal.widths) if trial.goal.widths is not None else None
         cost = result.cost if result is not None and result.cost is not None else cost
-        return float(getattr(cost, self._scaled, self._base) / self._base)
+        return float(getattr(cost, self.cost_coverage.quantity, self.cost_coverage.base) / self.cost_coverage.base)
 
     def searchable(self, method: str) -> list[Setting]:
         """Return the settings of a method that may be searched, fixed ones too."""
@@ -206,34 +190,34 @@ class CandidateSpace:
 
     def allocations(self, method: str) -> tuple[str, ...]:
         """Return who may choose the widths of a method: "search", "method" or both."""
-        chosen = self._classes[method]
+        chosen = METHODS[method]
         able = {"search": chosen.takes_widths, "method": chosen.finds_widths}
         found = tuple(name for name, holds in able.items() if holds)
         asked = self.problem.config.allocation
         return (asked,) if asked in found and method in self.methods else found
 
-    def _draw_allocation(self, suggest: Suggest, method: str, foreign: bool) -> str:
+    def _draw_allocation(self, trial: BaseTrial, method: str, foreign: bool) -> str:
         able = any(len(self.allocations(name)) > 1 for name in self.methods)
         asked = able and not foreign if self._flat else len(self.allocations(method)) > 1 and not foreign
-        allocation = suggest.suggest_categorical(ALLOCATION, ("search", "method")) if asked else "search"
+        allocation = trial.suggest_categorical(ALLOCATION, ("search", "method")) if asked else "search"
         allowed = self.allocations(method)
         return allocation if allocation in allowed else allowed[0]
 
-    def _draw_settings(self, suggest: Suggest, method: str) -> dict[str, Any]:
+    def _draw_settings(self, trial: BaseTrial, method: str) -> dict[str, Any]:
         chosen = dict(self.problem.fixed.get(method, {}))
         if method not in self.methods:
             return chosen
         for setting in self.searchable(method):
             if setting.name not in chosen:
-                chosen[setting.name] = suggest_setting(suggest, f"{method}.{setting.name}", setting)
+                chosen[setting.name] = suggest_setting(trial, f"{method}.{setting.name}", setting)
         return chosen
 
-    def _draw_training(self, suggest: Suggest, initial: InitialPoint | None) -> dict[str, float]:
+    def _draw_training(self, trial: BaseTrial, initial: InitialPoint | None) -> dict[str, float]:
         """Let the searched fine-tuning settings be chosen; a baseline is trained with the set values."""
         baseline = initial is not None and bool(initial.baseline)
         if baseline and not self._flat:
             return {}
-        drawn = {setting.name: suggest_setting(suggest, f"train.{setting.name}", setting) for setting in self.training}
+        drawn = {setting.name: suggest_setting(trial, f"train.{setting.name}", setting) for setting in self.training}
         return {} if baseline else drawn
 
 

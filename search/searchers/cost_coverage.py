@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,26 +46,17 @@ class CostCoverage:
         return self.by_fraction.get(fraction) or Budget(self.quantity, math.floor(fraction * self.base))
 
     def next_target(self, served: Iterable[float], repeats: int = 0) -> float | None:
-        """Return the fraction of the target of the next trial; None without targets.
+        """Return the fraction of the target with the fewest trials, of equals the largest; None without targets.
 
         Args:
-            served: limit of every trial so far, pending ones too.
+            served: limit of every trial so far, pending ones too; a limit of no target does not count.
             repeats: number of proposals in a row that have repeated earlier ones.
         """
         if not self.targets:
             return None
-        order = least_served([target.limit for target in self.targets], served)
+        counts = Counter(served)
+        order = sorted((target.limit for target in self.targets), key=lambda limit: (counts[limit], -limit))
         return order[repeats // MAX_REPEATS % len(order)] / self.base
-
-
-def least_served(limits: Sequence[float], served: Iterable[float]) -> list[float]:
-    """Return the limits of targets, the one with the fewest trials first; of equals the largest.
-
-    Args:
-        served: limit of every trial so far, pending ones too; a limit of no target does not count.
-    """
-    counts = Counter(served)
-    return sorted(limits, key=lambda limit: (counts[limit], -limit))
 
 
 def largest_gap(shares: Iterable[float], lowest: float) -> float:

@@ -4,6 +4,7 @@ They are a baseline to compare with, a start for every method, and the first obs
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from runners.evaluation.sensitivities import affordable_images
@@ -18,15 +19,11 @@ MAX_BASELINES = 6
 SENSITIVE_FROM = 9  # trials: with fewer, two more initial points would leave nothing to the sampler
 
 
+@dataclass(frozen=True)
 class InitialDesign:
-    """Plans the first candidates of a search.
+    """Plans the first candidates of a search."""
 
-    Args:
-        candidates: of the search.
-    """
-
-    def __init__(self, candidates: CandidateSpace) -> None:
-        self._candidates = candidates
+    candidates: CandidateSpace
 
     def baselines(self, trials: int) -> list[InitialPoint]:
         """Return uniform widths with the baseline method: at each target, else at most a third of the trials."""
@@ -50,7 +47,7 @@ class InitialDesign:
         for index in range(count):
             name, allocation = pairs[index % len(pairs)]
             parameters = self._uniform(name, fractions[index % len(fractions)])
-            if len(self._candidates.allocations(name)) > 1:
+            if len(self.candidates.allocations(name)) > 1:
                 parameters[ALLOCATION] = allocation
             points.append(InitialPoint(parameters, name))
         return points
@@ -65,11 +62,11 @@ class InitialDesign:
         """
         if sensitivities is None or trials < SENSITIVE_FROM:
             return []
-        space = self._candidates.problem.space
-        able = [name for name in self._candidates.methods if "search" in self._candidates.allocations(name)]
+        space = self.candidates.problem.space
+        able = [name for name in self.candidates.methods if "search" in self.candidates.allocations(name)]
         proportions = zip(space.variable, balanced(space, sensitivities).tolist(), strict=True)
         widths = {WIDTH + group.name: width_parameter(log2) for group, log2 in proportions}
-        fractions = (1.0, self._candidates.lowest_fraction**0.5) if able else ()
+        fractions = (1.0, self.candidates.lowest_fraction**0.5) if able else ()
         turns = [(able[index % len(able)], fraction) for index, fraction in enumerate(fractions)]
         return [InitialPoint(self._uniform(name, fraction) | widths, name) for name, fraction in turns]
 
@@ -80,9 +77,9 @@ class InitialDesign:
             resumed: the methods have had their trials.
         """
         tried = [point.method for point in (*self.baselines(trials), *self.uniform(trials))]
-        if names := ", ".join(name for name in self._candidates.methods if name not in tried and not resumed):
+        if names := ", ".join(name for name in self.candidates.methods if name not in tried and not resumed):
             yield f"{trials} trials leave none for {names}; give more --trials"
-        targets = self._candidates.problem.targets[len(self._fractions(trials)) :]
+        targets = self.candidates.problem.targets[len(self._fractions(trials)) :]
         if targets:
             named = ", ".join(str(target) for target in targets)
             yield f"{trials} trials leave no uniform widths at target {named}; give more --trials"
@@ -92,7 +89,7 @@ class InitialDesign:
 
         The pair of the baseline is left out, unless it is all that is asked for.
         """
-        able = {name: self._candidates.allocations(name) for name in self._candidates.methods}
+        able = {name: self.candidates.allocations(name) for name in self.candidates.methods}
         pairs = [
             (name, allocations[turn])
             for turn in (0, 1)
@@ -102,7 +99,7 @@ class InitialDesign:
         return [pair for pair in pairs if pair != (BASELINE_METHOD, "search")] or pairs
 
     def _uniform(self, method: str, fraction: float) -> dict[str, Any]:
-        candidates = self._candidates
+        candidates = self.candidates
         parameters: dict[str, Any] = {BUDGET_FRACTION: fraction}
         parameters |= {WIDTH + group.name: MIDDLE for group in candidates.problem.space.variable}
         if method in candidates.methods and len(candidates.methods) > 1:
@@ -119,10 +116,10 @@ class InitialDesign:
 
         Without targets every method comes before a second baseline.
         """
-        if self._candidates.problem.targets:
-            return list(self._candidates.cost_coverage.by_fraction)[:trials]
+        if self.candidates.problem.targets:
+            return list(self.candidates.cost_coverage.by_fraction)[:trials]
         count = max(1, min(MAX_BASELINES, trials // 3, trials - len({name for name, _ in self._pairs()})))
-        return [self._candidates.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
+        return [self.candidates.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
 
 
 def sensing_images(environment: Environment) -> int:

@@ -49,16 +49,17 @@ def method_shares(methods: Sequence[str], tried: Sequence[Observation], fraction
 
     A failed trial counts as one with the worst accuracy of all.
     """
+    proposals = [Observation(name, fraction) for name in methods]
     every = [*methods, *sorted({trial.method for trial in tried} - set(methods))]
     ended = [trial for trial in tried if trial.accuracy is not None or trial.failed]
     worst = min((trial.accuracy for trial in ended if trial.accuracy is not None), default=0.0)
     values = [arcsine_sqrt(worst if trial.accuracy is None else trial.accuracy) for trial in ended]
     accuracy = _MethodModel(every, ended, values)
     accuracy.add_pending([trial for trial in tried if trial.accuracy is None and not trial.failed])
-    probabilities = accuracy.probabilities_of_best(methods, fraction, INDIFFERENT, np.random.default_rng(seed))
+    probabilities = accuracy.probabilities_of_best(proposals, INDIFFERENT, np.random.default_rng(seed))
     timed = [trial for trial in ended if trial.seconds and not trial.failed]
     seconds = _MethodModel(every, timed, [math.log(max(LEAST_SECONDS, trial.seconds or 0.0)) for trial in timed])
-    means = seconds.means(methods, fraction)
+    means = seconds.means(proposals)
     weights = probabilities * 2.0 ** -np.round((means - means.min()) / math.log(2))
     shares = (1 - EXPLORED) * weights / weights.sum() + EXPLORED / len(methods)
     return dict(zip(methods, shares.tolist(), strict=True))
@@ -92,24 +93,21 @@ class _MethodModel:
         rows = self._rows(pending)
         self._precision = self._precision + rows.T @ rows
 
-    def means(self, methods: Sequence[str], fraction: float) -> NDArray[np.float64]:
-        """Return the expected value of every method at a fraction of the budget, shape (methods,)."""
-        return np.asarray(self._at(methods, fraction) @ self._mean)
+    def means(self, at: Sequence[Observation]) -> NDArray[np.float64]:
+        """Return the expected values of trials, shape (trials,)."""
+        return np.asarray(self._rows(at) @ self._mean)
 
     def probabilities_of_best(
-        self, methods: Sequence[str], fraction: float, margin: float, random: np.random.Generator
+        self, at: Sequence[Observation], margin: float, random: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Return the probability of every method to be within `margin` of the highest value, shape (methods,)."""
-        rows = self._at(methods, fraction)
+        """Return the probability of every trial to be within `margin` of their highest value, shape (trials,)."""
+        rows = self._rows(at)
         cholesky = np.linalg.cholesky(self._precision)
         deviations = np.linalg.solve(cholesky.T, random.standard_normal((len(self._mean), POSTERIOR_SAMPLES)))
         chi_square = random.chisquare(self._degrees_of_freedom, POSTERIOR_SAMPLES)
         scale = np.sqrt(self._variance * self._degrees_of_freedom / chi_square)
         values = rows @ (self._mean[:, None] + deviations * scale)
         return np.asarray((values >= values.max(0) - margin).mean(1))
-
-    def _at(self, methods: Sequence[str], fraction: float) -> NDArray[np.float64]:
-        return self._rows([Observation(name, fraction) for name in methods])
 
     def _rows(self, tried: Sequence[Observation]) -> NDArray[np.float64]:
         """Return the features of trials, shape (trials, 3 + 2 * methods); x is log cost, scaled to about [-1, 1]."""

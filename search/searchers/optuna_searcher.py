@@ -3,18 +3,17 @@
 The sampler works on a study in memory, which takes the trials of an earlier process from the storage.
 """
 
-import contextlib
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
@@ -26,7 +25,6 @@ from search.searchers.candidate_space import CandidateSpace, InitialPoint
 from search.searchers.cost_coverage import MAX_REPEATS, largest_gap
 from search.searchers.initial_design import InitialDesign
 from search.searchers.method_choice import choose_method
-from search.searchers.observation import Observation
 from search.searchers.parameters import BUDGET_FRACTION, METHOD
 from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
 from search.searchers.structured_sampler import DUPLICATE, EPOCHS
@@ -45,8 +43,8 @@ class TrialCounts:
     """How many trials a search has.
 
     Attributes:
-        total: at its end, those of an earlier process under other budgets included.
-        left: under the budgets of now. New budgets have baselines of their own, and these are tried even when no trial
+        total: number of trials at the end of the search, those of an earlier process under other budgets included.
+        left: number of trials under the present budgets. Changed budgets get baselines of their own, even when no trial
             is left: one, or one at each target.
     """
 
@@ -65,13 +63,13 @@ class OptunaSearcher:
     """Suggests candidates that were not tried yet, and observes their results.
 
     Args:
-        candidates: what is sampled.
-        history: results so far.
-        pending: trials that workers have.
         stored: trials of an earlier process.
         sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
         even: whether samplers that cluster are told where on the budget range to go, so that the front comes out even
-            in log cost; without it they are as their library makes them, for comparing them.
+            in log cost. False leaves them as their library makes them, to compare them with each other.
+
+    Attributes:
+        repeats: number of proposals that repeated an earlier candidate and were answered from its result.
 
     Raises:
         UnknownNameError: no such sampler.
@@ -99,19 +97,20 @@ class OptunaSearcher:
         self._initial_numbers: set[int] = set()
         self._asked: dict[str, optuna.Trial] = {}  # by key, of the trials that run for the first time
         self._first: dict[int, FrozenTrial] = {}  # number -> what the sampler was told after the first segment
-        self._repeats = 0
+        self.repeats = 0
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
         self._study = optuna.create_study(directions=DIRECTIONS)
         for trial in stored:
             self._restore(trial)
         seed = derive_seed(self._config.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
         self._random = RandomSampler(seed=seed)
-        self._study.sampler = self._sampler(SamplerOptions(seed, startup, counts.total, candidates, sensitivities))
-
-    @property
-    def repeats(self) -> int:
-        """Number of proposals that repeated an earlier candidate and were answered from its result."""
-        return self._repeats
+        options = SamplerOptions(seed, startup, counts.total, candidates, sensitivities)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
+            sampler = SAMPLERS[self._config.sampler](options)
+        by_chance = self._config.sampler in BY_CHANCE
+        self._study.sampler = sampler if by_chance else MethodSampler(sampler, self._choose_method)
+        self._sampler = self._study.sampler
 
     def suggest(self) -> Trial | None:
         """Return the next candidate; None when even random proposals find none that was not tried."""
@@ -123,34 +122,32 @@ class OptunaSearcher:
         for repeats in range(REPEATS):
             if (trial := self._propose(fraction=self._next_fraction(repeats))) is not None:
                 return trial
-        with self._at_random():
-            for repeats in range(REPEATS):
-                if (trial := self._propose(fraction=self._next_target(repeats))) is not None:
-                    return trial
+        for repeats in range(REPEATS):
+            if (trial := self._propose(fraction=self._next_target(repeats), at_random=True)) is not None:
+                return trial
         return None
 
     def suggest_similar(self, trial: Trial, count: int) -> list[Trial]:
         """Return up to so many other candidates with the number, method and budget fraction of a pending trial."""
         fraction = self._asked[trial.key()].params[BUDGET_FRACTION]
-        found: dict[str, Trial] = {}
+        found: list[Trial] = []
         repeats = 0
         while len(found) < count and repeats < SIMILAR_REPEATS:
-            other = self._propose(fraction=fraction, similar_to=trial, besides=found)
-            if other is None:
+            if (other := self._propose(fraction=fraction, similar_to=trial)) is None:
                 repeats += 1
             else:
-                found[other.key()], repeats = other, 0
-        return list(found.values())
+                found.append(other)
+                repeats = 0
+        return found
 
     def is_screenable(self, trial: Trial) -> bool:
-        """Return whether a new trial can be screened: it was proposed, and its cut comes before any training."""
+        """Return whether a new trial can be screened: a sampler proposed it, and its method cuts before training."""
         return trial.number not in self._initial_numbers and self._candidates.screenable(trial)
 
-    def observe(self, result: TrialResult, *, promoted: bool = False) -> FrozenTrial:
+    def observe(self, result: TrialResult) -> FrozenTrial:
         """Tell the sampler a result; return the trial as it is stored.
 
-        Args:
-            promoted: the result is that of another training segment, which is a trial of its own to the sampler.
+        To the sampler, a later training segment of a trial is a trial of its own.
         """
         number = result.trial.number
         attributes: dict[str, Any] = {RESULT: trial_result_to_dict(result)}
@@ -158,7 +155,8 @@ class OptunaSearcher:
             attributes[EPOCHS] = result.trained
         if result.error:
             attributes["reason"] = result.error
-        if promoted:
+        asked = self._asked.pop(result.trial.key(), None)
+        if asked is None:
             first = self._first[number]
             frozen = optuna.trial.create_trial(
                 values=[objectives(result)[1], self._candidates.objective_cost(result)],
@@ -168,7 +166,6 @@ class OptunaSearcher:
             )
             self._study.add_trial(frozen)
             return frozen
-        asked = self._asked.pop(result.trial.key())
         for name, value in attributes.items():
             asked.set_user_attr(name, value)
         self._first[number] = self._end(asked, result)
@@ -186,46 +183,47 @@ class OptunaSearcher:
         initial: InitialPoint | None = None,
         fraction: float | None = None,
         similar_to: Trial | None = None,
-        besides: Mapping[str, Trial] | None = None,
+        *,
+        at_random: bool = False,
     ) -> Trial | None:
         """Return the next candidate, or None when it repeats an earlier one (which the sampler is told).
 
         Args:
-            fraction: that the sampler finds chosen already.
+            fraction: of the scaled budget; None leaves it to the sampler.
             similar_to: trial whose number and method the candidate gets.
-            besides: candidates by key that are not pending yet.
+            at_random: sample uniformly, instead of by the sampler of the search.
         """
-        given = None if initial is None else dict(initial.parameters)
-        if initial is None and fraction is not None:
-            given = {BUDGET_FRACTION: fraction}
-            if similar_to is not None and len(self._candidates.methods) > 1:
-                given[METHOD] = similar_to.method
-        if given is not None:
+        given: dict[str, Any] = {} if fraction is None else {BUDGET_FRACTION: fraction}
+        if initial is not None:
+            given = dict(initial.parameters)
+        if similar_to is not None and len(self._candidates.methods) > 1:
+            given[METHOD] = similar_to.method
+        if given:
             self._study.enqueue_trial(given)
+        self._study.sampler = self._random if at_random else self._sampler
         asked = self._study.ask()
         drawn = self._candidates.draw(asked, initial)
-        number = self._next_number() if similar_to is None else similar_to.number
+        self._study.sampler = self._sampler
+        next_number = max([-1, *self._history.numbers, *self._pending.trials]) + 1
+        number = next_number if similar_to is None else similar_to.number
         baseline = initial.baseline if initial else ""
         trial = Trial(number, drawn.method, drawn.goal, drawn.settings, baseline=baseline, training=drawn.training)
         key = trial.key()
         trial = replace(trial, seed=derive_seed(self._config.seed, key))
         known = self._history.find(key)
-        earlier = known.trial.number if known is not None else self._pending.keys.get(key)
-        if earlier is None and besides is not None and key in besides:
-            earlier = number
+        # Candidates that are similar to a trial are asked for, but not pending before all of them are found.
+        unknown = number if key in self._asked else None
+        earlier = known.trial.number if known is not None else self._pending.keys.get(key, unknown)
         if earlier is not None:
             asked.set_user_attr(DUPLICATE, earlier)
             self._end(asked, known)
-            self._repeats += 1
+            self.repeats += 1
             return None
         self._asked[key] = asked
         return trial
 
-    def _next_number(self) -> int:
-        return max([-1, *self._history.numbers, *self._pending.trials]) + 1
-
     def _end(self, asked: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
-        """Tell the sampler the values of a result, or that there are none; never a number that is not finite."""
+        """Tell the sampler the two values of a result, or that the trial failed; the values are always finite."""
         if result is None or not measured(result):
             return self._study.tell(asked, state=OptunaState.FAIL)
         return self._study.tell(asked, [objectives(result)[1], float(self._candidates.objective_cost(result))])
@@ -247,17 +245,11 @@ class OptunaSearcher:
     def _next_target(self, repeats: int) -> float | None:
         """Return the target of the next trial as a fraction; None without targets."""
         tried = [*(result.trial for result in self._history.results), *self._pending.new]
-        return self._candidates.next_target(tried, repeats)
-
-    def _sampler(self, options: SamplerOptions) -> BaseSampler:
-        name = self._config.sampler
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # group and multivariate TPE are, for years
-            sampler: BaseSampler = SAMPLERS[name](options)
-        return sampler if name in BY_CHANCE else MethodSampler(sampler, self._choose_method)
+        served = itertools.chain.from_iterable(self._candidates.aims(trial) for trial in tried)
+        return self._candidates.cost_coverage.next_target(served, repeats)
 
     def _restore(self, stored: StoredTrial) -> None:
-        """Take a trial from the storage; one of other budgets is rebased on the budgets of now, or left out."""
+        """Add a stored trial to the study; one of other budgets is rebased on the present budgets, or left out."""
         lowest = self._candidates.lowest_fraction
         frozen, result = stored.frozen, stored.result
         own = getattr(frozen.distributions.get(BUDGET_FRACTION), "low", lowest)
@@ -270,33 +262,23 @@ class OptunaSearcher:
             if rebased is not None:
                 self._study.add_trial(rebased)
 
-    @contextlib.contextmanager
-    def _at_random(self) -> Iterator[None]:
-        """Propose at random inside the block."""
-        sampler, self._study.sampler = self._study.sampler, self._random
-        try:
-            yield
-        finally:
-            self._study.sampler = sampler
-
     def _choose_method(self, fraction: float) -> str:
-        """Return the method for the next trial, which may cost that fraction of the budget."""
-        observations = self._observations()
+        """Return the method for the next trial, which may cost that fraction of the budget.
+
+        Trials are compared after their first training segment, where all have had the same training.
+        """
+        observations = [self._candidates.observe(result.trial, result) for result in self._history.first_results]
+        observations += [self._candidates.observe(trial) for trial in self._pending.new]
         seed = derive_seed(self._config.seed, f"method:{len(observations)}")
         return choose_method(self._candidates.methods, observations, fraction, seed)
 
-    def _observations(self) -> list[Observation]:
-        """Return the trials after their first training segment, where all have had the same training."""
-        known = [self._candidates.observe(result.trial, result) for result in self._history.first_results]
-        return known + [self._candidates.observe(trial) for trial in self._pending.new]
-
 
 def rebase(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:
-    """Return a trial as if the budgets of now had been its own; None when these would not have let it be proposed.
+    """Return a trial as if it had been proposed under the present budgets; None when these would not have allowed it.
 
     Args:
-        fraction: of the scaled budget of now that the trial may cost.
-        lowest: the least fraction that is proposed now.
+        fraction: share of the present scaled budget that the trial may cost.
+        lowest: the least fraction that is proposed under the present budgets.
     """
     if not lowest <= fraction <= 1 or BUDGET_FRACTION not in trial.params:
         return None

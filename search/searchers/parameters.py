@@ -13,8 +13,9 @@ width.GROUP: in [0, 1], the share of its dense width that a group keeps, relativ
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
+
+from optuna.trial import BaseTrial
 
 from pruning.settings import Setting
 
@@ -30,41 +31,20 @@ MIDDLE = 0.5
 MAX_LOG2_PROPORTION = math.log2(MAX_PROPORTION)  # by which a proportion may differ from uniform
 
 
-class Suggest(Protocol):
-    """What chooses the parameters (an Optuna trial)."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Choose a number between both bounds, included."""
-        ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """Choose a whole number between both bounds, included."""
-        ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Choose one of the choices."""
-        ...
-
-
-def suggest_setting(suggest: Suggest, name: str, setting: Setting) -> Any:
-    """Let a searchable setting be chosen under a name: one of its choices, or a number within its bounds."""
+def suggest_setting(trial: BaseTrial, name: str, setting: Setting) -> Any:
+    """Have a trial choose the value of a searchable setting as the parameter `name`."""
     if setting.choices:
-        return suggest.suggest_categorical(name, setting.choices)
+        return trial.suggest_categorical(name, setting.choices)
     low, high = setting.low or 0, setting.high or 0
     if isinstance(setting.default, int):
-        return suggest.suggest_int(name, int(low), int(high), log=setting.log)
-    return suggest.suggest_float(name, float(low), float(high), log=setting.log)
+        return trial.suggest_int(name, int(low), int(high), log=setting.log)
+    return trial.suggest_float(name, float(low), float(high), log=setting.log)
 
 
 def proportion(parameter: float) -> float:
     """Return the proportion, from 1 / P to P, of a width parameter in [0, 1]; P is MAX_PROPORTION."""
     t = 2 * parameter - 1
     return float(MAX_PROPORTION ** (t * abs(t)))
-
-
-def log2_proportion(parameter: float) -> float:
-    """Return log2 of the proportion that a width parameter stands for."""
-    return math.log2(proportion(parameter))
 
 
 def width_parameter(log2: float) -> float:

@@ -23,7 +23,6 @@ class SamplerOptions:
     Attributes:
         startup: number of trials before the sampler's model is used.
         trials: number of trials of the whole search.
-        candidates: what is searched.
         sensitivities: group -> loss from narrowing it alone to half; None where they were not measured.
     """
 
@@ -96,7 +95,3 @@ class MethodSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: OptunaState, values: Sequence[float] | None
     ) -> None:
         self._inner.after_trial(study, trial, state, values)
-
-    @override
-    def reseed_rng(self) -> None:
-        self._inner.reseed_rng()

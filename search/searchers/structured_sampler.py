@@ -1,12 +1,12 @@
 """StructuredSampler, the default: fraction and widths by `search.searchers.acquisition`, everything else by TPE."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
@@ -21,7 +21,7 @@ from search.searchers.parameters import (
     MAX_LOG2_PROPORTION,
     METHOD,
     WIDTH,
-    log2_proportion,
+    proportion,
     width_parameter,
 )
 from search.searchers.structure import structure_of
@@ -105,7 +105,8 @@ class StructuredSampler(TPESampler):
             return None
         result = trial.user_attrs.get(RESULT)
         if trial.state is OptunaState.COMPLETE and result is not None and result["widths"] is not None:
-            log2_ratios = np.log2(self._widths(result["widths"]) / self._full)
+            widths = [result["widths"].get(name, width) for name, width in zip(self._groups, self._full, strict=True)]
+            log2_ratios = np.log2(np.array(widths, dtype=np.float64) / self._full)
             return Observation(
                 result["trial"]["method"],
                 self._candidates.share(result["cost"]),
@@ -115,11 +116,7 @@ class StructuredSampler(TPESampler):
             )
         if trial.state is OptunaState.RUNNING and all(WIDTH + name in trial.params for name in self._groups):
             fraction = trial.params[BUDGET_FRACTION]
-            proportions = np.array([[log2_proportion(trial.params[WIDTH + name]) for name in self._groups]])
+            proportions = np.array([[math.log2(proportion(trial.params[WIDTH + name])) for name in self._groups]])
             log2_ratios = self._relaxation.fit(proportions, np.array([self._candidates.limits_at(fraction)]))[0]
             return Observation(trial.params.get(METHOD, ""), fraction, log2_ratios=tuple(log2_ratios))
         return None
-
-    def _widths(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
-        named = zip(self._groups, self._full, strict=True)
-        return np.array([widths.get(name, width) for name, width in named], dtype=np.float64)

@@ -48,10 +48,6 @@ class Networks:
     method: NDArray[np.int64]
     training: Floats
 
-    def __len__(self) -> int:
-        """Count the networks."""
-        return len(self.cost)
-
 
 class Surrogate:
     """Posterior over the accuracy of any widths, on the scale of `search.searchers.observation.arcsine_sqrt`.
@@ -79,7 +75,7 @@ class Surrogate:
         features = np.concatenate(parts, axis=1)
         self._prior = np.concatenate([np.full(p.shape[1], scale) for p, scale in zip(parts, scales, strict=True)])
         self._set_posterior(features, y)
-        if pending is not None and len(pending):
+        if pending is not None and len(pending.cost):
             more = np.concatenate(self._parts(pending), axis=1)
             self._set_posterior(np.concatenate([features, more]), np.concatenate([y, more @ self.mean]))
 
@@ -117,7 +113,8 @@ class Surrogate:
     def best_method(self, networks: Networks, among: int) -> int:
         """Return the index of the method with the highest mean over these networks, among the first `among` methods."""
         means = [
-            self.predict(replace(networks, method=np.full(len(networks), index)))[0].mean() for index in range(among)
+            self.predict(replace(networks, method=np.full_like(networks.method, index)))[0].mean()
+            for index in range(among)
         ]
         return int(np.argmax(means))
 
@@ -127,11 +124,11 @@ class Surrogate:
         powers = (networks.log2_ratios, networks.log2_ratios**2 / 4)
         directions = np.concatenate([np.ones((groups, 1)), self._structure.directions], axis=1)
         # Coordinate by coordinate; the powers of one coordinate stand side by side.
-        shared = np.stack([power @ directions / groups for power in powers], axis=2).reshape(len(networks), -1)
+        shared = np.stack([power @ directions / groups for power in powers], axis=2).reshape(len(networks.cost), -1)
         shifted = shared * networks.cost[:, None]
         methods = np.eye(self._methods)[networks.method]
         return [
-            np.ones((len(networks), 1)),
+            np.ones((len(networks.cost), 1)),
             np.exp(-(((networks.cost[:, None] - CENTERS) / LENGTH_SCALE) ** 2) / 2),
             shared[:, :POWERS],
             shared[:, POWERS:],

@@ -41,7 +41,7 @@ from search.storage.checkpoints import CheckpointStore
 from search.storage.history import History
 from search.storage.pending import PendingTrials
 from search.storage.study_storage import StudyStorage
-from search.tuner import Records, Schedulers, Tuner
+from search.tuner import Tuner
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
@@ -87,20 +87,28 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         restore_readings(history, predictor, CONDITIONS)
     left = TrialCounts.of(problem, stored).total - found > 0
     sensitivities = {each.name: 0.3 / (1 + i) for i, each in enumerate(space.variable)}
-    records = Records(history, PendingTrials(), storage, _Paths() if predictor else CheckpointStore())
+    pending = PendingTrials()
     searcher = OptunaSearcher(
         candidates,
         history,
-        records.pending,
+        pending,
         stored,
         sensitivities=sensitivities if sim.get("sensitivities") and left else None,
     )
-    screening = Screening(problem, _pool_size(config), history.results)
-    promotion = MultiObjectiveASHA(problem, candidates.objective_cost, history.results)
     queue = None
     if predictor is not None:
         queue = MeasurementQueue(history, storage, predictor, log.read, sim.get("workers", 1))
-    tuner = Tuner(records, searcher, Schedulers(promotion, screening, limit), queue)
+    tuner = Tuner(
+        history=history,
+        pending=pending,
+        searcher=searcher,
+        scheduler=MultiObjectiveASHA(problem, candidates.objective_cost, history.results),
+        screening=Screening(problem, _pool_size(config), history.results),
+        stop=limit,
+        queue=queue,
+        storage=storage,
+        checkpoints=_Paths() if predictor else CheckpointStore(),
+    )
     log.source, log.history = tuner, history
     try:
         _work_off(log, space, config.train.epochs, sim)

@@ -18,8 +18,8 @@ from search.latency.queue import Read, restore_readings
 from search.results.pareto import may_enter, objectives
 from search.schedulers.segments import merge
 from search.searchers.candidate_space import CandidateSpace
-from search.searchers.structure import Relaxation
 from spaces.budget import Budget
+from spaces.projection import Relaxation
 from spaces.space import SearchSpace
 
 LIMIT, RUNGS = Budget("latency", 1.2e-3), (1, 2, 4)
@@ -137,9 +137,9 @@ def test_the_structured_sampler_knows_what_a_limit_on_latency_leaves(chain_space
     assert use(full)[0] == pytest.approx(own.model.safety * 2.56e-3 / LIMIT.limit)
     proportions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, -1.0], [-1.0, 0.5, 0.0]])
     limits = np.full((3, 2), np.inf)
-    log2_ratios = Relaxation(chain_space, use).fit(proportions, limits)
+    log2_ratios = Relaxation(chain_space.variable, chain_space.cost_model, use).fit(proportions, limits)
     assert use(full * 2.0**log2_ratios) == pytest.approx([1.0] * 3, rel=0.02)
-    idle = Relaxation(chain_space).fit(proportions, limits)
+    idle = Relaxation(chain_space.variable, chain_space.cost_model).fit(proportions, limits)
     assert (log2_ratios <= idle).all()
     assert CandidateSpace(problem).latency_use is None
 

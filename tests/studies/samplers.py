@@ -36,7 +36,7 @@ from search.searchers.candidate_space import CandidateSpace
 from search.searchers.optuna_searcher import OptunaSearcher
 from search.storage.history import History
 from search.storage.pending import PendingTrials
-from search.tuner import Records, Schedulers, Tuner
+from search.tuner import Tuner
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
@@ -135,20 +135,25 @@ def search(job: Job) -> dict[str, Any]:
     space = space_of(job.network)
     truth = GroupedAccuracy.random(space, job.seed, job.scatter)
     problem = Problem.resolve(config_of(job), space)
-    candidates, records = CandidateSpace(problem), Records(History(problem), PendingTrials())
+    candidates, history, pending = CandidateSpace(problem), History(problem), PendingTrials()
     random = np.random.default_rng(job.seed)
     sensitivities = {
         name: value * random.lognormal(0.0, NOISE_OF_SENSITIVITIES) for name, value in truth.importance.items()
     }
     searcher = OptunaSearcher(
         candidates,
-        records.history,
-        records.pending,
+        history,
+        pending,
         sensitivities=sensitivities if job.sampler == SENSED else None,
         even=False,
     )
-    schedulers = Schedulers(MultiObjectiveASHA(problem, candidates.objective_cost), Screening(problem, size=1))
-    tuner = Tuner(records, searcher, schedulers)
+    tuner = Tuner(
+        history=history,
+        pending=pending,
+        searcher=searcher,
+        scheduler=MultiObjectiveASHA(problem, candidates.objective_cost),
+        screening=Screening(problem, size=1),
+    )
     began = time.perf_counter()
     while (trial := tuner.ask()) is not None:
         outcome = truth(trial)
@@ -156,8 +161,8 @@ def search(job: Job) -> dict[str, Any]:
     seconds = (time.perf_counter() - began) / job.trials
     high = problem.budgets[0].limit
     area = area_of(job.network, job.seed, high)
-    baselines = sum(bool(result.trial.baseline) for result in records.history.results)
-    networks = [(objectives(result)[0], truth.accuracy(result.widths or {})) for result in records.history.results]
+    baselines = sum(bool(result.trial.baseline) for result in history.results)
+    networks = [(objectives(result)[0], truth.accuracy(result.widths or {})) for result in history.results]
     shares = []
     for scale in (linear, np.log):
         start, best = area.under(networks[:baselines], scale), area.best(scale)

@@ -2,10 +2,13 @@
 
 import dataclasses
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from made_up_latency import predictor
 from made_up_search import problem_of
+from optuna.trial import FixedTrial
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
@@ -19,20 +22,23 @@ LATENCY = Budget("latency", 1e-3)  # of 2.56 ms
 PARAMS, FLOPS = Budget("params", 1_200), Budget("flops", 900_000)
 
 
-class Chance:
+class Chance(FixedTrial):
     """Draws every parameter at random, as a sampler would."""
 
     def __init__(self, seed: int) -> None:
+        super().__init__({})
         self.rng = random.Random(seed)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         return self.rng.uniform(low, high)
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return self.rng.randint(low, high)
 
-    def suggest_categorical(self, name: str, choices: object) -> object:
-        return self.rng.choice(choices)  # type: ignore[arg-type]
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.rng.choice(choices)
 
 
 def predictor_of(space: SearchSpace, *budgets: Budget) -> LatencyPredictor:
@@ -52,7 +58,7 @@ def test_every_proposal_is_inside_all_budgets_by_count_and_by_prediction(
         cost = chain_space.cost(goal.widths)
         assert all(budget.allows(cost) for budget in budgets if budget.quantity != "latency")
         assert all(budget.quantity != "latency" for budget in goal.budgets)
-        predicted.append(own.seconds(goal.widths) * own.model.safety)
+        predicted.append(own.model.predict(goal.widths) * own.model.safety)
     assert max(predicted) <= LATENCY.limit
     assert max(predicted) > 0.7 * LATENCY.limit  # nothing is given away
 
@@ -61,7 +67,7 @@ def test_the_safety_of_the_model_keeps_proposals_further_inside(chain_space: Sea
     bold, careful = predictor_of(chain_space, LATENCY), predictor_of(chain_space, LATENCY)
     careful.model.errors[:] = [0.2] * 5
     ratios = [1.0, 1.0, 1.0]
-    assert careful.seconds(careful.fit(ratios, ())) < 0.9 * bold.seconds(bold.fit(ratios, ()))
+    assert careful.model.predict(careful.fit(ratios, ())) < 0.9 * bold.model.predict(bold.fit(ratios, ()))
 
 
 def test_where_nothing_is_predicted_inside_the_smallest_is_proposed(chain_space: SearchSpace) -> None:

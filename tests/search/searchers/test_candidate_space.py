@@ -8,6 +8,7 @@ import pytest
 from chain_space import chain
 from made_up_methods import register_all
 from made_up_search import problem_of, result_of
+from optuna.trial import FixedTrial
 
 from pruning.base import Goal
 from runners.trial import Trial
@@ -26,20 +27,23 @@ def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
     register_all(monkeypatch)
 
 
-class Given:
+class Given(FixedTrial):
     """Chooses the given parameters, and every other one at random; keeps which were asked for."""
 
     def __init__(self, **given: Any) -> None:
+        super().__init__(given)
         self.given, self.asked, self.random = given, list[str](), random.Random(0)
 
     def _choose(self, name: str, value: Any) -> Any:
         self.asked.append(name)
         return self.given.get(name, value)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         return float(self._choose(name, self.random.uniform(low, high)))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return int(self._choose(name, self.random.randint(low, high)))
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:

@@ -4,15 +4,16 @@ import math
 
 import pytest
 
-from search.searchers.cost_coverage import MAX_REPEATS, CostCoverage, largest_gap, least_served
+from search.searchers.cost_coverage import MAX_REPEATS, CostCoverage, largest_gap
 from spaces.budget import Budget
 
 TARGETS = (Budget("flops", 50), Budget("flops", 20), Budget("flops", 7))
 
 
 def test_the_target_with_the_fewest_trials_is_served_first_and_of_equals_the_largest() -> None:
-    assert least_served([50, 20, 8], []) == [50, 20, 8]
-    assert least_served([50, 20, 8], [50, 20, 50, 7, 7, 7]) == [8, 20, 50]
+    coverage = CostCoverage("flops", 100.0, 0.05, TARGETS)
+    assert coverage.next_target([]) == 0.5
+    assert coverage.next_target([50, 20, 50, 8, 8, 8]) == 0.07  # 8 is the limit of no target
 
 
 def test_the_largest_gap_is_found_in_log_cost() -> None:

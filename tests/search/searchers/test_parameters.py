@@ -1,15 +1,17 @@
 """What a width parameter stands for, and how settings are chosen."""
 
+import math
+
 import optuna
 import pytest
 
 from pruning.settings import Setting
-from search.searchers.parameters import log2_proportion, proportion, suggest_setting, width_parameter
+from search.searchers.parameters import proportion, suggest_setting, width_parameter
 
 
 def test_width_parameters_stand_for_proportions_and_back() -> None:
     for log2 in (-1.0, -0.3, 0.0, 0.05, 1.0):
-        assert log2_proportion(width_parameter(log2)) == pytest.approx(log2, abs=1e-9)
+        assert math.log2(proportion(width_parameter(log2))) == pytest.approx(log2, abs=1e-9)
     assert (proportion(0.0), proportion(0.5), proportion(1.0)) == (0.5, 1.0, 2.0)
     assert width_parameter(3.0) == 1.0
 
