@@ -51,7 +51,7 @@ class Recorder(TorchFunctionMode):
         self.grouped: list[GroupedLayer] = []
         self.producers: list[str] = []  # weights of convolutions and linear layers, in order of execution
         self.lost: list[str] = []  # operations whose channels could not be followed, with their layer
-        self.layer = ""
+        self._layers: list[str] = []  # that are being computed, the innermost last
         self._flows: dict[int, Flow] = {}
         self._alive: list[Tensor] = []  # keeps activations alive, so that id() stays unique
         self._names: dict[int, str] = {}
@@ -71,6 +71,19 @@ class Recorder(TorchFunctionMode):
         table |= dict.fromkeys(PARTS, self._part)
         table |= dict.fromkeys(UNCOUNTABLE, self._uncountable)
         return table | {"linear": self._linear}
+
+    @property
+    def layer(self) -> str:
+        """Name of the innermost layer that is being computed; empty outside of all."""
+        return self._layers[-1] if self._layers else ""
+
+    def enter_layer(self, name: str) -> None:
+        """Note that a layer begins."""
+        self._layers.append(name)
+
+    def leave_layer(self) -> None:
+        """Note that the innermost layer has ended."""
+        self._layers.pop()
 
     def enter(self, tensor: Tensor, reason: str) -> None:
         """Give an input image channels that can never be cut."""
@@ -295,17 +308,14 @@ def record_forward(recorder: Recorder, model: nn.Module, image: Tensor) -> Recor
         model: in eval mode, on the meta device.
         image: shape (N, C, H, W), on the meta device.
     """
-    stack: list[str] = []
     handles = []
     for name, module in model.named_modules():
 
         def before(_module: nn.Module, _args: Any, name: str = name) -> None:
-            stack.append(name)
-            recorder.layer = name
+            recorder.enter_layer(name)
 
         def after(_module: nn.Module, _args: Any, _out: Any) -> None:
-            stack.pop()
-            recorder.layer = stack[-1] if stack else ""
+            recorder.leave_layer()
 
         handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:

@@ -122,6 +122,10 @@ class AutoBalance:
             weak, strong, tau = self._sums(self._energies())
             return self.alpha * weak, tau * strong
 
+    def raise_alpha(self, alpha: float) -> None:
+        """Strengthen the regulariser to at least `alpha`."""
+        self.alpha = max(self.alpha, alpha)
+
     def weak_share(self) -> float:
         """Return the share of the energy (squared norm) that weak channels hold, a mean over terms; 0 without terms."""
         if not self._lengths:

@@ -157,7 +157,7 @@ class _Training:
         hook = AutoBalance(self._net, self._space, self._factors, self._method.alpha, self._method.scales)
         share = hook.weak_share()
         if self._method.reach and epochs > 0:
-            hook.alpha = max(hook.alpha, self._needed(share, epochs))
+            hook.raise_alpha(self._needed(share, epochs))
         self._note |= {"alpha": hook.alpha, "weak_share": share}
         if share <= self._method.weak_share:
             return
