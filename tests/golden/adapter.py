@@ -86,7 +86,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
     if predictor is not None:
         restore_readings(history, predictor, CONDITIONS)
     left = TrialCounts.of(problem, stored).total - found > 0
-    sensitivities = {each.name: 0.3 / (1 + i) for i, each in enumerate(space.variable)}
+    sensitivities = {group.name: 0.3 / (1 + i) for i, group in enumerate(space.variable)}
     pending = PendingTrials()
     searcher = OptunaSearcher(
         candidates,
@@ -130,13 +130,13 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         "taken up": found,
         "handed out": log.given,
         "measured": log.reads,
-        "front and area after each": log.told,
+        "front and hypervolume after every trial": log.told,
         "repeats": searcher.repeats,
         "asked for": tuner.total,
         "left": [tuner.remaining, tuner.unfinished],
         "ending": ending(result),
         "best of the front": getattr(history.front.best(problem.budgets), "label", None),
-        "best at targets": [getattr(history.best_at(each), "label", None) for each in problem.targets],
+        "best at targets": [getattr(history.best_at(target), "label", None) for target in problem.targets],
     }
     return facts | _facts(result, list(space.full), {})
 
@@ -149,9 +149,11 @@ def search_for_real(folder: Path, flags: Sequence[tuple[str, Any]], epochs: int)
     result = run(config)
     names = [group["group"] for group in result.space["groups"]]
     facts = _facts(result, names, {"digits": 6})
-    control = {"control": result.retrained_baseline}
-    control |= {f"control of {label}": network for label, network in result.target_baselines.items()}
-    facts["controls"] = [[name, _network(each, names, 6)] for name, each in control.items() if each is not None]
+    retrained = {"over all budgets": result.retrained_baseline}
+    retrained |= {f"at {label}": network for label, network in result.target_baselines.items()}
+    facts["retrained baselines"] = [
+        [name, _network(network, names, 6)] for name, network in retrained.items() if network is not None
+    ]
     return facts | {"dense": [round(result.dense.val_accuracy, 6), round(result.dense.test_accuracy or 0, 6)]}
 
 
@@ -159,14 +161,14 @@ def _facts(result: SearchResult, names: Sequence[str], how: Mapping[str, int]) -
     chosen, compared, before = result.chosen, result.baseline_comparison, result.screening_audit
     return {
         "groups": " ".join(names),
-        "trials": [_row(each, names, **how) for each in result.results],
-        "front": " ".join(each.label for each in result.front),
-        "reported": " ".join(each.label for each in result.reported),
+        "trials": [_row(trial_result, names, **how) for trial_result in result.results],
+        "front": " ".join(network.label for network in result.front),
+        "reported": " ".join(network.label for network in result.reported),
         "chosen": None if chosen is None else chosen.label,
-        "best at": [[each.label, best_at_text(result, each)] for each in result.reported],
+        "best at": [[network.label, best_at_text(result, network)] for network in result.reported],
         "comparison": compared.statement,
-        "rival, won, beaten, arms": [compared.baseline_trial, compared.won, compared.dominated, compared.baselines],
-        "audit of rungs": [dataclasses.astuple(each) for each in result.rung_audits],
+        "baseline": [compared.baseline_trial, compared.won, compared.dominated, compared.baselines],
+        "audit of rungs": [dataclasses.astuple(audit) for audit in result.rung_audits],
         "audit before training": None if before is None else dataclasses.astuple(before),
     }
 
@@ -180,9 +182,9 @@ def _row(result: TrialResult, names: Sequence[str], digits: int = 12) -> dict[st
         "baseline": trial.baseline == "uniform",
         "settings": dict(trial.settings),
         "training": dict(trial.training),
-        "goal": [[each.quantity, each.limit] for each in trial.goal.budgets],
+        "goal": [[budget.quantity, budget.limit] for budget in trial.goal.budgets],
         "asked widths": _widths(trial.goal.widths, names),
-        "passed": [_network(each, names, digits) for each in result.intermediate_networks],
+        "intermediate networks": [_network(network, names, digits) for network in result.intermediate_networks],
         **_network(result, names, digits),
     }
 
@@ -191,7 +193,7 @@ def _network(result: TrialResult, names: Sequence[str], digits: int) -> dict[str
     def rounded(value: float | None) -> float | None:
         return None if value is None else round(value, digits)
 
-    again = result.confirmation
+    confirmation = result.confirmation
     return {
         "label": result.label,
         "state": str(result.state),
@@ -199,13 +201,15 @@ def _network(result: TrialResult, names: Sequence[str], digits: int) -> dict[str
         "test": rounded(result.test_accuracy),
         "flops, params": None if result.cost is None else [result.cost.flops, result.cost.params],
         "widths": _widths(result.widths, names),
-        "curve": [[each.epoch, rounded(each.accuracy)] for each in result.curve],
-        "parts": [[epochs, rounded(accuracy)] for epochs, accuracy in result.rungs],
+        "curve": [[report.epoch, rounded(report.accuracy)] for report in result.curve],
+        "rungs": [[epochs, rounded(accuracy)] for epochs, accuracy in result.rungs],
         "note": {NOTES.get(key, key): value for key, value in result.note.items() if "seconds" not in key},
         "error": result.error,
         "weights": result.checkpoint is not None or bool(result.path),
-        "latency": [[each["refused"], each["seconds"], each["high"]] for each in result.latency],
-        "again": None if again is None else [again.seeds, [rounded(each) for each in again.accuracies], again.at],
+        "latency": [[reading["refused"], reading["seconds"], reading["high"]] for reading in result.latency],
+        "confirmation": None
+        if confirmation is None
+        else [confirmation.seeds, [rounded(value) for value in confirmation.accuracies], confirmation.at],
     }
 
 
@@ -217,7 +221,7 @@ class _Paths(CheckpointStore):
     """Gives every network a path, as if its weights were on disk: what has none is not measured."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        return result.map_networks(lambda each: dataclasses.replace(each, path=f"{each.stem}-e{each.trained}"))
+        return result.map_networks(lambda own: dataclasses.replace(own, path=f"{own.stem}-e{own.trained}"))
 
 
 class _Log:
@@ -299,11 +303,11 @@ def _work_off(log: _Log, space: SearchSpace, epochs: int, sim: Mapping[str, Any]
             running.append([_simulate(trial, outcome, epochs, noise), None])
         if not running:
             return
-        each = running[turn % len(running)]
+        evaluation = running[turn % len(running)]
         try:
-            each[1] = log.report(each[0].send(each[1]))
+            evaluation[1] = log.report(evaluation[0].send(evaluation[1]))
         except StopIteration as end:
-            running.remove(each)
+            running.remove(evaluation)
             log.tell(end.value)
 
 
