@@ -1,7 +1,7 @@
 """Tuner: hands trials to a runner and records their results; maximizes validation accuracy and minimizes cost.
 
-`ask` reads top to bottom in the order in which the parts of a search are consulted: stopping criterion, measurement
-queue, screening, promotion of paused trials, the searcher.
+`ask` reads top to bottom in the order in which the parts of a search are consulted: measurement queue, stopping
+criterion, screening, promotion of paused trials, the searcher.
 """
 
 import logging
