@@ -114,6 +114,43 @@ def parse_screen(text: str, epochs: int) -> int | None:
     return int(number)
 
 
+def parse_train_budget(text: str) -> int:
+    """Return the epochs of a text such as 48epochs or 48; 0 for an empty one.
+
+    Raises:
+        ConfigError: another text.
+    """
+    if not text.strip():
+        return 0
+    found = re.fullmatch(r"(\d+)(?:epochs?)?", "".join(text.lower().split()), re.ASCII)
+    if found is None or int(found[1]) < 1:
+        raise ConfigError(f"--train-budget is {text!r} and must be whole epochs from 1, as in 48epochs")
+    return int(found[1])
+
+
+def parse_final_epochs(text: str, epochs: int) -> int | None:
+    """Return the epochs of final training at each target; 0 for none, None where they follow from the training.
+
+    Args:
+        text: "auto", "none" or a whole number.
+        epochs: of a trial.
+
+    Raises:
+        ConfigError: another text, or final training of networks that no trial has trained.
+    """
+    number = text.strip()
+    if number in (AUTO, NONE):
+        return None if number == AUTO and epochs else 0
+    if not number.isdecimal():
+        raise ConfigError(f"--final-epochs is {text!r} and must be whole epochs, as in 12, or auto or none")
+    if int(number) and not epochs:
+        raise ConfigError(
+            f"--final-epochs {text!r} trains on what trials have trained, and with --epochs 0 nothing is; raise "
+            "--epochs or take --final-epochs none"
+        )
+    return int(number)
+
+
 def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return method -> setting -> text of the value, of every "METHOD.SETTING=VALUE".
 

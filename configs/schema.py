@@ -1,7 +1,7 @@
 """RunConfig: everything a search needs to know, composed of the settings of the packages below, and checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -9,9 +9,11 @@ from annotated_types import Interval, Predicate
 
 from configs.parsing import (
     parse_duration,
+    parse_final_epochs,
     parse_fixed_settings,
     parse_rungs,
     parse_screen,
+    parse_train_budget,
 )
 from pruning.base import METHODS, parse_methods
 from pruning.settings import Setting
@@ -24,6 +26,8 @@ from spaces.registry import unknown_name
 from spaces.space import SpaceConfig
 from spaces.targets import parse_targets, with_targets
 
+DENSE_SHARE, SEARCH_SHARE = 0.4, 0.5  # of a budget of training; the second of what the dense net leaves
+LEVELS = 4  # without targets: at most so many members of the front are trained on
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
 TRAINING_RUNNERS = ("auto", "local", "ray")  # "simulated" trains nothing, so it yields no networks
@@ -62,6 +66,13 @@ class RunConfig:
         screen: how many candidates are cut and compared on validation before any training; only the best of them is
             trained. It serves methods that cut without training (di, l2 and the other scores). "auto" takes as many as
             cost at most a quarter of the training, up to 8; 1 or "none" trains every candidate.
+        final_epochs: epochs of final training at each target (without targets: for each of up to four members of the
+            front). After the trials, the best networks are trained on, from the largest target down, and at every
+            target networks cut from the finished one above compete with them. "auto" spends as many epochs as the
+            trials had, or what --train-budget leaves; "none" ends the search with its trials.
+        train_budget: epochs of training in all, such as 48epochs: of the dense net where it is trained here (two
+            fifths, at least --dense-epochs), of the trials (half of the rest at most: --trials is lowered to what that
+            pays for) and of the final training. Empty trains --trials times --epochs, and as much again in the end.
         time_limit: longest time of the search, such as 90s, 30m, 1h30m or 2h, the training of the dense net included.
             After it no trial begins, running trials end at their next report, and the front so far is the result. Empty
             sets no limit.
@@ -95,6 +106,8 @@ class RunConfig:
     trials: PositiveInt = 20
     rungs: str = "auto"
     screen: str = "auto"
+    final_epochs: str = "auto"
+    train_budget: str = ""
     time_limit: str = ""
     confirm: Annotated[int, Interval(ge=1), "at least 1, which trains nothing again; 3 gives means and deviations"] = 1
     sampler: str = "structured"
@@ -123,7 +136,9 @@ class RunConfig:
         if self.budget or self.target_budgets:
             _ = self.budgets
         check_settings(self)
-        _ = self.rung_epochs, self.screening_pool, self.time_limit_seconds, self.searched_training
+        if self.train_budget:
+            self._split_budget(parse_train_budget(self.train_budget))
+        _ = self.rung_epochs, self.screening_pool, self.time_limit_seconds, self.searched_training, self.final_training
         if not self.weights:
             self.train.for_dense()
         for kind, name, known in (
@@ -134,6 +149,41 @@ class RunConfig:
             if name not in known:
                 raise unknown_name(kind, name, list(known))
         _ = self.fixed_settings
+
+    def _split_budget(self, epochs: int) -> None:
+        """Set the epochs of the dense net and the number of trials that a budget of training pays for.
+
+        Raises:
+            ConfigError: not even one trial remains.
+        """
+        dense = 0 if self.weights else max(self.train.dense_epochs, round(DENSE_SHARE * epochs))
+        affordable = int(SEARCH_SHARE * (epochs - dense)) // max(1, self.train.epochs)
+        if affordable < 1:
+            raise ConfigError(
+                f"--train-budget {self.train_budget} leaves {epochs - dense} epochs beside the dense net, and a trial "
+                f"with its final training takes {2 * self.train.epochs}; raise it, or lower --epochs or --dense-epochs"
+            )
+        if not self.weights:
+            object.__setattr__(self, "train", replace(self.train, dense_epochs=dense))
+        object.__setattr__(self, "trials", min(self.trials, affordable))
+
+    @cached_property
+    def final_training(self) -> int:
+        """Epochs of final training at each target, or at each of the members of the front that are trained on."""
+        given = parse_final_epochs(self.final_epochs, self.train.epochs)
+        if given is not None:
+            return given
+        total = self.trials * self.train.epochs
+        if self.train_budget:
+            dense = 0 if self.weights else self.train.dense_epochs
+            total = parse_train_budget(self.train_budget) - dense - total
+        return max(1, total // (len(self.target_budgets) or LEVELS))
+
+    @property
+    def final_share(self) -> float:
+        """Share of the epochs after the dense net's that are for the final training."""
+        final = self.final_training * (len(self.target_budgets) or LEVELS)
+        return final / (final + self.trials * self.train.epochs) if final else 0.0
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:

@@ -13,6 +13,8 @@ from pruning.base import Goal
 from spaces.cost import Cost
 from spaces.widths import Widths
 
+SETTLED_SHARE = 5  # one in so many of the last segment's epochs counts for the settled accuracy
+
 
 class TrialState(StrEnum):
     """How a trial ended."""
@@ -29,12 +31,15 @@ class TrainingSegment:
     Attributes:
         epochs: epochs of this segment.
         trained: epochs before this segment; with 0 it begins with the pruning method.
-        start: the narrow network to continue from, as `pruning.checkpoint` bytes; None in a first segment.
+        start: the network to go on from, as `pruning.checkpoint` bytes: that of the segment before, or in a first
+            segment that of the trial's parent; None cuts the dense network.
+        final: whether it belongs to the final training, which trains the best networks on after the search.
     """
 
     epochs: int
     trained: int = 0
     start: bytes | None = field(default=None, repr=False)
+    final: bool = False
 
     @property
     def is_screening(self) -> bool:
@@ -54,6 +59,9 @@ class Trial:
     Attributes:
         baseline: "uniform" for the baseline of the search, empty for a candidate that a sampler has proposed.
         training: fields of `TrainConfig` that override those of the search.
+        parent: label of the network that this one is cut from, trained in an earlier trial; empty cuts the dense
+            network.
+        final: whether the final training made the trial, beyond the trials of the search.
         segment: the part of the training that a runner is asked for; None asks for all of it. It is no part of the
             candidate, so neither `key` nor the stored trial includes it.
     """
@@ -65,6 +73,8 @@ class Trial:
     seed: int = 0
     baseline: str = ""
     training: Mapping[str, int | float] = field(default_factory=dict)
+    parent: str = ""
+    final: bool = False
     segment: TrainingSegment | None = None
 
     def started_from(self, weights: bytes | None) -> "Trial":
@@ -81,8 +91,9 @@ class Trial:
         widths = None if self.goal.widths is None else dict(sorted(self.goal.widths.items()))
         budgets = sorted((budget.quantity, budget.limit) for budget in self.goal.budgets) if widths is None else None
         settings = dict(sorted(self.settings.items()))
-        training = [dict(sorted(self.training.items()))] if self.training else []
-        return json.dumps([self.method, settings, widths, budgets, *training], default=str, separators=(",", ":"))
+        further: list[dict[str, Any]] = [dict(sorted(self.training.items()))] if self.training else []
+        further += [{"parent": self.parent}] if self.parent else []
+        return json.dumps([self.method, settings, widths, budgets, *further], default=str, separators=(",", ":"))
 
 
 def derive_seed(run_seed: int, key: str) -> int:
@@ -152,6 +163,7 @@ class TrialResult:
         path: of the checkpoint on disk, relative to the run folder.
         intermediate_networks: in order of falling cost.
         rungs: (epochs so far, accuracy) at the end of each segment; empty for a trial without segments.
+        final_epochs: epochs of final training, the last of those in `rungs`.
         intermediate_index: from 1 for an intermediate network of its trial; 0 for the final network.
     """
 
@@ -172,6 +184,7 @@ class TrialResult:
     path: str = ""
     intermediate_networks: "tuple[TrialResult, ...]" = ()
     rungs: tuple[tuple[int, float], ...] = ()
+    final_epochs: int = 0
     intermediate_index: int = 0
 
     @property
@@ -185,6 +198,33 @@ class TrialResult:
         if self.rungs:
             return self.rungs[-1][0]
         return self.curve[-1].epoch if self.curve else None
+
+    @property
+    def searched_accuracy(self) -> float | None:
+        """The accuracy before the final training; None for a network that the final training made."""
+        if not self.final_epochs:
+            return self.accuracy
+        return max((accuracy for _, accuracy in self.searched_rungs), default=None)
+
+    @property
+    def searched_rungs(self) -> tuple[tuple[int, float], ...]:
+        """The rungs before the final training."""
+        return tuple(rung for rung in self.rungs if rung[0] <= self.rungs[-1][0] - self.final_epochs)
+
+    @property
+    def settled_accuracy(self) -> float | None:
+        """The mean accuracy over the last fifth of the epochs of final training, which one lucky reading moves less.
+
+        It is `accuracy` without final training, and where the network of an earlier segment was kept.
+        """
+        if self.accuracy is None or not self.final_epochs or self.rungs[-1][1] != self.accuracy:
+            return self.accuracy
+        count = max(1, (self.rungs[-1][0] - self._rung_before_last) // SETTLED_SHARE)
+        return statistics.fmean(report.accuracy for report in self.curve[-count:])
+
+    @property
+    def _rung_before_last(self) -> int:
+        return self.rungs[-2][0] if len(self.rungs) > 1 else 0
 
     @property
     def label(self) -> str:

@@ -32,6 +32,7 @@ from search.planning import plan
 from search.reporting.wording import plural
 from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.final_training import FinalTraining
 from search.schedulers.screening import Screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.candidate_space import CandidateSpace
@@ -99,14 +100,14 @@ class _Search:
         """Return the result; `began` is the time on the performance counter when the search began."""
         environment, history = self.environment, self.opened.history
         total = TrialCounts.of(environment.problem, self.opened.stored).total
-        self.callback.on_search_start(planned.remaining(history.results, total))
+        self.callback.on_search_start(planned.remaining(history.searched, total))
         net = self._train_dense()
         run_folder.save_dense(environment, self.opened.storage, net)
         dense_accuracy = accuracy(net, environment.data.val, device=environment.device)
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
         context = self._search_context(net)
-        tuner = self._tuner(net, total - len(history.results))
+        tuner = self._tuner(net, total - len(history.searched))
         interrupted = self._run_trials(tuner, context)
         retrainer = Retrainer(environment, context, self.callback)
         finalize = Finalizer(environment, self.latency, net, dense_accuracy, retrainer, self.callback)
@@ -178,7 +179,9 @@ class _Search:
             searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
             scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
             screening=Screening(problem, environment.screening_pool_size, history.results),
+            final_training=FinalTraining(self.candidates, environment.config.final_training),
             stop=self.limit,
+            search_stop=self.limit.part(1 - environment.config.final_share),
             queue=queue,
             storage=opened.storage,
             checkpoints=CheckpointFolder(environment.folder),
@@ -187,7 +190,7 @@ class _Search:
 
     def _run_trials(self, tuner: Tuner, context: SearchContext) -> bool:
         """Have the runner train the tuner's trials; return whether the user stopped it."""
-        environment, done = self.environment, len(self.opened.history.results)
+        environment, done = self.environment, len(self.opened.history.searched)
         so_far = f"; {done} of {tuner.total} trials are finished" if done else ""
         self.callback.on_phase(f"searching with {plural(environment.workers, 'worker')}{so_far}")
         try:

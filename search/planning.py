@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from configs.schema import RunConfig
+from configs.schema import LEVELS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs, yields_intermediates
@@ -51,16 +51,18 @@ class TimeForecast:
         dense: for the dense network; 0 when its weights are given or cached.
         trials: for all trials, with as many at once as there are workers.
         around: for everything else.
+        final: for the final training, of one network after the other.
     """
 
     dense: float
     trials: float
     around: float = SECONDS_AROUND
+    final: float = 0.0
 
     @property
     def total(self) -> float:
         """The whole search, time limit aside."""
-        return self.dense + self.trials + self.around
+        return self.dense + self.trials + self.final + self.around
 
 
 def plan(
@@ -109,7 +111,17 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
         around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
     elif config.latency.measures:
         around += len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
-    return TimeForecast((dense + test) * alone, trials * in_worker, around)
+    final = _final_trainings(environment, candidates) * len(data.train)
+    return TimeForecast((dense + test) * alone, trials * in_worker, around, final * in_worker)
+
+
+def _final_trainings(environment: Environment, candidates: CandidateSpace) -> float:
+    """Estimate the epochs of the dense network that would take as long as the final training."""
+    coverage = candidates.cost_coverage
+    levels = list(coverage.by_fraction) or [coverage.lowest ** (step / (LEVELS - 1)) for step in range(LEVELS)]
+    base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
+    shares = sum(math.pow(min(1.0, fraction * base), NARROW_POWER) for fraction in levels)
+    return environment.config.final_training * shares
 
 
 def screened_trials(candidates: CandidateSpace, trials: int) -> float:

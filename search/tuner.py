@@ -1,7 +1,7 @@
 """Tuner: hands trials to a runner and records their results; maximizes validation accuracy and minimizes cost.
 
 `ask` reads top to bottom in the order in which the parts of a search are consulted: measurement queue, stopping
-criterion, screening, promotion of paused trials, the searcher.
+criterion, screening, promotion of paused trials, the searcher, final training.
 """
 
 import logging
@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing_extensions import override
 
 from runners.base import AskTell
-from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, derive_seed
 from search.callbacks import Progress, SearchCallback
 from search.interrupts import Interrupts
 from search.latency.queue import MeasurementQueue
-from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.asha import MultiObjectiveASHA, Promotion
+from search.schedulers.final_training import FinalTraining, Heir
 from search.schedulers.screening import Screening
 from search.schedulers.segments import end_trial, first_result, merge
 from search.schedulers.stopping import StoppingCriterion
@@ -37,9 +38,11 @@ class Tuner(AskTell):
     Attributes:
         scheduler: promotes trials that pause at rungs.
         screening: compares candidates before any training.
+        final_training: trains the best networks on once the search has no trial left.
         stop: once it returns True, no trial begins, and running ones end at their next report, with the network that
             they have by then. The first trial, a uniform baseline, is exempt: without it there would be neither a front
             nor anything to compare with.
+        search_stop: once it returns True, no trial of the search begins, and the final training does.
         queue: measures latency between trials; None for a search that needs no latency.
         storage: outlives the process; None keeps the search in memory.
         checkpoints: keeps the weights of a result before the result is recorded.
@@ -51,7 +54,9 @@ class Tuner(AskTell):
     searcher: OptunaSearcher
     scheduler: MultiObjectiveASHA
     screening: Screening
+    final_training: FinalTraining
     stop: StoppingCriterion = lambda: False
+    search_stop: StoppingCriterion = lambda: False
     queue: MeasurementQueue | None = None
     storage: StudyStorage | None = None
     checkpoints: CheckpointStore = CheckpointStore()
@@ -74,15 +79,21 @@ class Tuner(AskTell):
     @property
     def remaining(self) -> int:
         """Number of new trials that are still to be handed out."""
-        return self.total - len(self.history.numbers | self.pending.trials.keys())
+        pending = {number for number, trial in self.pending.trials.items() if not trial.final}
+        return self.total - len(pending.union(result.trial.number for result in self.history.searched))
 
     @property
     def unfinished(self) -> bool:
         """Whether trials are left to hand out: new candidates, or further training segments of paused trials."""
+        return self.searching or self._final_step() is not None
+
+    @property
+    def searching(self) -> bool:
+        """Whether trials of the search itself are left to hand out."""
         return (
             self.screening.active
             or (self.remaining > 0 and not self._exhausted)
-            or self.scheduler.promotion(self.history, self.pending.trials, final=True) is not None
+            or self._promotion(final=True) is not None
         )
 
     @override
@@ -130,7 +141,8 @@ class Tuner(AskTell):
     def close(self) -> None:
         """Store pending trials as failed; they get no result."""
         for number, trial in list(self.pending.trials.items()):
-            if not self.pending.is_promoted(number):  # of a promoted trial the earlier segments are stored
+            # Of a promoted trial the earlier segments are stored; one of the final training is made again.
+            if not self.pending.is_promoted(number) and not trial.final:
                 frozen = self.searcher.discard(trial, "interrupted")
                 if self.storage is not None:
                     self.storage.add(frozen)
@@ -140,12 +152,16 @@ class Tuner(AskTell):
         if self._has_begun and self.stop():
             self.stopped = self.stopped or self.unfinished
             return None
+        if self._has_begun and self.search_stop():
+            self.stopped = self.stopped or self.searching
+            return self._train_finally()
         trial = (
             self.screening.next_winner()
             or self.screening.next_candidate()
             or self._promote(final=False)
             or self._new_candidate()
             or self._promote(final=True)
+            or self._train_finally()
         )
         if trial is not None and not self._has_begun:
             self._has_begun, self._first = True, trial.number
@@ -156,19 +172,60 @@ class Tuner(AskTell):
 
         A trial whose weights are lost cannot go on; it keeps its result, with the reason in the note.
         """
-        while (found := self.scheduler.promotion(self.history, self.pending.trials, final=final)) is not None:
-            earlier = self.history.result(found.number)
-            try:
-                start = self.checkpoints.read(earlier)
-            except WeightsError as error:
-                self.history.add(end_trial(earlier, str(error)))
-                continue
-            trained = earlier.rungs[-1][0]
-            trial = replace(earlier.trial, segment=TrainingSegment(found.epochs - trained, trained, start))
-            self.pending.begin(trial)
-            self.callback.on_promotion(found.number, found.epochs)
-            return trial
+        while (found := self._promotion(final=final)) is not None:
+            if (trial := self._go_on(found, final=False)) is not None:
+                return trial
         return None
+
+    def _promotion(self, *, final: bool) -> Promotion | None:
+        final = final and not self.final_training.epochs  # which trains members of the front to an end of its own
+        return self.scheduler.promotion(self.history, self.pending.trials, final=final)
+
+    def _go_on(self, promotion: Promotion, *, final: bool) -> Trial | None:
+        """Return the trial that goes on from its own weights; None when they are lost, which its note then says."""
+        earlier = self.history.result(promotion.number)
+        if (start := self._weights(earlier)) is None:
+            return None
+        trained = earlier.trained or 0
+        segment = TrainingSegment(promotion.epochs - trained, trained, start, final=final)
+        trial = replace(earlier.trial, segment=segment)
+        self.pending.begin(trial)
+        self.callback.on_promotion(promotion.number, promotion.epochs)
+        return trial
+
+    def _weights(self, result: TrialResult) -> bytes | None:
+        """Return the weights of a result; None when they are lost: then nothing goes on from them any more."""
+        try:
+            return self.checkpoints.read(result)
+        except WeightsError as error:
+            self.history.add(end_trial(result, str(error)))
+            return None
+
+    def _train_finally(self) -> Trial | None:
+        """Return a network that is trained on after the search, or cut from one that was; None when there is none."""
+        while (step := self._final_step()) is not None:
+            trial = self._inherit(step) if isinstance(step, Heir) else self._go_on(step, final=True)
+            if trial is not None:
+                return trial
+        return None
+
+    def _final_step(self) -> Promotion | Heir | None:
+        """Return the next step of the final training; None as long as trials of the search run."""
+        running = self.pending.trials.values()
+        if any(not (trial.final or (trial.segment is not None and trial.segment.final)) for trial in running):
+            return None
+        return self.final_training.next_step(self.history.results, {trial.key() for trial in running})
+
+    def _inherit(self, heir: Heir) -> Trial | None:
+        """Return a new trial that is cut from a finished network; None when the weights of that are lost."""
+        if (start := self._weights(heir.parent)) is None:
+            return None
+        number = 1 + max([*self.history.numbers, *self.pending.trials])
+        seed = derive_seed(self.history.problem.config.seed, heir.trial.key())
+        segment = TrainingSegment(heir.epochs, start=start, final=True)
+        trial = replace(heir.trial, number=number, seed=seed, segment=segment)
+        self.pending.begin(trial)
+        return trial
 
     def _new_candidate(self) -> Trial | None:
         """Return a candidate that was not tried yet, to be trained, or to be screened with similar ones."""
@@ -220,4 +277,4 @@ class Tuner(AskTell):
         results = self.history.results
         self.scheduler.observe(results)
         self.screening.observe(results)
-        self.callback.on_trial_end(result, Progress(len(results), self.total, self.history.front))
+        self.callback.on_trial_end(result, Progress(len(self.history.searched), self.total, self.history.front))

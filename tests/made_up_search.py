@@ -15,6 +15,7 @@ from search.latency.queue import MeasurementQueue, Read
 from search.problem import Problem
 from search.results.pareto import ParetoFront
 from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.final_training import FinalTraining
 from search.schedulers.screening import Screening
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.optuna_searcher import OptunaSearcher
@@ -43,7 +44,7 @@ def problem_of(
         method=",".join(methods),
         rungs=",".join(map(str, rungs)) or "none",
         targets=",".join(map(str, targets)),
-        **(training | settings),
+        **({"final_epochs": "none"} | training | settings),
     )
     return Problem.resolve(config, space)
 
@@ -118,6 +119,7 @@ def search_of(
         searcher=searcher,
         scheduler=MultiObjectiveASHA(problem, candidates.objective_cost, history.results),
         screening=Screening(problem, size, history.results),
+        final_training=FinalTraining(candidates, problem.config.final_training),
         stop=stop,
         queue=queue,
         storage=storage,

@@ -19,6 +19,7 @@ def tiny_config(out: Path, **changes: Any) -> RunConfig:
         latency=LatencyConfig("none"),
         method="l2,random",
         trials=5,
+        final_epochs="none",
         out=str(out),
     )
     return dataclasses.replace(config, **changes)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pruning.selection import Selection
+from spaces.errors import SpaceError
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.widths import Widths
@@ -44,6 +47,36 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
 
     axes = {name: {dim: cut(ids) for dim, ids in dims.items()} for name, dims in space.axes.items()}
     return dataclasses.replace(space, groups=tuple(groups), axes=axes)
+
+
+def space_of(space: SearchSpace, widths: Widths) -> SearchSpace:
+    """Return the space of a narrow network, of which only the widths are known and not the channels it was cut by.
+
+    Raises:
+        SpaceError: some layer has the channels of a group in another order, so that the space depends on which
+            channels were cut.
+    """
+    kept = {group.name: torch.arange(widths[group.name]) for group in space.variable}
+    narrowed = {group.name for group in space.variable if widths[group.name] < group.width}
+    for name, ids in _axis_ids(space):
+        for group in space.groups:
+            own = ids[(ids >= group.start) & (ids < group.start + group.width)]
+            if group.name in narrowed and (np.diff(own) < 0).any():
+                raise SpaceError(
+                    f"layer {name!r} has the channels of {group.name} in another order, so a network cut from this "
+                    "one cannot be cut again; cut it from the dense network"
+                )
+    return narrow_space(space, kept)
+
+
+def _axis_ids(space: SearchSpace) -> Iterator[tuple[str, Ids]]:
+    """Yield (layer, ids) of every axis, arrays that several axes share once."""
+    seen: set[int] = set()
+    for name, dims in space.axes.items():
+        for ids in dims.values():
+            if id(ids) not in seen:
+                seen.add(id(ids))
+                yield name, ids
 
 
 def stages(space: SearchSpace, widths: Widths, cuts: int) -> list[Widths]:

@@ -1,16 +1,19 @@
-"""Continue the training of a paused trial from its own narrow network, without its pruning method."""
+"""Trials that start from a trained narrow network: their own after a pause, or another one, their parent."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TypeGuard
 
 from torch import nn
 
-from pruning.base import Context, Snapshot
+from pruning.base import Context, Goal, Method, Snapshot
 from pruning.checkpoint import from_bytes, header_of
-from runners.trial import TrainingSegment
+from pruning.rewriting.narrowing import space_of
+from runners.trial import TrainingSegment, Trial
 from spaces.counting import count_cost
 from spaces.errors import WeightsError
 from spaces.space import SearchSpace
+from spaces.widths import Widths
 
 
 def is_continuation(segment: TrainingSegment | None) -> TypeGuard[TrainingSegment]:
@@ -43,3 +46,31 @@ def continue_training(
     cost = count_cost(net, space.input_shape) if header.layers else None
     for epoch in context.fit(net, segment.epochs):
         yield Snapshot(net, header.widths, segment.trained + epoch, {}, cost)
+
+
+def cut_parent(
+    trial: Trial, method: Method, dense: nn.Module, space: SearchSpace, context: Context
+) -> Iterator[Snapshot]:
+    """Have a method narrow the trial's parent instead of the dense network; yield its networks.
+
+    The method gathers its statistics on the parent, within whose widths the goal must lie.
+
+    Args:
+        dense: the network that the parent was cut from; not changed.
+        space: of the dense network.
+
+    Raises:
+        WeightsError: the trial has no weights of its parent, or the parent has layers that are not plain.
+        SpaceError: the space of the parent is not known; see `pruning.rewriting.narrowing.space_of`.
+    """
+    if trial.segment is None or trial.segment.start is None:
+        raise WeightsError(f"network {trial.parent}, from which trial {trial.number} is cut, has no weights")
+    header = header_of(trial.segment.start)
+    if header.layers:
+        raise WeightsError(f"network {trial.parent} has layers that cannot be narrowed; cut the dense network")
+    parent = from_bytes(trial.segment.start, dense).to(context.device).eval()
+    own, goal = space_of(space, header.widths), trial.goal
+    if goal.widths is not None:
+        goal = Goal(Widths({group.name: goal.widths[group.name] for group in own.variable}), goal.budgets)
+    for snapshot in method.run(parent, own, goal, context):
+        yield dataclasses.replace(snapshot, widths=Widths({**header.widths, **snapshot.widths}))

@@ -19,7 +19,7 @@ from pruning.base import METHODS, Context, Distillation, Method, Reshape, Snapsh
 from pruning.checkpoint import to_bytes
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
-from runners.evaluation.continuation import continue_training, is_continuation
+from runners.evaluation.continuation import continue_training, cut_parent, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
 from runners.latency.timing import latency_ratio
@@ -65,7 +65,7 @@ class TrialContext(Context):
     """What a method may use (`pruning.base.Context`): training images and the training loop, nothing else.
 
     Args:
-        prepared: what `prepare` of this method returned; None while it prepares.
+        prepared: what `prepare` of this method returned; None while it prepares, and where a parent is cut.
         teacher: the dense network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
     """
@@ -245,7 +245,7 @@ def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module
         search_context.data,
         train,
         seed,
-        prepared=search_context.prepared.get(trial.method),
+        prepared=None if trial.parent else search_context.prepared.get(trial.method),
         teacher=dense,
         compute_format=search_context.compute_format,
     )
@@ -254,10 +254,12 @@ def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module
 def _snapshots(
     trial: Trial, search_context: SearchContext, dense: nn.Module, context: TrialContext
 ) -> Iterator[Snapshot]:
-    """Return the snapshots of the trial's method, or of a continued training."""
+    """Return the snapshots of the trial's method, on the dense network or its parent, or of a continued training."""
     if is_continuation(trial.segment):
         return continue_training(trial.segment, search_context.net, search_context.space, context)
     method: Method = METHODS[trial.method](**trial.settings)
+    if trial.parent:
+        return cut_parent(trial, method, search_context.net, search_context.space, context)
     return method.run(dense, search_context.space, trial.goal, context)
 
 

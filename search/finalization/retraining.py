@@ -1,15 +1,17 @@
 """Train the front again: how accurate its networks are over fresh seeds, and whether the chosen one beats the baseline.
 
 The search has seen one training of each network, and has chosen networks whose training came out well. So every network
-of the front is trained again from the dense network, with fresh seeds that are the same for all, by the runner of the
-search, and every training is read on test once. Beside them the baseline is trained: uniform widths by L2 norm at the
-FLOPs of the chosen network, inside the budgets too. The chosen network and its baseline come first, so that a user who
-stops the retraining has their comparison; then come the best networks at the targets with their baselines.
+of the front is trained again from what it was cut from (the dense network, or a finished wider one), with fresh seeds
+that are the same for all, by the runner of the search, and every training is read on test once. Beside them the
+baseline is trained: uniform widths by L2 norm at the FLOPs of the chosen network, inside the budgets too. The chosen
+network and its baseline come first, so that a user who stops the retraining has their comparison; then come the best
+networks at the targets with their baselines.
 
-A network is trained again with the method, the settings and the widths that it has, for all the epochs of a trial. A
-network whose widths the method chose, or an intermediate one, is trained at the widths that it got; only a method that
-takes no widths works again from budgets, which are the cost of that network. The files of the networks stay those that
-the search found.
+A network is trained again with the method, the settings and the widths that it has, for all the epochs of a trial, or
+as many in one schedule as it had with its final training. Its baseline gets as many from the dense network. A network
+whose widths the method chose, or an intermediate one, is trained at the widths that it got; only a method that takes no
+widths works again from budgets, which are the cost of that network. The files of the networks stay those that the
+search found.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, AskTell, RunnerError
 from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.training.loop import accuracy, pick_device
-from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState, derive_seed
+from runners.trial import Confirmation, EpochReport, TrainingSegment, Trial, TrialResult, TrialState, derive_seed
 from search.callbacks import SearchCallback
 from search.environment import Environment
 from search.results.comparison import UNIFORM
@@ -84,7 +86,9 @@ def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
 
 def retraining_trial(network: TrialResult) -> Trial:
     """Return the trial that trains a network again: at its widths, or within its cost by a method that takes none."""
-    trial, cost = network.trial, network.cost
+    cost, trained = network.cost, network.trained or 0
+    segment = TrainingSegment(trained) if network.final_epochs else None
+    trial = dataclasses.replace(network.trial, segment=segment)
     if trial.goal.widths is not None and not network.intermediate_index:
         return trial
     limits = [
@@ -104,7 +108,8 @@ def _baseline_at(network: TrialResult, result: SearchResult, space: SearchSpace)
         widths = space.fit(uniform_ratios(space), limits)
     except BudgetError:  # a network that is not merely narrow may cost less than any of the space
         return None
-    return dataclasses.replace(baseline, goal=Goal(widths, limits))
+    segment = TrainingSegment(network.trained or 0) if network.final_epochs else None
+    return dataclasses.replace(baseline, goal=Goal(widths, limits), segment=segment)
 
 
 class Retraining(AskTell):
@@ -112,7 +117,8 @@ class Retraining(AskTell):
 
     Args:
         number: of the first trial.
-        context: of the trials; its dense network is what they are cut from.
+        context: of the trials; its dense network is what they are cut from, but for those with a parent.
+        weights: of a network of the search by its label, for those that are cut from it.
         on_done: is called after every training with the numbers of trainings done and in all.
     """
 
@@ -122,16 +128,20 @@ class Retraining(AskTell):
         seeds: Sequence[int],
         number: int,
         context: SearchContext,
+        weights: Callable[[str], bytes],
         on_done: Callable[[int, int], None],
     ) -> None:
-        self._plan, self._context, self._on_done = plan, context, on_done
+        self._plan, self._context, self._weights, self._on_done = plan, context, weights, on_done
         self._waiting = plan.schedule(seeds, number)
         self._total = len(self._waiting)
         self._finished: dict[str, list[TrialResult]] = {key: [] for key in plan.trials}
 
     @override
     def ask(self) -> Trial | None:
-        return self._waiting.pop(0) if self._waiting else None
+        if not self._waiting:
+            return None
+        trial = self._waiting.pop(0)
+        return trial.started_from(self._weights(trial.parent)) if trial.parent else trial
 
     @override
     def report(self, report: EpochReport) -> bool:
@@ -202,11 +212,13 @@ class Retrainer:
         environment, config = self._environment, self._environment.config
         if config.confirm < 2 or not len(result.front):
             return result
+        paths = {found.label: found.path for found in result.results}
         self._retraining = Retraining(
             retraining_plan(result, environment.problem.space),
             seeds=[derive_seed(config.seed, f"confirmation {number}") for number in range(config.confirm)],
             number=1 + max(found.trial.number for found in result.results),
             context=self._search_context,
+            weights=lambda label: checkpoint.read(environment.folder / paths[label]),
             on_done=lambda done, total: self._callback.on_phase(f"training the front again, {done}/{total} done"),
         )
         try:

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
+from configs.schema import LEVELS, RunConfig
 from runners.evaluation.screening import screen_images
 from search.environment import Environment, Plan
 from search.planning import (
@@ -87,6 +88,7 @@ def _facts(plan: Plan) -> Table:
         + (f" but where searched ({config.search_training})" if config.search_training else "")
         + (f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else "")
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
+        "training": _training(config),
         "runner": f"{plural(environment.workers, 'worker')} with {plural(environment.threads, 'thread')} each",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
         + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
@@ -97,6 +99,21 @@ def _facts(plan: Plan) -> Table:
         if text:
             table.add_row(name, escape(text))
     return table
+
+
+def _training(config: RunConfig) -> str:
+    """Say how the epochs of training are split."""
+    parts = [] if config.weights else [f"{config.train.dense_epochs} of the dense net"]
+    trials = round(forecast_epochs(config))
+    parts.append(f"{trials} of the trials")
+    places = len(config.target_budgets)
+    final = config.final_training * (places or LEVELS)
+    where = plural(places, "target") if places else f"up to {LEVELS} members of the front"
+    parts.append(
+        f"{final} of final training, {config.final_training} for each of {where}" if final else "none after them"
+    )
+    dense = 0 if config.weights else config.train.dense_epochs
+    return f"{plural(dense + trials + final, 'epoch')}: {', '.join(parts)}"
 
 
 def _budget(budget: Budget, dense: Cost) -> str:
@@ -264,12 +281,14 @@ def _time(environment: Environment, time: TimeForecast) -> Iterator[RenderableTy
     rows = [
         ("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense)),
         (f"trials, {environment.workers} at once", duration(time.trials)),
+        *([("final training", duration(time.final))] if time.final else []),
         ("start, statistics, confirmation, report", duration(time.around)),
         ("total", duration(time.total)),
     ]
+    total = len(rows) - 1
     rows += [("time limit", limit)] if limit else []
     title = "Time, estimated from timed steps on this machine"
-    yield TextTable(title, ("", ">time"), rows, styles={3: "bold", 4: "bold"})
+    yield TextTable(title, ("", ">time"), rows, styles=dict.fromkeys((total, total + 1), "bold"))
     if environment.config.time_limit_seconds < time.dense:
         yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
 

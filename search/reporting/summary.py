@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_statements, latency_table
 from search.reporting.rows import front_table, rank_correlation_table, widths_table
 from search.reporting.statements import (
@@ -30,10 +31,11 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     early, chosen = ending(result), result.chosen
     parts: list[RenderableType] = ["", early] if early else []
     parts += ["", front_table(result)]
-    parts += [*_below(targets_table(result)), *training_statements(result)]
+    parts += [*_below(targets_table(result)), *_below(final_training_table(result)), *training_statements(result)]
     parts += _below(widths_table(result, chosen) if chosen is not None and chosen.widths is not None else None)
     parts += [*_below(latency_table(result)), *latency_statements(result), *_below(rank_correlation_table(result))]
     parts += ["", result.baseline_comparison.statement, *target_statements(result)]
+    parts += final_training_statements(result)
     parts += [*rung_statements(result), *screening_statements(result), *failure_statements(result.results)]
     parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
     width = max(map(len, result.paths), default=0)

@@ -87,8 +87,11 @@ def dominates(left: TrialResult, right: TrialResult, axis: str = FLOPS) -> bool:
 
 
 def most_accurate(results: Iterable[TrialResult]) -> TrialResult | None:
-    """Return the most accurate network; of equals the one with fewer FLOPs, then the earlier; None without networks."""
-    return min(results, key=lambda r: (-objectives(r)[1], objectives(r)[0], *rank(r)), default=None)
+    """Return the most accurate network; of equals the one with fewer FLOPs, then the earlier; None without networks.
+
+    Of a network with final training, the accuracy over its last epochs counts, not one reading.
+    """
+    return min(results, key=lambda r: (-(r.settled_accuracy or 0.0), objectives(r)[0], *rank(r)), default=None)
 
 
 def non_dominated(

@@ -130,10 +130,10 @@ def _trained_to_end(results: Iterable[TrialResult], rungs: Sequence[int]) -> lis
 
     def has_ended(result: TrialResult) -> bool:
         if rungs:
-            return {epochs for epochs, _ in result.rungs} >= set(rungs)
+            return {epochs for epochs, _ in result.searched_rungs} >= set(rungs)
         return result.state is TrialState.COMPLETE
 
-    ended = [result for result in results if measured(result) and has_ended(result)]
+    ended = [result for result in results if measured(result) and not result.trial.final and has_ended(result)]
     return sorted(ended, key=lambda result: (objectives(result)[0], result.trial.number))
 
 
@@ -146,7 +146,7 @@ def _audit(epochs: int, ended: Sequence[TrialResult], early: Sequence[float], gr
         early: an accuracy of every trial of `ended`.
         groups: name of the group of every trial; trials of the group "" do not count.
     """
-    final = [objectives(result)[1] for result in ended]
+    final = [result.searched_accuracy or 0.0 for result in ended]
     early_ranks, final_ranks = np.zeros(len(ended)), np.zeros(len(ended))
     bands: list[Band] = []
     counted: list[int] = []

@@ -141,6 +141,11 @@ class SearchResult:
         """How well the accuracies before training have ranked networks as its end does; None without screening."""
         return audit_screening(self.results, self.rungs)
 
+    @property
+    def trained_epochs(self) -> int:
+        """The epochs of training of all trials and of the final training; those of the dense network do not count."""
+        return sum(result.trained or 0 for result in self.results)
+
     def is_chosen(self, network: TrialResult) -> bool:
         """Whether this is the chosen network."""
         return self.chosen is not None and network.label == self.chosen.label
@@ -162,6 +167,7 @@ class SearchResult:
                 for target in self.targets
             ],
             "baseline_comparison": self.baseline_comparison,
+            "trained_epochs": self.trained_epochs,
             "rung_audits": self.rung_audits,
             "screening_audit": self.screening_audit,
         }

@@ -131,7 +131,7 @@ class MultiObjectiveASHA:
                 paused=number not in pending and NOT_CONTINUED not in result.note,
             )
             for result in results
-            if result.rungs and may_enter(result, self._budgets)
+            if result.rungs and not result.final_epochs and may_enter(result, self._budgets)
             for number in [result.trial.number]
         ]
         found = promotion(contenders, self._rungs, self._first)

@@ -15,7 +15,7 @@ def first_result(result: TrialResult, segment: TrainingSegment | None) -> TrialR
     if segment is None or not measured(result):
         return result
     end = segment.end if result.state is TrialState.COMPLETE or not result.curve else result.curve[-1].epoch
-    return replace(result, rungs=((end, objectives(result)[1]),))
+    return replace(result, rungs=((end, objectives(result)[1]),), final_epochs=end if segment.final else 0)
 
 
 def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -> TrialResult:
@@ -39,9 +39,11 @@ def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -
         # It was stopped in the middle of its schedule; it can continue from the earlier segment.
         return replace(whole, curve=earlier.curve)
     end = result.curve[-1].epoch if result.state is TrialState.STOPPED else segment.end
-    whole = replace(whole, state=result.state, rungs=(*earlier.rungs, (end, after)))
+    rungs = earlier.rungs or ((segment.trained, before),)  # a trial that was trained at once may be trained on
+    final_epochs = earlier.final_epochs + (end - segment.trained if segment.final else 0)
+    whole = replace(whole, state=result.state, rungs=(*rungs, (end, after)), final_epochs=final_epochs)
     if after < before:
-        best = max(earlier.rungs, key=lambda rung: rung[1])[0]
+        best = max(rungs, key=lambda rung: rung[1])[0]
         return replace(whole, note={**earlier.note, KEPT_AFTER: best})
     note = {name: value for name, value in earlier.note.items() if name != KEPT_AFTER}
     return replace(

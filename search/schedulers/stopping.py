@@ -30,6 +30,12 @@ class TimeLimit:
         """Return whether the time is over."""
         return self._clock() >= self._end
 
+    def part(self, share: float) -> StoppingCriterion:
+        """Return the criterion that is met after a share of the time that is left now."""
+        now = self._clock()
+        end = now + share * (self._end - now)
+        return lambda: self._clock() >= end
+
     def check(self, where: str) -> None:
         """Raise TimeLimitError if the time is over before any trial; `where` is such as "after epoch 3 of 9"."""
         if self():

@@ -131,6 +131,11 @@ class CandidateSpace:
         scaled = self.cost_coverage.limit(fraction)
         return tuple(scaled if budget.quantity == self.cost_coverage.quantity else budget for budget in self._budgets)
 
+    def goal_within(self, limit: Budget) -> Goal:
+        """Return the goal of a method that finds widths itself inside the budgets and a limit on the scaled one."""
+        budgets = tuple(limit if budget.quantity == limit.quantity else budget for budget in self._budgets)
+        return Goal(None, budgets if self._predictor is None else self._predictor.for_methods(budgets))
+
     def screenable(self, trial: Trial) -> bool:
         """Return whether a trial can be compared before any training, with other widths at its budget fraction."""
         differ = "search" in self.allocations(trial.method)

@@ -54,7 +54,8 @@ class TrialCounts:
     @classmethod
     def of(cls, problem: Problem, stored: Sequence[StoredTrial]) -> "TrialCounts":
         """Count the trials of a search that goes on from stored ones."""
-        earlier = len({trial.result.trial.number for trial in stored if trial.earlier and trial.result is not None})
+        results = [trial.result for trial in stored if trial.earlier and trial.result is not None]
+        earlier = len({result.trial.number for result in results if not result.trial.final})
         left = max(1, len(problem.targets), problem.config.trials - earlier) if earlier else problem.config.trials
         return cls(earlier + left, left)
 
@@ -91,7 +92,7 @@ class OptunaSearcher:
         design = InitialDesign(candidates)
         self._initial = design.baselines(counts.left) + design.uniform(counts.left)
         startup = len(self._initial)
-        self._initial += design.sensitive(counts.total - len(history.numbers), sensitivities)
+        self._initial += design.sensitive(counts.total - len(history.searched), sensitivities)
         for text in design.left_out(counts.left, resumed=counts.total > counts.left):
             _log.warning("%s", text)
         self._initial_numbers: set[int] = set()
@@ -157,14 +158,17 @@ class OptunaSearcher:
             attributes["reason"] = result.error
         asked = self._asked.pop(result.trial.key(), None)
         if asked is None:
-            first = self._first[number]
+            first = self._first.get(number)  # none of a trial that the final training made
+            failed = not measured(result)
             frozen = optuna.trial.create_trial(
-                values=[objectives(result)[1], self._candidates.objective_cost(result)],
-                params=first.params,
-                distributions=first.distributions,
+                state=OptunaState.FAIL if failed else OptunaState.COMPLETE,
+                values=None if failed else [objectives(result)[1], self._candidates.objective_cost(result)],
+                params=first.params if first is not None else {},
+                distributions=first.distributions if first is not None else {},
                 user_attrs=attributes,
             )
-            self._study.add_trial(frozen)
+            if not result.final_epochs:  # what longer training has reached would mislead the sampler
+                self._study.add_trial(frozen)
             return frozen
         for name, value in attributes.items():
             asked.set_user_attr(name, value)
@@ -244,7 +248,7 @@ class OptunaSearcher:
 
     def _next_target(self, repeats: int) -> float | None:
         """Return the target of the next trial as a fraction; None without targets."""
-        tried = [*(result.trial for result in self._history.results), *self._pending.new]
+        tried = [*(result.trial for result in self._history.searched), *self._pending.new]
         served = itertools.chain.from_iterable(self._candidates.aims(trial) for trial in tried)
         return self._candidates.cost_coverage.next_target(served, repeats)
 
@@ -253,6 +257,8 @@ class OptunaSearcher:
         lowest = self._candidates.lowest_fraction
         frozen, result = stored.frozen, stored.result
         own = getattr(frozen.distributions.get(BUDGET_FRACTION), "low", lowest)
+        if result is not None and (result.trial.final or result.final_epochs):
+            return  # a later segment of a trial that is restored, or none of the search
         if result is not None:
             self._first.setdefault(result.trial.number, frozen)
         if not stored.earlier and own == lowest:

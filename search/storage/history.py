@@ -33,9 +33,14 @@ class History:
         return tuple(self._results[number] for number in sorted(self._results))
 
     @property
+    def searched(self) -> tuple[TrialResult, ...]:
+        """The results of the trials of the search, without those that the final training made."""
+        return tuple(result for result in self.results if not result.trial.final)
+
+    @property
     def first_results(self) -> Sequence[TrialResult]:
-        """The result of every trial after its first training segment, where all trials have had the same training."""
-        return tuple(self._first.values())
+        """The result of every trial of the search after its first training segment, as far as all are trained."""
+        return tuple(result for result in self._first.values() if not result.trial.final)
 
     @property
     def numbers(self) -> frozenset[int]:

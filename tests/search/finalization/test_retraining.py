@@ -59,7 +59,7 @@ def search(tiny_search_context: SearchContext) -> SearchResult:
 def retraining(tiny_search_context: SearchContext, search: SearchResult) -> Callable[..., Retraining]:
     def make(on_done: Callable[[int, int], None] = lambda _done, _total: None) -> Retraining:
         plan = retraining_plan(search, tiny_search_context.space)
-        return Retraining(plan, SEEDS, 3, tiny_search_context, on_done)
+        return Retraining(plan, SEEDS, 3, tiny_search_context, lambda _: b"", on_done)
 
     return make
 

@@ -1,0 +1,93 @@
+"""What the final training brought: every network that was trained on after the search, before and after."""
+
+from collections.abc import Sequence
+
+from runners.trial import TrialResult
+from search.reporting.wording import TextTable, percent, plural
+from search.results.comparison import reached_on_test
+from search.results.result import SearchResult
+
+
+def final_training_table(result: SearchResult) -> TextTable | None:
+    """Tabulate the networks of the final training, the most expensive first; None without any.
+
+    A network that is trained to the rung alone has lost to another one of its target there.
+    """
+    trained = finally_trained(result)
+    if not trained:
+        return None
+    rows = []
+    for network in trained:
+        flops = 0 if network.cost is None else network.cost.flops
+        name = f"{network.label} {network.trial.method}"
+        start = f"network {network.trial.parent}" if network.trial.parent else "itself"
+        rows.append(
+            (
+                name,
+                percent(flops / result.dense.cost.flops, 1),
+                start,
+                percent(network.searched_accuracy) if network.searched_accuracy is not None else "-",
+                str(network.final_epochs),
+                percent(network.accuracy),
+                reached_on_test(network),
+            )
+        )
+    columns = ("network", ">of dense", "started from", ">after search", ">epochs", ">after final", ">test")
+    return TextTable("Final training, accuracy on val and test", columns, rows)
+
+
+def final_training_statements(result: SearchResult) -> list[str]:
+    """Say how much training the search took in all, and how the best baselines compared at equal final training."""
+    trained = finally_trained(result)
+    if not trained:
+        return []
+    final = sum(network.final_epochs for network in trained)
+    lines = [
+        f"Final training: {final} of {plural(result.trained_epochs, 'epoch')} of training in all; "
+        f"{plural(sum(bool(network.trial.parent) for network in trained), 'network')} cut from a finished one."
+    ]
+    for target in result.targets:
+        best, baseline = result.best_at(target), _best_baseline(trained, result, getattr(target, "limit", 0))
+        if best is None or baseline is None or best.label == baseline.label:
+            continue
+        epochs, reached = _first_final_rung(baseline)
+        own = _accuracy_after(best, epochs)
+        if own is not None:
+            share = percent(target.limit / getattr(result.dense.cost, target.quantity), 1)
+            verdict = "ahead of" if own > reached else "behind"
+            lines.append(
+                f"At {share}, after equal final training of {plural(epochs, 'epoch')}: network {best.label} has "
+                f"{percent(own)}, {verdict} the best baseline ({baseline.trial.baseline}) with {percent(reached)}."
+            )
+    return lines
+
+
+def finally_trained(result: SearchResult) -> Sequence[TrialResult]:
+    """Return the networks with final training, the most expensive first."""
+    trained = [network for network in result.results if network.final_epochs and network.cost is not None]
+    return sorted(trained, key=lambda network: (-(network.cost.flops if network.cost else 0), network.trial.number))
+
+
+def _best_baseline(trained: Sequence[TrialResult], result: SearchResult, limit: float) -> TrialResult | None:
+    """Return the baseline of the target with this limit that had final training; None without."""
+    quantity = result.targets[0].quantity
+    lower = max([target.limit for target in result.targets if target.limit < limit], default=0.0)
+    here = [
+        network for network in trained if network.trial.baseline and lower < getattr(network.cost, quantity, 0) <= limit
+    ]
+    return max(here, key=lambda network: network.accuracy or 0.0, default=None)
+
+
+def _first_final_rung(network: TrialResult) -> tuple[int, float]:
+    """Return (epochs of final training, accuracy) at the first rung of the final training."""
+    before = network.rungs[-1][0] - network.final_epochs
+    epochs, accuracy = next(rung for rung in network.rungs if rung[0] > before)
+    return epochs - before, accuracy
+
+
+def _accuracy_after(network: TrialResult, epochs: int) -> float | None:
+    """Return the accuracy of a network after so many epochs of final training; None where it has no such rung."""
+    if not network.final_epochs:
+        return None
+    before = network.rungs[-1][0] - network.final_epochs
+    return next((accuracy for reached, accuracy in network.rungs if reached - before == epochs), None)

@@ -1,0 +1,217 @@
+"""FinalTraining: after the search, the best networks are trained on, and each passes its training on to the next.
+
+It goes from the largest target down. At every target a few entrants are trained for a rung, and the best of them for
+the rest of the target's epochs. The best baseline and the best searched network go on from their own weights. Under the
+first target, networks that are cut from the winner of the target above enter too: one at widths that `di` finds on it,
+and one at the widths of the best searched network where the winner contains them. So the network of the smallest target
+has had the training of all larger ones.
+
+Without targets, the limits are the costs of members of the front that lie evenly in log cost. Every decision is a
+function of the results so far, so a search that was stopped decides as it would have.
+"""
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from configs.schema import LEVELS
+from pruning.base import METHODS, Goal
+from pruning.traits import screenable
+from runners.trial import Trial, TrialResult
+from search.results.pareto import inside, may_enter, measured, non_dominated
+from search.schedulers.asha import Promotion
+from search.schedulers.segments import NOT_CONTINUED
+from search.searchers.candidate_space import CandidateSpace
+from spaces.budget import Budget
+
+RUNG_SHARE = 8  # the rung of the entrants is one in so many of a target's epochs
+# With fewer epochs at a target the rungs of so many entrants would leave too little to the best of them.
+EPOCHS_FOR_TWO, EPOCHS_FOR_THREE = 4, 6
+INHERITING_METHOD = "di"  # finds widths on a finished network
+
+
+@dataclass(frozen=True)
+class Heir:
+    """A new trial that is cut from a finished network.
+
+    Attributes:
+        trial: without number, seed and segment.
+        parent: the result that has the finished network.
+        epochs: of its first training segment.
+    """
+
+    trial: Trial
+    parent: TrialResult
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The networks that compete at one target.
+
+    Attributes:
+        results: of entrants that have one, in the order in which they are trained.
+        heirs: entrants that have no result yet.
+        epochs: of final training at this target, of all entrants together.
+    """
+
+    results: Sequence[TrialResult]
+    heirs: Sequence[Heir]
+    epochs: int
+
+    @property
+    def rung(self) -> int:
+        """Epochs after which the entrants are compared: all of them for a single one."""
+        return max(1, self.epochs // RUNG_SHARE) if len(self.results) + len(self.heirs) > 1 else self.epochs
+
+    @property
+    def alive(self) -> list[TrialResult]:
+        """The entrants with a result that did not fail."""
+        return [result for result in self.results if measured(result) and NOT_CONTINUED not in result.note]
+
+    def next_rung(self, running: Collection[str]) -> Promotion | Heir | None:
+        """Return an entrant that is to be trained to the rung; None when all were, or run."""
+        for heir in self.heirs:
+            if heir.trial.key() not in running:
+                return Heir(heir.trial, heir.parent, self.rung)
+        for result in self.alive:
+            if result.final_epochs < self.rung and result.trial.key() not in running:
+                return _until(result, self.rung)
+        return None
+
+    def is_compared(self) -> bool:
+        """Return whether every entrant that did not fail has been trained to the rung."""
+        return not self.heirs and all(result.final_epochs >= self.rung for result in self.alive)
+
+    def last_segment(self, leader: TrialResult) -> Promotion | None:
+        """Return the rest of the training of the best entrant; None once it was trained to the end, or cannot be."""
+        whole = self.epochs - self.rung * (len(self.alive) - 1)
+        ends = leader.final_epochs >= whole or NOT_CONTINUED in leader.note
+        return None if ends else _until(leader, whole)
+
+
+class FinalTraining:
+    """Decides which network is trained on after the search, and for how long.
+
+    Args:
+        epochs: of final training at each target; 0 for none.
+    """
+
+    def __init__(self, candidates: CandidateSpace, epochs: int) -> None:
+        self.epochs = epochs
+        self._candidates, self._problem = candidates, candidates.problem
+        self._quantity = candidates.cost_coverage.quantity
+
+    def next_step(self, results: Sequence[TrialResult], running: Collection[str]) -> Promotion | Heir | None:
+        """Return what is trained next; None when nothing is left, or nothing before a running trial has ended.
+
+        Args:
+            running: keys of the trials that workers have.
+        """
+        if not self.epochs:
+            return None
+        limits = self.limits(results)
+        above, is_known = self._finished_above(results, limits), True  # the winner of the target above
+        for limit, below in itertools.pairwise([*limits, 0.0]):
+            level = self._level((below, limit), results, above, is_known=is_known)
+            if (step := level.next_rung(running)) is not None:
+                return step
+            leader = self._leader(level) if is_known and level.is_compared() else None
+            is_known = is_known and level.is_compared()
+            if leader is None:
+                continue
+            if (segment := level.last_segment(leader)) is not None:
+                if leader.trial.key() not in running:
+                    return segment
+                is_known = False
+            above = leader
+        return None
+
+    def limits(self, results: Sequence[TrialResult]) -> list[float]:
+        """Return the limits on the scaled quantity at which networks are trained on, the largest first."""
+        if self._problem.targets:
+            return [target.limit for target in self._problem.targets]
+        searched = [result for result in self._inside(results) if result.searched_accuracy is not None]
+        front = non_dominated(searched, lambda result: (self._cost(result), result.searched_accuracy or 0.0))
+        costs = [self._cost(result) for result in front]
+        if not costs:
+            return []
+        low, high = math.log(costs[0]), math.log(costs[-1])
+        even = [low + (high - low) * step / (LEVELS - 1) for step in range(LEVELS)]
+        return sorted({min(costs, key=lambda cost: abs(math.log(cost) - place)) for place in even}, reverse=True)
+
+    def _level(
+        self, bounds: tuple[float, float], results: Sequence[TrialResult], above: TrialResult | None, *, is_known: bool
+    ) -> _Level:
+        """Return the entrants of a target; only its best baseline while the winner of the target above is not known.
+
+        Args:
+            bounds: limits of the next target and of this one.
+        """
+        below, limit = bounds
+        here = [result for result in self._inside(results) if below < self._cost(result) <= limit]
+        ranked = sorted((result for result in here if result.searched_accuracy is not None), key=_searched_rank)
+        baselines = [result for result in ranked if result.trial.baseline]
+        searched = [result for result in ranked if not result.trial.baseline]
+        count = 1 + (self.epochs >= EPOCHS_FOR_TWO) + (self.epochs >= EPOCHS_FOR_THREE)
+        if not is_known:
+            return _Level(baselines[:1] if count > 1 else [], [], self.epochs)
+        if above is None:
+            entrants = sorted([*baselines[:1], *searched[:1]], key=_searched_rank)
+            return _Level(entrants[:count], [], self.epochs)
+        heirs = [Heir(trial, above) for trial in self._inheriting(limit, above, searched)]
+        others = [*baselines[:1], *(searched[:1] if len(heirs) < 2 else [])]
+        entered: list[Heir | TrialResult] = [*heirs[:1], *others, *heirs[1:]]
+        known = {result.trial.key(): result for result in results}
+        found = [known.get(entrant.trial.key(), entrant) for entrant in entered[:count]]
+        new = [entrant for entrant in found if isinstance(entrant, Heir)]
+        return _Level([entrant for entrant in found if isinstance(entrant, TrialResult)], new, self.epochs)
+
+    def _inheriting(self, limit: float, above: TrialResult, searched: Sequence[TrialResult]) -> Iterator[Trial]:
+        """Yield trials cut from a finished network: at widths found on it, and at the best searched widths."""
+        if NOT_CONTINUED in above.note:
+            return
+        goal = self._candidates.goal_within(Budget(self._quantity, limit))
+        yield Trial(-1, INHERITING_METHOD, goal, parent=above.label, final=True)
+        if not searched or not _contains(above, searched[0]):
+            return
+        best = searched[0].trial
+        if screenable(METHODS[best.method], best.settings):
+            given = Goal(searched[0].widths, goal.budgets)
+            yield replace(best, number=-1, goal=given, parent=above.label, final=True)
+
+    def _finished_above(self, results: Sequence[TrialResult], limits: Sequence[float]) -> TrialResult | None:
+        """Return the nearest network above all limits that was trained to the end for targets of then; None without."""
+        finished = [result for result in results if measured(result) and 2 * result.final_epochs > self.epochs]
+        above = [result for result in finished if self._cost(result) > max(limits, default=math.inf)]
+        return min(above, key=self._cost, default=None)
+
+    def _leader(self, level: _Level) -> TrialResult | None:
+        """Return the best entrant that the front may have; training on never lowers the accuracy of a result."""
+        entrants = level.alive or level.results
+        able = [result for result in entrants if may_enter(result, self._problem.budgets)]
+        return max(able, key=lambda result: (result.accuracy or 0.0, -result.trial.number), default=None)
+
+    def _inside(self, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """Return the networks inside all budgets, without intermediate ones, which are not trained on."""
+        found = inside(results, self._problem.budgets, self._problem.axis)
+        return [network for network in found if not network.intermediate_index]
+
+    def _cost(self, result: TrialResult) -> float:
+        return float(getattr(result.cost, self._quantity))
+
+
+def _searched_rank(result: TrialResult) -> tuple[float, int]:
+    return -(result.searched_accuracy or 0.0), result.trial.number
+
+
+def _until(result: TrialResult, final_epochs: int) -> Promotion:
+    """Return the promotion after which a network has had so many epochs of final training."""
+    return Promotion(result.trial.number, (result.trained or 0) + final_epochs - result.final_epochs)
+
+
+def _contains(wider: TrialResult, narrower: TrialResult) -> bool:
+    """Return whether a network can be cut from another one: no group of it is wider there."""
+    own, others = narrower.widths, wider.widths
+    return own is not None and others is not None and all(own[name] <= others[name] for name in own)

@@ -1,0 +1,176 @@
+"""Final training: which networks are trained on after a search, and what they are cut from; a stop loses nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chain_space import chain
+from made_up_search import MadeUpSearch, problem_of, search_of
+
+from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from search.schedulers.segments import NOT_CONTINUED
+from search.storage.checkpoints import CheckpointStore
+from spaces.errors import WeightsError
+from spaces.space import uniform_ratios
+
+SPACE = chain(6, 32)
+TARGETS = (50, 20, 8)
+Outcome = Callable[[Trial], TrialResult]
+
+
+def search(final_epochs: int = 8, url: str = "", checkpoints: CheckpointStore | None = None) -> MadeUpSearch:
+    shares = ",".join(f"{target}%" for target in TARGETS)
+    problem = problem_of(
+        SPACE,
+        ["50%"],
+        ["di", "l2"],
+        final_epochs=str(final_epochs),
+        trials=12,
+    )
+    config = replace(problem.config, targets=shares, budget=())
+    return search_of(type(problem).resolve(config, SPACE), url=url, checkpoints=checkpoints or Kept())
+
+
+class Kept(CheckpointStore):
+    """Has weights for every result."""
+
+    def read(self, result: TrialResult) -> bytes:
+        return f"weights of {result.trial.number}".encode()
+
+
+def outcome(trial: Trial) -> TrialResult:
+    """Networks gain by width and with every epoch; what a network is cut from counts most."""
+    widths = trial.goal.widths or SPACE.fit(uniform_ratios(SPACE), trial.goal.budgets)
+    cost = SPACE.cost(widths)
+    begin = trial.segment.trained if trial.segment else 0
+    end = trial.segment.end if trial.segment else 1
+    base = 0.3 + 0.3 * cost.flops / SPACE.dense_cost.flops + 0.1 * bool(trial.parent) + 0.01 * (trial.method == "di")
+    curve = tuple(EpochReport(trial.number, epoch, base + 0.002 * epoch, 1.0) for epoch in range(begin + 1, end + 1))
+    return TrialResult(trial, TrialState.COMPLETE, curve[-1].accuracy, cost, widths, curve, 1.0, 1.0)
+
+
+def finish(made_up: MadeUpSearch, outcome: Outcome = outcome, most: int = 1000) -> list[Trial]:
+    """Run trials one after the other; return those of the final training."""
+    final = []
+    for _ in range(most):
+        if (trial := made_up.ask()) is None:
+            break
+        if trial.segment is not None and trial.segment.final:
+            final.append(trial)
+        made_up.tell(outcome(trial))
+    return final
+
+
+def test_every_target_is_trained_for_its_epochs_from_the_largest_down() -> None:
+    made_up = search()
+    final = finish(made_up)
+    spent = dict.fromkeys(TARGETS, 0)
+    order = []
+    for trial in final:
+        share = 100 * outcome(trial).cost.flops / SPACE.dense_cost.flops  # type: ignore[union-attr]
+        target = min(target for target in TARGETS if share <= target)
+        spent[target] += trial.segment.epochs  # type: ignore[union-attr]
+        order.append(target)
+    assert spent == dict.fromkeys(TARGETS, 8)
+    assert order == sorted(order, reverse=True)
+
+
+def test_networks_are_cut_from_the_winner_of_the_target_above() -> None:
+    made_up = search()
+    heirs = [trial for trial in finish(made_up) if trial.parent and not trial.segment.trained]  # type: ignore[union-attr]
+    results = {result.label: result for result in made_up.results}
+    assert heirs
+    for trial in heirs:
+        parent = results[trial.parent]
+        assert trial.segment is not None
+        assert trial.segment.start == f"weights of {trial.parent}".encode()
+        assert parent.final_epochs > 4  # the winner of its target
+        assert parent.cost.flops > results[str(trial.number)].cost.flops  # type: ignore[union-attr]
+    best = [made_up.history.best_at(target) for target in made_up.problem.targets]
+    assert [network.trial.final for network in best[1:] if network is not None] == [True, True]
+
+
+def test_the_best_baseline_competes_at_every_target() -> None:
+    made_up = search()
+    finish(made_up)
+    for target, below in zip(TARGETS, (*TARGETS[1:], 0), strict=True):
+        trained = [
+            result
+            for result in made_up.results
+            if result.final_epochs and below < 100 * result.cost.flops / SPACE.dense_cost.flops <= target  # type: ignore[union-attr]
+        ]
+        assert any(result.trial.baseline for result in trained), target
+        assert max(result.final_epochs for result in trained) > min(result.final_epochs for result in trained)
+
+
+def test_the_search_keeps_its_number_of_trials_and_its_accuracies() -> None:
+    made_up = search()
+    finish(made_up)
+    assert len(made_up.history.searched) == made_up.tuner.total == 12
+    for result in made_up.history.searched:
+        assert result.searched_accuracy == pytest.approx(outcome(replace(result.trial, segment=None)).accuracy)
+    assert not made_up.tuner.unfinished
+
+
+@pytest.mark.parametrize("stopped_after", range(12, 24, 2))
+def test_a_stopped_final_training_goes_on_as_it_would_have(tmp_path: Path, stopped_after: int) -> None:
+    whole = search()
+    finish(whole)
+    url = f"sqlite:///{tmp_path}/study.db"
+    first = search(url=url)
+    finish(first, most=stopped_after)
+    first.ask()  # a worker has it when the process is stopped
+    first.tuner.close()
+    second = search(url=url)
+    finish(second)
+    trained = [(result.trial.key(), result.final_epochs, result.rungs) for result in whole.results]
+    assert [(result.trial.key(), result.final_epochs, result.rungs) for result in second.results] == trained
+
+
+def test_without_targets_members_of_the_front_are_trained_on() -> None:
+    problem = problem_of(SPACE, ["50%"], ["di"], final_epochs="6", trials=12)
+    made_up = search_of(problem, checkpoints=Kept())
+    final = finish(made_up)
+    assert sum(trial.segment.epochs for trial in final if trial.segment) <= 4 * 6
+    trained = {result.cost.flops for result in made_up.results if result.final_epochs > 3 and result.cost}
+    assert len(trained) == 4
+    assert max(trained) > 3 * min(trained)
+
+
+def test_a_network_whose_weights_are_lost_is_passed_over() -> None:
+    class Lost(Kept):
+        def read(self, result: TrialResult) -> bytes:
+            if result.trial.number == 0:
+                raise WeightsError("gone")
+            return super().read(result)
+
+    made_up = search(checkpoints=Lost())
+    assert finish(made_up)
+    lost = made_up.history.result(0)
+    assert lost.final_epochs == 0
+    assert lost.note.get(NOT_CONTINUED, "gone") == "gone"
+
+
+def test_failed_heirs_leave_the_network_of_the_search() -> None:
+    def fail(trial: Trial) -> TrialResult:
+        return TrialResult(trial, TrialState.FAILED, error="broken") if trial.parent else outcome(trial)
+
+    made_up = search()
+    finish(made_up, fail)
+    for target in made_up.problem.targets:
+        best = made_up.history.best_at(target)
+        assert best is not None
+        assert best.final_epochs >= 4
+
+
+def test_few_epochs_have_one_entrant() -> None:
+    made_up = search(final_epochs=2)
+    final = finish(made_up)
+    assert [trial.segment.epochs for trial in final if trial.segment] == [2, 2, 2]
+
+
+def test_none_trains_nothing_on() -> None:
+    made_up = search(final_epochs=0)
+    assert not finish(made_up)
+    assert all(not result.final_epochs for result in made_up.results)
