@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from configs.parsing import AUTO
 from configs.schema import RunConfig
 from pruning.base import METHODS
 from runners.base import RUNNERS
@@ -179,7 +180,7 @@ class _Search:
             searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
             scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
             screening=Screening(problem, environment.screening_pool_size, history.results),
-            final_training=FinalTraining(self.candidates, environment.config.final_training),
+            final_training=FinalTraining(self.candidates, self._final_epochs()),
             stop=self.limit,
             search_stop=self.limit.part(1 - environment.config.final_share),
             queue=queue,
@@ -187,6 +188,17 @@ class _Search:
             checkpoints=CheckpointFolder(environment.folder),
             callback=self.callback,
         )
+
+    def _final_epochs(self) -> int:
+        """Return the epochs of final training at each target; for new targets of an old search what those of then had.
+
+        A new target starts from a finished network of then, so that the price of one target is enough.
+        """
+        epochs, stored = self.environment.config.final_training, self.opened.stored
+        earlier = [trial.result.final_epochs for trial in stored if trial.earlier and trial.result is not None]
+        if self.environment.config.final_epochs != AUTO or not any(earlier):
+            return epochs
+        return min(epochs, max(earlier))
 
     def _run_trials(self, tuner: Tuner, context: SearchContext) -> bool:
         """Have the runner train the tuner's trials; return whether the user stopped it."""

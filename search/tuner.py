@@ -183,23 +183,17 @@ class Tuner(AskTell):
 
     def _go_on(self, promotion: Promotion, *, final: bool) -> Trial | None:
         """Return the trial that goes on from its own weights; None when they are lost, which its note then says."""
-        earlier = self.history.result(promotion.number)
-        if (start := self._weights(earlier)) is None:
+        earlier, trained = self.history.result(promotion.number), self.history.result(promotion.number).trained or 0
+        try:
+            start = self.checkpoints.read(earlier)
+        except WeightsError as error:
+            self.history.add(end_trial(earlier, str(error)))
             return None
-        trained = earlier.trained or 0
         segment = TrainingSegment(promotion.epochs - trained, trained, start, final=final)
         trial = replace(earlier.trial, segment=segment)
         self.pending.begin(trial)
         self.callback.on_promotion(promotion.number, promotion.epochs)
         return trial
-
-    def _weights(self, result: TrialResult) -> bytes | None:
-        """Return the weights of a result; None when they are lost: then nothing goes on from them any more."""
-        try:
-            return self.checkpoints.read(result)
-        except WeightsError as error:
-            self.history.add(end_trial(result, str(error)))
-            return None
 
     def _train_finally(self) -> Trial | None:
         """Return a network that is trained on after the search, or cut from one that was; None when there is none."""
@@ -218,7 +212,10 @@ class Tuner(AskTell):
 
     def _inherit(self, heir: Heir) -> Trial | None:
         """Return a new trial that is cut from a finished network; None when the weights of that are lost."""
-        if (start := self._weights(heir.parent)) is None:
+        try:
+            start = self.checkpoints.read(heir.parent)
+        except WeightsError as error:
+            self.history.add(end_trial(heir.parent, str(error)))
             return None
         number = 1 + max([*self.history.numbers, *self.pending.trials])
         seed = derive_seed(self.history.problem.config.seed, heir.trial.key())

@@ -40,6 +40,8 @@ OTHER: dict[str, Any] = {
     "trials": 7,
     "rungs": "2,3",
     "screen": "5",
+    "final_epochs": "4",
+    "train_budget": "60epochs",
     "time_limit": "1h30m",
     "confirm": 3,
     "sampler": "nsga2",

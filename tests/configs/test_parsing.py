@@ -7,6 +7,7 @@ from configs.parsing import (
     parse_fixed_settings,
     parse_rungs,
     parse_screen,
+    parse_train_budget,
 )
 from configs.schema import RunConfig
 from runners.config import TrainConfig
@@ -99,3 +100,52 @@ def test_a_fixed_setting_is_split_into_method_name_and_value() -> None:
 def test_a_fixed_setting_without_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="is not METHOD.SETTING=VALUE"):
         parse_fixed_settings(["di.way= "], ("di",))
+
+
+@pytest.mark.parametrize(("text", "epochs"), [("", 0), ("48epochs", 48), (" 48 epochs", 48), ("1epoch", 1), ("7", 7)])
+def test_a_budget_of_training_is_whole_epochs(text: str, epochs: int) -> None:
+    assert parse_train_budget(text) == epochs
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1", "1.5epochs", "48h"])
+def test_what_is_no_budget_of_training_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be whole epochs from 1, as in 48epochs"):
+        RunConfig(train_budget=text)
+
+
+def test_final_training_takes_as_many_epochs_as_the_trials_unless_told() -> None:
+    config = RunConfig(targets="50,20,8%", trials=24, train=TrainConfig(epochs=2))
+    assert config.final_training == 48 // 3
+    assert dataclasses.replace(config, targets="", budget=("50%",)).final_training == 48 // 4
+    assert dataclasses.replace(config, final_epochs="5").final_training == 5
+    assert dataclasses.replace(config, final_epochs="none").final_training == 0
+    assert dataclasses.replace(config, train=TrainConfig(epochs=0)).final_training == 0
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", ""])
+def test_what_is_no_number_of_final_epochs_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--final-epochs is .* and must be whole epochs, as in 12, or auto or none"):
+        RunConfig(final_epochs=text)
+
+
+def test_what_no_trial_has_trained_is_not_trained_on() -> None:
+    with pytest.raises(ConfigError, match="--final-epochs '3' trains on what trials have trained, and with --epochs 0"):
+        RunConfig(final_epochs="3", train=TrainConfig(epochs=0))
+
+
+@pytest.mark.parametrize(("weights", "total"), [("file.pt", 64), ("", 100), ("file.pt", 12), ("", 41)])
+def test_a_budget_of_training_is_split_and_never_exceeded(weights: str, total: int) -> None:
+    config = RunConfig(targets="50,20,8,3%", train_budget=f"{total}epochs", weights=weights)
+    dense = 0 if weights else config.train.dense_epochs
+    trials, final = config.trials * config.train.epochs, 4 * config.final_training
+    assert total - 4 < dense + trials + final <= total
+    assert final + 4 > trials
+    assert dense == (0 if weights else round(0.4 * total))
+    assert dataclasses.replace(config) == config  # what a resumed search reads back
+
+
+def test_a_budget_that_pays_for_no_trial_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="--train-budget 4 leaves 1 epochs beside the dense net, and a trial with its"
+    ):
+        RunConfig(train_budget="4")
