@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from runners.config import DataConfig
+from runners.data import builtin
 from runners.data import glyphs as module
 from runners.data.glyphs import (
     LETTERS,
@@ -106,16 +107,26 @@ def test_train_and_test_share_no_part_of_a_photograph():
     assert all(min(part.shape[1:]) >= SIDE for part in train + test)
 
 
-def test_the_set_is_drawn_larger_for_larger_inputs_and_read_through_its_name():
-    small = load_data(DataConfig(name="glyphs"), seed=0)
-    assert (len(small.train), len(small.val), len(small.test)) == (3200, 800, 2000)
-    assert (small.num_classes, small.input_shape) == (len(LETTERS), (3, 32, 32))
-    assert small.test.images.shape == (2000, 3, 32, 32)
-    assert torch.bincount(small.test.labels).tolist() == [100] * len(LETTERS)
-    large = load_data(DataConfig(name="glyphs", image_size=48), seed=0)
-    assert large.train.images.shape == (3200, 3, 64, 64)
-    assert large.input_shape == (3, 48, 48)
-    assert torch.equal(large.test.labels, small.test.labels)
+def test_the_set_has_4000_training_and_2000_test_images_of_all_classes():
+    data = load_data(DataConfig(name="glyphs"), seed=0)
+    assert (len(data.train), len(data.val), len(data.test)) == (3200, 800, 2000)
+    assert (data.num_classes, data.input_shape) == (len(LETTERS), (3, 32, 32))
+    assert torch.bincount(data.test.labels).tolist() == [100] * len(LETTERS)
+    train = torch.bincount(torch.cat([data.train.labels, data.val.labels]))
+    each = 4000 // (2 * len(LETTERS) * len(TRAIN_FONTS))  # uses of every letter of every font; the rest are random
+    assert train.min() >= each * 2 * len(TRAIN_FONTS)
+    assert train.max() <= 200 * 1.05
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(0, 32), (24, 32), (48, 64), (64, 64), (96, 64)])
+def test_the_set_is_drawn_larger_for_larger_inputs(monkeypatch, size, drawn):
+    monkeypatch.setattr(builtin, "GLYPH_TRAIN_IMAGES", 80)
+    monkeypatch.setattr(builtin, "GLYPH_TEST_IMAGES", 40)
+    data = load_data(DataConfig(name="glyphs", image_size=size), seed=0)
+    assert data.train.images.shape == (64, 3, drawn, drawn)
+    images, _ = next(data.test.batches(8, device=torch.device("cpu")))
+    assert images.shape == (8, 3, size or 32, size or 32)
+    assert data.train.augmentation.shift == drawn // 16
 
 
 def test_a_font_or_photograph_that_is_missing_is_named_with_the_package_that_brings_it(tmp_path, monkeypatch):
