@@ -1,4 +1,4 @@
-"""The datasets known by name: two made from scikit-learn's handwritten digits, three that torchvision downloads."""
+"""The datasets known by name: two made from scikit-learn's digits, one of letters, three that torchvision downloads."""
 
 import os
 import shutil
@@ -17,6 +17,7 @@ from torch.nn import functional
 from runners.cache import cache_root
 from runners.config import DataConfig
 from runners.data.clutter import clutter
+from runners.data.glyphs import SIDE, TEST_FONTS, TRAIN_FONTS, draw_glyphs, glyph_masks, photographs
 from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import Augmentation, DataError, TensorSplit
 
@@ -24,6 +25,8 @@ DIGITS_SIDE = 32
 DIGITS_TEST_SHARE = 0.2
 CLUTTER_TRAIN_IMAGES = 6000
 CLUTTER_TEST_IMAGES = 2000
+GLYPH_TRAIN_IMAGES = 4000
+GLYPH_TEST_IMAGES = 2000
 DOWNLOAD_SECONDS = 20.0  # a server that sends nothing for this long counts as unreachable
 # As torchvision names them.
 _FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "mnist": "MNIST"}
@@ -55,6 +58,18 @@ def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
         clutter(images[order[:aside]], labels[order[:aside]], CLUTTER_TEST_IMAGES, seed=2),
         shape_for(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
         Augmentation(shift=2),
+    )
+
+
+def glyphs(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Draw 6000 letters over photographs (`runners.data.glyphs`), at 64x64 for inputs above 32x32, else at 32x32."""
+    shape = shape_for(config, input_shape, (3, SIDE // 2, SIDE // 2))
+    side = SIDE if max(shape[1:]) > SIDE // 2 else SIDE // 2
+    return _source(
+        draw_glyphs(glyph_masks(TRAIN_FONTS), photographs(train=True), GLYPH_TRAIN_IMAGES, 1, side),
+        draw_glyphs(glyph_masks(TEST_FONTS), photographs(train=False), GLYPH_TEST_IMAGES, 2, side),
+        shape,
+        Augmentation(shift=side // 16),
     )
 
 

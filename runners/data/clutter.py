@@ -55,15 +55,15 @@ def clutter(
     chosen = torch.randperm(count, generator=random) % len(images)
     canvas = (_colour(count, 0.0, 0.5, random) + _slope(count, random)).clamp(0, 1)
     for _ in range(settings.below):
-        canvas = _painted(canvas, _pieces(images, count, settings, random), _colour(count, 0.1, 0.9, random))
-    canvas = _painted(canvas, _placed(images[chosen], settings, random), _colour(count, settings.darkest, 1.0, random))
+        canvas = painted(canvas, _pieces(images, count, settings, random), _colour(count, 0.1, 0.9, random))
+    canvas = painted(canvas, _placed(images[chosen], settings, random), _colour(count, settings.darkest, 1.0, random))
     for _ in range(settings.above):
-        canvas = _painted(canvas, _pieces(images, count, settings, random), _colour(count, 0.1, 0.9, random))
+        canvas = painted(canvas, _pieces(images, count, settings, random), _colour(count, 0.1, 0.9, random))
     canvas = canvas + settings.noise * torch.randn(canvas.shape, generator=random)
     return (canvas.clamp(0, 1) * 255).round().to(torch.uint8), labels[chosen]
 
 
-def _painted(canvas: Tensor, strokes: Tensor, colour: Tensor) -> Tensor:
+def painted(canvas: Tensor, strokes: Tensor, colour: Tensor) -> Tensor:
     """Return the canvas with strokes, of opacity in [0, 1], painted over it in a colour."""
     painted: Tensor = canvas * (1 - strokes) + colour * strokes
     return painted

@@ -22,6 +22,7 @@ DATASETS = Registry(
     {
         "digits": "runners.data.builtin:digits",
         "cluttered_digits": "runners.data.builtin:cluttered_digits",
+        "glyphs": "runners.data.builtin:glyphs",
         "cifar10": "runners.data.builtin:cifar10",
         "cifar100": "runners.data.builtin:cifar100",
         "mnist": "runners.data.builtin:mnist",

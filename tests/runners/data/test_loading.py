@@ -69,4 +69,4 @@ def test_half_scales_bytes_to_minus_one_to_one_in_every_part(tmp_path):
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean cifar10"):
         load_data(DataConfig(name="cifar"), seed=0)
-    assert set(DATASETS) == {"digits", "cluttered_digits", "cifar10", "cifar100", "mnist"}
+    assert set(DATASETS) == {"digits", "cluttered_digits", "glyphs", "cifar10", "cifar100", "mnist"}
