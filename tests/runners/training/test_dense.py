@@ -71,7 +71,8 @@ def test_every_input_of_the_dense_training_has_a_cache_entry_of_its_own(data, tm
     trained(data, tmp_path, config=dataclasses.replace(CONFIG, dense_lr=0.01))
     trained(dataclasses.replace(data, fingerprint="other"), tmp_path)
     assert len(list((tmp_path / "dense").iterdir())) == 4
-    trained(data, tmp_path, config=dataclasses.replace(CONFIG, epochs=9, lr=0.5, distill_weight=0.3))
+    other = dataclasses.replace(CONFIG, epochs=9, lr=0.5, distill_weight=0.3, model_ema_decay=0.9)
+    trained(data, tmp_path, config=other)
     assert len(list((tmp_path / "dense").iterdir())) == 4
 
 
