@@ -70,6 +70,8 @@ class TrainConfig:
             none.
         clip_grad_norm: largest norm of the gradients over all weights; larger ones are scaled down to it; 0 sets no
             limit.
+        model_ema_decay: share of the moving average of the weights that a step keeps, such as 0.99; the narrow networks
+            then have the averaged weights. 0 averages none, nor do methods that act on the weights while they train.
         lr_scheduler: schedule of the learning rate of fine-tuning: "one_cycle", "cosine", "multistep" or "constant".
         milestones: epochs after which the schedule "multistep" multiplies the rate by `lr_gamma`.
         lr_gamma: factor of the rate at a milestone, in (0, 1], for fine-tuning and the dense net alike.
@@ -96,6 +98,7 @@ class TrainConfig:
     label_smoothing: BelowOne = 0.1
     mixup: NonNegativeFloat = 0.0
     clip_grad_norm: NonNegativeFloat = 5.0
+    model_ema_decay: BelowOne = 0.0
     lr_scheduler: LRScheduler = "one_cycle"
     milestones: tuple[float, ...] = ()
     lr_gamma: Annotated[float, Interval(gt=0, le=1), "in (0, 1]"] = 0.1
@@ -131,7 +134,7 @@ class TrainConfig:
             )
 
     def for_dense(self) -> "TrainConfig":
-        """Return the training of the dense net: the same settings, with its own epochs, rate and schedule.
+        """Return the training of the dense net: its own epochs, rate and schedule, no averaged weights, else the same.
 
         Raises:
             ConfigError: schedule, milestones and warm-up of the dense net do not fit together.
@@ -144,6 +147,7 @@ class TrainConfig:
                 lr_scheduler=self.dense_lr_scheduler or self.lr_scheduler,
                 milestones=self.dense_milestones,
                 warmup_epochs=self.dense_warmup_epochs,
+                model_ema_decay=0.0,
             )
         except ConfigError as error:
             raise ConfigError(f"dense net: {error}") from error

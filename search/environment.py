@@ -20,9 +20,10 @@ from runners.data.builtin import check_on_disk
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.screening import automatic_pool_size
 from runners.latency.engines import LatencyError, check_latency
+from runners.learning_curve import LearningCurve
 from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
-from runners.training.dense import DenseRecipe, cached_file, given_net, is_published
+from runners.training.dense import DenseRecipe, cached_curve, cached_file, given_net, is_published
 from runners.training.loop import pick_device
 from runners.trial import TrialResult
 from search.problem import Problem, needs_latency
@@ -83,6 +84,11 @@ class Environment:
     def dense_file(self) -> Path | None:
         """The file that caches the dense network once it is trained here; None when its weights are given."""
         return None if self.weighted else cached_file(self.dense_recipe, cache_root())
+
+    @property
+    def dense_curve(self) -> LearningCurve | None:
+        """The learning curve of the dense network once it is trained here; None when its weights are given."""
+        return None if self.weighted else cached_curve(self.dense_recipe, cache_root())
 
 
 @dataclass(frozen=True)

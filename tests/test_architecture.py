@@ -27,8 +27,8 @@ ORDER = {
         __init__ loading schema parsing
     """.split(),
     "runners": """
-        __init__ placement ray simulated local evaluation latency training data cache capacity search_training config
-        base trial
+        __init__ placement ray simulated local evaluation latency training data learning_curve cache capacity
+        search_training config base trial
     """.split(),
     "pruning": """
         __init__ methods criteria calibration quantization export checkpoint sensitivity allocation rewriting selection

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from runners.cache import digest_of, write_cached
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
+from runners.learning_curve import LearningCurve, read_curve, write_curve
 from runners.training.compute_format import ComputeFormat
 from runners.training.loop import accuracy, fit, pick_device
 from runners.training.run import TrainingRun
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights in their checkpoints
 PREFIX = "module."  # DataParallel puts it before every name
 # Fields of TrainConfig that do not change the weights of the dense network.
-NOT_DENSE = ("distill_weight", "distill_temperature", "device")
+NOT_DENSE = ("distill_weight", "distill_temperature", "model_ema_decay", "device")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class DenseRecipe:
 def cached_file(recipe: DenseRecipe, cache_dir: Path) -> Path:
     """Return the file in which the network of this recipe is kept once it is trained."""
     return cache_dir / "dense" / f"{recipe.key()}.safetensors"
+
+
+def cached_curve(recipe: DenseRecipe, cache_dir: Path) -> LearningCurve | None:
+    """Return the learning curve of the cached network of this recipe; None where there is none."""
+    return read_curve(_curve_file(cached_file(recipe, cache_dir)))
 
 
 def given_net(spec: ModelSpec, weights: str) -> nn.Module:
@@ -86,6 +92,8 @@ def trained_net(
 ) -> nn.Module:
     """Return the dense network in evaluation mode on the CPU: loaded from the cache, or trained and cached.
 
+    Its learning curve is cached with it (`cached_curve`).
+
     Args:
         cache_dir: the cache folder; see `cached_file`.
         compute_format: precision and memory format of the training; None measures the fastest.
@@ -107,12 +115,20 @@ def trained_net(
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
     training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=compute_format)
+    val: list[float] = []
     for epoch in fit(net, recipe.data.train, config, training_run):
+        val.append(accuracy(net, recipe.data.val, device=device))
         if on_epoch is not None:
-            on_epoch(epoch, accuracy(net, recipe.data.val, device=device))
+            on_epoch(epoch, val[-1])
+    on_train = accuracy(net, recipe.data.probe, device=device)
+    write_curve(LearningCurve(tuple(val), on_train, len(recipe.data.val)), _curve_file(file))
     net.cpu()
     write_cached(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
     return net.eval()
+
+
+def _curve_file(weights: Path) -> Path:
+    return weights.with_suffix(".json")
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruning.base import Reshape
 from runners.config import TrainConfig
 from runners.data.splits import Split
+from runners.training.averaging import WeightAverage
 from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
 from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
@@ -25,7 +26,8 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: Trainin
     """Train `net` in place by SGD; yield the number of finished epochs after each one.
 
     The same seed gives bit-equal weights on one machine with the same number of threads. The network is moved to the
-    device of the training run. Whenever an epoch is yielded, it is in training mode and its weights are contiguous.
+    device of the training run. Whenever an epoch is yielded, it is in training mode and its weights are contiguous;
+    with `config.model_ema_decay` they are the averaged weights, while training goes on from the others.
 
     Args:
         split: training images; an incomplete last batch of an epoch is left out.
@@ -61,10 +63,13 @@ class _Training:
             training_run.device.type, enabled=self._compute_format.autocast == torch.float16
         )
         self._teacher = training_run.teacher if config.distill_weight > 0 else None
+        self._average = _weight_average(net, config, training_run)
 
     def run_epoch(self, epoch: int) -> None:
         """Train on all images once, then let `reshape` exchange the network."""
         device, first = self._training_run.device, epoch * self._per_epoch
+        if self._average is not None and epoch:
+            self._average.exchange()  # the epoch before ended with the averaged weights
         shuffle_seed = derive_seed(self._training_run.seed, f"epoch {epoch}")
         batches = self._split.batches(
             self._config.batch_size,
@@ -81,6 +86,8 @@ class _Training:
                 if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
                     _check_finite(losses, epoch, step, self._rate(step))
             _check_finite(losses, epoch, step, self._rate(step))
+        if self._average is not None:
+            self._average.exchange()
         if self._training_run.reshape is not None:
             self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._training_run.reshape)
 
@@ -104,6 +111,8 @@ class _Training:
             self._training_run.hook(self._net, step)
         self._scaler.step(self._optimiser)
         self._scaler.update()
+        if self._average is not None:
+            self._average.update()
         return loss.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -220,6 +229,12 @@ def compute_format_for(net: nn.Module, split: Split, config: TrainConfig, device
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     groups = _weight_groups(net, config)
     return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
+
+
+def _weight_average(net: nn.Module, config: TrainConfig, training_run: TrainingRun) -> WeightAverage | None:
+    """Return the average of the weights; None without one, or where a method acts on the weights in training."""
+    acted_on = training_run.hook is not None or training_run.reshape is not None
+    return None if acted_on or not config.model_ema_decay else WeightAverage(net, config.model_ema_decay)
 
 
 def _reshaped(

@@ -96,7 +96,7 @@ class Finalizer:
         return SearchResult(
             config=dataclasses.asdict(environment.config),
             budgets=problem.budgets,
-            dense=DenseResult(self.dense_accuracy, test, problem.space.dense_cost),
+            dense=DenseResult(self.dense_accuracy, test, problem.space.dense_cost, environment.dense_curve),
             results=tuple(results),
             targets=problem.targets,
             space={"groups": describe(problem.space.variable), "input_shape": list(environment.data.input_shape)},

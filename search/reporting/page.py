@@ -9,7 +9,7 @@ from typing import Any
 from search.reporting.latency import latency_heads, latency_statements
 from search.reporting.picture import ACCURACY, DENSE, FRONT, LIMIT, Coordinates, Picture, picture_of
 from search.reporting.rows import NetworkRow, dense_row, front_rows, network_row, quantised, rank_correlation_table
-from search.reporting.statements import ending, rung_statements, screening_statements
+from search.reporting.statements import dense_statement, ending, rung_statements, screening_statements
 from search.reporting.targets import target_statements, targets_table
 from search.reporting.wording import counts
 from search.results.result import SearchResult
@@ -23,6 +23,7 @@ def write_html(result: SearchResult, path: Path) -> None:
 
     picture, rows = picture_of(result), front_rows(result)
     statements = [ending(result), result.baseline_comparison.statement, *target_statements(result)]
+    statements.append(dense_statement(result.dense.learning_curve))
     template = Environment(loader=PackageLoader("search.reporting", ""), autoescape=True, trim_blocks=True)
     text = template.get_template("report.html.j2").render(
         title=picture.title,

@@ -22,6 +22,7 @@ from search.planning import (
 )
 from search.problem import BASELINE_METHOD, Problem
 from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
+from search.reporting.statements import dense_statement
 from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
 from search.schedulers.asha import expected
 from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
@@ -276,7 +277,7 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
 
 
 def _time(environment: Environment, time: TimeForecast) -> Iterator[RenderableType]:
-    """Tabulate the parts of the time; warn of a time limit that ends before the dense training."""
+    """Tabulate the parts of the time; warn of a dense training that is too short, or longer than the time limit."""
     limit = environment.config.time_limit
     rows = [
         ("dense training" + ("" if time.dense else " (given or cached)"), duration(time.dense)),
@@ -289,6 +290,8 @@ def _time(environment: Environment, time: TimeForecast) -> Iterator[RenderableTy
     rows += [("time limit", limit)] if limit else []
     title = "Time, estimated from timed steps on this machine"
     yield TextTable(title, ("", ">time"), rows, styles=dict.fromkeys((total, total + 1), "bold"))
+    if statement := dense_statement(environment.dense_curve):
+        yield statement
     if environment.config.time_limit_seconds < time.dense:
         yield f"The limit of {limit} will be over before the dense training is, without a front; give a longer one."
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult, TrialState
 from search.reporting.wording import one_line, plural, training_text
 from search.results.rank_correlation import (
@@ -28,6 +29,16 @@ def ending(result: SearchResult) -> str:
         return ""
     text = f"The time limit of {result.config['time_limit']} ended the search after {trials}"
     return f"{text}." if len(result.front) else f"{text}, none of which gave a network inside the budgets."
+
+
+def dense_statement(curve: LearningCurve | None) -> str:
+    """Say that the dense network was still improving as its training ended; empty where it was not, or is not known."""
+    if curve is None or not curve.still_improving:
+        return ""
+    return (
+        f"The dense network was still improving as its training of {plural(curve.epochs, 'epoch')} ended: more "
+        "--dense-epochs lift every network of the front."
+    )
 
 
 def training_statements(result: SearchResult) -> list[str]:

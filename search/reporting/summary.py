@@ -8,6 +8,7 @@ from search.reporting.final_training import final_training_statements, final_tra
 from search.reporting.latency import latency_statements, latency_table
 from search.reporting.rows import front_table, rank_correlation_table, widths_table
 from search.reporting.statements import (
+    dense_statement,
     ending,
     failure_statements,
     rung_statements,
@@ -36,6 +37,7 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += [*_below(latency_table(result)), *latency_statements(result), *_below(rank_correlation_table(result))]
     parts += ["", result.baseline_comparison.statement, *target_statements(result)]
     parts += final_training_statements(result)
+    parts += filter(None, [dense_statement(result.dense.learning_curve)])
     parts += [*rung_statements(result), *screening_statements(result), *failure_statements(result.results)]
     parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
     width = max(map(len, result.paths), default=0)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from configs.parsing import NONE, parse_rungs
+from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult
 from search.results.comparison import UNIFORM, BaselineComparison, compare_with_baseline
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
@@ -27,11 +28,17 @@ from spaces.cost import Cost
 
 @dataclass(frozen=True)
 class DenseResult:
-    """Accuracies, in [0, 1], and cost of the dense network; no test accuracy where the search was stopped before."""
+    """Accuracies, in [0, 1], and cost of the dense network.
+
+    Attributes:
+        test_accuracy: None where the search was stopped before it was read.
+        learning_curve: of its training; None when its weights were given.
+    """
 
     val_accuracy: float
     test_accuracy: float | None
     cost: Cost
+    learning_curve: LearningCurve | None = None
 
 
 @dataclass(frozen=True)

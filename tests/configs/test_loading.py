@@ -73,6 +73,7 @@ OTHER: dict[str, Any] = {
     "label_smoothing": 0.05,
     "mixup": 0.2,
     "clip_grad_norm": 0.0,
+    "model_ema_decay": 0.99,
     "lr_scheduler": "multistep",
     "milestones": (200, 400),
     "lr_gamma": 0.2,

@@ -10,6 +10,7 @@ from tiny_search import tiny_config
 from pruning.base import Goal
 from runners.config import LatencyConfig, TrainConfig
 from runners.latency.engines import LatencyError
+from runners.learning_curve import LearningCurve, write_curve
 from runners.trial import Trial, TrialResult, TrialState
 from search.environment import Environment, Plan, RunFolderError, prepare
 from spaces.budget import Budget
@@ -34,6 +35,18 @@ def test_without_weights_the_dense_network_is_cached_by_its_recipe(environment: 
     assert environment.dense_file is not None
     other = prepare(tiny_config(tmp_path / "run", seed=1))
     assert other.dense_file not in (None, environment.dense_file)
+
+
+def test_the_learning_curve_of_the_dense_network_is_known_once_it_is_trained(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
+    assert environment.dense_curve is None
+    curve = LearningCurve((0.4, 0.6), train=0.7, val_images=100)
+    assert environment.dense_file is not None
+    write_curve(curve, environment.dense_file.with_suffix(".json"))
+    assert environment.dense_curve == curve
+    assert dataclasses.replace(environment, weighted=True).dense_curve is None
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:

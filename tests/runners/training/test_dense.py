@@ -10,7 +10,9 @@ from torch import nn
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, Source, cut
 from runners.data.splits import TensorSplit
-from runners.training.dense import DenseRecipe, given_net, load_weights, trained_net, weights_digest
+from runners.learning_curve import LearningCurve
+from runners.training.dense import DenseRecipe, cached_curve, given_net, load_weights, trained_net, weights_digest
+from runners.training.loop import accuracy
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 
@@ -62,7 +64,19 @@ def test_the_second_call_loads_what_the_first_has_trained(data, tmp_path):
     assert digest == same == weights_digest(net) == weights_digest(again)
     assert not net.training
     assert not again.training
-    assert len(list((tmp_path / "cache" / "dense").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "dense").glob("*.safetensors"))) == 1
+
+
+def test_the_learning_curve_is_cached_with_the_network(data, tmp_path):
+    recipe = DenseRecipe(SPEC, data, dataclasses.replace(CONFIG, dense_epochs=3), 0)
+    assert cached_curve(recipe, tmp_path) is None
+    seen: list[float] = []
+    net = trained_net(recipe, tmp_path, on_epoch=lambda epoch, reached: seen.append(reached))
+    expected = LearningCurve(tuple(seen), accuracy(net, data.probe, device=torch.device("cpu")), len(data.val))
+    assert cached_curve(recipe, tmp_path) == expected
+    assert expected.epochs == 3
+    trained_net(recipe, tmp_path)
+    assert cached_curve(recipe, tmp_path) == expected
 
 
 def test_every_input_of_the_dense_training_has_a_cache_entry_of_its_own(data, tmp_path):
@@ -70,14 +84,16 @@ def test_every_input_of_the_dense_training_has_a_cache_entry_of_its_own(data, tm
     trained(data, tmp_path, seed=1)
     trained(data, tmp_path, config=dataclasses.replace(CONFIG, dense_lr=0.01))
     trained(dataclasses.replace(data, fingerprint="other"), tmp_path)
-    assert len(list((tmp_path / "dense").iterdir())) == 4
-    trained(data, tmp_path, config=dataclasses.replace(CONFIG, epochs=9, lr=0.5, distill_weight=0.3))
-    assert len(list((tmp_path / "dense").iterdir())) == 4
+    assert len(list((tmp_path / "dense").glob("*.safetensors"))) == 4
+    trained(
+        data, tmp_path, config=dataclasses.replace(CONFIG, epochs=9, lr=0.5, distill_weight=0.3, model_ema_decay=0.9)
+    )
+    assert len(list((tmp_path / "dense").glob("*.safetensors"))) == 4
 
 
 def test_a_damaged_cache_file_is_replaced(data, tmp_path):
     _, digest = trained(data, tmp_path)
-    (file,) = (tmp_path / "dense").iterdir()
+    (file,) = (tmp_path / "dense").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:50])
     assert trained(data, tmp_path)[1] == digest
     assert trained(data, tmp_path, calls=(calls := []))[1] == digest

@@ -17,6 +17,7 @@ def test_the_page_stands_alone_and_shows_the_front(finished_search: SearchResult
     assert order == sorted(order)
     assert "1,440,000" in body
     assert finished_search.baseline_comparison.statement in text
+    assert "still improving" not in text
 
 
 def test_the_page_shows_sizes_where_a_network_is_quantised(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from configs.schema import RunConfig
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.learning_curve import LearningCurve
 from search.environment import Environment, Plan, prepare
 from search.reporting.plan import _screening, plan_page, plan_table
 from search.reporting.wording import ROWS_SHOWN
@@ -204,6 +205,13 @@ def test_a_limit_that_ends_before_the_dense_training_is_told_beforehand() -> Non
     words = "The limit of 0.001s will be over before the dense training is"
     assert words in page_of(time_limit="0.001s")
     assert words[:9] not in page_of(time_limit="100h")
+
+
+def test_a_cached_dense_network_that_was_still_improving_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "still improving" not in page_of()
+    curve = LearningCurve((0.4, 0.6, 0.7), train=0.7, val_images=100)
+    monkeypatch.setattr(Environment, "dense_curve", curve)
+    assert "was still improving as its training of 3 epochs ended: more --dense-epochs lift" in page_of()
 
 
 def test_published_weights_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

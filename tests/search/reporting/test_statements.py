@@ -1,8 +1,11 @@
 """Sentences about how a search went; those about its rungs and its screening are tested with their correlations."""
 
 import dataclasses
+from pathlib import Path
 
-from search.reporting.statements import ending, failure_statements, training_statements
+from runners.learning_curve import LearningCurve
+from search.reporting.statements import dense_statement, ending, failure_statements, training_statements
+from search.reporting.summary import summary
 from search.results.result import SearchResult
 
 
@@ -11,6 +14,20 @@ def test_a_failure_is_one_line_with_its_reason(finished_search: SearchResult) ->
         "1 trial failed:",
         "  trial 4 (di): RuntimeError: out of memory [gpu]",
     ]
+
+
+def test_a_dense_network_that_was_still_improving_is_told(finished_search: SearchResult) -> None:
+    improving = LearningCurve((0.4, 0.6, 0.7), train=0.7, val_images=100)
+    text = (
+        "The dense network was still improving as its training of 3 epochs ended: more --dense-epochs lift every "
+        "network of the front."
+    )
+    assert dense_statement(improving) == text
+    assert dense_statement(dataclasses.replace(improving, train=1.0)) == ""
+    assert dense_statement(None) == ""
+    told = dataclasses.replace(finished_search.dense, learning_curve=improving)
+    assert text in summary(dataclasses.replace(finished_search, dense=told), Path(), "")
+    assert not any("still improving" in str(part) for part in summary(finished_search, Path(), ""))
 
 
 def test_an_early_end_says_what_ended_it(finished_search: SearchResult) -> None:

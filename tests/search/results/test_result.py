@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pruning.base import Goal
+from runners.learning_curve import LearningCurve
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from search.results.result import DenseResult, SearchResult
 from search.results.serialization import ResultError, trial_result_from_dict, trial_result_to_dict
@@ -24,7 +25,7 @@ def made(number: int, flops: int, accuracy: float, baseline: str = "", **changes
 
 
 def search(*results: TrialResult, **changes: Any) -> SearchResult:
-    dense = DenseResult(0.95, 0.94, Cost(200, 40))
+    dense = DenseResult(0.95, 0.94, Cost(200, 40), LearningCurve((0.5, 0.95), train=0.96, val_images=100))
     return dataclasses.replace(SearchResult({"model": "lenet5"}, (BUDGET,), dense, results), **changes)
 
 
