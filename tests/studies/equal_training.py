@@ -302,7 +302,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=48, help="of a search, and of an arm over all targets")
     parser.add_argument("--images", type=int, default=2000, help="training images, of which a fifth is for validation")
     parser.add_argument("--dense-epochs", type=int, default=0, help="of every dense network; default: its own number")
-    parser.add_argument("--long-peers", type=int, default=2, help="variants of torch-pruning with the long training")
+    parser.add_argument("--long-peers", type=int, default=1, help="variants of torch-pruning with the long training")
     parser.add_argument("--search-budget", default="", help="flags of a search; default: --train-budget EPOCHSepochs")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each, for all but searches")
     parser.add_argument("--short", action="store_true", help="one seed of one cell with few images and epochs")
