@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import functools
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -109,17 +110,27 @@ class Training:
 
 
 def search(name: str, trials: int, seed: int, options: Options) -> SearchResult:
-    """Search, resume a search that was stopped, or read the result of a finished one."""
-    folder = options.folder / f"seed{seed}-{name}"
+    flags = [*options.flags(seed), *SEARCHES[name], "--trials", str(trials)]
+    return finished_search(options.folder / f"seed{seed}-{name}", flags)
+
+
+def finished_search(folder: Path, flags: Sequence[str]) -> SearchResult:
+    """Search, resume a search that was stopped, or read the result of a finished one; its log lies beside the folder.
+
+    Args:
+        folder: run folder of the search.
+        flags: of the command line, without `--out`; they may name factories in modules of the studies.
+    """
     file = folder / "result.json"
     if file.is_file() and not (found := SearchResult.from_json(file.read_text())).interrupted:
         return found
-    command = [sys.executable, "-m", "search", *options.flags(seed), *SEARCHES[name], "--trials", str(trials)]
-    command += ["--out", str(folder)]
+    command = [sys.executable, "-m", "search", *flags, "--out", str(folder)]
     if (folder / "config.yaml").is_file():
         command = [sys.executable, "-m", "search", "--resume", str(folder)]
-    with (options.folder / f"seed{seed}-{name}.log").open("a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    with folder.with_name(f"{folder.name}.log").open("a") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": path})
     return SearchResult.from_json(file.read_text())
 
 
@@ -129,17 +140,17 @@ def trained_epochs(result: SearchResult) -> float:
     return float(sum(trial.curve[-1].epoch if trial.curve else whole for trial in result.results))
 
 
-def outcome_of(result: SearchResult, options: Options) -> Outcome:
+def outcome_of(result: SearchResult, targets: Sequence[float]) -> Outcome:
     networks = inside(result.results, result.budgets)
-    found = outcome(networks, result.dense.cost.flops, options)
+    found = outcome(networks, result.dense.cost.flops, targets)
     return dataclasses.replace(found, epochs=trained_epochs(result), minutes=result.seconds / 60)
 
 
-def outcome(networks: Sequence[TrialResult], dense: int, options: Options) -> Outcome:
+def outcome(networks: Sequence[TrialResult], dense: int, targets: Sequence[float]) -> Outcome:
     """Return the outcome of networks without training and time; those that validation chooses have a test accuracy."""
     front = ParetoFront(tuple(networks))
     val, test = {}, {}
-    for target in options.targets:
+    for target in targets:
         best = front.best((Budget("flops", math.floor(target / 100 * dense)),))
         if best is None or best.test_accuracy is None or best.accuracy is None:
             raise SystemExit(f"no network at {target:g}% has been read on test")
@@ -212,7 +223,7 @@ def train_widths(job: Training, widths: Sequence[Widths], options: Options) -> O
     began = time.perf_counter()
     RayRunner(RunnerConfig(), evaluate).run(queue, dataclasses.replace(context, train=train, prepared=prepared))
     minutes = (time.perf_counter() - began) / 60
-    found = outcome(queue.told, context.space.dense_cost.flops, options)
+    found = outcome(queue.told, context.space.dense_cost.flops, options.targets)
     return dataclasses.replace(found, epochs=float(job.epochs * len(options.targets)), minutes=minutes)
 
 
@@ -236,12 +247,13 @@ def outcomes_of(seed: int, options: Options, rows: Rows) -> dict[str, Outcome]:
     """Run all lines of one seed, the default first, because the others get as much training."""
     outcomes = {}
     ours = search(DEFAULT, options.trials, seed, options)
-    outcomes["our default"] = outcome_of(ours, options)
+    outcomes["our default"] = outcome_of(ours, options.targets)
     spent = outcomes["our default"].epochs
     print(f"seed {seed}: the default trained {len(ours.results)} candidates, {spent:g} epochs", flush=True)
     for name in SEARCHES:
         if name != DEFAULT:
-            outcomes[name] = outcome_of(search(name, math.ceil(spent / options.epochs), seed, options), options)
+            found = search(name, math.ceil(spent / options.epochs), seed, options)
+            outcomes[name] = outcome_of(found, options.targets)
             print(f"seed {seed}: {name}: {outcomes[name]}", flush=True)
     long = math.ceil(spent / len(options.targets))
     outcomes[f"uniform {options.method}, one long training"] = uniform(options.method, long, seed, options, rows)

@@ -149,6 +149,12 @@ def spread(values: Sequence[float], digits: int = 1, scale: float = 1.0) -> str:
     return f"{scale * statistics.fmean(values):.{digits}f} ± {scale * deviation:.{digits}f}"
 
 
+def mean_and_error(values: Sequence[float], digits: int = 1, scale: float = 1.0) -> str:
+    """Return `mean ± standard error` of the scaled values; the error of one value is nan."""
+    error = squared_error(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{scale * statistics.fmean(values):.{digits}f} ± {scale * error:.{digits}f}"
+
+
 def squared_error(values: Sequence[float]) -> float:
     """Return the squared standard error of the mean; 0 for one value."""
     return statistics.variance(values) / len(values) if len(values) > 1 else 0.0

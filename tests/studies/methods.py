@@ -130,7 +130,7 @@ def run(job: Job, search_context: SearchContext) -> dict[str, Any]:
     budgets = (Budget.parse(f"{job.share}%"),)
     widths = None if job.finds else uniform_widths(search_context.space, Goal(budgets=budgets))
     trial = Trial(0, job.method, Goal(widths, budgets), job.settings, job.seed)
-    result = _result(trial, search_context)
+    result = evaluated(trial, search_context)
     if result.cost is None or result.checkpoint is None:
         return {"error": result.error, "seconds": result.seconds}
     net = from_bytes(result.checkpoint, search_context.net)
@@ -145,7 +145,8 @@ def run(job: Job, search_context: SearchContext) -> dict[str, Any]:
     }
 
 
-def _result(trial: Trial, search_context: SearchContext) -> TrialResult:
+def evaluated(trial: Trial, search_context: SearchContext) -> TrialResult:
+    """Run a trial to its end in this process."""
     running = evaluate(trial, search_context)
     try:
         while True:
