@@ -52,7 +52,8 @@ class Trial:
     """A candidate to evaluate: a goal, a pruning method and the settings of the method.
 
     Attributes:
-        baseline: "uniform" for the baseline of the search, empty for a candidate that a sampler has proposed.
+        baseline: widths of a baseline of the search, "uniform" or "own" (the method finds them); empty for a candidate
+            of the search itself.
         training: fields of `TrainConfig` that override those of the search.
         segment: the part of the training that a runner is asked for; None asks for all of it. It is no part of the
             candidate, so neither `key` nor the stored trial includes it.

@@ -38,7 +38,7 @@ class Tuner(AskTell):
         scheduler: promotes trials that pause at rungs.
         screening: compares candidates before any training.
         stop: once it returns True, no trial begins, and running ones end at their next report, with the network that
-            they have by then. The first trial, a uniform baseline, is exempt: without it there would be neither a front
+            they have by then. The first trial, a baseline, is exempt: without it there would be neither a front
             nor anything to compare with.
         queue: measures latency between trials; None for a search that needs no latency.
         storage: outlives the process; None keeps the search in memory.
