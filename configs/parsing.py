@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from math import inf
 
-from pruning.base import parse_methods
+from pruning.base import EVERY, parse_methods
 from spaces.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
-ALWAYS_SETTABLE = "l2"  # the method of the baseline, which every search trains
+ALWAYS_SETTABLE = ("l2", "di")  # the methods of the baselines, which every search trains
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?", re.ASCII)
@@ -151,6 +151,29 @@ def parse_final_epochs(text: str, epochs: int) -> int | None:
     return int(number)
 
 
+def parse_search_settings(text: str, methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the methods whose settings are searched, of a text such as "di,csgd" or "all"; none where it is empty.
+
+    Args:
+        methods: those of the run.
+
+    Raises:
+        ConfigError: a method that this run does not use.
+        UnknownNameError: a method that does not exist.
+    """
+    if text.strip() == EVERY:
+        return tuple(methods)
+    names = tuple(parse_methods(text))
+    if text.strip() and not names:
+        raise ConfigError(f"--search-settings {text!r} names no method; give some of {', '.join(methods)}, or {EVERY}")
+    for name in names:
+        if name not in methods:
+            raise ConfigError(
+                f"--search-settings {text!r} names method {name!r}, which this run does not use; add it to --method"
+            )
+    return names
+
+
 def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return method -> setting -> text of the value, of every "METHOD.SETTING=VALUE".
 
@@ -164,7 +187,7 @@ def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[s
         method, dot, name = left.strip().partition(".")
         if not (equals and dot and method and name and value.strip()):
             raise ConfigError(f"--set {text!r} is not METHOD.SETTING=VALUE, as in {methods[0]}.SETTING=VALUE")
-        if method not in (*methods, ALWAYS_SETTABLE):
+        if method not in (*methods, *ALWAYS_SETTABLE):
             parse_methods(method)
             raise ConfigError(
                 f"--set {text!r} is for method {method!r}, which this run does not use; add it to --method"

@@ -13,6 +13,7 @@ from configs.parsing import (
     parse_fixed_settings,
     parse_rungs,
     parse_screen,
+    parse_search_settings,
     parse_train_budget,
 )
 from pruning.base import METHODS, parse_methods
@@ -43,19 +44,21 @@ class RunConfig:
             latency is measured during the search, for the first --latency-batch on --latency-device (auto: cpu:1thread,
             or cuda:0 where training uses it); the upper end of its interval must meet the limit.
         targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: equal
-            shares of the trials aim at each, and the best network at each is reported beside uniform widths. Without a
-            budget on their quantity, the largest target is the budget. Empty spreads the trials over the whole range.
+            shares of the trials aim at each, and the best network at each is reported beside the best baseline. Without
+            a budget on their quantity, the largest target is the budget. Empty spreads the trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
         method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
-            "auto" is di, aofp and csgd, "all" is every method. Uniform widths by L2 norm always run beside them.
+            "auto" is di, aofp and csgd, "all" is every method. The baselines always run beside them: l2 with uniform
+            widths, di with widths of its own and with uniform ones.
         set: fixed method settings, "METHOD.SETTING=VALUE".
+        search_settings: comma-separated methods of the run whose settings are searched within their ranges, or "all".
+            Empty searches none: every setting has its default, or the value of --set.
         search_training: settings of the fine-tuning that are searched with the widths: lr, distill-weight, epochs, as
             in lr,epochs or lr=0.002:0.05,epochs=1:4. Without a range, lr is searched from a quarter to four times --lr,
-            distill-weight from 0 to 0.9, epochs from 1 to --epochs. The baseline keeps the set values. Empty searches
-            none.
+            distill-weight from 0 to 0.9, epochs from 1 to --epochs. Baselines keep the set values. Empty searches none.
         allocation: what chooses the widths, "search" or "method"; "any" tries both with methods that can do both. A
             method that cannot follow this setting does what it can, if another method of the search can follow it.
         lowest_fraction: least share of the budget that is tried; 1 tries the whole budget only.
@@ -77,8 +80,8 @@ class RunConfig:
             After it no trial begins, running trials end at their next report, and the front so far is the result. Empty
             sets no limit.
         confirm: number of fresh seeds with which each network of the front is trained again from the dense one, for the
-            mean and deviation of its test accuracy, beside uniform widths at the FLOPs of the chosen network; 1 trains
-            nothing again.
+            mean and deviation of its test accuracy, beside the best baseline at the FLOPs of the chosen network; 1
+            trains nothing again.
         sampler: "structured" learns a network's structure first (trends over depth and stages, shared channels), then
             its single groups, and starts from measured sensitivities too; "tpe", "nsga2", "gp" and "random" are
             Optuna's.
@@ -100,6 +103,7 @@ class RunConfig:
     weights: str = ""
     method: str = "auto"
     set: tuple[str, ...] = ()
+    search_settings: str = ""
     search_training: str = ""
     allocation: str = "any"
     lowest_fraction: Annotated[float, Interval(gt=0, le=1), "a share of the budget in (0, 1]"] = 0.03
@@ -148,7 +152,7 @@ class RunConfig:
         ):
             if name not in known:
                 raise unknown_name(kind, name, list(known))
-        _ = self.fixed_settings
+        _ = self.fixed_settings, self.searched_settings
 
     def _split_budget(self, epochs: int) -> None:
         """Set the epochs of the dense net and the number of trials that a budget of training pays for.
@@ -212,6 +216,11 @@ class RunConfig:
     def fixed_settings(self) -> Mapping[str, Mapping[str, str]]:
         """Method -> setting -> text of its value, of every `set`."""
         return parse_fixed_settings(self.set, self.methods)
+
+    @cached_property
+    def searched_settings(self) -> tuple[str, ...]:
+        """The names of the methods whose settings are searched."""
+        return parse_search_settings(self.search_settings, self.methods)
 
     @cached_property
     def rung_epochs(self) -> tuple[int, ...]:

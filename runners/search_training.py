@@ -25,7 +25,7 @@ def parse_search_training(text: str, train: TrainConfig) -> tuple[Setting, ...]:
     Args:
         text: comma-separated flag names, each with a range NAME=LOW:HIGH or without. Without one a learning rate goes
             from a quarter to four times the set rate, a distillation weight from 0 to 0.9, epochs from 1 to those set.
-        train: gives the set values, which the baseline keeps. The default of a setting is the set value, moved into
+        train: gives the set values, which baselines keep. The default of a setting is the set value, moved into
             the range where it lies outside.
 
     Raises:

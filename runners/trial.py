@@ -57,7 +57,8 @@ class Trial:
     """A candidate to evaluate: a goal, a pruning method and the settings of the method.
 
     Attributes:
-        baseline: "uniform" for the baseline of the search, empty for a candidate that a sampler has proposed.
+        baseline: widths of a baseline of the search, "uniform" or "own" (the method finds them); empty for a candidate
+            of the search itself.
         training: fields of `TrainConfig` that override those of the search.
         parent: label of the network that this one is cut from, trained in an earlier trial; empty cuts the dense
             network.

@@ -15,7 +15,7 @@ from torch import nn
 
 from configs.parsing import AUTO
 from configs.schema import RunConfig
-from pruning.base import METHODS
+from pruning.base import METHODS, PruningError
 from runners.base import RUNNERS
 from runners.cache import cache_root
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
@@ -30,6 +30,7 @@ from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
 from search.planning import plan
+from search.problem import BASELINE_METHODS
 from search.reporting.wording import plural
 from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA
@@ -141,10 +142,15 @@ class _Search:
         """Return what all trials share: the dense network, and its statistics that the methods need."""
         self.callback.on_phase("gathering statistics of the dense network")
         problem, data, train = self.environment.problem, self.environment.data, self.environment.config.train
-        statistics = {
-            name: METHODS[name](**problem.fixed.get(name, {})).prepare(net, problem.space, self._trial_context)
-            for name in dict.fromkeys(problem.methods)
-        }
+        statistics = {}
+        for name in dict.fromkeys((*problem.methods, *BASELINE_METHODS)):
+            method = METHODS[name](**problem.fixed.get(name, {}))
+            try:
+                statistics[name] = method.prepare(net, problem.space, self._trial_context)
+            except PruningError as error:
+                if name in problem.methods:
+                    raise
+                _log.warning("the baseline method %s cannot be prepared, so its trials will fail: %s", name, error)
         return SearchContext(
             net.cpu().eval(), problem.space, data, train, statistics, compute_format=self.environment.compute_format
         )

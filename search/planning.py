@@ -24,7 +24,7 @@ from runners.training.loop import BATCHNORM_IMAGES
 from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
 from search.results.pareto import counted
 from search.schedulers.asha import expected, expected_epochs
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign
 from search.storage.run_folder import DENSE
 from spaces.space import uniform_ratios
@@ -126,7 +126,7 @@ def _final_trainings(environment: Environment, candidates: CandidateSpace) -> fl
 
 def screened_trials(candidates: CandidateSpace, trials: int) -> float:
     """Return about how many trials will be the winner of a screening pool: proposals with methods that allow it."""
-    proposed = trials - len(_initial_points(candidates, trials))
+    proposed = trials - len(InitialDesign(candidates).points(trials))
     return proposed * len(screenable_methods(candidates)) / len(candidates.methods)
 
 
@@ -147,7 +147,7 @@ def mean_epochs(searched: Sequence[Setting], epochs: int) -> float:
 
 
 def _retrainings(config: RunConfig) -> float:
-    """Estimate the trainings of the confirmation: of the front, and of uniform widths beside it or at each target."""
+    """Estimate the trainings of the confirmation: of the front, and of a baseline beside it or at each target."""
     baselines = max(1, len(config.target_budgets))
     return config.confirm * (baselines + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
@@ -168,7 +168,7 @@ def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float
         wide = wide_epochs(method, epochs) / max(1, epochs)
         return float(wide + (1 - wide) * math.pow(fraction * share_allowed, NARROW_POWER))
 
-    points = _initial_points(candidates, trials)
+    points = InitialDesign(candidates).points(trials)
     known = [time_share(point.method, point.parameters["budget_fraction"]) for point in points]
     speeds = [1 / time_share(name, candidates.cost_coverage.mean) for name in candidates.methods]
     longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
@@ -234,7 +234,7 @@ def dense_bytes(environment: Environment) -> int:
 def _checkpoint_sizes(environment: Environment, candidates: CandidateSpace) -> list[float]:
     """Return the bytes of the network of every trial; networks that will be proposed have their mean size."""
     trials, low = environment.config.trials, candidates.lowest_fraction
-    points = _initial_points(candidates, trials)
+    points = InitialDesign(candidates).points(trials)
     proposed = list(candidates.cost_coverage.by_fraction) or [low ** ((step + 0.5) / STEPS) for step in range(STEPS)]
     mean_proposed = sum(_net_sizes(environment, candidates, proposed)) / len(proposed)
     known = _net_sizes(environment, candidates, [point.parameters["budget_fraction"] for point in points])
@@ -273,8 +273,3 @@ def _methods_with_intermediates(environment: Environment) -> list[str]:
     epochs, fixed = environment.config.train.epochs, environment.problem.fixed
     methods = {name: METHODS[name](**fixed.get(name, {})) for name in environment.problem.methods}
     return [name for name, method in methods.items() if yields_intermediates(method, epochs)]
-
-
-def _initial_points(candidates: CandidateSpace, trials: int) -> list[InitialPoint]:
-    design = InitialDesign(candidates)
-    return [*design.baselines(trials), *design.uniform(trials)]

@@ -5,18 +5,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import RunConfig
-from pruning.base import METHODS
+from pruning.base import EVERY, METHODS
 from pruning.settings import Setting, declared_settings, parse_settings
 from spaces.budget import Budget
 from spaces.errors import ConfigError
 from spaces.space import SearchSpace, uniform_ratios
 from spaces.targets import absolute_targets
 
-BASELINE_METHOD = "l2"
+UNIFORM, OWN = "uniform", "own"  # widths of baselines
 _ABILITIES = {  # allocation -> attribute of a method, what methods with it do, what methods without it do
     "search": ("takes_widths", "work at widths that the search chooses", "finds widths itself"),
     "method": ("finds_widths", "find widths itself", "works at given widths"),
 }
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method, with the values of `--set` or its defaults, that every search is compared with.
+
+    Attributes:
+        method: its name; it runs whatever `--method` says.
+        widths: `UNIFORM` (every layer narrowed by the same factor) or `OWN` (found by the method within the budgets).
+    """
+
+    method: str
+    widths: str
+
+
+# Cutting by L2 norm needs nothing of a network but its weights, so it works where another method may fail. `di` at its
+# defaults is the strongest method that is used once (docs/measured.md).
+BASELINES = (Baseline("l2", UNIFORM), Baseline("di", OWN), Baseline("di", UNIFORM))
+BASELINE_METHODS = tuple(dict.fromkeys(baseline.method for baseline in BASELINES))
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,7 @@ class Problem:
 
         Raises:
             BudgetError: no budget, or one under the smallest network; a target out of reach.
-            ConfigError: no method of the run can follow `--allocation`.
+            ConfigError: no method of the run can follow `--allocation`, or `--search-settings` names one without any.
             SettingError: a fixed setting that does not exist or cannot take its value.
             UnknownNameError: a method that is in no table.
         """
@@ -52,6 +71,7 @@ class Problem:
         space.fit(uniform_ratios(space), budgets)  # raises for a budget that no network meets
         targets = absolute_targets(config.target_budgets, budgets, space)
         settings = method_settings(config.methods)
+        _check_searched(config, settings)
         fixed = {name: parse_settings(name, values, settings) for name, values in config.fixed_settings.items()}
         return cls(config, space, budgets, targets, fixed)
 
@@ -87,8 +107,18 @@ def needs_latency(config: RunConfig, budgets: Iterable[Budget]) -> bool:
 
 
 def method_settings(methods: Sequence[str]) -> dict[str, tuple[Setting, ...]]:
-    """Return the declared settings of every method of a search and of the baseline, by method."""
-    return {name: declared_settings(METHODS[name]) for name in dict.fromkeys((*methods, BASELINE_METHOD))}
+    """Return the declared settings of every method of a search and of the baselines, by method."""
+    return {name: declared_settings(METHODS[name]) for name in dict.fromkeys((*methods, *BASELINE_METHODS))}
+
+
+def _check_searched(config: RunConfig, settings: Mapping[str, Sequence[Setting]]) -> None:
+    """Raise ConfigError for a method named by `--search-settings` of which no setting can be searched."""
+    for name in config.searched_settings:
+        if config.search_settings != EVERY and not any(setting.searchable for setting in settings[name]):
+            raise ConfigError(
+                f"--search-settings names {name}, and no setting of {name} can be searched; leave it out "
+                f"(`python -m search methods {name}` shows the ranges of its settings)"
+            )
 
 
 def _check_allocation(methods: Sequence[str], allocation: str) -> None:

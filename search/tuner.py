@@ -40,7 +40,7 @@ class Tuner(AskTell):
         screening: compares candidates before any training.
         final_training: trains the best networks on once the search has no trial left.
         stop: once it returns True, no trial begins, and running ones end at their next report, with the network that
-            they have by then. The first trial, a uniform baseline, is exempt: without it there would be neither a front
+            they have by then. The first trial, a baseline, is exempt: without it there would be neither a front
             nor anything to compare with.
         search_stop: once it returns True, no trial of the search begins, and the final training does.
         queue: measures latency between trials; None for a search that needs no latency.

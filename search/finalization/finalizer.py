@@ -25,7 +25,6 @@ from search.reporting.latency import GIVE_UP, latency_columns
 from search.reporting.page import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
-from search.results.comparison import UNIFORM
 from search.results.loading import RESULT
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.results.serialization import trial_result_to_dict
@@ -194,11 +193,8 @@ class Finalizer:
 
 def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
     """Return the networks that are read on test: the reported ones, and the baseline networks of the comparisons."""
-    number = result.baseline_comparison.baseline_trial
-    baselines = [
-        *(result.best_at(target, UNIFORM) for target in result.targets),
-        *(found for found in result.results if found.trial.number == number),  # the statement must hold on test too
-    ]
+    best = (result.best_at(target, baselines=True) for target in result.targets)
+    baselines = [result.best_baseline, *best]  # the statements must hold on test too
     networks = [*result.reported, *(baseline for baseline in baselines if baseline is not None)]
     return {network.label: network for network in networks}.values()
 

@@ -1,11 +1,11 @@
-"""Train the front again: how accurate its networks are over fresh seeds, and whether the chosen one beats the baseline.
+"""Train the front again: how accurate its networks are over fresh seeds, and whether the chosen one beats baselines.
 
 The search has seen one training of each network, and has chosen networks whose training came out well. So every network
 of the front is trained again from what it was cut from (the dense network, or a finished wider one), with fresh seeds
-that are the same for all, by the runner of the search, and every training is read on test once. Beside them the
-baseline is trained: uniform widths by L2 norm at the FLOPs of the chosen network, inside the budgets too. The chosen
-network and its baseline come first, so that a user who stops the retraining has their comparison; then come the best
-networks at the targets with their baselines.
+that are the same for all, by the runner of the search, and every training is read on test once. Beside them the best
+baseline of the search is trained, at the FLOPs of the chosen network and inside the budgets too. The chosen network and
+its baseline come first, so that a user who stops the retraining has their comparison; then come the best networks at
+the targets with the best baselines there.
 
 A network is trained again with the method, the settings and the widths that it has, for all the epochs of a trial, or
 as many in one schedule as it had with its final training. Its baseline gets as many from the dense network. A network
@@ -30,7 +30,6 @@ from runners.training.loop import accuracy, pick_device
 from runners.trial import Confirmation, EpochReport, TrainingSegment, Trial, TrialResult, TrialState, derive_seed
 from search.callbacks import SearchCallback
 from search.environment import Environment
-from search.results.comparison import UNIFORM
 from search.results.pareto import counted
 from search.results.result import SearchResult
 from spaces.budget import Budget
@@ -46,8 +45,8 @@ class RetrainingPlan:
 
     Attributes:
         members: label of a reported network -> the trial that trains it again.
-        baselines: label of the chosen network and of the best at each target -> uniform widths at its FLOPs; None when
-            the space has none so small, or the network is of the baseline itself.
+        baselines: label of the chosen network and of the best at each target -> the best baseline, at the FLOPs of the
+            network; None when the space has none so small, or the network is of a baseline itself.
     """
 
     members: Mapping[str, Trial]
@@ -77,11 +76,16 @@ class RetrainingPlan:
 
 def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
     """List what is trained again of a search, the chosen network before the best at the targets."""
-    compared = [network for network in (result.chosen, *map(result.best_at, result.targets)) if network is not None]
-    return RetrainingPlan(
-        members={member.label: retraining_trial(member) for member in result.reported},
-        baselines={network.label: _baseline_at(network, result, space) for network in compared},
-    )
+    best = [result.best_at(target, baselines=True) for target in result.targets]
+    # Where no baseline is inside the budgets, one that is not says which method and which kind of widths are trained.
+    known = [found for found in result.results if found.trial.baseline]
+    compared = zip((result.chosen, *map(result.best_at, result.targets)), (result.best_baseline, *best), strict=True)
+    baselines: dict[str, Trial | None] = {}
+    for network, baseline in compared:
+        if network is not None:
+            kind = baseline or next(iter(known), None)
+            baselines.setdefault(network.label, _baseline_at(network, kind, result, space))
+    return RetrainingPlan({member.label: retraining_trial(member) for member in result.reported}, baselines)
 
 
 def retraining_trial(network: TrialResult) -> Trial:
@@ -98,10 +102,11 @@ def retraining_trial(network: TrialResult) -> Trial:
     return dataclasses.replace(trial, goal=Goal(widths, tuple(limits)))
 
 
-def _baseline_at(network: TrialResult, result: SearchResult, space: SearchSpace) -> Trial | None:
-    """Return a baseline trial of the search with uniform widths at the FLOPs of a network; None when there is none."""
-    baseline = next((found.trial for found in result.results if found.trial.baseline == UNIFORM), None)
-    if baseline is None or network.trial.baseline == UNIFORM or network.cost is None:
+def _baseline_at(
+    network: TrialResult, baseline: TrialResult | None, result: SearchResult, space: SearchSpace
+) -> Trial | None:
+    """Return the trial of a baseline at the FLOPs of a network; None when there is none."""
+    if baseline is None or network.trial.baseline or network.cost is None:
         return None
     limits = (*counted(result.budgets), Budget("flops", network.cost.flops))
     try:
@@ -109,7 +114,8 @@ def _baseline_at(network: TrialResult, result: SearchResult, space: SearchSpace)
     except BudgetError:  # a network that is not merely narrow may cost less than any of the space
         return None
     segment = TrainingSegment(network.trained or 0) if network.final_epochs else None
-    return dataclasses.replace(baseline, goal=Goal(widths, limits), segment=segment)
+    goal = Goal(None if baseline.trial.goal.widths is None else widths, limits)
+    return dataclasses.replace(baseline.trial, goal=goal, segment=segment)
 
 
 class Retraining(AskTell):
@@ -179,7 +185,7 @@ class Retraining(AskTell):
         none = TrialResult(trial, TrialState.FAILED, error="stopped before it was trained")
         finished = self._finished[trial.key()] or [none]
         first = next((found for found in finished if found.state is not TrialState.FAILED), finished[0])
-        own = dataclasses.replace(first.trial, baseline=UNIFORM)  # a member of the front may be the same network
+        own = dataclasses.replace(first.trial, baseline=trial.baseline)  # a member of the front may be the same network
         return dataclasses.replace(first, trial=own, confirmation=self._confirmation(trial))
 
     def _confirmation(self, trial: Trial) -> Confirmation:

@@ -49,7 +49,7 @@ def methods_page(names: Sequence[str] = ()) -> RenderableType:
         if names:
             parts += ["", Text(method["text"]), "", f"Needs: {method['needs']}.", f"Widths: {method['widths']}.", ""]
         parts += [_settings(method["settings"]) if method["settings"] else "nothing to set", ""]
-    parts.append("Fix a setting with --set METHOD.SETTING=VALUE; the search varies the settings marked as searched.")
+    parts.append("Fix a setting with --set METHOD.SETTING=VALUE; --search-settings METHOD searches those with a yes.")
     return Group(*parts)
 
 
@@ -103,7 +103,7 @@ def _settings(settings: Sequence[Mapping[str, Any]]) -> TextTable:
     for setting in settings:
         texts = (value_text(setting["default"]), range_text(setting), "yes" if setting["searched"] else "no")
         rows.append((setting["name"], setting["type"], *texts, setting["help"]))
-    columns = ("=setting", "type", "default", "range", "searched", "what it is")
+    columns = ("=setting", "type", "default", "range", "searchable", "what it is")
     return TextTable("", columns, rows, spaced=True)
 
 

@@ -57,7 +57,7 @@ def final_training_statements(result: SearchResult) -> list[str]:
             verdict = "ahead of" if own > reached else "behind"
             lines.append(
                 f"At {share}, after equal final training of {plural(epochs, 'epoch')}: network {best.label} has "
-                f"{percent(own)}, {verdict} the best baseline ({baseline.trial.baseline}) with {percent(reached)}."
+                f"{percent(own)}, {verdict} the best baseline ({_kind(baseline)}) with {percent(reached)}."
             )
     return lines
 
@@ -91,3 +91,7 @@ def _accuracy_after(network: TrialResult, epochs: int) -> float | None:
         return None
     before = network.rungs[-1][0] - network.final_epochs
     return next((accuracy for reached, accuracy in network.rungs if reached - before == epochs), None)
+
+
+def _kind(baseline: TrialResult) -> str:
+    return f"{baseline.trial.baseline} {baseline.trial.method}"

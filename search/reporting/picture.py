@@ -10,13 +10,12 @@ from pathlib import Path
 
 from runners.trial import TrialResult
 from search.reporting.wording import plural
-from search.results.comparison import UNIFORM
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black is kept for the dense network, grey for the
-# baseline.
+# baselines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
 ACCURACY = "validation accuracy (%)"
@@ -70,7 +69,7 @@ class Picture:
 
     Attributes:
         accuracies: the visible range.
-        series: one per method of the searched networks, and one of the baseline.
+        series: one per method of the searched networks, and one of the baselines.
         steps: corners of the best accuracy that fits, up to the budget: the members of the front, and the end.
         dense: the dense network; its cost is None where its latency reading was refused.
         limits: (position, label) of the budgets and targets on the axis.
@@ -148,15 +147,15 @@ def _ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 def _series(networks: Sequence[TrialResult], axis: Axis) -> Iterator[Series]:
-    searched = [network for network in networks if network.trial.baseline != UNIFORM]
+    searched = [network for network in networks if not network.trial.baseline]
     for index, method in enumerate(sorted({network.trial.method for network in searched})):
         own = tuple(network for network in searched if network.trial.method == method)
         small = "; small: intermediate" if any(network.intermediate_index for network in own) else ""
         colour = PALETTE[index % len(PALETTE)]
         yield Series(f"{method} (searched{small})", colour, False, own, *axis.coordinates(own))
-    baseline = tuple(network for network in networks if network.trial.baseline == UNIFORM)
-    if baseline:
-        yield Series("uniform baseline", GREY, True, baseline, *axis.coordinates(baseline))
+    baselines = tuple(network for network in networks if network.trial.baseline)
+    if baselines:
+        yield Series("baselines", GREY, True, baselines, *axis.coordinates(baselines))
 
 
 def _limits(budgets: Sequence[Budget], axis: Axis, kind: str) -> list[tuple[float, str]]:

@@ -20,7 +20,7 @@ from search.planning import (
     screenable_methods,
     screened_trials,
 )
-from search.problem import BASELINE_METHOD, Problem
+from search.problem import BASELINE_METHODS, BASELINES, Problem
 from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
 from search.reporting.statements import dense_statement
 from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
@@ -83,8 +83,8 @@ def _facts(plan: Plan) -> Table:
         "budget": " and ".join(_budget(budget, dense) for budget in problem.budgets),
         "targets": "; ".join(_budget(target, dense) for target in problem.targets),
         "latency": _latency(problem, plan.dense_seconds),
-        "methods": f"{', '.join(problem.methods)}, and the uniform baseline"
-        + (f", fixed: {', '.join(config.set)}" if config.set else ""),
+        "methods": f"{', '.join(problem.methods)}; baselines {', '.join(f'{b.widths} {b.method}' for b in BASELINES)}",
+        "settings": _settings(config),
         "trials": f"{config.trials}, sampler {config.sampler}, {plural(config.train.epochs, 'epoch')} each"
         + (f" but where searched ({config.search_training})" if config.search_training else "")
         + (f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else "")
@@ -115,6 +115,11 @@ def _training(config: RunConfig) -> str:
     )
     dense = 0 if config.weights else config.train.dense_epochs
     return f"{plural(dense + trials + final, 'epoch')}: {', '.join(parts)}"
+
+
+def _settings(config: RunConfig) -> str:
+    searched = f"searched of {', '.join(config.searched_settings)}" if config.searched_settings else "at their defaults"
+    return searched + (f", fixed: {', '.join(config.set)}" if config.set else "")
 
 
 def _budget(budget: Budget, dense: Cost) -> str:
@@ -193,15 +198,15 @@ def _reachable_costs(space: SearchSpace) -> TextTable:
 
 def _methods(candidates: CandidateSpace) -> TextTable:
     rows: list[tuple[str, ...]] = []
-    for name, method in describe_methods(tuple(dict.fromkeys((*candidates.methods, BASELINE_METHOD)))).items():
-        searched, fixed = name in candidates.methods, candidates.problem.fixed.get(name, {})
-        head = (name if searched else f"{name} (baseline only)", method["widths"])
+    for name, method in describe_methods(tuple(dict.fromkeys((*candidates.methods, *BASELINE_METHODS)))).items():
+        fixed, searched = candidates.problem.fixed.get(name, {}), [s.name for s in candidates.searchable(name)]
+        head = (name if name in candidates.methods else f"{name} (baseline only)", method["widths"])
         if not method["settings"]:
             rows.append((*head, "none to set", "", ""))
         for setting in method["settings"]:
             if setting["name"] in fixed:
                 value = ("fixed", value_text(fixed[setting["name"]]))
-            elif setting["searched"] and searched:
+            elif setting["name"] in searched:
                 value = ("searched", range_text(setting))
             else:
                 value = ("default", value_text(setting["default"]))
@@ -209,19 +214,20 @@ def _methods(candidates: CandidateSpace) -> TextTable:
             head = ("", "")
     for training in candidates.training:
         searched_range = range_text(describe_setting(training))
-        rows.append(("fine-tuning, not of the baseline", "", training.name, "searched", searched_range))
-    title = "Methods and their settings: searched, fixed by --set, or left at the default"
+        rows.append(("fine-tuning, not of baselines", "", training.name, "searched", searched_range))
+    title = "Methods and their settings: searched (--search-settings), fixed by --set, or left at the default"
     return TextTable(title, ("method", "widths", "setting", "", "value"), rows)
 
 
 def _trials(candidates: CandidateSpace, design: InitialDesign) -> TextTable:
     problem, trials = candidates.problem, candidates.problem.config.trials
-    baselines, uniform = design.baselines(trials), design.uniform(trials)
-    rows = [(str(len(baselines)), "uniform widths, the baseline", BASELINE_METHOD, _fractions(baselines))]
-    for method in dict.fromkeys(point.method for point in uniform):
-        own = [point for point in uniform if point.method == method]
-        rows.append((str(len(own)), "uniform widths to start from", method, _fractions(own)))
-    if rest := trials - len(baselines) - len(uniform):
+    points = design.points(trials)
+    rows = []
+    for kind in dict.fromkeys((point.baseline, point.method, point.allocation) for point in points):
+        same = [point for point in points if (point.baseline, point.method, point.allocation) == kind]
+        widths = f"{'uniform' if kind[2] == 'search' else 'own'} widths, {'a baseline' if kind[0] else 'to start from'}"
+        rows.append((str(len(same)), widths, kind[1], _fractions(same)))
+    if rest := trials - len(points):
         coverage = "all of it"
         if problem.targets:
             fractions = ", ".join(percent(fraction, 1) for fraction in candidates.cost_coverage.by_fraction)
@@ -245,7 +251,7 @@ def _sampling(environment: Environment) -> Iterator[str]:
     named = f" ({', '.join(names)})" if names else ""
     yield f"Widths are proposed in {plural(len(names), 'structural coordinate')}{named}, then group by group."
     if images:
-        yield f"Sensitivities are measured on {images} training images, unless they are cached, for two initial trials."
+        yield f"Sensitivities are measured on {images} training images, unless they are cached, for initial trials."
 
 
 def _rungs(problem: Problem) -> Iterator[TextTable]:

@@ -149,7 +149,7 @@ class ProgressEstimate:
 def trial_text(result: TrialResult) -> str:
     """Say in a few words what a trial gave."""
     trial = result.trial
-    name = f"trial {trial.number} {trial.method}" + (f" ({trial.baseline})" if trial.baseline else "")
+    name = f"trial {trial.number} {trial.method}" + (f" ({trial.baseline} widths)" if trial.baseline else "")
     if not measured(result) or result.cost is None:
         return f"{name} {result.state}: {one_line(result.error) or 'no reason given'}"
     text = f"{name}: {percent(result.accuracy)} at {scaled(result.cost.flops, 'FLOPs')} in {duration(result.seconds)}"

@@ -59,8 +59,8 @@ class NetworkRow:
 
     @property
     def method_name(self) -> str:
-        """The method, with the baseline in brackets."""
-        return self.method + (f" ({self.baseline})" if self.baseline else "")
+        """The method, with the widths of a baseline in brackets."""
+        return self.method + (f" ({self.baseline} widths)" if self.baseline else "")
 
 
 def dense_row(result: SearchResult) -> NetworkRow:

@@ -22,7 +22,7 @@ from search.results.result import SearchResult
 
 
 def summary(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:
-    """Show the outcome: the front, the chosen network, the comparison with uniform widths, failures, and all places.
+    """Show the outcome: the front, the chosen network, the comparison with the best baseline, failures, and all places.
 
     Lines that someone may copy (paths, commands) are `str`, which is printed unwrapped.
 

@@ -1,4 +1,4 @@
-"""Comparison of a network with the uniform baseline: on validation, and on test over several trainings.
+"""Comparison of a network with the best baseline: on validation, and on test over several trainings.
 
 The test accuracy of one network varies by a good part of a point over the seeds of its training. So a difference counts
 only when it is larger than that noise, which is the noise of training again, read on these test images.
@@ -8,10 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runners.trial import Confirmation, TrialResult
+from runners.trial import Confirmation, Trial, TrialResult
 from search.results.pareto import dominates, most_accurate, objectives
 
-UNIFORM = "uniform"  # baseline: every layer narrowed by the same factor, by L2 norm
 CERTAINTY = 0.95  # probability that of two equally good networks the first is not ahead by more than the noise
 
 
@@ -59,15 +58,15 @@ def difference(left: TrialResult | None, right: TrialResult | None) -> Differenc
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """Whether the search did better than the baseline, which narrows every layer by the same factor.
+    """Whether the search did better than the best of its baselines.
 
     Attributes:
         baseline_trial: number of the trial with the most accurate baseline network inside the budgets; None without.
-        won: whether the chosen network is not of the baseline, and more accurate on validation than that network, or
+        won: whether the chosen network is of no baseline, and more accurate on validation than that network, or
             as accurate and cheaper.
         dominated: number of baseline networks, of those that were measured, that a searched network dominates.
         statement: the same in plain words, with the test accuracies where they are known.
-        difference: of the chosen network to uniform widths at its FLOPs, on test, where both were trained again.
+        difference: of the chosen network to the best baseline at its FLOPs, on test, where both were trained again.
     """
 
     baseline_trial: int | None
@@ -78,28 +77,33 @@ class BaselineComparison:
     difference: Difference | None = None
 
 
-def compare_with_baseline(
+def baseline_text(trial: Trial) -> str:
+    """Write a baseline in words, such as "di with own widths"."""
+    return f"{trial.method} with {trial.baseline} widths"
+
+
+def compare_with_baselines(
     measured: Sequence[TrialResult], inside: Sequence[TrialResult], retrained: TrialResult | None, axis: str
 ) -> BaselineComparison:
-    """Compare the chosen network of a search with its baseline.
+    """Compare the chosen network of a search with the best of its baselines.
 
     Args:
-        measured: networks of the baseline, inside the budgets or not.
+        measured: networks of the baselines, inside the budgets or not.
         inside: every network inside the budgets.
-        retrained: uniform widths at the FLOPs of the chosen network, trained again; None where there are none.
+        retrained: the best baseline at the FLOPs of the chosen network, trained again; None where there is none.
         axis: of the front, "flops" or "latency".
     """
-    chosen, best = most_accurate(inside), most_accurate(n for n in inside if n.trial.baseline == UNIFORM)
-    searched = [network for network in inside if network.trial.baseline != UNIFORM]
+    chosen, best = most_accurate(inside), most_accurate(network for network in inside if network.trial.baseline)
+    searched = [network for network in inside if not network.trial.baseline]
     dominated = sum(any(dominates(other, network, axis) for other in searched) for network in measured)
-    won = chosen is not None and chosen.trial.baseline != UNIFORM
+    won = chosen is not None and not chosen.trial.baseline
     confirmed = confirmed_statement(chosen, retrained, not won)
     gap = difference(chosen, retrained)
     if best is None or chosen is None:
-        text = "No uniform network is inside the budgets" if measured else "No uniform baseline finished"
+        text = "No baseline network is inside the budgets" if measured else "No baseline finished"
         return BaselineComparison(None, False, dominated, len(measured), text + ": no comparison." + confirmed, gap)
     text = validation_statement(chosen, best, won)
-    text += f" Searched networks dominate {dominated} of the {len(measured)} uniform ones." + confirmed
+    text += f" Searched networks dominate {dominated} of the {len(measured)} baseline networks." + confirmed
     return BaselineComparison(best.trial.number, won, dominated, len(measured), text, gap)
 
 
@@ -108,12 +112,13 @@ def validation_statement(chosen: TrialResult, baseline: TrialResult, won: bool) 
 
     The single test accuracies are named only where the chosen network was not trained again, which says more.
     """
+    name = baseline_text(baseline.trial)
     if not won:
         flops, accuracy = objectives(chosen)
-        return f"The search did not beat uniform widths: the best network is uniform ({accuracy:.2%}, {flops:,} FLOPs)."
+        return f"The search did not beat its best baseline, {name} ({accuracy:.2%} on validation, {flops:,} FLOPs)."
     (flops, accuracy), (baseline_flops, baseline_accuracy) = objectives(chosen), objectives(baseline)
     text = (
-        f"The chosen network beats the best uniform one on validation: {accuracy:.2%} at {flops:,} FLOPs against "
+        f"The chosen network beats the best baseline, {name}, on validation: {accuracy:.2%} at {flops:,} FLOPs against "
         f"{baseline_accuracy:.2%} at {baseline_flops:,}"
     )
     if chosen.test_accuracy is None or baseline.test_accuracy is None or chosen.confirmation is not None:
@@ -123,13 +128,13 @@ def validation_statement(chosen: TrialResult, baseline: TrialResult, won: bool) 
 
 
 def confirmed_statement(
-    chosen: TrialResult | None, retrained: TrialResult | None, uniform: bool, name: str = "the chosen one"
+    chosen: TrialResult | None, retrained: TrialResult | None, is_baseline: bool, name: str = "the chosen one"
 ) -> str:
     """Say what training again has shown, with a space before it; empty when nothing was trained again.
 
     Args:
-        retrained: uniform widths at the FLOPs of `chosen`, trained again; None when there is no such network.
-        uniform: whether `chosen` is of the baseline itself.
+        retrained: the best baseline at the FLOPs of `chosen`, trained again; None when there is no such network.
+        is_baseline: whether `chosen` is of a baseline itself.
         name: how the text calls `chosen`.
     """
     if chosen is None or (confirmed := chosen.confirmation) is None:
@@ -137,23 +142,24 @@ def confirmed_statement(
     again = len(confirmed.accuracies)
     text = f" Trained again from the dense network with {again} fresh seed{'' if again == 1 else 's'}, {name} "
     text += f"has {_figure(confirmed)} on test"
-    if uniform:
-        return text + "; it is uniform itself."
+    if is_baseline:
+        return text + "; it is a baseline itself."
     if retrained and (retrained.trial.method, retrained.widths) == (chosen.trial.method, chosen.widths):
-        return text + "; uniform widths at its FLOPs are the same network."
+        return text + "; the best baseline at its FLOPs is the same network."
     if retrained is None:
-        return text + "; no uniform network inside the budgets has as few FLOPs."
+        return text + "; no baseline inside the budgets has as few FLOPs."
     gap, other = difference(chosen, retrained), retrained.confirmation
     if gap is None or other is None:
-        return text + "; too few trainings have ended to compare it with uniform widths at its FLOPs."
+        return text + "; too few trainings have ended to compare it with the best baseline at its FLOPs."
     found = "is more" if gap.beyond_noise else "is not more"
-    so = "so it is not shown to beat uniform widths"
+    so = "so it is not shown to beat the baseline"
     if gap.beyond_noise:
-        so = "so it beats uniform widths" if gap.mean > 0 else "so uniform widths beat it"
+        so = "so it beats the baseline" if gap.mean > 0 else "so the baseline beats it"
     return text + (
-        f", uniform widths at its FLOPs {_figure(other)} ({objectives(retrained)[0]:,} against "
-        f"{objectives(chosen)[0]:,} FLOPs): the difference of {100 * gap.mean:+.2f} points, with a standard error of "
-        f"{100 * gap.standard_error:.2f}, {found} than the noise of training ({100 * gap.noise:.2f}), {so}."
+        f", the best baseline at its FLOPs, {baseline_text(retrained.trial)}, {_figure(other)} "
+        f"({objectives(retrained)[0]:,} against {objectives(chosen)[0]:,} FLOPs): the difference of "
+        f"{100 * gap.mean:+.2f} points, with a standard error of {100 * gap.standard_error:.2f}, {found} than the "
+        f"noise of training ({100 * gap.noise:.2f}), {so}."
     )
 
 

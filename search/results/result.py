@@ -10,7 +10,7 @@ from typing import Any
 from configs.parsing import NONE, parse_rungs
 from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult
-from search.results.comparison import UNIFORM, BaselineComparison, compare_with_baseline
+from search.results.comparison import BaselineComparison, compare_with_baselines
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
 from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
 from search.results.serialization import (
@@ -56,8 +56,9 @@ class SearchResult:
         latency: "dense" or label -> readings of `runners.latency.meter` as plain data; empty when none was asked for.
         latency_model: settings and errors of the latency predictor, plain data; empty without one.
         time_limited: whether the time limit ended it before all its trials were done.
-        retrained_baseline: uniform widths at the FLOPs of `chosen`, trained again as often; no result of the search.
-        target_baselines: label of the best network at a target -> uniform widths at its FLOPs, trained again as often.
+        retrained_baseline: the best baseline at the FLOPs of `chosen`, trained again as often; no result of the search.
+        target_baselines: label of the best network at a target -> the best baseline there, at the FLOPs of the network,
+            trained again as often.
         targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
     """
 
@@ -98,21 +99,26 @@ class SearchResult:
         """The most accurate network on validation inside all budgets; of equals the cheaper. None when all failed."""
         return most_accurate(self._inside)
 
-    def best_at(self, budget: Budget | str, baseline: str | None = None) -> TrialResult | None:
+    @cached_property
+    def best_baseline(self) -> TrialResult | None:
+        """The most accurate network of a baseline on validation inside all budgets; None when all failed."""
+        return most_accurate(network for network in self._inside if network.trial.baseline)
+
+    def best_at(self, budget: Budget | str, *, baselines: bool = False) -> TrialResult | None:
         """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
 
         Args:
-            baseline: the baseline whose networks are taken alone, such as `UNIFORM`; None takes every network.
+            baselines: whether only networks of baselines are taken.
 
         Raises:
             BudgetError: the text is no budget, or the budget is on latency.
         """
         limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
-        own = [network for network in self._inside if baseline is None or network.trial.baseline == baseline]
-        return most_accurate(network for network in own if network.cost is not None and limit.allows(network.cost))
+        able = [network for network in self._inside if network.trial.baseline or not baselines]
+        return most_accurate(network for network in able if network.cost is not None and limit.allows(network.cost))
 
     def retrained_baseline_of(self, network: TrialResult) -> TrialResult | None:
-        """Return uniform widths at the FLOPs of the chosen network or of the best at a target, trained again."""
+        """Return the best baseline at the FLOPs of the chosen network or of the best at a target, trained again."""
         return self.retrained_baseline if self.is_chosen(network) else self.target_baselines.get(network.label)
 
     @cached_property
@@ -123,9 +129,9 @@ class SearchResult:
 
     @cached_property
     def baseline_comparison(self) -> BaselineComparison:
-        """How the chosen network compares with the uniform baseline."""
-        baselines = [r for r in self.results if measured(r, self.axis) and r.trial.baseline == UNIFORM]
-        return compare_with_baseline(baselines, self._inside, self.retrained_baseline, self.axis)
+        """How the chosen network compares with the best baseline."""
+        baselines = [result for result in self.results if measured(result, self.axis) and result.trial.baseline]
+        return compare_with_baselines(baselines, self._inside, self.retrained_baseline, self.axis)
 
     @cached_property
     def _inside(self) -> tuple[TrialResult, ...]:
@@ -170,7 +176,7 @@ class SearchResult:
             "front": [network.label for network in self.front],
             "chosen": _label(self.chosen),
             "best_at_targets": [
-                {"best": _label(self.best_at(target)), UNIFORM: _label(self.best_at(target, UNIFORM))}
+                {"best": _label(self.best_at(target)), "baseline": _label(self.best_at(target, baselines=True))}
                 for target in self.targets
             ],
             "baseline_comparison": self.baseline_comparison,

@@ -41,10 +41,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class InitialPoint:
-    """A candidate of the initial design: its parameters, its method and the baseline that it belongs to."""
+    """A candidate of the initial design.
+
+    Attributes:
+        allocation: what chooses its widths, "search" (the parameters) or "method".
+        baseline: the widths of the baseline that it is; empty for none.
+    """
 
     parameters: Mapping[str, Any]
     method: str
+    allocation: str = "search"
     baseline: str = ""
 
 
@@ -98,12 +104,19 @@ class CandidateSpace:
         above = (target.limit for target in self.problem.targets if target.limit >= max(limits, default=0))
         return [min(above, default=limit) for limit in limits]
 
-    def draw(self, trial: BaseTrial, initial: InitialPoint | None = None) -> Candidate:
+    def draw(
+        self,
+        trial: BaseTrial,
+        initial: InitialPoint | None = None,
+        is_known: Callable[[Candidate], bool] = lambda _candidate: False,
+    ) -> Candidate:
         """Have an Optuna trial choose every parameter; return the candidate that they stand for, inside the budgets.
 
         Args:
             initial: the point whose parameters are enqueued for the trial. A method that is none of `methods` (that
                 of a baseline) is taken without asking.
+            is_known: whether a candidate was tried. Where it is with the widths that the method finds, other widths are
+                proposed: at a target, and with no setting searched, a method finds the same widths again.
         """
         fraction = trial.suggest_float(BUDGET_FRACTION, self.lowest_fraction, 1.0, log=True)
         method = initial.method if initial else self.methods[0]
@@ -111,20 +124,31 @@ class CandidateSpace:
         if len(self.methods) > 1 and not foreign:
             method = trial.suggest_categorical(METHOD, self.methods)
         chosen = {name: self._draw_settings(trial, name) for name in (self.methods if self._flat else [method])}
-        allocation = self._draw_allocation(trial, method, foreign)
-        budgets = self.budgets_at(fraction)
         settings = chosen.get(method) or dict(self.problem.fixed.get(method, {}))
-        found = Goal(None, budgets if self._predictor is None else self._predictor.for_methods(budgets))
         training = self._draw_training(trial, initial)
+        own = Candidate(method, self._own_goal(fraction), settings, training)
+        allocation = self._draw_allocation(trial, own, initial, is_known)
         if allocation == "method" and not self._flat:
-            return Candidate(method, found, settings, training)
+            return own
         names = [WIDTH + group.name for group in self.problem.space.variable]
         shares = [proportion(trial.suggest_float(name, 0.0, 1.0)) for name in names]
         if allocation == "method":
-            return Candidate(method, found, settings, training)
+            return own
+        budgets = self.budgets_at(fraction)
         fit = self.problem.space.fit if self._predictor is None else self._predictor.fit
         widths = fit([share / max(shares) for share in shares], budgets)
         return Candidate(method, Goal(widths, budgets), settings, training)
+
+    def single(self, method: str, fraction: float) -> Candidate | None:
+        """Return the only candidate of a method at a fraction; None where widths, settings or training vary."""
+        if "search" in self.allocations(method) or self.searchable(method) or self.training:
+            return None
+        return Candidate(method, self._own_goal(fraction), dict(self.problem.fixed.get(method, {})))
+
+    def _own_goal(self, fraction: float) -> Goal:
+        """Return the goal of a method that finds its widths itself."""
+        budgets = self.budgets_at(fraction)
+        return Goal(None, budgets if self._predictor is None else self._predictor.for_methods(budgets))
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
@@ -190,8 +214,11 @@ class CandidateSpace:
         return float(getattr(cost, self.cost_coverage.quantity, self.cost_coverage.base) / self.cost_coverage.base)
 
     def searchable(self, method: str) -> list[Setting]:
-        """Return the settings of a method that may be searched, fixed ones too."""
-        return [setting for setting in self._settings[method] if setting.searchable]
+        """Return the settings of a method that this search varies."""
+        if method not in self.problem.config.searched_settings:
+            return []
+        fixed = self.problem.fixed.get(method, {})
+        return [setting for setting in self._settings[method] if setting.searchable and setting.name not in fixed]
 
     def allocations(self, method: str) -> tuple[str, ...]:
         """Return who may choose the widths of a method: "search", "method" or both."""
@@ -201,21 +228,23 @@ class CandidateSpace:
         asked = self.problem.config.allocation
         return (asked,) if asked in found and method in self.methods else found
 
-    def _draw_allocation(self, trial: BaseTrial, method: str, foreign: bool) -> str:
-        able = any(len(self.allocations(name)) > 1 for name in self.methods)
-        asked = able and not foreign if self._flat else len(self.allocations(method)) > 1 and not foreign
-        allocation = trial.suggest_categorical(ALLOCATION, ("search", "method")) if asked else "search"
-        allowed = self.allocations(method)
+    def _draw_allocation(
+        self, trial: BaseTrial, own: Candidate, initial: InitialPoint | None, is_known: Callable[[Candidate], bool]
+    ) -> str:
+        """Let the allocation be chosen, where it may vary; `own` is the candidate with the widths that it finds."""
+        allowed = self.allocations(own.method)
+        if initial is None and "search" in allowed and is_known(own):
+            allowed = ("search",)
+        able = any(len(self.allocations(name)) > 1 for name in self.methods) if self._flat else len(allowed) > 1
+        asked = able and own.method in self.methods
+        allocation = trial.suggest_categorical(ALLOCATION, ("search", "method")) if asked else allowed[0]
+        if initial is not None:
+            return initial.allocation
         return allocation if allocation in allowed else allowed[0]
 
     def _draw_settings(self, trial: BaseTrial, method: str) -> dict[str, Any]:
-        chosen = dict(self.problem.fixed.get(method, {}))
-        if method not in self.methods:
-            return chosen
-        for setting in self.searchable(method):
-            if setting.name not in chosen:
-                chosen[setting.name] = suggest_setting(trial, f"{method}.{setting.name}", setting)
-        return chosen
+        drawn = {s.name: suggest_setting(trial, f"{method}.{s.name}", s) for s in self.searchable(method)}
+        return {**self.problem.fixed.get(method, {}), **drawn}
 
     def _draw_training(self, trial: BaseTrial, initial: InitialPoint | None) -> dict[str, float]:
         """Let the searched fine-tuning settings be chosen; a baseline is trained with the set values."""

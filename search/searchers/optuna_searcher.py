@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from runners.trial import Trial, TrialResult, derive_seed
-from search.problem import Problem
+from search.problem import BASELINES, Problem
 from search.results.pareto import measured, objectives
 from search.results.serialization import trial_result_to_dict
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.candidate_space import Candidate, CandidateSpace, InitialPoint
 from search.searchers.cost_coverage import MAX_REPEATS, largest_gap
 from search.searchers.initial_design import InitialDesign
 from search.searchers.method_choice import choose_method
@@ -44,8 +44,8 @@ class TrialCounts:
 
     Attributes:
         total: number of trials at the end of the search, those of an earlier process under other budgets included.
-        left: number of trials under the present budgets. Changed budgets get baselines of their own, even when no trial
-            is left: one, or one at each target.
+        left: number of trials under the present budgets. Changed budgets get baselines of their own, at each target,
+            even when no trial is left.
     """
 
     total: int
@@ -56,7 +56,8 @@ class TrialCounts:
         """Count the trials of a search that goes on from stored ones."""
         results = [trial.result for trial in stored if trial.earlier and trial.result is not None]
         earlier = len({result.trial.number for result in results if not result.trial.final})
-        left = max(1, len(problem.targets), problem.config.trials - earlier) if earlier else problem.config.trials
+        baselines = len(BASELINES) * max(1, len(problem.targets))
+        left = max(baselines, problem.config.trials - earlier) if earlier else problem.config.trials
         return cls(earlier + left, left)
 
 
@@ -90,7 +91,7 @@ class OptunaSearcher:
         self._config = candidates.problem.config
         self.counts = counts = TrialCounts.of(candidates.problem, stored)
         design = InitialDesign(candidates)
-        self._initial = design.baselines(counts.left) + design.uniform(counts.left)
+        self._initial = design.points(counts.left)
         startup = len(self._initial)
         self._initial += design.sensitive(counts.total - len(history.searched), sensitivities)
         for text in design.left_out(counts.left, resumed=counts.total > counts.left):
@@ -206,7 +207,7 @@ class OptunaSearcher:
             self._study.enqueue_trial(given)
         self._study.sampler = self._random if at_random else self._sampler
         asked = self._study.ask()
-        drawn = self._candidates.draw(asked, initial)
+        drawn = self._candidates.draw(asked, initial, self._is_known)
         self._study.sampler = self._sampler
         next_number = max([-1, *self._history.numbers, *self._pending.trials]) + 1
         number = next_number if similar_to is None else similar_to.number
@@ -225,6 +226,11 @@ class OptunaSearcher:
             return None
         self._asked[key] = asked
         return trial
+
+    def _is_known(self, candidate: Candidate) -> bool:
+        """Return whether a candidate was tried, runs, or is in a screening pool."""
+        key = Trial(0, candidate.method, candidate.goal, candidate.settings, training=candidate.training).key()
+        return self._history.find(key) is not None or key in self._pending.keys or key in self._asked
 
     def _end(self, asked: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
         """Tell the sampler the two values of a result, or that the trial failed; the values are always finite."""
@@ -269,14 +275,16 @@ class OptunaSearcher:
                 self._study.add_trial(rebased)
 
     def _choose_method(self, fraction: float) -> str:
-        """Return the method for the next trial, which may cost that fraction of the budget.
+        """Return the method for the next trial, which may cost that fraction of the budget; one with a new candidate.
 
         Trials are compared after their first training segment, where all have had the same training.
         """
         observations = [self._candidates.observe(result.trial, result) for result in self._history.first_results]
         observations += [self._candidates.observe(trial) for trial in self._pending.new]
         seed = derive_seed(self._config.seed, f"method:{len(observations)}")
-        return choose_method(self._candidates.methods, observations, fraction, seed)
+        singles = {name: self._candidates.single(name, fraction) for name in self._candidates.methods}
+        new = [name for name, single in singles.items() if single is None or not self._is_known(single)]
+        return choose_method(new or self._candidates.methods, observations, fraction, seed)
 
 
 def rebase(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:

@@ -119,13 +119,13 @@ class SearchRuns:
         self.end(run, "FAILED" if result.state is TrialState.FAILED else "FINISHED", end)
 
     def write_front(self, result: SearchResult) -> None:
-        """Write the front as a table, the comparison with the baseline, and mark the members of the front."""
+        """Write the front as a table, the comparison with the best baseline, and mark the members of the front."""
         self._write_table(front_columns(result))
         for child in self._stored.children.values():
             self._client.set_tag(child, "front", "false")
         self._client.set_tag(self.parent, "mlflow.note.content", result.baseline_comparison.statement)
         if (gap := result.baseline_comparison.difference) is not None:
-            self.log(self.parent, {f"over_uniform_{name}": value for name, value in dataclasses.asdict(gap).items()})
+            self.log(self.parent, {f"over_baseline_{name}": value for name, value in dataclasses.asdict(gap).items()})
         for target, line in zip(result.targets, target_statements(result), strict=True):
             self._client.set_tag(self.parent, f"target.{target}", line)
         for audit in (result.screening_audit, *result.rung_audits):

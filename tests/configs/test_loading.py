@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "weights": "a file.pt",
     "method": "di,l2",
     "set": ("di.ridge=0.1", "di.way=closed"),
+    "search_settings": "di",
     "search_training": "lr,distill-weight=0:0.5",
     "targets": "8,20%",
     "objective": "accuracy,latency",

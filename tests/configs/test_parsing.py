@@ -7,11 +7,12 @@ from configs.parsing import (
     parse_fixed_settings,
     parse_rungs,
     parse_screen,
+    parse_search_settings,
     parse_train_budget,
 )
 from configs.schema import RunConfig
 from runners.config import TrainConfig
-from spaces.errors import ConfigError
+from spaces.errors import ConfigError, SlimfrontError
 
 
 @pytest.mark.parametrize(
@@ -149,3 +150,23 @@ def test_a_budget_that_pays_for_no_trial_is_refused() -> None:
         ConfigError, match="--train-budget 4 leaves 1 epochs beside the dense net, and a trial with its"
     ):
         RunConfig(train_budget="4")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("", ()), ("all", ("di", "csgd")), ("csgd", ("csgd",)), (" csgd, di ", ("csgd", "di"))]
+)
+def test_settings_are_searched_of_the_methods_that_are_named(text: str, found: tuple[str, ...]) -> None:
+    assert parse_search_settings(text, ("di", "csgd")) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (",", "names no method; give some of di, csgd, or all"),
+        ("di,l2", "names method 'l2', which this run does not use; add it to --method"),
+        ("dii", "unknown method 'dii'"),
+    ],
+)
+def test_settings_of_no_method_of_the_run_are_refused(text: str, words: str) -> None:
+    with pytest.raises(SlimfrontError, match=words):
+        parse_search_settings(text, ("di", "csgd"))

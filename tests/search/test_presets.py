@@ -23,7 +23,7 @@ from runners.data.source import Shape, Source
 from runners.data.splits import TensorSplit
 from runners.trial import Trial, TrialResult, TrialState
 from search.environment import prepare
-from search.problem import BASELINE_METHOD
+from search.problem import BASELINES
 from spaces.budget import Budget
 from spaces.space import ModelSpec, SearchSpace
 from spaces.tracing.tracer import trace
@@ -78,7 +78,7 @@ def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_one_trial_beside_the_baseline(name: str, small_data: Path) -> None:
+def test_a_recipe_is_one_trial_beside_the_baselines(name: str, small_data: Path) -> None:
     config = recipe(name)
     data = dataclasses.replace(config.data, data_dir=str(small_data), val_share=0.2)
     if "imagenet" in name:
@@ -98,9 +98,12 @@ def test_a_recipe_is_one_trial_beside_the_baseline(name: str, small_data: Path) 
     while (trial := search.ask()) is not None:
         trials.append(trial)
         search.tell(_result(trial, problem.space))
-    baseline, published = trials
-    assert (baseline.method, baseline.baseline) == (BASELINE_METHOD, "uniform")
-    assert (published.method, published.baseline) == (config.method, "")
+    # `di` with widths of its own is a baseline; in a space of one network all widths are uniform.
+    *baselines, published = trials if config.method != "di" else (trials[0], trials[2], trials[1])
+    kinds = [(baseline.method, baseline.widths) for baseline in BASELINES]
+    unneeded = [("di", "own")] if config.space.bound or config.method == "di" else []
+    assert [(trial.method, trial.baseline) for trial in baselines] == [kind for kind in kinds if kind not in unneeded]
+    assert (published.method, published.baseline) == (config.method, "own" if config.method == "di" else "")
     assert published.settings == problem.fixed[config.method]
     assert METHODS[config.method](**published.settings)
     assert {budget.limit for budget in published.goal.budgets} <= {

@@ -57,6 +57,12 @@ def test_an_allocation_that_no_method_can_follow_is_refused(allocation: str, met
     assert problem_of(chain(), (FLOPS,), ("plain", "finding"), allocation=allocation).methods == ("plain", "finding")
 
 
+def test_a_method_without_a_setting_to_search_is_refused_where_it_is_named() -> None:
+    with pytest.raises(ConfigError, match="--search-settings names plain, and no setting of plain can be searched"):
+        problem_of(chain(), (FLOPS,), ("plain", "tuned"), search_settings="tuned,plain")
+    assert problem_of(chain(), (FLOPS,), ("plain", "tuned"), search_settings="all").methods == ("plain", "tuned")
+
+
 def test_no_trials_is_an_error() -> None:
     with pytest.raises(SlimfrontError, match="trials.*0"):
         problem_of(chain(), (FLOPS,), ("plain",), trials=0)
@@ -88,7 +94,7 @@ def test_a_wrong_setting_is_an_error_that_names_value_and_rule(fixed: str, messa
         ("tuned", {"ridge": 11}, "tuned.ridge=11 is out of bounds"),
         ("tuned", {"images": math.nan}, "tuned.images=nan is no int"),
         ("tuned", {"ridge": math.nan}, "tuned.ridge=nan is out of bounds"),
-        ("plain", {"ridge": 1}, "settings of 'plain' are given, but the search runs tuned, l2"),
+        ("plain", {"ridge": 1}, "settings of 'plain' are given, but the search runs tuned, l2, di"),
     ],
 )
 def test_so_is_a_setting_that_is_no_text(method: str, values: dict[str, float], message: str) -> None:

@@ -93,7 +93,7 @@ def test_a_search_goes_on_from_its_storage(url: str) -> None:
     assert len(second.results) == 12
     assert not {trial.key() for trial in later} & {trial.key() for trial in done}
     assert lost.key() in {trial.key() for trial in later}  # an initial point that was cut off comes again
-    assert {result.trial.baseline for result in second.results} == {"uniform", ""}
+    assert {result.trial.baseline for result in second.results} == {"uniform", "own", ""}
     assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in stored_trials(url))
 
 

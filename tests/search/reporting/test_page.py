@@ -13,7 +13,7 @@ def test_the_page_stands_alone_and_shows_the_front(finished_search: SearchResult
     assert "<script src=" not in text
     assert "Plotly.newPlot" in text
     body = text[text.rindex("<table>") :]
-    order = [body.index(words) for words in ("dense", "trial 1: di", "trial 0: l2 (uniform)", "trial 3: di")]
+    order = [body.index(words) for words in ("dense", "trial 1: di", "trial 0: l2 (uniform widths)", "trial 3: di")]
     assert order == sorted(order)
     assert "1,440,000" in body
     assert finished_search.baseline_comparison.statement in text

@@ -52,7 +52,7 @@ def labels(search: SearchResult) -> dict[str, list[str]]:
 
 
 def test_methods_and_baseline_are_drawn_apart_and_failures_not_at_all(finished_search: SearchResult) -> None:
-    assert labels(finished_search) == {"di (searched)": ["1", "2", "3"], "uniform baseline": ["0"]}
+    assert labels(finished_search) == {"di (searched)": ["1", "2", "3"], "baselines": ["0"]}
 
 
 def test_the_front_line_steps_up_at_each_member_and_ends_at_the_budget(finished_search: SearchResult) -> None:

@@ -159,30 +159,38 @@ def test_the_smallest_and_largest_networks_are_those_of_the_space() -> None:
 
 
 def test_settings_are_searched_fixed_or_at_their_default() -> None:
-    text = page_of()
+    text = page_of(search_settings="aofp")
     for words in (
+        "\nsettings searched of aofp, fixed: aofp.scope=all, l2.compensate=true",
         "theta searched 0.001 to 0.3, log",
         "scope fixed all",
         "half_batches default 1000",
         "compensate fixed true",
     ):
         assert words in text
-    assert "l2 (baseline only)" in page_of(method="aofp", set=())
+    text = page_of(method="aofp", set=())
+    for words in ("l2 (baseline only)", "di (baseline only)", "theta default 0.01", "\nsettings at their defaults"):
+        assert words in text
 
 
 def test_the_methods_behind_auto_are_named() -> None:
-    assert "\nmethods di, aofp, csgd, and the uniform baseline" in page_of(method="auto", set=())
+    assert "\nmethods di, aofp, csgd; baselines uniform l2, own di, uniform di" in page_of(method="auto", set=())
 
 
 def test_trials_are_told_apart_and_add_up() -> None:
     text = page_of()
-    kinds = "uniform widths, the baseline|uniform widths to start from|proposed by structured"
-    rows = re.findall(rf"\n (\d+) ({kinds}) ", text)
-    assert sum(int(count) for count, _ in rows) == 9
-    assert {what for _, what in rows} == {
-        "uniform widths, the baseline", "uniform widths to start from", "proposed by structured"
-    }  # fmt: skip
-    assert "2 trials leave none for di; give more --trials." in page_of(method="l2,aofp,di", trials=2)
+    kinds = "(?:uniform|own) widths, (?:a baseline|to start from)|proposed by structured"
+    rows = re.findall(rf"\n (\d+) ({kinds}) (\S+)", text)
+    assert sum(int(count) for count, _, _ in rows) == 9
+    assert {(what, method) for _, what, method in rows} >= {
+        ("uniform widths, a baseline", "l2"),
+        ("own widths, a baseline", "di"),
+        ("uniform widths, a baseline", "di"),
+        ("uniform widths, to start from", "aofp"),
+    }
+    text = page_of(method="l2,aofp,di", trials=2)
+    assert "2 trials leave none for aofp; give more --trials." in text
+    assert "2 trials leave none for the baselines uniform di; give more --trials." in text
 
 
 def test_the_coordinates_of_the_sampler_are_named() -> None:
@@ -237,6 +245,7 @@ def test_a_latency_budget_is_planned_without_measuring_anything(monkeypatch: pyt
 def test_targets_share_the_proposals() -> None:
     text = page_of(budget=(), targets="20,40%", trials=9)
     assert re.search(r"\n ?targets at most \S+ \S+ \(\d+\.\d% of dense\); at most \S+ \S+ \(\d+\.\d% of dense\)", text)
-    assert re.search(r"\n ?2 uniform widths, the baseline l2 100\.0%, (49\.9|50\.\d)%", text)
+    for what in ("uniform widths, a baseline l2", "own widths, a baseline di", "uniform widths, a baseline di"):
+        assert re.search(rf"\n ?2 {what} 100\.0%, (49\.9|50\.\d)%", text)
     assert re.search(r"\d proposed by \w+ l2, aofp 100\.0%, (49\.9|50\.\d)%, the targets, in equal shares", text)
-    assert "1 trials leave no uniform widths at target" in page_of(budget=(), targets="20,40%", trials=1)
+    assert "1 trials leave none for the baselines own di at target" in page_of(budget=(), targets="20,40%", trials=1)

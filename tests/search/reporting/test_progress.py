@@ -43,7 +43,7 @@ def test_plain_output_is_one_line_per_phase_and_trial(plan: Plan, finished_searc
     trials = [line.partition("; ") for line in lines[1:-1]]
     assert [lines[0], *[trial for trial, _, _ in trials], lines[-1]] == [
         "training the dense net, epoch 1/2",
-        "1/5 trial 0 l2 (uniform): 90.00% at 640.0 kFLOPs in 3 s",
+        "1/5 trial 0 l2 (uniform widths): 90.00% at 640.0 kFLOPs in 3 s",
         "2/5 trial 1 di: 96.00% at 1.440 MFLOPs in 3 s",
         "3/5 trial 2 di: 80.00% at 512.0 kFLOPs in 3 s",
         "4/5 trial 3 di: 85.00% at 160.0 kFLOPs in 3 s",

@@ -24,7 +24,7 @@ def test_the_dense_network_comes_first_then_the_front_most_accurate_first(finish
     assert [shown(row) for row in front_rows(finished_search)] == [
         ("dense", "100.0%", "97.00%", False),
         ("trial 1: di", "56.2%", "96.00%", True),
-        ("trial 0: l2 (uniform)", "25.0%", "90.00%", False),
+        ("trial 0: l2 (uniform widths)", "25.0%", "90.00%", False),
         ("trial 3: di", "6.2%", "85.00%", False),
     ]
 

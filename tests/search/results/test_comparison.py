@@ -30,7 +30,7 @@ def confirmed(network: TrialResult, *accuracies: float, errors: tuple[str, ...] 
 
 @pytest.fixture
 def search(finished_search: SearchResult) -> SearchResult:
-    """The chosen net three times at 0.93, 0.94, 0.95; uniform widths at its FLOPs at 0.90, 0.91, 0.92."""
+    """The chosen net three times at 0.93, 0.94, 0.95; the baseline at its FLOPs at 0.90, 0.91, 0.92."""
     results = finished_search.results
     baseline = dataclasses.replace(results[0], trial=dataclasses.replace(results[0].trial, number=5))
     found = finished_search.with_results([confirmed(results[1], 0.93, 0.94, 0.95)])
@@ -63,9 +63,10 @@ def test_one_training_each_cannot_be_compared(search: SearchResult) -> None:
 def test_a_win_beyond_the_noise_is_said_with_its_figures(search: SearchResult) -> None:
     text = search.baseline_comparison.statement
     assert (
-        "Trained again from the dense network with 3 fresh seeds, the chosen one has 94.00 ± 1.00% on test, uniform "
-        "widths at its FLOPs 91.00 ± 1.00% (640,000 against 1,440,000 FLOPs): the difference of +3.00 points, with a "
-        "standard error of 0.82, is more than the noise of training (1.74), so it beats uniform widths." in text
+        "Trained again from the dense network with 3 fresh seeds, the chosen one has 94.00 ± 1.00% on test, the best "
+        "baseline at its FLOPs, l2 with uniform widths, 91.00 ± 1.00% (640,000 against 1,440,000 FLOPs): the "
+        "difference of +3.00 points, with a standard error of 0.82, is more than the noise of training (1.74), so it "
+        "beats the baseline." in text
     )
     assert "test confirms it" not in text  # one reading is no witness beside three
     assert search.baseline_comparison.difference is not None
@@ -76,9 +77,9 @@ def test_a_win_beyond_the_noise_is_said_with_its_figures(search: SearchResult) -
     [
         (
             (0.93, 0.94, 0.94),
-            "is not more than the noise of training (1.53), so it is not shown to beat uniform widths",
+            "is not more than the noise of training (1.53), so it is not shown to beat the baseline",
         ),
-        ((0.98, 0.99, 0.985), "is more than the noise of training (1.53), so uniform widths beat it"),
+        ((0.98, 0.99, 0.985), "is more than the noise of training (1.53), so the baseline beats it"),
         ((0.98,), "too few trainings have ended"),
     ],
 )
@@ -92,13 +93,13 @@ def test_a_comparison_that_is_not_won_is_said_as_plainly(
 
 def test_a_chosen_network_without_a_baseline_of_its_size_says_why(search: SearchResult) -> None:
     alone = dataclasses.replace(search, retrained_baseline=None)
-    assert "no uniform network inside the budgets has as few FLOPs" in alone.baseline_comparison.statement
+    assert "no baseline inside the budgets has as few FLOPs" in alone.baseline_comparison.statement
     results = search.results
     twin = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, number=5))
     same = dataclasses.replace(search, retrained_baseline=twin).baseline_comparison.statement
-    assert "uniform widths at its FLOPs are the same network" in same
+    assert "the best baseline at its FLOPs is the same network" in same
     baseline = dataclasses.replace(results[1], trial=dataclasses.replace(results[1].trial, baseline="uniform"))
-    assert "it is uniform itself" in alone.with_results([baseline]).baseline_comparison.statement
+    assert "it is a baseline itself" in alone.with_results([baseline]).baseline_comparison.statement
 
 
 def test_json_keeps_seeds_accuracies_mean_and_deviation(search: SearchResult) -> None:

@@ -135,7 +135,7 @@ def test_confirmed_results_replace_those_of_the_same_trials() -> None:
     assert after.chosen == confirmed
 
 
-def test_a_search_that_beats_uniform_says_by_how_much() -> None:
+def test_a_search_that_beats_its_baselines_says_by_how_much() -> None:
     uniform, chosen = made(0, 99, 0.80, "uniform"), made(1, 95, 0.85)
     comparison = search(uniform, made(2, 40, 0.6, "uniform"), chosen).baseline_comparison
     assert (comparison.won, comparison.baseline_trial, comparison.dominated, comparison.baselines) == (True, 0, 1, 2)
@@ -150,10 +150,18 @@ def test_the_test_accuracy_has_the_last_word(test_accuracy: float, verdict: str)
     assert f"test {verdict}" in search(uniform, chosen).baseline_comparison.statement
 
 
-def test_a_search_that_does_not_beat_uniform_says_so() -> None:
-    comparison = search(made(0, 99, 0.80, "uniform"), made(1, 95, 0.75)).baseline_comparison
-    assert not comparison.won
-    assert "did not beat uniform widths" in comparison.statement
+def test_the_search_is_compared_with_the_best_of_its_baselines_and_says_so_where_it_has_not_won() -> None:
+    uniform, own, other = made(0, 99, 0.70, "uniform"), made(1, 90, 0.80, "own"), made(2, 95, 0.75)
+    found = search(uniform, own, other)
+    assert found.best_baseline == own
+    assert (found.best_at("0.000000099gflops", baselines=True), found.best_at(Budget("flops", 95))) == (own, own)
+    comparison = found.baseline_comparison
+    assert (comparison.won, comparison.baseline_trial, comparison.dominated, comparison.baselines) == (False, 1, 1, 2)
+    assert comparison.statement.startswith(
+        "The search did not beat its best baseline, l2 with own widths (80.00% on validation, 90 FLOPs)."
+    )
+    won = search(uniform, own, made(2, 95, 0.85)).baseline_comparison
+    assert "beats the best baseline, l2 with own widths, on validation: 85.00% at 95 FLOPs" in won.statement
 
 
 def test_without_a_baseline_there_is_no_comparison() -> None:

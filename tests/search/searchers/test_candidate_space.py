@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial
 
 from pruning.base import Goal
 from runners.trial import Trial
-from search.searchers.candidate_space import CandidateSpace, InitialPoint
+from search.searchers.candidate_space import Candidate, CandidateSpace, InitialPoint
 from search.searchers.observation import Observation
 from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MIDDLE, WIDTH
 from spaces.budget import Budget
@@ -77,7 +77,7 @@ def test_equal_width_parameters_are_uniform_widths_at_the_fraction() -> None:
 
 def test_only_the_parameters_that_a_candidate_has_are_asked_for() -> None:
     widths = [WIDTH + group.name for group in SPACE.variable]
-    space = candidates(methods=("plain", "tuned"))
+    space = candidates(methods=("plain", "tuned"), search_settings="tuned")
     settings = ["tuned.ridge", "tuned.images", "tuned.way"]
     finding, given = Given(**{METHOD: "tuned", ALLOCATION: "method"}), Given(**{METHOD: "plain"})
     assert space.draw(finding).goal.widths is None
@@ -88,7 +88,7 @@ def test_only_the_parameters_that_a_candidate_has_are_asked_for() -> None:
 
 def test_a_flat_sampler_is_asked_for_every_parameter_of_every_method() -> None:
     suggest = Given(**{METHOD: "plain"})
-    candidates(methods=("plain", "tuned"), sampler="nsga2").draw(suggest)
+    candidates(methods=("plain", "tuned"), sampler="nsga2", search_settings="all").draw(suggest)
     assert {"tuned.ridge", "tuned.images", "tuned.way", ALLOCATION} <= set(suggest.asked)
 
 
@@ -96,10 +96,45 @@ def test_a_baseline_takes_its_method_without_asking_and_trains_as_is_set() -> No
     space = candidates(methods=("plain", "tuned"), search_training="lr")
     baseline, proposed = Given(), Given(**{METHOD: "plain"})
     parameters = {BUDGET_FRACTION: 1.0} | {WIDTH + group.name: MIDDLE for group in SPACE.variable}
-    drawn = space.draw(baseline, InitialPoint(parameters, "l2", "uniform"))
+    drawn = space.draw(baseline, InitialPoint(parameters, "l2", baseline="uniform"))
     assert (drawn.method, drawn.training) == ("l2", {})
     assert METHOD not in baseline.asked
     assert set(space.draw(proposed).training) == {"lr"}
+
+
+def test_settings_keep_their_defaults_unless_asked_for() -> None:
+    suggest = Given(**{METHOD: "tuned"})
+    space = candidates(methods=("plain", "tuned"), set=("tuned.images=32",))
+    assert space.draw(suggest).settings == {"images": 32}
+    assert not [name for name in suggest.asked if name.startswith("tuned.")]
+    searched = candidates(methods=("plain", "tuned"), set=("tuned.images=32",), search_settings="tuned")
+    assert [setting.name for setting in searched.searchable("tuned")] == ["ridge", "way"]
+    assert searched.searchable("plain") == []
+
+
+def test_a_baseline_may_find_its_widths_though_the_search_gives_them() -> None:
+    space = candidates(methods=("di",), allocation="search")
+    drawn = space.draw(Given(**{BUDGET_FRACTION: 0.5}), InitialPoint({}, "di", "method", "own"))
+    assert drawn.goal == Goal(None, (Budget("flops", 10_000),))
+
+
+def test_widths_that_a_method_has_found_are_not_proposed_again() -> None:
+    """At a target, and with no setting searched, a method finds the same widths again."""
+    known = list[Candidate]()
+    space, given = candidates(methods=("tuned",)), {BUDGET_FRACTION: 0.5, ALLOCATION: "method"}
+    first = space.draw(Given(**given), None, known.__contains__)
+    assert first.goal.widths is None
+    known.append(first)
+    asked = Given(**given)
+    assert space.draw(asked, None, known.__contains__).goal.widths is not None
+    assert ALLOCATION not in asked.asked  # the sampler learns nothing wrong about it
+
+
+def test_a_method_without_anything_to_vary_has_one_candidate_at_a_fraction() -> None:
+    space = candidates(methods=("plain", "tuned", "finding"))
+    assert space.single("finding", 0.5) == Candidate("finding", Goal(None, (Budget("flops", 10_000),)), {})
+    assert space.single("plain", 0.5) is space.single("tuned", 0.5) is None
+    assert candidates(methods=("finding",), search_settings="finding").single("finding", 0.5) is None
 
 
 def test_methods_do_what_they_can_where_who_chooses_the_widths_is_fixed() -> None:

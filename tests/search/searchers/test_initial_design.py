@@ -1,10 +1,13 @@
 """Which candidates come before those of the sampler, and in which order."""
 
+from collections.abc import Sequence
+
 import pytest
 from chain_space import chain
 from made_up_methods import Plain, Tuned, register, register_all
 from made_up_search import drain, problem_of, search_of
 
+from runners.trial import Trial
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign
 from spaces.budget import Budget
@@ -17,79 +20,125 @@ def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
     register_all(monkeypatch)
 
 
-def test_baselines_come_first_spread_evenly_in_log_cost_and_are_at_most_a_third() -> None:
-    space = chain(width=64)
+TARGETS = tuple(Budget("flops", limit) for limit in (20_000, 9_000, 4_000))
+
+
+def kinds(trials: Sequence[Trial]) -> list[tuple[str, str, float]]:
+    return [(trial.baseline, trial.method, trial.goal.budgets[0].limit) for trial in trials]
+
+
+def test_three_baselines_come_first_at_every_target_the_strongest_before_the_others() -> None:
+    space = chain()
+    trials = drain(search_of(problem_of(space, (), ("plain",), trials=16, targets=TARGETS)))
+    large, middle, small = (target.limit for target in TARGETS)
+    assert kinds(trials[:9]) == [
+        ("uniform", "l2", large),
+        *[("own", "di", limit) for limit in (large, middle, small)],
+        *[("uniform", "di", limit) for limit in (large, middle, small)],
+        ("uniform", "l2", middle),
+        ("uniform", "l2", small),
+    ]
+    assert not any(trial.baseline for trial in trials[9:])
+    for trial in trials[:9]:
+        widths = None if trial.baseline == "own" else space.fit([1.0] * 3, trial.goal.budgets)
+        assert (trial.goal.widths, trial.settings) == (widths, {})
+
+
+def test_without_targets_baselines_are_even_in_log_cost_and_at_most_half_of_the_trials() -> None:
     budget = Budget("flops", 80_000)
-    trials = drain(search_of(problem_of(space, (budget,), ("plain",), trials=12)))
-
-    baselines = [trial for trial in trials if trial.baseline == "uniform"]
-    assert baselines == trials[:4]
-    assert {trial.method for trial in baselines} == {"l2"}
-    shares = [trial.goal.budgets[0].limit / budget.limit for trial in baselines]
-    assert shares == pytest.approx([1.0, 0.03 ** (1 / 3), 0.03 ** (2 / 3), 0.03], rel=1e-3)
-    for baseline in baselines:
-        assert baseline.goal.widths == space.fit([1.0] * 3, baseline.goal.budgets)
+    trials = drain(search_of(problem_of(chain(width=64), (budget,), ("plain",), trials=18)))
+    assert [bool(trial.baseline) for trial in trials] == [True] * 9 + [False] * 9
+    shares = [limit / budget.limit for _, _, limit in kinds(trials[:9])]
+    even = pytest.approx([1.0, 0.03**0.5, 0.03], rel=1e-3)
+    assert (shares[1:4], shares[4:7]) == (even, even)
+    assert [shares[0], *shares[7:]] == even
 
 
-def test_one_trial_is_the_baseline_at_the_whole_budget() -> None:
+def test_one_trial_is_the_baseline_at_the_whole_budget_that_always_works() -> None:
     (only,) = drain(search_of(problem_of(chain(), (FLOPS,), ("plain",), trials=1)))
-    assert only.baseline == "uniform"
-    assert only.goal.budgets == (FLOPS,)
+    assert kinds([only]) == [("uniform", "l2", FLOPS.limit)]
 
 
-def test_every_method_starts_at_the_widths_of_the_baselines() -> None:
-    trials = drain(search_of(problem_of(chain(), (FLOPS,), ("plain", "tuned"), trials=12)))
+def test_baselines_with_widths_of_their_own_are_inside_every_budget() -> None:
+    params = Budget("params", 1_000)
+    trials = drain(search_of(problem_of(chain(), (FLOPS, params), ("plain",), trials=6)))
+    assert [set(trial.goal.budgets) for trial in trials if trial.baseline == "own"] == [{FLOPS, params}]
 
-    uniform = trials[4:7]
-    assert [trial.method for trial in uniform] == ["plain", "tuned", "tuned"]
-    assert uniform[0].goal.widths == trials[0].goal.widths
-    assert uniform[1].goal.widths == trials[1].goal.widths
-    assert uniform[1].settings == {"ridge": 0.1, "images": 64, "way": "greedy"}
-    assert uniform[2].goal.widths is None
-    assert uniform[2].goal.budgets == trials[2].goal.budgets
-    assert not any(trial.baseline for trial in trials[4:])
+
+@pytest.mark.parametrize("allocation", ["any", "search", "method"])
+def test_the_baselines_are_the_same_whatever_the_methods_may_do(allocation: str) -> None:
+    trials = drain(search_of(problem_of(chain(), (FLOPS,), ("di",), trials=6, allocation=allocation)))
+    found = [(trial.baseline, trial.method, trial.goal.widths is None) for trial in trials[:3]]
+    assert found == [("uniform", "l2", False), ("own", "di", True), ("uniform", "di", False)]
+    assert not any(trial.baseline for trial in trials[3:])
+
+
+def test_methods_meet_every_target_crossed() -> None:
+    """A Latin square of three pairs and three targets; 9 of 36 trials are a quarter."""
+    trials = drain(search_of(problem_of(chain(), (), ("tuned", "plain"), trials=36, targets=TARGETS)))
+    square = trials[9:18]
+    assert [trial.method for trial in square] == ["tuned", "plain", "tuned"] * 3
+    assert [trial.goal.widths is None for trial in square] == [False, False, True] * 3
+    large, middle, small = (target.limit for target in TARGETS)
+    limits = [trial.goal.budgets[0].limit for trial in square]
+    assert limits == [large, middle, small, middle, small, large, small, large, middle]
+    assert square[0].goal.widths == trials[4].goal.widths  # a method and a baseline differ in the kept channels alone
+
+
+def test_the_square_is_cut_at_a_quarter_of_the_trials() -> None:
+    design = InitialDesign(CandidateSpace(problem_of(chain(), (), ("tuned", "plain"), targets=TARGETS)))
+    assert [len(design.crossed(trials)) for trials in (9, 10, 11, 24, 60)] == [0, 1, 2, 6, 9]
 
 
 def test_every_method_comes_before_the_second_allocation_of_one() -> None:
     trials = drain(search_of(problem_of(chain(), (FLOPS,), ("tuned", "finding", "plain"), trials=10)))
-    uniform = [(trial.method, trial.goal.widths is None) for trial in trials[3:6]]
-    assert uniform == [("tuned", False), ("finding", True), ("plain", False)]
+    assert [bool(trial.baseline) for trial in trials[:4]] == [True] * 3 + [False]
+    started = [(trial.method, trial.goal.widths is None) for trial in trials[3:6]]
+    assert started == [("tuned", False), ("finding", True), ("plain", False)]
 
 
-@pytest.mark.parametrize("trials", [4, 5, 6, 9, 20])
-def test_with_as_many_trials_as_methods_and_a_baseline_every_method_is_tried(
+@pytest.mark.parametrize("trials", [6, 7, 9, 20])
+def test_with_as_many_trials_as_methods_and_baselines_every_method_is_tried(
     trials: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     methods = ("tuned", "finding", "plain")
     given = drain(search_of(problem_of(chain(), (FLOPS,), methods, trials=trials)))
     assert len(given) == trials
-    assert {trial.method for trial in given} == {"l2", *methods}
-    assert given[0].baseline == "uniform"
+    assert {trial.method for trial in given} == {"l2", "di", *methods}
     assert not caplog.records
 
 
 def test_with_fewer_trials_the_first_methods_are_tried_and_the_rest_named(caplog: pytest.LogCaptureFixture) -> None:
-    given = drain(search_of(problem_of(chain(), (FLOPS,), ("finding", "tuned", "plain"), trials=3)))
-    assert [trial.method for trial in given] == ["l2", "finding", "tuned"]
-    assert caplog.messages == ["3 trials leave none for plain; give more --trials"]
+    given = drain(search_of(problem_of(chain(), (FLOPS,), ("finding", "tuned", "plain"), trials=5)))
+    assert [trial.method for trial in given] == ["l2", "di", "di", "finding", "tuned"]
+    assert caplog.messages == ["5 trials leave none for plain; give more --trials"]
 
 
-def test_the_baseline_method_needs_no_initial_point_of_its_own() -> None:
-    given = drain(search_of(problem_of(chain(), (FLOPS,), ("l2", "tuned"), trials=6)))
-    assert [(trial.method, trial.baseline) for trial in given[:4]] == [
-        ("l2", "uniform"),
-        ("l2", "uniform"),
-        ("tuned", ""),
-        ("tuned", ""),
+def test_baselines_without_trials_are_named_with_their_targets(caplog: pytest.LogCaptureFixture) -> None:
+    drain(search_of(problem_of(chain(), (), ("di",), trials=6, targets=TARGETS)))
+    assert caplog.messages == [
+        "6 trials leave none for the baselines uniform di at target 4kflops and uniform l2 at target 9kflops, 4kflops; "
+        "give more --trials"
     ]
+    caplog.clear()
+    drain(search_of(problem_of(chain(), (FLOPS,), ("di",), trials=2)))
+    assert caplog.messages == ["2 trials leave none for the baselines uniform di; give more --trials"]
 
 
-def test_fixed_settings_hold_for_the_baseline_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_baselines_cover_needs_no_initial_point_of_its_own() -> None:
+    design = InitialDesign(CandidateSpace(problem_of(chain(), (FLOPS,), ("l2", "di", "tuned"), trials=12)))
+    assert {(point.method, point.allocation) for point in design.crossed(12)} == {
+        ("tuned", "search"),
+        ("tuned", "method"),
+    }
+
+
+def test_fixed_settings_hold_for_the_baselines_too(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, l2=Tuned, plain=Plain)
-    trials = drain(search_of(problem_of(chain(), (FLOPS,), ("plain",), set=("l2.ridge=0.5",), trials=6)))
-    baselines = [trial for trial in trials if trial.baseline]
-    assert baselines
-    assert all(trial.settings == {"ridge": 0.5} for trial in baselines)
+    settings = ("l2.ridge=0.5", "di.ridge=0.25")
+    trials = drain(search_of(problem_of(chain(), (FLOPS,), ("plain",), set=settings, trials=6)))
+    found = [(trial.method, trial.settings) for trial in trials if trial.baseline]
+    assert found == [("l2", {"ridge": 0.5}), ("di", {"ridge": 0.25}), ("di", {"ridge": 0.25})]
 
 
 def test_a_budget_above_the_dense_network_starts_from_the_dense_network() -> None:
@@ -98,12 +147,12 @@ def test_a_budget_above_the_dense_network_starts_from_the_dense_network() -> Non
     assert trials[0].goal.widths == space.full
 
 
-def test_a_search_at_the_whole_budget_with_everything_fixed_is_the_baseline_and_one_trial() -> None:
+def test_a_search_at_the_whole_budget_with_widths_of_the_method_is_the_baselines_and_one_trial() -> None:
     fixed = {"ridge": 0.5, "images": 32, "way": "closed"}
     texts = tuple(f"tuned.{name}={value}" for name, value in fixed.items())
-    problem = problem_of(chain(), (FLOPS,), ("tuned",), set=texts, trials=2, allocation="method", lowest_fraction=1.0)
-    baseline, recipe = drain(search_of(problem))
-    assert (baseline.baseline, baseline.method) == ("uniform", "l2")
+    problem = problem_of(chain(), (FLOPS,), ("tuned",), set=texts, trials=4, allocation="method", lowest_fraction=1.0)
+    *baselines, recipe = drain(search_of(problem))
+    assert [trial.method for trial in baselines] == ["l2", "di", "di"]
     assert (recipe.baseline, recipe.method, recipe.settings) == ("", "tuned", fixed)
     assert recipe.goal.budgets == (FLOPS,)
 
@@ -119,3 +168,11 @@ def test_measured_sensitivities_add_two_points_where_trials_suffice() -> None:
         assert point.parameters["budget_fraction"] == pytest.approx(fraction)
         first, second, third = (point.parameters[f"width.layer{i}"] for i in range(3))
         assert third > max(first, second)
+
+
+def test_widths_by_sensitivity_lie_on_the_smallest_targets() -> None:
+    problem = problem_of(chain(), (), ("plain",), trials=14, targets=TARGETS)
+    trials = drain(search_of(problem, sensitivities={"layer0": 0.01, "layer1": 0.01, "layer2": 0.5}))
+    widths = [trial.goal.widths for trial in trials[12:14]]  # after nine baselines and three of one method
+    assert [trial.goal.budgets[0] for trial in trials[12:14]] == [TARGETS[2], TARGETS[1]]
+    assert all(found is not None and found["layer2"] > found["layer0"] for found in widths)

@@ -14,7 +14,7 @@ from pruning.settings import setting
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
 from search.results.serialization import trial_result_from_dict
-from search.searchers import optuna_searcher
+from search.searchers import initial_design, optuna_searcher
 from search.searchers.method_choice import choose_method, method_shares
 from search.searchers.observation import Observation
 from search.storage.study_storage import RESULT
@@ -49,6 +49,7 @@ class Bad:
 @pytest.fixture(autouse=True)
 def _methods(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, l2=Baseline, good=Good, bad=Bad)
+    monkeypatch.setattr(initial_design, "MAX_FRACTIONS", 2)  # so that the later half of the trials is proposed
 
 
 def searched(seed: int, quality: dict[str, float], slowness: dict[str, float] | None = None) -> MadeUpSearch:
@@ -167,4 +168,4 @@ def test_workers_side_by_side_do_not_all_take_one_method(workers: int) -> None:
         trial = running.pop(0)
         given = outcome(trial)
         made.tell(TrialResult(trial, TrialState.COMPLETE, given.accuracy, given.cost, given.widths))
-    assert 0.25 < share(made, "good") < 0.75
+    assert 0.2 < share(made, "good") < 0.8

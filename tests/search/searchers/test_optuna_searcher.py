@@ -61,14 +61,24 @@ def test_every_candidate_is_inside_the_budgets_and_new(sampler: str) -> None:
 def test_a_method_that_takes_no_widths_is_given_budgets_alone() -> None:
     trials = drain(search_of(problem_of(chain(), (FLOPS,), ("finding",), trials=12)))
     own = [trial for trial in trials if trial.method == "finding"]
-    assert len(own) == 8
+    assert len(own) == 6
     assert all(trial.goal.widths is None and trial.goal.budgets for trial in own)
 
 
+def test_a_method_that_is_used_up_at_a_target_leaves_its_trials_to_the_others() -> None:
+    targets = (FLOPS, Budget("flops", 5_000))
+    search = search_of(problem_of(chain(), (), ("finding", "plain"), trials=20, targets=targets))
+    trials = drain(search)
+    assert len(trials) == 20
+    assert sum(trial.method == "finding" for trial in trials) == 2  # once at each target
+    assert search.searcher.repeats < 20
+
+
 def test_settings_of_every_kind_are_searched_within_their_bounds() -> None:
-    problem = problem_of(chain(), (FLOPS,), ("tuned", "finding"), trials=60, sampler="random")
+    problem = problem_of(chain(), (FLOPS,), ("tuned", "finding"), trials=100, sampler="random", search_settings="all")
     trials = drain(search_of(problem))
     tuned = [trial.settings for trial in trials if trial.method == "tuned"]
+    assert len(tuned) > 30
     finding = [trial.settings for trial in trials if trial.method == "finding"]
 
     ridges, images = [settings["ridge"] for settings in tuned], [settings["images"] for settings in tuned]
@@ -85,7 +95,7 @@ def test_settings_of_every_kind_are_searched_within_their_bounds() -> None:
 
 def test_fixed_settings_are_parsed_and_not_searched() -> None:
     fixed = ("tuned.ridge=0.5", "tuned.images=32", "tuned.fast=false")
-    trials = drain(search_of(problem_of(chain(), (FLOPS,), ("tuned",), set=fixed, trials=12)))
+    trials = drain(search_of(problem_of(chain(), (FLOPS,), ("tuned",), set=fixed, search_settings="tuned", trials=12)))
     tuned = [trial.settings for trial in trials if trial.method == "tuned"]
 
     assert all(settings["ridge"] == 0.5 and settings["images"] == 32 for settings in tuned)
@@ -140,9 +150,10 @@ def test_repeats_are_answered_from_the_history_until_the_space_is_exhausted(url:
 
     trials = drain(search)
 
-    assert sorted(trial.goal.widths["layer0"] for trial in trials if trial.goal.widths) == [3, 4, 5]
+    found = sorted((trial.method, trial.goal.widths["layer0"]) for trial in trials if trial.goal.widths)
+    assert found == [(method, width) for method in ("di", "l2") for width in (3, 4, 5)]
     assert search.searcher.repeats >= 200  # of which as many random ones
-    assert len(stored_trials(url)) == 3
+    assert len(stored_trials(url)) == len(trials) < 50
 
 
 def test_a_repeat_is_told_to_the_sampler_with_the_result_of_the_earlier_trial() -> None:
@@ -167,10 +178,11 @@ def test_a_candidate_that_is_still_running_is_not_proposed_again(url: str) -> No
     while (trial := search.ask()) is not None:
         trials.append(trial)
 
-    assert len(trials) == len({trial.key() for trial in trials}) == 3
+    assert len(trials) == len({trial.key() for trial in trials}) < 50
+    assert sum(trial.method == "l2" for trial in trials) == 3
     for trial in trials:
         search.tell(result_of(trial, space))
-    assert len(search.results) == 3
+    assert len(search.results) == len(trials)
 
 
 def test_a_search_of_the_same_budgets_takes_its_stored_trials_as_they_are(url: str) -> None:
@@ -197,7 +209,19 @@ def test_stored_trials_of_other_budgets_are_rebased_or_left_out(url: str) -> Non
         # The limit of a trial is rounded down to a whole number of FLOPs.
         assert trial.params[BUDGET_FRACTION] == pytest.approx(2 * before[number].params[BUDGET_FRACTION], rel=2e-3)
         assert trial.values == before[number].values
-    assert (len(again.results), again.tuner.total, again.tuner.remaining) == (12, 14, 2)
+    assert (len(again.results), again.tuner.total, again.tuner.remaining) == (12, 15, 3)  # the three baselines
+
+
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"gp"}))
+def test_a_search_whose_settings_were_searched_goes_on_at_the_defaults(url: str, sampler: str) -> None:
+    """As one does that was begun when settings of methods were always searched."""
+    searched = problem_of(chain(), (FLOPS,), ("tuned",), trials=12, sampler=sampler, search_settings="all")
+    before = drain(search_of(searched, url=url))
+    again = search_of(problem_of(chain(), (FLOPS,), ("tuned",), trials=20, sampler=sampler), url=url)
+    later = drain(again)
+    assert len(again.results) == 20
+    assert any(trial.settings for trial in before)
+    assert not any(trial.settings for trial in later)
 
 
 def test_rebasing_changes_the_fraction_and_its_range_alone() -> None:
@@ -228,9 +252,10 @@ def test_a_failed_trial_is_told_to_the_sampler_without_values() -> None:
 
 
 def test_similar_candidates_have_the_number_method_and_budgets_of_their_trial() -> None:
-    problem = problem_of(chain(), (FLOPS,), ("plain", "tuned"), trials=20, sampler="random", allocation="search")
+    space, budget = chain(width=64), Budget("flops", 80_000)
+    problem = problem_of(space, (budget,), ("plain", "tuned"), trials=20, sampler="random", allocation="search")
     search = search_of(problem)
-    drain(search, most=8)
+    drain(search, most=15)  # the initial design
     trial = search.ask()
     assert trial is not None
     similar = search.searcher.suggest_similar(trial, 3)

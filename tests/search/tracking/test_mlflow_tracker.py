@@ -150,11 +150,11 @@ def test_the_parent_shows_the_search_as_it_grows(client: MlflowClient, runs: dic
     assert history(client, runs["search"], "front_size") == [(1, 1.0), (2, 1.0)]
 
 
-def test_the_parent_has_the_difference_to_uniform_widths(runs: dict[str, Run]) -> None:
+def test_the_parent_has_the_difference_to_the_best_baseline(runs: dict[str, Run]) -> None:
     metrics = runs["search"].data.metrics
-    assert metrics["over_uniform_mean"] == pytest.approx(0.25)
-    assert metrics["over_uniform_standard_error"] == pytest.approx(0.05)
-    assert metrics["over_uniform_noise"] > 0.05
+    assert metrics["over_baseline_mean"] == pytest.approx(0.25)
+    assert metrics["over_baseline_standard_error"] == pytest.approx(0.05)
+    assert metrics["over_baseline_noise"] > 0.05
 
 
 def test_a_child_has_its_candidate_and_its_result(client: MlflowClient, runs: dict[str, Run]) -> None:
