@@ -37,11 +37,6 @@ class TrainingSegment:
     start: bytes | None = field(default=None, repr=False)
 
     @property
-    def is_screening(self) -> bool:
-        """Whether the segment only compares candidates before any training; its network is not kept."""
-        return self.epochs == 0
-
-    @property
     def end(self) -> int:
         """Epochs of the trial at the end of this segment."""
         return self.trained + self.epochs
@@ -56,6 +51,9 @@ class Trial:
         training: fields of `TrainConfig` that override those of the search.
         segment: the part of the training that a runner is asked for; None asks for all of it. It is no part of the
             candidate, so neither `key` nor the stored trial includes it.
+        pool: candidates that a runner is asked to compare instead of training the trial: all or some of a screening
+            pool. They have the method and the settings of the trial, so statistics serve them all. It is no part of the
+            candidate either.
     """
 
     number: int
@@ -66,6 +64,7 @@ class Trial:
     baseline: str = ""
     training: Mapping[str, int | float] = field(default_factory=dict)
     segment: TrainingSegment | None = None
+    pool: "tuple[Trial, ...]" = ()
 
     def started_from(self, weights: bytes | None) -> "Trial":
         """Return the trial with these weights as the start of its segment; without a segment, the same trial."""
@@ -98,6 +97,23 @@ class EpochReport:
     epoch: int
     accuracy: float  # validation, in [0, 1]
     seconds: float  # since the trial began
+    proxy: float | None = None  # of `runners.evaluation.proxy`, of epoch 0; higher is better
+
+
+@dataclass(frozen=True)
+class ScreenedCandidate:
+    """A candidate of a screening pool right after its cut.
+
+    Attributes:
+        cost: as its method states it.
+        accuracy: on the images of the proxy, in [0, 1]; None if it failed.
+        proxy: higher is better; None if it failed.
+    """
+
+    cost: Cost | None = None
+    accuracy: float | None = None
+    proxy: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,7 @@ class TrialResult:
         intermediate_networks: in order of falling cost.
         rungs: (epochs so far, accuracy) at the end of each segment; empty for a trial without segments.
         intermediate_index: from 1 for an intermediate network of its trial; 0 for the final network.
+        screened: the candidates of `trial.pool`, in its order; then the result has no network.
     """
 
     trial: Trial
@@ -173,6 +190,7 @@ class TrialResult:
     intermediate_networks: "tuple[TrialResult, ...]" = ()
     rungs: tuple[tuple[int, float], ...] = ()
     intermediate_index: int = 0
+    screened: tuple[ScreenedCandidate, ...] = ()
 
     @property
     def timed(self) -> Mapping[str, Any] | None:
