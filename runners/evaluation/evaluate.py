@@ -23,7 +23,7 @@ from runners.data.splits import HeldSplit
 from runners.evaluation.continuation import continue_training, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
-from runners.evaluation.proxy import PROXY_IMAGES, accuracy_and_proxy
+from runners.evaluation.proxy import PROXY_BATCHNORM_IMAGES, PROXY_IMAGES, accuracy_and_proxy
 from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
 from runners.training.loop import BATCHNORM_IMAGES, accuracy, fit, pick_device, reestimate_batchnorm
@@ -70,6 +70,7 @@ class TrialContext(Context):
         prepared: what `prepare` of this method returned; None while it prepares.
         teacher: the dense network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
+        batchnorm_images: number of images on which BatchNorm statistics are estimated again.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class TrialContext(Context):
         prepared: Any = None,
         teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
+        batchnorm_images: int = BATCHNORM_IMAGES,
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
@@ -94,7 +96,7 @@ class TrialContext(Context):
         self._input_shape = data.input_shape
         self._config = train
         self._teacher = teacher if train.distill_weight > 0 else None
-        self._compute_format = compute_format
+        self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
         self._fits = 0
 
     @override
@@ -107,7 +109,7 @@ class TrialContext(Context):
 
     @override
     def reestimate_batchnorm(self, net: nn.Module) -> None:
-        reestimate_batchnorm(net, self._calibration, device=self.device)
+        reestimate_batchnorm(net, self._calibration, device=self.device, images=self._batchnorm_images)
 
     @override
     def plan(self, epochs: int) -> TrainingPlan:
@@ -252,7 +254,7 @@ def _compare(trial: Trial, search_context: SearchContext, progress: TrialProgres
         held = dataclasses.replace(
             data,
             val=HeldSplit(data.val, PROXY_IMAGES, device),
-            calibration=HeldSplit(data.calibration, BATCHNORM_IMAGES, device),
+            calibration=HeldSplit(data.calibration, PROXY_BATCHNORM_IMAGES, device),
         )
         dense = copy.deepcopy(search_context.net).to(device).eval()
         method: Method = METHODS[trial.method](**trial.settings)
@@ -272,7 +274,7 @@ def _screened(candidate: Trial, search_context: SearchContext, dense: nn.Module)
     """Cut a candidate and measure it; one that fails is returned with the reason."""
     torch.manual_seed(candidate.seed)
     try:
-        context = _trial_context(candidate, search_context, dense)
+        context = _trial_context(candidate, search_context, dense, PROXY_BATCHNORM_IMAGES)
         snapshot = next(_snapshots(candidate, search_context, dense, context))
         if short := short_of(candidate.goal, snapshot, search_context.space):
             raise EvaluationError(f"the cut net {short}")
@@ -282,7 +284,9 @@ def _screened(candidate: Trial, search_context: SearchContext, dense: nn.Module)
     return ScreenedCandidate(promised_cost(snapshot, search_context.space), measured, proxy)
 
 
-def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module) -> TrialContext:
+def _trial_context(
+    trial: Trial, search_context: SearchContext, dense: nn.Module, batchnorm_images: int = BATCHNORM_IMAGES
+) -> TrialContext:
     """Return the context of a trial, or of the training segment that it is asked for."""
     segment, train, seed = trial.segment, search_context.train, trial.seed
     if segment is not None:
@@ -296,6 +300,7 @@ def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module
         prepared=search_context.prepared.get(trial.method),
         teacher=dense,
         compute_format=search_context.compute_format,
+        batchnorm_images=batchnorm_images,
     )
 
 

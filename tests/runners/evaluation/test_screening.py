@@ -7,16 +7,17 @@ from runners.evaluation.screening import automatic_pool_size, screen_images
 
 
 def test_a_candidate_is_screened_on_as_many_images_at_most_as_its_proxy_takes() -> None:
-    assert screen_images(100) == pytest.approx((512 + 100) / 3)
-    assert screen_images(5_000) == screen_images(PROXY_IMAGES) == pytest.approx((512 + PROXY_IMAGES) / 3)
+    assert screen_images(100) == pytest.approx((160 + 128 + 100) / 3)
+    assert screen_images(5_000) == screen_images(PROXY_IMAGES) == pytest.approx((160 + 128 + PROXY_IMAGES) / 3)
 
 
 @pytest.mark.parametrize(
     ("trained", "pools", "val", "size"),
     [
-        (24 * 2 * 4_000, 10, 488, 5),  # 0.1 * 192,000 / (1,000 / 3) = 57.6 candidates
-        (24 * 2 * 4_000, 0.4, 488, 57),
-        (1_000, 1, 488, 1),
+        (24 * 2 * 4_000, 10, 112, 14),  # 0.1 * 192,000 / (400 / 3) = 144 candidates
+        (24 * 2 * 4_000, 0.4, 112, 64),
+        (12 * 2 * 1_000, 0.4, 112, 18),
+        (1_000, 1, 112, 1),
         (24 * 90 * 50_000, 10, 5_000, 64),
     ],
 )

@@ -128,8 +128,8 @@ def test_screening_is_said_to_cost_a_part_of_the_training() -> None:
 
     text = planned(4, "l2", "csgd")
     assert "(l2) are the best of 4 candidates each before any training" in text
-    # 5.5 of 20 trials are screened: 5.5 * 4 * (512 + 488) / 3 of 20 * 2 * 2,000
-    assert "22 candidates, which take about 9% of the time" in text
+    # 5.5 of 20 trials are screened: 5.5 * 4 * (160 + 128 + 256) / 3 of 20 * 2 * 2,000
+    assert "22 candidates, which take about 5% of the time" in text
     assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
     assert planned(1, "l2", "csgd") == ""
 
