@@ -144,7 +144,7 @@ class Context(Protocol):
     device: "torch.device"
     learning_rate: float  # peak of the schedule of `fit`
     dense_learning_rate: float  # peak of the schedule of the dense network's training
-    prepared: Any  # what the method's `prepare` returned for the dense network; None while it is preparing
+    prepared: Any  # what the method's `prepare` has returned for the dense network; None before its first call
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield up to `images` training images without augmentation, always the same images, with classes mixed.
@@ -218,7 +218,11 @@ class Method(Protocol):
     takes_widths: ClassVar[bool]  # whether the method can reach given widths; at least one of the two is true
 
     def prepare(self, net: "nn.Module", space: SearchSpace, context: Context) -> Any:  # noqa: ARG002 (few use all)
-        """Compute, once per search, what all trials of the method share; picklable, or None."""
+        """Compute what all trials of the method share; picklable, or None.
+
+        It is called once per search, with the settings that are fixed, and for every screening pool with the settings
+        of its candidates: what `context.prepared` holds already is not computed again.
+        """
         return None
 
     def run(self, net: "nn.Module", space: SearchSpace, goal: Goal, context: Context) -> Iterator[Snapshot]:

@@ -42,11 +42,6 @@ class TrainingSegment:
     final: bool = False
 
     @property
-    def is_screening(self) -> bool:
-        """Whether the segment only compares candidates before any training; its network is not kept."""
-        return self.epochs == 0
-
-    @property
     def end(self) -> int:
         """Epochs of the trial at the end of this segment."""
         return self.trained + self.epochs
@@ -65,6 +60,9 @@ class Trial:
         final: whether the final training made the trial, beyond the trials of the search.
         segment: the part of the training that a runner is asked for; None asks for all of it. It is no part of the
             candidate, so neither `key` nor the stored trial includes it.
+        pool: candidates that a runner is asked to compare instead of training the trial: all or some of a screening
+            pool. They have the method and the settings of the trial, so statistics serve them all. It is no part of the
+            candidate either.
     """
 
     number: int
@@ -77,6 +75,7 @@ class Trial:
     parent: str = ""
     final: bool = False
     segment: TrainingSegment | None = None
+    pool: "tuple[Trial, ...]" = ()
 
     def started_from(self, weights: bytes | None) -> "Trial":
         """Return the trial with these weights as the start of its segment; without a segment, the same trial."""
@@ -110,6 +109,23 @@ class EpochReport:
     epoch: int
     accuracy: float  # validation, in [0, 1]
     seconds: float  # since the trial began
+    proxy: float | None = None  # of `runners.evaluation.proxy`, of epoch 0; higher is better
+
+
+@dataclass(frozen=True)
+class ScreenedCandidate:
+    """A candidate of a screening pool right after its cut.
+
+    Attributes:
+        cost: as its method states it.
+        accuracy: on the images of the proxy, in [0, 1]; None if it failed.
+        proxy: higher is better; None if it failed.
+    """
+
+    cost: Cost | None = None
+    accuracy: float | None = None
+    proxy: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,7 @@ class TrialResult:
         rungs: (epochs so far, accuracy) at the end of each segment; empty for a trial without segments.
         final_epochs: epochs of final training, the last of those in `rungs`.
         intermediate_index: from 1 for an intermediate network of its trial; 0 for the final network.
+        screened: the candidates of `trial.pool`, in its order; then the result has no network.
     """
 
     trial: Trial
@@ -187,6 +204,7 @@ class TrialResult:
     rungs: tuple[tuple[int, float], ...] = ()
     final_epochs: int = 0
     intermediate_index: int = 0
+    screened: tuple[ScreenedCandidate, ...] = ()
 
     @property
     def timed(self) -> Mapping[str, Any] | None:

@@ -18,7 +18,6 @@ from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.builtin import check_on_disk
 from runners.data.loading import ImageData, load_data
-from runners.evaluation.screening import automatic_pool_size
 from runners.latency.engines import LatencyError, check_latency
 from runners.learning_curve import LearningCurve
 from runners.placement import pick_runner, workers
@@ -68,12 +67,6 @@ class Environment:
     def config(self) -> RunConfig:
         """The settings of the run."""
         return self.problem.config
-
-    @property
-    def screening_pool_size(self) -> int:
-        """Number of candidates that are compared before training for each one that is trained; 1 for none."""
-        pool, epochs = self.config.screening_pool, self.config.train.epochs
-        return automatic_pool_size(epochs, len(self.data.train), len(self.data.val)) if pool is None else pool
 
     @property
     def dense_recipe(self) -> DenseRecipe:

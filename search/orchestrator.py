@@ -29,7 +29,7 @@ from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
-from search.planning import plan
+from search.planning import plan, screening_pool_size
 from search.problem import BASELINE_METHODS
 from search.reporting.wording import plural
 from search.results.result import SearchResult
@@ -175,6 +175,7 @@ class _Search:
         environment, opened, latency = self.environment, self.opened, self.latency
         problem, history, pending = environment.problem, opened.history, PendingTrials()
         sensitivities = self._sensitivities(net) if left > 0 else None
+        pool_size = screening_pool_size(environment, self.candidates)
         queue = None
         if latency is not None:
             size = WAITING_PER_WORKER * environment.workers
@@ -185,8 +186,8 @@ class _Search:
             pending=pending,
             searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
             scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
-            screening=Screening(problem, environment.screening_pool_size, history.results),
             final_training=FinalTraining(self.candidates, self._final_epochs()),
+            screening=Screening(problem, pool_size, history.results, environment.workers),
             stop=self.limit,
             search_stop=self.limit.part(1 - environment.config.final_share),
             queue=queue,

@@ -18,7 +18,7 @@ from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs, yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
-from runners.evaluation.screening import screen_images
+from runners.evaluation.screening import automatic_pool_size, screen_images
 from runners.training.compute_format import step_seconds, using_threads
 from runners.training.loop import BATCHNORM_IMAGES
 from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
@@ -92,7 +92,7 @@ def forecast_epochs(config: RunConfig) -> float:
 def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeForecast:
     """Estimate the wall time from timed training steps of the dense network, by images, epochs and mean FLOPs."""
     config, data, file = environment.config, environment.data, environment.dense_file
-    train, pool = config.train, environment.screening_pool_size
+    train, pool = config.train, screening_pool_size(environment, candidates)
     dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
     forward = BATCHNORM_IMAGES + (train.epochs + 1) * len(data.val)
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
@@ -122,6 +122,15 @@ def _final_trainings(environment: Environment, candidates: CandidateSpace) -> fl
     base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
     shares = sum(math.pow(min(1.0, fraction * base), NARROW_POWER) for fraction in levels)
     return environment.config.final_training * shares
+
+
+def screening_pool_size(environment: Environment, candidates: CandidateSpace) -> int:
+    """Return how many candidates are compared before training for each one that is trained; 1 for none."""
+    config, data = environment.config, environment.data
+    if (asked := config.screening_pool) is not None:
+        return asked
+    trained_images = forecast_epochs(config) * len(data.train)
+    return automatic_pool_size(trained_images, screened_trials(candidates, config.trials), len(data.val))
 
 
 def screened_trials(candidates: CandidateSpace, trials: int) -> float:

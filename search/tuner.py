@@ -66,7 +66,7 @@ class Tuner(AskTell):
 
     def __post_init__(self) -> None:
         """Start without running trials."""
-        self._running = 0  # trials that workers have; candidates of a screening pool share a number
+        self._running = 0  # trials that workers have; parts of a screening pool share a number
         self._first: int | None = None  # number of the trial that is exempt from `stop`
         self._has_begun = bool(self.history.results)  # an earlier process has had the first trial
         self._exhausted = False  # the searcher finds no new candidate
@@ -157,7 +157,7 @@ class Tuner(AskTell):
             return self._train_finally()
         trial = (
             self.screening.next_winner()
-            or self.screening.next_candidate()
+            or self.screening.next_part()
             or self._promote(final=False)
             or self._new_candidate()
             or self._promote(final=True)
@@ -245,7 +245,7 @@ class Tuner(AskTell):
         others = [replace(other, segment=self.scheduler.first_segment(other)) for other in others]
         self.pending.screen(trial.number, others)
         self.screening.open(trial, others)
-        return self.screening.next_candidate()
+        return self.screening.next_part()
 
     def _record(self, result: TrialResult) -> None:
         """Record the result of a trial, or of another training segment of one: weights, study, history, in this order.

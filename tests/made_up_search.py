@@ -84,6 +84,7 @@ def search_of(
     url: str = "",
     name: str = "slimfront",
     size: int = 1,
+    workers: int = 1,
     stop: Callable[[], bool] = lambda: False,
     read: Read | None = None,
     window: int = 1,
@@ -99,6 +100,7 @@ def search_of(
     Args:
         url: of a storage; empty keeps the search in memory. A stored search may have had other budgets.
         size: of screening pools.
+        workers: among which a pool is divided.
         read: measures latency; None leaves it out.
         window: networks that wait to be measured before running trials are waited for.
         prepare: called with the history of an earlier process.
@@ -118,8 +120,8 @@ def search_of(
         pending=pending,
         searcher=searcher,
         scheduler=MultiObjectiveASHA(problem, candidates.objective_cost, history.results),
-        screening=Screening(problem, size, history.results),
         final_training=FinalTraining(candidates, problem.config.final_training),
+        screening=Screening(problem, size, history.results, workers),
         stop=stop,
         queue=queue,
         storage=storage,
@@ -155,12 +157,12 @@ class Watched(AskTell):
     @property
     def compared(self) -> list[Trial]:
         """The candidates that were compared before any training."""
-        return [trial for trial in self.given if trial.segment is not None and trial.segment.is_screening]
+        return [candidate for trial in self.given for candidate in trial.pool]
 
     @property
     def epochs(self) -> int:
         """Number of epochs of training of all segments that were handed out."""
-        return sum(trial.segment.epochs for trial in self.given if trial.segment)
+        return sum(trial.segment.epochs for trial in self.given if trial.segment and not trial.pool)
 
 
 def result_of(trial: Trial, space: SearchSpace, **changes: Any) -> TrialResult:

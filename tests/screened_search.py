@@ -1,13 +1,14 @@
 """A search with screening over closed-form trials."""
 
 import dataclasses
+import math
 from typing import Any
 
 from chain_space import chain
 from made_up_search import MadeUpSearch, Watched, problem_of, search_of
 
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
-from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, ScreenedCandidate, Trial, TrialResult, TrialState
 from search.problem import Problem
 from search.schedulers.stopping import StoppingCriterion
 from search.searchers.candidate_space import CandidateSpace
@@ -30,10 +31,15 @@ def screened_problem(trials: int = 16, methods: tuple[str, ...] = ("l2",), **cha
 
 
 def screened_search(
-    size: int, problem: Problem | None = None, *, url: str = "", stop: StoppingCriterion = lambda: False
+    size: int,
+    problem: Problem | None = None,
+    *,
+    url: str = "",
+    stop: StoppingCriterion = lambda: False,
+    workers: int = 1,
 ) -> MadeUpSearch:
-    """Return a search with screening pools of this size."""
-    return search_of(problem or screened_problem(), size=size, url=url, stop=stop)
+    """Return a search with screening pools of this size, divided among the workers."""
+    return search_of(problem or screened_problem(), size=size, url=url, stop=stop, workers=workers)
 
 
 def searched(size: int, problem: Problem | None = None, noise: float = 0.0, epochs: int = 2) -> Watched:
@@ -44,13 +50,22 @@ def searched(size: int, problem: Problem | None = None, noise: float = 0.0, epoc
 
 
 def told(trial: Trial, **changes: Any) -> TrialResult:
-    """Return the result of a trial by the formula; before any training with half its accuracy."""
-    final = needs()(trial)
-    accuracy = final.accuracy / 2 if trial.segment == TrainingSegment(0) else final.accuracy
-    curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5),)
-    state = TrialState.COMPLETE
-    result = TrialResult(trial, state, accuracy, final.cost, final.widths, curve, seconds=2.0, train_seconds=1.0)
+    """Return the result of a trial by the formula, or of the comparison of its pool."""
+    if trial.pool:
+        screened = tuple(cut(candidate) for candidate in trial.pool)
+        result = TrialResult(trial, TrialState.COMPLETE, seconds=2.0, train_seconds=1.0, screened=screened)
+    else:
+        final = needs()(trial)
+        curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5, proxy=cut(trial).proxy),)
+        widths, state = final.widths, TrialState.COMPLETE
+        result = TrialResult(trial, state, final.accuracy, final.cost, widths, curve, seconds=2.0, train_seconds=1.0)
     return dataclasses.replace(result, **changes)
+
+
+def cut(candidate: Trial) -> ScreenedCandidate:
+    """Return a candidate before any training: half its accuracy, and a proxy in another unit of the same order."""
+    final = needs()(candidate)
+    return ScreenedCandidate(final.cost, final.accuracy / 2, proxy=math.log(final.accuracy))
 
 
 def finish_initial_design(search: MadeUpSearch) -> None:

@@ -79,7 +79,9 @@ class ScoreAndSlice(Method):
 
     @override
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseScores:
-        chosen = self.chosen()
+        chosen, shared = self.chosen(), context.prepared
+        if isinstance(shared, DenseScores) and shared.criterion == chosen and (shared.moments or not self.compensate):
+            return shared
         scores = None if chosen.seeded else chosen.scores(net, space, context)
         return DenseScores(chosen, scores, gather(net, space, RECIPE, context) if self.compensate else None)
 

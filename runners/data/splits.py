@@ -153,6 +153,58 @@ class TensorSplit:
         return digest.hexdigest()
 
 
+class HeldSplit:
+    """A split whose first images are held on a device, decoded and normalised, for what reads them many times.
+
+    Batches of these alone come from memory; all others come from the split itself.
+
+    Args:
+        count: number of images that are held; as float32 they take 0.6 MB each at 224 x 224.
+    """
+
+    def __init__(self, split: Split, count: int, device: torch.device) -> None:
+        self._split, self._device = split, device
+        batches = list(split.batches(max(1, count), device=device, limit=count))
+        self._images = torch.cat([images for images, _ in batches]) if batches else torch.empty(0)
+        self._labels = torch.cat([labels for _, labels in batches]) if batches else split.labels[:0]
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of every image of the split."""
+        return self._split.labels
+
+    def __len__(self) -> int:
+        """Return the number of images of the split."""
+        return len(self._split)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of the split; see `Split.batches`."""
+        count = len(self) if limit is None else min(limit, len(self))
+        if augment or shuffle_seed is not None or device != self._device or count > len(self._labels):
+            split = self._split
+            yield from split.batches(batch_size, device=device, shuffle_seed=shuffle_seed, augment=augment, limit=limit)
+            return
+        for start in range(0, count, batch_size):
+            held = slice(start, min(start + batch_size, count))
+            yield self._images[held], self._labels[held]
+
+    def subset(self, indices: Tensor) -> Split:
+        """Return a subset of the split, of which nothing is held."""
+        return self._split.subset(indices)
+
+    def digest(self) -> str:
+        """Return the digest of the split."""
+        return self._split.digest()
+
+
 class ImageSource(Protocol):
     """A map-style dataset of (image, class) that `LazySplit` reads from, as torchvision's datasets are."""
 

@@ -19,15 +19,17 @@ from pruning.base import METHODS, Context, Distillation, Method, Reshape, Snapsh
 from pruning.checkpoint import to_bytes
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
+from runners.data.splits import HeldSplit
 from runners.evaluation.continuation import continue_training, cut_parent, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
+from runners.evaluation.proxy import PROXY_BATCHNORM_IMAGES, PROXY_IMAGES, accuracy_and_proxy
 from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
-from runners.training.loop import accuracy, fit, pick_device, reestimate_batchnorm
+from runners.training.loop import BATCHNORM_IMAGES, accuracy, fit, pick_device, reestimate_batchnorm
 from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, segment_config
-from runners.trial import EpochReport, Trial, TrialResult, TrialState, derive_seed
+from runners.trial import EpochReport, ScreenedCandidate, Trial, TrialResult, TrialState, derive_seed
 from spaces.cost import Cost
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
@@ -68,6 +70,7 @@ class TrialContext(Context):
         prepared: what `prepare` of this method returned; None while it prepares, and where a parent is cut.
         teacher: the dense network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
+        batchnorm_images: number of images on which BatchNorm statistics are estimated again.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class TrialContext(Context):
         prepared: Any = None,
         teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
+        batchnorm_images: int = BATCHNORM_IMAGES,
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
@@ -92,7 +96,7 @@ class TrialContext(Context):
         self._input_shape = data.input_shape
         self._config = train
         self._teacher = teacher if train.distill_weight > 0 else None
-        self._compute_format = compute_format
+        self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
         self._fits = 0
 
     @override
@@ -105,7 +109,7 @@ class TrialContext(Context):
 
     @override
     def reestimate_batchnorm(self, net: nn.Module) -> None:
-        reestimate_batchnorm(net, self._calibration, device=self.device)
+        reestimate_batchnorm(net, self._calibration, device=self.device, images=self._batchnorm_images)
 
     @override
     def plan(self, epochs: int) -> TrainingPlan:
@@ -160,6 +164,8 @@ class TrialContext(Context):
 def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochReport, bool | None, TrialResult]:
     """Run a trial; yield a report for every snapshot that meets the goal, and return the result.
 
+    A trial with a pool compares the candidates of the pool: it yields no report, and its result has no network.
+
     If False is sent in answer to a report, the trial ends: its result is STOPPED and holds the snapshot of that report.
     An exception in the trial does not leave this generator, which returns a FAILED result; a KeyboardInterrupt does.
     """
@@ -168,10 +174,12 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
     with using_threads(search_context.threads):
         try:
             search_context = _with_training(search_context, trial)
+            if trial.pool:
+                return _compare(trial, search_context, progress)
             return (yield from _measure(trial, search_context, progress))
         except Exception as error:
             logger.debug("trial %d failed", trial.number, exc_info=True)
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            reason = _reason(error)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # so that the next trial of this process has the memory of one that ran out of it
     return TrialResult(
@@ -183,6 +191,10 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
         error=reason,
         intermediate_networks=tuple(progress.intermediate_networks),  # measured and checked before the error
     )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext:
@@ -219,22 +231,62 @@ def _measure(
                     progress.intermediate_networks.append(_intermediate_result(search_context, progress, snapshot))
             continue
         with progress.active():
-            measured = _accuracy(search_context, snapshot)
-        if (yield progress.report(snapshot.epoch, measured)) is False:
+            measured, proxy = _validated(search_context, snapshot)
+        if (yield progress.report(snapshot.epoch, measured, None if snapshot.epoch else proxy)) is False:
             state = TrialState.STOPPED
             break
     if last is None:
         raise EvaluationError(f"method {trial.method!r} ended without a snapshot; it must yield at least one")
     if short:
         raise EvaluationError(f"the narrow net {short}; method {trial.method!r} must end in a net that meets its goal")
-    screening = trial.segment is not None and trial.segment.is_screening
-    make_result = _screening_result if screening else _result
-    result = make_result(search_context, progress, last, progress.curve[-1].accuracy)
+    result = _result(search_context, progress, last, progress.curve[-1].accuracy)
     curve, intermediate_networks = tuple(progress.curve), tuple(progress.intermediate_networks)
     return dataclasses.replace(result, state=state, curve=curve, intermediate_networks=intermediate_networks)
 
 
-def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module) -> TrialContext:
+def _compare(trial: Trial, search_context: SearchContext, progress: TrialProgress) -> TrialResult:
+    """Cut the candidates of the trial's pool and measure them before any training.
+
+    They share the copy of the dense network, its statistics for their settings, and the images.
+    """
+    data, space, device = search_context.data, search_context.space, pick_device(search_context.train.device)
+    with progress.active():
+        held = dataclasses.replace(
+            data,
+            val=HeldSplit(data.val, PROXY_IMAGES, device),
+            calibration=HeldSplit(data.calibration, PROXY_BATCHNORM_IMAGES, device),
+        )
+        dense = copy.deepcopy(search_context.net).to(device).eval()
+        method: Method = METHODS[trial.method](**trial.settings)
+        prepared = method.prepare(dense, space, _trial_context(trial, search_context, dense))
+        shared = dataclasses.replace(search_context, data=held, prepared={trial.method: prepared})
+        screened = tuple(_screened(candidate, shared, dense) for candidate in trial.pool)
+    return TrialResult(
+        trial,
+        TrialState.COMPLETE,
+        seconds=progress.seconds(),
+        train_seconds=progress.active_seconds,
+        screened=screened,
+    )
+
+
+def _screened(candidate: Trial, search_context: SearchContext, dense: nn.Module) -> ScreenedCandidate:
+    """Cut a candidate and measure it; one that fails is returned with the reason."""
+    torch.manual_seed(candidate.seed)
+    try:
+        context = _trial_context(candidate, search_context, dense, PROXY_BATCHNORM_IMAGES)
+        snapshot = next(_snapshots(candidate, search_context, dense, context))
+        if short := short_of(candidate.goal, snapshot, search_context.space):
+            raise EvaluationError(f"the cut net {short}")
+        measured, proxy = _validated(search_context, snapshot, PROXY_IMAGES)
+    except Exception as error:
+        return ScreenedCandidate(error=_reason(error))
+    return ScreenedCandidate(promised_cost(snapshot, search_context.space), measured, proxy)
+
+
+def _trial_context(
+    trial: Trial, search_context: SearchContext, dense: nn.Module, batchnorm_images: int = BATCHNORM_IMAGES
+) -> TrialContext:
     """Return the context of a trial, or of the training segment that it is asked for."""
     segment, train, seed = trial.segment, search_context.train, trial.seed
     if segment is not None:
@@ -248,6 +300,7 @@ def _trial_context(trial: Trial, search_context: SearchContext, dense: nn.Module
         prepared=None if trial.parent else search_context.prepared.get(trial.method),
         teacher=dense,
         compute_format=search_context.compute_format,
+        batchnorm_images=batchnorm_images,
     )
 
 
@@ -265,7 +318,7 @@ def _snapshots(
 
 def _intermediate_result(search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot) -> TrialResult:
     """Return the result that the trial would have if it ended at this snapshot."""
-    measured = _accuracy(search_context, snapshot)
+    measured, _ = _validated(search_context, snapshot)
     report = EpochReport(progress.trial.number, snapshot.epoch, measured, progress.seconds())
     result = _result(search_context, progress, snapshot, measured)
     return dataclasses.replace(result, curve=(report,), intermediate_index=len(progress.intermediate_networks) + 1)
@@ -274,37 +327,34 @@ def _intermediate_result(search_context: SearchContext, progress: TrialProgress,
 def _result(search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot, measured: float) -> TrialResult:
     """Return the result of a snapshot of this accuracy, with its counted cost and its weights."""
     cost = _checked_cost(progress.trial, snapshot, search_context.space)
-    weights = to_bytes(snapshot.net, search_context.space.spec, snapshot.widths)
-    result = _screening_result(search_context, progress, snapshot, measured)
-    return dataclasses.replace(result, cost=cost, checkpoint=weights)
-
-
-def _screening_result(
-    search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot, measured: float
-) -> TrialResult:
-    """Return a result without weights and with the stated cost, which suffices to compare untrained candidates."""
     return TrialResult(
         progress.trial,
         TrialState.COMPLETE,
         accuracy=measured,
-        cost=promised_cost(snapshot, search_context.space),
+        cost=cost,
         widths=snapshot.widths,
         seconds=progress.seconds(),
         train_seconds=progress.active_seconds,
         note=dict(snapshot.note),
+        checkpoint=to_bytes(snapshot.net, search_context.space.spec, snapshot.widths),
     )
 
 
-def _accuracy(search_context: SearchContext, snapshot: Snapshot) -> float:
-    """Return the validation accuracy; raise an EvaluationError if it, or any weight of the network, is not finite."""
-    measured = accuracy(snapshot.net, search_context.data.val, device=pick_device(search_context.train.device))
+def _validated(search_context: SearchContext, snapshot: Snapshot, limit: int | None = None) -> tuple[float, float]:
+    """Return validation accuracy and proxy; raise an EvaluationError if one, or any weight of the net, is not finite.
+
+    Args:
+        limit: number of validation images; None takes all.
+    """
+    device = pick_device(search_context.train.device)
+    measured, proxy = accuracy_and_proxy(snapshot.net, search_context.data.val, device=device, limit=limit)
     wrong = [name for name, tensor in snapshot.net.state_dict().items() if not torch.isfinite(tensor).all()]
-    if wrong or not math.isfinite(measured):
-        culprit = (
-            f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {measured} is one"
+    if wrong or not math.isfinite(proxy):
+        culprit = f"{wrong[0]!r} of the narrow net" if wrong else "the validation loss of the narrow net"
+        raise EvaluationError(
+            f"after epoch {snapshot.epoch} {culprit} holds values that are not finite; lower the learning rate"
         )
-        raise EvaluationError(f"after epoch {snapshot.epoch} {culprit} that are not finite; lower the learning rate")
-    return measured
+    return measured, proxy
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:

@@ -34,8 +34,8 @@ class TrialProgress:
         finally:
             self.active_seconds += time.perf_counter() - entered
 
-    def report(self, epoch: int, accuracy: float) -> EpochReport:
+    def report(self, epoch: int, accuracy: float, proxy: float | None = None) -> EpochReport:
         """Append a report to the curve and return it."""
-        report = EpochReport(self.trial.number, epoch, accuracy, self.seconds())
+        report = EpochReport(self.trial.number, epoch, accuracy, self.seconds(), proxy)
         self.curve.append(report)
         return report

@@ -11,7 +11,7 @@ from typing_extensions import override
 from runners.base import AskTell, Evaluation, Evaluator, Runner
 from runners.config import RunnerConfig
 from runners.local import LocalRunner
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, ScreenedCandidate, Trial, TrialResult, TrialState
 from spaces.cost import Cost
 from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
@@ -84,7 +84,8 @@ class SimulatedRunner(Runner):
         outcome: trial -> its outcome; None is `SaturatingAccuracy` over the space of the search context. An exception
             gives a FAILED trial.
         epochs: number of reports of a trial after that of epoch 0; they approach the final accuracy from below. A
-            training segment has a report for each of its epochs and starts where the segment before it has ended.
+            training segment has a report for each of its epochs and starts where the segment before it has ended. The
+            accuracy of epoch 0 stands for the proxy too.
         noise: standard deviation of a reported accuracy, times the share of the epochs that are still to come.
     """
 
@@ -112,6 +113,8 @@ class SimulatedRunner(Runner):
 
 
 def _simulate(trial: Trial, outcome: Callable[[Trial], SimulatedOutcome], epochs: int, noise: float) -> Evaluation:
+    if trial.pool:
+        return _compare(trial, outcome, epochs, noise)
     try:
         final = outcome(trial)
     except Exception as error:
@@ -122,9 +125,9 @@ def _simulate(trial: Trial, outcome: Callable[[Trial], SimulatedOutcome], epochs
     before = (trained + 1) / (epochs + 1) if trained else 0.0
     for epoch in range(trained + 1 if trained else 0, end + 1):
         share = (epoch + 1) / (epochs + 1)
-        noise_of_epoch = random.Random(f"{trial.seed} {epoch}").gauss(0.0, noise) * (1 - share)
-        accuracy = min(1.0, max(0.0, final.accuracy * (0.5 + 0.5 * share) + noise_of_epoch))
-        report = EpochReport(trial.number, epoch, accuracy, final.seconds * (share - before))
+        accuracy = _accuracy(trial, final, epoch, share, noise)
+        proxy = None if epoch else accuracy
+        report = EpochReport(trial.number, epoch, accuracy, final.seconds * (share - before), proxy)
         curve.append(report)
         if (yield report) is False:
             state = TrialState.STOPPED
@@ -139,3 +142,26 @@ def _simulate(trial: Trial, outcome: Callable[[Trial], SimulatedOutcome], epochs
         seconds=curve[-1].seconds,
         train_seconds=curve[-1].seconds,
     )
+
+
+def _accuracy(trial: Trial, final: SimulatedOutcome, epoch: int, share: float, noise: float) -> float:
+    """Return the accuracy of a trial after an epoch, at which it has had this share of its time."""
+    noise_of_epoch = random.Random(f"{trial.seed} {epoch}").gauss(0.0, noise) * (1 - share)
+    return min(1.0, max(0.0, final.accuracy * (0.5 + 0.5 * share) + noise_of_epoch))
+
+
+def _compare(trial: Trial, outcome: Callable[[Trial], SimulatedOutcome], epochs: int, noise: float) -> TrialResult:
+    """Return the result of a screening pool."""
+    share = 1 / (epochs + 1)
+    screened: list[ScreenedCandidate] = []
+    seconds = 0.0
+    for candidate in trial.pool:
+        try:
+            final = outcome(candidate)
+        except Exception as error:
+            screened.append(ScreenedCandidate(error=f"{type(error).__name__}: {error}"))
+            continue
+        accuracy = _accuracy(candidate, final, 0, share, noise)
+        screened.append(ScreenedCandidate(final.cost, accuracy, proxy=accuracy))
+        seconds += final.seconds * share
+    return TrialResult(trial, TrialState.COMPLETE, seconds=seconds, train_seconds=seconds, screened=tuple(screened))

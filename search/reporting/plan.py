@@ -19,6 +19,7 @@ from search.planning import (
     plan,
     screenable_methods,
     screened_trials,
+    screening_pool_size,
 )
 from search.problem import BASELINE_METHODS, BASELINES, Problem
 from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
@@ -269,16 +270,16 @@ def _rungs(problem: Problem) -> Iterator[TextTable]:
 
 def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator[str]:
     """Say how many trials are winners of screening pools and what the screening costs, where there is any."""
-    size, data, config = environment.screening_pool_size, environment.data, environment.config
+    size, data, config = screening_pool_size(environment, candidates), environment.data, environment.config
     able = screenable_methods(candidates)
     if size > 1 and not able:
         yield f"Screening: none, because {', '.join(candidates.methods)} cannot be compared without training."
     elif size > 1:
-        cost = size * screen_images(len(data.val)) / (config.train.epochs * len(data.train))
+        pools = screened_trials(candidates, config.trials)
+        cost = pools * size * screen_images(len(data.val)) / (forecast_epochs(config) * len(data.train))
         yield (
-            f"Screening: about {screened_trials(candidates, config.trials):.0f} trials ({', '.join(able)}) are the "
-            f"best of {size} candidates each before any training, which takes about {cost:.0%} of the time that "
-            "training the best one does."
+            f"Screening: about {pools:.0f} trials ({', '.join(able)}) are the best of {size} candidates each before "
+            f"any training: {pools * size:.0f} candidates, which take about {cost:.0%} of the time of the training."
         )
 
 

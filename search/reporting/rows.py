@@ -135,7 +135,7 @@ def widths_table(result: SearchResult, network: TrialResult) -> TextTable:
 
 
 def rank_correlation_table(result: SearchResult) -> TextTable | None:
-    """Tabulate the rank correlation of rungs, and of the accuracy before training, with the end of training.
+    """Tabulate the rank correlation of rungs, and of the proxy before training, with the end of training.
 
     None where there is nothing to show. A dash stands for one over fewer than `LEAST` trials, or where nothing varies.
     """

@@ -102,7 +102,10 @@ def screening_statements(result: SearchResult) -> list[str]:
     ]
     audit = result.screening_audit
     if audit is not None and audit.correlation is not None:
-        lines[0] += f" Rank correlation with the end of training: {audit.correlation:.2f} over {audit.trials} trials."
+        lines[0] += (
+            " Rank correlation of the proxy (minus the validation loss) with the end of training: "
+            f"{audit.correlation:.2f} over {audit.trials} trials."
+        )
         if misleads(audit):
             lines.append(f"That is under {USEFUL:g}: this network and data are better searched with --screen none.")
     if switched_off(result.results):

@@ -1,9 +1,10 @@
-"""Rank correlation audits: how well an accuracy early in training tells the accuracy at its end.
+"""Rank correlation audits: how well a value early in training tells the accuracy at its end.
 
-Two early accuracies are audited from the results of the search itself: that at a rung, by which trials are promoted,
-and that before any training, by which candidates are screened. Trials that are trained to the end whatever their rungs
-say (baselines and the calibration trials) count, and so do promoted ones. Ranks are compared within bands of cost: over
-the whole range every rung would look good, because expensive networks are more accurate than cheap ones at any time.
+Two early values are audited from the results of the search itself: the accuracy at a rung, by which trials are
+promoted, and the proxy before any training, by which candidates are screened. Trials that are trained to the end
+whatever their rungs say (baselines and the calibration trials) count, and so do promoted ones. Ranks are compared
+within bands of cost: over the whole range every rung would look good, because expensive networks are more accurate than
+cheap ones at any time.
 
 Promoted trials were selected by their accuracy at the rungs, which narrows the range and lowers the correlation.
 """
@@ -24,7 +25,7 @@ LEAST_TO_JUDGE = 8  # trials in all bands, before a rung is judged by its correl
 TRUSTED = 0.4  # a lower correlation is no ground to end a trial: at 0.4 two of three pairs of networks rank right
 
 SCREENED = "screened"  # in the note of a trial: size of the screening pool that it is the best of
-SCREENED_ACCURACY = "screened_accuracy"  # in the same note: its accuracy before training
+PROXY = "proxy"  # in the same note: its value before training (`runners.evaluation.proxy`)
 UNSCREENED = "screening_off"  # in the note of a trial that was not screened because screening had misled before
 # A lower rank correlation over so many trials ends the screening. Only winners of pools are trained to the end, and a
 # proxy ranks winners worse than all candidates: one that ranks all with 0.76 came under 0.1 over 8 trials in 20% of the
@@ -48,10 +49,10 @@ class Band:
 
 @dataclass(frozen=True)
 class RungAudit:
-    """How well the accuracy after some epochs ranks networks.
+    """How well the accuracy after some epochs, or the proxy before any training, ranks networks.
 
     Attributes:
-        epochs: of the rung; 0 before any training.
+        epochs: of the rung; 0 for the proxy.
         trials: number of trials that were trained to the end.
         correlation: of the ranks within bands, all bands together; None with under `LEAST` trials.
     """
@@ -93,7 +94,7 @@ def first_rung(audits: Sequence[RungAudit]) -> int:
 
 
 def audit_screening(results: Iterable[TrialResult], rungs: Sequence[int]) -> RungAudit | None:
-    """Judge the accuracy before training by the trials that were trained to the end; None where none was screened.
+    """Judge the proxy by the trials that were trained to the end; None where none was screened.
 
     Within a band of cost a trial is ranked among those of its method, as candidates of a pool are. Baselines and trials
     of methods that are not screened are left out of the ranks.
@@ -108,15 +109,19 @@ def audit_screening(results: Iterable[TrialResult], rungs: Sequence[int]) -> Run
     ended = _trained_to_end(known, rungs)
 
     def is_ranked(result: TrialResult) -> bool:
-        has_early_accuracy = bool(result.curve) and result.curve[0].epoch == 0
-        return has_early_accuracy and not result.trial.baseline and result.trial.method in methods
+        return proxy(result) is not None and not result.trial.baseline and result.trial.method in methods
 
-    early = [result.curve[0].accuracy if is_ranked(result) else 0.0 for result in ended]
+    early = [proxy(result) or 0.0 for result in ended]
     return _audit(0, ended, early, [result.trial.method if is_ranked(result) else "" for result in ended])
 
 
+def proxy(result: TrialResult) -> float | None:
+    """Return the proxy of a trial; None where its network was not measured before training."""
+    return result.curve[0].proxy if result.curve else None
+
+
 def misleads(audit: RungAudit) -> bool:
-    """Return whether screening by this accuracy does harm."""
+    """Return whether screening by this proxy does harm."""
     return audit.trials >= JUDGED_FROM and audit.correlation is not None and audit.correlation < USEFUL
 
 
@@ -138,12 +143,12 @@ def _trained_to_end(results: Iterable[TrialResult], rungs: Sequence[int]) -> lis
 
 
 def _audit(epochs: int, ended: Sequence[TrialResult], early: Sequence[float], groups: Sequence[str]) -> RungAudit:
-    """Correlate early accuracies with final ones, by rank within the groups of each band.
+    """Correlate early values with final accuracies, by rank within the groups of each band.
 
     Args:
-        epochs: after which the trials had the early accuracies.
+        epochs: after which the trials had the early values.
         ended: trials that were trained to the end, cheapest first.
-        early: an accuracy of every trial of `ended`.
+        early: a value of every trial of `ended`; higher is better.
         groups: name of the group of every trial; trials of the group "" do not count.
     """
     final = [result.searched_accuracy or 0.0 for result in ended]

@@ -151,7 +151,7 @@ class SearchResult:
 
     @cached_property
     def screening_audit(self) -> RungAudit | None:
-        """How well the accuracies before training have ranked networks as its end does; None without screening."""
+        """How well the proxies have ranked networks as the end of training does; None without screening."""
         return audit_screening(self.results, self.rungs)
 
     @property

@@ -19,8 +19,9 @@ _Value = TypeVar("_Value")
 # Intermediate networks belong to the trial of their result, which is written once.
 _UNWRITTEN = {
     "checkpoint": True,
-    "trial": {"segment": True},
-    "intermediate_networks": {"__all__": {"checkpoint", "trial", "intermediate_networks"}},
+    "screened": True,
+    "trial": {"segment": True, "pool": True},
+    "intermediate_networks": {"__all__": {"checkpoint", "screened", "trial", "intermediate_networks"}},
 }
 
 

@@ -1,67 +1,88 @@
 """Screening, the rung before any training: candidates are cut and compared, and the best of them is trained.
 
-ResNet-20 on cluttered_digits at 8% of its FLOPs, 29 random width vectors cut by di: the accuracy right after the cut
-takes a twentieth of the time of 2 epochs and ranks what these lead to with Spearman's 0.74, where the accuracy after
-the first of them gives 0.51.
+What a cut network tells before any training, its proxy (`runners.evaluation.proxy`), costs a fraction of an epoch.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from runners.trial import TrainingSegment, Trial, TrialResult
+from runners.trial import Trial, TrialResult
 from search.problem import Problem
-from search.results.pareto import measured, objectives
 from search.results.rank_correlation import (
+    PROXY,
     SCREENED,
-    SCREENED_ACCURACY,
     UNSCREENED,
     audit_screening,
     misleads,
     switched_off,
 )
 
+# Candidates of a part of a pool, at least: a part has a copy of the dense network and the images to itself.
+LEAST_PART = 4
 _log = logging.getLogger(__name__)
 Note = dict[str, float | int | bool]
 
 
 @dataclass
 class _Pool:
-    """Candidates under one number, of which one is trained; `results` by key."""
+    """Candidates under one number, of which one is trained.
+
+    Attributes:
+        waiting: parts that no worker has had yet.
+        results: of parts.
+        proxies: of candidates that were cut, by key.
+    """
 
     candidates: tuple[Trial, ...]
-    results: dict[str, TrialResult] = field(default_factory=dict)
+    waiting: list[tuple[Trial, ...]]
+    results: list[TrialResult] = field(default_factory=list)
+    proxies: dict[str, float] = field(default_factory=dict)
 
-    def accuracy(self, candidate: Trial) -> float:
-        """Return the accuracy in [0, 1] before training, or -1 for a failed candidate."""
-        result = self.results[candidate.key()]
-        return objectives(result)[1] if measured(result) else -1.0
+    def add(self, result: TrialResult) -> None:
+        """Take the result of a part."""
+        self.results.append(result)
+        for candidate, screened in zip(result.trial.pool, result.screened, strict=False):  # a failed part has none
+            if screened.proxy is not None:
+                self.proxies[candidate.key()] = screened.proxy
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether every candidate has been compared."""
+        return sum(len(result.trial.pool) for result in self.results) == len(self.candidates)
+
+    @property
+    def winner(self) -> Trial:
+        """The candidate of the highest proxy; of equals, and where all have failed, the first."""
+        return max(self.candidates, key=lambda candidate: self.proxies.get(candidate.key(), -math.inf))
 
 
 class Screening:
     """Compares candidates before any training.
 
-    A new candidate and similar ones become a pool: trials of no epochs, all under one number, one to each worker that
-    asks. Once all candidates of a pool have a result, the most accurate one is trained under that number.
+    A new candidate and similar ones become a pool, all under one number. It is handed out in parts, each of them one
+    call of a worker; once all have a result, the candidate with the highest proxy is trained under that number.
 
     Args:
         problem: its rungs say which trials were trained to the end.
         size: number of candidates of which one is trained; 1 trains them all.
         results: found by an earlier process.
+        workers: among which a pool is divided.
     """
 
-    def __init__(self, problem: Problem, size: int, results: Sequence[TrialResult] = ()) -> None:
-        self._rungs, self._size = problem.rungs, size
+    def __init__(self, problem: Problem, size: int, results: Sequence[TrialResult] = (), workers: int = 1) -> None:
+        self._rungs, self._size, self._workers = problem.rungs, size, workers
         self._off = switched_off(results)
         self._pools: dict[int, _Pool] = {}
-        self._waiting: list[Trial] = []  # candidates of pools that no worker has had yet
         self._winners: list[Trial] = []
-        self._screened: dict[int, tuple[Note, Collection[TrialResult]]] = {}  # by number, of trials without a result
+        # By number, of trials without a result: the note of their screening and the results of their pool.
+        self._screened: dict[int, tuple[Note, Sequence[TrialResult]]] = {}
         self.observe(results)  # a search that was stopped decides as it would have
 
     @property
     def others_wanted(self) -> int:
-        """Number of candidates that a new one is compared with; 0 once the accuracy before training has misled."""
+        """Number of candidates that a new one is compared with; 0 once the proxy has misled."""
         return 0 if self._off else self._size - 1
 
     @property
@@ -70,14 +91,14 @@ class Screening:
         return bool(self._pools or self._winners)
 
     def observe(self, results: Sequence[TrialResult]) -> None:
-        """Switch screening off for good once the accuracy before training does not rank networks as its end does."""
+        """Switch screening off for good once the proxy does not rank networks as the end of training does."""
         if self._off or self._size == 1:
             return
         audit = audit_screening(results, self._rungs)
         if audit is not None and misleads(audit):
             self._off = True
             _log.warning(
-                "the accuracy before training does not rank networks as the end of training does (rank correlation "
+                "the proxy before training does not rank networks as the end of training does (rank correlation "
                 "%.2f over %d trials): from now on every candidate is trained",
                 audit.correlation,
                 audit.trials,
@@ -87,14 +108,21 @@ class Screening:
         """Return the best candidate of a pool that was compared, to be trained; None when there is none."""
         return self._winners.pop(0) if self._winners else None
 
-    def next_candidate(self) -> Trial | None:
-        """Return a candidate to be compared; None when there is none."""
-        return replace(self._waiting.pop(0), segment=TrainingSegment(0)) if self._waiting else None
+    def next_part(self) -> Trial | None:
+        """Return a trial whose pool is to be compared, a part of a screening pool; None when there is none."""
+        for pool in self._pools.values():
+            if pool.waiting:
+                part = pool.waiting.pop(0)
+                return replace(part[0], pool=part)
+        return None
 
     def open(self, trial: Trial, others: Sequence[Trial]) -> None:
         """Compare a trial with other candidates."""
-        self._pools[trial.number] = _Pool((trial, *others))
-        self._waiting += [trial, *others]
+        candidates = (trial, *others)
+        count = max(1, min(self._workers, len(candidates) // LEAST_PART))
+        ends = [len(candidates) * part // count for part in range(count + 1)]
+        parts = [candidates[first:end] for first, end in zip(ends, ends[1:], strict=False)]
+        self._pools[trial.number] = _Pool(candidates, parts)
 
     def skip(self, trial: Trial) -> None:
         """Note that a trial would have been compared with others, had screening not been switched off."""
@@ -106,21 +134,18 @@ class Screening:
         return number in self._pools
 
     def tell(self, result: TrialResult) -> Trial | None:
-        """Take the result of a candidate; return the winner when it was the last one of its pool.
-
-        The winner is the most accurate candidate; of equals, and where all have failed, the first.
-        """
+        """Take the result of a part of a pool; return the winner when it was the last part."""
         number = result.trial.number
         pool = self._pools[number]
-        pool.results[result.trial.key()] = result
-        if len(pool.results) < len(pool.candidates):
+        pool.add(result)
+        if not pool.is_compared:
             return None
         del self._pools[number]
-        winner = max(pool.candidates, key=pool.accuracy)
+        winner = pool.winner
         note: Note = {SCREENED: len(pool.candidates)}
-        if (accuracy := pool.accuracy(winner)) >= 0:
-            note[SCREENED_ACCURACY] = accuracy
-        self._screened[number] = note, pool.results.values()
+        if winner.key() in pool.proxies:
+            note[PROXY] = pool.proxies[winner.key()]
+        self._screened[number] = note, pool.results
         self._winners.append(winner)
         return winner
 
@@ -130,6 +155,6 @@ class Screening:
         return replace(
             result,
             note={**result.note, **note},
-            seconds=result.seconds + sum(candidate.seconds for candidate in pool),
-            train_seconds=result.train_seconds + sum(candidate.train_seconds for candidate in pool),
+            seconds=result.seconds + sum(part.seconds for part in pool),
+            train_seconds=result.train_seconds + sum(part.train_seconds for part in pool),
         )

@@ -5,11 +5,13 @@ The sampler works on a study in memory, which takes the trials of an earlier pro
 
 import itertools
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -25,17 +27,20 @@ from search.searchers.candidate_space import Candidate, CandidateSpace, InitialP
 from search.searchers.cost_coverage import MAX_REPEATS, largest_gap
 from search.searchers.initial_design import InitialDesign
 from search.searchers.method_choice import choose_method
-from search.searchers.parameters import BUDGET_FRACTION, METHOD
+from search.searchers.neighbours import neighbour
+from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH
 from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
 from search.searchers.structured_sampler import DUPLICATE, EPOCHS
 from search.storage.history import History
 from search.storage.pending import PendingTrials
 from search.storage.study_storage import DIRECTIONS, RESULT, StoredTrial
+from spaces.widths import Widths
 
 _log = logging.getLogger(__name__)
 
 REPEATS = 100  # proposals in a row that may repeat earlier ones; after them random ones, which may repeat as often
 SIMILAR_REPEATS = 12  # the same for candidates of a screening pool: small spaces have few at one budget fraction
+SAMPLED = 8  # of a screening pool, by the sampler; all others are neighbours, which take a hundredth of the time
 
 
 @dataclass(frozen=True)
@@ -122,25 +127,45 @@ class OptunaSearcher:
                 self._initial_numbers.add(trial.number)
                 return trial
         for repeats in range(REPEATS):
-            if (trial := self._propose(fraction=self._next_fraction(repeats))) is not None:
+            if (trial := self._propose(given=_at(self._next_fraction(repeats)))) is not None:
                 return trial
         for repeats in range(REPEATS):
-            if (trial := self._propose(fraction=self._next_target(repeats), at_random=True)) is not None:
+            if (trial := self._propose(given=_at(self._next_target(repeats)), at_random=True)) is not None:
                 return trial
         return None
 
     def suggest_similar(self, trial: Trial, count: int) -> list[Trial]:
-        """Return up to so many other candidates with the number, method and budget fraction of a pending trial."""
-        fraction = self._asked[trial.key()].params[BUDGET_FRACTION]
+        """Return up to so many other candidates that differ from a pending trial in their widths alone.
+
+        The sampler proposes the first ones, unless it is one by chance, which proposes all. The others are neighbours
+        of the trial and of the network of the front that is nearest in cost, in turn.
+        """
+        parameters = self._asked[trial.key()].params
+        shared = {name: value for name, value in parameters.items() if not name.startswith(WIDTH)}
+        shared |= {METHOD: trial.method, ALLOCATION: "search"}
+        origins = self._origins(trial, parameters[BUDGET_FRACTION])
+        random = np.random.default_rng(trial.seed)
+        groups = self._candidates.problem.space.variable
         found: list[Trial] = []
         repeats = 0
         while len(found) < count and repeats < SIMILAR_REPEATS:
-            if (other := self._propose(fraction=fraction, similar_to=trial)) is None:
-                repeats += 1
-            else:
-                found.append(other)
-                repeats = 0
+            sampled = self._config.sampler in BY_CHANCE or len(found) + 1 < SAMPLED or not origins
+            widths = {} if sampled else neighbour(origins[len(found) % len(origins)], groups, random)
+            # All parameters of a neighbour are given, and not every sampler sees that and saves its time.
+            other = self._propose(given={**shared, **widths}, similar_to=trial, at_random=not sampled)
+            found += [] if other is None else [other]
+            repeats = repeats + 1 if other is None else 0
         return found
+
+    def _origins(self, trial: Trial, fraction: float) -> list[Widths]:
+        """Return the widths whose neighbours are compared with a trial at this fraction of the scaled budget."""
+
+        def distance(member: TrialResult) -> float:
+            return abs(math.log(self._candidates.observe(member.trial, member).fraction / fraction))
+
+        nearest = min(self._history.front, key=distance, default=None)
+        known = (trial.goal.widths, nearest.widths if nearest is not None else None)
+        return [widths for widths in known if widths is not None]
 
     def is_screenable(self, trial: Trial) -> bool:
         """Return whether a new trial can be screened: a sampler proposed it, and its method cuts before training."""
@@ -186,7 +211,7 @@ class OptunaSearcher:
     def _propose(
         self,
         initial: InitialPoint | None = None,
-        fraction: float | None = None,
+        given: Mapping[str, Any] | None = None,
         similar_to: Trial | None = None,
         *,
         at_random: bool = False,
@@ -194,17 +219,13 @@ class OptunaSearcher:
         """Return the next candidate, or None when it repeats an earlier one (which the sampler is told).
 
         Args:
-            fraction: of the scaled budget; None leaves it to the sampler.
-            similar_to: trial whose number and method the candidate gets.
+            given: parameters that are not left to the sampler.
+            similar_to: trial whose number the candidate gets.
             at_random: sample uniformly, instead of by the sampler of the search.
         """
-        given: dict[str, Any] = {} if fraction is None else {BUDGET_FRACTION: fraction}
-        if initial is not None:
-            given = dict(initial.parameters)
-        if similar_to is not None and len(self._candidates.methods) > 1:
-            given[METHOD] = similar_to.method
+        given = initial.parameters if initial is not None else given
         if given:
-            self._study.enqueue_trial(given)
+            self._study.enqueue_trial(dict(given))
         self._study.sampler = self._random if at_random else self._sampler
         asked = self._study.ask()
         drawn = self._candidates.draw(asked, initial, self._is_known)
@@ -285,6 +306,11 @@ class OptunaSearcher:
         singles = {name: self._candidates.single(name, fraction) for name in self._candidates.methods}
         new = [name for name, single in singles.items() if single is None or not self._is_known(single)]
         return choose_method(new or self._candidates.methods, observations, fraction, seed)
+
+
+def _at(fraction: float | None) -> dict[str, float]:
+    """Return the parameters that hold a proposal at a fraction of the scaled budget; None leaves it to the sampler."""
+    return {} if fraction is None else {BUDGET_FRACTION: fraction}
 
 
 def rebase(trial: FrozenTrial, fraction: float, lowest: float) -> FrozenTrial | None:

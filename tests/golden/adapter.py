@@ -29,7 +29,7 @@ from search.latency.queue import MeasurementQueue, restore_readings
 from search.problem import Problem
 from search.reporting.statements import ending
 from search.results.pareto import measured
-from search.results.rank_correlation import SCREENED, SCREENED_ACCURACY, UNSCREENED
+from search.results.rank_correlation import PROXY, SCREENED, UNSCREENED
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.schedulers.asha import MultiObjectiveASHA
 from search.schedulers.screening import Screening
@@ -49,7 +49,7 @@ __all__ = ["command_line", "search_for_real", "simulate"]
 
 NOTES = {
     SCREENED: "best of",
-    SCREENED_ACCURACY: "accuracy before training",
+    PROXY: "proxy",
     UNSCREENED: "compared no more",
     KEPT_AFTER: "kept after",
     NOT_CONTINUED: "not continued",
@@ -58,7 +58,8 @@ NOTES = {
 
 def _pool_size(config: RunConfig) -> int:
     pool = config.screening_pool
-    return automatic_pool_size(config.train.epochs, 1000, 250) if pool is None else pool
+    trained_images = 1000 * config.train.epochs * config.trials
+    return automatic_pool_size(trained_images, config.trials, 250) if pool is None else pool
 
 
 def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: bool = False) -> dict[str, Any]:
@@ -241,6 +242,7 @@ class _Log:
         if trial is not None:
             leg = trial.segment
             part = "whole" if leg is None else f"{leg.trained}+{leg.epochs}"
+            part = f"pool of {len(trial.pool)}" if trial.pool else part
             self.given.append(f"{trial.number} {trial.method} {part}")
         return trial
 
@@ -252,9 +254,7 @@ class _Log:
         return go_on and not stops
 
     def tell(self, result: TrialResult) -> None:
-        if result.state is not TrialState.FAILED and (
-            result.trial.segment is None or not result.trial.segment.is_screening
-        ):
+        if result.state is not TrialState.FAILED and not result.trial.pool:
             result = dataclasses.replace(result, checkpoint=b"weights")
             if result.trial.number % 3 == 1 and self.sim.get("passing"):
                 result = dataclasses.replace(result, intermediate_networks=tuple(self._passed(result)))

@@ -54,9 +54,8 @@ def test_weights_are_the_start_of_a_segment() -> None:
     assert TRIAL.started_from(b"weights") is TRIAL
 
 
-def test_only_a_segment_without_epochs_screens() -> None:
-    assert TrainingSegment(0).is_screening
-    assert not TrainingSegment(1).is_screening
+def test_a_pool_is_no_part_of_the_candidate() -> None:
+    assert dataclasses.replace(TRIAL, pool=(TRIAL, dataclasses.replace(TRIAL, method="l1"))).key() == TRIAL.key()
 
 
 def test_the_networks_of_a_trial_are_its_final_one_and_the_intermediate_ones() -> None:

@@ -8,7 +8,7 @@ import torch
 from tiny_search import tiny_config
 
 from pruning.base import Goal
-from runners.config import LatencyConfig, TrainConfig
+from runners.config import LatencyConfig
 from runners.latency.engines import LatencyError
 from runners.learning_curve import LearningCurve, write_curve
 from runners.trial import Trial, TrialResult, TrialState
@@ -95,13 +95,3 @@ def test_the_reference_cost_is_along_the_axis_of_the_front(environment: Environm
     timed = dataclasses.replace(environment, problem=dataclasses.replace(problem, config=config))
     assert Plan(timed, dense_seconds=2e-3).reference_cost == 2e-3
     assert Plan(timed).reference_cost == 0.0
-
-
-def test_candidates_are_screened_as_the_config_says(environment: Environment) -> None:
-    assert prepare_with_screen(environment, "3").screening_pool_size == 3
-    assert prepare_with_screen(environment, "none").screening_pool_size == 1
-
-
-def prepare_with_screen(environment: Environment, screen: str) -> Environment:
-    config = dataclasses.replace(environment.config, screen=screen, train=TrainConfig(epochs=2))
-    return dataclasses.replace(environment, problem=dataclasses.replace(environment.problem, config=config))

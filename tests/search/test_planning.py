@@ -8,6 +8,7 @@ from safetensors.torch import save
 
 from configs.schema import RunConfig
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
+from runners.evaluation.screening import screen_images
 from runners.search_training import parse_search_training
 from search.environment import Environment, prepare
 from search.planning import (
@@ -21,6 +22,7 @@ from search.planning import (
     plan,
     screenable_methods,
     screened_trials,
+    screening_pool_size,
 )
 from search.problem import Problem
 from search.searchers.candidate_space import CandidateSpace
@@ -94,6 +96,22 @@ def test_only_proposals_with_methods_that_can_be_compared_are_screened(tmp_path:
     candidates = CandidateSpace(environment_of(tmp_path, "l2,csgd", trials=20).problem)
     assert screenable_methods(candidates) == ["l2"]
     assert screened_trials(candidates, 20) == (20 - 9 - 5) / 2  # half of the trials after the initial design
+
+
+def test_screening_pools_are_as_large_as_the_config_says_or_as_a_tenth_of_the_training_allows(tmp_path: Path) -> None:
+    made = environment_of(tmp_path, "l2", trials=20)
+
+    def size(**changes: object) -> int:
+        environment = changed(made, **changes)
+        return screening_pool_size(environment, CandidateSpace(environment.problem))
+
+    assert (size(screen="3"), size(screen="none")) == (3, 1)
+    train = dataclasses.replace(made.config.train, epochs=20)
+    automatic = size(train=train, rungs="none")
+    pools, images = screened_trials(CandidateSpace(made.problem), 20), screen_images(len(made.data.val))
+    training = 20 * 20 * len(made.data.train)
+    assert automatic * pools * images <= 0.1 * training < (automatic + 1) * pools * images
+    assert size(train=train, rungs="auto") < automatic  # trials that pause are trained less
 
 
 def test_the_mean_of_searched_epochs_is_that_of_a_log_scale() -> None:

@@ -146,8 +146,8 @@ class DiscriminantInformation(Discriminant, Method):
 
     @override
     def prepare(self, net: nn.Module, space: SearchSpace, context: Context) -> DenseRankings:
-        dense = self._ranked(net, space, self.activation_moments(net, space, context))
-        if self.allocation != "closed_form":
+        dense = self._dense_rankings(net, space, context)
+        if self.allocation != "closed_form" or self.compare in dense.curves:
             return dense
         curves = self._curves(net, space, context, dense)
         return dataclasses.replace(dense, curves={self.compare: curves} if curves else {})

@@ -6,7 +6,7 @@ from tiny_images import collected, small_split, write_images
 
 from runners.config import DataConfig
 from runners.data.loading import load_data
-from runners.data.splits import Augmentation, DataError
+from runners.data.splits import Augmentation, DataError, HeldSplit
 
 CPU = torch.device("cpu")
 
@@ -18,6 +18,28 @@ def test_batches_are_normalised_shuffled_by_seed_and_limited():
     assert torch.equal(collected(split, shuffle_seed=1), collected(split, shuffle_seed=1))
     assert not torch.equal(collected(split, shuffle_seed=1), collected(split, shuffle_seed=2))
     assert [len(labels) for _, labels in split.batches(5, device=CPU, limit=7)] == [5, 2]
+
+
+@pytest.mark.parametrize("limit", [0, 3, 7, 9, 100, None])
+def test_batches_of_held_images_are_those_of_the_split(limit: int | None) -> None:
+    split = small_split()
+    held = HeldSplit(split, 7, CPU)
+    expected, found = (list(each.batches(4, device=CPU, limit=limit)) for each in (split, held))
+    expected = [batch for batch in expected if len(batch[1])]
+    assert len(found) == len(expected)
+    for (images, labels), (own_images, own_labels) in zip(expected, found, strict=True):
+        assert torch.equal(images, own_images)
+        assert torch.equal(labels, own_labels)
+
+
+def test_held_images_are_read_once_and_shuffled_ones_come_from_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = small_split()
+    held = HeldSplit(split, 7, CPU)
+    shuffled = [collected(each, shuffle_seed=1) for each in (split, held)]
+    assert torch.equal(*shuffled)
+    assert (len(held), held.digest()) == (len(split), split.digest())
+    monkeypatch.setattr(type(split), "batches", None)
+    assert [len(labels) for _, labels in held.batches(5, device=CPU, limit=7)] == [5, 2]
 
 
 def test_augmentation_shifts_each_image_by_at_most_its_shift_and_follows_the_seed():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_trials import NARROW, finish, finish_segment, trial
+from tiny_trials import NARROW, finish, trial
 from torch import nn
 
 from pruning.base import METHODS, Distillation, Goal, Snapshot
@@ -18,7 +18,7 @@ from pruning.traits import pausable, screenable
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy
-from runners.trial import TrainingSegment, Trial, TrialState
+from runners.trial import Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import ConfigError
@@ -272,19 +272,51 @@ def test_a_search_context_can_be_pickled(tiny_search_context: SearchContext) -> 
     assert finish(copied)[1].checkpoint == finish(tiny_search_context)[1].checkpoint
 
 
-@pytest.mark.parametrize("name", [method for method in sorted(METHODS) if screenable(METHODS[method], {})])
-def test_a_segment_of_no_epochs_gives_the_net_that_the_whole_training_starts_from(
+SCREENABLE = [method for method in sorted(METHODS) if screenable(METHODS[method], {})]
+
+
+@pytest.mark.parametrize("name", SCREENABLE)
+def test_a_candidate_of_a_pool_is_the_net_that_its_training_starts_from(
     tiny_search_context: SearchContext, name: str
 ) -> None:
-    cut, (_, whole) = (
-        finish_segment(tiny_search_context, trial(name), TrainingSegment(0)),
-        finish(tiny_search_context, trial(name)),
-    )
-    assert [report.epoch for report in cut.curve] == [0]
-    assert cut.accuracy == whole.curve[0].accuracy
-    assert cut.cost == whole.cost
-    assert cut.checkpoint is None  # most candidates are only compared, and never trained
-    assert len(whole.curve) > 1
+    candidates = [trial(name, Goal(tiny_search_context.space.full | {"0": width}), width) for width in (2, 5)]
+    reports, result = finish(tiny_search_context, dataclasses.replace(candidates[0], pool=tuple(candidates)))
+    assert (reports, result.error, result.curve, result.checkpoint) == ([], "", (), None)
+    for candidate, screened in zip(candidates, result.screened, strict=True):
+        start, whole = finish(tiny_search_context, candidate)
+        assert (screened.accuracy, screened.proxy) == (start[0].accuracy, start[0].proxy)
+        assert screened.cost == whole.cost
+    assert result.screened[0].proxy != result.screened[1].proxy
+
+
+def test_a_pool_of_other_settings_than_those_of_the_search_computes_its_statistics_once(
+    tiny_search_context: SearchContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"label_weight": 0.7}
+    candidates = [
+        Trial(7, "di", Goal(tiny_search_context.space.full | {"0": width}), settings, width) for width in (2, 4, 5)
+    ]
+    alone = [finish(tiny_search_context, candidate)[0][0].proxy for candidate in candidates]
+    ranked: list[Any] = []
+    of_di = METHODS["di"].rankings
+    monkeypatch.setattr(METHODS["di"], "rankings", lambda *arguments: ranked.append(1) or of_di(*arguments))
+    _, result = finish(tiny_search_context, dataclasses.replace(candidates[0], pool=tuple(candidates)))
+    assert [screened.proxy for screened in result.screened] == alone
+    assert len(ranked) == 1
+
+
+def test_a_candidate_that_fails_leaves_the_others_of_its_pool(tiny_search_context: SearchContext) -> None:
+    lost, cut = trial("l2", Goal(budgets=(Budget.parse("1flops"),))), trial("l2")
+    _, result = finish(tiny_search_context, dataclasses.replace(cut, pool=(lost, cut)))
+    assert result.state is TrialState.COMPLETE
+    assert result.screened[0].proxy is None
+    assert result.screened[0].error.startswith("BudgetError: budget")
+    assert result.screened[1].proxy is not None
+
+
+def test_the_proxy_is_that_of_the_net_before_training(tiny_search_context: SearchContext) -> None:
+    reports, _ = finish(tiny_search_context)
+    assert [report.proxy is None for report in reports] == [False, True]
 
 
 @pytest.mark.parametrize("setting", [{"bits": 6.0}, {"distill": 0.5}, {"gradual_epochs": 1}])

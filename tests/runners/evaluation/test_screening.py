@@ -2,16 +2,24 @@
 
 import pytest
 
-from runners.evaluation.screening import automatic_pool_size
+from runners.evaluation.proxy import PROXY_IMAGES
+from runners.evaluation.screening import automatic_pool_size, screen_images
+
+
+def test_a_candidate_is_screened_on_as_many_images_at_most_as_its_proxy_takes() -> None:
+    assert screen_images(100) == pytest.approx((160 + 128 + 100) / 3)
+    assert screen_images(5_000) == screen_images(PROXY_IMAGES) == pytest.approx((160 + 128 + PROXY_IMAGES) / 3)
 
 
 @pytest.mark.parametrize(
-    ("epochs", "train", "val", "size"),
+    ("trained", "pools", "val", "size"),
     [
-        (2, 4_000, 1_000, 3),  # 0.25 * 2 * 4000 / (1512 / 3) = 3.97
-        (1, 1_000, 488, 1),
-        (90, 50_000, 5_000, 8),
+        (24 * 2 * 4_000, 10, 112, 14),  # 0.1 * 192,000 / (400 / 3) = 144 candidates
+        (24 * 2 * 4_000, 0.4, 112, 64),
+        (12 * 2 * 1_000, 0.4, 112, 18),
+        (1_000, 1, 112, 1),
+        (24 * 90 * 50_000, 10, 5_000, 64),
     ],
 )
-def test_automatic_pools_cost_at_most_a_quarter_of_the_training(epochs: int, train: int, val: int, size: int) -> None:
-    assert automatic_pool_size(epochs, train, val) == size
+def test_automatic_pools_cost_at_most_a_tenth_of_the_training(trained: int, pools: float, val: int, size: int) -> None:
+    assert automatic_pool_size(trained, pools, val) == size

@@ -1,5 +1,6 @@
 """Simulated trials go through the steps of real ones, and their accuracy is the closed form's."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -97,6 +98,19 @@ def test_a_segment_starts_where_the_one_before_has_ended_and_early_accuracies_ar
     SimulatedRunner(epochs=3).run(exact, tiny_search_context)
     assert exact.told[0].accuracy == whole.told[0].accuracy  # the final accuracy has no noise
     assert exact.reports[0].accuracy != whole.reports[0].accuracy
+
+
+def test_the_proxies_of_a_pool_are_those_that_its_candidates_start_from(tiny_search_context: SearchContext) -> None:
+    pool = tuple(Trial(0, "l2", Goal(Widths({"0": 4, "3": width})), seed=width) for width in (3, 6))
+    compared, trained = TrialList([]), TrialList([])
+    compared.trials, trained.trials = [dataclasses.replace(pool[0], pool=pool)], list(pool)
+    for trials in (compared, trained):
+        SimulatedRunner(epochs=3, noise=0.2).run(trials, tiny_search_context)
+    (result,) = compared.told
+    assert compared.reports == []
+    assert [screened.proxy for screened in result.screened] == [whole.curve[0].proxy for whole in trained.told]
+    assert [screened.cost for screened in result.screened] == [whole.cost for whole in trained.told]
+    assert result.seconds == pytest.approx(sum(whole.curve[0].seconds for whole in trained.told))
 
 
 def test_the_wing_is_light() -> None:

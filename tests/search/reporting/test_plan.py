@@ -114,21 +114,23 @@ def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_e
 def test_screening_is_shown_with_its_size_and_its_cost_and_takes_its_part_of_the_time() -> None:
     text = page_of(screen="4", method="l2", set=(), trials=12)
     assert re.search(r"Screening: about \d trials \(l2\) are the best of 4 candidates each", text)
-    assert re.search(r"takes about \d+% of the time that training the best one does", text)
+    assert re.search(r"\d+ candidates, which take about \d+% of the time of the training", text)
     assert "Screening" not in page_of(screen="none", method="l2", set=(), trials=12)
     assert "Screening: none, because aofp cannot be compared" in page_of(screen="4", method="aofp", set=(), trials=12)
 
 
-def test_screening_is_said_to_cost_a_part_of_the_training_of_one_trial() -> None:
+def test_screening_is_said_to_cost_a_part_of_the_training() -> None:
     def planned(size: int, *methods: str) -> str:
-        problem = problem_of(chain(), ("20kflops",), methods, trials=20, train=TrainConfig(epochs=2))
+        train = TrainConfig(epochs=2)
+        problem = problem_of(chain(), ("20kflops",), methods, trials=20, train=train, screen=str(size))
         data = SimpleNamespace(train=range(2_000), val=range(488))
-        environment: Any = SimpleNamespace(screening_pool_size=size, data=data, config=problem.config)
+        environment: Any = SimpleNamespace(data=data, config=problem.config)
         return "".join(_screening(environment, CandidateSpace(problem)))
 
     text = planned(4, "l2", "csgd")
     assert "(l2) are the best of 4 candidates each before any training" in text
-    assert "about 33% of the time" in text  # 4 * (512 + 488) / 3 of 2 * 2,000
+    # 5.5 of 20 trials are screened: 5.5 * 4 * (160 + 128 + 256) / 3 of 20 * 2 * 2,000
+    assert "22 candidates, which take about 5% of the time" in text
     assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
     assert planned(1, "l2", "csgd") == ""
 

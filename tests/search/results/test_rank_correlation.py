@@ -167,7 +167,7 @@ def test_json_keeps_the_audit(finished_search: SearchResult) -> None:
 
 
 def screened(number: int, before: float, after: float, method: str = "l2", baseline: str = "") -> TrialResult:
-    curve = (EpochReport(number, 0, before, 0.1), EpochReport(number, 1, after, 1.0))
+    curve = (EpochReport(number, 0, 0.1, 0.1, proxy=before), EpochReport(number, 1, after, 1.0))
     note = {} if baseline else {SCREENED: 4}
     made = Trial(number, method, Goal(), baseline=baseline)
     return TrialResult(made, TrialState.COMPLETE, after, Cost(100 + number, 10), curve=curve, note=note)
@@ -193,6 +193,18 @@ def test_screening_ranks_trials_among_those_of_their_method() -> None:
     found = audit_screening([*low, *high], ())
     assert found is not None
     assert found.correlation == pytest.approx(1.0)
+
+
+def test_trials_without_a_proxy_are_not_ranked() -> None:
+    """Records of an earlier version have none, nor has a method whose first network comes after training."""
+    ranked = [screened(number, number / 100, 0.5 + number / 100) for number in range(12)]
+    blind = [
+        dataclasses.replace(each, curve=(dataclasses.replace(each.curve[0], proxy=None), each.curve[1]))
+        for each in (screened(20 + number, 0.0, 0.9 - number / 100) for number in range(6))
+    ]
+    found = audit_screening([*ranked, *blind], ())
+    assert found is not None
+    assert (found.trials, found.correlation) == (12, pytest.approx(1.0))
 
 
 def test_a_search_that_has_ended_its_screening_says_so_in_a_note() -> None:

@@ -6,11 +6,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from made_up_search import problem_of, search_of
+from made_up_search import MadeUpSearch, problem_of, search_of
 from screened_search import (
     BENCH,
     SPACE,
     Watched,
+    cut,
     finish_initial_design,
     needs,
     screened_problem,
@@ -21,16 +22,16 @@ from screened_search import (
 
 from pruning.base import METHODS
 from pruning.traits import screenable
-from runners.config import RunnerConfig
+from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
 from runners.simulated.runner import SimulatedRunner
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, ScreenedCandidate, Trial, TrialResult, TrialState
 from search.reporting.progress import trial_text
 from search.reporting.rows import rank_correlation_table
 from search.reporting.statements import screening_statements
 from search.results.rank_correlation import (
+    PROXY,
     SCREENED,
-    SCREENED_ACCURACY,
     UNSCREENED,
     audit_screening,
     misleads,
@@ -56,7 +57,7 @@ def test_of_several_candidates_the_best_before_training_is_trained_under_their_n
         assert by_key[winner.trial.key()] == max(by_key.values())
         assert len({trial.goal.budgets for trial in pool}) == 1  # compared at equal cost
         assert winner.note[SCREENED] == 4
-        assert winner.curve[0].accuracy == winner.note[SCREENED_ACCURACY]  # the same seed, so the same cut
+        assert winner.curve[0].proxy == winner.note[PROXY]  # the same seed, so the same cut
     assert "best of 4 before training" in trial_text(winners[0])
 
 
@@ -115,34 +116,75 @@ def test_methods_say_whether_their_cut_comes_before_all_training() -> None:
     assert not screenable(METHODS["di"], {"distill": 7.0})  # which is refused when it runs
 
 
-def test_a_second_worker_begins_the_next_pool_while_the_first_waits_for_its_last_candidate() -> None:
-    search = screened_search(2)
+def test_one_call_of_a_worker_compares_a_whole_pool() -> None:
+    search = screened_search(12)
     finish_initial_design(search)
-    asked = [search.ask() for _ in range(3)]
-    one, two, three = (trial for trial in asked if trial is not None)
-    assert one.number == two.number
-    assert three.number == one.number + 1
-    search.tell(told(two))
-    fourth = search.ask()
-    assert fourth is not None
-    assert fourth.number == three.number  # no worker idles
-    search.tell(told(one))
+    trial = search.ask()
+    assert trial is not None
+    assert len({candidate.key() for candidate in trial.pool}) == 12
+    assert {candidate.number for candidate in trial.pool} == {trial.number}
+    search.tell(told(trial))
     winner = search.ask()
     assert winner is not None
-    assert (winner.number, winner.segment) == (one.number, None)
-    assert winner.key() in (one.key(), two.key())
+    assert (winner.number, winner.segment, winner.pool) == (trial.number, None, ())
+    assert winner == max(trial.pool, key=lambda candidate: needs()(candidate).accuracy)
+
+
+def test_a_pool_is_divided_among_workers_and_one_that_waits_for_another_begins_the_next_pool() -> None:
+    search = screened_search(10, workers=2)
+    finish_initial_design(search)
+    one, two, three = ask(search), ask(search), ask(search)
+    assert one.number == two.number
+    assert [len(part.pool) for part in (one, two)] == [5, 5]
+    assert {candidate.key() for candidate in one.pool}.isdisjoint(candidate.key() for candidate in two.pool)
+    assert three.number == one.number + 1
+    search.tell(told(two))
+    fourth = ask(search)
+    assert fourth.number == three.number  # no worker idles
+    search.tell(told(one))
+    winner = ask(search)
+    assert winner == max((*one.pool, *two.pool), key=lambda candidate: needs()(candidate).accuracy)
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "parts"), [(3, 2, [3]), (9, 2, [4, 5]), (10, 8, [5, 5]), (13, 3, [4, 4, 5])]
+)
+def test_a_small_pool_is_not_divided_further(size: int, workers: int, parts: list[int]) -> None:
+    search = screened_search(size, workers=workers)
+    finish_initial_design(search)
+    found = [ask(search)]
+    while (part := ask(search)).number == found[0].number:
+        found.append(part)
+    assert [len(part.pool) for part in found] == parts
+
+
+def test_candidates_of_a_pool_differ_in_their_widths_alone() -> None:
+    problem = screened_problem(methods=("di",), sampler="structured", train=TrainConfig(epochs=2))
+    search = screened_search(12, problem)
+    while not (trial := ask(search)).pool:
+        search.tell(told(trial))
+    assert {(candidate.method, str(candidate.settings)) for candidate in trial.pool} == {("di", str(trial.settings))}
+    assert len({candidate.goal.budgets for candidate in trial.pool}) == 1
+    assert len({candidate.goal.widths for candidate in trial.pool}) == 12
+
+
+def ask(search: MadeUpSearch) -> Trial:
+    """Return the next trial of a search that has one."""
+    trial = search.ask()
+    assert trial is not None
+    return trial
 
 
 def test_none_yet_is_not_the_end_of_a_search_with_a_running_pool() -> None:
     search = screened_search(2, screened_problem(6))
     finish_initial_design(search)
-    candidates = []
+    pools = []
     while (trial := search.ask()) is not None:
-        candidates.append(trial)
+        pools.append(trial)
     assert search.tuner.unfinished
-    assert len(candidates) == 2 * (6 - len(search.results))
-    for candidate in candidates:
-        search.tell(told(candidate))
+    assert [len(pool.pool) for pool in pools] == [2] * (6 - len(search.results))
+    for pool in pools:
+        search.tell(told(pool))
     while (trial := search.ask()) is not None:
         search.tell(told(trial))
     assert len(search.results) == 6
@@ -152,51 +194,47 @@ def test_none_yet_is_not_the_end_of_a_search_with_a_running_pool() -> None:
 def test_the_time_of_a_pool_is_that_of_its_trial() -> None:
     search = screened_search(3)
     finish_initial_design(search)
-    for _ in range(4):
-        trial = search.ask()
-        assert trial is not None
-        search.tell(told(trial))
+    for _ in range(2):
+        search.tell(told(ask(search)))
     result = search.results[-1]
-    assert (result.seconds, result.train_seconds) == (4 * 2.0, 4 * 1.0)
+    assert (result.seconds, result.train_seconds) == (2 * 2.0, 2 * 1.0)
 
 
 def test_a_failed_candidate_loses_and_where_all_fail_the_first_is_trained() -> None:
     search = screened_search(2)
     finish_initial_design(search)
-    failed = {"state": TrialState.FAILED, "accuracy": None, "error": "RuntimeError: no"}
-    first, second = search.ask(), search.ask()
-    assert first is not None
-    assert second is not None
-    search.tell(told(first, **failed))
-    search.tell(told(second))
-    winner = search.ask()
-    assert winner is not None
-    assert winner.key() == second.key()
+    trial = ask(search)
+    failed = ScreenedCandidate(error="RuntimeError: no")
+    search.tell(told(trial, screened=(failed, cut(trial.pool[1]))))
+    winner = ask(search)
+    assert winner == trial.pool[1]
     search.tell(told(winner))
-    pool = [search.ask(), search.ask()]
-    for candidate in pool:
-        assert candidate is not None
-        search.tell(told(candidate, **failed))
-    winner = search.ask()
-    assert winner is not None
-    assert pool[0] is not None
-    assert winner.key() == pool[0].key()
-    search.tell(told(winner, **failed))
-    assert search.results[-1].error == "RuntimeError: no"
-    assert SCREENED_ACCURACY not in search.results[-1].note
+    trial = ask(search)
+    search.tell(told(trial, screened=(failed, failed)))
+    winner = ask(search)
+    assert winner == trial.pool[0]
+    search.tell(told(winner))
+    assert search.results[-1].note == {SCREENED: 2}
+
+
+def test_a_part_of_a_pool_whose_worker_died_loses() -> None:
+    search = screened_search(8, workers=2)
+    finish_initial_design(search)
+    lost, compared = ask(search), ask(search)
+    search.tell(TrialResult(lost, TrialState.FAILED, error="WorkerCrashedError: no"))
+    search.tell(told(compared))
+    assert ask(search).key() in {candidate.key() for candidate in compared.pool}
 
 
 def test_the_end_of_the_time_drops_a_pool_and_loses_no_result() -> None:
     clock = [0.0]
-    search = screened_search(3, stop=TimeLimit("1m", 60.0, lambda: clock[0]))
+    search = screened_search(8, stop=TimeLimit("1m", 60.0, lambda: clock[0]), workers=2)
     finish_initial_design(search)
     before = search.results
-    candidates = [search.ask(), search.ask()]
+    parts = [ask(search), ask(search)]
     clock[0] = 61.0
-    for candidate in candidates:
-        assert candidate is not None
-        assert not search.report(EpochReport(candidate.number, 0, 0.5, 1.0))
-        search.tell(told(candidate))
+    for part in parts:
+        search.tell(told(part))
     assert search.ask() is None
     assert search.tuner.stopped
     search.tuner.close()
@@ -207,7 +245,7 @@ def test_an_interrupted_pool_leaves_a_storage_to_go_on_from(tmp_path: Any) -> No
     class Stopped(Watched):
         def tell(self, result: TrialResult) -> None:
             super().tell(result)
-            if len(self.compared) == 6:  # of four each: within the second pool
+            if len(self.compared) == 8 and result.trial.pool:  # of four each: the second pool is compared
                 raise KeyboardInterrupt
 
     url = f"sqlite:///{tmp_path / 'study.db'}"
@@ -239,7 +277,7 @@ def test_workers_of_ray_compare_before_they_train(
     assert [result.error for result in results if result.error] == []
     winners = [result for result in results if SCREENED in result.note]
     assert sum(winner.note[SCREENED] for winner in winners) == len(trials.compared) > len(winners)
-    assert all(winner.curve[0].accuracy == winner.note[SCREENED_ACCURACY] for winner in winners)
+    assert all(winner.curve[0].proxy == winner.note[PROXY] for winner in winners)
 
 
 def test_screening_goes_with_rungs() -> None:
@@ -255,13 +293,15 @@ def test_screening_goes_with_rungs() -> None:
 
 
 def backwards(trial: Trial, search_context: Any) -> Any:
-    """Evaluate a trial whose accuracy before training is the lower, the better it is after training."""
+    """Evaluate a trial whose proxy is the lower, the better it is after training."""
+    if trial.pool:
+        screened = tuple(ScreenedCandidate(proxy=-needs()(candidate).accuracy) for candidate in trial.pool)
+        return TrialResult(trial, TrialState.COMPLETE, screened=screened)
     final = needs()(trial)
-    curve = [EpochReport(trial.number, 0, 1 - final.accuracy, 0.1)]
+    curve = [EpochReport(trial.number, 0, 0.1, 0.1, proxy=-final.accuracy)]
     yield curve[0]
-    if trial.segment is None:
-        curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
-        yield curve[1]
+    curve.append(EpochReport(trial.number, 1, final.accuracy, 1.0))
+    yield curve[1]
     return TrialResult(trial, TrialState.COMPLETE, curve[-1].accuracy, final.cost, final.widths, tuple(curve), 1.0, 1.0)
 
 
@@ -317,7 +357,7 @@ def outcome(trials: Watched, **config: Any) -> SearchResult:
     return SearchResult(config, trials.search.problem.budgets, DenseResult(0.9, 0.9, SPACE.dense_cost), trials.results)
 
 
-def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -> None:
+def test_the_audit_shows_how_the_proxy_ranks_within_bands() -> None:
     trials = searched(4, screened_problem(24))
     result = outcome(trials)
     audit = audit_screening(trials.results, ())
@@ -330,7 +370,8 @@ def test_the_audit_shows_how_the_accuracy_before_training_ranks_within_bands() -
     assert table.rows[0][0] == "0 (before training)"
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
     assert screening_statements(result)[0].endswith(
-        f"Rank correlation with the end of training: 1.00 over {24 - baselines} trials."
+        "Rank correlation of the proxy (minus the validation loss) with the end of training: "
+        f"1.00 over {24 - baselines} trials."
     )
 
 

@@ -12,13 +12,15 @@ from optuna.distributions import FloatDistribution
 
 from configs.schema import SAMPLERS as SAMPLER_NAMES
 from runners.trial import Trial, TrialState, derive_seed
-from search.searchers.optuna_searcher import rebase
+from search.searchers.neighbours import neighbour
+from search.searchers.optuna_searcher import SAMPLED, rebase
 from search.searchers.parameters import BUDGET_FRACTION
 from search.searchers.samplers import SAMPLERS
 from search.searchers.structured_sampler import DUPLICATE
 from search.storage.study_storage import RESULT
 from spaces.budget import Budget
 from spaces.errors import UnknownNameError
+from spaces.widths import Widths
 
 FLOPS = Budget("flops", 20_000)
 
@@ -264,3 +266,36 @@ def test_similar_candidates_have_the_number_method_and_budgets_of_their_trial() 
         assert (candidate.number, candidate.method) == (trial.number, trial.method)
         assert candidate.goal.budgets == trial.goal.budgets
         assert candidate.seed == derive_seed(0, candidate.key())
+
+
+@pytest.mark.parametrize("sampler", ["structured", "tpe", "random"])
+def test_a_large_pool_is_filled_with_neighbours_unless_the_sampler_goes_by_chance(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = chain(groups=6, width=64)
+    search = search_of(problem_of(space, (Budget("flops", 120_000),), ("l2",), trials=12, sampler=sampler))
+    for _ in range(len(search.searcher._initial)):
+        trial = search.ask()
+        assert trial is not None
+        search.tell(result_of(trial, space))
+    trial = search.ask()
+    assert trial is not None
+    origins: list[dict[str, int]] = []
+
+    def watched(widths: Widths, *arguments: object) -> dict[str, float]:
+        origins.append(dict(widths))
+        return neighbour(widths, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("search.searchers.optuna_searcher.neighbour", watched)
+    others = search.searcher.suggest_similar(trial, 40)
+    assert len({other.key() for other in (trial, *others)}) == 41
+    assert {(other.number, other.method, other.goal.budgets) for other in others} == {
+        (trial.number, trial.method, trial.goal.budgets)
+    }
+    if sampler == "random":
+        assert not origins
+    else:
+        assert len(origins) >= 40 - (SAMPLED - 1)
+        nearest = [dict(widths) for widths in (trial.goal.widths, *(own.widths for own in search.front)) if widths]
+        assert all(origin in nearest for origin in origins)
+        assert len({tuple(origin.values()) for origin in origins}) == 2
