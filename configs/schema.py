@@ -73,6 +73,8 @@ class RunConfig:
             front). After the trials, the best networks are trained on, from the largest target down, and at every
             target networks cut from the finished one above compete with them. "auto" spends as many epochs as the
             trials had, or what --train-budget leaves; "none" ends the search with its trials.
+        inherit: whether networks of the final training may be cut from the finished network of the target above; false
+            trains on only what was cut from the dense net.
         train_budget: epochs of training in all, such as 48epochs: of the dense net where it is trained here (two
             fifths, at least --dense-epochs), of the trials (half of the rest at most: --trials is lowered to what that
             pays for) and of the final training. Empty trains --trials times --epochs, and as much again in the end.
@@ -111,6 +113,7 @@ class RunConfig:
     rungs: str = "auto"
     screen: str = "auto"
     final_epochs: str = "auto"
+    inherit: bool = True
     train_budget: str = ""
     time_limit: str = ""
     confirm: Annotated[int, Interval(ge=1), "at least 1, which trains nothing again; 3 gives means and deviations"] = 1

@@ -222,6 +222,7 @@ class Tuner(AskTell):
         segment = TrainingSegment(heir.epochs, start=start, final=True)
         trial = replace(heir.trial, number=number, seed=seed, segment=segment)
         self.pending.begin(trial)
+        self.callback.on_phase(f"trial {number} {trial.method} is cut from the finished network {trial.parent}")
         return trial
 
     def _new_candidate(self) -> Trial | None:

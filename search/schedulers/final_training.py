@@ -170,7 +170,7 @@ class FinalTraining:
 
     def _inheriting(self, limit: float, above: TrialResult, searched: Sequence[TrialResult]) -> Iterator[Trial]:
         """Yield trials cut from a finished network: at widths found on it, and at the best searched widths."""
-        if NOT_CONTINUED in above.note:
+        if NOT_CONTINUED in above.note or not self._problem.config.inherit:
             return
         goal = self._candidates.goal_within(Budget(self._quantity, limit))
         yield Trial(-1, INHERITING_METHOD, goal, parent=above.label, final=True)

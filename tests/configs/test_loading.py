@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "rungs": "2,3",
     "screen": "5",
     "final_epochs": "4",
+    "inherit": False,
     "train_budget": "60epochs",
     "time_limit": "1h30m",
     "confirm": 3,

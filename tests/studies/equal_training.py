@@ -44,7 +44,7 @@ OWN, BASELINE, SEARCH = "di, own widths", "l2, uniform", "search"
 # Flags of `python -m search` by the name of a line, besides those of every search.
 VARIANTS: dict[str, tuple[str, ...]] = {
     SEARCH: (),
-    "without inheritance": ("--inherit", "none"),
+    "without inheritance": ("--inherit", "false"),
     "without final training": ("--final-epochs", "none"),
     "without screening": ("--screen", "none"),
     "without searched widths": ("--allocation", "method"),

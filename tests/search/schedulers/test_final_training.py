@@ -19,7 +19,9 @@ TARGETS = (50, 20, 8)
 Outcome = Callable[[Trial], TrialResult]
 
 
-def search(final_epochs: int = 8, url: str = "", checkpoints: CheckpointStore | None = None) -> MadeUpSearch:
+def search(
+    final_epochs: int = 8, url: str = "", checkpoints: CheckpointStore | None = None, *, inherit: bool = True
+) -> MadeUpSearch:
     shares = ",".join(f"{target}%" for target in TARGETS)
     problem = problem_of(
         SPACE,
@@ -27,6 +29,7 @@ def search(final_epochs: int = 8, url: str = "", checkpoints: CheckpointStore | 
         ["di", "l2"],
         final_epochs=str(final_epochs),
         trials=12,
+        inherit=inherit,
     )
     config = replace(problem.config, targets=shares, budget=())
     return search_of(type(problem).resolve(config, SPACE), url=url, checkpoints=checkpoints or Kept())
@@ -168,6 +171,12 @@ def test_few_epochs_have_one_entrant() -> None:
     made_up = search(final_epochs=2)
     final = finish(made_up)
     assert [trial.segment.epochs for trial in final if trial.segment] == [2, 2, 2]
+
+
+def test_without_inheritance_only_what_was_cut_from_the_dense_network_is_trained_on() -> None:
+    made_up = search(inherit=False)
+    assert finish(made_up)
+    assert not [result for result in made_up.results if result.trial.parent]
 
 
 def test_none_trains_nothing_on() -> None:
