@@ -29,8 +29,8 @@ SECTIONS: Mapping[str, Any] = {
 # A resumed search may change these: no result of a trial depends on them. `data_dir` and `device` say where images lie
 # and where networks are trained, not what they are.
 CHANGEABLE = frozenset(
-    "budget targets lowest_fraction trials final_epochs inherit train_budget time_limit confirm sampler out resume "
-    "tracking_uri data_dir device".split()
+    "budget targets lowest_fraction trials final_epochs inherit final_distill_weight train_budget time_limit confirm "
+    "sampler out resume tracking_uri data_dir device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
 _TITLES = {

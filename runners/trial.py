@@ -34,12 +34,14 @@ class TrainingSegment:
         start: the network to go on from, as `pruning.checkpoint` bytes: that of the segment before, or in a first
             segment that of the trial's parent; None cuts the dense network.
         final: whether it belongs to the final training, which trains the best networks on after the search.
+        distill_weight: weight of the distillation from the dense network in this segment; None takes that of the trial.
     """
 
     epochs: int
     trained: int = 0
     start: bytes | None = field(default=None, repr=False)
     final: bool = False
+    distill_weight: float | None = None
 
     @property
     def end(self) -> int:

@@ -189,7 +189,10 @@ class Tuner(AskTell):
         except WeightsError as error:
             self.history.add(end_trial(earlier, str(error)))
             return None
-        segment = TrainingSegment(promotion.epochs - trained, trained, start, final=final)
+        config = self.history.problem.config
+        segment = TrainingSegment(
+            promotion.epochs - trained, trained, start, final, config.final_distillation if final else None
+        )
         trial = replace(earlier.trial, segment=segment)
         self.pending.begin(trial)
         self.callback.on_promotion(promotion.number, promotion.epochs)
@@ -217,9 +220,10 @@ class Tuner(AskTell):
         except WeightsError as error:
             self.history.add(end_trial(heir.parent, str(error)))
             return None
+        config = self.history.problem.config
         number = 1 + max([*self.history.numbers, *self.pending.trials])
-        seed = derive_seed(self.history.problem.config.seed, heir.trial.key())
-        segment = TrainingSegment(heir.epochs, start=start, final=True)
+        seed = derive_seed(config.seed, heir.trial.key())
+        segment = TrainingSegment(heir.epochs, start=start, final=True, distill_weight=config.final_distillation)
         trial = replace(heir.trial, number=number, seed=seed, segment=segment)
         self.pending.begin(trial)
         self.callback.on_phase(f"trial {number} {trial.method} is cut from the finished network {trial.parent}")

@@ -198,10 +198,12 @@ def _reason(error: Exception) -> str:
 
 
 def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext:
-    """Return the search context with the training options that the trial overrides."""
-    if not trial.training:
-        return search_context
+    """Return the search context with the training options that the trial, or the segment asked for, overrides."""
     overrides: dict[str, Any] = dict(trial.training)
+    if trial.segment is not None and trial.segment.distill_weight is not None:
+        overrides["distill_weight"] = trial.segment.distill_weight
+    if not overrides:
+        return search_context
     train = dataclasses.replace(search_context.train, **overrides)
     return dataclasses.replace(search_context, train=train)
 

@@ -74,8 +74,12 @@ class RetrainingPlan:
         ]
 
 
-def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
-    """List what is trained again of a search, the chosen network before the best at the targets."""
+def retraining_plan(result: SearchResult, space: SearchSpace, distill_weight: float | None = None) -> RetrainingPlan:
+    """List what is trained again of a search, the chosen network before the best at the targets.
+
+    Args:
+        distill_weight: of the final training, for networks that had one and for their baselines.
+    """
     best = [result.best_at(target, baselines=True) for target in result.targets]
     # Where no baseline is inside the budgets, one that is not says which method and which kind of widths are trained.
     known = [found for found in result.results if found.trial.baseline]
@@ -84,15 +88,22 @@ def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
     for network, baseline in compared:
         if network is not None:
             kind = baseline or next(iter(known), None)
-            baselines.setdefault(network.label, _baseline_at(network, kind, result, space))
-    return RetrainingPlan({member.label: retraining_trial(member) for member in result.reported}, baselines)
+            trial = _baseline_at(network, kind, result, space)
+            segment = _segment(network, distill_weight)
+            baselines.setdefault(network.label, trial and dataclasses.replace(trial, segment=segment))
+    members = {member.label: retraining_trial(member, distill_weight) for member in result.reported}
+    return RetrainingPlan(members, baselines)
 
 
-def retraining_trial(network: TrialResult) -> Trial:
+def _segment(network: TrialResult, distill_weight: float | None) -> TrainingSegment | None:
+    """Return the training of a network with final training, in one schedule; None for the training of a trial."""
+    return TrainingSegment(network.trained or 0, distill_weight=distill_weight) if network.final_epochs else None
+
+
+def retraining_trial(network: TrialResult, distill_weight: float | None = None) -> Trial:
     """Return the trial that trains a network again: at its widths, or within its cost by a method that takes none."""
-    cost, trained = network.cost, network.trained or 0
-    segment = TrainingSegment(trained) if network.final_epochs else None
-    trial = dataclasses.replace(network.trial, segment=segment)
+    cost = network.cost
+    trial = dataclasses.replace(network.trial, segment=_segment(network, distill_weight))
     if trial.goal.widths is not None and not network.intermediate_index:
         return trial
     limits = [
@@ -113,9 +124,8 @@ def _baseline_at(
         widths = space.fit(uniform_ratios(space), limits)
     except BudgetError:  # a network that is not merely narrow may cost less than any of the space
         return None
-    segment = TrainingSegment(network.trained or 0) if network.final_epochs else None
     goal = Goal(None if baseline.trial.goal.widths is None else widths, limits)
-    return dataclasses.replace(baseline.trial, goal=goal, segment=segment)
+    return dataclasses.replace(baseline.trial, goal=goal)
 
 
 class Retraining(AskTell):
@@ -220,7 +230,7 @@ class Retrainer:
             return result
         paths = {found.label: found.path for found in result.results}
         self._retraining = Retraining(
-            retraining_plan(result, environment.problem.space),
+            retraining_plan(result, environment.problem.space, config.final_distillation),
             seeds=[derive_seed(config.seed, f"confirmation {number}") for number in range(config.confirm)],
             number=1 + max(found.trial.number for found in result.results),
             context=self._search_context,

@@ -49,7 +49,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without screening": ("--screen", "none"),
     "without searched widths": ("--allocation", "method"),
     "uniform widths only": ("--method", "di", "--allocation", "method", "--set", "di.allocation=uniform"),
-    "with distillation": ("--distill-weight", "0.5"),
+    "without distillation": ("--final-distill-weight", "0"),
 }
 
 
