@@ -54,16 +54,13 @@ class _Level:
         results: of entrants that have one, in the order in which they are trained.
         heirs: entrants that have no result yet.
         epochs: of final training at this target, of all entrants together.
+        rung: epochs after which the entrants are compared.
     """
 
     results: Sequence[TrialResult]
     heirs: Sequence[Heir]
     epochs: int
-
-    @property
-    def rung(self) -> int:
-        """Epochs after which the entrants are compared: all of them for a single one."""
-        return max(1, self.epochs // RUNG_SHARE) if len(self.results) + len(self.heirs) > 1 else self.epochs
+    rung: int
 
     @property
     def alive(self) -> list[TrialResult]:
@@ -155,18 +152,19 @@ class FinalTraining:
         baselines = [result for result in ranked if result.trial.baseline]
         searched = [result for result in ranked if not result.trial.baseline]
         count = 1 + (self.epochs >= EPOCHS_FOR_TWO) + (self.epochs >= EPOCHS_FOR_THREE)
+        rung = max(1, self.epochs // RUNG_SHARE)
         if not is_known:
-            return _Level(baselines[:1] if count > 1 else [], [], self.epochs)
-        if above is None:
-            entrants = sorted([*baselines[:1], *searched[:1]], key=_searched_rank)
-            return _Level(entrants[:count], [], self.epochs)
-        heirs = [Heir(trial, above) for trial in self._inheriting(limit, above, searched)]
+            return _Level(baselines[:1] if count > 1 else [], [], self.epochs, rung)
+        heirs = [] if above is None else [Heir(trial, above) for trial in self._inheriting(limit, above, searched)]
         others = [*baselines[:1], *(searched[:1] if len(heirs) < 2 else [])]
+        if count == 1:
+            others.sort(key=_searched_rank)
         entered: list[Heir | TrialResult] = [*heirs[:1], *others, *heirs[1:]]
         known = {result.trial.key(): result for result in results}
         found = [known.get(entrant.trial.key(), entrant) for entrant in entered[:count]]
         new = [entrant for entrant in found if isinstance(entrant, Heir)]
-        return _Level([entrant for entrant in found if isinstance(entrant, TrialResult)], new, self.epochs)
+        own = [entrant for entrant in found if isinstance(entrant, TrialResult)]
+        return _Level(own, new, self.epochs, rung if len(found) > 1 else self.epochs)
 
     def _inheriting(self, limit: float, above: TrialResult, searched: Sequence[TrialResult]) -> Iterator[Trial]:
         """Yield trials cut from a finished network: at widths found on it, and at the best searched widths."""

@@ -179,6 +179,20 @@ def test_without_inheritance_only_what_was_cut_from_the_dense_network_is_trained
     assert not [result for result in made_up.results if result.trial.parent]
 
 
+def test_two_workers_spend_the_same_epochs_on_the_same_networks() -> None:
+    alone, together = search(), search()
+    finish(alone)
+    running: list[Trial] = []
+    while True:
+        while len(running) < 2 and (trial := together.ask()) is not None:
+            running.append(trial)
+        if not running:
+            break
+        together.tell(outcome(running.pop(0)))
+    trained = {result.trial.key(): result.final_epochs for result in alone.results}
+    assert {result.trial.key(): result.final_epochs for result in together.results} == trained
+
+
 def test_none_trains_nothing_on() -> None:
     made_up = search(final_epochs=0)
     assert not finish(made_up)
