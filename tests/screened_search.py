@@ -70,9 +70,8 @@ def cut(candidate: Trial) -> ScreenedCandidate:
 
 def finish_initial_design(search: MadeUpSearch) -> None:
     """Work off the initial design, so that the next candidate is proposed by the sampler; equal points run once."""
-    design, trials = InitialDesign(CandidateSpace(search.problem)), search.problem.config.trials
-    points = (*design.baselines(trials), *design.uniform(trials))
-    for _ in {tuple(point.parameters.items()) for point in points}:
+    points = InitialDesign(CandidateSpace(search.problem)).points(search.problem.config.trials)
+    for _ in {(point.method, point.allocation, *point.parameters.items()) for point in points}:
         trial = search.ask()
         assert trial is not None
         search.tell(told(trial))

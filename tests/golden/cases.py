@@ -79,6 +79,8 @@ def _methods(add: _Add) -> None:
         add(f"allocation {allocation}", f"{MIXED} --method aofp,taylor --allocation {allocation}", passing=True)
     add("allocation method nsga2", f"{MIXED} --method taylor --allocation method --sampler nsga2")
     fixed = "--set aofp.theta=0.2 --set aofp.scope=all --set di.ridge=0.1"
+    add("settings searched", f"{MIXED} --method aofp,di --search-settings all", passing=True)
+    add("settings of one method", f"{MIXED} --targets 8,40% --method di,csgd --search-settings csgd")
     add("settings fixed", f"{MIXED} --method aofp,di {fixed}", passing=True)
     add("training lr", f"{MIXED} --method l2 --search-training lr=0.002:0.05")
     add("training rungs", f"{MIXED} --method di --search-training lr,distill-weight --rungs 1,2,4 --epochs 4")
@@ -213,6 +215,9 @@ WRONG = (
     f"plan {B} --method di --set di.rigde=1 {TINY}",
     f"plan {B} --method di --set di.ridge=wide {TINY}",
     f"plan {B} --method aofp --set aofp.scope=some {TINY}",
+    f"{B} --search-settings l2",
+    f"{B} --search-settings ,",
+    f"plan {B} --method l2 --search-settings l2 {TINY}",
     f"{B} --search-training momentum",
     f"{B} --search-training lr,lr",
     f"{B} --search-training lr=3",

@@ -238,7 +238,7 @@ def test_a_plan_tells_everything_and_leaves_nothing_behind(
     flags = "--budget 50% --method l2,aofp --trials 12 --time-limit 30m --set aofp.scope=all --out one/run"
     assert main(["plan", *flags.split(), *TINY.split()]) == 0
     out = capsys.readouterr().out
-    told = "smallest, largest, divisor, network output, the baseline, proposed by structured, dense training, "
+    told = "smallest, largest, divisor, network output, a baseline, proposed by structured, dense training, "
     told += "checkpoints of the trials, dense weights, MLflow, one/run/trials, 30m"
     for words in told.split(", "):
         assert words in out

@@ -69,11 +69,11 @@ def test_one_trial_of_aofp_gives_several_networks_to_the_front(tmp_path: Path) -
     settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
     fixed = tuple(f"aofp.{setting}" for setting in settings)
-    config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=4)
+    config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=6)
     result, data = run(config), load_data(DataConfig(image_size=8), 0, (3, 8, 8))
     by_trial = Counter(member.trial.number for member in result.front)
     assert max(by_trial.values()) >= 2
-    assert len(result.results) == 4
+    assert len(result.results) == 6
     for network in (network for trial in result.results for network in trial.intermediate_networks):
         inside = network.cost.flops <= result.budgets[0].limit  # type: ignore[union-attr]
         assert bool(network.path) == inside
@@ -376,7 +376,7 @@ def test_a_machine_that_stays_busy_is_asked_a_few_times_only(tmp_path: Path, mon
     monkeypatch.setattr(LatencyMeter, "read_at", busy)
     monkeypatch.setattr(finalizer, "GIVE_UP", 1)
     monkeypatch.setattr(latency_report, "GIVE_UP", 1)
-    result = run(tiny_config(tmp_path / "run", latency=LatencyConfig()))
+    result = run(tiny_config(tmp_path / "run", latency=LatencyConfig(), trials=12))
     assert len(result.front) > 1
     assert len(asked) == 2
     assert asked[0] == "dense"

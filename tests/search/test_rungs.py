@@ -35,7 +35,7 @@ def needs(space: SearchSpace) -> SaturatingAccuracy:
     return SaturatingAccuracy(space, rates={group.name: 2.0 + i for i, group in enumerate(space.variable)})
 
 
-def search_with_rungs(space: SearchSpace, trials: int = 24) -> MadeUpSearch:
+def search_with_rungs(space: SearchSpace, trials: int = 36) -> MadeUpSearch:
     methods = ("l2", "geometric_median")
     return search_of(problem_of(space, (Budget("flops", 200_000),), methods, trials=trials, rungs=RUNGS))
 
@@ -68,12 +68,12 @@ def searched(request: pytest.FixtureRequest) -> Watched:
 
 def test_trials_are_promoted_through_rungs_and_the_front_is_trained_to_the_end(searched: Watched) -> None:
     search = searched.search
-    assert len(search.results) == 24
+    assert len(search.results) == 36
     assert all(member.trained == RUNGS[-1] for member in search.front)
-    assert all(result.trained == RUNGS[-1] for result in search.results if result.trial.baseline == "uniform")
+    assert all(result.trained == RUNGS[-1] for result in search.results if result.trial.baseline)
     reached = Counter(result.trained for result in search.results)
-    assert reached.keys() == set(RUNGS)  # and nearly all networks of this formula end on the front
-    assert searched.epochs == sum((result.trained or 0) for result in search.results) < 24 * RUNGS[-1]
+    assert {RUNGS[0], RUNGS[-1]} <= reached.keys() <= set(RUNGS)  # nearly all networks of this formula end on the front
+    assert searched.epochs == sum((result.trained or 0) for result in search.results) < 36 * RUNGS[-1]
     assert not search.tuner.unfinished
 
 

@@ -32,7 +32,7 @@ def test_every_proposal_has_values_in_range_and_baselines_are_trained_as_set(
     problem = problem_of(
         space,
         (budget,),
-        trials=20,
+        trials=40,
         sampler=sampler,
         train=TrainConfig(epochs=4),
         search_training="lr,distill-weight,epochs",
@@ -119,7 +119,7 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     flags = f"--budget 60% --method random --trials 6 --epochs 2 --search-training lr,epochs {tiny}".split()
     assert main(["plan", *flags]) == 0
     page = capsys.readouterr().out
-    for words in ("fine-tuning, not of the baseline", "lr", "0.002 to 0.032, log", "1 to 2, log"):
+    for words in ("fine-tuning, not of baselines", "lr", "0.002 to 0.032, log", "1 to 2, log"):
         assert words in page
     assert main([*flags, "--out", str(folder)]) == 0
     out = capsys.readouterr().out

@@ -91,6 +91,20 @@ def test_the_baseline_has_uniform_widths_at_the_flops_of_the_chosen_network(
     assert baseline.goal.widths == space.fit(uniform_ratios(space), [Budget("flops", chosen.cost.flops)])
 
 
+def test_the_best_baseline_is_trained_be_it_with_widths_of_its_own(
+    search: SearchResult, tiny_search_context: SearchContext
+) -> None:
+    chosen, weaker = search.results[1], search.results[0]
+    assert chosen.cost is not None
+    own = Trial(3, "di", Goal(None, search.budgets), baseline="own")
+    better = dataclasses.replace(weaker, trial=own, accuracy=0.7)
+    found = dataclasses.replace(search, results=(*search.results, better))
+    baseline = retraining_plan(found, tiny_search_context.space).baselines[chosen.label]
+    assert baseline is not None
+    limits = (*search.budgets, Budget("flops", chosen.cost.flops))
+    assert (baseline.method, baseline.baseline, baseline.goal) == ("di", "own", Goal(None, limits))
+
+
 def test_there_is_no_baseline_for_a_uniform_network_or_one_below_all_uniform_ones(
     search: SearchResult, tiny_search_context: SearchContext
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from made_up_latency import predictor
-from made_up_search import problem_of
+from made_up_search import drain, problem_of, search_of
 from optuna.trial import FixedTrial
 
 from pruning.base import Goal
@@ -97,3 +97,10 @@ def test_what_is_not_merely_narrow_is_not_predicted(chain_space: SearchSpace) ->
     packed = dataclasses.replace(plain, cost=Cost(1, 1))
     assert own.seconds_of(packed) is None
     assert not own.far_over(packed)
+
+
+def test_a_baseline_with_widths_of_its_own_aims_at_what_uniform_ones_have_inside(chain_space: SearchSpace) -> None:
+    problem = problem_of(chain_space, (LATENCY, FLOPS), ("l2",), trials=6)
+    own = predictor(problem)
+    (goal,) = [trial.goal for trial in drain(search_of(problem, own)) if trial.baseline == "own"]
+    assert goal == Goal(None, own.for_methods(own.analytic))

@@ -131,9 +131,9 @@ def went_on(stopped: tuple[Path, SearchResult]) -> tuple[Path, SearchResult]:
 
 @pytest.fixture(scope="module")
 def narrower(went_on: tuple[Path, SearchResult]) -> tuple[Path, SearchResult]:
-    """The same, resumed with another budget and two more trials."""
+    """The same, resumed with another budget and four more trials."""
     folder, _ = went_on
-    return folder, run(resumed(folder, budget=("35%",), trials=7))
+    return folder, run(resumed(folder, budget=("35%",), trials=9))
 
 
 def test_a_stopped_search_goes_on_to_its_trials(
@@ -151,14 +151,19 @@ def test_a_new_budget_is_answered_from_the_old_trials_and_has_baselines(
 ) -> None:
     before, (folder, after) = went_on[1], narrower
     assert [r.trial for r in after.results[:5]] == [r.trial for r in before.results]
-    assert len(after.results) == 7
+    assert len(after.results) == 9
     assert after.budgets[0].limit < before.budgets[0].limit
     assert all(after.budgets[0].allows(member.cost) for member in after.front if member.cost)
     old = inside(after.results[:5], after.budgets)
     for network in old:  # an old network inside the new budget is on the front, or beaten by one that is
         assert any(m.accuracy >= network.accuracy for m in after.front if m.cost.flops <= network.cost.flops)  # type: ignore
-    (baseline,) = [r for r in after.results[5:] if r.trial.baseline == "uniform"]
-    assert baseline.trial.goal.budgets[0].limit == after.budgets[0].limit
+    baselines = [r.trial for r in after.results[5:] if r.trial.baseline]
+    assert [(trial.method, trial.baseline) for trial in baselines] == [
+        ("l2", "uniform"),
+        ("di", "own"),
+        ("di", "uniform"),
+    ]
+    assert {trial.goal.budgets[0].limit for trial in baselines} == {after.budgets[0].limit}
     assert load(str(folder / RUN_FILE)).budget == ("35%",)
     written = {path.name for path in (folder / "front").iterdir()}
     assert written == {f"trial-{member.stem}" for member in after.front}
@@ -176,21 +181,21 @@ def test_mlflow_has_one_parent_run_with_every_trial_once(narrower: tuple[Path, S
     assert parent.data.params["budget"] == "50%"
     assert parent.data.tags["now.budget"] == "35%"
     children = {run.info.run_name: run for run in runs if run is not parent}
-    assert sorted(children) == [f"trial {number:04d}" for number in range(7)]
-    assert len(runs) == 8
+    assert sorted(children) == [f"trial {number:04d}" for number in range(9)]
+    assert len(runs) == 10
     front = {f"trial {member.trial.number:04d}" for member in result.front}
     assert {name for name, child in children.items() if child.data.tags.get("front") == "true"} == front
     table = json.loads(Path(client.download_artifacts(parent.info.run_id, "front.json")).read_text())
     assert [row[0] for row in table["data"]] == [member.label for member in result.front]
 
 
-def test_a_new_budget_has_its_baseline_even_without_a_trial_left(
+def test_a_new_budget_has_its_baselines_even_without_a_trial_left(
     narrower: tuple[Path, SearchResult],
 ) -> None:
     folder, before = narrower
     after = run(resumed(folder, budget=("25%",)))
-    assert len(after.results) == len(before.results) + 1
-    assert after.results[-1].trial.baseline == "uniform"
+    assert len(after.results) == len(before.results) + 3
+    assert all(result.trial.baseline for result in after.results[-3:])
     assert len(run(resumed(folder)).results) == len(after.results)
 
 
@@ -225,7 +230,7 @@ def test_intermediate_networks_over_the_old_budget_are_on_no_front_under_a_new_o
     settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
     fixed = tuple(f"aofp.{setting}" for setting in settings)
-    changes = {"budget": ("60%",), "method": "aofp", "set": fixed, "train": train, "trials": 3}
+    changes = {"budget": ("60%",), "method": "aofp", "set": fixed, "train": train, "trials": 5}
     first = run(tiny_config(tmp_path / "run", **changes))
     over = [network for trial in first.results for network in trial.intermediate_networks if not network.path]
     result = run(resumed(tmp_path / "run", budget=("100%",)))
