@@ -147,8 +147,7 @@ class CandidateSpace:
 
     def _own_goal(self, fraction: float) -> Goal:
         """Return the goal of a method that finds its widths itself."""
-        budgets = self.budgets_at(fraction)
-        return Goal(None, budgets if self._predictor is None else self._predictor.for_methods(budgets))
+        return self.goal_within(self.cost_coverage.limit(fraction))
 
     def budgets_at(self, fraction: float) -> tuple[Budget, ...]:
         """Return the budgets of a candidate that may take this fraction of the scaled one."""
