@@ -80,8 +80,9 @@ class RunConfig:
         final_distill_weight: weight in [0, 1] of the distillation from the dense net in the final training, where
             --distill-weight is 0.
         train_budget: epochs of training in all, such as 48epochs: of the dense net where it is trained here (two
-            fifths, at least --dense-epochs), of the trials (half of the rest at most: --trials is lowered to what that
-            pays for) and of the final training. Empty trains --trials times --epochs, and as much again in the end.
+            fifths, at least --dense-epochs), of the trials (three tenths of the rest at most: --trials is lowered to
+            what that pays for) and of the final training. Empty trains --trials times --epochs, and as much again in
+            the end.
         time_limit: longest time of the search, such as 90s, 30m, 1h30m or 2h, the training of the dense net included.
             After it no trial begins, running trials end at their next report, and the front so far is the result. Empty
             sets no limit.
