@@ -6,6 +6,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
+from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_heads, latency_statements
 from search.reporting.picture import ACCURACY, DENSE, FRONT, LIMIT, Coordinates, Picture, picture_of
 from search.reporting.rows import NetworkRow, dense_row, front_rows, network_row, quantised, rank_correlation_table
@@ -30,10 +31,11 @@ def write_html(result: SearchResult, path: Path) -> None:
         statements=[*filter(None, statements), *(f"{text}." for text in latency_statements(result))],
         chart=_chart(result, picture).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}),
         targets=targets_table(result),
+        final_training=final_training_table(result),
         networks=rows,
         latency_heads=latency_heads(result),
         sized=quantised(rows),
-        notes=[*rung_statements(result), *screening_statements(result)],
+        notes=[*final_training_statements(result), *rung_statements(result), *screening_statements(result)],
         correlations=rank_correlation_table(result),
     )
     path.write_text(text, encoding="utf-8")

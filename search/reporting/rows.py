@@ -18,7 +18,7 @@ from spaces.cost import Cost
 
 CSV_COLUMNS = (
     "trial method baseline flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds "
-    "seconds path settings widths best_at training"
+    "seconds path settings widths best_at training cut_from final_epochs searched_accuracy"
 ).split()
 MLFLOW_COLUMNS = (
     "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
@@ -178,6 +178,9 @@ def reported_values(result: SearchResult) -> list[dict[str, Any]]:
             "chosen": result.is_chosen(network),
             "best_at": best_at_text(result, network),
             "training": json.dumps(dict(network.trial.training), sort_keys=True),
+            "cut_from": network.trial.parent or "dense",
+            "final_epochs": network.final_epochs,
+            "searched_accuracy": network.searched_accuracy,
             **latency_columns(result, network.label),
         }
         for network in result.reported
