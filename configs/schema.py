@@ -29,7 +29,7 @@ from spaces.targets import parse_targets, with_targets
 
 # Of a budget of training; the second of what the dense net leaves. ResNet-20 on three sets: more of it for the final
 # training pays, as long as every baseline gets its trial.
-DENSE_SHARE, SEARCH_SHARE = 0.4, 0.3
+DENSE_SHARE, SEARCH_SHARE = 0.4, 0.25
 LEVELS = 4  # without targets: at most so many members of the front are trained on
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
 ALLOCATIONS = ("any", "search", "method")
@@ -80,7 +80,7 @@ class RunConfig:
         final_distill_weight: weight in [0, 1] of the distillation from the dense net in the final training, where
             --distill-weight is 0.
         train_budget: epochs of training in all, such as 48epochs: of the dense net where it is trained here (two
-            fifths, at least --dense-epochs), of the trials (three tenths of the rest at most: --trials is lowered to
+            fifths, at least --dense-epochs), of the trials (a quarter of the rest at most: --trials is lowered to
             what that pays for) and of the final training. Empty trains --trials times --epochs, and as much again in
             the end.
         time_limit: longest time of the search, such as 90s, 30m, 1h30m or 2h, the training of the dense net included.

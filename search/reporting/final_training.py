@@ -37,7 +37,7 @@ def final_training_table(result: SearchResult) -> TextTable | None:
 
 
 def final_training_statements(result: SearchResult) -> list[str]:
-    """Say how much training the search took in all, and how the best baselines compared at equal final training."""
+    """Say how much training the search took in all, and how the best baselines compared at equal training."""
     trained = finally_trained(result)
     if not trained:
         return []
@@ -47,16 +47,16 @@ def final_training_statements(result: SearchResult) -> list[str]:
         f"{plural(sum(bool(network.trial.parent) for network in trained), 'network')} cut from a finished one."
     ]
     for target in result.targets:
-        best, baseline = result.best_at(target), _best_baseline(trained, result, getattr(target, "limit", 0))
+        best, baseline = result.best_at(target), _best_baseline(result, target.limit)
         if best is None or baseline is None or best.label == baseline.label:
             continue
-        epochs, reached = _first_final_rung(baseline)
-        own = _accuracy_after(best, epochs)
+        epochs, reached = _rungs(baseline)[-1]
+        own = dict(_rungs(best)).get(epochs)
         if own is not None:
             share = percent(target.limit / getattr(result.dense.cost, target.quantity), 1)
             verdict = "ahead of" if own > reached else "behind"
             lines.append(
-                f"At {share}, after equal final training of {plural(epochs, 'epoch')}: network {best.label} has "
+                f"At {share}, after equal training of {plural(epochs, 'epoch')}: network {best.label} has "
                 f"{percent(own)}, {verdict} the best baseline ({_kind(baseline)}) with {percent(reached)}."
             )
     return lines
@@ -68,29 +68,21 @@ def finally_trained(result: SearchResult) -> Sequence[TrialResult]:
     return sorted(trained, key=lambda network: (-(network.cost.flops if network.cost else 0), network.trial.number))
 
 
-def _best_baseline(trained: Sequence[TrialResult], result: SearchResult, limit: float) -> TrialResult | None:
-    """Return the baseline of the target with this limit that had final training; None without."""
+def _best_baseline(result: SearchResult, limit: float) -> TrialResult | None:
+    """Return the best baseline of the target with this limit, and not of a smaller one; None without."""
     quantity = result.targets[0].quantity
     lower = max([target.limit for target in result.targets if target.limit < limit], default=0.0)
     here = [
-        network for network in trained if network.trial.baseline and lower < getattr(network.cost, quantity, 0) <= limit
+        network
+        for network in result.results
+        if network.trial.baseline and lower < getattr(network.cost, quantity, 0) <= limit
     ]
     return max(here, key=lambda network: network.accuracy or 0.0, default=None)
 
 
-def _first_final_rung(network: TrialResult) -> tuple[int, float]:
-    """Return (epochs of final training, accuracy) at the first rung of the final training."""
-    before = network.rungs[-1][0] - network.final_epochs
-    epochs, accuracy = next(rung for rung in network.rungs if rung[0] > before)
-    return epochs - before, accuracy
-
-
-def _accuracy_after(network: TrialResult, epochs: int) -> float | None:
-    """Return the accuracy of a network after so many epochs of final training; None where it has no such rung."""
-    if not network.final_epochs:
-        return None
-    before = network.rungs[-1][0] - network.final_epochs
-    return next((accuracy for reached, accuracy in network.rungs if reached - before == epochs), None)
+def _rungs(network: TrialResult) -> Sequence[tuple[int, float]]:
+    """Return (epochs of training, accuracy) at the end of every segment, or of the whole training."""
+    return network.rungs or ((network.trained or 0, network.accuracy or 0.0),)
 
 
 def _kind(baseline: TrialResult) -> str:

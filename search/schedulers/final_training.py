@@ -1,6 +1,6 @@
 """FinalTraining: after the search, the best networks are trained on, and each passes its training on to the next.
 
-It goes from the largest target down. At every target a few entrants are trained for a rung, and the best of them for
+It goes from the largest target down. At every target a few entrants are compared at a rung, and the best of them gets
 the rest of the target's epochs. The best baseline and the best searched network go on from their own weights. Under the
 first target, networks that are cut from the winner of the target above enter too: one at widths that `di` finds on it,
 and one at the widths of the best searched network where the winner contains them. So the network of the smallest target
@@ -54,7 +54,7 @@ class _Level:
         results: of entrants that have one, in the order in which they are trained.
         heirs: entrants that have no result yet.
         epochs: of final training at this target, of all entrants together.
-        rung: epochs after which the entrants are compared.
+        rung: epochs of training after which the entrants are compared; 0 for a single one.
     """
 
     results: Sequence[TrialResult]
@@ -68,22 +68,25 @@ class _Level:
         return [result for result in self.results if measured(result) and NOT_CONTINUED not in result.note]
 
     def next_rung(self, running: Collection[str]) -> Promotion | Heir | None:
-        """Return an entrant that is to be trained to the rung; None when all were, or run."""
+        """Return an entrant that is to be trained to the rung; None when all were, or run.
+
+        What a trial was trained in the search counts, so that often only heirs are trained.
+        """
         for heir in self.heirs:
             if heir.trial.key() not in running:
-                return Heir(heir.trial, heir.parent, self.rung)
+                return Heir(heir.trial, heir.parent, self.rung or self.epochs)
         for result in self.alive:
-            if result.final_epochs < self.rung and result.trial.key() not in running:
-                return _until(result, self.rung)
+            if (result.trained or 0) < self.rung and result.trial.key() not in running:
+                return _until(result, result.final_epochs + self.rung - (result.trained or 0))
         return None
 
     def is_compared(self) -> bool:
         """Return whether every entrant that did not fail has been trained to the rung."""
-        return not self.heirs and all(result.final_epochs >= self.rung for result in self.alive)
+        return not self.heirs and all((result.trained or 0) >= self.rung for result in self.alive)
 
     def last_segment(self, leader: TrialResult) -> Promotion | None:
         """Return the rest of the training of the best entrant; None once it was trained to the end, or cannot be."""
-        whole = self.epochs - self.rung * (len(self.alive) - 1)
+        whole = self.epochs - sum(entrant.final_epochs for entrant in self.alive if entrant is not leader)
         ends = leader.final_epochs >= whole or NOT_CONTINUED in leader.note
         return None if ends else _until(leader, whole)
 
@@ -164,7 +167,7 @@ class FinalTraining:
         found = [known.get(entrant.trial.key(), entrant) for entrant in entered[:count]]
         new = [entrant for entrant in found if isinstance(entrant, Heir)]
         own = [entrant for entrant in found if isinstance(entrant, TrialResult)]
-        return _Level(own, new, self.epochs, rung if len(found) > 1 else self.epochs)
+        return _Level(own, new, self.epochs, rung if len(found) > 1 else 0)
 
     def _inheriting(self, limit: float, above: TrialResult, searched: Sequence[TrialResult]) -> Iterator[Trial]:
         """Yield trials cut from a finished network: at widths found on it, and at the best searched widths."""

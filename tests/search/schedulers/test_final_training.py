@@ -94,17 +94,20 @@ def test_networks_are_cut_from_the_winner_of_the_target_above() -> None:
     assert [network.trial.final for network in best[1:] if network is not None] == [True, True]
 
 
-def test_the_best_baseline_competes_at_every_target() -> None:
+def test_where_heirs_are_behind_after_equal_training_the_best_of_the_search_is_trained_on() -> None:
+    def behind(trial: Trial) -> TrialResult:
+        result = outcome(trial)
+        return replace(result, accuracy=(result.accuracy or 0.0) / 2) if trial.parent else result
+
     made_up = search()
-    finish(made_up)
-    for target, below in zip(TARGETS, (*TARGETS[1:], 0), strict=True):
-        trained = [
-            result
-            for result in made_up.results
-            if result.final_epochs and below < 100 * result.cost.flops / SPACE.dense_cost.flops <= target  # type: ignore[union-attr]
-        ]
-        assert any(result.trial.baseline for result in trained), target
-        assert max(result.final_epochs for result in trained) > min(result.final_epochs for result in trained)
+    finish(made_up, behind)
+    for target in made_up.problem.targets:
+        best = made_up.history.best_at(target)
+        assert best is not None
+        assert not best.trial.parent
+    spent = {result.trial.parent: result.final_epochs for result in made_up.results if result.trial.parent}
+    assert set(spent.values()) == {1}  # heirs had their rung, and no more
+    assert sum(result.final_epochs for result in made_up.results) == 3 * 8
 
 
 def test_the_search_keeps_its_number_of_trials_and_its_accuracies() -> None:
