@@ -18,6 +18,7 @@ from pruning.base import METHODS
 from runners.base import RUNNERS
 from runners.cache import cache_root
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.proxy import proxy_target
 from runners.evaluation.sensitivities import measure_sensitivities
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
@@ -143,8 +144,15 @@ class _Search:
             name: METHODS[name](**problem.fixed.get(name, {})).prepare(net, problem.space, self._trial_context)
             for name in dict.fromkeys(problem.methods)
         }
+        target = proxy_target(net, data.calibration, device=self.environment.device)
         return SearchContext(
-            net.cpu().eval(), problem.space, data, train, statistics, compute_format=self.environment.compute_format
+            net.cpu().eval(),
+            problem.space,
+            data,
+            train,
+            statistics,
+            compute_format=self.environment.compute_format,
+            proxy_target=target,
         )
 
     @property

@@ -370,8 +370,7 @@ def test_the_audit_shows_how_the_proxy_ranks_within_bands() -> None:
     assert table.rows[0][0] == "0 (before training)"
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
     assert screening_statements(result)[0].endswith(
-        "Rank correlation of the proxy (minus the validation loss) with the end of training: "
-        f"1.00 over {24 - baselines} trials."
+        f"Rank correlation of the proxy before training with the end of training: 1.00 over {24 - baselines} trials."
     )
 
 
