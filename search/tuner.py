@@ -132,7 +132,7 @@ class Tuner(AskTell):
         for number, trial in list(self.pending.trials.items()):
             if not self.pending.is_promoted(number):  # of a promoted trial the earlier segments are stored
                 frozen = self.searcher.discard(trial, "interrupted")
-                if self.storage is not None:
+                if self.storage is not None and frozen is not None:
                     self.storage.add(frozen)
             self.pending.end(number)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from screened_search import (
     told,
 )
 
-from pruning.base import METHODS
+from pruning.base import METHODS, Goal
 from pruning.traits import screenable
 from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
@@ -37,8 +38,10 @@ from search.results.rank_correlation import (
     misleads,
 )
 from search.results.result import DenseResult, SearchResult
+from search.schedulers.screening import Screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.optuna_searcher import OptunaSearcher
+from search.storage.pending import PendingTrials
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
@@ -215,6 +218,23 @@ def test_a_failed_candidate_loses_and_where_all_fail_the_first_is_trained() -> N
     assert winner == trial.pool[0]
     search.tell(told(winner))
     assert search.results[-1].note == {SCREENED: 2}
+
+
+def test_variants_of_one_width_vector_are_different_candidates() -> None:
+    problem = screened_problem()
+    screening, pending = Screening(problem, size=2), PendingTrials()
+    dense = Trial(5, "l2", Goal(SPACE.smallest))
+    other = replace(dense, training={"lr": 0.1})  # in place of another start
+    pending.begin(dense)
+    pending.screen(5, [other])
+    screening.open(dense, [other])
+    part = screening.next_part()
+    assert part is not None
+    screened = (ScreenedCandidate(proxy=0.1), ScreenedCandidate(proxy=0.2))
+    winner = screening.tell(TrialResult(part, TrialState.COMPLETE, screened=screened))
+    assert winner == other
+    assert pending.select(winner) == [dense]
+    assert pending.trials == {5: other}
 
 
 def test_a_part_of_a_pool_whose_worker_died_loses() -> None:
