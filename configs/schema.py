@@ -68,9 +68,9 @@ class RunConfig:
         rungs: numbers of epochs after which trials pause, as in 1,2,4; the better half by non-dominated rank is trained
             on. The last rung is --epochs. "auto" takes a third of --epochs, a ninth and so on, and no rungs under 3
             epochs or 8 trials; "none" trains every trial to its end.
-        screen: how many candidates are cut and compared on validation before any training; only the best of them is
-            trained. It serves methods that cut without training (di, l2 and the other scores). "auto" takes as many as
-            cost at most a quarter of the training, up to 8; 1 or "none" trains every candidate.
+        screen: how many candidates are cut and compared before any training; only the best of them is trained. It
+            serves methods that cut without training (di, l2 and the other scores). "auto" takes as many as cost at most
+            a tenth of the training, up to 64; 1 or "none" trains every candidate.
         final_epochs: epochs of final training at each target (without targets: for each of up to four members of the
             front). After the trials, the best networks are trained on, from the largest target down, and at every
             target networks cut from the finished one above compete with them. "auto" spends as many epochs as the

@@ -120,12 +120,10 @@ class ScreenedCandidate:
 
     Attributes:
         cost: as its method states it.
-        accuracy: on the images of the proxy, in [0, 1]; None if it failed.
         proxy: higher is better; None if it failed.
     """
 
     cost: Cost | None = None
-    accuracy: float | None = None
     proxy: float | None = None
     error: str = ""
 

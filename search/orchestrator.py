@@ -19,6 +19,7 @@ from pruning.base import METHODS, PruningError
 from runners.base import RUNNERS
 from runners.cache import cache_root
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.proxy import proxy_target
 from runners.evaluation.sensitivities import measure_sensitivities
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
@@ -151,8 +152,15 @@ class _Search:
                 if name in problem.methods:
                     raise
                 _log.warning("the baseline method %s cannot be prepared, so its trials will fail: %s", name, error)
+        target = proxy_target(net, data.calibration, device=self.environment.device)
         return SearchContext(
-            net.cpu().eval(), problem.space, data, train, statistics, compute_format=self.environment.compute_format
+            net.cpu().eval(),
+            problem.space,
+            data,
+            train,
+            statistics,
+            compute_format=self.environment.compute_format,
+            proxy_target=target,
         )
 
     @property

@@ -144,7 +144,7 @@ class Tuner(AskTell):
             # Of a promoted trial the earlier segments are stored; one of the final training is made again.
             if not self.pending.is_promoted(number) and not trial.final:
                 frozen = self.searcher.discard(trial, "interrupted")
-                if self.storage is not None:
+                if self.storage is not None and frozen is not None:
                     self.storage.add(frozen)
             self.pending.end(number)
 

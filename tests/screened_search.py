@@ -63,9 +63,9 @@ def told(trial: Trial, **changes: Any) -> TrialResult:
 
 
 def cut(candidate: Trial) -> ScreenedCandidate:
-    """Return a candidate before any training: half its accuracy, and a proxy in another unit of the same order."""
+    """Return a candidate before any training, with a proxy that follows the formula."""
     final = needs()(candidate)
-    return ScreenedCandidate(final.cost, final.accuracy / 2, proxy=math.log(final.accuracy))
+    return ScreenedCandidate(final.cost, proxy=math.log(final.accuracy))
 
 
 def finish_initial_design(search: MadeUpSearch) -> None:

@@ -23,7 +23,8 @@ from runners.data.splits import HeldSplit
 from runners.evaluation.continuation import continue_training, cut_parent, is_continuation
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
-from runners.evaluation.proxy import PROXY_BATCHNORM_IMAGES, PROXY_IMAGES, accuracy_and_proxy
+from runners.evaluation.proxy import PROXY_IMAGES, proxy, proxy_target
+from runners.evaluation.screening import SCREENED_BATCHNORM_IMAGES
 from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
 from runners.training.loop import BATCHNORM_IMAGES, accuracy, fit, pick_device, reestimate_batchnorm
@@ -52,6 +53,7 @@ class SearchContext:
         threads: torch threads of a trial; 0 does not change the setting of the process.
         compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
             alike; None lets each process measure.
+        proxy_target: of the dense network on the calibration images; None lets each trial compute it.
     """
 
     net: nn.Module
@@ -61,6 +63,7 @@ class SearchContext:
     prepared: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
     compute_format: ComputeFormat | None = None
+    proxy_target: Tensor | None = None
 
 
 class TrialContext(Context):
@@ -233,8 +236,9 @@ def _measure(
                     progress.intermediate_networks.append(_intermediate_result(search_context, progress, snapshot))
             continue
         with progress.active():
-            measured, proxy = _validated(search_context, snapshot)
-        if (yield progress.report(snapshot.epoch, measured, None if snapshot.epoch else proxy)) is False:
+            measured = _accuracy(search_context, snapshot)
+            early = _proxy(search_context, snapshot) if snapshot.epoch == 0 else math.nan
+        if (yield progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)) is False:
             state = TrialState.STOPPED
             break
     if last is None:
@@ -253,15 +257,17 @@ def _compare(trial: Trial, search_context: SearchContext, progress: TrialProgres
     """
     data, space, device = search_context.data, search_context.space, pick_device(search_context.train.device)
     with progress.active():
-        held = dataclasses.replace(
-            data,
-            val=HeldSplit(data.val, PROXY_IMAGES, device),
-            calibration=HeldSplit(data.calibration, PROXY_BATCHNORM_IMAGES, device),
-        )
+        held = dataclasses.replace(data, calibration=HeldSplit(data.calibration, PROXY_IMAGES, device))
         dense = copy.deepcopy(search_context.net).to(device).eval()
         method: Method = METHODS[trial.method](**trial.settings)
         prepared = method.prepare(dense, space, _trial_context(trial, search_context, dense))
-        shared = dataclasses.replace(search_context, data=held, prepared={trial.method: prepared})
+        target = search_context.proxy_target
+        shared = dataclasses.replace(
+            search_context,
+            data=held,
+            prepared={trial.method: prepared},
+            proxy_target=proxy_target(dense, held.calibration, device=device) if target is None else target,
+        )
         screened = tuple(_screened(candidate, shared, dense) for candidate in trial.pool)
     return TrialResult(
         trial,
@@ -276,14 +282,16 @@ def _screened(candidate: Trial, search_context: SearchContext, dense: nn.Module)
     """Cut a candidate and measure it; one that fails is returned with the reason."""
     torch.manual_seed(candidate.seed)
     try:
-        context = _trial_context(candidate, search_context, dense, PROXY_BATCHNORM_IMAGES)
+        context = _trial_context(candidate, search_context, dense, SCREENED_BATCHNORM_IMAGES)
         snapshot = next(_snapshots(candidate, search_context, dense, context))
         if short := short_of(candidate.goal, snapshot, search_context.space):
             raise EvaluationError(f"the cut net {short}")
-        measured, proxy = _validated(search_context, snapshot, PROXY_IMAGES)
+        found = _proxy(search_context, snapshot)
+        if not math.isfinite(found):
+            raise EvaluationError("the cut net has features that are not finite, or there are too few images")
     except Exception as error:
         return ScreenedCandidate(error=_reason(error))
-    return ScreenedCandidate(promised_cost(snapshot, search_context.space), measured, proxy)
+    return ScreenedCandidate(promised_cost(snapshot, search_context.space), found)
 
 
 def _trial_context(
@@ -320,7 +328,7 @@ def _snapshots(
 
 def _intermediate_result(search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot) -> TrialResult:
     """Return the result that the trial would have if it ended at this snapshot."""
-    measured, _ = _validated(search_context, snapshot)
+    measured = _accuracy(search_context, snapshot)
     report = EpochReport(progress.trial.number, snapshot.epoch, measured, progress.seconds())
     result = _result(search_context, progress, snapshot, measured)
     return dataclasses.replace(result, curve=(report,), intermediate_index=len(progress.intermediate_networks) + 1)
@@ -342,21 +350,25 @@ def _result(search_context: SearchContext, progress: TrialProgress, snapshot: Sn
     )
 
 
-def _validated(search_context: SearchContext, snapshot: Snapshot, limit: int | None = None) -> tuple[float, float]:
-    """Return validation accuracy and proxy; raise an EvaluationError if one, or any weight of the net, is not finite.
-
-    Args:
-        limit: number of validation images; None takes all.
-    """
-    device = pick_device(search_context.train.device)
-    measured, proxy = accuracy_and_proxy(snapshot.net, search_context.data.val, device=device, limit=limit)
+def _accuracy(search_context: SearchContext, snapshot: Snapshot) -> float:
+    """Return the validation accuracy; raise an EvaluationError if it, or any weight of the network, is not finite."""
+    measured = accuracy(snapshot.net, search_context.data.val, device=pick_device(search_context.train.device))
     wrong = [name for name, tensor in snapshot.net.state_dict().items() if not torch.isfinite(tensor).all()]
-    if wrong or not math.isfinite(proxy):
-        culprit = f"{wrong[0]!r} of the narrow net" if wrong else "the validation loss of the narrow net"
-        raise EvaluationError(
-            f"after epoch {snapshot.epoch} {culprit} holds values that are not finite; lower the learning rate"
+    if wrong or not math.isfinite(measured):
+        culprit = (
+            f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {measured} is one"
         )
-    return measured, proxy
+        raise EvaluationError(f"after epoch {snapshot.epoch} {culprit} that are not finite; lower the learning rate")
+    return measured
+
+
+def _proxy(search_context: SearchContext, snapshot: Snapshot) -> float:
+    """Return the proxy of a network before its training; NaN where there is none."""
+    images, device = search_context.data.calibration, pick_device(search_context.train.device)
+    target = search_context.proxy_target
+    if target is None:
+        target = proxy_target(copy.deepcopy(search_context.net), images, device=device)
+    return proxy(snapshot.net, target, images, device=device)
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:

@@ -1,7 +1,8 @@
 """What it costs to screen candidates, to compare them before any training, and how many that allows."""
 
-from runners.evaluation.proxy import PROXY_BATCHNORM_IMAGES, PROXY_IMAGES
+from runners.evaluation.proxy import PROXY_IMAGES
 
+SCREENED_BATCHNORM_IMAGES = 128  # on which the BatchNorm statistics of a screened candidate are estimated
 MAX_AUTO_POOL = 64
 SCREENING_SHARE = 0.1  # the most that automatic screening costs, as a share of the training
 FORWARD_SHARE = 1 / 3  # time of a forward pass as a share of the time of a training step
@@ -10,17 +11,17 @@ FORWARD_SHARE = 1 / 3  # time of a forward pass as a share of the time of a trai
 CUT_IMAGES = 160
 
 
-def screen_images(val_images: int) -> float:
+def screen_images(calibration_images: int) -> float:
     """Return how many training images take as long to train on as one candidate takes to screen."""
-    return FORWARD_SHARE * (CUT_IMAGES + PROXY_BATCHNORM_IMAGES + min(PROXY_IMAGES, val_images))
+    return FORWARD_SHARE * (CUT_IMAGES + SCREENED_BATCHNORM_IMAGES + min(PROXY_IMAGES, calibration_images))
 
 
-def automatic_pool_size(trained_images: float, pools: float, val_images: int) -> int:
+def automatic_pool_size(trained_images: float, pools: float, calibration_images: int) -> int:
     """Return the largest size of screening pools that together cost a tenth of the training at most, from 1 to 64.
 
     Args:
         trained_images: images of all trainings of the search together, every epoch of every trial counted.
         pools: number of pools, about.
     """
-    affordable = SCREENING_SHARE * trained_images / screen_images(val_images)
+    affordable = SCREENING_SHARE * trained_images / screen_images(calibration_images)
     return int(max(1, min(MAX_AUTO_POOL, affordable / max(1.0, pools))))

@@ -162,6 +162,6 @@ def _compare(trial: Trial, outcome: Callable[[Trial], SimulatedOutcome], epochs:
             screened.append(ScreenedCandidate(error=f"{type(error).__name__}: {error}"))
             continue
         accuracy = _accuracy(candidate, final, 0, share, noise)
-        screened.append(ScreenedCandidate(final.cost, accuracy, proxy=accuracy))
+        screened.append(ScreenedCandidate(final.cost, proxy=accuracy))
         seconds += final.seconds * share
     return TrialResult(trial, TrialState.COMPLETE, seconds=seconds, train_seconds=seconds, screened=tuple(screened))

@@ -276,7 +276,7 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
         yield f"Screening: none, because {', '.join(candidates.methods)} cannot be compared without training."
     elif size > 1:
         pools = screened_trials(candidates, config.trials)
-        cost = pools * size * screen_images(len(data.val)) / (forecast_epochs(config) * len(data.train))
+        cost = pools * size * screen_images(len(data.calibration)) / (forecast_epochs(config) * len(data.train))
         yield (
             f"Screening: about {pools:.0f} trials ({', '.join(able)}) are the best of {size} candidates each before "
             f"any training: {pools * size:.0f} candidates, which take about {cost:.0%} of the time of the training."

@@ -103,7 +103,7 @@ def screening_statements(result: SearchResult) -> list[str]:
     audit = result.screening_audit
     if audit is not None and audit.correlation is not None:
         lines[0] += (
-            " Rank correlation of the proxy (minus the validation loss) with the end of training: "
+            " Rank correlation of the proxy before training with the end of training: "
             f"{audit.correlation:.2f} over {audit.trials} trials."
         )
         if misleads(audit):

@@ -126,8 +126,8 @@ class Setup:
         return {"used": used, "cut": cut, "val": val, "test": test}
 
 
-def set_up(epochs: int, dense_epochs: int) -> Setup:
-    data = load_data(DataConfig(name="cluttered_digits"), 0, SHAPE)
+def set_up(epochs: int, dense_epochs: int, data_name: str = "cluttered_digits") -> Setup:
+    data = load_data(DataConfig(name=data_name), 0, SHAPE)
     train = TrainConfig(
         epochs=epochs,
         dense_epochs=dense_epochs,

@@ -1,15 +1,18 @@
 """How well the cut network tells the trained one, before any training: python tests/studies/proxies.py.
 
-ResNet-20 on cluttered_digits; the dense network is trained once and cached. `di` cuts it to random width vectors at
-equal cost, as a screening pool does. Every vector is measured right after the cut, by each proxy and in one pass over
-the validation images, and is then fine-tuned. The table shows the rank correlation (Spearman's) of each proxy with the
-test accuracy after fine-tuning, and with the mean over the epochs of its last half, which has less noise.
+ResNet-20; the dense network is trained once and cached. `di` cuts it to random width vectors at equal cost, as a
+screening pool does. Every vector is measured right after the cut by each proxy, and is then fine-tuned. The table shows
+the rank correlation (Spearman's) of each proxy with the test accuracy after fine-tuning, as a mean over its last half:
 
-The default takes under 10 minutes on one core; `--epochs 16` asks the same of a long training. The same command
-continues a study that was stopped.
+    accuracy, -loss          on the validation images
+    -KL(dense || cut)        on the validation images
+    explained                share of the variance of the dense network's logits that the last features of the cut
+                             network explain, on training images: the proxy of a search
+
+The default takes under 10 minutes on one core; `--seeds 2` trains every vector twice and shows how well one training
+tells the other; `--epochs 16` asks the same of a long training. The same command continues a study that was stopped.
 """
 
-import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from di_variants import CPU, Setup, set_up
-from harness import Rows, mean_of, print_table, rows_of, seeds_of, study_parser
+from harness import Rows, print_table, rows_of, seeds_of, study_parser
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.base import Goal
 from pruning.methods.di.method import DenseRankings, DiscriminantInformation
+from runners.evaluation.proxy import PROXY_IMAGES, explained, last_features, proxy_target
 from runners.training.dense import weights_digest
 from runners.training.loop import accuracy
 from search.searchers.parameters import proportion
@@ -31,33 +35,107 @@ from spaces.budget import Budget
 from spaces.widths import Widths
 
 SHARES = (8.0, 3.0)  # of the dense FLOPs, in percent
-PROXIES = {
-    "accuracy": "accuracy",
-    "-loss": "loss",
-    "-KL(dense || cut)": "divergence",
-    "accuracy, 512 images": "accuracy 512",
-    "-loss, 512 images": "loss 512",
-    "-loss, 256 images": "loss 256",
-    "-KL, 512 images": "divergence 512",
-}
+PROXIES = ("accuracy", "-loss", "-KL(dense || cut)", f"explained, {PROXY_IMAGES // 2} images", "explained")
 
 
 @dataclass(frozen=True)
-class Job:
+class Cut:
     """A width vector, by its number, at a share of the dense FLOPs, in percent."""
 
     percent: float
     vector: int
+
+    def widths(self, setup: Setup) -> Widths:
+        """Return random widths inside the share, drawn as the search draws; vector 0 has uniform widths."""
+        groups = len(setup.space.variable)
+        random = np.random.default_rng([self.vector, round(100 * self.percent)])
+        proportions = [proportion(value) for value in (random.random(groups) if self.vector else np.full(groups, 0.5))]
+        budget = Budget.parse(f"{self.percent}%").resolve(setup.space.dense_cost)
+        return setup.space.fit([share / max(proportions) for share in proportions], [budget])
+
+
+@dataclass(frozen=True)
+class Job(Cut):
+    """The training of a width vector."""
+
     seed: int
 
 
-def widths_of(setup: Setup, job: Job) -> Widths:
-    """Return a random width vector inside the share, drawn as the search draws; vector 0 has uniform widths."""
-    random = np.random.default_rng([job.vector, round(100 * job.percent)])
-    parameters = random.random(len(setup.space.variable)) if job.vector else np.full(len(setup.space.variable), 0.5)
-    proportions = [proportion(parameter) for parameter in parameters]
-    budget = Budget.parse(f"{job.percent}%").resolve(setup.space.dense_cost)
-    return setup.space.fit([share / max(proportions) for share in proportions], [budget])
+@dataclass(frozen=True)
+class Study:
+    """The parts that all measurements share.
+
+    Attributes:
+        logits: of the dense network on the validation images.
+        target: its logits on the images of the proxy.
+    """
+
+    setup: Setup
+    rows: Rows
+    rankings: DenseRankings
+    logits: Tensor
+    target: Tensor
+
+    def proxies(self, cut: Cut) -> dict[str, float]:
+        """Cut to a width vector and return its proxies, higher is better."""
+        setup = self.setup
+        net = next(self._snapshots(cut, 0)).net
+        logits, labels = logits_of(setup, net)
+        dense, log_softmax = functional.log_softmax(self.logits, 1), functional.log_softmax(logits, 1)
+        divergence = functional.kl_div(log_softmax, dense, reduction="batchmean", log_target=True)
+        features, half = last_features(net, setup.data.calibration, device=CPU), PROXY_IMAGES // 2
+        found = [
+            float((logits.argmax(1) == labels).float().mean()),
+            -float(functional.cross_entropy(logits, labels)),
+            -float(divergence),
+            explained(features[:half], self.target[:half]),
+            explained(features, self.target),
+        ]
+        return dict(zip(PROXIES, found, strict=True))
+
+    def train(self, job: Job) -> dict[str, float]:
+        """Fine-tune a width vector; return its test accuracy, and its mean over the last half of the epochs."""
+        epochs, test = self.setup.train.epochs, self.setup.data.test
+        last_half = [snapshot for snapshot in self._tested(job, test) if 2 * snapshot[0] > epochs]
+        return {"test": last_half[-1][1], "settled": statistics.fmean(tested for _, tested in last_half)}
+
+    def _tested(self, job: Job, test: object) -> list[tuple[int, float]]:
+        snapshots = self._snapshots(job, job.seed)
+        return [(snapshot.epoch, accuracy(snapshot.net, test, device=CPU)) for snapshot in snapshots if snapshot.epoch]
+
+    def _snapshots(self, cut: Cut, seed: int):
+        torch.manual_seed(seed)
+        setup = self.setup
+        goal, context = Goal(cut.widths(setup)), setup.context(seed, self.rankings)
+        return DiscriminantInformation().run(setup.net, setup.space, goal, context)
+
+    def lines(self, percent: float, vectors: int, seeds: Sequence[int]) -> list[list[str]]:
+        """Measure what is missing at a share of the FLOPs; return the rows of the table."""
+        found: list[Mapping[str, float]] = []
+        trained: dict[int, list[float]] = {seed: [] for seed in seeds}
+        for vector in range(vectors):
+            cut = Cut(percent, vector)
+            found.append(self.rows.measured(cut, lambda cut=cut: self.proxies(cut)))
+            for seed in seeds:
+                job = Job(percent, vector, seed)
+                trained[seed].append(self.rows.measured(job, lambda job=job: self.train(job))["settled"])
+            print(f"{percent:g}% vector {vector}: test {trained[seeds[0]][-1]:.1%}", flush=True)
+        means = [statistics.fmean(values) for values in zip(*trained.values(), strict=True)]
+        share, reached = f"{percent:g}%", f"{100 * min(means):.1f} to {100 * max(means):.1f}"
+        rows = [[share, reached, name, rank(found_by(found, name), means)] for name in PROXIES]
+        if len(seeds) > 1:
+            first, second = trained[seeds[0]], trained[seeds[1]]
+            rows.append([share, reached, "one training, of another", rank(first, second)])
+        return rows
+
+
+def found_by(found: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    return [values[name] for values in found]
+
+
+def rank(proxies: Sequence[float], outcomes: Sequence[float]) -> str:
+    """Return the rank correlation of proxies with accuracies after training."""
+    return f"{spearmanr(proxies, outcomes).statistic:.2f}"
 
 
 @torch.no_grad()
@@ -68,73 +146,25 @@ def logits_of(setup: Setup, net: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
-def proxies(logits: Tensor, dense: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the values of the cut network by the names of `PROXIES`; lower is better but for accuracies."""
-    found: dict[str, float] = {}
-    for name, images in (("", len(labels)), (" 512", 512), (" 256", 256)):
-        cut, target, own = logits[:images], functional.log_softmax(dense[:images], 1), labels[:images]
-        found[f"accuracy{name}"] = float((cut.argmax(1) == own).float().mean())
-        found[f"loss{name}"] = float(functional.cross_entropy(cut, own))
-        distance = functional.kl_div(functional.log_softmax(cut, 1), target, reduction="batchmean", log_target=True)
-        found[f"divergence{name}"] = float(distance)
-    return found
-
-
-def measure(setup: Setup, job: Job, rankings: DenseRankings, dense: Tensor) -> dict[str, float]:
-    """Cut to a width vector and fine-tune; return its proxies and its test accuracies."""
-    torch.manual_seed(job.seed)
-    widths, found, tests = widths_of(setup, job), {}, []
-    method = DiscriminantInformation()
-    for snapshot in method.run(setup.net, setup.space, Goal(widths), setup.context(job.seed, rankings)):
-        if snapshot.epoch == 0:
-            found = proxies(*_with_dense(logits_of(setup, snapshot.net), dense))
-        elif 2 * snapshot.epoch > setup.train.epochs:
-            tests.append(accuracy(snapshot.net, setup.data.test, device=CPU))
-    return {**found, "test": tests[-1], "settled": statistics.fmean(tests)}
-
-
-def _with_dense(cut: tuple[Tensor, Tensor], dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return cut[0], dense, cut[1]
-
-
-def correlation(found: Sequence[Mapping[str, float]], proxy: str, outcome: str) -> str:
-    """Return the rank correlation of a proxy, as higher is better, with an accuracy after training."""
-    sign = 1 if proxy.startswith("accuracy") else -1
-    ranked = spearmanr([sign * values[proxy] for values in found], [values[outcome] for values in found])
-    return f"{ranked.statistic:.2f}"
-
-
-def averaged(rows: Rows, percent: float, vector: int, seeds: range) -> dict[str, float]:
-    """Return the values of a vector as means over the seeds of its training."""
-    own = [row for seed in seeds if (row := rows.of(Job(percent, vector, seed))) is not None]
-    return {name: mean_of(own, name) for name in own[0]}
-
-
 def main() -> None:
     parser = study_parser("proxies", __doc__, seeds=1)
+    parser.add_argument("--data", default="cluttered_digits")
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning")
     parser.add_argument("--vectors", type=int, default=16, help="width vectors at each share")
     parser.add_argument("--dense-epochs", type=int, default=10)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    setup, seeds = set_up(chosen.epochs, chosen.dense_epochs), seeds_of(chosen)
-    rows = rows_of(chosen, dense=weights_digest(setup.net)[:12], epochs=chosen.epochs)
-    rankings = DiscriminantInformation().prepare(setup.net, setup.space, setup.context(0))
-    dense, _ = logits_of(setup, setup.net)
-    lines = []
-    for percent in SHARES:
-        for vector in range(chosen.vectors):
-            for job in (Job(percent, vector, seed) for seed in seeds):
-                row = rows.measured(job, functools.partial(measure, setup, job, rankings, dense))
-                print(f"{job}: -loss {-row['loss']:.2f}, test {row['test']:.1%}", flush=True)
-        found = [averaged(rows, percent, vector, seeds) for vector in range(chosen.vectors)]
-        accuracies = [100 * values["test"] for values in found]
-        print(f"{percent:g}% of FLOPs: test {min(accuracies):.1f} to {max(accuracies):.1f}%", flush=True)
-        for name, proxy in PROXIES.items():
-            cells = [correlation(found, proxy, outcome) for outcome in ("test", "settled")]
-            lines.append([f"{percent:g}%", name, *cells])
-    title = f"Rank correlation of proxies with {chosen.epochs} epochs, {chosen.vectors} width vectors each"
-    print_table(title, ["FLOPs", "proxy", "test", "last half"], lines, seeds)
+    setup, seeds = set_up(chosen.epochs, chosen.dense_epochs, chosen.data), seeds_of(chosen)
+    study = Study(
+        setup,
+        rows_of(chosen, dense=weights_digest(setup.net)[:12], epochs=chosen.epochs),
+        DiscriminantInformation().prepare(setup.net, setup.space, setup.context(0)),
+        logits_of(setup, setup.net)[0],
+        proxy_target(setup.net, setup.data.calibration, device=CPU),
+    )
+    lines = [line for percent in SHARES for line in study.lines(percent, chosen.vectors, seeds)]
+    title = f"Rank correlation of proxies with {chosen.epochs} epochs, {chosen.vectors} width vectors, {chosen.data}"
+    print_table(title, ["FLOPs", "test accuracy, %", "proxy", "rank correlation"], lines, seeds)
 
 
 if __name__ == "__main__":

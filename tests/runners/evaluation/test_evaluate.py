@@ -16,6 +16,7 @@ from pruning.checkpoint import from_bytes
 from pruning.quantization.layers import size_mb
 from pruning.traits import pausable, screenable
 from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.proxy import proxy_target
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy
 from runners.trial import Trial, TrialState
@@ -284,7 +285,7 @@ def test_a_candidate_of_a_pool_is_the_net_that_its_training_starts_from(
     assert (reports, result.error, result.curve, result.checkpoint) == ([], "", (), None)
     for candidate, screened in zip(candidates, result.screened, strict=True):
         start, whole = finish(tiny_search_context, candidate)
-        assert (screened.accuracy, screened.proxy) == (start[0].accuracy, start[0].proxy)
+        assert screened.proxy == start[0].proxy
         assert screened.cost == whole.cost
     assert result.screened[0].proxy != result.screened[1].proxy
 
@@ -317,6 +318,16 @@ def test_a_candidate_that_fails_leaves_the_others_of_its_pool(tiny_search_contex
 def test_the_proxy_is_that_of_the_net_before_training(tiny_search_context: SearchContext) -> None:
     reports, _ = finish(tiny_search_context)
     assert [report.proxy is None for report in reports] == [False, True]
+    target = proxy_target(tiny_search_context.net, tiny_search_context.data.calibration, device=torch.device("cpu"))
+    known = dataclasses.replace(tiny_search_context, proxy_target=target)
+    assert finish(known)[0][0].proxy == reports[0].proxy
+
+
+def test_a_trial_without_images_for_its_proxy_is_trained_all_the_same(tiny_search_context: SearchContext) -> None:
+    data = tiny_search_context.data
+    few = dataclasses.replace(data, calibration=data.calibration.subset(torch.arange(2)))
+    reports, result = finish(dataclasses.replace(tiny_search_context, data=few))
+    assert (reports[0].proxy, result.state) == (None, TrialState.COMPLETE)
 
 
 @pytest.mark.parametrize("setting", [{"bits": 6.0}, {"distill": 0.5}, {"gradual_epochs": 1}])

@@ -1,5 +1,6 @@
-"""Accuracy and proxy from one pass over images."""
+"""The proxy: which share of the dense network's logits the features of a cut network explain."""
 
+import copy
 import math
 
 import pytest
@@ -7,44 +8,95 @@ import torch
 from torch import nn
 
 from runners.data.splits import TensorSplit
-from runners.evaluation.proxy import PROXY_IMAGES, accuracy_and_proxy
-from runners.training.loop import accuracy
+from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.proxy import BATCH, PROXY_IMAGES, RIDGE, explained, last_features, proxy, proxy_target
 
 CPU = torch.device("cpu")
 
 
-def split_of(labels: torch.Tensor) -> TensorSplit:
-    """Return images of one pixel that hold their class."""
-    return TensorSplit(labels.float()[:, None, None, None], labels, (0.0,), (1.0,), (1, 1))
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class TwoClasses(nn.Module):
-    """Is sure of class 0 by odds of 3 to 1, whatever it sees."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([math.log(3.0), 0.0]).expand(len(images), 2)
-
-
-def test_the_proxy_is_minus_the_mean_cross_entropy() -> None:
-    split = split_of(torch.tensor([0, 0, 0, 1]))
-    found = accuracy_and_proxy(TwoClasses(), split, device=CPU)
-    assert found == (0.75, pytest.approx((3 * math.log(0.75) + math.log(0.25)) / 4))
-
-
-def test_the_proxy_is_that_of_the_first_images_and_the_accuracy_that_of_all() -> None:
-    split = split_of(torch.cat([torch.zeros(PROXY_IMAGES), torch.ones(PROXY_IMAGES)]).long())
-    assert accuracy_and_proxy(TwoClasses(), split, device=CPU) == (0.5, pytest.approx(math.log(0.75)))
-    limited = accuracy_and_proxy(TwoClasses(), split, device=CPU, limit=PROXY_IMAGES)
-    assert limited == (1.0, pytest.approx(math.log(0.75)))
+def left_out(features: torch.Tensor, target: torch.Tensor) -> float:
+    """Return what `explained` does, by one regression for every image, on the others."""
+    features, target = features.double(), target.double()
+    inputs = (features - features.mean(0)) / features.std(0)
+    errors, totals = 0.0, 0.0
+    for image in range(len(inputs)):
+        others = [other for other in range(len(inputs)) if other != image]
+        # An intercept that is not penalised, as a column of ones.
+        known = torch.cat([inputs[others], torch.ones(len(others), 1)], 1)
+        penalty = RIDGE * torch.eye(known.shape[1])
+        penalty[-1, -1] = 0
+        weights = torch.linalg.solve(known.T @ known + penalty, known.T @ target[others])
+        guess = torch.cat([inputs[image], torch.ones(1)]).double() @ weights
+        errors += float((target[image] - guess).square().sum())
+        totals += float((target[image] - target[others].mean(0)).square().sum())
+    return 1 - errors / totals
 
 
-def test_the_accuracy_is_that_of_the_training_loop_and_modes_are_restored() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3)).train()
-    split = split_of(torch.arange(40) % 3)
-    assert accuracy_and_proxy(net, split, device=CPU)[0] == accuracy(net, split, device=CPU)
-    assert all(module.training for module in net.modules())
+@pytest.mark.parametrize("size", [3, 60])
+def test_the_closed_form_leaves_every_image_out_once(size: int) -> None:
+    features = random(40, size)
+    target = features[:, :2] @ random(2, 4, seed=1) + 0.5 * random(40, 4, seed=2)
+    assert explained(features, target) == pytest.approx(left_out(features, target), abs=1e-6)
 
 
-def test_an_empty_split_gives_zeros() -> None:
-    assert accuracy_and_proxy(TwoClasses(), split_of(torch.zeros(0).long()), device=CPU) == (0.0, 0.0)
+def test_features_that_hold_the_target_explain_it_and_others_explain_nothing() -> None:
+    target = random(400, 3)
+    assert explained(torch.cat([target @ random(3, 3, seed=1), random(400, 2, seed=2)], 1), target) > 0.99
+    assert explained(random(400, 5, seed=3), target) == pytest.approx(0.0, abs=0.05)
+    assert explained(torch.ones(400, 5), target) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_scale_and_offset_of_features_do_not_matter() -> None:
+    features, target = random(50, 4), random(50, 3, seed=1)
+    assert explained(100 * features + 7, target) == pytest.approx(explained(features, target))
+
+
+def test_a_target_that_does_not_vary_and_features_that_are_not_finite_give_nan() -> None:
+    assert math.isnan(explained(random(20, 3), torch.ones(20, 2)))
+    assert math.isnan(explained(torch.full((20, 3), math.inf), random(20, 2)))
+
+
+def images(count: int) -> TensorSplit:
+    return TensorSplit(random(count, 1, 4, 4).sigmoid(), torch.arange(count) % 3, (0.5,), (0.5,), (4, 4))
+
+
+def test_features_are_the_inputs_of_the_last_linear_layer() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3)).train()
+    found = last_features(net, images(300), device=CPU)
+    (batch, _) = next(images(300).batches(300, device=CPU))
+    with torch.no_grad():
+        assert torch.allclose(found, net[:3](batch), atol=1e-6)
+    assert net.training
+    assert not net[3]._forward_hooks
+
+
+def test_a_net_that_does_not_end_in_a_linear_layer_has_its_outputs_for_features() -> None:
+    for net in (
+        nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.ReLU()),
+    ):
+        assert torch.equal(last_features(net, images(40), device=CPU), proxy_target(net, images(40), device=CPU))
+
+
+def test_as_many_images_as_the_proxy_takes_are_read_and_it_works_on_a_few() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    split = images(PROXY_IMAGES + BATCH)
+    target = proxy_target(net, split, device=CPU)
+    assert target.shape == (PROXY_IMAGES, 3)
+    assert proxy(net, target, split, device=CPU) > 0.9
+    few = images(2)
+    assert math.isnan(proxy(net, proxy_target(net, few, device=CPU), few, device=CPU))
+    none = images(0)
+    assert math.isnan(proxy(net, proxy_target(net, none, device=CPU), none, device=CPU))
+
+
+def test_the_proxy_does_not_depend_on_the_classifier_of_the_cut_net(tiny_search_context: SearchContext) -> None:
+    net, split = copy.deepcopy(tiny_search_context.net), tiny_search_context.data.calibration
+    target = proxy_target(net, split, device=CPU)
+    before = proxy(net, target, split, device=CPU)
+    nn.init.normal_(net[-1].weight)
+    assert proxy(net, target, split, device=CPU) == before > 0.5

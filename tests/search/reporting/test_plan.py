@@ -123,14 +123,14 @@ def test_screening_is_said_to_cost_a_part_of_the_training() -> None:
     def planned(size: int, *methods: str) -> str:
         train = TrainConfig(epochs=2)
         problem = problem_of(chain(), ("20kflops",), methods, trials=20, train=train, screen=str(size))
-        data = SimpleNamespace(train=range(2_000), val=range(488))
+        data = SimpleNamespace(train=range(2_000), calibration=range(2_048))
         environment: Any = SimpleNamespace(data=data, config=problem.config)
         return "".join(_screening(environment, CandidateSpace(problem)))
 
     text = planned(4, "l2", "csgd")
     assert "(l2) are the best of 4 candidates each before any training" in text
-    # 5.5 of 20 trials are screened: 5.5 * 4 * (160 + 128 + 256) / 3 of 20 * 2 * 2,000
-    assert "22 candidates, which take about 5% of the time" in text
+    # 5.5 of 20 trials are screened: 5.5 * 4 * (160 + 128 + 512) / 3 of 20 * 2 * 2,000
+    assert "22 candidates, which take about 7% of the time" in text
     assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
     assert planned(1, "l2", "csgd") == ""
 

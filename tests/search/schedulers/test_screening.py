@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from screened_search import (
     told,
 )
 
-from pruning.base import METHODS
+from pruning.base import METHODS, Goal
 from pruning.traits import screenable
 from runners.config import RunnerConfig, TrainConfig
 from runners.local import LocalRunner
@@ -37,8 +38,10 @@ from search.results.rank_correlation import (
     misleads,
 )
 from search.results.result import DenseResult, SearchResult
+from search.schedulers.screening import Screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.optuna_searcher import OptunaSearcher
+from search.storage.pending import PendingTrials
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
@@ -217,6 +220,23 @@ def test_a_failed_candidate_loses_and_where_all_fail_the_first_is_trained() -> N
     assert search.results[-1].note == {SCREENED: 2}
 
 
+def test_variants_of_one_width_vector_are_different_candidates() -> None:
+    problem = screened_problem()
+    screening, pending = Screening(problem, size=2), PendingTrials()
+    dense = Trial(5, "l2", Goal(SPACE.smallest))
+    other = replace(dense, training={"lr": 0.1})  # in place of another start
+    pending.begin(dense)
+    pending.screen(5, [other])
+    screening.open(dense, [other])
+    part = screening.next_part()
+    assert part is not None
+    screened = (ScreenedCandidate(proxy=0.1), ScreenedCandidate(proxy=0.2))
+    winner = screening.tell(TrialResult(part, TrialState.COMPLETE, screened=screened))
+    assert winner == other
+    assert pending.select(winner) == [dense]
+    assert pending.trials == {5: other}
+
+
 def test_a_part_of_a_pool_whose_worker_died_loses() -> None:
     search = screened_search(8, workers=2)
     finish_initial_design(search)
@@ -370,8 +390,7 @@ def test_the_audit_shows_how_the_proxy_ranks_within_bands() -> None:
     assert table.rows[0][0] == "0 (before training)"
     assert SearchResult.from_json(result.to_json()).screening_audit == audit
     assert screening_statements(result)[0].endswith(
-        "Rank correlation of the proxy (minus the validation loss) with the end of training: "
-        f"1.00 over {24 - baselines} trials."
+        f"Rank correlation of the proxy before training with the end of training: 1.00 over {24 - baselines} trials."
     )
 
 
