@@ -201,8 +201,13 @@ class RunConfig:
     @property
     def final_share(self) -> float:
         """Share of the epochs after the dense net's that are for the final training."""
-        final = self.final_training * (len(self.target_budgets) or LEVELS)
+        final = self.final_training_in_all
         return final / (final + self.trials * self.train.epochs) if final else 0.0
+
+    @property
+    def final_training_in_all(self) -> int:
+        """Epochs of final training at all targets, or at all members of the front that may be trained on."""
+        return self.final_training * (len(self.target_budgets) or LEVELS)
 
     @cached_property
     def budgets(self) -> tuple[Budget, ...]:

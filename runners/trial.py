@@ -232,13 +232,16 @@ class TrialResult:
 
     @property
     def settled_accuracy(self) -> float | None:
-        """The mean accuracy over the last fifth of the epochs of final training, which one lucky reading moves less.
+        """The mean accuracy over the last fifth of the epochs of final training, at least two of them.
+
+        One lucky reading moves it less.
 
         It is `accuracy` without final training, and where the network of an earlier segment was kept.
         """
         if self.accuracy is None or not self.final_epochs or self.rungs[-1][1] != self.accuracy:
             return self.accuracy
-        count = max(1, (self.rungs[-1][0] - self._rung_before_last) // SETTLED_SHARE)
+        epochs = self.rungs[-1][0] - self._rung_before_last
+        count = min(epochs, max(2, epochs // SETTLED_SHARE))
         return statistics.fmean(report.accuracy for report in self.curve[-count:])
 
     @property

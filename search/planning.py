@@ -22,8 +22,9 @@ from runners.evaluation.screening import automatic_pool_size, screen_images
 from runners.training.compute_format import step_seconds, using_threads
 from runners.training.loop import BATCHNORM_IMAGES
 from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
+from search.problem import BASELINES
 from search.results.pareto import counted
-from search.schedulers.asha import expected, expected_epochs
+from search.schedulers.asha import CALIBRATION_TRIALS, expected, expected_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign
 from search.storage.run_folder import DENSE
@@ -83,10 +84,21 @@ def plan(
 
 
 def forecast_epochs(config: RunConfig) -> float:
-    """Estimate the epochs of training of all trials together; baselines and members of the front get all epochs."""
+    """Estimate the epochs of training of all trials together."""
     if rungs := config.rung_epochs:
-        return expected_epochs(rungs, config.trials, round(FRONT_SHARE * config.trials))
+        return expected_epochs(rungs, config.trials, exempt_from_rungs(config))
     return float(config.train.epochs * config.trials)
+
+
+def exempt_from_rungs(config: RunConfig) -> int:
+    """Estimate how many trials are trained to the last rung: baselines, calibration trials, and the front.
+
+    The front is not, where the final training trains it on.
+    """
+    targets = len(config.target_budgets)
+    baselines = min(config.trials, len(BASELINES) * targets if targets else config.trials // 2)
+    front = 0 if config.final_training else round(FRONT_SHARE * config.trials)
+    return baselines + CALIBRATION_TRIALS + front
 
 
 def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeForecast:
@@ -129,7 +141,7 @@ def screening_pool_size(environment: Environment, candidates: CandidateSpace) ->
     config, data = environment.config, environment.data
     if (asked := config.screening_pool) is not None:
         return asked
-    trained_images = forecast_epochs(config) * len(data.train)
+    trained_images = (forecast_epochs(config) + config.final_training_in_all) * len(data.train)
     return automatic_pool_size(trained_images, screened_trials(candidates, config.trials), len(data.calibration))
 
 

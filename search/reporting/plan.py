@@ -11,8 +11,8 @@ from configs.schema import LEVELS, RunConfig
 from runners.evaluation.screening import screen_images
 from search.environment import Environment, Plan
 from search.planning import (
-    FRONT_SHARE,
     TimeForecast,
+    exempt_from_rungs,
     forecast_disk,
     forecast_epochs,
     forecast_time,
@@ -109,7 +109,7 @@ def _training(config: RunConfig) -> str:
     trials = round(forecast_epochs(config))
     parts.append(f"{trials} of the trials")
     places = len(config.target_budgets)
-    final = config.final_training * (places or LEVELS)
+    final = config.final_training_in_all
     where = plural(places, "target") if places else f"up to {LEVELS} members of the front"
     parts.append(
         f"{final} of final training, {config.final_training} for each of {where}" if final else "none after them"
@@ -260,8 +260,8 @@ def _rungs(problem: Problem) -> Iterator[TextTable]:
     rungs, trials = problem.rungs, problem.config.trials
     if not rungs:
         return
-    later = "baselines and the other exempt trials, members of the front, and the better half of all others"
-    reached = zip(rungs, expected(rungs, trials, round(FRONT_SHARE * trials)), strict=True)
+    later = "baselines and the other exempt trials, and the better half of all others"
+    reached = zip(rungs, expected(rungs, trials, exempt_from_rungs(problem.config)), strict=True)
     rows = [(str(epochs), f"{count:.0f}", "every trial" if epochs == rungs[0] else later) for epochs, count in reached]
     whole = problem.config.train.epochs * trials
     title = f"Rungs: about {forecast_epochs(problem.config):.0f} epochs of training instead of {whole}"
@@ -276,7 +276,8 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
         yield f"Screening: none, because {', '.join(candidates.methods)} cannot be compared without training."
     elif size > 1:
         pools = screened_trials(candidates, config.trials)
-        cost = pools * size * screen_images(len(data.calibration)) / (forecast_epochs(config) * len(data.train))
+        epochs = forecast_epochs(config) + config.final_training_in_all
+        cost = pools * size * screen_images(len(data.calibration)) / (epochs * len(data.train))
         yield (
             f"Screening: about {pools:.0f} trials ({', '.join(able)}) are the best of {size} candidates each before "
             f"any training: {pools * size:.0f} candidates, which take about {cost:.0%} of the time of the training."

@@ -80,7 +80,7 @@ def test_the_plan_has_the_time_and_where_trials_pause_the_epochs(tmp_path: Path)
     assert (made.environment, made.epochs, made.dense_seconds) == (environment, 0, 0.25)
     train = dataclasses.replace(environment.config.train, epochs=4)
     paused = changed(environment, train=train, rungs="1,2", trials=10)
-    assert plan(paused, candidates).epochs == forecast_epochs(paused.config) == 23  # 10 * 1 + 5 * 1 + 4 * 2
+    assert plan(paused, candidates).epochs == forecast_epochs(paused.config) == 34  # 10 * 1 + 8 * 1 + 8 * 2
 
 
 def test_timing_the_front_takes_its_time_and_more_where_latency_counts(tmp_path: Path) -> None:

@@ -102,9 +102,10 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_each() -> None:
     train = TrainConfig(epochs=4, device="cpu", precision="float32")
     text = page_of(train=train, trials=10, rungs="1,2")
-    assert "Rungs: about 23 epochs of training instead of 40" in text  # 10 * 1 + 5 * 1 + 4 * 2 = 23, of 4 on the front
+    # 10 * 1 + 8 * 1 + 8 * 2: half of the trials are baselines, and three more are trained to the end.
+    assert "Rungs: about 34 epochs of training instead of 40" in text
     assert "\n 1 10 every trial" in text
-    assert "\n 4 4 baselines and the other exempt trials, members of the front" in text
+    assert "\n 4 8 baselines and the other exempt trials, and the better half" in text
     assert "4 epochs each at most, rungs after 1, 2" in text
     assert "Rungs" not in page_of(train=train, trials=10, rungs="none")
     assert "Rungs" not in page_of(trials=10)
@@ -129,8 +130,8 @@ def test_screening_is_said_to_cost_a_part_of_the_training() -> None:
 
     text = planned(4, "l2", "csgd")
     assert "(l2) are the best of 4 candidates each before any training" in text
-    # 5.5 of 20 trials are screened: 5.5 * 4 * (160 + 128 + 512) / 3 of 20 * 2 * 2,000
-    assert "22 candidates, which take about 7% of the time" in text
+    # About 3 of 20 trials are screened: 3 * 4 * (160 + 128 + 512) / 3 of 20 * 2 * 2,000
+    assert "12 candidates, which take about 4% of the time" in text
     assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
     assert planned(1, "l2", "csgd") == ""
 
