@@ -25,7 +25,9 @@ from search.schedulers.segments import NOT_CONTINUED
 from search.searchers.candidate_space import CandidateSpace
 from spaces.budget import Budget
 
-RUNG_SHARE = 8  # the rung of the entrants is one in so many of a target's epochs
+# The rung of the entrants is one in so many of a target's epochs; heirs get as many as trials have had, but no more
+# than one in LONGEST_RUNG.
+RUNG_SHARE, LONGEST_RUNG = 8, 3
 # With fewer epochs at a target the rungs of so many entrants would leave too little to the best of them.
 EPOCHS_FOR_TWO, EPOCHS_FOR_THREE = 4, 6
 INHERITING_METHOD = "di"  # finds widths on a finished network
@@ -155,14 +157,16 @@ class FinalTraining:
         baselines = [result for result in ranked if result.trial.baseline]
         searched = [result for result in ranked if not result.trial.baseline]
         count = 1 + (self.epochs >= EPOCHS_FOR_TWO) + (self.epochs >= EPOCHS_FOR_THREE)
-        rung = max(1, self.epochs // RUNG_SHARE)
+        others = (*baselines[:1], *searched[:1])
+        trained = max(((result.trained or 0) - result.final_epochs for result in others), default=0)
+        rung = max(1, self.epochs // RUNG_SHARE, min(trained, self.epochs // LONGEST_RUNG))
         if not is_known:
             return _Level(baselines[:1] if count > 1 else [], [], self.epochs, rung)
         heirs = [] if above is None else [Heir(trial, above) for trial in self._inheriting(limit, above, searched)]
-        others = [*baselines[:1], *(searched[:1] if len(heirs) < 2 else [])]
+        continued = [*baselines[:1], *(searched[:1] if len(heirs) < 2 else [])]
         if count == 1:
-            others.sort(key=_searched_rank)
-        entered: list[Heir | TrialResult] = [*heirs[:1], *others, *heirs[1:]]
+            continued.sort(key=_searched_rank)
+        entered: list[Heir | TrialResult] = [*heirs[:1], *continued, *heirs[1:]]
         known = {result.trial.key(): result for result in results}
         found = [known.get(entrant.trial.key(), entrant) for entrant in entered[:count]]
         new = [entrant for entrant in found if isinstance(entrant, Heir)]

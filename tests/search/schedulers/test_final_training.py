@@ -8,7 +8,8 @@ import pytest
 from chain_space import chain
 from made_up_search import MadeUpSearch, problem_of, search_of
 
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.config import TrainConfig
+from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from search.schedulers.segments import NOT_CONTINUED
 from search.storage.checkpoints import CheckpointStore
 from spaces.errors import WeightsError
@@ -20,7 +21,12 @@ Outcome = Callable[[Trial], TrialResult]
 
 
 def search(
-    final_epochs: int = 8, url: str = "", checkpoints: CheckpointStore | None = None, *, inherit: bool = True
+    final_epochs: int = 8,
+    url: str = "",
+    checkpoints: CheckpointStore | None = None,
+    *,
+    inherit: bool = True,
+    epochs: int = 1,
 ) -> MadeUpSearch:
     shares = ",".join(f"{target}%" for target in TARGETS)
     problem = problem_of(
@@ -30,6 +36,7 @@ def search(
         final_epochs=str(final_epochs),
         trials=12,
         inherit=inherit,
+        train=TrainConfig(epochs=epochs),
     )
     config = replace(problem.config, targets=shares, budget=())
     return search_of(type(problem).resolve(config, SPACE), url=url, checkpoints=checkpoints or Kept())
@@ -168,6 +175,18 @@ def test_failed_heirs_leave_the_network_of_the_search() -> None:
         best = made_up.history.best_at(target)
         assert best is not None
         assert best.final_epochs >= 4
+
+
+def test_heirs_are_trained_for_as_long_as_trials_before_they_are_compared() -> None:
+    made_up = search(final_epochs=12, epochs=3)
+
+    def three(trial: Trial) -> TrialResult:
+        whole = replace(trial, segment=trial.segment or TrainingSegment(3))
+        return replace(outcome(whole), trial=trial)
+
+    first = [trial.segment.epochs for trial in finish(made_up, three) if trial.parent and not trial.segment.trained]  # type: ignore[union-attr]
+    assert first
+    assert set(first) == {3}
 
 
 def test_few_epochs_have_one_entrant() -> None:
