@@ -187,3 +187,8 @@ def test_a_recipe_says_every_option_of_training(name: str) -> None:
     assert not [option for option in options if f"\n  {option}: " not in text]
     assert "# ours" in text
     assert text.startswith(f"# {config.method.upper().replace('CSGD', 'C-SGD')}, ")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_nothing_beyond_what_the_paper_does(name: str) -> None:
+    assert load(name).final_training == 0
