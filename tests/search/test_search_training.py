@@ -115,7 +115,7 @@ def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> 
 def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     tiny = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "
-    tiny += "--latency-device none"
+    tiny += "--latency-device none --final-epochs none"
     flags = f"--budget 60% --method random --trials 6 --epochs 2 --search-training lr,epochs {tiny}".split()
     assert main(["plan", *flags]) == 0
     page = capsys.readouterr().out
