@@ -124,7 +124,7 @@ def account(spans: Sequence[Span], end: float, workers: int) -> Clock:
 def searched(config: RunConfig, controller: Clock, beside: Clock) -> tuple[list[Span], float]:
     """Search with watched trials; return their spans and the time of the last tell.
 
-    A screened candidate and every training segment of a trial have spans of their own: the tuner is told all of them.
+    Parts of screening pools and training segments of a trial have spans of their own: the tuner is told all of them.
     """
     told: list[TrialResult] = []
     ends: list[float] = []
