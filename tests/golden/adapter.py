@@ -32,6 +32,7 @@ from search.results.pareto import measured
 from search.results.rank_correlation import PROXY, SCREENED, UNSCREENED
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.final_training import FinalTraining
 from search.schedulers.screening import Screening
 from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 from search.schedulers.stopping import TimeLimit
@@ -105,6 +106,7 @@ def simulate(flags: str, sim: Mapping[str, Any], folder: Path | None, *, again: 
         searcher=searcher,
         scheduler=MultiObjectiveASHA(problem, candidates.objective_cost, history.results),
         screening=Screening(problem, _pool_size(config), history.results),
+        final_training=FinalTraining(candidates, problem.config.final_training),
         stop=limit,
         queue=queue,
         storage=storage,
