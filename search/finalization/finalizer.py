@@ -98,6 +98,7 @@ class Finalizer:
             dense=DenseResult(self.dense_accuracy, test, problem.space.dense_cost, environment.dense_curve),
             results=tuple(results),
             targets=problem.targets,
+            val_images=len(environment.data.val),
             space={"groups": describe(problem.space.variable), "input_shape": list(environment.data.input_shape)},
             seconds=ending.seconds,
             versions=_versions(),

@@ -95,8 +95,9 @@ def screening_statements(result: SearchResult) -> list[str]:
     if not sizes:
         return []
     least, most = min(sizes), max(sizes)
+    searched = sum(not trial.trial.final for trial in result.results)
     lines = [
-        f"Screening: {len(sizes)} of {len(result.results)} trials were the best of {least}"
+        f"Screening: {len(sizes)} of {searched} trials were the best of {least}"
         + (f" to {most}" if most > least else "")
         + f" candidates before training; {sum(sizes)} candidates were compared."
     ]

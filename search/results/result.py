@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -60,6 +61,7 @@ class SearchResult:
         target_baselines: label of the best network at a target -> the best baseline there, at the FLOPs of the network,
             trained again as often.
         targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
+        val_images: number of validation images; 0 where it is not known.
     """
 
     config: Mapping[str, Any]
@@ -77,6 +79,7 @@ class SearchResult:
     retrained_baseline: TrialResult | None = None
     target_baselines: Mapping[str, TrialResult] = field(default_factory=dict)
     targets: tuple[Budget, ...] = ()
+    val_images: int = 0
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -107,6 +110,9 @@ class SearchResult:
     def best_at(self, budget: Budget | str, *, baselines: bool = False) -> TrialResult | None:
         """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
 
+        A network that the final training has finished for this target gives way to a cheaper one only when that is
+        ahead by more than a standard error of validation accuracy: wider networks are the better ones, noise aside.
+
         Args:
             baselines: whether only networks of baselines are taken.
 
@@ -114,8 +120,23 @@ class SearchResult:
             BudgetError: the text is no budget, or the budget is on latency.
         """
         limit = (Budget.parse(budget) if isinstance(budget, str) else budget).resolve(self.dense.cost)
-        able = [network for network in self._inside if network.trial.baseline or not baselines]
-        return most_accurate(network for network in able if network.cost is not None and limit.allows(network.cost))
+        inside = [network for network in self._inside if network.cost is not None and limit.allows(network.cost)]
+        best = most_accurate(network for network in inside if network.trial.baseline or not baselines)
+        finished = None if baselines else self._finished_for(limit, inside)
+        if best is None or finished is None:
+            return best
+        reached, own = best.settled_accuracy or 0.0, finished.settled_accuracy or 0.0
+        return best if reached - own > math.sqrt(own * (1 - own) / self.val_images) else finished
+
+    def _finished_for(self, limit: Budget, inside: Sequence[TrialResult]) -> TrialResult | None:
+        """Return the best network that was finished for this target, and not for a smaller one; None without."""
+        below = [target.limit for target in self.targets if target.limit < limit.limit]
+        if not self.val_images or not self.targets or limit.quantity != self.targets[0].quantity:
+            return None
+        above = max(below, default=0.0)
+        return most_accurate(
+            network for network in inside if network.final_epochs and getattr(network.cost, limit.quantity) > above
+        )
 
     def retrained_baseline_of(self, network: TrialResult) -> TrialResult | None:
         """Return the best baseline at the FLOPs of the chosen network or of the best at a target, trained again."""

@@ -30,6 +30,7 @@ from spaces.budget import Budget
 RUNG_SHARE, LONGEST_RUNG = 8, 3
 # With fewer epochs at a target the rungs of so many entrants would leave too little to the best of them.
 EPOCHS_FOR_TWO, EPOCHS_FOR_THREE = 4, 6
+APART = 0.8  # members of the front whose costs differ less are one place to train on
 INHERITING_METHOD = "di"  # finds widths on a finished network
 
 
@@ -141,7 +142,12 @@ class FinalTraining:
             return []
         low, high = math.log(costs[0]), math.log(costs[-1])
         even = [low + (high - low) * step / (LEVELS - 1) for step in range(LEVELS)]
-        return sorted({min(costs, key=lambda cost: abs(math.log(cost) - place)) for place in even}, reverse=True)
+        nearest = sorted({min(costs, key=lambda cost: abs(math.log(cost) - place)) for place in even}, reverse=True)
+        apart = nearest[:1]
+        for cost in nearest[1:]:
+            if cost <= APART * apart[-1]:
+                apart.append(cost)
+        return apart
 
     def _level(
         self, bounds: tuple[float, float], results: Sequence[TrialResult], above: TrialResult | None, *, is_known: bool

@@ -143,7 +143,11 @@ def trained_epochs(result: SearchResult) -> float:
 def outcome_of(result: SearchResult, targets: Sequence[float]) -> Outcome:
     networks = inside(result.results, result.budgets)
     found = outcome(networks, result.dense.cost.flops, targets)
-    return dataclasses.replace(found, epochs=trained_epochs(result), minutes=result.seconds / 60)
+    best = {target: result.best_at(f"{target:g}%") for target in targets}  # as the report of the search answers
+    val = {target: network.accuracy or 0.0 for target, network in best.items() if network is not None}
+    test = {target: network.test_accuracy or 0.0 for target, network in best.items() if network is not None}
+    minutes = result.seconds / 60
+    return dataclasses.replace(found, val=val, test=test, epochs=trained_epochs(result), minutes=minutes)
 
 
 def outcome(networks: Sequence[TrialResult], dense: int, targets: Sequence[float]) -> Outcome:

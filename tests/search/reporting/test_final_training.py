@@ -69,3 +69,11 @@ def test_one_lucky_reading_does_not_choose_among_finished_networks() -> None:
     )
     assert lucky.settled_accuracy == (0.7 + 0.85) / 2  # the last two of ten epochs count
     assert replace(SEARCH, results=(lucky, steady)).best_at("20%") == steady
+
+
+def test_a_cheaper_network_replaces_a_finished_one_only_beyond_the_noise() -> None:
+    wide, cheap = network(3, 490, ((10, 0.80),), 10), network(5, 198, ((10, 0.81),), 10)
+    few, many = (replace(SEARCH, results=(wide, cheap), val_images=images) for images in (400, 40_000))
+    assert few.best_at("50%") == wide  # one point, and a standard error of two
+    assert many.best_at("50%") == cheap
+    assert few.best_at("20%") == many.best_at("20%") == cheap
