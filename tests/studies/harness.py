@@ -150,9 +150,9 @@ def spread(values: Sequence[float], digits: int = 1, scale: float = 1.0) -> str:
 
 
 def mean_and_error(values: Sequence[float], digits: int = 1, scale: float = 1.0) -> str:
-    """Return `mean ± standard error` of the scaled values; the error of one value is nan."""
-    error = squared_error(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{scale * statistics.fmean(values):.{digits}f} ± {scale * error:.{digits}f}"
+    """Return `mean ± standard error` of the scaled values; one value has no error."""
+    error = f" ± {scale * squared_error(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):.{digits}f}{error}"
 
 
 def squared_error(values: Sequence[float]) -> float:
@@ -161,10 +161,10 @@ def squared_error(values: Sequence[float]) -> float:
 
 
 def lead(ours: Sequence[float], theirs: Sequence[float], digits: int = 1, scale: float = 1.0) -> str:
-    """Return `mean ± standard error` of the scaled differences of values that are paired by seed."""
+    """Return `mean ± standard error` of the scaled differences of values that are paired by seed; one has no error."""
     differences = [scale * (own - other) for own, other in zip(ours, theirs, strict=True)]
-    error = squared_error(differences) ** 0.5 if len(differences) > 1 else float("nan")
-    return f"{statistics.fmean(differences):+.{digits}f} ± {error:.{digits}f}"
+    error = f" ± {squared_error(differences) ** 0.5:.{digits}f}" if len(differences) > 1 else ""
+    return f"{statistics.fmean(differences):+.{digits}f}{error}"
 
 
 def mean_of(rows: Iterable[Mapping[str, Any]], name: str) -> float:

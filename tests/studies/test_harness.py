@@ -54,6 +54,8 @@ def test_means_deviations_and_errors():
     assert harness.spread([0.01, 0.02, 0.03], 1, 100) == "2.0 ± 1.0"
     assert harness.squared_error([1, 2, 3]) == pytest.approx(1 / 3)
     assert harness.lead([2, 4, 6], [1, 2, 3], 2) == "+2.00 ± 0.58"
+    assert harness.lead([2], [1], 2) == "+1.00"
+    assert (harness.mean_and_error([2]), harness.mean_and_error([1, 3])) == ("2.0", "2.0 ± 1.0")
 
 
 def test_a_table_names_seeds_and_date(capsys):
