@@ -27,8 +27,8 @@ from spaces.registry import unknown_name
 from spaces.space import SpaceConfig
 from spaces.targets import parse_targets, with_targets
 
-# Of a budget of training; the second of what the dense net leaves. ResNet-20 on three sets: more of it for the final
-# training pays, as long as every baseline gets its trial.
+# Of a budget of training; the second of what the dense net leaves. A quarter of 48 epochs pays for the three baselines
+# at four targets, and more would be taken from the final training.
 DENSE_SHARE, SEARCH_SHARE = 0.4, 0.25
 LEVELS = 4  # without targets: at most so many members of the front are trained on
 SAMPLERS = ("structured", "tpe", "nsga2", "gp", "random")
