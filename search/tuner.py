@@ -42,7 +42,8 @@ class Tuner(AskTell):
         stop: once it returns True, no trial begins, and running ones end at their next report, with the network that
             they have by then. The first trial, a baseline, is exempt: without it there would be neither a front
             nor anything to compare with.
-        search_stop: once it returns True, no trial of the search begins, and the final training does.
+        search_stop: once it returns True, no trial of the search begins but for those that are being compared before
+            training; then the final training does.
         queue: measures latency between trials; None for a search that needs no latency.
         storage: outlives the process; None keeps the search in memory.
         checkpoints: keeps the weights of a result before the result is recorded.
@@ -144,7 +145,7 @@ class Tuner(AskTell):
             # Of a promoted trial the earlier segments are stored; one of the final training is made again.
             if not self.pending.is_promoted(number) and not trial.final:
                 frozen = self.searcher.discard(trial, "interrupted")
-                if self.storage is not None and frozen is not None:
+                if self.storage is not None:
                     self.storage.add(frozen)
             self.pending.end(number)
 
@@ -154,7 +155,8 @@ class Tuner(AskTell):
             return None
         if self._has_begun and self.search_stop():
             self.stopped = self.stopped or self.searching
-            return self._train_finally()
+            # What is being compared has begun: it is trained, because final training waits for all trials to end.
+            return self.screening.next_winner() or self.screening.next_part() or self._train_finally()
         trial = (
             self.screening.next_winner()
             or self.screening.next_part()

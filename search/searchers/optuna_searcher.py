@@ -201,18 +201,9 @@ class OptunaSearcher:
         self._first[number] = self._end(asked, result)
         return self._first[number]
 
-    def add_variant(self, trial: Trial, variant: Trial) -> None:
-        """Let a variant of a candidate that the sampler cannot tell from it, such as another start, take its place."""
-        self._asked[variant.key()] = self._asked[trial.key()]
-
-    def discard(self, trial: Trial, reason: str = "") -> FrozenTrial | None:
-        """Tell the sampler that a candidate will have no result; return the trial as it is stored.
-
-        None while a variant of the candidate may still have one.
-        """
+    def discard(self, trial: Trial, reason: str = "") -> FrozenTrial:
+        """Tell the sampler that a candidate will have no result; return the trial as it is stored."""
         asked = self._asked.pop(trial.key())
-        if any(asked is other for other in self._asked.values()):
-            return None
         if reason:
             asked.set_user_attr("reason", reason)
         return self._end(asked, None)

@@ -9,7 +9,7 @@ from chain_space import chain
 from made_up_search import MadeUpSearch, problem_of, search_of
 
 from runners.config import TrainConfig
-from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, ScreenedCandidate, TrainingSegment, Trial, TrialResult, TrialState
 from search.schedulers.segments import NOT_CONTINUED
 from search.storage.checkpoints import CheckpointStore
 from spaces.errors import WeightsError
@@ -213,6 +213,23 @@ def test_two_workers_spend_the_same_epochs_on_the_same_networks() -> None:
         together.tell(outcome(running.pop(0)))
     trained = {result.trial.key(): result.final_epochs for result in alone.results}
     assert {result.trial.key(): result.final_epochs for result in together.results} == trained
+
+
+def test_trials_that_are_being_compared_are_finished_when_the_time_of_the_search_is_over() -> None:
+    over = False
+    problem = problem_of(SPACE, ["50%"], ["l2"], final_epochs="6", trials=30, sampler="random", allocation="search")
+    made_up = search_of(problem, size=3, search_stop=lambda: over, checkpoints=Kept())
+    final = []
+    while (trial := made_up.ask()) is not None:
+        over = over or bool(trial.pool)
+        if trial.segment is not None and trial.segment.final:
+            final.append(trial)
+        screened = tuple(ScreenedCandidate(proxy=0.1) for _ in trial.pool)
+        made_up.tell(TrialResult(trial, TrialState.COMPLETE, screened=screened) if trial.pool else outcome(trial))
+    assert over
+    assert made_up.tuner.stopped
+    assert len(made_up.history.searched) < 30
+    assert final
 
 
 def test_none_trains_nothing_on() -> None:

@@ -1,7 +1,6 @@
 """What a search proposes after its initial design: every candidate once, inside the budgets, by seed and history."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -300,28 +299,3 @@ def test_a_large_pool_is_filled_with_neighbours_unless_the_sampler_goes_by_chanc
         nearest = [dict(widths) for widths in (trial.goal.widths, *(own.widths for own in search.front)) if widths]
         assert all(origin in nearest for origin in origins)
         assert len({tuple(origin.values()) for origin in origins}) == 2
-
-
-@pytest.mark.parametrize("wins", [0, 1])
-def test_a_variant_of_a_candidate_shares_its_proposal_whichever_wins(wins: int) -> None:
-    search = search_of(problem_of(chain(), (FLOPS,), ("plain",), trials=20))
-    trial = search.ask()
-    assert trial is not None
-    variant = replace(trial, training={"lr": 0.1})  # in place of another start
-    search.searcher.add_variant(trial, variant)
-    winner, loser = (trial, variant)[:: 1 - 2 * wins]
-    assert search.searcher.discard(loser) is None
-    search.searcher.observe(result_of(winner, search.problem.space))
-    assert [known.state for known in sampled(search)] == [optuna.trial.TrialState.COMPLETE]
-
-
-def test_a_candidate_is_discarded_with_the_last_of_its_variants() -> None:
-    search = search_of(problem_of(chain(), (FLOPS,), ("plain",), trials=20))
-    trial = search.ask()
-    assert trial is not None
-    variant = replace(trial, training={"lr": 0.1})
-    search.searcher.add_variant(trial, variant)
-    assert search.searcher.discard(trial) is None
-    discarded = search.searcher.discard(variant)
-    assert discarded is not None
-    assert discarded.state is optuna.trial.TrialState.FAIL
