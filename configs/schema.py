@@ -75,8 +75,9 @@ class RunConfig:
             front). After the trials, the best networks are trained on, from the largest target down, and at every
             target networks cut from the finished one above compete with them. "auto" spends as many epochs as the
             trials had, or what --train-budget leaves; "none" ends the search with its trials.
-        inherit: whether networks of the final training may be cut from the finished network of the target above; false
-            trains on only what was cut from the dense net.
+        inherit: whether networks may be cut from a trained network that contains their widths: in screening, where the
+            proxy says better, and in the final training from the finished network of the target above; false cuts the
+            dense net alone.
         final_distill_weight: weight in [0, 1] of the distillation from the dense net in the final training, where
             --distill-weight is 0.
         train_budget: epochs of training in all, such as 48epochs: of the dense net where it is trained here (two

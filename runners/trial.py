@@ -63,8 +63,8 @@ class Trial:
         segment: the part of the training that a runner is asked for; None asks for all of it. It is no part of the
             candidate, so neither `key` nor the stored trial includes it.
         pool: candidates that a runner is asked to compare instead of training the trial: all or some of a screening
-            pool. They have the method and the settings of the trial, so statistics serve them all. It is no part of the
-            candidate either.
+            pool. They have the method, the settings and the parent of the trial, so statistics and the weights in its
+            segment serve them all. It is no part of the candidate either.
     """
 
     number: int
@@ -96,6 +96,10 @@ class Trial:
         further: list[dict[str, Any]] = [dict(sorted(self.training.items()))] if self.training else []
         further += [{"parent": self.parent}] if self.parent else []
         return json.dumps([self.method, settings, widths, budgets, *further], default=str, separators=(",", ":"))
+
+    def candidate_key(self) -> str:
+        """Return the key of the same candidate as cut from the dense network, whatever this trial is cut from."""
+        return dataclasses.replace(self, parent="").key()
 
 
 def derive_seed(run_seed: int, key: str) -> int:

@@ -110,7 +110,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
     if pool > 1:
         screened = screened_trials(candidates, config.trials) / config.trials
-        images_per_trial += pool * screen_images(len(data.calibration)) * screened
+        images_per_trial += starts_of(config) * pool * screen_images(len(data.calibration)) * screened
     trials = _dense_trials(environment, candidates) * images_per_trial / environment.workers
     # A confirmation trains to the end at once; trials that end at a rung take their share.
     share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
@@ -142,7 +142,13 @@ def screening_pool_size(environment: Environment, candidates: CandidateSpace) ->
     if (asked := config.screening_pool) is not None:
         return asked
     trained_images = (forecast_epochs(config) + config.final_training_in_all) * len(data.train)
-    return automatic_pool_size(trained_images, screened_trials(candidates, config.trials), len(data.calibration))
+    pools = starts_of(config) * screened_trials(candidates, config.trials)
+    return automatic_pool_size(trained_images, pools, len(data.calibration))
+
+
+def starts_of(config: RunConfig) -> int:
+    """Return from how many networks a candidate of a screening pool is cut: the dense one, and a trained one."""
+    return 2 if config.inherit else 1
 
 
 def screened_trials(candidates: CandidateSpace, trials: int) -> float:

@@ -17,7 +17,8 @@ from search.interrupts import Interrupts
 from search.latency.queue import MeasurementQueue
 from search.schedulers.asha import MultiObjectiveASHA, Promotion
 from search.schedulers.final_training import FinalTraining, Heir
-from search.schedulers.screening import Screening
+from search.schedulers.parents import parent_for
+from search.schedulers.screening import Screening, Start
 from search.schedulers.segments import end_trial, first_result, merge
 from search.schedulers.stopping import StoppingCriterion
 from search.searchers.optuna_searcher import OptunaSearcher
@@ -251,8 +252,22 @@ class Tuner(AskTell):
             return trial
         others = [replace(other, segment=self.scheduler.first_segment(other)) for other in others]
         self.pending.screen(trial.number, others)
-        self.screening.open(trial, others)
+        self.screening.open(trial, others, self._start_of(trial))
         return self.screening.next_part()
+
+    def _start_of(self, trial: Trial) -> Start | None:
+        """Return the trained network that a candidate may be cut from instead of the dense one; None without one."""
+        widths = trial.goal.widths
+        if widths is None or not self.history.problem.config.inherit:
+            return None
+        parent = parent_for(widths, self.history.results, self.final_training.cost)
+        if parent is None:
+            return None
+        try:
+            return Start(parent, self.checkpoints.read(parent))
+        except WeightsError as error:
+            self.history.add(end_trial(parent, str(error)))
+            return None
 
     def _record(self, result: TrialResult) -> None:
         """Record the result of a trial, or of another training segment of one: weights, study, history, in this order.

@@ -26,7 +26,7 @@ def needs(space: SearchSpace = SPACE) -> SaturatingAccuracy:
 
 
 def screened_problem(trials: int = 16, methods: tuple[str, ...] = ("l2",), **changes: Any) -> Problem:
-    settings = {"sampler": "random", "lowest_fraction": 0.2, "allocation": "search", **changes}
+    settings = {"sampler": "random", "lowest_fraction": 0.2, "allocation": "search", "inherit": False, **changes}
     return problem_of(SPACE, BUDGETS, methods, trials=trials, **settings)
 
 
@@ -56,7 +56,8 @@ def told(trial: Trial, **changes: Any) -> TrialResult:
         result = TrialResult(trial, TrialState.COMPLETE, seconds=2.0, train_seconds=1.0, screened=screened)
     else:
         final = needs()(trial)
-        curve = (EpochReport(trial.number, 0, final.accuracy / 2, 0.5, proxy=cut(trial).proxy),)
+        cut_report = EpochReport(trial.number, 0, final.accuracy / 2, 0.5, proxy=cut(trial).proxy)
+        curve = (cut_report, EpochReport(trial.number, 1, final.accuracy, 1.0))
         widths, state = final.widths, TrialState.COMPLETE
         result = TrialResult(trial, state, final.accuracy, final.cost, widths, curve, seconds=2.0, train_seconds=1.0)
     return dataclasses.replace(result, **changes)
@@ -68,10 +69,15 @@ def cut(candidate: Trial) -> ScreenedCandidate:
     return ScreenedCandidate(final.cost, proxy=math.log(final.accuracy))
 
 
+def ask(search: MadeUpSearch) -> Trial:
+    """Return the next trial of a search that has one."""
+    trial = search.ask()
+    assert trial is not None
+    return trial
+
+
 def finish_initial_design(search: MadeUpSearch) -> None:
     """Work off the initial design, so that the next candidate is proposed by the sampler; equal points run once."""
     points = InitialDesign(CandidateSpace(search.problem)).points(search.problem.config.trials)
     for _ in {(point.method, point.allocation, *point.parameters.items()) for point in points}:
-        trial = search.ask()
-        assert trial is not None
-        search.tell(told(trial))
+        search.tell(told(ask(search)))

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeGuard
 
+import torch
 from torch import nn
 
 from pruning.base import Context, Goal, Method, Snapshot
@@ -48,12 +50,23 @@ def continue_training(
         yield Snapshot(net, header.widths, segment.trained + epoch, {}, cost)
 
 
-def cut_parent(
-    trial: Trial, method: Method, dense: nn.Module, space: SearchSpace, context: Context
-) -> Iterator[Snapshot]:
-    """Have a method narrow the trial's parent instead of the dense network; yield its networks.
+@dataclass(frozen=True)
+class Parent:
+    """A trained narrow network that others are cut from instead of the dense one.
 
-    The method gathers its statistics on the parent, within whose widths the goal must lie.
+    Attributes:
+        net: in evaluation mode.
+        space: of the network: its widths are the largest there are.
+        widths: of all groups of the dense network.
+    """
+
+    net: nn.Module
+    space: SearchSpace
+    widths: Widths
+
+
+def parent_of(trial: Trial, dense: nn.Module, space: SearchSpace, device: torch.device) -> Parent:
+    """Return the parent of a trial on a device.
 
     Args:
         dense: the network that the parent was cut from; not changed.
@@ -68,9 +81,16 @@ def cut_parent(
     header = header_of(trial.segment.start)
     if header.layers:
         raise WeightsError(f"network {trial.parent} has layers that cannot be narrowed; cut the dense network")
-    parent = from_bytes(trial.segment.start, dense).to(context.device).eval()
-    own, goal = space_of(space, header.widths), trial.goal
+    net = from_bytes(trial.segment.start, dense).to(device).eval()
+    return Parent(net, space_of(space, header.widths), header.widths)
+
+
+def cut_parent(parent: Parent, method: Method, goal: Goal, context: Context) -> Iterator[Snapshot]:
+    """Have a method narrow a parent instead of the dense network; yield its networks.
+
+    The method gathers its statistics on the parent, within whose widths the goal must lie.
+    """
     if goal.widths is not None:
-        goal = Goal(Widths({group.name: goal.widths[group.name] for group in own.variable}), goal.budgets)
-    for snapshot in method.run(parent, own, goal, context):
-        yield dataclasses.replace(snapshot, widths=Widths({**header.widths, **snapshot.widths}))
+        goal = Goal(Widths({group.name: goal.widths[group.name] for group in parent.space.variable}), goal.budgets)
+    for snapshot in method.run(parent.net, parent.space, goal, context):
+        yield dataclasses.replace(snapshot, widths=Widths({**parent.widths, **snapshot.widths}))

@@ -20,7 +20,7 @@ from pruning.checkpoint import to_bytes
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import HeldSplit
-from runners.evaluation.continuation import continue_training, cut_parent, is_continuation
+from runners.evaluation.continuation import Parent, continue_training, cut_parent, is_continuation, parent_of
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
 from runners.evaluation.proxy import PROXY_IMAGES, proxy, proxy_target
@@ -49,7 +49,8 @@ class SearchContext:
 
     Attributes:
         net: the dense network, on the CPU in evaluation mode; trials work on copies.
-        prepared: method name -> what its `prepare` returned for the dense network.
+        prepared: method name -> what its `prepare` returned for the dense network. For a screening pool that is cut
+            from a parent the name is that of `_statistics_name`.
         threads: torch threads of a trial; 0 does not change the setting of the process.
         compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
             alike; None lets each process measure.
@@ -253,22 +254,25 @@ def _measure(
 def _compare(trial: Trial, search_context: SearchContext, progress: TrialProgress) -> TrialResult:
     """Cut the candidates of the trial's pool and measure them before any training.
 
-    They share the copy of the dense network, its statistics for their settings, and the images.
+    They share the network that they are cut from (a copy of the dense one, or the trial's parent), its statistics for
+    their settings, and the images.
     """
     data, space, device = search_context.data, search_context.space, pick_device(search_context.train.device)
     with progress.active():
         held = dataclasses.replace(data, calibration=HeldSplit(data.calibration, PROXY_IMAGES, device))
         dense = copy.deepcopy(search_context.net).to(device).eval()
+        parent = parent_of(trial, search_context.net, space, device) if trial.parent else None
         method: Method = METHODS[trial.method](**trial.settings)
-        prepared = method.prepare(dense, space, _trial_context(trial, search_context, dense))
+        origin = (parent.net, parent.space) if parent else (dense, space)
+        prepared = method.prepare(*origin, _trial_context(trial, search_context, dense))
         target = search_context.proxy_target
         shared = dataclasses.replace(
             search_context,
             data=held,
-            prepared={trial.method: prepared},
+            prepared={_statistics_name(trial): prepared},
             proxy_target=proxy_target(dense, held.calibration, device=device) if target is None else target,
         )
-        screened = tuple(_screened(candidate, shared, dense) for candidate in trial.pool)
+        screened = tuple(_screened(candidate, shared, dense, parent) for candidate in trial.pool)
     return TrialResult(
         trial,
         TrialState.COMPLETE,
@@ -278,12 +282,14 @@ def _compare(trial: Trial, search_context: SearchContext, progress: TrialProgres
     )
 
 
-def _screened(candidate: Trial, search_context: SearchContext, dense: nn.Module) -> ScreenedCandidate:
+def _screened(
+    candidate: Trial, search_context: SearchContext, dense: nn.Module, parent: Parent | None
+) -> ScreenedCandidate:
     """Cut a candidate and measure it; one that fails is returned with the reason."""
     torch.manual_seed(candidate.seed)
     try:
         context = _trial_context(candidate, search_context, dense, SCREENED_BATCHNORM_IMAGES)
-        snapshot = next(_snapshots(candidate, search_context, dense, context))
+        snapshot = next(_snapshots(candidate, search_context, dense, context, parent))
         if short := short_of(candidate.goal, snapshot, search_context.space):
             raise EvaluationError(f"the cut net {short}")
         found = _proxy(search_context, snapshot)
@@ -307,22 +313,36 @@ def _trial_context(
         search_context.data,
         train,
         seed,
-        prepared=None if trial.parent else search_context.prepared.get(trial.method),
+        prepared=search_context.prepared.get(_statistics_name(trial)),
         teacher=dense,
         compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
     )
 
 
+def _statistics_name(trial: Trial) -> str:
+    """Return the name in `SearchContext.prepared` of the statistics that serve a trial."""
+    return f"{trial.method} on {trial.parent}" if trial.parent else trial.method
+
+
 def _snapshots(
-    trial: Trial, search_context: SearchContext, dense: nn.Module, context: TrialContext
+    trial: Trial,
+    search_context: SearchContext,
+    dense: nn.Module,
+    context: TrialContext,
+    parent: Parent | None = None,
 ) -> Iterator[Snapshot]:
-    """Return the snapshots of the trial's method, on the dense network or its parent, or of a continued training."""
+    """Return the snapshots of the trial's method, on the dense network or its parent, or of a continued training.
+
+    Args:
+        parent: of the trial, where it is at hand.
+    """
     if is_continuation(trial.segment):
         return continue_training(trial.segment, search_context.net, search_context.space, context)
     method: Method = METHODS[trial.method](**trial.settings)
     if trial.parent:
-        return cut_parent(trial, method, search_context.net, search_context.space, context)
+        parent = parent or parent_of(trial, search_context.net, search_context.space, context.device)
+        return cut_parent(parent, method, trial.goal, context)
     return method.run(dense, search_context.space, trial.goal, context)
 
 

@@ -20,7 +20,7 @@ def final_training_table(result: SearchResult) -> TextTable | None:
     for network in trained:
         flops = 0 if network.cost is None else network.cost.flops
         name = f"{network.label} {network.trial.method}"
-        start = f"network {network.trial.parent}" if network.trial.parent else "itself"
+        start = f"network {network.trial.parent}" if network.trial.final else "itself"
         rows.append(
             (
                 name,
@@ -44,7 +44,7 @@ def final_training_statements(result: SearchResult) -> list[str]:
     final = sum(network.final_epochs for network in trained)
     lines = [
         f"Final training: {final} of {plural(result.trained_epochs, 'epoch')} of training in all; "
-        f"{plural(sum(bool(network.trial.parent) for network in trained), 'network')} cut from a finished one."
+        f"{plural(sum(network.trial.final for network in trained), 'network')} cut from a finished one."
     ]
     for target in result.targets:
         best, baseline = result.best_at(target), _best_baseline(result, target.limit)

@@ -20,6 +20,7 @@ from search.planning import (
     screenable_methods,
     screened_trials,
     screening_pool_size,
+    starts_of,
 )
 from search.problem import BASELINE_METHODS, BASELINES, Problem
 from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
@@ -277,10 +278,13 @@ def _screening(environment: Environment, candidates: CandidateSpace) -> Iterator
     elif size > 1:
         pools = screened_trials(candidates, config.trials)
         epochs = forecast_epochs(config) + config.final_training_in_all
-        cost = pools * size * screen_images(len(data.calibration)) / (epochs * len(data.train))
+        starts = starts_of(config)
+        cost = starts * pools * size * screen_images(len(data.calibration)) / (epochs * len(data.train))
+        places = "each from the dense network and from a trained one, " if starts > 1 else ""
         yield (
             f"Screening: about {pools:.0f} trials ({', '.join(able)}) are the best of {size} candidates each before "
-            f"any training: {pools * size:.0f} candidates, which take about {cost:.0%} of the time of the training."
+            f"any training: {pools * size:.0f} candidates, {places}which take about {cost:.0%} of the time of the "
+            "training."
         )
 
 

@@ -156,4 +156,5 @@ def trial_text(result: TrialResult) -> str:
     if result.intermediate_networks:
         text += f" and {plural(len(result.intermediate_networks), 'intermediate network')}"
     text += f", best of {result.note[SCREENED]} before training" if SCREENED in result.note else ""
+    text += f", cut from network {trial.parent}" if trial.parent else ""
     return text + (f", after {plural(result.trained or 0, 'epoch')}" if result.rungs else "")

@@ -101,6 +101,8 @@ def screening_statements(result: SearchResult) -> list[str]:
         + (f" to {most}" if most > least else "")
         + f" candidates before training; {sum(sizes)} candidates were compared."
     ]
+    if heirs := [trial for trial in result.results if SCREENED in trial.note and trial.trial.parent]:
+        lines[0] += f" {len(heirs)} of them began with a trained network instead of the dense one."
     audit = result.screening_audit
     if audit is not None and audit.correlation is not None:
         lines[0] += (

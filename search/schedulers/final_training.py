@@ -21,6 +21,7 @@ from pruning.traits import screenable
 from runners.trial import Trial, TrialResult
 from search.results.pareto import inside, may_enter, measured, non_dominated
 from search.schedulers.asha import Promotion
+from search.schedulers.parents import contains
 from search.schedulers.segments import NOT_CONTINUED
 from search.searchers.candidate_space import CandidateSpace
 from spaces.budget import Budget
@@ -136,8 +137,8 @@ class FinalTraining:
         if self._problem.targets:
             return [target.limit for target in self._problem.targets]
         searched = [result for result in self._inside(results) if result.searched_accuracy is not None]
-        front = non_dominated(searched, lambda result: (self._cost(result), result.searched_accuracy or 0.0))
-        costs = [self._cost(result) for result in front]
+        front = non_dominated(searched, lambda result: (self.cost(result), result.searched_accuracy or 0.0))
+        costs = [self.cost(result) for result in front]
         if not costs:
             return []
         low, high = math.log(costs[0]), math.log(costs[-1])
@@ -149,6 +150,10 @@ class FinalTraining:
                 apart.append(cost)
         return apart
 
+    def cost(self, result: TrialResult) -> float:
+        """Return the cost of a network on the quantity that the search scales."""
+        return float(getattr(result.cost, self._quantity))
+
     def _level(
         self, bounds: tuple[float, float], results: Sequence[TrialResult], above: TrialResult | None, *, is_known: bool
     ) -> _Level:
@@ -158,7 +163,7 @@ class FinalTraining:
             bounds: limits of the next target and of this one.
         """
         below, limit = bounds
-        here = [result for result in self._inside(results) if below < self._cost(result) <= limit]
+        here = [result for result in self._inside(results) if below < self.cost(result) <= limit]
         ranked = sorted((result for result in here if result.searched_accuracy is not None), key=_searched_rank)
         baselines = [result for result in ranked if result.trial.baseline]
         searched = [result for result in ranked if not result.trial.baseline]
@@ -185,7 +190,7 @@ class FinalTraining:
             return
         goal = self._candidates.goal_within(Budget(self._quantity, limit))
         yield Trial(-1, INHERITING_METHOD, goal, parent=above.label, final=True)
-        if not searched or not _contains(above, searched[0]):
+        if not searched or not contains(above, searched[0].widths):
             return
         best = searched[0].trial
         if screenable(METHODS[best.method], best.settings):
@@ -195,8 +200,8 @@ class FinalTraining:
     def _finished_above(self, results: Sequence[TrialResult], limits: Sequence[float]) -> TrialResult | None:
         """Return the nearest network above all limits that was trained to the end for targets of then; None without."""
         finished = [result for result in results if measured(result) and 2 * result.final_epochs > self.epochs]
-        above = [result for result in finished if self._cost(result) > max(limits, default=math.inf)]
-        return min(above, key=self._cost, default=None)
+        above = [result for result in finished if self.cost(result) > max(limits, default=math.inf)]
+        return min(above, key=self.cost, default=None)
 
     def _leader(self, level: _Level) -> TrialResult | None:
         """Return the best entrant that the front may have; training on never lowers the accuracy of a result."""
@@ -209,9 +214,6 @@ class FinalTraining:
         found = inside(results, self._problem.budgets, self._problem.axis)
         return [network for network in found if not network.intermediate_index]
 
-    def _cost(self, result: TrialResult) -> float:
-        return float(getattr(result.cost, self._quantity))
-
 
 def _searched_rank(result: TrialResult) -> tuple[float, int]:
     return -(result.searched_accuracy or 0.0), result.trial.number
@@ -220,9 +222,3 @@ def _searched_rank(result: TrialResult) -> tuple[float, int]:
 def _until(result: TrialResult, final_epochs: int) -> Promotion:
     """Return the promotion after which a network has had so many epochs of final training."""
     return Promotion(result.trial.number, (result.trained or 0) + final_epochs - result.final_epochs)
-
-
-def _contains(wider: TrialResult, narrower: TrialResult) -> bool:
-    """Return whether a network can be cut from another one: no group of it is wider there."""
-    own, others = narrower.widths, wider.widths
-    return own is not None and others is not None and all(own[name] <= others[name] for name in own)

@@ -1,14 +1,17 @@
 """Screening, the rung before any training: candidates are cut and compared, and the best of them is trained.
 
 What a cut network tells before any training, its proxy (`runners.evaluation.proxy`), costs a fraction of an epoch.
+Where a trained network contains the widths of a candidate, the candidate is cut from that network too, and the start
+with the better proxy counts.
 """
 
+import itertools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from runners.trial import Trial, TrialResult
+from runners.trial import TrainingSegment, Trial, TrialResult
 from search.problem import Problem
 from search.results.rank_correlation import (
     PROXY,
@@ -18,6 +21,7 @@ from search.results.rank_correlation import (
     misleads,
     switched_off,
 )
+from search.schedulers.parents import contains
 
 # Candidates of a part of a pool, at least: a part has a copy of the dense network and the images to itself.
 LEAST_PART = 4
@@ -25,18 +29,31 @@ _log = logging.getLogger(__name__)
 Note = dict[str, float | int | bool]
 
 
+@dataclass(frozen=True)
+class Start:
+    """A trained network that candidates of a pool may be cut from, with its weights."""
+
+    parent: TrialResult
+    weights: bytes | None = field(repr=False)
+
+
 @dataclass
 class _Pool:
     """Candidates under one number, of which one is trained.
 
     Attributes:
+        candidates: as cut from the dense network, then those that are cut from a trained one too.
+        size: number of different candidates.
         waiting: parts that no worker has had yet.
+        weights: of the trained network.
         results: of parts.
         proxies: of candidates that were cut, by key.
     """
 
     candidates: tuple[Trial, ...]
+    size: int
     waiting: list[tuple[Trial, ...]]
+    weights: bytes | None
     results: list[TrialResult] = field(default_factory=list)
     proxies: dict[str, float] = field(default_factory=dict)
 
@@ -55,7 +72,12 @@ class _Pool:
     @property
     def winner(self) -> Trial:
         """The candidate of the highest proxy; of equals, and where all have failed, the first."""
-        return max(self.candidates, key=lambda candidate: self.proxies.get(candidate.key(), -math.inf))
+        best = max(self.candidates, key=lambda candidate: self.proxies.get(candidate.key(), -math.inf))
+        return self.started(best)
+
+    def started(self, trial: Trial) -> Trial:
+        """Return a candidate with the weights of the network that it is cut from."""
+        return trial.started_from(self.weights) if trial.parent else trial
 
 
 class Screening:
@@ -72,7 +94,8 @@ class Screening:
     """
 
     def __init__(self, problem: Problem, size: int, results: Sequence[TrialResult] = (), workers: int = 1) -> None:
-        self._rungs, self._size, self._workers = problem.rungs, size, workers
+        self._rungs, self._epochs = problem.rungs, problem.config.train.epochs
+        self._size, self._workers = size, workers
         self._off = switched_off(results)
         self._pools: dict[int, _Pool] = {}
         self._winners: list[Trial] = []
@@ -113,16 +136,34 @@ class Screening:
         for pool in self._pools.values():
             if pool.waiting:
                 part = pool.waiting.pop(0)
-                return replace(part[0], pool=part)
+                return replace(pool.started(part[0]), pool=part)
         return None
 
-    def open(self, trial: Trial, others: Sequence[Trial]) -> None:
-        """Compare a trial with other candidates."""
+    def open(self, trial: Trial, others: Sequence[Trial], start: Start | None = None) -> None:
+        """Compare a trial with other candidates.
+
+        Args:
+            start: a trained network, from which those that it contains are cut too.
+        """
         candidates = (trial, *others)
+        heirs = () if start is None else tuple(self._heirs(candidates, start.parent))
+        parts = [*self._parts(candidates), *self._parts(heirs)]
+        weights = None if start is None else start.weights
+        self._pools[trial.number] = _Pool((*candidates, *heirs), len(candidates), parts, weights)
+
+    def _heirs(self, candidates: Sequence[Trial], parent: TrialResult) -> Iterator[Trial]:
+        """Yield the candidates that a trained network contains, as cut from that."""
+        for candidate in candidates:
+            widths = candidate.goal.widths
+            if widths is not None and contains(parent, widths):
+                segment = candidate.segment or TrainingSegment(int(candidate.training.get("epochs", self._epochs)))
+                yield replace(candidate, parent=parent.label, segment=segment)
+
+    def _parts(self, candidates: tuple[Trial, ...]) -> list[tuple[Trial, ...]]:
+        """Divide candidates that are cut from one network among the workers."""
         count = max(1, min(self._workers, len(candidates) // LEAST_PART))
         ends = [len(candidates) * part // count for part in range(count + 1)]
-        parts = [candidates[first:end] for first, end in zip(ends, ends[1:], strict=False)]
-        self._pools[trial.number] = _Pool(candidates, parts)
+        return [candidates[first:end] for first, end in itertools.pairwise(ends) if first < end]
 
     def skip(self, trial: Trial) -> None:
         """Note that a trial would have been compared with others, had screening not been switched off."""
@@ -142,7 +183,7 @@ class Screening:
             return None
         del self._pools[number]
         winner = pool.winner
-        note: Note = {SCREENED: len(pool.candidates)}
+        note: Note = {SCREENED: pool.size}
         if winner.key() in pool.proxies:
             note[PROXY] = pool.proxies[winner.key()]
         self._screened[number] = note, pool.results

@@ -102,7 +102,7 @@ class OptunaSearcher:
         for text in design.left_out(counts.left, resumed=counts.total > counts.left):
             _log.warning("%s", text)
         self._initial_numbers: set[int] = set()
-        self._asked: dict[str, optuna.Trial] = {}  # by key, of the trials that run for the first time
+        self._asked: dict[str, optuna.Trial] = {}  # by candidate key, of trials that run for the first time
         self._first: dict[int, FrozenTrial] = {}  # number -> what the sampler was told after the first segment
         self.repeats = 0
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
@@ -140,7 +140,7 @@ class OptunaSearcher:
         The sampler proposes the first ones, unless it is one by chance, which proposes all. The others are neighbours
         of the trial and of the network of the front that is nearest in cost, in turn.
         """
-        parameters = self._asked[trial.key()].params
+        parameters = self._asked[trial.candidate_key()].params
         shared = {name: value for name, value in parameters.items() if not name.startswith(WIDTH)}
         shared |= {METHOD: trial.method, ALLOCATION: "search"}
         origins = self._origins(trial, parameters[BUDGET_FRACTION])
@@ -182,7 +182,7 @@ class OptunaSearcher:
             attributes[EPOCHS] = result.trained
         if result.error:
             attributes["reason"] = result.error
-        asked = self._asked.pop(result.trial.key(), None)
+        asked = self._asked.pop(result.trial.candidate_key(), None)
         if asked is None:
             first = self._first.get(number)  # none of a trial that the final training made
             failed = not measured(result)
@@ -203,7 +203,7 @@ class OptunaSearcher:
 
     def discard(self, trial: Trial, reason: str = "") -> FrozenTrial:
         """Tell the sampler that a candidate will have no result; return the trial as it is stored."""
-        asked = self._asked.pop(trial.key())
+        asked = self._asked.pop(trial.candidate_key())
         if reason:
             asked.set_user_attr("reason", reason)
         return self._end(asked, None)

@@ -21,7 +21,7 @@ class History:
     def __init__(self, problem: Problem, results: Iterable[TrialResult] = ()) -> None:
         self.problem = problem
         self._results: dict[int, TrialResult] = {}
-        self._by_key: dict[str, TrialResult] = {}
+        self._by_candidate: dict[str, TrialResult] = {}
         self._first: dict[int, TrialResult] = {}
         self.front = ParetoFront(axis=problem.axis)
         for result in results:
@@ -51,9 +51,9 @@ class History:
         """Return the result of a trial; of several training segments, of the last."""
         return self._results[number]
 
-    def find(self, key: str) -> TrialResult | None:
-        """Return the result of the candidate with this key; None when it has none."""
-        return self._by_key.get(key)
+    def find(self, candidate_key: str) -> TrialResult | None:
+        """Return the result of a candidate, whatever its trial was cut from; None when it has none."""
+        return self._by_candidate.get(candidate_key)
 
     def best_at(self, target: Budget) -> TrialResult | None:
         """Return the most accurate network that the front may have and that is inside this budget too, or None."""
@@ -65,7 +65,7 @@ class History:
         """Add a result, in place of an earlier one of its trial."""
         number = result.trial.number
         replaces = number in self._results  # the earlier one may be on the front
-        self._results[number] = self._by_key[result.trial.key()] = result
+        self._results[number] = self._by_candidate[result.trial.candidate_key()] = result
         self._first.setdefault(number, result)
         front = ParetoFront(axis=self.problem.axis) if replaces else self.front
         candidates = self._results.values() if replaces else [result]

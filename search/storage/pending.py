@@ -19,9 +19,12 @@ class PendingTrials:
 
     @property
     def keys(self) -> Mapping[str, int]:
-        """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one."""
+        """Key -> number of candidates that must not be proposed again: pending, in a screening pool, or lost in one.
+
+        The keys are those of `Trial.candidate_key`.
+        """
         screened = {key: number for number, others in self._screened.items() for key in others}
-        return {trial.key(): number for number, trial in self.trials.items()} | screened
+        return {trial.candidate_key(): number for number, trial in self.trials.items()} | screened
 
     def is_promoted(self, number: int) -> bool:
         """Return whether a pending trial goes on from an earlier training segment."""
@@ -34,13 +37,17 @@ class PendingTrials:
 
     def screen(self, number: int, others: Sequence[Trial]) -> None:
         """Add candidates that are compared with a pending trial before any training."""
-        self._screened[number] = {trial.key(): trial for trial in others}
+        self._screened[number] = {trial.candidate_key(): trial for trial in others}
 
     def select(self, winner: Trial) -> list[Trial]:
-        """Keep one candidate of a screening pool as the trial of its number; return the others."""
+        """Keep one candidate of a screening pool as the trial of its number; return the others.
+
+        Args:
+            winner: as it is trained, whatever it is cut from.
+        """
         number, first = winner.number, self.trials[winner.number]
-        losers = {first.key(): first} | self._screened[number]
-        del losers[winner.key()]
+        losers = {first.candidate_key(): first} | self._screened[number]
+        del losers[winner.candidate_key()]
         self.trials[number], self._screened[number] = winner, losers
         return list(losers.values())
 

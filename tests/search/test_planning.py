@@ -108,10 +108,12 @@ def test_screening_pools_are_as_large_as_the_config_says_or_as_a_tenth_of_the_tr
     assert (size(screen="3"), size(screen="none")) == (3, 1)
     train = dataclasses.replace(made.config.train, epochs=20)
     automatic = size(train=train, rungs="none")
-    pools, images = screened_trials(CandidateSpace(made.problem), 20), screen_images(len(made.data.calibration))
+    images = screen_images(len(made.data.calibration))
+    pools = 2 * screened_trials(CandidateSpace(made.problem), 20)  # each from the dense network and from a trained one
     training = 2 * 20 * 20 * len(made.data.train)  # of the trials, and as much in the end
     assert automatic * pools * images <= 0.1 * training < (automatic + 1) * pools * images
     assert size(train=train, rungs="auto") < automatic  # trials that pause are trained less
+    assert size(train=train, rungs="none", inherit=False) > automatic
 
 
 def test_the_mean_of_searched_epochs_is_that_of_a_log_scale() -> None:

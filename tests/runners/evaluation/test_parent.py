@@ -82,3 +82,29 @@ def test_layers_that_are_not_plain_are_not_narrowed(tiny_search_context: SearchC
     a_trial, segment = heir("l2", NARROWER, shared)
     _, result = finish(tiny_search_context, dataclasses.replace(a_trial, segment=segment))
     assert "layers that cannot be narrowed; cut the dense network" in result.error
+
+
+def test_a_pool_is_cut_from_the_parent_with_statistics_of_its_own(tiny_search_context: SearchContext) -> None:
+    parent = parent_of(tiny_search_context)
+    first, segment = heir("di", NARROWER, parent)
+    second = dataclasses.replace(first, goal=Goal(Widths({"0": 2, "3": 3})))
+    started = dataclasses.replace(first, segment=segment, pool=(first, second))
+    _, result = finish(tiny_search_context, started)
+    assert result.error == ""
+    alone = [
+        finish(tiny_search_context, dataclasses.replace(candidate, segment=segment))[0][0].proxy
+        for candidate in (first, second)
+    ]
+    assert [screened.proxy for screened in result.screened] == pytest.approx(alone, abs=0.05)  # other BatchNorm images
+    dense = dataclasses.replace(first, parent="", pool=(dataclasses.replace(first, parent=""),))
+    _, of_dense = finish(tiny_search_context, dense)
+    assert of_dense.screened[0].proxy != pytest.approx(result.screened[0].proxy, abs=1e-6)
+
+
+def test_candidates_wider_than_the_parent_lose_the_comparison(tiny_search_context: SearchContext) -> None:
+    first, segment = heir("l2", NARROWER, parent_of(tiny_search_context))
+    wider = dataclasses.replace(first, goal=Goal(Widths({"0": 8, "3": 8})))
+    _, result = finish(tiny_search_context, dataclasses.replace(first, segment=segment, pool=(first, wider)))
+    assert result.screened[0].proxy is not None
+    assert result.screened[1].proxy is None
+    assert "8" in result.screened[1].error

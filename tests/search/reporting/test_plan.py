@@ -115,7 +115,7 @@ def test_rungs_are_shown_with_the_trials_and_the_training_that_are_expected_at_e
 def test_screening_is_shown_with_its_size_and_its_cost_and_takes_its_part_of_the_time() -> None:
     text = page_of(screen="4", method="l2", set=(), trials=12)
     assert re.search(r"Screening: about \d trials \(l2\) are the best of 4 candidates each", text)
-    assert re.search(r"\d+ candidates, which take about \d+% of the time of the training", text)
+    assert re.search(r"\d+ candidates, each from the dense network and from a trained one, which take about \d+%", text)
     assert "Screening" not in page_of(screen="none", method="l2", set=(), trials=12)
     assert "Screening: none, because aofp cannot be compared" in page_of(screen="4", method="aofp", set=(), trials=12)
 
@@ -130,8 +130,8 @@ def test_screening_is_said_to_cost_a_part_of_the_training() -> None:
 
     text = planned(4, "l2", "csgd")
     assert "(l2) are the best of 4 candidates each before any training" in text
-    # About 3 of 20 trials are screened: 3 * 4 * (160 + 128 + 512) / 3 of 20 * 2 * 2,000
-    assert "12 candidates, which take about 4% of the time" in text
+    # About 3 of 20 trials are screened, from two networks each: 2 * 3 * 4 * (160 + 128 + 512) / 3 of 20 * 2 * 2,000
+    assert "12 candidates, each from the dense network and from a trained one, which take about 8% of the time" in text
     assert planned(4, "csgd") == "Screening: none, because csgd cannot be compared without training."
     assert planned(1, "l2", "csgd") == ""
 

@@ -7,11 +7,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from made_up_search import MadeUpSearch, problem_of, search_of
+from made_up_search import problem_of, search_of
 from screened_search import (
     BENCH,
     SPACE,
     Watched,
+    ask,
     cut,
     finish_initial_design,
     needs,
@@ -169,13 +170,6 @@ def test_candidates_of_a_pool_differ_in_their_widths_alone() -> None:
     assert {(candidate.method, str(candidate.settings)) for candidate in trial.pool} == {("di", str(trial.settings))}
     assert len({candidate.goal.budgets for candidate in trial.pool}) == 1
     assert len({candidate.goal.widths for candidate in trial.pool}) == 12
-
-
-def ask(search: MadeUpSearch) -> Trial:
-    """Return the next trial of a search that has one."""
-    trial = search.ask()
-    assert trial is not None
-    return trial
 
 
 def test_none_yet_is_not_the_end_of_a_search_with_a_running_pool() -> None:
