@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from annotated_types import Interval, Predicate
 
 from configs.parsing import (
+    FinalDistillation,
     parse_duration,
+    parse_final_distillation,
     parse_final_epochs,
     parse_fixed_settings,
     parse_rungs,
@@ -78,8 +80,9 @@ class RunConfig:
         inherit: whether networks may be cut from a trained network that contains their widths: in screening, where the
             proxy says better, and in the final training from the finished network of the target above; false cuts the
             dense net alone.
-        final_distill_weight: weight in [0, 1] of the distillation from the dense net in the final training, where
-            --distill-weight is 0.
+        final_distill_weight: weight in [0, 1] of the distillation in the final training, where --distill-weight is 0:
+            from the most accurate network at hand, the dense net or one that is finished. "auto" takes 0.5 at the first
+            target (0 where the dense net has not learned its training images), and 1 once a network is finished.
         train_budget: epochs of training in all, such as 48epochs: of the dense net where it is trained here (two
             fifths, at least --dense-epochs), of the trials (a quarter of the rest at most: --trials is lowered to
             what that pays for) and of the final training. Empty trains --trials times --epochs, and as much again in
@@ -120,7 +123,7 @@ class RunConfig:
     screen: str = "auto"
     final_epochs: str = "auto"
     inherit: bool = True
-    final_distill_weight: Annotated[float, Interval(ge=0, le=1), "in [0, 1]"] = 0.5
+    final_distill_weight: str = "auto"
     train_budget: str = ""
     time_limit: str = ""
     confirm: Annotated[int, Interval(ge=1), "at least 1, which trains nothing again; 3 gives means and deviations"] = 1
@@ -153,6 +156,7 @@ class RunConfig:
         if self.train_budget:
             self._split_budget(parse_train_budget(self.train_budget))
         _ = self.rung_epochs, self.screening_pool, self.time_limit_seconds, self.searched_training, self.final_training
+        _ = self.final_distillation
         if not self.weights:
             self.train.for_dense()
         for kind, name, known in (
@@ -193,11 +197,11 @@ class RunConfig:
             total = parse_train_budget(self.train_budget) - dense - total
         return max(1, total // (len(self.target_budgets) or LEVELS))
 
-    @property
-    def final_distillation(self) -> float | None:
-        """Weight of distillation in the final training; None keeps that of the trials, where they have one."""
+    @cached_property
+    def final_distillation(self) -> FinalDistillation | None:
+        """Weights of distillation in the final training; None keeps that of the trials, where they have one."""
         searched = any(setting.name == "distill_weight" for setting in self.searched_training)
-        return None if self.train.distill_weight or searched else self.final_distill_weight
+        return None if self.train.distill_weight or searched else parse_final_distillation(self.final_distill_weight)
 
     @property
     def final_share(self) -> float:

@@ -25,6 +25,21 @@ class TrialState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """The distillation of a training segment.
+
+    Attributes:
+        weight: in [0, 1], of KL(teacher || net); the loss on labels has the rest.
+        teacher: label of the trained narrow network that is the teacher; empty for the dense network.
+        weights: of that network, as `pruning.checkpoint` bytes; None for the dense network.
+    """
+
+    weight: float
+    teacher: str = ""
+    weights: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class TrainingSegment:
     """A part of a trial's training, after which the trial pauses at a rung.
 
@@ -34,14 +49,14 @@ class TrainingSegment:
         start: the network to go on from, as `pruning.checkpoint` bytes: that of the segment before, or in a first
             segment that of the trial's parent; None cuts the dense network.
         final: whether it belongs to the final training, which trains the best networks on after the search.
-        distill_weight: weight of the distillation from the dense network in this segment; None takes that of the trial.
+        teaching: None takes the distillation of the trial.
     """
 
     epochs: int
     trained: int = 0
     start: bytes | None = field(default=None, repr=False)
     final: bool = False
-    distill_weight: float | None = None
+    teaching: Teaching | None = None
 
     @property
     def end(self) -> int:

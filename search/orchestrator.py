@@ -35,7 +35,7 @@ from search.problem import BASELINE_METHODS
 from search.reporting.wording import plural
 from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA
-from search.schedulers.final_training import FinalTraining
+from search.schedulers.final_training import DenseAccuracy, FinalTraining
 from search.schedulers.screening import Screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.candidate_space import CandidateSpace
@@ -110,7 +110,8 @@ class _Search:
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
         context = self._search_context(net)
-        tuner = self._tuner(net, total - len(history.searched))
+        train_accuracy = accuracy(net, environment.data.calibration, device=environment.device)
+        tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
         interrupted = self._run_trials(tuner, context)
         retrainer = Retrainer(environment, context, self.callback)
         finalize = Finalizer(environment, self.latency, net, dense_accuracy, retrainer, self.callback)
@@ -178,7 +179,7 @@ class _Search:
         )
         return measure_sensitivities(net, space, self._trial_context, images, cache_root()).by_group
 
-    def _tuner(self, net: nn.Module, left: int) -> Tuner:
+    def _tuner(self, net: nn.Module, left: int, dense: DenseAccuracy) -> Tuner:
         """Put the tuner together from its parts; `left` is the number of trials without a result."""
         environment, opened, latency = self.environment, self.opened, self.latency
         problem, history, pending = environment.problem, opened.history, PendingTrials()
@@ -194,7 +195,7 @@ class _Search:
             pending=pending,
             searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
             scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
-            final_training=FinalTraining(self.candidates, self._final_epochs()),
+            final_training=FinalTraining(self.candidates, self._final_epochs(), dense),
             screening=Screening(problem, pool_size, history.results, environment.workers),
             stop=self.limit,
             search_stop=self.limit.part(1 - environment.config.final_share),

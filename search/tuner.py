@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing_extensions import override
 
 from runners.base import AskTell
-from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, derive_seed
+from runners.trial import EpochReport, Teaching, TrainingSegment, Trial, TrialResult, derive_seed
 from search.callbacks import Progress, SearchCallback
 from search.interrupts import Interrupts
 from search.latency.queue import MeasurementQueue
@@ -192,10 +192,8 @@ class Tuner(AskTell):
         except WeightsError as error:
             self.history.add(end_trial(earlier, str(error)))
             return None
-        config = self.history.problem.config
-        segment = TrainingSegment(
-            promotion.epochs - trained, trained, start, final, config.final_distillation if final else None
-        )
+        teaching = self._teaching() if final else None
+        segment = TrainingSegment(promotion.epochs - trained, trained, start, final, teaching)
         trial = replace(earlier.trial, segment=segment)
         self.pending.begin(trial)
         self.callback.on_promotion(promotion.number, promotion.epochs)
@@ -226,11 +224,25 @@ class Tuner(AskTell):
         config = self.history.problem.config
         number = 1 + max([*self.history.numbers, *self.pending.trials])
         seed = derive_seed(config.seed, heir.trial.key())
-        segment = TrainingSegment(heir.epochs, start=start, final=True, distill_weight=config.final_distillation)
+        segment = TrainingSegment(heir.epochs, start=start, final=True, teaching=self._teaching())
         trial = replace(heir.trial, number=number, seed=seed, segment=segment)
         self.pending.begin(trial)
         self.callback.on_phase(f"trial {number} {trial.method} is cut from the finished network {trial.parent}")
         return trial
+
+    def _teaching(self) -> Teaching | None:
+        """Return the distillation of the next segment of final training; from the dense network if weights are lost."""
+        found = self.final_training.teacher(self.history.results)
+        if found is None:
+            return None
+        weight, teacher = found
+        if teacher is None or not weight:
+            return Teaching(weight)
+        try:
+            return Teaching(weight, teacher.label, self.checkpoints.read(teacher))
+        except WeightsError as error:
+            _log.warning("network %s cannot be the teacher of others: %s", teacher.label, error)
+            return Teaching(weight)
 
     def _new_candidate(self) -> Trial | None:
         """Return a candidate that was not tried yet, to be trained, or to be screened with similar ones."""

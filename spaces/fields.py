@@ -134,8 +134,9 @@ def _described(field: dataclasses.Field[Any], annotation: Any) -> SettingField:
 
 
 def _read_one(value: Any, kind: Any, label: str) -> Any:
-    if kind is str and isinstance(value, str):
-        return value
+    # YAML reads `final_epochs: 4` as a number.
+    if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
     read, words = _READERS.get(kind, (None, "a text"))
     try:
         if read:

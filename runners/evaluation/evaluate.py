@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pruning.base import METHODS, Context, Distillation, Method, Reshape, Snapshot, StepHook, TrainingPlan
-from pruning.checkpoint import to_bytes
+from pruning.checkpoint import from_bytes, to_bytes
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import HeldSplit
@@ -30,7 +30,15 @@ from runners.training.compute_format import ComputeFormat, using_threads
 from runners.training.loop import BATCHNORM_IMAGES, accuracy, fit, pick_device, reestimate_batchnorm
 from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, segment_config
-from runners.trial import EpochReport, ScreenedCandidate, Trial, TrialResult, TrialState, derive_seed
+from runners.trial import (
+    EpochReport,
+    ScreenedCandidate,
+    TrainingSegment,
+    Trial,
+    TrialResult,
+    TrialState,
+    derive_seed,
+)
 from spaces.cost import Cost
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
@@ -72,7 +80,7 @@ class TrialContext(Context):
 
     Args:
         prepared: what `prepare` of this method returned; None while it prepares, and where a parent is cut.
-        teacher: the dense network on `device`, the teacher of distillation where the options weigh it above 0.
+        teacher: network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
         batchnorm_images: number of images on which BatchNorm statistics are estimated again.
     """
@@ -204,8 +212,8 @@ def _reason(error: Exception) -> str:
 def _with_training(search_context: SearchContext, trial: Trial) -> SearchContext:
     """Return the search context with the training options that the trial, or the segment asked for, overrides."""
     overrides: dict[str, Any] = dict(trial.training)
-    if trial.segment is not None and trial.segment.distill_weight is not None:
-        overrides["distill_weight"] = trial.segment.distill_weight
+    if trial.segment is not None and trial.segment.teaching is not None:
+        overrides["distill_weight"] = trial.segment.teaching.weight
     if not overrides:
         return search_context
     train = dataclasses.replace(search_context.train, **overrides)
@@ -314,10 +322,17 @@ def _trial_context(
         train,
         seed,
         prepared=search_context.prepared.get(_statistics_name(trial)),
-        teacher=dense,
+        teacher=_teacher(segment, search_context.net, dense),
         compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
     )
+
+
+def _teacher(segment: TrainingSegment | None, net: nn.Module, dense: nn.Module) -> nn.Module:
+    """Return the teacher of distillation on the device of `dense`, a copy of the dense network `net`."""
+    if segment is None or segment.teaching is None or segment.teaching.weights is None:
+        return dense
+    return from_bytes(segment.teaching.weights, net).to(next(dense.parameters()).device).eval()
 
 
 def _statistics_name(trial: Trial) -> str:

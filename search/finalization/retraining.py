@@ -27,11 +27,21 @@ from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, AskTell, RunnerError
 from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.training.loop import accuracy, pick_device
-from runners.trial import Confirmation, EpochReport, TrainingSegment, Trial, TrialResult, TrialState, derive_seed
+from runners.trial import (
+    Confirmation,
+    EpochReport,
+    Teaching,
+    TrainingSegment,
+    Trial,
+    TrialResult,
+    TrialState,
+    derive_seed,
+)
 from search.callbacks import SearchCallback
 from search.environment import Environment
 from search.results.pareto import counted
 from search.results.result import SearchResult
+from search.schedulers.segments import DENSE, DISTILL_WEIGHT, TEACHER
 from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, uniform_ratios
@@ -74,12 +84,8 @@ class RetrainingPlan:
         ]
 
 
-def retraining_plan(result: SearchResult, space: SearchSpace, distill_weight: float | None = None) -> RetrainingPlan:
-    """List what is trained again of a search, the chosen network before the best at the targets.
-
-    Args:
-        distill_weight: of the final training, for networks that had one and for their baselines.
-    """
+def retraining_plan(result: SearchResult, space: SearchSpace) -> RetrainingPlan:
+    """List what is trained again of a search, the chosen network before the best at the targets."""
     best = [result.best_at(target, baselines=True) for target in result.targets]
     # Where no baseline is inside the budgets, one that is not says which method and which kind of widths are trained.
     known = [found for found in result.results if found.trial.baseline]
@@ -89,21 +95,28 @@ def retraining_plan(result: SearchResult, space: SearchSpace, distill_weight: fl
         if network is not None:
             kind = baseline or next(iter(known), None)
             trial = _baseline_at(network, kind, result, space)
-            segment = _segment(network, distill_weight)
+            segment = _segment(network)
             baselines.setdefault(network.label, trial and dataclasses.replace(trial, segment=segment))
-    members = {member.label: retraining_trial(member, distill_weight) for member in result.reported}
+    members = {member.label: retraining_trial(member) for member in result.reported}
     return RetrainingPlan(members, baselines)
 
 
-def _segment(network: TrialResult, distill_weight: float | None) -> TrainingSegment | None:
-    """Return the training of a network with final training, in one schedule; None for the training of a trial."""
-    return TrainingSegment(network.trained or 0, distill_weight=distill_weight) if network.final_epochs else None
+def _segment(network: TrialResult) -> TrainingSegment | None:
+    """Return the training of a network with final training, in one schedule; None for the training of a trial.
+
+    Its teacher is that of its last segment.
+    """
+    if not network.final_epochs:
+        return None
+    weight, teacher = network.note.get(DISTILL_WEIGHT), str(network.note.get(TEACHER, DENSE))
+    teaching = None if weight is None else Teaching(weight, "" if teacher == DENSE else teacher)
+    return TrainingSegment(network.trained or 0, teaching=teaching)
 
 
-def retraining_trial(network: TrialResult, distill_weight: float | None = None) -> Trial:
+def retraining_trial(network: TrialResult) -> Trial:
     """Return the trial that trains a network again: at its widths, or within its cost by a method that takes none."""
     cost = network.cost
-    trial = dataclasses.replace(network.trial, segment=_segment(network, distill_weight))
+    trial = dataclasses.replace(network.trial, segment=_segment(network))
     if trial.goal.widths is not None and not network.intermediate_index:
         return trial
     limits = [
@@ -134,7 +147,7 @@ class Retraining(AskTell):
     Args:
         number: of the first trial.
         context: of the trials; its dense network is what they are cut from, but for those with a parent.
-        weights: of a network of the search by its label, for those that are cut from it.
+        weights: of a network of the search by its label, for those that are cut from it, or that it teaches.
         on_done: is called after every training with the numbers of trainings done and in all.
     """
 
@@ -157,7 +170,12 @@ class Retraining(AskTell):
         if not self._waiting:
             return None
         trial = self._waiting.pop(0)
-        return trial.started_from(self._weights(trial.parent)) if trial.parent else trial
+        trial = trial.started_from(self._weights(trial.parent)) if trial.parent else trial
+        segment = trial.segment
+        if segment is None or segment.teaching is None or not segment.teaching.teacher:
+            return trial
+        teaching = dataclasses.replace(segment.teaching, weights=self._weights(segment.teaching.teacher))
+        return dataclasses.replace(trial, segment=dataclasses.replace(segment, teaching=teaching))
 
     @override
     def report(self, report: EpochReport) -> bool:
@@ -230,7 +248,7 @@ class Retrainer:
             return result
         paths = {found.label: found.path for found in result.results}
         self._retraining = Retraining(
-            retraining_plan(result, environment.problem.space, config.final_distillation),
+            retraining_plan(result, environment.problem.space),
             seeds=[derive_seed(config.seed, f"confirmation {number}") for number in range(config.confirm)],
             number=1 + max(found.trial.number for found in result.results),
             context=self._search_context,

@@ -33,6 +33,15 @@ RUNG_SHARE, LONGEST_RUNG = 8, 3
 EPOCHS_FOR_TWO, EPOCHS_FOR_THREE = 4, 6
 APART = 0.8  # members of the front whose costs differ less are one place to train on
 INHERITING_METHOD = "di"  # finds widths on a finished network
+LEARNED = 0.9  # accuracy on training images from which a dense network has learned them
+
+
+@dataclass(frozen=True)
+class DenseAccuracy:
+    """Accuracies of the dense network, in [0, 1], on validation and on training images without augmentation."""
+
+    val: float
+    train: float
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,11 @@ class FinalTraining:
 
     Args:
         epochs: of final training at each target; 0 for none.
+        dense: decides whether the dense network is the teacher of distillation.
     """
 
-    def __init__(self, candidates: CandidateSpace, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, candidates: CandidateSpace, epochs: int, dense: DenseAccuracy = DenseAccuracy(1.0, 1.0)) -> None:
+        self.epochs, self._dense = epochs, dense
         self._candidates, self._problem = candidates, candidates.problem
         self._quantity = candidates.cost_coverage.quantity
 
@@ -131,6 +141,21 @@ class FinalTraining:
                 is_known = False
             above = leader
         return None
+
+    def teacher(self, results: Sequence[TrialResult]) -> tuple[float, TrialResult | None] | None:
+        """Return the weight of distillation and the teacher, which is the dense network where it is None.
+
+        That is the most accurate network at hand: the dense one, or one that was trained to the end. None leaves the
+        distillation of the trials as it is.
+        """
+        weights = self._problem.config.final_distillation
+        if weights is None:
+            return None
+        finished = self._trained_to_the_end(results)
+        if not finished:
+            return (weights.first if self._dense.train >= LEARNED else weights.untaught), None
+        best = max(finished, key=lambda result: (result.settled_accuracy or 0.0, -result.trial.number))
+        return weights.later, best if (best.settled_accuracy or 0.0) > self._dense.val else None
 
     def limits(self, results: Sequence[TrialResult]) -> list[float]:
         """Return the limits on the scaled quantity at which networks are trained on, the largest first."""
@@ -199,9 +224,13 @@ class FinalTraining:
 
     def _finished_above(self, results: Sequence[TrialResult], limits: Sequence[float]) -> TrialResult | None:
         """Return the nearest network above all limits that was trained to the end for targets of then; None without."""
-        finished = [result for result in results if measured(result) and 2 * result.final_epochs > self.epochs]
+        finished = self._trained_to_the_end(results)
         above = [result for result in finished if self.cost(result) > max(limits, default=math.inf)]
         return min(above, key=self.cost, default=None)
+
+    def _trained_to_the_end(self, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """Return the networks that have had the rest of a target's epochs, not those that were compared alone."""
+        return [result for result in results if measured(result) and 2 * result.final_epochs > self.epochs]
 
     def _leader(self, level: _Level) -> TrialResult | None:
         """Return the best entrant that the front may have; training on never lowers the accuracy of a result."""

@@ -7,11 +7,15 @@ from search.results.pareto import measured, objectives
 
 KEPT_AFTER = "kept_after_epochs"  # in the note of a trial whose longer training came out worse
 NOT_CONTINUED = "not_continued"  # in the note of a trial that a failed segment has ended
+TEACHER = "teacher"  # in the note of a network with final training: DENSE or the label of its last teacher
+DENSE = "dense"
+DISTILL_WEIGHT = "distill_weight"  # in the note beside it
 
 
 def first_result(result: TrialResult, segment: TrainingSegment | None) -> TrialResult:
     """Return the result of a first segment, or of a whole training, as the result of its trial."""
-    result = replace(result, trial=replace(result.trial, segment=None))
+    note = {**result.note, **_taught(segment)}
+    result = replace(result, trial=replace(result.trial, segment=None), note=note)
     if segment is None or not measured(result):
         return result
     end = segment.end if result.state is TrialState.COMPLETE or not result.curve else result.curve[-1].epoch
@@ -51,10 +55,17 @@ def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -
         accuracy=result.accuracy,
         cost=result.cost,
         widths=result.widths,
-        note={**note, **result.note},
+        note={**note, **result.note, **_taught(segment)},
         checkpoint=result.checkpoint,
         path=result.path,
     )
+
+
+def _taught(segment: TrainingSegment | None) -> dict[str, str | float]:
+    """Return what the note of a network says of the distillation of its last segment."""
+    if segment is None or segment.teaching is None:
+        return {}
+    return {TEACHER: segment.teaching.teacher or DENSE, DISTILL_WEIGHT: segment.teaching.weight}
 
 
 def end_trial(result: TrialResult, reason: str) -> TrialResult:

@@ -43,7 +43,7 @@ OTHER: dict[str, Any] = {
     "screen": "5",
     "final_epochs": "4",
     "inherit": False,
-    "final_distill_weight": 0.25,
+    "final_distill_weight": "0.25",
     "train_budget": "90epochs",
     "time_limit": "1h30m",
     "confirm": 3,

@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 
 from configs.parsing import (
+    AUTO_DISTILLATION,
+    FinalDistillation,
     parse_duration,
     parse_fixed_settings,
     parse_rungs,
@@ -127,6 +129,18 @@ def test_final_training_takes_as_many_epochs_as_the_trials_unless_told() -> None
 def test_what_is_no_number_of_final_epochs_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--final-epochs is .* and must be whole epochs, as in 12, or auto or none"):
         RunConfig(final_epochs=text)
+
+
+def test_one_weight_of_the_final_distillation_holds_everywhere() -> None:
+    assert RunConfig(final_distill_weight="0.3").final_distillation == FinalDistillation(0.3, 0.3, 0.3)
+    assert RunConfig().final_distillation == AUTO_DISTILLATION
+    assert RunConfig(train=TrainConfig(distill_weight=0.2)).final_distillation is None
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "nan"])
+def test_what_is_no_weight_of_the_final_distillation_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--final-distill-weight is .* and must be a number in \[0, 1\], as in 0.5"):
+        RunConfig(final_distill_weight=text)
 
 
 def test_what_no_trial_has_trained_is_not_trained_on() -> None:

@@ -60,6 +60,7 @@ def test_values_at_the_ends_of_their_ranges_are_allowed() -> None:
         ("gears", [1, "2,3"], (1, 2, 3)),
         ("names", "a,b", ("a,b",)),
         ("names", ["a", 5], ("a", "5")),
+        ("fuel", 0.5, "0.5"),  # YAML makes numbers of what a flag leaves a text
     ],
 )
 def test_flags_and_yaml_are_read_in_the_type_of_the_field(name: str, value: Any, read: Any) -> None:
@@ -73,7 +74,8 @@ def test_flags_and_yaml_are_read_in_the_type_of_the_field(name: str, value: Any,
         ("pistons", "1.0", "'1.0' and must be a whole number"),
         ("loss", "half", "'half' and must be a number"),
         ("turbo", "1", "'1' and must be true or false"),
-        ("fuel", 5, "'5' and must be a text"),
+        ("fuel", [5], "'[5]' and must be a text"),
+        ("fuel", True, "'True' and must be a text"),
         ("gears", "1,x", "'x' and must be a whole number"),
     ],
 )

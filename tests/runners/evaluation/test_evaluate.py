@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_trials import NARROW, finish, trial
+from tiny_trials import NARROW, finish, finish_segment, trial
 from torch import nn
 
 from pruning.base import METHODS, Distillation, Goal, Snapshot
@@ -19,7 +19,7 @@ from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.evaluation.proxy import proxy_target
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy
-from runners.trial import Trial, TrialState
+from runners.trial import Teaching, TrainingSegment, Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import ConfigError
@@ -220,6 +220,21 @@ def test_distillation_uses_the_dense_net(tiny_search_context: SearchContext) -> 
     plain, distilled = finish(tiny_search_context)[1], finish(dataclasses.replace(tiny_search_context, train=train))[1]
     assert distilled.state is TrialState.COMPLETE
     assert plain.checkpoint != distilled.checkpoint
+
+
+def test_a_segment_may_have_another_teacher_than_the_dense_net(tiny_search_context: SearchContext) -> None:
+    taught: list[bytes | None] = []
+    first = finish_segment(tiny_search_context, trial("l2"), TrainingSegment(1))
+    for teaching in (Teaching(0.0), Teaching(1.0), Teaching(1.0, "7", first.checkpoint)):
+        taught.append(
+            finish_segment(tiny_search_context, trial("l2"), TrainingSegment(1, teaching=teaching)).checkpoint
+        )
+    assert len(set(taught)) == 3
+    itself = Teaching(1.0, "7", first.checkpoint)  # a network that already says what its teacher says learns nothing
+    rate = dataclasses.replace(tiny_search_context.train, lr=1e-4, weight_decay=0.0)
+    still = dataclasses.replace(tiny_search_context, train=rate)
+    on = finish_segment(still, trial("l2"), TrainingSegment(1, 1, first.checkpoint, teaching=itself))
+    assert on.accuracy == pytest.approx(first.accuracy, abs=0.03)
 
 
 def test_a_method_may_distil_from_a_net_that_it_gives(tiny_search_context: SearchContext) -> None:

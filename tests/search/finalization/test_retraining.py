@@ -15,13 +15,14 @@ from runners.base import RUNNERS
 from runners.config import LatencyConfig, RunnerConfig
 from runners.evaluation.evaluate import SearchContext, evaluate
 from runners.local import LocalRunner
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, Teaching, TrainingSegment, Trial, TrialResult, TrialState
 from search import SearchResult, run
 from search.callbacks import SearchCallback
 from search.environment import prepare
 from search.finalization.retraining import Retraining, retraining_plan, retraining_trial
 from search.planning import _retrainings, forecast_time
 from search.results.result import DenseResult
+from search.schedulers.segments import DENSE, DISTILL_WEIGHT, TEACHER
 from search.searchers.candidate_space import CandidateSpace
 from spaces.budget import Budget
 from spaces.space import uniform_ratios
@@ -69,6 +70,20 @@ def test_every_member_is_trained_at_the_widths_that_it_has(search: SearchResult)
     assert goals["1"] == search.results[1].trial.goal
     assert goals["2"].widths == search.results[2].widths
     assert goals["2.1"].widths == search.results[2].intermediate_networks[0].widths
+
+
+def test_a_finished_network_has_its_teacher_again(tiny_search_context: SearchContext, search: SearchResult) -> None:
+    note = {TEACHER: "2", DISTILL_WEIGHT: 0.75}
+    curve = tuple(EpochReport(1, epoch, 0.9, 1.0) for epoch in range(1, 6))
+    rungs = ((1, 0.8), (5, 0.9))
+    finished = dataclasses.replace(search.results[1], curve=curve, rungs=rungs, final_epochs=4, note=note)
+    by_dense = dataclasses.replace(finished, note={TEACHER: DENSE, DISTILL_WEIGHT: 0.5})
+    assert retraining_trial(by_dense).segment == TrainingSegment(5, teaching=Teaching(0.5))
+    assert retraining_trial(dataclasses.replace(finished, note={})).segment == TrainingSegment(5)
+    plan = retraining_plan(search.with_results([finished]), tiny_search_context.space)
+    asked = Retraining(plan, SEEDS, 3, tiny_search_context, str.encode, lambda _done, _total: None).ask()
+    assert asked is not None
+    assert asked.segment == TrainingSegment(5, teaching=Teaching(0.75, "2", b"2"))
 
 
 def test_a_method_that_takes_no_widths_works_within_the_cost_of_the_network(search: SearchResult) -> None:

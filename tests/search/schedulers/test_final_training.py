@@ -9,8 +9,10 @@ from chain_space import chain
 from made_up_search import MadeUpSearch, problem_of, search_of
 
 from runners.config import TrainConfig
-from runners.trial import EpochReport, ScreenedCandidate, TrainingSegment, Trial, TrialResult, TrialState
-from search.schedulers.segments import NOT_CONTINUED
+from runners.trial import EpochReport, ScreenedCandidate, Teaching, TrainingSegment, Trial, TrialResult, TrialState
+from search.schedulers.final_training import DenseAccuracy, FinalTraining
+from search.schedulers.segments import DISTILL_WEIGHT, NOT_CONTINUED, TEACHER
+from search.searchers.candidate_space import CandidateSpace
 from search.storage.checkpoints import CheckpointStore
 from spaces.errors import WeightsError
 from spaces.space import uniform_ratios
@@ -236,3 +238,53 @@ def test_none_trains_nothing_on() -> None:
     made_up = search(final_epochs=0)
     assert not finish(made_up)
     assert all(not result.final_epochs for result in made_up.results)
+
+
+def test_the_dense_network_teaches_by_half_at_first_and_wholly_once_a_network_is_finished() -> None:
+    made_up = search()  # the made-up networks stay behind a dense network of 100%
+    final = finish(made_up)
+    taught = [trial.segment.teaching for trial in final if trial.segment is not None]
+    assert taught[0] == Teaching(0.5)
+    assert taught[-1] == Teaching(1.0)
+    weights = [teaching.weight for teaching in taught if teaching is not None]
+    assert weights == sorted(weights)
+    finished = [result for result in made_up.results if result.final_epochs]
+    assert {result.note[TEACHER] for result in finished} == {"dense"}
+    assert {result.note[DISTILL_WEIGHT] for result in finished} == {0.5, 1.0}
+
+
+def teacher_of(made_up: MadeUpSearch, dense: DenseAccuracy, **config: str) -> tuple[float, str] | None:
+    problem = replace(made_up.problem, config=replace(made_up.problem.config, **config))
+    found = FinalTraining(CandidateSpace(problem), 8, dense).teacher(made_up.results)
+    return None if found is None else (found[0], "" if found[1] is None else found[1].label)
+
+
+def test_a_finished_network_teaches_where_it_is_ahead_of_the_dense_one() -> None:
+    made_up = search()
+    finish(made_up)
+    finished = [result for result in made_up.results if result.final_epochs > 4]
+    best = max(finished, key=lambda result: result.settled_accuracy or 0.0)
+    reached = best.settled_accuracy or 0.0
+    assert teacher_of(made_up, DenseAccuracy(reached - 0.01, 1.0)) == (1.0, best.label)
+    assert teacher_of(made_up, DenseAccuracy(reached + 0.01, 1.0)) == (1.0, "")
+    assert teacher_of(made_up, DenseAccuracy(reached - 0.01, 1.0), final_distill_weight="0.3") == (0.3, best.label)
+
+
+def test_a_dense_network_that_has_not_learned_its_training_images_teaches_nothing() -> None:
+    made_up = search()
+    assert teacher_of(made_up, DenseAccuracy(0.4, 0.7)) == (0.0, "")
+    assert teacher_of(made_up, DenseAccuracy(0.4, 0.95)) == (0.5, "")
+    assert teacher_of(made_up, DenseAccuracy(0.4, 0.7), final_distill_weight="0.3") == (0.3, "")
+    trained = replace(made_up.problem.config.train, distill_weight=0.2)
+    assert teacher_of(made_up, DenseAccuracy(0.4, 0.7), train=trained) is None  # type: ignore[arg-type]
+
+
+def test_the_weights_of_a_finished_teacher_go_with_the_segment() -> None:
+    made_up = search()
+    behind = FinalTraining(CandidateSpace(made_up.problem), 8, DenseAccuracy(0.1, 1.0))
+    tuner = replace(made_up.tuner, final_training=behind)
+    final = finish(replace(made_up, tuner=tuner))
+    teaching = final[-1].segment.teaching if final[-1].segment is not None else None
+    assert teaching is not None
+    assert teaching == Teaching(1.0, teaching.teacher, f"weights of {teaching.teacher}".encode())
+    assert made_up.results[-1].note[TEACHER] == teaching.teacher
