@@ -40,7 +40,7 @@ class DataConfig:
             as in flip,crop; "none"; or "auto": shift for digits and glyphs, shift and flip for CIFAR, flip and crop for
             imagefolder, none for package.module:factory.
         workers: number of processes that read image files and the images of package.module:factory in each trial; 0
-            reads in the training process; "auto" takes one where networks are trained on the processor, else as many as
+            reads in the training process; -1 takes one where networks are trained on the processor, else as many as
             torch has threads.
     """
 
@@ -54,12 +54,7 @@ class DataConfig:
     min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
     scale: Literal["set", "half"] = "set"
     augment: str = "auto"
-    workers: Annotated[
-        str,
-        Flag("data-workers"),
-        Predicate(lambda text: text == "auto" or text.isdecimal()),
-        "a number of processes, or auto",
-    ] = "auto"
+    workers: Annotated[int, Flag("data-workers"), Interval(ge=-1), "a number of processes, or -1 to choose it"] = -1
 
     def __post_init__(self) -> None:
         """Check the settings; raises ConfigError."""

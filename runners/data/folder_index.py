@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, pil_loader
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from runners.cache import CacheError, cache_root, digest_of, write_cached
+from runners.data.samples import of_eight_bits
 from runners.data.splits import DataError
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,8 @@ class ImageFiles:
         """
         path = self.index.path(index)
         try:
-            return pil_loader(str(path))
+            with Image.open(path) as image:
+                return of_eight_bits(image).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise _unreadable(path, error) from error
 
@@ -159,7 +162,7 @@ def sample_digest(index: FolderIndex) -> str:
 def _listed(folder: Path, name: str) -> list[tuple[str, int, int]]:
     """Return path, size and time of change of every image in a class folder, ordered by path; links are not entered."""
     found: list[tuple[str, int, int]] = []
-    pending = [name] if (folder / name).is_dir() else []
+    pending, nested = [name] if (folder / name).is_dir() else [], False
     while pending:
         inner = pending.pop()
         with os.scandir(folder / inner) as entries:
@@ -167,10 +170,12 @@ def _listed(folder: Path, name: str) -> list[tuple[str, int, int]]:
                 path = f"{inner}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
-                elif os.path.splitext(entry.name)[1].lower() in IMG_EXTENSIONS and entry.is_file():
+                    nested = True
+                elif entry.name.lower().endswith(IMG_EXTENSIONS) and entry.is_file():
                     status = entry.stat()
                     found.append((path, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda file: file[0].split("/"))
+    # By the parts of the paths, not by their text, in which "a-b/c" comes before "a/c"; one folder needs no parts.
+    return sorted(found, key=(lambda file: file[0].split("/")) if nested else None)
 
 
 def _index_file(folder: Path) -> Path:
@@ -203,8 +208,6 @@ def _shorter_side(file: Path) -> int:
     Raises:
         DataError: the file has no header of an image.
     """
-    from PIL import Image
-
     try:
         with Image.open(file) as image:
             return min(image.size)

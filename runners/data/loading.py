@@ -81,11 +81,13 @@ def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -
 
         source = image_folder(rest, config, input_shape)
     elif rest:
+        from runners.data.user_sets import check_parts, user_source
+
         made = _called(_load_factory(config.name), config, seed)
         if isinstance(made, ImageData):
+            parts = {"train": made.train, "val": made.val, "test": made.test}
+            check_parts(config.name, parts, made.num_classes, made.input_shape)
             return made
-        from runners.data.user_sets import user_source
-
         source = user_source(config.name, made, config, input_shape)
     else:
         source = DATASETS[config.name](config, input_shape)

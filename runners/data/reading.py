@@ -23,7 +23,6 @@ from runners.data.splits import DataError, batch_order, normalised
 BATCHES_AHEAD = 3  # per process
 READ_HERE = 64  # images; so few are read sooner than a process starts
 CROP_FROM = 128  # pixels a side; from here up, evaluation crops the centre of a larger image (256 for 224), as is usual
-AUTO = "auto"  # of DataConfig.workers
 
 
 class ImageSource(Protocol):
@@ -119,11 +118,11 @@ class ImageReader:
     It can be pickled, without its processes.
 
     Args:
-        workers: number of processes, or "auto": one where networks are trained on the processor, and as many as torch
-            has threads where an accelerator leaves the processor free.
+        workers: number of processes, or -1: one where networks are trained on the processor, and as many as torch has
+            threads where an accelerator leaves the processor free.
     """
 
-    def __init__(self, decoder: Decoder, workers: str = AUTO) -> None:
+    def __init__(self, decoder: Decoder, workers: int = -1) -> None:
         self.decoder, self.workers = decoder, workers
         self._loaders: dict[tuple[int, bool], tuple[DataLoader[Any], _Batches]] = {}
         self._busy = False
@@ -168,8 +167,8 @@ class ImageReader:
             self._busy = False
 
     def _processes(self, device: torch.device) -> int:
-        if self.workers != AUTO:
-            return int(self.workers)
+        if self.workers >= 0:
+            return self.workers
         return 1 if device.type == "cpu" else torch.get_num_threads()
 
     def _loader(self, processes: int, *, pinned: bool) -> tuple[DataLoader[Any], "_Batches"]:

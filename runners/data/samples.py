@@ -100,7 +100,7 @@ def as_image(value: Any, channels_last: bool, place: str) -> Any:
         DataError: the value is no image, or has pixels that are no numbers.
     """
     if isinstance(value, Image.Image):
-        return _of_eight_bits(value)
+        return of_eight_bits(value)
     if not isinstance(value, Tensor | np.ndarray):
         raise DataError(f"{place} has {described(value)} for an image; it must be a PIL image, an array or a tensor")
     pixels = as_pixels(value, place)
@@ -142,7 +142,7 @@ def _as_tensor(value: Any, place: str) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(np.array(value, order="C"))
     if isinstance(value, Tensor) and not (value.is_complex() or value.is_quantized):
-        return value
+        return value.detach().cpu()
     raise DataError(f"{place} has pixels of {dtype}; give uint8 from 0 to 255, or floats")
 
 
@@ -202,7 +202,7 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, Image.Image) or (isinstance(value, Tensor | np.ndarray) and value.ndim >= 2)
 
 
-def _of_eight_bits(image: Image.Image) -> Image.Image:
+def of_eight_bits(image: Image.Image) -> Image.Image:
     """Return an image whose values go to 255: Pillow would cut off those of 16 bits, not scale them."""
     if not image.mode.startswith("I"):
         return image

@@ -16,6 +16,8 @@ from torch.nn import functional
 from runners.data.augmentation import Augmentation
 from spaces.errors import SlimfrontError
 
+HELD_BATCH = 64  # images; a process reads a whole batch, so that several share the reading of many images
+
 
 class DataError(SlimfrontError):
     """Images that are missing, unreadable, or cannot be split as asked."""
@@ -139,7 +141,7 @@ class HeldSplit:
 
     def __init__(self, split: Split, count: int, device: torch.device) -> None:
         self._split, self._device = split, device
-        batches = list(split.batches(max(1, count), device=device, limit=count))
+        batches = list(split.batches(HELD_BATCH, device=device, limit=count))
         self._images = torch.cat([images for images, _ in batches]) if batches else torch.empty(0)
         self._labels = torch.cat([labels for _, labels in batches]) if batches else split.labels[:0]
 

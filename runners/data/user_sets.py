@@ -20,7 +20,7 @@ from runners.data.reading import Decoder, ImageReader, Item, LazySplit
 from runners.data.samples import UserImages, as_image, as_label, as_pixels, described, has_channels_last
 from runners.data.seeding import seeded
 from runners.data.source import Shape, Source, colour_scale, natural_side, shape_for, with_channels
-from runners.data.splits import DataError, TensorSplit
+from runners.data.splits import DataError, Split, TensorSplit
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,23 @@ def user_source(name: str, made: Any, config: DataConfig, input_shape: Shape | N
     return Source(train, rest["test"], classes, shape, rest.get("val"), plain)
 
 
+def check_parts(name: str, parts: Mapping[str, Split], classes: int, shape: Shape) -> None:
+    """Check the classes and the first images of splits that a user's function has made.
+
+    Raises:
+        DataError: there are none, or they are not as the function says.
+    """
+    for part, split in parts.items():
+        _check_classes(split.labels, classes, f"{name} {part}")
+        images = next((images for images, _ in split.batches(8, device=torch.device("cpu"), limit=8)), torch.empty(0))
+        if not len(images):
+            raise DataError(f"{name} {part} holds no images; fill it")
+        if tuple(images.shape[1:]) != tuple(shape):
+            raise DataError(f"{name} {part} has images of shape {tuple(images.shape[1:])}; its input_shape is {shape}")
+        if not images.isfinite().all():
+            raise DataError(f"{name} {part} has pixels that are NaN or infinite among its first images; repair them")
+
+
 def _parts(name: str, made: Any) -> dict[str, Any]:
     """Return the datasets of what a function returned by the name of their part."""
     found: dict[str, Any] = {}
@@ -89,7 +106,7 @@ def _split(dataset: Any, name: str, config: DataConfig, input_shape: Shape | Non
     if isinstance(pair, tuple | list) and len(pair) >= 2 and all(isinstance(p, Tensor | np.ndarray) for p in pair[:2]):
         return _from_arrays(pair[0], pair[1], name, config, input_shape)
     source = _described_images(dataset, name)
-    labels, natural = _survey(source, wanted=input_shape)
+    labels, natural = _survey(source, config.workers, wanted=input_shape)
     channels, height, width = shape_for(config, input_shape, natural)
     mean, std = colour_scale(channels) if source.byte else ((0.0,) * channels, (1.0,) * channels)
     reader = ImageReader(Decoder(source, mean, (height, width), byte=source.byte), config.workers)
@@ -104,6 +121,8 @@ def _from_arrays(images: Any, labels: Any, name: str, config: DataConfig, input_
             f"{name} has images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; they must be "
             "(N, C, H, W) and (N,)"
         )
+    if not len(images):
+        raise DataError(f"{name} holds no images; fill it")
     last = images.ndim == 4 and has_channels_last(images[0])
     for index in _not_finite(images):
         as_image(images[index], last, f"{name} sample {index}")  # which raises the error
@@ -113,7 +132,8 @@ def _from_arrays(images: Any, labels: Any, name: str, config: DataConfig, input_
     pixels = with_channels(pixels, channels)
     byte = pixels.dtype == torch.uint8
     mean, std = (0.5 if byte else 0.0,) * channels, (0.25 if byte else 1.0,) * channels
-    found = [as_label(label, f"{name} sample {index}") for index, label in enumerate(labels)]
+    listed = labels.tolist() if labels.ndim == 1 else labels
+    found = [as_label(label, f"{name} sample {index}") for index, label in enumerate(listed)]
     return TensorSplit(pixels, torch.tensor(found, dtype=torch.int64), mean, std, (height, width))
 
 
@@ -134,10 +154,11 @@ def _described_images(dataset: Any, name: str) -> UserImages:
     return replace(source, channels_last=last, byte=not (isinstance(image, Tensor) and image.is_floating_point()))
 
 
-def _survey(source: UserImages, wanted: Shape | None) -> tuple[Tensor, Shape]:
+def _survey(source: UserImages, workers: int, wanted: Shape | None) -> tuple[Tensor, Shape]:
     """Read the samples of a dataset for some seconds to find mistakes.
 
     Args:
+        workers: number of processes that read many images, or -1 for one on every core.
         wanted: the shape of an image that the network reads.
 
     Returns:
@@ -159,8 +180,11 @@ def _survey(source: UserImages, wanted: Shape | None) -> tuple[Tensor, Shape]:
         shapes.append(_shape(image))
         channels = wanted[0] if wanted else shapes[0][0]
         if isinstance(image, Tensor) and len({channels, len(image), 1}) == 3:
-            raise DataError(f"{source.place(index)} has {len(image)} channels; the network reads {channels}")
-    return _all_labels(source, labels), _natural_shape(shapes)
+            raise DataError(
+                f"{source.place(index)} has {len(image)} channels; the network reads {channels}, of which grey images "
+                f"may have 1: give {channels}, or take a network that reads {len(image)}"
+            )
+    return _all_labels(source, labels, workers), _natural_shape(shapes)
 
 
 def _spread(count: int) -> list[int]:
@@ -185,7 +209,7 @@ def _natural_shape(shapes: Sequence[Shape]) -> Shape:
     return shapes[0][0], side, side
 
 
-def _all_labels(source: UserImages, read: Mapping[int, int]) -> Tensor:
+def _all_labels(source: UserImages, read: Mapping[int, int], workers: int) -> Tensor:
     """Return the class of every image: from what was read, from the dataset's list, or by reading the rest.
 
     A list is believed where it agrees with what was read; with a `target_transform`, it does not.
@@ -197,7 +221,7 @@ def _all_labels(source: UserImages, read: Mapping[int, int]) -> Tensor:
             return torch.tensor(listed, dtype=torch.int64)
         logger.warning("reading all %d images of %s for their classes; `targets` would tell them", count, source.name)
         missing = [index for index in range(count) if index not in read]
-        read = {**read, **_read_labels(source, missing)}
+        read = {**read, **_read_labels(source, missing, workers)}
     return torch.tensor([read[index] for index in range(count)], dtype=torch.int64)
 
 
@@ -232,13 +256,14 @@ class _Labels(Dataset[Any]):
             return index, str(error)
 
 
-def _read_labels(source: UserImages, indices: Sequence[int]) -> dict[int, int]:
-    """Read the classes of samples, many of them on all cores; raises DataError."""
+def _read_labels(source: UserImages, indices: Sequence[int], workers: int) -> dict[int, int]:
+    """Read the classes of samples, many of them by processes; raises DataError."""
+    processes = cpu_count() if workers < 0 else workers
     loader: Iterable[Any] = DataLoader(
         _Labels(source),
         sampler=indices,
         batch_size=None,
-        num_workers=cpu_count() if len(indices) >= MANY else 0,
+        num_workers=processes if len(indices) >= MANY else 0,
         generator=torch.Generator(),
     )
     found = dict(loader)
@@ -264,11 +289,10 @@ def _count_classes(labels: Tensor, name: str) -> int:
 
 
 def _check_classes(labels: Tensor, classes: int, name: str) -> None:
-    """Raise a DataError for the first image of a class that training lacks."""
-    for index in (labels >= classes).nonzero().flatten().tolist()[:1]:
+    """Raise a DataError for the first image of a class that there is not."""
+    for index in ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist()[:1]:
         raise DataError(
-            f"{name} sample {index} has class {int(labels[index])}; it must be one of those in training, 0 to "
-            f"{classes - 1}"
+            f"{name} sample {index} has class {int(labels[index])}; the classes of training are 0 to {classes - 1}"
         )
 
 

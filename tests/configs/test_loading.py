@@ -65,7 +65,7 @@ OTHER: dict[str, Any] = {
     "scale": "half",
     "min_crop_area": 0.08,
     "augment": "flip,crop",
-    "data_workers": "2",
+    "data_workers": 2,
     "epochs": 3,
     "dense_epochs": 0,
     "batch_size": 48,

@@ -4,6 +4,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -106,9 +107,16 @@ def test_the_fingerprint_covers_content_of_equal_size(tmp_path: Path) -> None:
         sample_digest(index)
 
 
+def test_images_of_sixteen_bits_are_scaled_not_cut_off(folder: Path) -> None:
+    deep = np.full((40, 40), 100 * 256, dtype=np.uint16)
+    Image.fromarray(deep).save(folder / "cat" / "0.png")
+    index = index_folder(folder, ["cat", "dog"])
+    assert ImageFiles(folder, ("cat", "dog"), index.content, index)[0].getpixel((3, 3)) == (100, 100, 100)
+
+
 def test_images_of_a_folder_are_read_by_other_processes_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.data.reading.READ_HERE", 0)
     here, there = (
-        load_data(DataConfig(name=f"imagefolder:{folder}", workers=workers), seed=0).train for workers in ("0", "1")
+        load_data(DataConfig(name=f"imagefolder:{folder}", workers=workers), seed=0).train for workers in (0, 1)
     )
     assert torch.equal(collected(here), collected(there))

@@ -27,7 +27,7 @@ class Numbered:
         return torch.stack([torch.full((4, 4), float(index)), torch.full((4, 4), float(os.getpid())), torch.rand(4, 4)])
 
 
-def numbered(workers: str, count: int = 60, **settings) -> LazySplit:
+def numbered(workers: int, count: int = 60, **settings) -> LazySplit:
     decoder = Decoder(Numbered(), (0.0,) * 3, (4, 4), byte=False, **settings)
     labels = torch.arange(count) % 3
     return LazySplit(ImageReader(decoder, workers), torch.arange(count), labels, (0.0,) * 3, (1.0,) * 3)
@@ -39,7 +39,7 @@ def few(monkeypatch):
 
 
 def test_batches_do_not_depend_on_the_processes_that_read_them():
-    here, others = numbered("0"), numbered("2", augmentation=Augmentation(flip=True))
+    here, others = numbered(0), numbered(2, augmentation=Augmentation(flip=True))
     here = here.with_augmentation(Augmentation(flip=True))
     for settings in ({}, {"shuffle_seed": 4}, {"shuffle_seed": 4, "augment": True}, {"limit": 31}):
         first, second = (collected(split, **settings)[:, [0, 2]] for split in (here, others))
@@ -47,7 +47,7 @@ def test_batches_do_not_depend_on_the_processes_that_read_them():
 
 
 def test_processes_are_kept_from_one_reading_to_the_next_and_shared_by_subsets():
-    split = numbered("2")
+    split = numbered(2)
     first = collected(split)[:, 1].unique()
     assert len(first) == 2
     assert os.getpid() not in first.tolist()
@@ -56,7 +56,7 @@ def test_processes_are_kept_from_one_reading_to_the_next_and_shared_by_subsets()
 
 
 def test_a_reading_inside_another_and_one_that_was_left_early_are_whole():
-    split, order = numbered("2"), list(range(60))
+    split, order = numbered(2), list(range(60))
     outer = split.batches(5, device=CPU)
     begun = next(outer)[0]
     assert collected(split)[:, 0, 0, 0].tolist() == order
@@ -69,13 +69,13 @@ def test_a_reading_inside_another_and_one_that_was_left_early_are_whole():
 
 
 def test_the_generators_of_the_reader_stay_as_they_were():
-    for workers in ("0", "1"):
+    for workers in (0, 1):
         before = torch.get_rng_state()
         collected(numbered(workers), shuffle_seed=1, augment=True)
         assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_named_without_a_traceback(workers):
     split = numbered(workers, count=70)
     with pytest.raises(DataError) as error:
@@ -85,7 +85,7 @@ def test_an_image_that_cannot_be_read_is_named_without_a_traceback(workers):
 
 
 def test_a_process_that_was_killed_is_an_error_with_the_way_out():
-    split = numbered("1")
+    split = numbered(1)
     pid = int(collected(split)[0, 1, 0, 0])
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(DataError, match=r"a process that reads images ended .*; lower --data-workers, or take 0"):
@@ -94,7 +94,7 @@ def test_a_process_that_was_killed_is_an_error_with_the_way_out():
 
 
 def test_a_split_is_pickled_without_its_processes():
-    split = numbered("1")
+    split = numbered(1)
     expected = collected(split)[:, [0, 2]]
     assert torch.equal(collected(pickle.loads(pickle.dumps(split)))[:, [0, 2]], expected)
 

@@ -130,7 +130,7 @@ def test_a_sample_that_cannot_be_used_is_named_with_what_was_expected(sample, me
 
 
 def test_a_class_of_the_test_images_that_training_lacks_is_named() -> None:
-    with pytest.raises(DataError, match="own:make test sample 5 has class 5; it must be one of .*, 0 to 1"):
+    with pytest.raises(DataError, match="own:make test sample 5 has class 5; the classes of training are 0 to 1"):
         made(bad((pixel(1), 1)), test=Samples(lambda index: (pixel(index), index if index > 4 else 0)))
 
 
@@ -279,6 +279,21 @@ def whole(config, seed):
     return load_data(DataConfig(), seed)
 def wrong(config, seed):
     return 3
+def many(config, seed):
+    import dataclasses
+    split = tensors(config, seed)[0][0]
+    from runners.data.splits import TensorSplit
+    split = TensorSplit(split, torch.arange(20), (0.0,) * 3, (1.0,) * 3, (8, 8))
+    return dataclasses.replace(whole(config, seed), train=split, num_classes=3)
+def other(config, seed):
+    import dataclasses
+    return dataclasses.replace(whole(config, seed), input_shape=(1, 8, 8))
+def empty(config, seed):
+    return (torch.rand(0, 3, 8, 8), torch.arange(0)), Pairs()
+def loader(config, seed):
+    return torch.utils.data.DataLoader(Pairs()), Pairs()
+def arrays(config, seed):
+    return tensors(config, seed)[0]
 def raises(config, seed):
     return {}["path"]
 value = 3
@@ -301,7 +316,7 @@ def test_a_users_function_may_return_tensors_datasets_or_image_data(factories):
     assert collected(datasets.test)[:, 0, 0, 0].tolist() == list(range(10))
     assert load_data(DataConfig(name=f"{factories}:whole"), seed=0).name == "digits"
     changed = [load_data(DataConfig(name=f"{factories}:datasets", **{setting: value}), seed=0).fingerprint
-               for setting, value in (("augment", "none"), ("workers", "0"), ("augment", "flip"))]  # fmt: skip
+               for setting, value in (("augment", "none"), ("workers", 0), ("augment", "flip"))]  # fmt: skip
     assert [fingerprint == datasets.fingerprint for fingerprint in changed] == [True, True, False]
 
 
@@ -309,6 +324,11 @@ def test_a_users_function_may_return_tensors_datasets_or_image_data(factories):
     ("name", "message"),
     [
         ("own_images:wrong", "returned int; it must return"),
+        ("own_images:many", "own_images:many train sample 3 has class 3; the classes of training are 0 to 2"),
+        ("own_images:other", r"other train has images of shape \(3, 32, 32\); its input_shape is \(1, 8, 8\)"),
+        ("own_images:empty", "own_images:empty train holds no images; fill it"),
+        ("own_images:loader", "returned a DataLoader for train, without a length or an image by its index"),
+        ("own_images:arrays", "arrays train sample 0 is an array of shape .*; it must be"),
         ("own_images:raises", "raised KeyError: 'path'; it must return"),
         ("own_images:missing", "cannot be loaded"),
         ("own_images:value", "is a int; it must be a function"),
