@@ -3,7 +3,10 @@
 A batch depends on its seed alone, not on the number of processes: every image has a seed of its own.
 """
 
+import copy
 import hashlib
+import io
+import logging
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,15 +15,21 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from cloudpickle import Pickler
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from runners.data.augmentation import Augmentation
 from runners.data.seeding import seeded
 from runners.data.source import with_channels
 from runners.data.splits import DataError, batch_order, normalised
 
+logger = logging.getLogger(__name__)
+
 BATCHES_AHEAD = 3  # per process
+LONGEST_BATCH = 900  # seconds, after which a process that reads counts as dead
 READ_HERE = 64  # images; so few are read sooner than a process starts
 CROP_FROM = 128  # pixels a side; from here up, evaluation crops the centre of a larger image (256 for 224), as is usual
 
@@ -30,6 +39,8 @@ class ImageSource(Protocol):
 
     def __getitem__(self, index: int) -> Any:
         """Return a PIL image, or a tensor (C, H, W) of uint8 or float32.
+
+        A copy by `copy.copy` may be read without an effect on the original.
 
         Raises:
             DataError: the image cannot be read; the message names it.
@@ -89,6 +100,11 @@ class Decoder(Dataset[Any]):
                 image = self._scaled(image)
             return self._augmented(image) if item.augment else self._as_tensor(image)
 
+    def prepare(self) -> None:
+        """Import what reading needs; in a forked process, an import could wait for a thread that is not there."""
+        Image.preinit()
+        _ = self._augmented, self._as_tensor
+
     @cached_property
     def _augmented(self) -> Callable[[Any], Tensor]:
         return self.augmentation.per_image(self.size, self.mean, byte=self.byte)
@@ -140,11 +156,11 @@ class ImageReader:
         Raises:
             DataError: an image cannot be read, or a process that reads was ended.
         """
-        processes = self._processes(device) if count > READ_HERE else 0
+        processes = self._processes(device) if count > READ_HERE and self._can_be_shared else 0
         if processes and not self._busy:  # one reading at a time has the processes
             found = self._from_processes(batches, processes, device)
         else:
-            found = map(self.decoder.__getitems__, batches)
+            found = map(self._here.__getitems__, batches)
         yield from _ahead(map(_checked, found), device)
 
     def _from_processes(
@@ -155,7 +171,7 @@ class ImageReader:
         try:
             yield from loader
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader" not in str(error):
                 raise
             self._loaders.clear()
             reason = str(error).strip().splitlines()[0]
@@ -166,6 +182,18 @@ class ImageReader:
         finally:
             self._busy = False
 
+    @cached_property
+    def _here(self) -> Decoder:
+        """The decoder of this process, whose dataset may open files that other processes must open for themselves."""
+        return replace(self.decoder, source=copy.copy(self.decoder.source))
+
+    @cached_property
+    def _can_be_shared(self) -> bool:
+        reason = why_not_shared(self.decoder.source)
+        if reason and self.workers:
+            logger.warning("images are read in the training process, since no other can read them (%s)", reason)
+        return not reason
+
     def _processes(self, device: torch.device) -> int:
         if self.workers >= 0:
             return self.workers
@@ -174,6 +202,7 @@ class ImageReader:
     def _loader(self, processes: int, *, pinned: bool) -> tuple[DataLoader[Any], "_Batches"]:
         """Return the loader with these processes, and the batches that it reads next."""
         if (processes, pinned) not in self._loaders:
+            self.decoder.prepare()
             sampler = _Batches()
             loader: DataLoader[Any] = DataLoader(
                 self.decoder,
@@ -184,10 +213,31 @@ class ImageReader:
                 worker_init_fn=_leave_interrupts,
                 prefetch_factor=BATCHES_AHEAD,
                 persistent_workers=True,
+                timeout=LONGEST_BATCH,
                 generator=torch.Generator(),  # else the loader would draw from the one that training draws from
             )
             self._loaders[processes, pinned] = loader, sampler
         return self._loaders[processes, pinned]
+
+
+def why_not_shared(dataset: Any) -> str:
+    """Return why several processes cannot read a dataset; empty where they can.
+
+    An open file cannot be pickled. Forked processes would share its position, and read each other's parts.
+    """
+    try:
+        Pickler(_Nowhere(), protocol=5, buffer_callback=lambda _buffer: None).dump(dataset)
+    except Exception as error:  # of whatever kind the objects of a user raise
+        return str(error)
+    return ""
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing."""
+
+    @override
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 class _Batches:

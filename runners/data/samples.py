@@ -4,14 +4,16 @@ What is plain is taken as it is meant: a dict, more than two parts, channels las
 as one-hot. Anything else is an error that names the sample.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from runners.data.splits import DataError
 
@@ -37,6 +39,10 @@ class UserImages:
     name: str
     channels_last: bool = False
     byte: bool = True
+
+    def __copy__(self) -> "UserImages":
+        """Return the images of a copy of the dataset, which opens a file of its own where that is opened when read."""
+        return replace(self, dataset=_copied(self.dataset))
 
     def __getitem__(self, index: int) -> Any:
         """Return the image of a sample: a PIL image, or a tensor (C, H, W) of uint8 or float32.
@@ -74,6 +80,15 @@ class UserImages:
     def place(self, index: int) -> str:
         """Return how messages name a sample."""
         return f"{self.name} sample {index}"
+
+
+def _copied(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        return Subset(_copied(dataset.dataset), dataset.indices)
+    try:
+        return copy.copy(dataset)
+    except Exception:  # of whatever kind the user's code raises
+        return dataset
 
 
 def has_channels_last(value: Any) -> bool:

@@ -6,8 +6,8 @@ split of images that are read when a batch needs them. The same seed gives the s
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -83,6 +83,11 @@ class TensorSplit:
     std: tuple[float, ...]
     size: tuple[int, int]
     augmentation: Augmentation = Augmentation()
+    _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without copies on other devices."""
+        return self.__dict__ | {"_moved": {}}
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -99,15 +104,27 @@ class TensorSplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised batches; see `Split.batches`."""
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
-        order = batch_order(len(self), shuffle_seed, generator)[:limit].to(device)
-        images, labels = self.images.to(device), self.labels.to(device)
+        images, labels = self._on(device)
+        order = batch_order(len(self), shuffle_seed, generator)[:limit].to(images.device)
         for chosen in torch.split(order, batch_size):
-            batch = images[chosen]
+            batch = images[chosen].to(device)
             if augment:
                 batch = self.augmentation(batch, generator, self.mean)
             batch = normalised(batch, self.mean, self.std, self.size)
+            classes = labels[chosen].to(device)
             mixing = augment and self.augmentation.mixing
-            yield self.augmentation.mix(batch, labels[chosen], generator) if mixing else (batch, labels[chosen])
+            yield self.augmentation.mix(batch, classes, generator) if mixing else (batch, classes)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return images and labels on a device, to which they are moved once; unmoved where it has no room for them."""
+        if device.type == self.images.device.type == "cpu":
+            return self.images, self.labels
+        if device not in self._moved:
+            try:
+                self._moved[device] = self.images.to(device), self.labels.to(device)
+            except torch.OutOfMemoryError:
+                self._moved[device] = self.images, self.labels
+        return self._moved[device]
 
     def subset(self, indices: Tensor) -> "TensorSplit":
         """Return the split of the images at `indices`, which are copied."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from runners.config import DataConfig
-from runners.data.reading import Decoder, ImageReader, Item, LazySplit
+from runners.data.reading import Decoder, ImageReader, Item, LazySplit, why_not_shared
 from runners.data.samples import UserImages, as_image, as_label, as_pixels, described, has_channels_last
 from runners.data.seeding import seeded
 from runners.data.source import Shape, Source, colour_scale, natural_side, shape_for, with_channels
@@ -148,7 +148,7 @@ def _not_finite(images: Any) -> list[int]:
 def _described_images(dataset: Any, name: str) -> UserImages:
     """Find out from the first sample in which form a dataset gives its images."""
     source = UserImages(dataset, name)
-    value = source.parts(0)[0]
+    value = copy.copy(source).parts(0)[0]
     last = has_channels_last(value)
     image = as_image(value, last, source.place(0))
     return replace(source, channels_last=last, byte=not (isinstance(image, Tensor) and image.is_floating_point()))
@@ -167,6 +167,7 @@ def _survey(source: UserImages, workers: int, wanted: Shape | None) -> tuple[Ten
     Raises:
         DataError: a sample is unusable; the message names it.
     """
+    source = copy.copy(source)
     count, begin = len(source.dataset), time.monotonic()
     labels: dict[int, int] = {}
     shapes: list[Shape] = []
@@ -259,11 +260,13 @@ class _Labels(Dataset[Any]):
 def _read_labels(source: UserImages, indices: Sequence[int], workers: int) -> dict[int, int]:
     """Read the classes of samples, many of them by processes; raises DataError."""
     processes = cpu_count() if workers < 0 else workers
+    if len(indices) < MANY or why_not_shared(source):
+        processes = 0
     loader: Iterable[Any] = DataLoader(
         _Labels(source),
         sampler=indices,
         batch_size=None,
-        num_workers=processes if len(indices) >= MANY else 0,
+        num_workers=processes,
         generator=torch.Generator(),
     )
     found = dict(loader)
@@ -300,7 +303,7 @@ def _is_steady(split: TensorSplit | LazySplit) -> bool:
     """Tell whether two readings of the same images agree."""
     if isinstance(split, TensorSplit):
         return True
-    source = split.reader.decoder.source
+    source = copy.copy(split.reader.decoder.source)
     for index in _spread(len(split))[:SAMPLED_IMAGES]:
         with seeded(2 * index + 1):
             first = np.asarray(source[index])
@@ -351,6 +354,7 @@ def _under_transform_of(dataset: Any, other: Any) -> Any:
 def _content(split: LazySplit) -> str:
     """Return a hash of some images as they are read in evaluation; of their shapes, where two readings differ."""
     digest, decoder = hashlib.sha256(), split.reader.decoder
+    decoder = replace(decoder, source=copy.copy(decoder.source))
     for index in _spread(len(split))[:SAMPLED_IMAGES]:
         first, second = (decoder.read(Item(index, index, augment=False)) for _ in range(2))
         steady = torch.equal(first, second)

@@ -121,3 +121,11 @@ def test_an_image_damaged_behind_its_head_is_named_when_read(tmp_path):
         file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(DataError, match=r"\.png cannot be read as an image"):
         collected(data.train)
+
+
+@pytest.mark.gpu
+def test_batches_on_an_accelerator_are_those_on_the_processor():
+    split = numbered(2)
+    for settings in ({}, {"shuffle_seed": 4, "augment": True}):
+        found = [images.cpu() for images, _ in split.batches(7, device=torch.device("cuda"), **settings)]
+        assert torch.equal(torch.cat(found)[:, [0, 2]], collected(split, **settings)[:, [0, 2]])

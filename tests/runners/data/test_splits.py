@@ -1,5 +1,7 @@
 """Splits in memory: batches, and images that are held."""
 
+import pickle
+
 import pytest
 import torch
 from tiny_images import collected, small_split
@@ -53,3 +55,27 @@ def test_the_digest_follows_images_and_preparation():
     assert split.digest() == small_split().digest()
     assert split.digest() != small_split(augmentation=Augmentation(shift=1)).digest()
     assert split.digest() != split.subset(torch.arange(11)).digest()
+
+
+def test_images_are_moved_to_another_device_once_and_never_pickled():
+    split, meta = small_split(), torch.device("meta")
+    images, labels = next(split.batches(5, device=meta))
+    assert (images.device.type, labels.device.type, images.shape) == ("meta", "meta", (5, 3, 4, 4))
+    moved = split._on(meta)[0]
+    list(split.batches(5, device=meta, shuffle_seed=1))
+    assert split._on(meta)[0] is moved
+    assert pickle.loads(pickle.dumps(split))._moved == {}
+
+
+def test_images_that_a_device_has_no_room_for_are_moved_batch_by_batch(monkeypatch):
+    split, device = small_split(), torch.device("meta")
+    real = torch.Tensor.to
+
+    def full(tensor, *arguments, **settings):
+        if tensor is split.images:
+            raise torch.OutOfMemoryError("full")
+        return real(tensor, *arguments, **settings)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    assert [images.shape[0] for images, _ in split.batches(5, device=device)] == [5, 5, 2]
+    assert split._on(device)[0] is split.images

@@ -246,6 +246,39 @@ def test_a_random_transform_that_would_touch_validation_or_test_is_refused() -> 
     assert torch.equal(collected(data.probe), collected(data.probe))
 
 
+class Filed(Samples):
+    """A dataset whose images lie in one file, which it opens when it is first read, or at once."""
+
+    def __init__(self, path: Path, at_once: bool) -> None:
+        super().__init__(None, 120)
+        self.path, self.file = path, open(path, "rb") if at_once else None
+
+    def __getitem__(self, index: int):
+        self.file = self.file or open(self.path, "rb")
+        self.file.seek(108 * index)
+        pixels = np.frombuffer(self.file.read(108), dtype=np.uint8).reshape(3, 6, 6)
+        return pixels, index % 2, self.file.close() if self.file.closed else None
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_dataset_of_one_file_is_read_by_processes_only_where_each_opens_its_own(
+    tmp_path: Path, at_once: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = torch.stack([pixel(index) for index in range(120)])
+    (tmp_path / "images.bin").write_bytes(images.numpy().tobytes())
+    monkeypatch.setattr("runners.data.reading.READ_HERE", 8)
+    dataset = Filed(tmp_path / "images.bin", at_once)
+    train = user_source("own:make", (dataset, dataset), DataConfig(workers=2), None).train
+    assert (dataset.file is None) != at_once
+    expected = collected(user_source("own:make", ((images, torch.arange(120) % 2),) * 2, DataConfig(), None).train)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (train.mean, train.std))
+    for limit in (6, None, 6):
+        assert torch.allclose(collected(train, limit=limit) * std + mean, expected[:limit] * 0.25 + 0.5, atol=1e-5)
+    assert ("no other can read them (cannot pickle" in caplog.text) == at_once
+    assert (dataset.file is None) != at_once
+
+
 def test_the_fingerprint_covers_what_the_dataset_yields_and_all_labels() -> None:
     first = made(lambda index: (pixel(index), index % 2)).fingerprint
     assert made(lambda index: (pixel(index), index % 2)).fingerprint == first
