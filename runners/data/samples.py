@@ -58,8 +58,8 @@ class UserImages:
             sample = self.dataset[index]
         except Exception as error:  # of whatever kind the user's code raises
             raise DataError(
-                f"{self.place(index)} cannot be read ({type(error).__name__}: {error}); repair it, or leave it out of "
-                "the dataset"
+                f"{self.place(index)} cannot be read ({type(error).__name__}: {error}); {EXPECTED}, so repair it "
+                "or leave it out"
             ) from error
         return _image_and_class(sample, self.place(index))
 
@@ -137,7 +137,9 @@ def as_pixels(value: Any, place: str) -> Tensor:
         pixels = tensor.to(torch.float32)
         wrong = int((~pixels.isfinite()).sum())
         if wrong:
-            raise DataError(f"{place} has {wrong} of {pixels.numel()} pixels that are NaN or infinite; repair it")
+            raise DataError(
+                f"{place} has {wrong} of {pixels.numel()} pixels that are NaN or infinite; all must be finite"
+            )
         return pixels
     if tensor.dtype == torch.bool:
         return tensor.to(torch.uint8) * 255
@@ -175,7 +177,7 @@ def as_label(value: Any, place: str) -> int:
         elif numbers is None or numbers.numel() == 1:
             value = value.item()
     if isinstance(value, bool | int) or (isinstance(value, float) and value.is_integer()):
-        if value >= 0:
+        if 0 <= value < 2**63:
             return int(value)
     raise DataError(f"{place} has class {described(value)}; it must be a whole number from 0")
 

@@ -55,7 +55,10 @@ def user_source(name: str, made: Any, config: DataConfig, input_shape: Shape | N
     for part, split in rest.items():
         _check_classes(split.labels, classes, f"{name} {part}")
         if not _is_steady(split):
-            raise DataError(f"{name} {part} gives other images at a second reading; leave its random transform out")
+            raise DataError(
+                f"{name} {part} gives other images at a second reading; it must give the same, so leave its random "
+                "transform out"
+            )
     plain = None
     if isinstance(train, LazySplit) and not _is_steady(train):
         plain = _without_random_transform(train, parts, f"{name} train")
@@ -282,9 +285,10 @@ def _count_classes(labels: Tensor, name: str) -> int:
     classes = int(present[-1]) + 1
     if len(present) < classes:
         missing = next(label for label, found in enumerate([*present.tolist(), -1]) if label != found)
+        index = int((labels == classes - 1).nonzero()[0])
         raise DataError(
-            f"{name} has no image of class {missing}, and its classes go up to {classes - 1}; number the classes from "
-            "0 without gaps"
+            f"{name} sample {index} has class {classes - 1}, and no image has class {missing}; every class from 0 to "
+            "the highest must have a training image"
         )
     if classes < 2:
         raise DataError(f"{name} has images of one class; at least 2 are needed to tell apart")
@@ -292,7 +296,9 @@ def _count_classes(labels: Tensor, name: str) -> int:
 
 
 def _check_classes(labels: Tensor, classes: int, name: str) -> None:
-    """Raise a DataError for the first image of a class that there is not."""
+    """Raise a DataError for the first image of a class that there is not; labels of other shapes are no classes."""
+    if labels.ndim != 1:
+        return
     for index in ((labels < 0) | (labels >= classes)).nonzero().flatten().tolist()[:1]:
         raise DataError(
             f"{name} sample {index} has class {int(labels[index])}; the classes of training are 0 to {classes - 1}"

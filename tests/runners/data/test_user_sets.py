@@ -106,11 +106,15 @@ def spoilt(value: float):
         (bad((3, pixel(3), 0)), "sample 7 is a tuple of 3 (int, Tensor, int); it must be (image, class)"),
         (bad((pixel(3), "cat")), "sample 7 has class 'cat'; it must be a whole number from 0"),
         (bad((pixel(3), -1)), "sample 7 has class -1; it must be a whole number from 0"),
+        (bad((pixel(3), 10**30)), "sample 7 has class 10"),
         (bad((pixel(3), 0.5)), "sample 7 has class 0.5; it must be a whole number from 0"),
         (bad((pixel(3), None)), "sample 7 has class None; it must be a whole number from 0"),
         (bad((pixel(3), torch.tensor([0.2, 0.8]))), "sample 7 has class an array of shape (2,)"),
-        (bad((pixel(3), 5)), "train has no image of class 2, and its classes go up to 5; number the classes from 0"),
-        (lambda i: (pixel(i), 1 + i % 2), "train has no image of class 0, and its classes go up to 2"),
+        (
+            bad((pixel(3), 5)),
+            "train sample 7 has class 5, and no image has class 2; every class from 0 to the highest must have",
+        ),
+        (lambda i: (pixel(i), 1 + i % 2), "train sample 1 has class 2, and no image has class 0; every class from 0"),
         (lambda i: (pixel(i), 0), "train has images of one class"),
         (bad((torch.zeros(5, 6, 6, dtype=torch.uint8), 0)), "sample 7 has 5 channels; the network reads 3"),
         (bad((torch.zeros(3, 6, 6), 0)), "sample 7 is an image of floats, others of bytes"),
@@ -119,7 +123,7 @@ def spoilt(value: float):
         (bad((torch.zeros(2, 2, 3, 6, 6), 0)), "sample 7 has an image of shape (2, 2, 3, 6, 6); it must be (C, H, W)"),
         (lambda i: (spoilt(float("nan"))[i], i % 2), "sample 7 has 1 of 108 pixels that are NaN or infinite"),
         (lambda i: (spoilt(float("inf"))[i], i % 2), "sample 7 has 1 of 108 pixels that are NaN or infinite"),
-        (raising, "sample 7 cannot be read (KeyError: 'path'); repair it, or leave it out of the dataset"),
+        (raising, "sample 7 cannot be read (KeyError: 'path'); it must be (image, class), or a dict"),
     ],
 )
 def test_a_sample_that_cannot_be_used_is_named_with_what_was_expected(sample, message: str) -> None:
@@ -235,7 +239,7 @@ def test_a_random_transform_that_would_touch_validation_or_test_is_refused() -> 
     with pytest.raises(DataError, match=r"train gives other images at a second reading.*return \(train, val, test\)"):
         user_source("own:make", (noise, plain), DataConfig(), None)
     for parts in ((plain, noise), (plain, noise, plain)):
-        with pytest.raises(DataError, match="gives other images at a second reading; leave its random transform out"):
+        with pytest.raises(DataError, match="gives other images at a second reading; it must give the same, so leave"):
             user_source("own:make", parts, DataConfig(), None)
     data = cut(
         user_source("own:make", {"train": noise, "validation": plain, "test": plain}, DataConfig(), None),
@@ -388,6 +392,6 @@ def test_a_wrong_sample_ends_the_command_with_code_2_and_one_line_before_trainin
     flags = f"--budget 50% --model tiny_nets:residual --data bad_images:make --out {tmp_path / 'run'}"
     assert main(flags.split()) == 2
     assert capsys.readouterr().err == (
-        "error: bad_images:make train sample 7 has 192 of 192 pixels that are NaN or infinite; repair it\n"
+        "error: bad_images:make train sample 7 has 192 of 192 pixels that are NaN or infinite; all must be finite\n"
     )
     assert not (tmp_path / "run").exists()
