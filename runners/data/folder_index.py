@@ -82,6 +82,10 @@ class ImageFiles:
         """Return the state without the index."""
         return self.__dict__ | {"_index": None}
 
+    def __copy__(self) -> "ImageFiles":
+        """Return the same images, with their index: reading one changes nothing."""
+        return self
+
     def __getitem__(self, index: int) -> Any:
         """Return the PIL image.
 

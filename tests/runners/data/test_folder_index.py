@@ -114,9 +114,12 @@ def test_images_of_sixteen_bits_are_scaled_not_cut_off(folder: Path) -> None:
     assert ImageFiles(folder, ("cat", "dog"), index.content, index)[0].getpixel((3, 3)) == (100, 100, 100)
 
 
-def test_images_of_a_folder_are_read_by_other_processes_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_a_folder_are_read_by_other_processes_too_without_another_listing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runners.data.reading.READ_HERE", 0)
     here, there = (
         load_data(DataConfig(name=f"imagefolder:{folder}", workers=workers), seed=0).train for workers in (0, 1)
     )
+    monkeypatch.setattr(folder_index, "_cached", None)
     assert torch.equal(collected(here), collected(there))
