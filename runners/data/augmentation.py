@@ -20,7 +20,8 @@ SHIFTED_SHARE = 8  # a shift is at most the shorter side over this: 4 pixels of 
 # Those of torchvision's reference training.
 ERASING_PROBABILITY = 0.1
 MIXING = {"mixup": 0.2, "cutmix": 1.0}  # parameters of the distribution of shares
-_FIRST = ("shift", "flip", "crop", "padding_mode", "min_crop_area")
+# Digests have always named these, so they do where they are off; a cached dense network keeps its key by that.
+_ALWAYS_NAMED = ("shift", "flip", "crop", "padding_mode", "min_crop_area")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ class Augmentation:
     classes: int = 0
 
     def __repr__(self) -> str:
-        """Write the changes for a digest: a field that has its default is left out unless it always stood there."""
+        """Write the changes for a digest; most fields are left out where they have their default."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        written = [f"{name}={value!r}" for name, (value, usual) in values.items() if name in _FIRST or value != usual]
+        written = [
+            f"{name}={value!r}" for name, (value, usual) in values.items() if name in _ALWAYS_NAMED or value != usual
+        ]
         return f"Augmentation({', '.join(written)})"
 
     def __call__(self, images: Tensor, generator: torch.Generator, mean: Sequence[float] = ()) -> Tensor:
@@ -76,11 +79,10 @@ class Augmentation:
         return images
 
     def per_image(self, size: tuple[int, int], mean: Sequence[float], *, byte: bool) -> Callable[[Any], Tensor]:
-        """Return a function of one PIL image or tensor (C, H, W) to a tensor of `size`, which draws from torch's RNG.
-
-        Without a crop the image keeps its size.
+        """Return a function of one PIL image or tensor (C, H, W) to a changed tensor, which draws from torch's RNG.
 
         Args:
+            size: height and width of the result, which an image that is not cropped must have already.
             mean: of the values in [0, 1] per channel, with which a rectangle is erased.
             byte: whether tensors are uint8.
         """

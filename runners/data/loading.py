@@ -144,10 +144,12 @@ def _augmented(source: Source, config: DataConfig) -> Source:
         return source
     if not isinstance(train, TensorSplit | LazySplit):
         raise DataError(f"images of a {type(train).__name__} augment themselves; take --augment auto")
-    if "randaugment" in names and not train.byte:
+    channels = source.input_shape[0]
+    if "randaugment" in names and not (train.byte and channels in (1, 3)):
+        kind = f"{channels} channels" if train.byte else "floats"
         raise DataError(
-            f"{config.name} gives images of floats, and RandAugment changes bytes; give uint8 or PIL images, or leave "
-            "randaugment out of --augment"
+            f"{config.name} gives images of {kind}, and RandAugment changes bytes of 1 or 3 channels; give these, "
+            "or leave randaugment out of --augment"
         )
     own = replace(train.augmentation, padding_mode=config.padding_mode, min_crop_area=config.min_crop_area)
     augmentation = named_augmentation(names, own, source.input_shape[1:], source.num_classes)

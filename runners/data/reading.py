@@ -337,20 +337,13 @@ class LazySplit:
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
         order = batch_order(len(self), shuffle_seed, generator)[:limit]
         batches = torch.split(order, batch_size) if len(order) else ()
-        asked = (self._items(positions, shuffle_seed or 0, augment) for positions in batches)
+        indices, seed = self.indices, shuffle_seed or 0
+        asked = (_items(indices, positions, seed, augment) for positions in batches)
         for positions, images in zip(batches, self.reader.images(asked, len(order), device), strict=True):
             batch = normalised(images, self.mean, self.std, self.size)
             labels = self.labels[positions].to(device)
             mixing = augment and self.augmentation.mixing
             yield self.augmentation.mix(batch, labels, generator) if mixing else (batch, labels)
-
-    def _items(self, positions: Tensor, seed: int, augment: bool) -> list[Item]:
-        """Describe images; the position seeds the augmentation, and the index what an image draws without one."""
-        indices = self.indices[positions].tolist()
-        if not augment:
-            return [Item(index, index, augment=False) for index in indices]
-        seeds = [(seed * 1_000_003 + position) % 2**63 for position in positions.tolist()]
-        return [Item(index, own, augment=True) for index, own in zip(indices, seeds, strict=True)]
 
     def subset(self, indices: Tensor) -> "LazySplit":
         """Return the split of the images at `indices`; no image is read."""
@@ -368,3 +361,17 @@ class LazySplit:
         digest.update(self.indices.contiguous().numpy().data)
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def _items(indices: Tensor, positions: Tensor, seed: int, augment: bool) -> list[Item]:
+    """Describe the images at some positions of a split, whose indices are those in the source.
+
+    The position seeds the augmentation, and the index what an image draws without one. This is no method: a loader
+    keeps the batches that it was asked for, and if these kept the split, only the garbage collector could delete both,
+    in the midst of which the processes do not hear that they should end.
+    """
+    chosen = indices[positions].tolist()
+    if not augment:
+        return [Item(index, index, augment=False) for index in chosen]
+    seeds = [(seed * 1_000_003 + position) % 2**63 for position in positions.tolist()]
+    return [Item(index, own, augment=True) for index, own in zip(chosen, seeds, strict=True)]

@@ -139,14 +139,19 @@ def test_a_net_trains_on_mixed_images():
     assert list(fit(tiny_net(), split, CONFIG, TrainingRun(2, 0.1, 0, CPU))) == [1, 2]
 
 
-def test_randaugment_of_floats_is_refused(tmp_path, monkeypatch):
+def test_randaugment_of_what_is_no_picture_is_refused(tmp_path, monkeypatch):
     (tmp_path / "float_images.py").write_text(
         "import torch\n"
         "def make(config, seed):\n"
         "    part = torch.rand(20, 3, 8, 8), torch.arange(20) % 2\n"
         "    return part, part\n"
+        "def deep(config, seed):\n"
+        "    part = torch.zeros(20, 5, 8, 8, dtype=torch.uint8), torch.arange(20) % 2\n"
+        "    return part, part\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DataError, match="float_images:make gives images of floats, and RandAugment changes bytes"):
+    with pytest.raises(DataError, match="float_images:make gives images of floats, and RandAugment changes bytes of"):
         load_data(DataConfig(name="float_images:make", augment="randaugment"), seed=0)
+    with pytest.raises(DataError, match="float_images:deep gives images of 5 channels, and RandAugment changes"):
+        load_data(DataConfig(name="float_images:deep", augment="randaugment"), seed=0)
     assert load_data(DataConfig(name="float_images:make", augment="flip"), seed=0).train.augmentation.flip

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 
 import pytest
 import torch
@@ -66,6 +67,19 @@ def test_a_reading_inside_another_and_one_that_was_left_early_are_whole():
     next(left)
     left.close()
     assert collected(split)[:, 0, 0, 0].tolist() == order
+
+
+def test_processes_end_at_once_with_the_split_that_was_left_early():
+    split = numbered(1)
+    pid = int(collected(split)[0, 1, 0, 0])
+    left = split.batches(5, device=CPU)
+    next(left)
+    left.close()
+    begin = time.monotonic()
+    del left, split
+    assert time.monotonic() - begin < 4
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_the_generators_of_the_reader_stay_as_they_were():
