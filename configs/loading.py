@@ -26,11 +26,11 @@ RUN_FILE = "config.yaml"  # of a run folder
 SECTIONS: Mapping[str, Any] = {
     name: field.type for name, field in setting_fields(RunConfig).items() if dataclasses.is_dataclass(field.type)
 }
-# A resumed search may change these: no result of a trial depends on them. `data_dir` and `device` say where images lie
-# and where networks are trained, not what they are.
+# A resumed search may change these: no result of a trial depends on them. `data_dir`, `data_workers` and `device` say
+# where images lie, how they are read and where networks are trained, not what they are.
 CHANGEABLE = frozenset(
     "budget targets lowest_fraction trials final_epochs inherit final_distill_weight train_budget time_limit confirm "
-    "sampler out resume tracking_uri data_dir device".split()
+    "sampler out resume tracking_uri data_dir data_workers device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
 _TITLES = {

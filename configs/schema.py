@@ -155,6 +155,10 @@ class RunConfig:
         check_settings(self)
         if self.train_budget:
             self._split_budget(parse_train_budget(self.train_budget))
+        if self.train.mixup and "mixup" in (self.data.augmentations or ()):
+            raise ConfigError(
+                f"--mixup is {self.train.mixup}, and --augment {self.data.augment} mixes images too; keep one of them"
+            )
         _ = self.rung_epochs, self.screening_pool, self.time_limit_seconds, self.searched_training, self.final_training
         _ = self.final_distillation
         if not self.weights:

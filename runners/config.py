@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 from annotated_types import Interval, Predicate
@@ -18,6 +19,7 @@ from spaces.fields import (
 )
 
 LRScheduler = Literal["one_cycle", "cosine", "multistep", "constant"]
+AUGMENTATIONS = ("shift", "flip", "crop", "randaugment", "erasing", "mixup", "cutmix")  # names for DataConfig.augment
 AUTO_DEVICE, NO_DEVICE = "auto", "none"  # of LatencyConfig.device
 
 
@@ -34,6 +36,12 @@ class DataConfig:
         padding_mode: what fills the border of a shifted training image, "reflect" (the image) or "constant" (black).
         min_crop_area: least share of the area that a random crop of a training image file keeps.
         scale: scale of pixel values, "set" (the dataset's own, as a rule its mean and deviation) or "half" (-1 to 1).
+        augment: random changes of training images, some of shift, flip, crop, randaugment, erasing, mixup and cutmix,
+            as in flip,crop; "none"; or "auto": shift for digits and glyphs, shift and flip for CIFAR, flip and crop for
+            imagefolder, none for package.module:factory.
+        workers: number of processes that read image files and the images of package.module:factory in each trial; 0
+            reads in the training process; -1 takes one where networks are trained on the processor, else as many as
+            torch has threads.
     """
 
     name: Annotated[
@@ -45,10 +53,39 @@ class DataConfig:
     padding_mode: Literal["reflect", "constant"] = "reflect"
     min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
     scale: Literal["set", "half"] = "set"
+    augment: str = "auto"
+    workers: Annotated[int, Flag("data-workers"), Interval(ge=-1), "a number of processes, or -1 to choose it"] = -1
 
     def __post_init__(self) -> None:
         """Check the settings; raises ConfigError."""
         check_settings(self)
+        _ = self.augmentations
+
+    @cached_property
+    def augmentations(self) -> tuple[str, ...] | None:
+        """The names of `augment`; None for "auto".
+
+        Raises:
+            ConfigError: an unknown name.
+        """
+        return parse_augment(self.augment)
+
+
+def parse_augment(text: str) -> tuple[str, ...] | None:
+    """Return the names in a text such as "flip,crop"; None for "auto", which leaves the choice to the dataset.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if names == ["auto"]:
+        return None
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    if names == ["none"] or not unknown:
+        return () if names == ["none"] else tuple(name for name in AUGMENTATIONS if name in names)
+    raise ConfigError(
+        f"--augment {text!r} has {unknown[0]!r}; give some of {', '.join(AUGMENTATIONS)}, or auto or none"
+    )
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Environment:
     @property
     def dense_recipe(self) -> DenseRecipe:
         """How the dense network is trained here."""
-        return DenseRecipe(self.spec, self.data, self.config.train, self.config.seed)
+        return DenseRecipe(self.spec, self.data, self.config.train, self.config.seed, self.compute_format)
 
     @property
     def dense_file(self) -> Path | None:

@@ -138,7 +138,7 @@ class _Search:
                 self.limit.check(f"after epoch {epoch} of {epochs} of the dense training")
 
         recipe = environment.dense_recipe
-        return trained_net(recipe, cache_root(), compute_format=environment.compute_format, on_epoch=on_epoch)
+        return trained_net(recipe, cache_root(), on_epoch=on_epoch)
 
     def _search_context(self, net: nn.Module) -> SearchContext:
         """Return what all trials share: the dense network, and its statistics that the methods need."""

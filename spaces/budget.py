@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from spaces.cost import Cost
 from spaces.errors import BudgetError
@@ -21,6 +21,7 @@ _QUANTITIES = {
 }
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)")
+_LARGEST = Decimal(10) ** 24  # FLOPs or parameters, and far more than any network has
 _EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms or 50% (of the dense FLOPs)"
 
 
@@ -43,13 +44,14 @@ class Budget:
         """Read a budget.
 
         Raises:
-            BudgetError: the text is no number with a known unit, or the limit is not positive and finite.
+            BudgetError: the text is no number with a known unit, or the limit is not positive and finite, as a count up
+                to 10^24, or as a float.
         """
         match = _FORM.fullmatch(text.strip().lower())
         if match is None:
             raise BudgetError(f"budget {text!r} is not a number with a unit; write {_EXAMPLES}")
-        value, unit = Decimal(match[1]), match[2]
-        if not (value.is_finite() and value > 0):
+        value, unit = _number(match[1]), match[2]
+        if not (value.is_finite() and 0 < float(value) < math.inf):
             raise BudgetError(f"budget {text!r} must be a positive finite number; write {_EXAMPLES}")
         if unit == "%":
             if value > 100:
@@ -62,6 +64,8 @@ class Budget:
             quantity, scale = _QUANTITIES.get(unit[1:]), _SCALES.get(unit[0], 0)
         if quantity is None or not scale:
             raise BudgetError(f"budget {text!r} has no known unit; write {_EXAMPLES}")
+        if value * scale > _LARGEST:
+            raise BudgetError(f"budget {text!r} is more {quantity} than any network has; write {_EXAMPLES}")
         limit = math.floor(value * scale)
         if limit < 1:
             raise BudgetError(f"budget {text!r} is less than one of {quantity}; write {_EXAMPLES}")
@@ -91,6 +95,14 @@ class Budget:
             return f"{self.limit * 1e3:.15g}ms"
         scale = next(s for s in ("g", "m", "k", "") if self.limit >= _SCALES[s])
         return f"{(Decimal(int(self.limit)) / _SCALES[scale]).normalize():f}{scale}{self.quantity}"
+
+
+def _number(text: str) -> Decimal:
+    """Return the number that a text stands for; NaN where its exponent is beyond that of any `Decimal`."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal("nan")
 
 
 def parse_budgets(texts: Sequence[str]) -> tuple[Budget, ...]:

@@ -13,8 +13,8 @@ from spaces.errors import SpaceError
 class Widths(Mapping[str, int]):
     """A frozen mapping from group name to its number of channels.
 
-    Equality and hash depend on the content alone, not on the order of insertion; `to_json` is canonical, so its text
-    can serve as a cache key.
+    Equality and hash depend on the content alone, not on the order of insertion: widths equal a dict of the same items.
+    `to_json` is canonical, so its text can serve as a cache key.
     """
 
     __slots__ = ("_hash", "_items")
@@ -44,9 +44,7 @@ class Widths(Mapping[str, int]):
 
     @override
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Widths):
-            return self._items == other._items
-        return NotImplemented
+        return self._items == dict(other) if isinstance(other, Mapping) else NotImplemented
 
     def __or__(self, changes: Mapping[str, int]) -> "Widths":
         """Return new Widths in which the groups of `changes` have the given widths."""

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from runners.config import TrainConfig
-from runners.data.splits import Augmentation, TensorSplit
+from runners.data.augmentation import Augmentation
+from runners.data.splits import TensorSplit
 from runners.training.loop import fit
 from runners.training.run import TrainingRun
 

@@ -3,9 +3,11 @@
 Start with `load_data`.
 """
 
+from runners.data.augmentation import Augmentation
 from runners.data.loading import DATASETS, ImageData, load_data
+from runners.data.reading import LazySplit
 from runners.data.source import Source
-from runners.data.splits import Augmentation, DataError, LazySplit, Split, TensorSplit
+from runners.data.splits import DataError, Split, TensorSplit
 
 __all__ = [
     "DATASETS",

@@ -16,10 +16,11 @@ from torch.nn import functional
 
 from runners.cache import cache_root
 from runners.config import DataConfig
+from runners.data.augmentation import Augmentation
 from runners.data.clutter import clutter
 from runners.data.glyphs import SIDE, TEST_FONTS, TRAIN_FONTS, draw_glyphs, glyph_masks, photographs
 from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
-from runners.data.splits import Augmentation, DataError, TensorSplit
+from runners.data.splits import DataError, TensorSplit
 
 DIGITS_SIDE = 32
 DIGITS_TEST_SHARE = 0.2

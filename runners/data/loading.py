@@ -10,11 +10,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from runners.cache import digest_of
 from runners.config import DataConfig
+from runners.data.augmentation import named_augmentation
+from runners.data.reading import LazySplit
 from runners.data.source import Shape, Source, class_mixed_order
-from runners.data.splits import DataError, LazySplit, Split, TensorSplit
+from runners.data.splits import DataError, Split, TensorSplit
+from spaces.errors import SlimfrontError
 from spaces.registry import Registry
 
 DATASETS = Registry(
@@ -30,6 +34,8 @@ DATASETS = Registry(
 )
 PROBE_IMAGES = 512
 CALIBRATION_IMAGES = 2048
+# Fields of DataConfig that leave the images as they are; the digests of the splits cover the augmentation.
+NOT_CONTENT = ("data_dir", "augment", "workers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +81,30 @@ def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -
 
         source = image_folder(rest, config, input_shape)
     elif rest:
-        made = _load_factory(config.name)(config, seed)
-        if isinstance(made, ImageData):
-            return made
-        from runners.data.folders import dataset_pair
+        from runners.data.user_sets import check_parts, user_source
 
-        source = dataset_pair(config.name, made, config, input_shape)
+        made = _called(_load_factory(config.name), config, seed)
+        if isinstance(made, ImageData):
+            parts = {"train": made.train, "val": made.val, "test": made.test}
+            check_parts(config.name, parts, made.num_classes, made.input_shape)
+            return made
+        source = user_source(config.name, made, config, input_shape)
     else:
         source = DATASETS[config.name](config, input_shape)
-    return cut(_scaled(source, config), config, seed)
+    return cut(_augmented(_scaled(source, config), config), config, seed)
 
 
 def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
     """Cut validation, probe and calibration images out of the training images of a source."""
     order = class_mixed_order(source.train.labels, seed)
-    val = source.val
+    val, plain = source.val, source.plain or source.train
     if val is None:
         if len(order) < 2:
             raise DataError(f"{config.name} has {len(order)} training images; at least 2 are needed to set some apart")
         aside = min(len(order) - 1, max(1, round(config.val_share * len(order))))
-        val, order = source.train.subset(order[:aside]), order[aside:]
-    train = source.train.subset(order)
+        held, order = _keeping_classes(source.train.labels, order[:aside], order[aside:])
+        val = plain.subset(held)
+    train, plain = source.train.subset(order), plain.subset(order)
     probe = min(PROBE_IMAGES, max(1, len(train) // 3))
     calibration = min(CALIBRATION_IMAGES, max(1, len(train) - probe))
     # The first images calibrate and re-estimate BatchNorm, the last are probe images, so that the two do not overlap.
@@ -105,12 +114,46 @@ def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
         train=train,
         val=val,
         test=source.test,
-        probe=train.subset(positions[-probe:]),
-        calibration=train.subset(positions[:calibration]),
+        probe=plain.subset(positions[-probe:]),
+        calibration=plain.subset(positions[:calibration]),
         num_classes=source.num_classes,
         input_shape=source.input_shape,
         fingerprint=_fingerprint(config, seed, (train, val, source.test)),
     )
+
+
+def _keeping_classes(labels: Tensor, held: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of validation and of training images, after those of classes that training lacks have moved.
+
+    A class with a single image must be trained on.
+    """
+    lacking = ~torch.isin(labels[held], labels[rest])
+    if lacking.all():
+        return held, rest
+    return held[~lacking], torch.cat([rest, held[lacking]])
+
+
+def _augmented(source: Source, config: DataConfig) -> Source:
+    """Return the source with the random changes of `config.augment`.
+
+    Raises:
+        DataError: the images cannot be changed so.
+    """
+    names, train = config.augmentations, source.train
+    if names is None:
+        return source
+    if not isinstance(train, TensorSplit | LazySplit):
+        raise DataError(f"images of a {type(train).__name__} augment themselves; take --augment auto")
+    channels = source.input_shape[0]
+    if "randaugment" in names and not (train.byte and channels in (1, 3)):
+        kind = f"{channels} channels" if train.byte else "floats"
+        raise DataError(
+            f"{config.name} gives images of {kind}, and RandAugment changes bytes of 1 or 3 channels; give these, "
+            "or leave randaugment out of --augment"
+        )
+    own = replace(train.augmentation, padding_mode=config.padding_mode, min_crop_area=config.min_crop_area)
+    augmentation = named_augmentation(names, own, source.input_shape[1:], source.num_classes)
+    return replace(source, train=train.with_augmentation(augmentation))
 
 
 def _scaled(source: Source, config: DataConfig) -> Source:
@@ -118,7 +161,8 @@ def _scaled(source: Source, config: DataConfig) -> Source:
     if config.scale == "set":
         return source
     train, test = _halved(source.train), _halved(source.test)
-    return replace(source, train=train, test=test, val=None if source.val is None else _halved(source.val))
+    val, plain = (None if split is None else _halved(split) for split in (source.val, source.plain))
+    return replace(source, train=train, test=test, val=val, plain=plain)
 
 
 def _halved(split: Split) -> Split:
@@ -129,8 +173,20 @@ def _halved(split: Split) -> Split:
 
 
 def _fingerprint(config: DataConfig, seed: int, splits: tuple[Split, ...]) -> str:
-    described = asdict(config) | {"seed": seed, "data_dir": "", "splits": [split.digest() for split in splits]}
-    return digest_of(described)
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_CONTENT}
+    return digest_of(settings | {"seed": seed, "data_dir": "", "splits": [split.digest() for split in splits]})
+
+
+def _called(factory: Callable[[DataConfig, int], Any], config: DataConfig, seed: int) -> Any:
+    try:
+        return factory(config, seed)
+    except SlimfrontError:
+        raise
+    except Exception as error:  # of whatever kind the user's code raises
+        raise DataError(
+            f"data {config.name!r} raised {type(error).__name__}: {error}; it must return (train, test) for "
+            "(DataConfig, seed); --debug shows where"
+        ) from error
 
 
 def _load_factory(text: str) -> Callable[[DataConfig, int], Any]:

@@ -9,6 +9,10 @@ from runners.config import DataConfig
 from runners.data.splits import DataError, Split
 
 Shape = tuple[int, int, int]  # (channels, height, width) of one image
+# Mean and standard deviation of ImageNet per colour, in [0, 1], which networks with published weights expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 32, 224, 32
 TEST_SEED = 20  # fixed, because the test images must not depend on the seed of the run
 
 
@@ -20,6 +24,7 @@ class Source:
         train: all images that a search may use, in any order.
         test: the same images for every seed.
         val: validation images that come with the dataset; None where they are cut out of `train`.
+        plain: the images of `train` as validation reads them; None where `train` is read alike every time.
     """
 
     train: Split
@@ -27,6 +32,7 @@ class Source:
     num_classes: int
     input_shape: tuple[int, int, int]
     val: Split | None = None
+    plain: Split | None = None
 
 
 def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
@@ -54,6 +60,18 @@ def shape_for(config: DataConfig, wanted: Shape | None, natural: Shape) -> Shape
     if config.image_size:
         height = width = config.image_size
     return channels, height, width
+
+
+def colour_scale(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, in [0, 1], by which images of bytes are normalised."""
+    if channels == 3:
+        return MEAN, STD
+    return ((sum(MEAN) / 3,), (sum(STD) / 3,)) if channels == 1 else ((0.5,) * channels, (0.25,) * channels)
+
+
+def natural_side(shorter: int) -> int:
+    """Return the side of square images for files whose shorter side is mostly `shorter` pixels."""
+    return min(max(shorter // SIDE_STEP * SIDE_STEP, SMALLEST_SIDE), LARGEST_SIDE)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:

@@ -54,7 +54,7 @@ class RayRunner(Runner):
         config = dataclasses.replace(self._config, gpus_per_trial=gpus)
         with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
             workers = _cluster_capacity(config)
-            shared = ray.put((self._evaluator, dataclasses.replace(search_context, threads=config.cpus_per_trial)))
+            shared = _shared((self._evaluator, dataclasses.replace(search_context, threads=config.cpus_per_trial)))
             relay, scheduler = _Relay(ask_tell), _FirstCome()  # type: ignore[no-untyped-call]
             try:
                 tune.run(
@@ -123,6 +123,18 @@ def _cluster_capacity(config: RunnerConfig) -> int:
             f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or --gpus-per-trial"
         )
     return workers
+
+
+def _shared(content: Any) -> Any:
+    """Return Ray's reference to what all workers need; raise a RunnerError where it cannot be sent."""
+    try:
+        return ray.put(content)
+    except TypeError as error:  # an object that cannot be pickled; Ray's own text shows all that is sent
+        reason = error.__cause__ or error.__context__ or error
+        raise RunnerError(
+            f"the images or the network cannot be sent to workers ({reason}); take --runner local, or open "
+            "files when an image is read"
+        ) from error
 
 
 class _Abort(BaseException):

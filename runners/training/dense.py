@@ -36,17 +36,21 @@ class DenseRecipe:
     Attributes:
         train: the options, of which the options for narrow networks alone do not count.
         seed: of the initial weights and the training.
+        compute_format: precision and memory format of the training; None leaves both to the training.
     """
 
     spec: ModelSpec
     data: ImageData
     train: TrainConfig
     seed: int
+    compute_format: ComputeFormat | None = None
 
     def key(self) -> str:
         """Return a hash of the recipe, the same in every process."""
         settings = {name: value for name, value in asdict(self.train.for_dense()).items() if name not in NOT_DENSE}
         described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
+        if self.compute_format is not None and self.compute_format.autocast is not None:
+            described.append(str(self.compute_format.autocast))
         return digest_of(described)
 
 
@@ -96,7 +100,7 @@ def trained_net(
 
     Args:
         cache_dir: the cache folder; see `cached_file`.
-        compute_format: precision and memory format of the training; None measures the fastest.
+        compute_format: that of the training where the recipe has none; None measures the fastest.
         on_epoch: called after every epoch of training with the number of finished epochs and the validation accuracy.
     """
     from spaces.zoo import models as zoo
@@ -114,6 +118,7 @@ def trained_net(
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
+    compute_format = recipe.compute_format or compute_format
     training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=compute_format)
     val: list[float] = []
     for epoch in fit(net, recipe.data.train, config, training_run):

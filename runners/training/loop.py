@@ -1,7 +1,7 @@
 """The training loop; also accuracy and BatchNorm re-estimation, which use a network without training it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -167,25 +167,37 @@ def accuracy(
 
 @torch.no_grad()
 def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = BATCHNORM_IMAGES) -> None:
-    """Replace the running statistics of every BatchNorm, in place, by their mean over batches without augmentation.
+    """Replace the running statistics of every BatchNorm, in place, by their mean over images without augmentation.
 
-    After a cut, the old statistics describe sums over removed channels. Nothing else of the network changes.
+    After a cut, the old statistics describe sums over removed channels. Nothing else of the network changes. Every
+    batch counts by its number of images, as in fvcore's `update_bn_stats`.
     """
     layers = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not layers:
         return
     net.to(device)
-    momenta = [layer.momentum for layer in layers]
-    with evaluating(net):
+    with evaluating(net), _keeping_momentum(layers):
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # cumulative mean
             layer.train()
+        seen = 0
         for batch, _ in split.batches(min(images, 128), device=device, limit=images):
-            if len(batch) > 1:
-                net(batch)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+            seen += len(batch)
+            for layer in layers:
+                layer.momentum = len(batch) / seen  # so that the running mean is the mean over all images
+            # A layer whose maps are 1x1 has no statistics of one image; twice the same has its mean, and no variance.
+            net(batch if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1)))
+
+
+@contextmanager
+def _keeping_momentum(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Restore the momentum of every layer after the block."""
+    momenta = [layer.momentum for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 @contextmanager

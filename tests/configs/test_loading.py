@@ -64,6 +64,8 @@ OTHER: dict[str, Any] = {
     "padding_mode": "constant",
     "scale": "half",
     "min_crop_area": 0.08,
+    "augment": "flip,crop",
+    "data_workers": 2,
     "epochs": 3,
     "dense_epochs": 0,
     "batch_size": 48,

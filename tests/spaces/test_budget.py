@@ -50,6 +50,13 @@ def test_percent_is_a_share_of_the_dense_flops() -> None:
         "101%",
         "gflops",
         "0.1flops",
+        "1e400flops",
+        "1e25flops",
+        "1e9999999params",
+        "1e99999999999999999999flops",
+        "1e400ms",
+        "1e-400ms",
+        "1e-400%",
     ],
 )
 def test_what_is_no_budget_is_refused_with_the_text_and_examples(text: str) -> None:

@@ -20,6 +20,15 @@ def test_content_alone_decides_equality_hash_and_json(items: dict[str, int]) -> 
     assert pickle.loads(pickle.dumps(forward)) == forward
 
 
+def test_widths_equal_a_dict_of_the_same_items_whatever_its_order() -> None:
+    widths = Widths({"a": 4, "b": 2})
+    assert widths == {"b": 2, "a": 4}
+    assert {"b": 2, "a": 4} == widths
+    assert widths != {"a": 4}
+    assert widths != {"a": 4, "b": 3}
+    assert widths != [("a", 4), ("b", 2)]
+
+
 def test_changing_a_width_makes_new_widths() -> None:
     widths = Widths({"a": 4, "b": 2})
     assert widths | {"a": 3} == Widths({"a": 3, "b": 2})

@@ -53,12 +53,16 @@ def find_shareable_convs(net: nn.Module, space: SearchSpace) -> tuple[ShareableC
 
     convs = {name: module for name, module in net.named_modules() if type(module) is nn.Conv2d}
     handles = [conv.register_forward_hook(count_positions(name)) for name, conv in convs.items()]
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()  # in training, the image would change the running statistics of BatchNorm
     try:
         with torch.no_grad():
             net(torch.zeros(1, *space.input_shape, device=next(net.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()
+        for module, training in modes:
+            module.training = training
     parameters = [id(parameter) for module in net.modules() for parameter in module._parameters.values()]
     classifying = ids_of([group for group in space.groups if group.fixed == OUTPUT])
     shareable = []

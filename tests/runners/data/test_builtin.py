@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from runners.config import DataConfig
+from runners.data.augmentation import Augmentation
 from runners.data.builtin import check_on_disk
 from runners.data.clutter import clutter
 from runners.data.loading import load_data
-from runners.data.splits import Augmentation, DataError
+from runners.data.splits import DataError
 
 CPU = torch.device("cpu")
 

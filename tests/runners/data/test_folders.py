@@ -1,7 +1,6 @@
-"""Folders of images, and datasets that a user's function returns."""
+"""Folders of images."""
 
 import pickle
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ from tiny_images import collected, write_images
 
 from runners.config import DataConfig
 from runners.data.loading import load_data
-from runners.data.splits import DataError, LazySplit
+from runners.data.reading import LazySplit
+from runners.data.splits import DataError
 
 
 def test_a_relative_folder_is_looked_for_in_the_data_folder(tmp_path, monkeypatch):
@@ -81,55 +81,3 @@ def test_a_file_that_is_no_image_is_named_when_loading(tmp_path):
     (tmp_path / "dog" / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
         load_data(DataConfig(name=f"imagefolder:{tmp_path}"), seed=0)
-
-
-FACTORIES = """
-import torch
-def tensors(config, seed):
-    return (torch.rand(20, 3, 8, 8), torch.arange(20) % 2), (torch.rand(6, 3, 8, 8), torch.arange(6) % 2)
-class Pairs:
-    def __len__(self): return 10
-    def __getitem__(self, index):
-        if index >= 10: raise IndexError
-        return torch.full((3, 8, 8), float(index)), index % 2
-def datasets(config, seed):
-    return Pairs(), Pairs()
-def whole(config, seed):
-    from runners.data.loading import load_data
-    from runners.config import DataConfig
-    return load_data(DataConfig(), seed)
-def wrong(config, seed):
-    return 3
-value = 3
-"""
-
-
-@pytest.fixture
-def factories(tmp_path, monkeypatch):
-    (tmp_path / "own_images.py").write_text(FACTORIES)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "own_images"
-    sys.modules.pop("own_images", None)
-
-
-def test_a_users_function_may_return_tensors_datasets_or_image_data(factories):
-    tensors = load_data(DataConfig(name=f"{factories}:tensors"), seed=0)
-    assert (len(tensors.train), len(tensors.val), len(tensors.test)) == (16, 4, 6)
-    assert (tensors.num_classes, tensors.input_shape) == (2, (3, 8, 8))
-    datasets = load_data(DataConfig(name=f"{factories}:datasets"), seed=0)
-    assert collected(datasets.test)[:, 0, 0, 0].tolist() == list(range(10))
-    assert load_data(DataConfig(name=f"{factories}:whole"), seed=0).name == "digits"
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("own_images:wrong", "returned int; it must return"),
-        ("own_images:missing", "cannot be loaded"),
-        ("own_images:value", "is a int; it must be a function"),
-        ("no_such_module:make", "cannot be loaded"),
-    ],
-)
-def test_a_users_function_that_does_not_give_images_is_refused(factories, name, message):
-    with pytest.raises(DataError, match=message):
-        load_data(DataConfig(name=name), seed=0)

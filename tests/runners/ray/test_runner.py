@@ -12,7 +12,7 @@ from pruning.base import Goal
 from runners.base import Evaluation, RunnerError
 from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
-from runners.ray.runner import RayRunner, cluster_workers
+from runners.ray.runner import RayRunner, _shared, cluster_workers
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 
 pytestmark = pytest.mark.usefixtures("ray_of_two")
@@ -119,3 +119,10 @@ def test_a_cluster_that_does_not_answer_is_a_clear_error_at_once(address: str, m
     monkeypatch.setattr("ray.shutdown", lambda: None)
     with pytest.raises(RunnerError, match=f"no Ray cluster answers at '{address}'"):
         cluster_workers(RunnerConfig(ray_address=address))
+
+
+def test_images_that_cannot_be_sent_to_workers_are_refused_with_the_way_out(tmp_path) -> None:
+    (tmp_path / "images.bin").write_bytes(b"")
+    with (tmp_path / "images.bin").open("rb") as file:
+        with pytest.raises(RunnerError, match=r"cannot be sent to workers \(cannot pickle .*; take --runner local"):
+            _shared(file)

@@ -11,6 +11,7 @@ from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, Source, cut
 from runners.data.splits import TensorSplit
 from runners.learning_curve import LearningCurve
+from runners.training.compute_format import ComputeFormat
 from runners.training.dense import DenseRecipe, cached_curve, given_net, load_weights, trained_net, weights_digest
 from runners.training.loop import accuracy
 from spaces.errors import WeightsError
@@ -89,6 +90,16 @@ def test_every_input_of_the_dense_training_has_a_cache_entry_of_its_own(data, tm
         data, tmp_path, config=dataclasses.replace(CONFIG, epochs=9, lr=0.5, distill_weight=0.3, model_ema_decay=0.9)
     )
     assert len(list((tmp_path / "dense").glob("*.safetensors"))) == 4
+
+
+def test_networks_of_different_precision_have_cache_entries_of_their_own(data):
+    recipe = DenseRecipe(SPEC, data, CONFIG, 0)
+    low, exact, channels_last = (
+        dataclasses.replace(recipe, compute_format=ComputeFormat(*settings)).key()
+        for settings in ((torch.bfloat16, False), (None, False), (None, True))
+    )
+    assert low != exact
+    assert exact == channels_last == recipe.key()
 
 
 def test_a_damaged_cache_file_is_replaced(data, tmp_path):

@@ -253,6 +253,31 @@ def test_reestimated_statistics_are_those_of_the_images_and_nothing_else_changes
     assert all(torch.equal(before[name], net.state_dict()[name]) for name in untouched)
 
 
+def test_every_image_counts_alike_in_reestimated_statistics_whatever_the_batches():
+    split = two_colours(131)  # batches of 128 and 3
+    net = nn.Sequential(nn.BatchNorm2d(3)).eval()
+    reestimate_batchnorm(net, split, device=CPU)
+    images, _ = next(split.batches(131, device=CPU))
+    assert torch.allclose(net[0].running_mean, images.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_a_batch_of_one_image_counts_too_also_where_a_map_is_one_position():
+    split = two_colours(129)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)).eval()
+    reestimate_batchnorm(net, split, device=CPU)
+    images, _ = next(split.batches(129, device=CPU))
+    assert torch.allclose(net[1].running_mean, images.mean((0, 2, 3)), atol=1e-5)
+    reestimate_batchnorm(net, split, device=CPU, images=1)
+    assert torch.allclose(net[1].running_mean, images[0].mean((1, 2)), atol=1e-5)
+
+
+def test_momentum_is_restored_when_reestimation_fails():
+    net = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Conv2d(4, 4, 1))
+    with pytest.raises(RuntimeError):
+        reestimate_batchnorm(net, two_colours(), device=CPU)
+    assert net[0].momentum == 0.3
+
+
 def test_reestimation_without_batchnorm_reads_no_image():
     reestimate_batchnorm(nn.Linear(2, 2), None, device=CPU)  # type: ignore[arg-type]
 

@@ -33,6 +33,18 @@ def test_stem_depthwise_and_linear_layers_are_not_shareable(factory, names):
     assert not any(module._forward_hooks for module in net.modules())
 
 
+def test_a_net_in_training_mode_keeps_its_mode_and_running_statistics():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten())
+    net = nn.Sequential(*net, nn.Linear(96, 2))
+    space = trace(net, torch.zeros(1, 3, 8, 8))
+    net.train()[2].eval()
+    net[1].running_mean.fill_(7.0)
+    assert find_shareable_convs(net, space)
+    assert net[1].running_mean.tolist() == [7.0] * 8
+    assert net[1].num_batches_tracked == 0
+    assert [module.training for module in net] == [True, True, False, True, True, True]
+
+
 def test_a_convolution_that_classifies_is_not_shareable():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
     net = nn.Sequential(*net, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
