@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pruning.calibration.activation_moments import ActivationMoments, Recipe, Site
 from pruning.calibration.second_moments import ridge_for
-from pruning.selection import KeptIds, Selection, kept_ids
+from pruning.selection import Selection, kept_ids
+from spaces.slicing.slicer import KeptIds
 from spaces.space import SearchSpace
 
 RECIPE = Recipe("spatial", "input", images=512, positions=64)  # sufficient to reconstruct from
