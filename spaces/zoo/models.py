@@ -144,8 +144,10 @@ def _published_state(name: str, chosen: str) -> dict[str, Any]:
     from torchvision.models import get_model
 
     weights = _published(name, chosen)
+    heads = {"aux_logits"} if name in _EXTRA_ARGUMENTS else set()  # the published networks have auxiliary heads
+    arguments = {key: value for key, value in _EXTRA_ARGUMENTS.get(name, {}).items() if key not in heads}
     try:
-        return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
+        return get_model(name, weights=weights, **arguments).state_dict()  # type: ignore[no-any-return]
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # the last three: a damaged file
         reason = getattr(error, "reason", error)
         raise WeightsError(
