@@ -17,6 +17,7 @@ from spaces.tracing.recording import following_layers, is_step
 # A sum of float32 in another order differs by about 1e-6 of the largest value, and deep networks amplify this; a wrong
 # channel differs by about as much as the values themselves.
 TOLERANCE = 1e-2
+MOST_BYTES = 2**30  # of outputs of the dense network that are kept at a time
 SAMPLED = 32  # positions per channel that are compared, beside the mean over all
 
 
@@ -46,13 +47,18 @@ class Pass(TorchFunctionMode):
 
 
 class DensePass(Pass):
-    """Runs the dense network with masked channels, and keeps samples of what every step gave."""
+    """Runs the dense network with masked channels, and keeps samples of what every step gave.
 
-    def __init__(self, steps: Sequence[Step], kept_of: Callable[[Ids], Ids]) -> None:
+    Args:
+        whole: whether the whole outputs are kept, so that a narrow network can go on with them after a fault.
+    """
+
+    def __init__(self, steps: Sequence[Step], kept_of: Callable[[Ids], Ids], whole: bool) -> None:
         super().__init__(steps)
         self.samples: list[list[Tensor | None]] = []
-        self.whole: dict[int, Tensor] = {}  # step -> its output, where a narrow network goes on with it
+        self.whole: dict[int, list[Tensor]] = {}  # step -> its tensors, where a narrow network goes on with them
         self._kept_of = kept_of
+        self._bytes_left = MOST_BYTES if whole else 0
 
     @override
     def __torch_function__(
@@ -71,8 +77,9 @@ class DensePass(Pass):
                 raise PathError("takes another path than the dense network did")
             pairs = zip(leaves, recorded, strict=True)
             self.samples.append([_sample(leaf, tensor.flow) for leaf, tensor in pairs])
-            if step.normalises:
-                self.whole[self.position - 1] = out.clone()
+            self._bytes_left -= sum(leaf.nbytes for leaf in leaves)
+            if step.normalises or self._bytes_left >= 0:
+                self.whole[self.position - 1] = [leaf.clone() for leaf in leaves]
         return out
 
     def _masked(self, value: Tensor, flow: Flow) -> Tensor:
@@ -100,7 +107,8 @@ class NarrowPass(Pass):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        tainted = any(leaf in self._tainted for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor))
+        given = [leaf for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]
+        tainted = any(tensor in self._tainted for tensor in given)
         try:
             out = func(*args, **(kwargs or {}))
         except Exception:
@@ -108,34 +116,31 @@ class NarrowPass(Pass):
                 raise
             self.faults.append(self.position)
             return self._predicted(self._next(name))
-        if not is_step(name, out):
-            return out
-        step, number = self._next(name), self.position - 1
+        return self._checked(self._next(name), given, out, tainted) if is_step(name, out) else out
+
+    def _checked(self, step: Step, given: Sequence[Tensor], out: Any, tainted: bool) -> Any:
+        """Compare what a step gave; return that, or in its place what the pass goes on with."""
+        number = self.position - 1
         leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         recorded = [leaf for leaf in step.leaves if isinstance(leaf, RecordedTensor)]
-        if len(leaves) != len(recorded):
-            raise PathError("gives another number of tensors than in the dense network")
-        fits = all(leaf.shape == self._shape(tensor) for leaf, tensor in zip(leaves, recorded, strict=True))
+        fits = [tuple(leaf.shape) for leaf in leaves] == [self._shape(tensor) for tensor in recorded]
         if not step.entering and all(tensor.flow is None for tensor in recorded):
-            if not fits or any(leaf in self._loose for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)):
+            if not fits or any(tensor in self._loose for tensor in given):
                 self._mark(self._loose, leaves)
                 return out
         if not fits:
             self.faults.append(number)
             return self._predicted(step)
-        if step.normalises and recorded[0].flow is not None:
-            return self._from_dense(number, recorded[0].flow)
-        self._compare(number, leaves, recorded, tainted)
-        return out
-
-    def _compare(
-        self, number: int, leaves: Sequence[Tensor], recorded: Sequence[RecordedTensor], tainted: bool
-    ) -> None:
+        if step.normalises:
+            return self._from_dense(number, step)
         if not tainted and not self._agrees(number, leaves, recorded):
             self.faults.append(number)
+            if number in self._dense.whole:
+                return self._from_dense(number, step)
             tainted = True
         if tainted:
             self._mark(self._tainted, leaves)
+        return out
 
     @staticmethod
     def _mark(marked: WeakTensorKeyDictionary, leaves: Sequence[Tensor]) -> None:
@@ -157,6 +162,8 @@ class NarrowPass(Pass):
 
     def _predicted(self, step: Step) -> Any:
         """Return tensors of the predicted shapes, with which the pass goes on after a fault."""
+        if self.position - 1 in self._dense.whole:
+            return self._from_dense(self.position - 1, step)
         leaves = []
         for leaf in step.leaves:
             if isinstance(leaf, RecordedTensor):
@@ -165,8 +172,17 @@ class NarrowPass(Pass):
             leaves.append(leaf)
         return tree_unflatten(leaves, step.structure)
 
-    def _from_dense(self, number: int, flow: Flow) -> Tensor:
-        return self._dense.whole[number].index_select(flow.axis, torch.from_numpy(self._kept_of(flow.ids)))
+    def _from_dense(self, number: int, step: Step) -> Any:
+        """Return the kept channels of what the dense network gave."""
+        given = iter(self._dense.whole[number])
+        leaves = []
+        for leaf in step.leaves:
+            if isinstance(leaf, RecordedTensor):
+                flow, leaf = leaf.flow, next(given)
+                if flow is not None:
+                    leaf = leaf.index_select(flow.axis, torch.from_numpy(self._kept_of(flow.ids)))
+            leaves.append(leaf)
+        return tree_unflatten(leaves, step.structure)
 
     def _agrees(self, number: int, leaves: Sequence[Tensor], recorded: Sequence[RecordedTensor]) -> bool:
         samples = zip(leaves, recorded, self._dense.samples[number], strict=True)
@@ -187,9 +203,8 @@ def _sample(value: Tensor, flow: Flow | None) -> Tensor | None:
     """Return some values of every channel and their mean, shape (channels, values); None for complex numbers."""
     if value.is_complex() or not value.numel():
         return None
-    rows = value.detach().reshape(1, -1) if flow is None else value.detach().movedim(flow.axis, 0).flatten(1)
-    if flow is not None and value.ndim == 1:
-        rows = value.detach().reshape(-1, 1)
+    value = value.detach()
+    rows = value.reshape(1, -1) if flow is None else value.movedim(flow.axis, 0).reshape(value.shape[flow.axis], -1)
     rows = rows.float() if value.dtype != torch.float64 else rows
     step = max(1, rows.shape[1] // (SAMPLED if flow is not None else SAMPLED**2))
     return torch.cat([rows[:, ::step], rows.mean(1, keepdim=True)], 1)

@@ -71,12 +71,12 @@ def faults_of(
         recorder: of the dense network.
         net: the dense network, on the CPU.
         counts: fvcore's count of the dense network by layer.
-        seed: chooses the widths and the channels.
+        seed: chooses the widths and the channels; 0 in the first round.
     """
     first, second = halves(space, seed)
     narrow = sliced(net, space, first)
-    faults = _output_faults(space, recorder, net, narrow, first)
-    faults = faults or _output_faults(space, recorder, net, _reloaded(net, space, second), second)
+    faults = _output_faults(space, recorder, net, narrow, first, seed > 0)
+    faults = faults or _output_faults(space, recorder, net, _reloaded(net, space, second), second, seed > 0)
     if faults:
         return faults
     fault = _cost_fault(space, recorder, narrow, first, counts) or _training_fault(space, recorder, net, narrow)
@@ -106,7 +106,7 @@ def halves(space: SearchSpace, seed: int) -> tuple[KeptIds, KeptIds]:
 
 
 def _output_faults(
-    space: SearchSpace, recorder: Recorder, net: nn.Module, narrow_net: nn.Module, kept: KeptIds
+    space: SearchSpace, recorder: Recorder, net: nn.Module, narrow_net: nn.Module, kept: KeptIds, repairing: bool
 ) -> list[Fault]:
     """Run the dense network and a narrow one beside each other, and list the operations by which they differ.
 
@@ -116,6 +116,7 @@ def _output_faults(
         net: the dense network, on the CPU.
         narrow_net: the network with the kept channels.
         kept: the channels that are kept.
+        repairing: whether faults are known, so that more are expected: all are listed then.
     """
     channel_of = recorder.labels.components()
     mask = _kept_by_component(space, recorder, channel_of, kept)
@@ -124,7 +125,7 @@ def _output_faults(
         return np.flatnonzero(mask[channel_of[ids]])
 
     image = torch.randn(1, *space.input_shape, generator=torch.Generator().manual_seed(0))
-    dense = DensePass(recorder.steps, kept_of)
+    dense = DensePass(recorder.steps, kept_of, repairing)
     fault = _run(dense, net, image, recorder)
     if fault is not None:
         return [fault]

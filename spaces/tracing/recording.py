@@ -67,7 +67,7 @@ class Recorder(TorchFunctionMode):
         self.counting = True  # whether operations are counted and listed as steps
         self._layers: list[str] = []  # that are being computed, the innermost last
         self._flows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # computed from this parameter alone
+        self._origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensors that do not depend on the image
         self._reads: Flow | None = None  # of the function that is being recorded
         self._normalises = False
         self._text = ""
@@ -150,6 +150,8 @@ class Recorder(TorchFunctionMode):
                 f"the forward pass has not ended after {MOST_STEPS:,} operations; it stood in {self.layer or 'the net'}"
             )
         leaves, structure = tree_flatten(out)
+        if all(leaf in self._origins for leaf in leaves if isinstance(leaf, Tensor)):
+            entering = []  # no activation
         recorded = tuple(
             RecordedTensor(tuple(leaf.shape), leaf.dtype, self._flow(leaf)) if isinstance(leaf, Tensor) else leaf
             for leaf in leaves
@@ -158,17 +160,26 @@ class Recorder(TorchFunctionMode):
         self.steps.append(step)
 
     def _note_origin(self, args: Any, kwargs: Any, out: Any) -> None:
-        """Remember tensors that are computed from one weight alone, such as a standardised weight."""
+        """Remember tensors that are computed from a weight without the image, such as a standardised weight."""
         tensors = [leaf for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]
+        if not tensors or not all(self._name(tensor) or tensor in self._origins for tensor in tensors):
+            return
         origins = {origin for tensor in tensors if (origin := self._origin(tensor)) is not None}
-        if len(origins) == 1 and all(self._flows.get(tensor) is None for tensor in tensors):
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor) and self._name(leaf) is None:
-                    self._origins[leaf] = next(iter(origins))
+        origin = next(iter(origins)) if len(origins) == 1 else None
+        for tensor in tensors if origin is not None else ():  # a gain per filter
+            flow, outputs = self._flow(tensor), self.axes[origin or ""][0]
+            if flow is not None and len(flow.ids) == len(outputs):
+                self.labels.unite(flow.ids, outputs)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and self._name(leaf) is None:
+                self._origins[leaf] = origin
 
     def _origin(self, value: Tensor) -> str | None:
+        """Return the parameter of several axes that a tensor is, or is computed from."""
         name = self._name(value)
-        return name if name is not None and value.ndim > 1 else self._origins.get(value)
+        several = name is not None and value.ndim > 1 and self._flow(value) is None
+        origin: str | None = name if several else self._origins.get(value)
+        return origin
 
     def _flow(self, value: Any) -> Flow | None:
         """Return the channels of an activation, or of real numbers of the network along a single axis."""
@@ -208,7 +219,7 @@ class Recorder(TorchFunctionMode):
 
     def _layer_weight(self, weight: Any) -> str | None:
         """Return the name of a layer's weight, be it the argument itself or computed from it; None for any other."""
-        origin = self._origin(weight)
+        origin = self._name(weight) or self._origins.get(weight)
         if origin is None or not origin.endswith(".weight") or origin not in self.parameters:
             return None
         if len(weight.shape) != len(self.axes[origin]) or weight.shape[0] != len(self.axes[origin][0]):

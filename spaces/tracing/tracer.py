@@ -22,7 +22,7 @@ from spaces.tracing.labels import ChannelLabels
 from spaces.tracing.proof import Fault, faults_of, with_distinct_channels
 from spaces.tracing.recording import Recorder, record_forward
 
-MOST_ROUNDS = 12  # of fixing what the proof found; each finds all faults up to the first that stops the network
+MOST_ROUNDS = 50  # of fixing what the proof found; each finds all faults up to the first that stops the network
 
 _log = logging.getLogger(__name__)
 
