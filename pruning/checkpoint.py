@@ -60,7 +60,7 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
             continue
         names[id(tensor)] = name
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape)]
+    stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape), spec.output]
     header: dict[str, Any] = {"format": FORMAT, "spec": stored_spec, "widths": dict(widths), "aliases": aliases}
     header["layers"] = {
         name: {"kind": module.kind, "structure": dict(module.structure())}
@@ -146,7 +146,7 @@ def _header(data: bytes, source: str) -> Header:
         if header["format"] != FORMAT:
             raise WeightsError(f"{source} has format {header['format']!r}, this version reads {FORMAT!r}")
         spec = header["spec"]
-        built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]))
+        built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]), *spec[3:])
         return Header(built, Widths(header["widths"]), header["aliases"], header.get("layers", {}))
     except (ValueError, KeyError, IndexError, TypeError, SpaceError) as error:
         raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error

@@ -245,12 +245,13 @@ def _cost_fault(
     if modelled == Cost(counted[""], sum(parameter.numel() for parameter in narrow.parameters())):
         return None
     channels = Channels(recorder, recorder.labels)
+    channels.groups()  # numbers the channels
     dense_model = channels.flops_by_layer(np.ones(len(kept), dtype=bool))
     narrow_model = channels.flops_by_layer(kept)
     wrong = [
         layer
-        for layer in counts
-        if counts[layer] - dense_model.get(layer, 0) != counted.get(layer, 0) - narrow_model.get(layer, 0)
+        for layer in counts | dense_model  # fvcore leaves out layers whose outputs are not used
+        if counts.get(layer, 0) - dense_model.get(layer, 0) != counted.get(layer, 0) - narrow_model.get(layer, 0)
     ]
     layer = max(wrong, key=lambda name: name.count(".") + bool(name), default="")
     path = [".".join(layer.split(".")[:depth]) for depth in range(layer.count(".") + 2)] if layer else [""]

@@ -5,6 +5,7 @@ are then run beside the dense one (`proof`): channels for which the claim does n
 """
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from spaces.counting import count_by_layer
-from spaces.errors import TraceError
+from spaces.errors import SlimfrontError, TraceError
 from spaces.space import ModelSpec, SearchSpace, SpaceConfig
 from spaces.tracing.channels import Channels
 from spaces.tracing.labels import ChannelLabels
 from spaces.tracing.proof import Fault, faults_of, with_distinct_channels
 from spaces.tracing.recording import Recorder, record_forward
+from spaces.zoo.outputs import taken_output
 
 MOST_ROUNDS = 50  # of fixing what the proof found; each finds all faults up to the first that stops the network
 
@@ -51,7 +53,8 @@ def trace(
         twin = copy.deepcopy(model).cpu().float().eval()
     image = torch.randn(1, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
     recorder = _recorded(twin, image)
-    return _proved(recorder, twin, image, spec).restrict(config or SpaceConfig())
+    space = _proved(recorder, twin, image, spec).restrict(config or SpaceConfig())
+    return dataclasses.replace(space, output=taken_output(twin))
 
 
 def _check_tensors(model: nn.Module) -> None:
@@ -100,7 +103,7 @@ def _recorded(twin: nn.Module, image: Tensor) -> Recorder:
 def _explained(step: str) -> Iterator[None]:
     try:
         yield
-    except TraceError:
+    except SlimfrontError:
         raise
     except Exception as error:  # the network may raise anything; the message must name the place
         text = " ".join(str(error).split())[:300]

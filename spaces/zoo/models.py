@@ -67,6 +67,8 @@ def build(spec: ModelSpec) -> "nn.Module":
     _check_arguments(spec)
     if ":" in spec.name:
         return _call_factory(spec)
+    if spec.output:
+        raise ModelError(f"--output {spec.output!r} chooses among several, and {spec.name!r} has one; leave it away")
     if spec.name in CIFAR_NAMES:
         from spaces.zoo.cifar import build_cifar
 
@@ -239,4 +241,6 @@ def _call_factory(spec: ModelSpec) -> "nn.Module":
         raise ModelError(f"model {spec.name!r} raised {error!r} when called with {given}; mend the factory") from error
     if not isinstance(net, nn.Module):
         raise ModelError(f"model {spec.name!r} returned a {type(net).__name__}; a torch.nn.Module is needed")
-    return net
+    from spaces.zoo.outputs import take_output
+
+    return take_output(net, spec.output)
