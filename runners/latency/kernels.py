@@ -83,12 +83,11 @@ def list_operations(net: nn.Module, space: SearchSpace, batch: int) -> tuple[lis
         net: the network that `space` was traced from; it is not changed.
         batch: images of one inference.
     """
-    meta_net = copy.deepcopy(net).to("meta").eval()
-    labels = ChannelLabels()
-    recorder = _CallRecorder(meta_net, labels)
-    with torch.no_grad():
-        record_forward(recorder, meta_net, torch.empty((batch, *space.input_shape), device="meta"))
-    parser = _CallParser(space, recorder, labels.components())
+    try:
+        recorder = _record_calls(net, space, batch, torch.device("meta"))  # shapes alone, which takes no time
+    except (RuntimeError, NotImplementedError):  # the network reads values of tensors
+        recorder = _record_calls(net, space, batch, torch.device("cpu"))
+    parser = _CallParser(space, recorder, recorder.labels.components())
     kernels: dict[str, tuple[int, Kernel]] = {}
     operations = []
     for call in recorder.calls:
@@ -96,6 +95,14 @@ def list_operations(net: nn.Module, space: SearchSpace, batch: int) -> tuple[lis
         index, _ = kernels.setdefault(key, (len(kernels), kernel))
         operations.append(Operation(index, in_channels, out_channels, call.stage))
     return [kernel for _, kernel in kernels.values()], operations
+
+
+def _record_calls(net: nn.Module, space: SearchSpace, batch: int, device: torch.device) -> "_CallRecorder":
+    copied = copy.deepcopy(net).to(device).eval()
+    recorder = _CallRecorder(copied, ChannelLabels())
+    with torch.no_grad():
+        record_forward(recorder, copied, torch.zeros((batch, *space.input_shape), device=device))
+    return recorder
 
 
 def extent_matrix(extents: Sequence[Extent], groups: int) -> NDArray[np.float64]:
