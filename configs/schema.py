@@ -52,6 +52,8 @@ class RunConfig:
             a budget on their quantity, the largest target is the budget. Empty spreads the trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
+        output: name or index of the output that is trained, for a model that gives a tuple, a dict or an object; empty
+            takes the first tensor.
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
             once and cache it.
         method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
@@ -111,6 +113,7 @@ class RunConfig:
         "accuracy,flops"
     )
     model: Annotated[str, Predicate(bool), "a model name or package.module:factory"] = "cifar_resnet18"
+    output: str = ""
     weights: str = ""
     method: str = "auto"
     set: tuple[str, ...] = ()

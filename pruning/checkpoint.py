@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pruning.base import LAYERS
-from pruning.rewriting.layers import fit_attributes
 from spaces.errors import SpaceError, WeightsError
 from spaces.files import write_atomically
+from spaces.slicing.layers import fit_attributes
+from spaces.slicing.slicer import assign_tensors
 from spaces.space import ModelSpec
 from spaces.widths import Widths
 from spaces.zoo import models as zoo
@@ -51,7 +52,7 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     names: dict[int, str] = {}
-    for name, tensor in net.state_dict(keep_vars=True).items():
+    for name, tensor in _state(net).items():
         if not isinstance(tensor, Tensor):
             raise WeightsError(f"state {name!r} is a {type(tensor).__name__}; only tensors can be stored")
         if id(tensor) in names:
@@ -59,7 +60,7 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
             continue
         names[id(tensor)] = name
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape)]
+    stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape), spec.output]
     header: dict[str, Any] = {"format": FORMAT, "spec": stored_spec, "widths": dict(widths), "aliases": aliases}
     header["layers"] = {
         name: {"kind": module.kind, "structure": dict(module.structure())}
@@ -145,7 +146,7 @@ def _header(data: bytes, source: str) -> Header:
         if header["format"] != FORMAT:
             raise WeightsError(f"{source} has format {header['format']!r}, this version reads {FORMAT!r}")
         spec = header["spec"]
-        built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]))
+        built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]), *spec[3:])
         return Header(built, Widths(header["widths"]), header["aliases"], header.get("layers", {}))
     except (ValueError, KeyError, IndexError, TypeError, SpaceError) as error:
         raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error
@@ -170,7 +171,7 @@ def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
         raise WeightsError(f"{source} was cut from a live module; pass that dense network as `model`")
     _restructure(net, header, source)
     _check_names(net, tensors, header, source)
-    _assign(net, tensors, header.aliases)
+    assign_tensors(net, tensors, header.aliases)
     fit_attributes(net)
     return net
 
@@ -197,10 +198,11 @@ def _restructure(net: nn.Module, header: Header, source: str) -> None:
 
 
 def _check_names(net: nn.Module, tensors: Mapping[str, Tensor], header: Header, source: str) -> None:
-    expected = {name: tensor.ndim for name, tensor in net.state_dict(keep_vars=True).items()}
+    expected = {name: tensor.ndim for name, tensor in _state(net).items()}
     found = {name: tensor.ndim for name, tensor in tensors.items()}
     found |= {name: found[first] for name, first in header.aliases.items() if first in found}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    kept = net.state_dict(keep_vars=True).keys() | found.keys()  # older files lack the buffers that are not saved
+    wrong = sorted(name for name in kept if expected.get(name) != found.get(name))
     if wrong:
         raise WeightsError(
             f"{source} does not belong to this network: {len(wrong)} tensors differ, the first is {wrong[0]!r}; "
@@ -208,12 +210,6 @@ def _check_names(net: nn.Module, tensors: Mapping[str, Tensor], header: Header, 
         )
 
 
-def _assign(net: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
-    placed: dict[str, Tensor] = {}
-    for name, old in net.state_dict(keep_vars=True).items():
-        first = aliases.get(name, name)
-        if first not in placed:
-            new = tensors[first]
-            placed[first] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-        parent, _, attribute = name.rpartition(".")
-        setattr(net.get_submodule(parent), attribute, placed[first])
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    """Return everything that a network computes with: its state, and the buffers that `state_dict` leaves out."""
+    return dict(net.named_buffers()) | net.state_dict(keep_vars=True)

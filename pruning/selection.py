@@ -4,18 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.base import PruningError
 from spaces.groups import ChannelGroup
+from spaces.slicing.slicer import KeptIds
 from spaces.space import SearchSpace
 
 # Group name -> kept channel indices, ascending, int64. A missing group keeps all channels.
 Selection = Mapping[str, Tensor]
-
-# Channel id -> whether the channel is kept. The extra last entry is for id -1: indices of no channel are always kept.
-KeptIds = NDArray[np.bool_]
 
 
 def select_channels(space: SearchSpace, scores: Mapping[str, Tensor], widths: Mapping[str, int]) -> Selection:

@@ -22,6 +22,7 @@ OURS = ("search", "configs", "runners", "pruning", "spaces")
 PAGES = ("methods", "presets")
 PLAN = "plan"
 INTERRUPTED = 130
+NO_RESULT = 1
 WRONG_INPUT = 2
 
 
@@ -78,9 +79,16 @@ def _search(config: RunConfig) -> int:
     with ConsoleProgress(sys.stdout) as display:
         display.on_phase("loading")  # shown while the libraries load, which takes seconds
         from search.orchestrator import run
+        from search.reporting.statements import commonest_failure
 
         result = run(config, [display])
-    return INTERRUPTED if result.interrupted else 0
+    if result.interrupted:
+        return INTERRUPTED
+    reason = commonest_failure(result.results)
+    if reason is not None:
+        print(f"error: no trial finished; {reason}", file=sys.stderr)
+        return NO_RESULT
+    return 0
 
 
 def _plan(config: RunConfig) -> int:

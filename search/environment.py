@@ -138,7 +138,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     if not fetch:
         check_on_disk(config.data)
     data = load_data(config.data, config.seed, default_input_shape(config.model))
-    spec = ModelSpec(config.model, data.num_classes, data.input_shape)
+    spec = ModelSpec(config.model, data.num_classes, data.input_shape, config.output)
     folder = _folder(config)
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)

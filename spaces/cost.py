@@ -30,11 +30,12 @@ class Form:
     """The length of an axis: `constant + sum(coefficient * width of the group with that index)`."""
 
     constant: int
-    coefficients: tuple[tuple[int, int], ...] = ()  # (group index, channels of the axis per channel of the group)
+    # (group index, channels of the axis per channel of the group; a part of a split axis has a share of them)
+    coefficients: tuple[tuple[int, Fraction | int], ...] = ()
 
-    def terms(self) -> list[tuple[int, int]]:
+    def terms(self) -> list[tuple[int, Fraction | int]]:
         """List (variable, coefficient) pairs: variable 0 is the constant 1, variable i + 1 the width of group i."""
-        constant = [(0, self.constant)] if self.constant else []
+        constant: list[tuple[int, Fraction | int]] = [(0, self.constant)] if self.constant else []
         return constant + [(index + 1, coefficient) for index, coefficient in self.coefficients]
 
 

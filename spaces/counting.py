@@ -18,6 +18,11 @@ def count_cost(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
         net: on any device but meta, because fvcore runs the network.
         input_shape: channels, height and width of one image.
     """
+    return Cost(count_by_layer(net, input_shape)[""], sum(parameter.numel() for parameter in net.parameters()))
+
+
+def count_by_layer(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Count as `count_cost` does; return the FLOPs of every layer and all layers inside it, "" for the network."""
     parameters = list(net.parameters())
     image = torch.zeros(1, *input_shape, device=parameters[0].device if parameters else None)
     modes = [(module, module.training) for module in net.modules()]
@@ -26,8 +31,8 @@ def count_cost(net: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
             warnings.simplefilter("ignore")  # torch.jit warns about Python code that depends on shapes
             analysis = FlopCountAnalysis(net.eval(), image)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-            flops = int(analysis.total())
+            counts = {name: int(flops) for name, flops in analysis.by_module().items()}
     finally:
         for module, training in modes:
             module.training = training
-    return Cost(flops, sum(parameter.numel() for parameter in parameters))
+    return counts

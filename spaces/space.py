@@ -31,6 +31,7 @@ class ModelSpec:
     name: str
     num_classes: int
     input_shape: tuple[int, int, int]  # channels, height, width of one image
+    output: str = ""  # name or index of the output of a network that gives several; empty takes the first tensor
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class SearchSpace:
         axes: the positions of each group's channels in each parameter and buffer.
         spec: builds the dense network again; None for a network that was given as a live module.
         grouped: weight name -> `groups` of that convolution, for convolutions that are neither plain nor depthwise.
+        output: which output is taken of a network that gives several; empty for one that gives a single tensor.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -95,6 +97,7 @@ class SearchSpace:
     input_shape: tuple[int, int, int]
     spec: ModelSpec | None = None
     grouped: Mapping[str, int] = field(default_factory=dict)
+    output: str = ""
 
     @cached_property
     def variable(self) -> tuple[ChannelGroup, ...]:

@@ -35,8 +35,8 @@ ORDER = {
         traits settings base
     """.split(),
     "spaces": """
-        __init__ tracing zoo counting targets space projection fields widths budget cost groups registry files errors
-        lazy
+        __init__ tracing zoo counting targets slicing space projection fields widths budget cost groups registry files
+        errors lazy
     """.split(),
 }
 PACKAGES = list(ORDER)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruning.base import Context, PruningError
 from pruning.calibration.flattened_maps import flattened_scores, label_codes
+from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.second_moments import MomentAccumulator, Moments
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
@@ -131,19 +132,13 @@ class _Observer:
     def __init__(self, ids: Tensor, recipe: Recipe, classes: int) -> None:
         self.reached = False
         self._recipe, self._classes = recipe, classes
-        self._indices = torch.nonzero(ids >= 0).flatten()
-        observed = ids[self._indices]
-        # A flattened map has the same number of consecutive indices per channel: they are positions of one feature.
-        positions = len(observed) // len(observed.unique())
-        self._ids = observed[::positions]
-        self._observes_all = len(self._indices) == len(ids)
+        self._occurrences = Occurrences.of(ids)  # several of a channel are positions of one feature
+        self._ids = self._occurrences.channels
         self._moments = MomentAccumulator(classes)
         self._scores = torch.zeros(len(self._ids), dtype=torch.float64)
 
     def add(self, tensor: Tensor, channels_last: bool, labels: Tensor) -> None:
-        maps = tensor.movedim(-1, 1) if channels_last else tensor
-        if not self._observes_all:
-            maps = maps.index_select(1, self._indices.to(maps.device))
+        maps = self._occurrences.select(tensor.movedim(-1, 1) if channels_last else tensor, 1)
         self.reached = True
         if self._recipe.features == "flatten":
             codes = label_codes(labels.cpu(), self._classes)
@@ -158,11 +153,15 @@ class _Observer:
         self._moments.add(samples, labels.repeat_interleave(len(samples) // len(labels)))
 
     def _grid(self, maps: Tensor) -> Tensor:
-        """Return the maps at no more positions than the recipe says: shape (B, C, ...)."""
-        if maps.ndim < 4:
+        """Return the maps at no more positions than the recipe says: shape (B, C, ...).
+
+        Args:
+            maps: shape (B, C, occurrences, ...).
+        """
+        if maps.ndim < 5:
             return maps.reshape(len(maps), len(self._ids), -1)[..., : self._recipe.positions]
-        step = max(1, math.ceil(math.sqrt(maps[0, 0].numel() / self._recipe.positions)))
-        return maps[:, :, step // 2 :: step, step // 2 :: step]
+        step = max(1, math.ceil(math.sqrt(maps[0, 0, 0].numel() / self._recipe.positions)))
+        return maps[..., step // 2 :: step, step // 2 :: step]
 
     def site(self, name: str) -> Site:
         if self._recipe.features == "flatten":

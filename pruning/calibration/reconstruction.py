@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.calibration.activation_moments import ActivationMoments, Recipe, Site
+from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.second_moments import ridge_for
-from pruning.selection import KeptIds, Selection, kept_ids
+from pruning.selection import Selection, kept_ids
+from spaces.slicing.slicer import KeptIds
 from spaces.space import SearchSpace
 
 RECIPE = Recipe("spatial", "input", images=512, positions=64)  # sufficient to reconstruct from
@@ -88,10 +90,11 @@ def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, kept: Ke
     system = moments.scatter[stay][:, stay]
     system = system + ridge_for(system, RIDGE) * torch.eye(len(stay), dtype=torch.float64)
     predict = torch.linalg.solve(system, moments.scatter[stay][:, cut]).T  # shape (cut, stay)
-    # A flattened map has several consecutive inputs per channel: the last dimension here.
-    missing = filters[:, ~keeps].reshape(len(filters), len(cut), -1)
-    moved = torch.einsum("ocx,ck->okx", missing, predict)
-    observed = features[keeps] >= 0
-    narrow[:, observed] += moved.reshape(narrow[:, observed].shape)
+    # The n-th occurrence of a cut channel is predicted from the n-th occurrences of the kept ones.
+    read, kept_reads = Occurrences.of(torch.where(keeps, -1, features)), Occurrences.of(features[keeps])
+    missing = read.select(filters, 1).reshape(len(filters), *read.index.shape, -1) * read.counted[..., None]
+    moved = torch.einsum("ocpx,ck->okpx", missing, predict)
+    places = kept_reads.index[:, torch.arange(read.index.shape[1]) % kept_reads.index.shape[1]].flatten()
+    narrow.index_add_(1, places, moved.reshape(len(filters), len(places), *filters.shape[2:]))
     gap = moments.mean[cut] - predict @ moments.mean[stay]
-    return narrow, torch.einsum("ocx,c->o", missing, gap)
+    return narrow, torch.einsum("ocpx,c->o", missing, gap)

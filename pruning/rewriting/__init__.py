@@ -1,7 +1,6 @@
 """A narrow network from a wide one: `slice_channels` keeps channels, `merge_channels` averages clusters of them."""
 
 from pruning.rewriting.index_maps import ClusterIndexMap, Clusters, MergedDimension, NetworkClusters
-from pruning.rewriting.layers import fit_attributes
 from pruning.rewriting.narrowing import narrow_space, stages
 from pruning.rewriting.surgery import merge_channels, slice_channels
 
@@ -10,7 +9,6 @@ __all__ = [
     "Clusters",
     "MergedDimension",
     "NetworkClusters",
-    "fit_attributes",
     "merge_channels",
     "narrow_space",
     "slice_channels",

@@ -56,17 +56,41 @@ def space_of(space: SearchSpace, widths: Widths) -> SearchSpace:
         SpaceError: some layer has the channels of a group in another order, so that the space depends on which
             channels were cut.
     """
-    kept = {group.name: torch.arange(widths[group.name]) for group in space.variable}
-    narrowed = {group.name for group in space.variable if widths[group.name] < group.width}
+    kept = {group.name: _first_channels(group, widths[group.name]) for group in space.variable}
+    narrowed = [group for group in space.variable if widths[group.name] < group.width]
     for name, ids in _axis_ids(space):
-        for group in space.groups:
+        for group in narrowed:
             own = ids[(ids >= group.start) & (ids < group.start + group.width)]
-            if group.name in narrowed and (np.diff(own) < 0).any():
+            if not _same_for_all_cuts(own - group.start, group):
                 raise SpaceError(
                     f"layer {name!r} has the channels of {group.name} in another order, so a network cut from this "
                     "one cannot be cut again; cut it from the dense network"
                 )
     return narrow_space(space, kept)
+
+
+def _first_channels(group: ChannelGroup, width: int) -> torch.Tensor:
+    """Return the first channels of every conv group of a group, `width` of them together."""
+    starts = torch.arange(group.conv_groups).unsqueeze(1) * (group.width // group.conv_groups)
+    return (starts + torch.arange(width // group.conv_groups)).flatten()
+
+
+def _same_for_all_cuts(channels: Ids, group: ChannelGroup) -> bool:
+    """Return whether an axis looks the same after every cut to one width, whichever channels are kept.
+
+    It does where it consists of whole conv groups in ascending order, one after another, each of their channels equally
+    often.
+
+    Args:
+        channels: channel of the group at every index of the axis that holds one.
+    """
+    block = group.width // group.conv_groups
+    for piece in np.split(channels, np.flatnonzero(np.diff(channels) < 0) + 1):
+        present, counts = np.unique(piece, return_counts=True)
+        by_block = np.bincount(present // block, minlength=group.conv_groups)
+        if len(set(counts.tolist())) > 1 or not np.isin(by_block, (0, block)).all():
+            return False
+    return True
 
 
 def _axis_ids(space: SearchSpace) -> Iterator[tuple[str, Ids]]:

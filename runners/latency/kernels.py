@@ -19,11 +19,11 @@ from typing_extensions import override
 
 from spaces.space import SearchSpace
 from spaces.tracing.labels import ChannelLabels, Ids
-from spaces.tracing.operations import CONVOLUTIONS, PARTS, PERMUTATIONS, RESHAPES
+from spaces.tracing.operations import CONVOLUTIONS, VIEWS
 from spaces.tracing.recording import Recorder, record_forward
 
 # Views and queries of shapes: they take no time that grows with the channels.
-FREE = RESHAPES | PERMUTATIONS | (PARTS - {"pixel_shuffle"}) | {"expand", "detach", "size", "dim", "numel", "__get__"}
+FREE = VIEWS | {"detach", "size", "dim", "numel"}
 ChannelPair = tuple[int, int]  # input and output channels; equal where a kernel has one number of channels
 
 
@@ -83,12 +83,11 @@ def list_operations(net: nn.Module, space: SearchSpace, batch: int) -> tuple[lis
         net: the network that `space` was traced from; it is not changed.
         batch: images of one inference.
     """
-    meta_net = copy.deepcopy(net).to("meta").eval()
-    labels = ChannelLabels()
-    recorder = _CallRecorder(meta_net, labels)
-    with torch.no_grad():
-        record_forward(recorder, meta_net, torch.empty((batch, *space.input_shape), device="meta"))
-    parser = _CallParser(space, recorder, labels.components())
+    try:
+        recorder = _record_calls(net, space, batch, torch.device("meta"))  # shapes alone, which takes no time
+    except (RuntimeError, NotImplementedError):  # the network reads values of tensors
+        recorder = _record_calls(net, space, batch, torch.device("cpu"))
+    parser = _CallParser(space, recorder, recorder.labels.components())
     kernels: dict[str, tuple[int, Kernel]] = {}
     operations = []
     for call in recorder.calls:
@@ -96,6 +95,14 @@ def list_operations(net: nn.Module, space: SearchSpace, batch: int) -> tuple[lis
         index, _ = kernels.setdefault(key, (len(kernels), kernel))
         operations.append(Operation(index, in_channels, out_channels, call.stage))
     return [kernel for _, kernel in kernels.values()], operations
+
+
+def _record_calls(net: nn.Module, space: SearchSpace, batch: int, device: torch.device) -> "_CallRecorder":
+    copied = copy.deepcopy(net).to(device).eval()
+    recorder = _CallRecorder(copied, ChannelLabels())
+    with torch.no_grad():
+        record_forward(recorder, copied, torch.zeros((batch, *space.input_shape), device=device))
+    return recorder
 
 
 def extent_matrix(extents: Sequence[Extent], groups: int) -> NDArray[np.float64]:
@@ -187,8 +194,10 @@ class _CallParser:
     def parse(self, call: _RecordedCall) -> tuple[str, Kernel, Extent, Extent]:
         """Return the key of the call's kernel, that kernel, and the input and output channels."""
         shapes = [leaf for leaf in call.leaves if isinstance(leaf, _Shape)]
-        if (call.name in CONVOLUTIONS or call.name == "linear") and len(shapes) > 1 and 1 in shapes[1].ids:
-            return self._parse_weighted(call, shapes[0], shapes[1])
+        if (call.name in CONVOLUTIONS or call.name == "linear") and len(shapes) > 1:
+            if 1 in shapes[1].ids:
+                return self._parse_weighted(call, shapes[0], shapes[1])
+            return self._parse_constant(call)  # its weight is computed
         flows = [next(iter(shape.ids.values())) for shape in shapes if shape.ids]
         ids = call.out if call.out is not None else max(flows, key=len, default=np.zeros(0, np.int64))
         extent = self._extent(ids)
@@ -197,22 +206,28 @@ class _CallParser:
             leaves = [_CHANNELS if isinstance(leaf, int) and leaf == len(ids) else leaf for leaf in leaves]
         return _key(call, leaves), Kernel(call.name, False, _IsolatedCall(call, leaves)), extent, extent
 
+    def _parse_constant(self, call: _RecordedCall) -> tuple[str, Kernel, Extent, Extent]:
+        """Parse an operation whose time is taken to be that in the dense network."""
+        leaves = [_Template(leaf.sizes, (), leaf.dtype) if isinstance(leaf, _Shape) else leaf for leaf in call.leaves]
+        return _key(call, leaves), Kernel(call.name, False, _IsolatedCall(call, leaves)), Extent(1, ()), Extent(1, ())
+
     def _parse_weighted(self, call: _RecordedCall, value: _Shape, weight: _Shape) -> tuple[str, Kernel, Extent, Extent]:
         """Parse a convolution or linear layer, whose input and output channels may differ."""
-        out_channels = self._extent(weight.ids[0])
-        depthwise = value.sizes[1] == weight.sizes[0] and weight.sizes[1] == 1 and call.name in CONVOLUTIONS
-        in_channels = out_channels if depthwise else self._extent(weight.ids[1])
         axis = 1 if call.name in CONVOLUTIONS else len(value.sizes) - 1
+        depthwise = weight.sizes[1] == 1 < value.sizes[1] and call.name in CONVOLUTIONS and 1 in value.ids
+        in_channels = self._extent(value.ids[1] if depthwise else weight.ids[1])
+        out_channels = in_channels if depthwise else self._extent(weight.ids[0])
         dense_in, dense_out = value.sizes[axis], weight.sizes[0]
+        out = (0, 0, dense_in) if depthwise else (0, 1, dense_out)
         leaves: list[Any] = []
         for leaf in call.leaves:
             if leaf is value:
                 leaves.append(_Template(value.sizes, ((axis, 0, dense_in),), value.dtype))
             elif leaf is weight:
                 second = () if depthwise else ((1, 0, dense_in),)
-                leaves.append(_Template(weight.sizes, ((0, 1, dense_out), *second), weight.dtype))
+                leaves.append(_Template(weight.sizes, (out, *second), weight.dtype))
             elif isinstance(leaf, _Shape):
-                leaves.append(_Template(leaf.sizes, ((0, 1, dense_out),), leaf.dtype))
+                leaves.append(_Template(leaf.sizes, (out,), leaf.dtype))
             elif depthwise and leaf == dense_in and isinstance(leaf, int):
                 leaves.append(_CHANNELS)  # the argument `groups`
             else:
@@ -263,7 +278,7 @@ class _Template:
 
 
 def _template(shape: _Shape, channels: int) -> _Template:
-    growing = [(axis, 0, channels) for axis, ids in shape.ids.items() if channels and len(ids) > 1]
+    growing = [(axis, 0, channels) for axis, ids in shape.ids.items() if channels and 1 < len(ids) == channels]
     return _Template(shape.sizes, tuple(growing), shape.dtype)
 
 

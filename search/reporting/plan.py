@@ -76,8 +76,9 @@ def _facts(plan: Plan) -> Table:
     config, space, data = environment.config, problem.space, environment.data
     dense, least = space.dense_cost, space.smallest_cost
     trained_here = f"trained here for {plural(config.train.dense_epochs, 'epoch')} unless cached"
+    weights = f"weights {config.weights}" if config.weights else trained_here
     facts = {
-        "model": f"{config.model}, {f'weights {config.weights}' if config.weights else trained_here}",
+        "model": ", ".join(filter(None, (config.model, space.output, weights))),
         "images": f"{config.data.name}, {'x'.join(map(str, space.input_shape))}: "
         f"{len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test",
         "dense cost": counts(dense),

@@ -116,6 +116,14 @@ def screening_statements(result: SearchResult) -> list[str]:
     return lines
 
 
+def commonest_failure(results: Sequence[TrialResult]) -> str | None:
+    """Say why most trials failed, in a search none of whose trials gave a network; None where one did."""
+    if not results or any(result.state is not TrialState.FAILED for result in results):
+        return None
+    reason, count = Counter(one_line(result.error) for result in results).most_common(1)[0]
+    return f"{count} of {plural(len(results), 'trial')} failed with: {reason}"
+
+
 def failure_statements(results: Iterable[TrialResult]) -> list[str]:
     """Say which trials failed and why, one line per trial."""
     failed = [result for result in results if result.state is TrialState.FAILED]

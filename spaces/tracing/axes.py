@@ -1,38 +1,88 @@
 """The position of the channel axis after an operation that changes the shape of a tensor."""
 
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
+from spaces.tracing.labels import Ids
 from spaces.tracing.operations import Flow
 
+NO_CHANNEL = -1  # stands in for elements of tensors without channels
 
-def reshaped(name: str, flow: Flow, before: Sequence[int], after: Sequence[int]) -> Flow | None:
-    """Return the flow after a reshape; None where the reshape mixes the channels with other axes.
 
-    Flattening the axes behind the channels is followed: each channel then stands at several consecutive indices.
+def moved(
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    flow_of: Callable[[Any], Flow | None],
+) -> list[Flow | None] | None:
+    """Return the flow of every tensor that a function gives which only moves elements.
+
+    The function is done to the channel ids themselves, spread over the shapes of its arguments.
 
     Args:
-        name: name of the torch function.
-        before, after: shapes of the input and the output.
+        flow_of: the flow of an argument; None for one without channels.
+
+    Returns:
+        None where some output holds channels along several axes, or beside elements that are no channel.
     """
-    axis = flow.axis
-    if name in ("unsqueeze", "squeeze"):
-        kept = [size for size in before if size != 1]
-        if [size for size in after if size != 1] != kept or len(flow.ids) == 1:
+
+    def as_ids(value: Any) -> Any:
+        flow = flow_of(value)
+        if flow is not None:
+            return _spread(flow, value.shape)
+        if not isinstance(value, Tensor):
+            return value
+        indexes = not value.is_floating_point() and value.device.type != "meta"
+        return value.detach().cpu() if indexes else torch.full(value.shape, NO_CHANNEL, dtype=torch.int64)
+
+    with torch._C.DisableTorchFunction():
+        try:
+            out = func(*tree_map(as_ids, tuple(args)), **tree_map(as_ids, dict(kwargs)))
+        except (RuntimeError, IndexError, TypeError):  # torch does not do this to integers
             return None
-        rank = sum(size != 1 for size in before[:axis])
-        return Flow([i for i, size in enumerate(after) if size != 1][rank], flow.ids)
-    if after[: axis + 1] == before[: axis + 1]:
-        return flow
-    if len(after) == axis + 1 and after[:axis] == before[:axis]:
-        return Flow(axis, np.repeat(flow.ids, prod(before[axis + 1 :])))
-    if prod(before[:axis]) == prod(after[:-1]) and before[axis:] == after[-1:]:
-        return Flow(len(after) - 1, flow.ids)
-    return None
+    flows = [_gathered(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    return None if any(flow is None for flow in flows) else flows
+
+
+def _spread(flow: Flow, shape: Sequence[int]) -> Tensor:
+    ids = torch.from_numpy(flow.ids)
+    return ids.reshape([-1 if axis == flow.axis else 1 for axis in range(len(shape))]).expand(tuple(shape)).contiguous()
+
+
+def _gathered(ids: Tensor) -> Flow | None:
+    """Return the only axis along which ids differ, with its ids; None where there is no such axis."""
+    axes = [axis for axis, size in enumerate(ids.shape) if size > 1 and _differs(ids, axis)]
+    if len(axes) != 1 or bool((ids == NO_CHANNEL).any()):
+        return None
+    first = ids.movedim(axes[0], 0).reshape(ids.shape[axes[0]], -1)[:, 0]
+    return Flow(axes[0], first.numpy().copy())
+
+
+def _differs(ids: Tensor, axis: int) -> bool:
+    return bool((ids != ids.narrow(axis, 0, 1)).any())
+
+
+def equal_parts(whole: Ids, parts: Sequence[Ids]) -> int:
+    """Return into how many equal blocks an axis must be split so that every part consists of whole blocks.
+
+    A narrow network keeps equally many channels in each block.
+
+    Returns:
+        0 where the parts are no consecutive pieces of the axis.
+    """
+    block = len(whole)
+    for part in parts:
+        starts = np.flatnonzero(whole == part[0])
+        if not len(starts) or not np.array_equal(whole[starts[0] : starts[0] + len(part)], part):
+            return 0
+        block = gcd(block, int(starts[0]), len(part))
+    return len(whole) // block
 
 
 def reduced(flow: Flow, ndim: int, dims: int | Sequence[int] | None, keep: bool) -> Flow | None:
@@ -46,16 +96,3 @@ def reduced(flow: Flow, ndim: int, dims: int | Sequence[int] | None, keep: bool)
     if flow.axis in gone:
         return None
     return Flow(flow.axis - (0 if keep else sum(d < flow.axis for d in gone)), flow.ids)
-
-
-def permuted(name: str, flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flow:
-    """Return the flow after the torch function `name`, which permutes the axes of its first argument."""
-    # The same permutation of a tensor whose sizes number its axes shows the new position of the axis.
-    probe = torch.empty(tuple(range(1, args[0].ndim + 1)), device="meta")
-    with torch._C.DisableTorchFunction():
-        moved = (
-            getattr(torch, name)(probe, *args[1:], **kwargs)
-            if name != "permute"
-            else probe.permute(*args[1:], **kwargs)
-        )
-    return Flow(list(moved.shape).index(flow.axis + 1), flow.ids)

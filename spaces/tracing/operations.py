@@ -1,6 +1,9 @@
 """Operations of a forward pass: torch names, grouped by the way channels pass through them, and their FLOPs."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from spaces.tracing.labels import Ids
 
@@ -19,6 +22,7 @@ class CountedWeight:
 
     weight: str
     times: int
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,26 +31,80 @@ class CountedActivation:
 
     ids: Ids
     times: int
+    layer: str = ""
 
 
 @dataclass(frozen=True)
 class GroupedLayer:
-    """A convolution or normalisation that splits its input and output channels into `groups` equal groups."""
+    """A layer that splits its input and output channels into `groups` equal groups.
 
-    name: str  # the name of the convolution's weight, or of the normalisation layer
+    It is a convolution, a normalisation, or one that cuts an activation into parts.
+    """
+
+    name: str  # the name of the convolution's weight, or of the layer
     groups: int
     inputs: Ids
     outputs: Ids
 
 
+@dataclass(frozen=True)
+class RecordedTensor:
+    """A tensor that an operation gave: its shape, and its channels where they are known."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    flow: Flow | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One torch function of the recorded forward pass.
+
+    Attributes:
+        name: of the torch function.
+        text: what it did, for a reason; with shapes where they tell more than the name.
+        layer: the innermost layer that was being computed.
+        entering: channel ids of every activation that entered.
+        leaves: its outputs; `structure` puts them together again.
+        reads: channels of the activation over which a weight sums; None for an operation without such a weight.
+        normalises: whether it is known to normalise over the channels, so that a narrow network gives other values.
+    """
+
+    name: str
+    text: str
+    layer: str
+    entering: tuple[Ids, ...]
+    leaves: tuple[Any, ...]  # a RecordedTensor in the place of every tensor
+    structure: Any
+    reads: Flow | None = None
+    normalises: bool = False
+
+
 # FLOPs that fvcore counts per element: of the input for pooling, of the output for interpolation.
 POOLED = {"adaptive_avg_pool2d": 1}
 INTERPOLATED = {"nearest": 1, "bilinear": 4}
-UNCOUNTABLE = {"matmul", "bmm", "mm", "einsum", "baddbmm", "__matmul__", "__rmatmul__", "scaled_dot_product_attention"}
+MIXING = {
+    *("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm", "__matmul__", "__rmatmul__", "tensordot", "outer", "cdist"),
+    *("scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"),
+    "__setitem__",
+}
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
-NORMALISATIONS = {"batch_norm": 2, "layer_norm": 5, "group_norm": 5, "instance_norm": 5}
-RESHAPES = {"view", "reshape", "flatten", "squeeze", "unsqueeze"}
-REDUCTIONS = {"mean", "sum", "amax", "amin"}
-PERMUTATIONS = {"permute", "transpose", "movedim", "swapaxes"}
+TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+NORMALISATIONS = {"batch_norm": 2, "layer_norm": 5, "group_norm": 5, "instance_norm": 5, "rms_norm": 0}
+OVER_CHANNELS = {"layer_norm", "group_norm", "rms_norm"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "max", "min", "median"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
-PARTS = {"chunk", "split", "__getitem__", "narrow", "select", "unbind", "tensor_split", "pixel_shuffle"}
+VIEWS = {  # mostly without a copy
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "__get__", "t"),
+    *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "expand", "expand_as", "broadcast_to"),
+    *("chunk", "split", "tensor_split", "unsafe_chunk", "unsafe_split", "split_with_sizes", "unbind", "__getitem__"),
+    *("narrow", "select", "diagonal"),
+}
+# Functions that only move elements, or repeat or leave out some: done to channel ids, they show where channels go.
+MOVES = VIEWS | {
+    *("rot90", "flip", "roll", "fliplr", "repeat", "tile", "repeat_interleave", "hstack", "vstack"),
+    *("index_select", "take_along_dim", "gather", "unfold"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+}
+# Functions that give Python values: what follows may depend on them, and is recorded as this pass took it.
+VALUES = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "numpy"}

@@ -67,6 +67,8 @@ def build(spec: ModelSpec) -> "nn.Module":
     _check_arguments(spec)
     if ":" in spec.name:
         return _call_factory(spec)
+    if spec.output:
+        raise ModelError(f"--output {spec.output!r} chooses among several, and {spec.name!r} has one; leave it away")
     if spec.name in CIFAR_NAMES:
         from spaces.zoo.cifar import build_cifar
 
@@ -144,8 +146,10 @@ def _published_state(name: str, chosen: str) -> dict[str, Any]:
     from torchvision.models import get_model
 
     weights = _published(name, chosen)
+    heads = {"aux_logits"} if name in _EXTRA_ARGUMENTS else set()  # the published networks have auxiliary heads
+    arguments = {key: value for key, value in _EXTRA_ARGUMENTS.get(name, {}).items() if key not in heads}
     try:
-        return get_model(name, weights=weights, **_EXTRA_ARGUMENTS.get(name, {})).state_dict()  # type: ignore[no-any-return]
+        return get_model(name, weights=weights, **arguments).state_dict()  # type: ignore[no-any-return]
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # the last three: a damaged file
         reason = getattr(error, "reason", error)
         raise WeightsError(
@@ -237,4 +241,6 @@ def _call_factory(spec: ModelSpec) -> "nn.Module":
         raise ModelError(f"model {spec.name!r} raised {error!r} when called with {given}; mend the factory") from error
     if not isinstance(net, nn.Module):
         raise ModelError(f"model {spec.name!r} returned a {type(net).__name__}; a torch.nn.Module is needed")
-    return net
+    from spaces.zoo.outputs import take_output
+
+    return take_output(net, spec.output)

@@ -29,6 +29,7 @@ from spaces.space import SpaceConfig
 OTHER: dict[str, Any] = {
     "budget": ("30%", "1mparams"),
     "model": "resnet20",
+    "output": "logits",
     "weights": "a file.pt",
     "method": "di,l2",
     "set": ("di.ridge=0.1", "di.way=closed"),

@@ -51,6 +51,24 @@ class Concatenating(nn.Module):
         return self.head(functional.relu(self.last(x)).flatten(1))
 
 
+class Repeating(nn.Module):
+    """Halves, a depthwise layer with two filters per channel, and average beside maximum pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.part, self.join = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(14, 10, 1)
+        self.doubled, self.slope = nn.Conv2d(10, 20, 3, padding=1, groups=10), nn.PReLU()
+        self.head = nn.Linear(40, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = functional.relu(self.norm(self.first(x))).chunk(2, 1)
+        x = torch.cat([left, right, functional.relu(self.part(right))], 1)
+        x = self.slope(self.doubled(functional.relu(self.join(x))))
+        pooled = functional.adaptive_avg_pool2d(x, 1), functional.adaptive_max_pool2d(x, 1)
+        return self.head(torch.cat(pooled, 1).flatten(1))
+
+
 def _depthwise() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8),
@@ -118,6 +136,15 @@ def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, m
         promised = snapshot.cost or space.cost(snapshot.widths)
         assert count_cost(snapshot.net, space.input_shape) == promised  # by fvcore, by the cost model
     assert snapshots[-1].widths == widths
+
+
+def test_channels_that_stand_several_times_on_an_axis_are_narrowed(method, context) -> None:
+    torch.manual_seed(0)
+    net = Repeating().eval()
+    space = trace(net, IMAGE)
+    assert [group.name for group in space.variable] == ["first", "part", "join"]
+    last = _run(method, net, space, _goal(method, space, 0.6), context())[-1]
+    assert count_cost(last.net, space.input_shape) == (last.cost or space.cost(last.widths))
 
 
 def test_the_dense_net_is_not_changed_and_the_output_shape_is_kept(net, method, context) -> None:

@@ -14,6 +14,7 @@ from configs.loading import load
 from configs.schema import SAMPLERS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import declared_settings
+from runners.trial import TrialResult, TrialState
 from search.cli import main
 from search.results.result import SearchResult
 from spaces.errors import SlimfrontError
@@ -61,6 +62,19 @@ def test_flags_reach_the_search_and_success_is_zero(runs: Callable[..., Calls]) 
 def test_an_interrupted_search_ends_with_130(runs: Callable[..., Calls], finished_search: SearchResult) -> None:
     runs(dataclasses.replace(finished_search, interrupted=True))
     assert main(["--budget", "30%"]) == 130
+
+
+def test_a_search_of_which_nothing_finished_ends_with_1_and_the_commonest_reason(
+    runs: Callable[..., Calls], finished_search: SearchResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = ["out of memory", "no CUDA", "out of memory"]
+    failed = [
+        TrialResult(result.trial, TrialState.FAILED, error=error)
+        for result, error in zip(finished_search.results, errors, strict=False)
+    ]
+    runs(dataclasses.replace(finished_search, results=tuple(failed)))
+    assert main(["--budget", "30%"]) == 1
+    assert capsys.readouterr().err == "error: no trial finished; 2 of 3 trials failed with: out of memory\n"
 
 
 def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:

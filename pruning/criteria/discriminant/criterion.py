@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from pruning.base import Context, Criterion, PruningError
 from pruning.calibration.activation_moments import ActivationMoments, Recipe, Site, gather
+from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.second_moments import ridge_for
 from pruning.criteria.discriminant.elimination import Ranking, eliminate, summed_over_sites
 from pruning.criteria.discriminant.information import RidgeInformation, ridge_inverse
@@ -159,12 +160,13 @@ def consumer_gram(net: nn.Module, site: Site, space: SearchSpace, even_outputs: 
     for filters, ids in zip(
         weight.detach().double().cpu().chunk(conv_groups), np.split(space.axes[name][1], conv_groups), strict=True
     ):
-        observed = [index for index, channel in enumerate(ids.tolist()) if channel in feature_of]
-        features = torch.tensor(list(dict.fromkeys(feature_of[int(ids[index])] for index in observed)))
-        if not observed:
+        observed = Occurrences.of(torch.tensor([channel if channel in feature_of else -1 for channel in ids.tolist()]))
+        if not len(observed.channels):
             continue
-        # Rows are channels, columns are outputs x positions: a flattened map has several inputs per channel.
-        rows = filters[:, observed].reshape(len(filters), len(features), -1).movedim(1, 0)
+        features = torch.tensor([feature_of[channel] for channel in observed.channels.tolist()])
+        # Rows are channels, columns are outputs x positions: a channel may be read at several indices.
+        read = observed.select(filters, 1).reshape(len(filters), *observed.index.shape, -1)
+        rows = (read * observed.counted[..., None]).flatten(2).movedim(1, 0)
         if even_outputs:
             scatter = site.moments.scatter[features][:, features]
             energy = torch.einsum("cop,cd,dop->o", rows, scatter, rows)

@@ -25,8 +25,10 @@ def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Te
         layer: a convolution or linear layer.
         read: its input.
         output: its output for `read`.
-        hidden: indices of input channels.
+        hidden: indices of input channels; there may be none.
     """
+    if not len(hidden):
+        return output.clone()
     if isinstance(layer, nn.Linear):
         part = functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
         return torch.sub(output, part, out=part)

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from pruning.calibration.occurrences import Occurrences
 from pruning.methods.aofp.ablation import ablate, along, normalised
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
@@ -169,7 +170,8 @@ class ScoringPath:
         self._net, self._consumers = net, consumers
         self._device = next(net.parameters()).device
         self._hidden: dict[str, Tensor] = {}  # consumer -> input features hidden from it in this batch
-        self._places: dict[tuple[str, int], Tensor] = {}  # (consumer, start of group) -> input features per channel
+        # (consumer, start of group) -> input features of each channel, and which of them count where not all do
+        self._places: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
         # By consumer; a consumer without an entry has no dead channel.
         self._input_masks: dict[str, Tensor] = {}
         self._output_masks: dict[str, Tensor] = {}
@@ -211,23 +213,28 @@ class ScoringPath:
     def hide(self, drawn: Iterable[tuple[ChannelGroup, Tensor]]) -> None:
         """Hide these channels of these groups from their consumers in the next batch; no other group is scored."""
         self._hidden = {
-            consumer: self._features(consumer, group)[channels].flatten()
+            consumer: self._features(consumer, group, channels)
             for group, channels in drawn
             for consumer in group.consumers
         }
 
-    def _features(self, consumer: str, group: ChannelGroup) -> Tensor:
-        """Return the input features of a consumer that hold each channel, shape (group.width, features per channel).
+    def _features(self, consumer: str, group: ChannelGroup, channels: Tensor) -> Tensor:
+        """Return the input features of a consumer that hold some channels of a group.
 
-        A channel has several features where its map is flattened before the consumer.
+        A channel has several features where its map is flattened before the consumer, and none where that reads only
+        some of the group.
         """
         key = consumer, group.start
         if key not in self._places:
             reads = self._consumers[consumer].reads.cpu() - group.start
-            inside = (reads >= 0) & (reads < group.width)
-            order = torch.where(inside, reads, group.width).sort(stable=True).indices[: int(inside.sum())]
-            self._places[key] = order.view(group.width, -1).to(self._device)
-        return self._places[key]
+            found = Occurrences.of(torch.where((reads >= 0) & (reads < group.width), reads, -1))
+            index = torch.zeros(group.width, found.index.shape[1], dtype=torch.int64)
+            counted = torch.zeros_like(index, dtype=torch.bool)
+            index[found.channels], counted[found.channels] = found.index, found.counted
+            everywhere = bool(counted.all())
+            self._places[key] = index.to(self._device), None if everywhere else counted.to(self._device)
+        index, places = self._places[key]
+        return index[channels].flatten() if places is None else index[channels][places[channels]]
 
     def relative_errors(self) -> dict[str, Tensor]:
         """Return consumer -> relative output error in the last batch, and reset it.

@@ -1,11 +1,14 @@
+import dataclasses
+
 import pytest
 import tiny_nets as nets
 import torch
 
-from pruning.rewriting.narrowing import narrow_space, stages
+from pruning.rewriting.narrowing import narrow_space, space_of, stages
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from spaces.counting import count_cost
+from spaces.errors import SpaceError
 from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
@@ -82,3 +85,32 @@ def test_widths_in_between_are_legal_and_the_last_are_exact() -> None:
         space.check(widths)
         assert all(width >= goal[name] for name, width in widths.items())
     assert stages(space, goal, 4)[-1] == goal
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_net_with_repeats_and_splits_is_cut_again_from_its_widths_alone(seed) -> None:
+    class Repeating(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(4, 6, 1)
+            self.c, self.fc = torch.nn.Conv2d(22, 8, 1), torch.nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.a(x)
+            left, right = x.chunk(2, 1)
+            return self.fc(self.c(torch.cat([x, self.b(right), -x], 1)).mean((2, 3)))
+
+    net = Repeating().eval()
+    space = trace(net, torch.zeros(1, *nets.IMAGE))
+    first = {"a": torch.tensor([0, seed, 4, 7]), "b": torch.tensor([seed, 4])}
+    ours, known = space_of(space, Widths({"a": 4, "b": 2, "c": 8})), narrow_space(space, first)
+    assert ours.groups == known.groups
+    for name, dims in known.axes.items():
+        assert {dim: ids.tolist() for dim, ids in dims.items()} == {d: i.tolist() for d, i in ours.axes[name].items()}
+
+
+def test_a_net_whose_layers_disagree_about_the_order_cannot_be_cut_again() -> None:
+    space = trace(nets.Residual().eval(), torch.zeros(1, *nets.IMAGE))
+    turned = {**space.axes, "inner.weight": {**space.axes["inner.weight"], 1: space.axes["inner.weight"][1][::-1]}}
+    with pytest.raises(SpaceError, match=r"inner\.weight.*another order"):
+        space_of(dataclasses.replace(space, axes=turned), Widths({"stem": 4, "inner": 6}))

@@ -64,3 +64,33 @@ def test_a_matrix_of_extents_gives_the_channels_of_many_widths_at_once() -> None
     widths = Widths({group.name: group.width - 1 for group in space.variable})
     vector = [widths[group.name] for group in space.variable]
     assert (rows @ [1, *vector]).tolist() == pytest.approx([extent.at(vector) for extent in inputs])
+
+
+class Unusual(nn.Module):
+    """A value read in Python, several filters per channel, channels twice on an axis, and a computed weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.doubled = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 12, 3, padding=1, groups=6)
+        self.join, self.fc = nn.Conv2d(24, 8, 1), nn.Linear(8, 5)
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.doubled(self.stem(x)) * self.scale.item()
+        x = torch.cat([x, -x], 1)
+        return self.fc(nn.functional.conv2d(x, self.join.weight * 2).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_operations_of_an_unusual_net_run_alone_at_other_widths() -> None:
+    net = Unusual().eval()
+    space = trace(net, torch.zeros(1, *IMAGE))
+    assert set(space.full) == {"stem", "join"}
+    kernels, operations = list_operations(net, space, 2)
+    with torch.no_grad():
+        for widths in (space.full, Widths({"stem": 4, "join": 5})):
+            vector = [widths[group.name] for group in space.variable]
+            for operation, channels in zip(operations, channels_of(operations, vector), strict=True):
+                out = kernels[operation.kernel].call(
+                    channels, torch.device("cpu"), torch.float32, torch.contiguous_format
+                )()
+                assert isinstance(out, torch.Tensor)

@@ -1,44 +1,67 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from spaces.tracing.axes import permuted, reduced, reshaped
+from spaces.tracing.axes import equal_parts, moved, reduced
 from spaces.tracing.operations import Flow
 
-CHANNELS = Flow(1, np.arange(3))  # of a tensor (2, 3, 4, 4)
+CHANNELS = Flow(1, np.arange(4))  # of a tensor (1, 4, 2, 2)
+IMAGE = torch.empty(1, 4, 2, 2)
 
 
 def plain(flow):
     return None if flow is None else (flow.axis, flow.ids.tolist())
 
 
+def after(func, *args, flow=CHANNELS, image=IMAGE, **kwargs):
+    found = moved(func, (image, *args), kwargs, lambda value: flow if value is image else None)
+    return None if found is None else [plain(flow) for flow in found]
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "expected"),
+    ("func", "args", "expected"),
     [
-        ((2, 3, 4, 4), (2, 3, 16), (1, [0, 1, 2])),
-        ((2, 3, 2, 1), (2, 6), (1, [0, 0, 1, 1, 2, 2])),
-        ((2, 3), (1, 2, 3), (2, [0, 1, 2])),
-        ((2, 3, 4, 4), (6, 4, 4), None),
+        (torch.reshape, ((1, 4, 4),), [(1, [0, 1, 2, 3])]),
+        (torch.flatten, (1,), [(1, [c for c in range(4) for _ in range(4)])]),
+        (torch.permute, ((0, 2, 3, 1),), [(3, [0, 1, 2, 3])]),
+        (torch.unsqueeze, (0,), [(2, [0, 1, 2, 3])]),
+        (torch.flip, ((1,),), [(1, [3, 2, 1, 0])]),
+        (torch.roll, (1, 1), [(1, [3, 0, 1, 2])]),
+        (Tensor.repeat, (1, 2, 1, 1), [(1, [0, 1, 2, 3, 0, 1, 2, 3])]),
+        (torch.repeat_interleave, (2, 1), [(1, [0, 0, 1, 1, 2, 2, 3, 3])]),
+        (torch.chunk, (2, 1), [(1, [0, 1]), (1, [2, 3])]),
+        (Tensor.__getitem__, ((slice(None), torch.tensor([2, 0, 2])),), [(1, [2, 0, 2])]),
+        (Tensor.__getitem__, ((slice(None), slice(None), 0),), [(1, [0, 1, 2, 3])]),
+        (torch.nn.functional.channel_shuffle, (2,), [(1, [0, 2, 1, 3])]),
     ],
 )
-def test_a_reshape_keeps_repeats_moves_or_mixes_the_channels(before, after, expected):
-    assert plain(reshaped("reshape", CHANNELS, before, after)) == expected
+def test_a_move_shows_where_channels_go(func, args, expected):
+    assert after(func, *args) == expected
 
 
-def test_axes_of_size_one_come_and_go():
-    assert plain(reshaped("squeeze", Flow(2, np.arange(3)), (1, 2, 3), (2, 3))) == (1, [0, 1, 2])
-    assert plain(reshaped("unsqueeze", CHANNELS, (2, 3), (2, 1, 3))) == (2, [0, 1, 2])
+def test_channels_along_two_axes_cannot_be_followed():
+    assert after(torch.reshape, (1, 2, 2, 2, 2)) is None
+    assert after(torch.nn.functional.pixel_shuffle, 2) is None
+
+
+def test_channels_beside_other_elements_cannot_be_followed():
+    parts = [IMAGE, torch.zeros(1, 1, 2, 2)]
+    assert moved(torch.hstack, (parts,), {}, lambda value: CHANNELS if value is IMAGE else None) is None
+
+
+def test_an_axis_is_split_into_blocks_of_which_all_parts_consist():
+    whole = np.arange(8)
+    assert equal_parts(whole, [whole[:4], whole[4:]]) == 2
+    assert equal_parts(whole, [whole[:2], whole[2:]]) == 4
+    assert equal_parts(whole, [whole[:3]]) == 8
+    assert equal_parts(whole, [whole[::2]]) == 0
 
 
 def test_a_reduction_over_the_channels_loses_them():
-    assert plain(reduced(CHANNELS, 4, (2, 3), False)) == (1, [0, 1, 2])
-    assert plain(reduced(CHANNELS, 4, 0, False)) == (0, [0, 1, 2])
-    assert plain(reduced(CHANNELS, 4, 0, True)) == (1, [0, 1, 2])
-    assert reduced(CHANNELS, 4, -3, True) is None
-    assert reduced(CHANNELS, 4, None, False) is None
-
-
-def test_a_permutation_moves_the_channels():
-    image = torch.empty(2, 3, 4, 4, device="meta")
-    assert permuted("permute", CHANNELS, (image, (0, 2, 3, 1)), {}).axis == 3
-    assert permuted("transpose", CHANNELS, (image, 1, 2), {}).axis == 2
+    flow = Flow(1, np.arange(3))
+    assert plain(reduced(flow, 4, (2, 3), False)) == (1, [0, 1, 2])
+    assert plain(reduced(flow, 4, 0, False)) == (0, [0, 1, 2])
+    assert plain(reduced(flow, 4, 0, True)) == (1, [0, 1, 2])
+    assert reduced(flow, 4, -3, True) is None
+    assert reduced(flow, 4, None, False) is None

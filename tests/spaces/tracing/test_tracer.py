@@ -17,7 +17,7 @@ from spaces.widths import Widths
 from spaces.zoo.models import build
 
 CIFAR = ("resnet20", "resnet56", "resnet110", "cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5")
-NO_CNN = ("vit_", "swin_", "maxvit", "shufflenet")
+NO_CNN = ("vit_", "swin_", "maxvit")
 TORCHVISION = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(NO_CNN)]
 # Over 10 s to build, trace and slice; the same families run at smaller sizes.
 HEAVY = {"regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "convnext_large", "convnext_base"}
@@ -111,8 +111,13 @@ def test_a_layer_used_twice_ties_its_input_to_its_output() -> None:
 def test_a_net_that_cannot_be_followed_names_the_layer() -> None:
     with pytest.raises(TraceError, match=r"view from \(1, 8, 8, 8\)"):
         trace(nets.Shuffle(), torch.empty(1, *nets.IMAGE))
-    with pytest.raises(TraceError, match=r"stage2\.0"):
-        trace(build(ModelSpec("shufflenet_v2_x1_0", 10, (3, 64, 64))), torch.empty(1, 3, 64, 64))
+
+
+def test_layers_between_shuffles_vary_and_the_others_are_fixed_by_name() -> None:
+    space = trace(build(ModelSpec("shufflenet_v2_x0_5", 10, (3, 64, 64))), torch.empty(1, 3, 64, 64))
+    assert "stage2.0.branch2.0" in space.full
+    (fixed,) = [layer for layer in space.layers_fixed if layer.name == "stage2.0.branch1.2"]
+    assert fixed.reason.startswith("view from (1, 48, 8, 8) to (1, 2, 24, 8, 8) in stage2.0")
 
 
 def test_a_net_that_fails_on_the_image_is_a_trace_error() -> None:

@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 import torch
+import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
@@ -261,3 +262,12 @@ def test_importing_the_zoo_is_light():
 def test_weights_that_torchvision_does_not_have_are_named_with_those_it_has():
     with pytest.raises(WeightsError, match=r"no weights IMAGENET1K_V3 of 'resnet50', but IMAGENET1K_V1, IMAGENET1K_V2"):
         zoo.pretrained(ModelSpec("resnet50", 1000, (3, 64, 64)), "IMAGENET1K_V3")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_published_weights_of_nets_with_auxiliary_heads_are_loaded_without_the_heads(name, monkeypatch):
+    donor = torchvision.models.get_model(name, weights=None, init_weights=False, aux_logits=True).eval()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: donor.state_dict())
+    net = zoo.pretrained(ModelSpec(name, 1000, (3, 80, 80)))
+    assert not [key for key in net.state_dict() if "aux" in key.lower()]
+    assert torch.equal(net.fc.weight, donor.fc.weight)

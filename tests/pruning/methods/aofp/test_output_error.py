@@ -135,3 +135,25 @@ def test_only_plain_layers_have_a_repeatable_pass():
 
     net = nn.Sequential(nn.Conv2d(1, 2, 1), Scaled(2, 2, 1), nn.Flatten())
     assert [is_repeatable(net, name) for name in ("0", "1", "2", "none")] == [True, False, False, False]
+
+
+class Halves(nn.Module):
+    """`second` reads the second half of the channels of `first`, `last` reads all of them and what `second` writes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(3, 5, 1)
+        self.last = nn.Linear(11, 4)
+
+    def forward(self, x):
+        left, right = self.first(x).chunk(2, 1)
+        return self.last(torch.cat([left, self.second(right), right], 1).mean((2, 3)))
+
+
+def test_a_consumer_of_half_the_channels_loses_those_that_it_reads(images):
+    errors = [scored(Halves().double().train(), channels, images) for channels in ([0], [4], [0, 4])]
+    assert float(errors[0]["second"]) == 0
+    assert float(errors[1]["second"]) > 0
+    assert float(errors[2]["second"]) == pytest.approx(float(errors[1]["second"]))
+    assert float(errors[0]["last"]) > 0

@@ -27,7 +27,7 @@ def fit_attributes(net: nn.Module, grouped: Container[str] = ()) -> None:
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, _NormBase):
             _fit_norm(module)
-        elif isinstance(module, nn.LayerNorm) and weight is not None:
+        elif isinstance(getattr(module, "normalized_shape", None), tuple) and weight is not None:  # LayerNorm, RMSNorm
             module.normalized_shape = tuple(weight.shape)
         elif isinstance(module, nn.GroupNorm) and weight is not None:
             module.num_channels = len(weight)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.rewriting.layers import fit_attributes
+from spaces.slicing.layers import fit_attributes
 
 
 def replace(layer, **shapes):

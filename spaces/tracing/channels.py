@@ -1,0 +1,196 @@
+"""Channels: the groups, axis maps and cost model that follow from a recording and its channel labels."""
+
+from collections import defaultdict
+from fractions import Fraction
+from math import prod
+
+import numpy as np
+
+from spaces.cost import ONE, CostModel, Form, PolynomialBuilder
+from spaces.errors import TraceError
+from spaces.groups import ChannelGroup
+from spaces.slicing.slicer import KeptIds
+from spaces.space import FixedLayer, SearchSpace
+from spaces.tracing.labels import ChannelLabels, Ids, signatures
+from spaces.tracing.operations import CountedWeight
+from spaces.tracing.recording import Recorder
+
+
+class Channels:
+    """Builds groups, axis maps and the cost model from a recording and its channel labels."""
+
+    def __init__(self, recorder: Recorder, labels: ChannelLabels) -> None:
+        self._recorder = recorder
+        self._components = labels.components()
+        self._reasons = labels.fixed_reasons(self._components)
+        self._conv_groups = self._conv_groups_by_channel()
+        self._axes = {
+            (name, dim): self._components[ids] for name, dims in recorder.axes.items() for dim, ids in dims.items()
+        }
+        self._activations = [
+            self._components[operation.ids]
+            for operation in recorder.counted
+            if not isinstance(operation, CountedWeight)
+        ]
+        self._id_of = np.full(int(self._components.max(initial=-1)) + 1, -1, dtype=np.int64)
+
+    def _conv_groups_by_channel(self) -> dict[int, int]:
+        """Return channel -> number of equal groups into which grouped layers split the axes that hold the channel."""
+        conv_groups: dict[int, int] = {}
+        for layer in self._recorder.grouped:
+            for ids in (self._components[layer.inputs], self._components[layer.outputs]):
+                for channel in np.unique(ids).tolist():
+                    conv_groups[channel] = int(np.lcm(conv_groups.get(channel, 1), layer.groups))
+        return conv_groups
+
+    def groups(self) -> list[ChannelGroup]:
+        """Return the groups in the order of the layers that write them."""
+        axes = [*self._axes.values(), *self._activations]
+        fingerprint = signatures(axes, len(self._id_of))
+        for ids in self._recorder.splits:  # parts of one axis stay equally wide, so they are one group
+            channels = self._components[ids]
+            fingerprint[channels] = fingerprint[channels].max()
+        groups: list[ChannelGroup] = []
+        start = 0
+        taken: dict[str, int] = defaultdict(int)
+        for name in self._recorder.producers:
+            written = self._axes[name, 0]
+            fresh = written[self._id_of[written] < 0]
+            _, first = np.unique(fresh, return_index=True)
+            ordered = fresh[np.sort(first)]
+            for signature in dict.fromkeys(fingerprint[ordered].tolist()):
+                channels = ordered[fingerprint[ordered] == signature]
+                self._id_of[channels] = np.arange(start, start + len(channels))
+                layer = name.removesuffix(".weight")
+                suffix = f"#{taken[layer]}" if taken[layer] else ""
+                taken[layer] += 1
+                groups.append(self._group(layer + suffix, channels, start))
+                start += len(channels)
+        return groups
+
+    def _group(self, name: str, channels: Ids, start: int) -> ChannelGroup:
+        width = len(channels)
+        reason = next((self._reasons[c] for c in channels.tolist() if c in self._reasons), "")
+        conv_groups = self._conv_groups.get(int(channels[0]), 1)
+        if not reason and conv_groups > 1:
+            reason = self._conv_group_problem(channels, conv_groups)
+        if not reason and width == 1:
+            reason = "a single channel"
+        members = set(channels.tolist())
+        producers = self._layers_on(members, 0)
+        return ChannelGroup(
+            name=name,
+            width=width,
+            floor=1,
+            ceiling=width,
+            divisor=1 if reason else conv_groups,
+            conv_groups=1 if reason else conv_groups,
+            producers=producers,
+            consumers=self._layers_on(members, 1),
+            start=start,
+            fixed=reason,
+        )
+
+    def _layers_on(self, members: set[int], dim: int) -> tuple[str, ...]:
+        return tuple(
+            name.removesuffix(".weight")
+            for name in self._recorder.producers
+            if not members.isdisjoint(self._axes[name, dim].tolist())
+        )
+
+    def _conv_group_problem(self, channels: Ids, conv_groups: int) -> str:
+        """Return the reason why equal groups of these channels cannot shrink together; empty where they can."""
+        for layer in self._recorder.grouped:
+            for ids in (self._components[layer.inputs], self._components[layer.outputs]):
+                present = np.isin(ids, channels)
+                if not present.any():
+                    continue
+                where = layer.name.removesuffix(".weight")
+                if not present.all() or len(ids) != len(channels) or (ids != channels).any():
+                    return f"{where} splits these channels together with others into {layer.groups} groups"
+        if len(channels) % conv_groups:
+            return f"{len(channels)} channels do not divide into {conv_groups} equal groups"
+        return ""
+
+    def axes(self) -> dict[str, dict[int, Ids]]:
+        """Return tensor name -> dimension -> channel id at every index, for the dimensions that hold channels."""
+        maps: dict[str, dict[int, Ids]] = defaultdict(dict)
+        shared: dict[bytes, Ids] = {}  # equal maps share one array, so that surgery evaluates it once
+        for (name, dim), channels in self._axes.items():
+            ids = self._id_of[channels]
+            if (ids >= 0).any():
+                maps[name][dim] = shared.setdefault(ids.tobytes(), ids)
+        return dict(maps)
+
+    def _form(self, channels: Ids, groups: list[ChannelGroup]) -> Form:
+        """Return the length of an axis as a function of the widths."""
+        ids = self._id_of[channels]
+        starts = np.array([group.start for group in groups], dtype=np.int64)
+        members = np.searchsorted(starts, ids[ids >= 0], side="right") - 1
+        counts = np.bincount(members, minlength=len(groups))
+        coefficients = [(i, Fraction(count, groups[i].width)) for i, count in enumerate(counts.tolist()) if count]
+        return Form(int((ids < 0).sum()), tuple(coefficients))
+
+    def cost_model(self, groups: list[ChannelGroup], dense_flops: int) -> CostModel:
+        """Return FLOPs and parameters as polynomials of the widths of all groups.
+
+        Args:
+            dense_flops: fvcore's count of the dense network. What operations that are not modelled add to it is
+                taken to be constant.
+        """
+        flops, params = PolynomialBuilder(len(groups)), PolynomialBuilder(len(groups))
+        grouped = {layer.name: layer.groups for layer in self._recorder.grouped}
+        forms = {key: self._form(channels, groups) for key, channels in self._axes.items()}
+        sizes: dict[str, tuple[int, Form, Form, int]] = {}
+        for name, dims in self._recorder.axes.items():
+            lengths = [forms[name, dim] for dim in dims]
+            varying = [form for form in lengths if form.coefficients] + [Form(1), Form(1)]
+            constant = int(np.prod([form.constant for form in lengths if not form.coefficients], dtype=np.int64))
+            if len(varying) > 4:
+                raise TraceError(f"parameter {name!r} varies along more than two dimensions")
+            sizes[name] = (constant, varying[0], varying[1], grouped.get(name, 1))
+        for name in self._recorder.parameters:
+            params.add(*sizes[name])
+        activation = iter(self._activations)
+        for operation in self._recorder.counted:
+            if isinstance(operation, CountedWeight):
+                constant, left, right, divisor = sizes[operation.weight]
+                flops.add(constant * operation.times, left, right, divisor)
+            else:
+                flops.add(operation.times, self._form(next(activation), groups))
+        names, full = [group.name for group in groups], [group.width for group in groups]
+        modelled = flops.build()(np.array([1, *full], dtype=object), exact=False)
+        flops.add(dense_flops - modelled, ONE)
+        return CostModel(names, full, flops.build(), params.build())
+
+    def fixed_layers(self, groups: list[ChannelGroup]) -> list[FixedLayer]:
+        """List the layers of which no output channel can vary, with the reason."""
+        varying = {layer for group in groups if not group.fixed for layer in group.producers}
+        reasons = {layer: group.fixed for group in groups if group.fixed for layer in group.producers}
+        return [
+            FixedLayer(layer, len(self._axes[f"{layer}.weight", 0]), reason)
+            for layer, reason in reasons.items()
+            if layer not in varying
+        ]
+
+    def vary(self, ids: Ids, space: SearchSpace) -> bool:
+        """Return whether some of these channels belong to a variable group of a space that `groups` gave."""
+        channels = self._id_of[self._components[ids]]
+        return any(bool(((channels >= g.start) & (channels < g.start + g.width)).any()) for g in space.variable)
+
+    def flops_by_layer(self, kept: KeptIds) -> dict[str, int]:
+        """Return the modelled FLOPs of every layer and all layers inside it, with the kept channels alone."""
+        flops: dict[str, int] = defaultdict(int)
+        grouped = {layer.name: layer.groups for layer in self._recorder.grouped}
+        activation = iter(self._activations)
+        for operation in self._recorder.counted:
+            if isinstance(operation, CountedWeight):
+                dims = self._recorder.axes[operation.weight]
+                lengths = [int(kept[self._id_of[self._axes[operation.weight, dim]]].sum()) for dim in dims]
+                amount = operation.times * prod(lengths) // grouped.get(operation.weight, 1)
+            else:
+                amount = operation.times * int(kept[self._id_of[next(activation)]].sum())
+            parts = operation.layer.split(".") if operation.layer else []
+            for depth in range(len(parts) + 1):
+                flops[".".join(parts[:depth])] += amount
+        return flops

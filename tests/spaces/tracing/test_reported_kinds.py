@@ -1,0 +1,216 @@
+"""Kinds of networks that users of pruning tools report: what varies, and what is fixed by which name."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spaces.errors import TraceError
+from spaces.space import SearchSpace
+from spaces.tracing.tracer import trace
+
+IMAGE = (3, 16, 16)
+
+
+class Middle(nn.Module):
+    """conv a (3 -> width) -> the middle -> conv b (read -> 12) -> mean -> linear."""
+
+    def __init__(self, function, width=8, read=None, **parts):
+        super().__init__()
+        self.a = nn.Conv2d(3, width, 3, padding=1)
+        self.b = nn.Conv2d(read or width, 12, 3, padding=1)
+        self.fc = nn.Linear(12, 5)
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+        self.function = function
+
+    def forward(self, x):
+        x = functional.relu(self.b(self.function(self, functional.relu(self.a(x)))))
+        return self.fc(x.mean((2, 3)))
+
+
+class Branches(nn.Module):
+    """Two branches of one image, flattened and concatenated."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 10, 3, padding=1)
+        self.fc = nn.Linear(18 * side * side, 5)
+        self.side = side
+
+    def forward(self, x):
+        pooled = [functional.adaptive_avg_pool2d(conv(x), self.side).flatten(1) for conv in (self.a, self.b)]
+        return self.fc(torch.cat(pooled, 1))
+
+
+def traced(net: nn.Module) -> SearchSpace:
+    return trace(net.eval(), torch.zeros(1, *IMAGE))
+
+
+def channels_last(layer):
+    return lambda net, x: layer(net, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def attend(net, x):
+    tokens = x.flatten(2).transpose(1, 2)
+    return net.m(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).reshape(x.shape)
+
+
+def weigh(_, x):
+    tokens = x.flatten(2)
+    return x + (tokens @ (tokens.transpose(1, 2) @ tokens).softmax(-1)).reshape(x.shape)
+
+
+ORDER = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
+FREE = {
+    "one slope for all channels": lambda: Middle(lambda n, x: n.m(x), m=nn.PReLU()),
+    "a slope per channel": lambda: Middle(lambda n, x: n.m(x), m=nn.PReLU(8)),
+    "BatchNorm made of buffers": lambda: Middle(lambda n, x: n.m(x), m=torchvision.ops.FrozenBatchNorm2d(8)),
+    "a filter per channel in a buffer": lambda: Middle(
+        lambda n, x: functional.conv2d(x, n.k, groups=x.shape[1]), k=torch.rand(8, 1, 3, 3)
+    ),
+    "one filter for all channels": lambda: Middle(
+        lambda n, x: functional.conv2d(x, n.k.expand(x.shape[1], 1, 3, 3), groups=x.shape[1]), k=torch.rand(1, 1, 3, 3)
+    ),
+    "BatchNorm without statistics": lambda: Middle(lambda n, x: n.m(x), m=nn.BatchNorm2d(8, track_running_stats=False)),
+    "RMSNorm": lambda: Middle(channels_last(lambda n, x: n.m(x)), m=nn.RMSNorm(8)),
+    "GroupNorm": lambda: Middle(lambda n, x: n.m(x), m=nn.GroupNorm(2, 8)),
+    "a norm over positions as many as channels": lambda: Middle(lambda n, x: n.m(x), width=16, m=nn.LayerNorm(16)),
+    "a norm over whole maps": lambda: Middle(lambda n, x: n.m(x), m=nn.LayerNorm((8, 16, 16))),
+    "several filters per channel": lambda: Middle(
+        lambda n, x: functional.relu(n.m(x)), read=16, m=nn.Conv2d(8, 16, 3, padding=1, groups=8)
+    ),
+    "channels twice": lambda: Middle(lambda n, x: torch.cat([x, x], 1), read=16),
+    "channels and their negatives": lambda: Middle(lambda n, x: torch.cat([x, -x], 1).relu(), read=16),
+    "average beside maximum pooling": lambda: Middle(
+        lambda n, x: torch.cat([functional.adaptive_avg_pool2d(x, 1), functional.adaptive_max_pool2d(x, 1)], 1), read=16
+    ),
+    "channels in reverse": lambda: Middle(lambda n, x: x.flip(1)),
+    "halves": lambda: Middle(
+        lambda n, x: torch.cat([*(y := x.chunk(2, 1)), n.m(y[1])], 1), read=12, m=nn.Conv2d(4, 4, 3, padding=1)
+    ),
+    "a part of the channels": lambda: Middle(
+        lambda n, x: torch.cat([n.m(x[:, : x.shape[1] // 4]), x[:, x.shape[1] // 4 :]], 1), m=nn.Conv2d(2, 2, 1)
+    ),
+    "a value read in Python": lambda: Middle(lambda n, x: x * n.k.item(), k=nn.Parameter(torch.tensor(0.5))),
+    "flattened vectors side by side": lambda: Branches(1),
+    "flattened maps side by side": lambda: Branches(2),
+}
+
+
+@pytest.mark.parametrize("kind", FREE)
+def test_the_channels_vary(kind):
+    space = traced(FREE[kind]())
+    assert {"a", "b"} <= {group.name for group in space.variable}
+    assert [layer.name for layer in space.layers_fixed if layer.name in ("a", "b")] == []
+
+
+FIXED = {
+    "shuffle": (lambda: Middle(lambda n, x: n.m(x), m=nn.ChannelShuffle(2)), "channel_shuffle"),
+    "index": (lambda: Middle(lambda n, x: x[:, n.i], i=ORDER), "__getitem__"),
+    "index in an attribute": (lambda: Middle(lambda n, x: x[:, ORDER]), "__getitem__"),
+    "roll": (lambda: Middle(lambda n, x: x.roll(1, 1)), "roll"),
+    "sort": (lambda: Middle(lambda n, x: x.sort(1).values), "sort"),
+    "softmax over channels": (lambda: Middle(lambda n, x: x.softmax(1)), "softmax"),
+    "a filter per channel, as many as written": (
+        lambda: Middle(lambda n, x: functional.conv2d(x, n.k, groups=8), k=torch.ones(8, 1, 3, 3)),
+        "conv2d",
+    ),
+    "norm without weights": (
+        lambda: Middle(channels_last(lambda n, x: n.m(x)), m=nn.LayerNorm(8, elementwise_affine=False)),
+        "layer_norm in m",
+    ),
+    "norm over a written shape": (
+        lambda: Middle(channels_last(lambda n, x: functional.layer_norm(x, (8,), n.g)), g=nn.Parameter(torch.ones(8))),
+        "layer_norm",
+    ),
+    "attention layer": (lambda: Middle(attend, m=nn.MultiheadAttention(8, 2, batch_first=True)), "in m"),
+    "attention by products": (lambda: Middle(weigh), "matmul"),
+    "written view": (
+        lambda: Middle(lambda n, x: x.view(x.shape[0], 8, -1).view(x.shape[0], 8, 16, 16)),
+        r"view from \(1, 8, 16, 16\) to \(1, 8, 256\)",
+    ),
+    "weight of no layer": (
+        lambda: Middle(lambda n, x: functional.conv2d(x, n.w, padding=1), w=nn.Parameter(torch.randn(8, 8, 3, 3))),
+        "conv2d with w",
+    ),
+    "a written assertion": (lambda: Middle(lambda n, x: _of_eight(x)), "ValueError"),
+    "written halves": (
+        lambda: Middle(lambda n, x: torch.cat(x.split(4, 1)[::-1], 1)),
+        "split",
+    ),
+    "mean over channels": (lambda: Middle(lambda n, x: x - x.mean(1, keepdim=True)), "mean over channels"),
+    "a tensor in an attribute": (lambda: Middle(lambda n, x: x * _SCALE), "mul"),
+}
+_SCALE = torch.rand(1, 8, 1, 1) + 0.5
+
+
+def _of_eight(x):
+    if x.shape[1] != 8:
+        raise ValueError("eight channels are needed")
+    return x
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_the_channels_are_fixed_by_name_and_the_others_vary(kind):
+    make, reason = FIXED[kind]
+    space = traced(make())
+    assert "b" in {group.name for group in space.variable}
+    (fixed,) = [layer for layer in space.layers_fixed if layer.name == "a"]
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(fixed.reason)
+
+
+REFUSED = {
+    "lazy": (lambda: Middle(lambda n, x: n.m(x), read=6, m=nn.LazyConv2d(6, 1)), "'m' is lazy"),
+    "weight norm": (
+        lambda: Middle(lambda n, x: n.m(x), m=nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))),
+        "'m' computes its weight.*remove_parametrizations",
+    ),
+    "spectral norm by a hook": (
+        lambda: Middle(lambda n, x: n.m(x), m=nn.utils.spectral_norm(nn.Conv2d(8, 8, 1))),
+        "'m' computes its weight.*remove_spectral_norm",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_without_values_of_their_own_are_refused(kind):
+    make, reason = REFUSED[kind]
+    with pytest.raises(TraceError, match=reason):
+        traced(make())
+
+
+def test_a_net_that_never_ends_is_refused_with_the_layer_where_it_stood(monkeypatch):
+    def forever(net, x):
+        while x is not None:
+            x = net.m(x)
+
+    monkeypatch.setattr("spaces.tracing.recording.MOST_STEPS", 100)
+    with pytest.raises(TraceError, match="stood in m"):
+        traced(Middle(forever, m=nn.ReLU()))
+
+
+def test_layers_that_run_in_training_only_follow_their_channels():
+    class Auxiliary(Middle):
+        def forward(self, x):
+            middle = functional.relu(self.a(x))
+            out = self.fc(functional.relu(self.b(middle)).mean((2, 3)))
+            return (out, self.aux(middle.mean((2, 3)))) if self.training else out
+
+    space = traced(Auxiliary(None, aux=nn.Linear(8, 5)))
+    assert {group.name for group in space.variable} == {"a", "b"}
+    assert space.by_name["a"].consumers == ("b", "aux")
+
+
+def test_halves_stay_equal():
+    space = traced(FREE["halves"]())
+    group = space.by_name["a"]
+    assert (group.width, group.conv_groups, group.divisor) == (8, 2, 2)
+    # By hand, 3x3 kernels: a 27 w + w, m (w / 2)^2 9 + w / 2, b (w + w / 2) 12 * 9 + 12, fc 12 * 5 + 5.
+    params = sum((27 * 4 + 4, 9 * 2 * 2 + 2, 9 * (4 + 2) * 12 + 12, 65))
+    assert space.cost({"a": 4, "m": 2, "b": 12}).params == params
