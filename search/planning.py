@@ -25,6 +25,7 @@ from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
 from search.problem import BASELINES
 from search.results.pareto import counted
 from search.schedulers.asha import CALIBRATION_TRIALS, expected, expected_epochs
+from search.schedulers.final_training import split_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign
 from search.storage.run_folder import DENSE
@@ -132,8 +133,9 @@ def _final_trainings(environment: Environment, candidates: CandidateSpace) -> fl
     coverage = candidates.cost_coverage
     levels = list(coverage.by_fraction) or [coverage.lowest ** (step / (LEVELS - 1)) for step in range(LEVELS)]
     base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
-    shares = sum(math.pow(min(1.0, fraction * base), NARROW_POWER) for fraction in levels)
-    return environment.config.final_training * shares
+    epochs = split_epochs(environment.config.final_training, len(levels))
+    places = zip(epochs, sorted(levels, reverse=True), strict=True)
+    return sum(count * math.pow(min(1.0, fraction * base), NARROW_POWER) for count, fraction in places)
 
 
 def screening_pool_size(environment: Environment, candidates: CandidateSpace) -> int:

@@ -114,7 +114,7 @@ def _training(config: RunConfig) -> str:
     final = config.final_training_in_all
     where = plural(places, "target") if places else f"up to {LEVELS} members of the front"
     parts.append(
-        f"{final} of final training, {config.final_training} for each of {where}" if final else "none after them"
+        f"{final} of final training, a mean of {config.final_training} for {where}" if final else "none after them"
     )
     dense = 0 if config.weights else config.train.dense_epochs
     return f"{plural(dense + trials + final, 'epoch')}: {', '.join(parts)}"

@@ -6,6 +6,8 @@ first target, networks that are cut from the winner of the target above enter to
 and one at the widths of the best searched network where the winner contains them. So the network of the smallest target
 has had the training of all larger ones.
 
+Smaller networks get more of the epochs: their cuts take longer to mend.
+
 Without targets, the limits are the costs of members of the front that lie evenly in log cost. Every decision is a
 function of the results so far, so a search that was stopped decides as it would have.
 """
@@ -31,6 +33,9 @@ from spaces.budget import Budget
 RUNG_SHARE, LONGEST_RUNG = 8, 3
 # With fewer epochs at a target the rungs of so many entrants would leave too little to the best of them.
 EPOCHS_FOR_TWO, EPOCHS_FOR_THREE = 4, 6
+# Epochs of the largest target, relative to the mean; they rise evenly, so the smallest has as much more. With 10 epochs
+# in place of 8, ResNet-20 on glyphs gained 11 points at 3% of its FLOPs and nothing at 50%.
+LARGEST_SHARE = 2 / 3
 APART = 0.8  # members of the front whose costs differ less are one place to train on
 INHERITING_METHOD = "di"  # finds widths on a finished network
 LEARNED = 0.9  # accuracy on training images from which a dense network has learned them
@@ -108,7 +113,7 @@ class FinalTraining:
     """Decides which network is trained on after the search, and for how long.
 
     Args:
-        epochs: of final training at each target; 0 for none.
+        epochs: of final training at each target, on average; 0 for none.
         dense: decides whether the dense network is the teacher of distillation.
     """
 
@@ -127,8 +132,9 @@ class FinalTraining:
             return None
         limits = self.limits(results)
         above, is_known = self._finished_above(results, limits), True  # the winner of the target above
-        for limit, below in itertools.pairwise([*limits, 0.0]):
-            level = self._level((below, limit), results, above, is_known=is_known)
+        bounds = itertools.pairwise([*limits, 0.0])
+        for (limit, below), epochs in zip(bounds, split_epochs(self.epochs, len(limits)), strict=True):
+            level = self._level((below, limit), epochs, results, above, is_known=is_known)
             if (step := level.next_rung(running)) is not None:
                 return step
             leader = self._leader(level) if is_known and level.is_compared() else None
@@ -180,24 +186,31 @@ class FinalTraining:
         return float(getattr(result.cost, self._quantity))
 
     def _level(
-        self, bounds: tuple[float, float], results: Sequence[TrialResult], above: TrialResult | None, *, is_known: bool
+        self,
+        bounds: tuple[float, float],
+        epochs: int,
+        results: Sequence[TrialResult],
+        above: TrialResult | None,
+        *,
+        is_known: bool,
     ) -> _Level:
         """Return the entrants of a target; only its best baseline while the winner of the target above is not known.
 
         Args:
             bounds: limits of the next target and of this one.
+            epochs: of all entrants together.
         """
         below, limit = bounds
         here = [result for result in self._inside(results) if below < self.cost(result) <= limit]
         ranked = sorted((result for result in here if result.searched_accuracy is not None), key=_searched_rank)
         baselines = [result for result in ranked if result.trial.baseline]
         searched = [result for result in ranked if not result.trial.baseline]
-        count = 1 + (self.epochs >= EPOCHS_FOR_TWO) + (self.epochs >= EPOCHS_FOR_THREE)
+        count = 1 + (epochs >= EPOCHS_FOR_TWO) + (epochs >= EPOCHS_FOR_THREE)
         others = (*baselines[:1], *searched[:1])
         trained = max(((result.trained or 0) - result.final_epochs for result in others), default=0)
-        rung = max(1, self.epochs // RUNG_SHARE, min(trained, self.epochs // LONGEST_RUNG))
+        rung = max(1, epochs // RUNG_SHARE, min(trained, epochs // LONGEST_RUNG))
         if not is_known:
-            return _Level(baselines[:1] if count > 1 else [], [], self.epochs, rung)
+            return _Level(baselines[:1] if count > 1 else [], [], epochs, rung)
         heirs = [] if above is None else [Heir(trial, above) for trial in self._inheriting(limit, above, searched)]
         continued = [*baselines[:1], *(searched[:1] if len(heirs) < 2 else [])]
         if count == 1:
@@ -207,7 +220,7 @@ class FinalTraining:
         found = [known.get(entrant.trial.key(), entrant) for entrant in entered[:count]]
         new = [entrant for entrant in found if isinstance(entrant, Heir)]
         own = [entrant for entrant in found if isinstance(entrant, TrialResult)]
-        return _Level(own, new, self.epochs, rung if len(found) > 1 else 0)
+        return _Level(own, new, epochs, rung if len(found) > 1 else 0)
 
     def _inheriting(self, limit: float, above: TrialResult, searched: Sequence[TrialResult]) -> Iterator[Trial]:
         """Yield trials cut from a finished network: at widths found on it, and at the best searched widths."""
@@ -230,7 +243,7 @@ class FinalTraining:
 
     def _trained_to_the_end(self, results: Sequence[TrialResult]) -> list[TrialResult]:
         """Return the networks that have had the rest of a target's epochs, not those that were compared alone."""
-        return [result for result in results if measured(result) and 2 * result.final_epochs > self.epochs]
+        return [result for result in results if measured(result) and 2 * result.final_epochs >= max(1, self.epochs)]
 
     def _leader(self, level: _Level) -> TrialResult | None:
         """Return the best entrant that the front may have; training on never lowers the accuracy of a result."""
@@ -242,6 +255,16 @@ class FinalTraining:
         """Return the networks inside all budgets, without intermediate ones, which are not trained on."""
         found = inside(results, self._problem.budgets, self._problem.axis)
         return [network for network in found if not network.intermediate_index]
+
+
+def split_epochs(mean: int, targets: int) -> list[int]:
+    """Return the epochs of final training at every target, the largest target first; with their mean, at least 1."""
+    if mean < 2:
+        return [1] * targets
+    rise = 2 * (1 - LARGEST_SHARE) / max(1, targets - 1)
+    shares = [LARGEST_SHARE + rise * index if targets > 1 else 1.0 for index in range(targets)]
+    ends = [round(mean * share) for share in itertools.accumulate(shares, initial=0.0)]
+    return [max(1, end - begin) for begin, end in itertools.pairwise(ends)]
 
 
 def _searched_rank(result: TrialResult) -> tuple[float, int]:
