@@ -76,10 +76,10 @@ class RunConfig:
             serves methods that cut without training (di, l2 and the other scores). "auto" takes as many as cost at most
             a tenth of the training, up to 64; 1 or "none" trains every candidate.
         final_epochs: epochs of final training at each target (without targets: for each of up to four members of the
-            front), as a mean: the largest gets two thirds of it, the smallest four thirds. After the trials, the best
-            networks are trained on, from the largest target down, and at every target networks cut from the finished
-            one above compete with them. "auto" spends as many epochs as the trials had, or what --train-budget leaves;
-            "none" ends the search with its trials.
+            front), as a mean: the largest gets three quarters of it, the smallest five quarters. After the trials, the
+            best networks are trained on, from the largest target down, and at every target networks cut from the
+            finished one above compete with them. "auto" spends as many epochs as the trials had, or what --train-budget
+            leaves; "none" ends the search with its trials.
         inherit: whether networks may be cut from a trained network that contains their widths: in screening, where the
             proxy says better, and in the final training from the finished network of the target above; false cuts the
             dense net alone.

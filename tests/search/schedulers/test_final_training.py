@@ -84,7 +84,7 @@ def test_every_target_is_trained_for_its_epochs_from_the_largest_down() -> None:
         target = min(target for target in TARGETS if share <= target)
         spent[target] += trial.segment.epochs  # type: ignore[union-attr]
         order.append(target)
-    assert [spent[target] for target in TARGETS] == [5, 8, 11]  # 8 on average, and more for smaller networks
+    assert [spent[target] for target in TARGETS] == [6, 8, 10]  # 8 on average, and more for smaller networks
     assert order == sorted(order, reverse=True)
 
 
@@ -194,7 +194,7 @@ def test_heirs_are_trained_for_as_long_as_trials_before_they_are_compared() -> N
 def test_few_epochs_have_one_entrant() -> None:
     made_up = search(final_epochs=2)
     final = finish(made_up)
-    assert [trial.segment.epochs for trial in final if trial.segment] == [1, 2, 3]
+    assert [trial.segment.epochs for trial in final if trial.segment] == [2, 2, 2]
 
 
 def test_without_inheritance_only_what_was_cut_from_the_dense_network_is_trained_on() -> None:
@@ -297,6 +297,6 @@ def test_smaller_targets_have_more_epochs_and_all_have_their_mean(mean: int, tar
     assert len(epochs) == targets
     assert min(epochs) >= 1
     assert sum(epochs) == mean * targets
-    assert max(epochs) == epochs[-1]
-    if targets > 1:
-        assert epochs[-1] == pytest.approx(4 / 3 * mean, abs=1)
+    assert epochs == sorted(epochs)
+    if targets > 1 and mean > 4:
+        assert epochs[0] < mean < epochs[-1] <= 1.5 * mean
