@@ -290,7 +290,9 @@ def test_workers_of_ray_compare_before_they_train(
     assert [result.trial.number for result in results] == list(range(8))
     assert [result.error for result in results if result.error] == []
     winners = [result for result in results if SCREENED in result.note]
-    assert sum(winner.note[SCREENED] for winner in winners) == len(trials.compared) > len(winners)
+    by_dense = [trial for trial in trials.compared if not trial.parent]
+    assert sum(winner.note[SCREENED] for winner in winners) == len(by_dense) > len(winners)
+    assert len(trials.compared) > len(by_dense)  # some are cut from a trained network too
     assert all(winner.curve[0].proxy == winner.note[PROXY] for winner in winners)
 
 

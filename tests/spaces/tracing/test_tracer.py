@@ -24,6 +24,15 @@ HEAVY = {"regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "c
 HEAVY |= {"efficientnet_b7", "efficientnet_b6", "efficientnet_b5", "efficientnet_v2_l", "efficientnet_v2_m"}
 HEAVY |= {"densenet161", "densenet169", "densenet201", "resnet152", "resnext101_64x4d", "resnext101_32x8d"}
 HEAVY |= {"wide_resnet101_2", "regnet_x_16gf", "regnet_y_8gf", "regnet_x_8gf", "vgg19", "vgg19_bn", "vgg13", "vgg16"}
+HEAVY |= {
+    "efficientnet_v2_s",
+    "efficientnet_b4",
+    "efficientnet_b3",
+    "efficientnet_b2",
+    "regnet_x_3_2gf",
+    "regnet_y_3_2gf",
+}
+HEAVY |= {"vgg13_bn", "vgg16_bn", "vgg11", "convnext_small", "resnet101", "resnext50_32x4d", "regnet_y_1_6gf"}
 
 
 def random_widths(space: SearchSpace, seed: int) -> Widths:
