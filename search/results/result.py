@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 from configs.parsing import NONE, parse_rungs
 from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult
-from search.results.comparison import BaselineComparison, compare_with_baselines
+from search.results.comparison import CERTAINTY, BaselineComparison, compare_with_baselines
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
 from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
 from search.results.serialization import (
@@ -111,7 +112,7 @@ class SearchResult:
         """Return the most accurate network on validation inside all budgets and this one, such as "0.1gflops" or "20%".
 
         A network that the final training has finished for this target gives way to a cheaper one only when that is
-        ahead by more than a standard error of validation accuracy: wider networks are the better ones, noise aside.
+        ahead by more than the noise of two validation accuracies: wider networks are the better ones, noise aside.
 
         Args:
             baselines: whether only networks of baselines are taken.
@@ -126,7 +127,8 @@ class SearchResult:
         if best is None or finished is None:
             return best
         reached, own = best.settled_accuracy or 0.0, finished.settled_accuracy or 0.0
-        return best if reached - own > math.sqrt(own * (1 - own) / self.val_images) else finished
+        error = math.sqrt((reached * (1 - reached) + own * (1 - own)) / self.val_images)
+        return best if reached - own > NormalDist().inv_cdf(CERTAINTY) * error else finished
 
     def _finished_for(self, limit: Budget, inside: Sequence[TrialResult]) -> TrialResult | None:
         """Return the best network that was finished for this target, and not for a smaller one; None without."""

@@ -50,6 +50,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "without searched widths": ("--allocation", "method"),
     "uniform widths only": ("--method", "di", "--allocation", "method", "--set", "di.allocation=uniform"),
     "without distillation": ("--final-distill-weight", "0"),
+    "distillation by half": ("--final-distill-weight", "0.5"),
 }
 
 
