@@ -192,7 +192,7 @@ class Tuner(AskTell):
         except WeightsError as error:
             self.history.add(end_trial(earlier, str(error)))
             return None
-        teaching = self._teaching() if final else None
+        teaching = self._teaching(promotion.number) if final else None
         segment = TrainingSegment(promotion.epochs - trained, trained, start, final, teaching)
         trial = replace(earlier.trial, segment=segment)
         self.pending.begin(trial)
@@ -230,9 +230,13 @@ class Tuner(AskTell):
         self.callback.on_phase(f"trial {number} {trial.method} is cut from the finished network {trial.parent}")
         return trial
 
-    def _teaching(self) -> Teaching | None:
-        """Return the distillation of the next segment of final training; from the dense network if weights are lost."""
-        found = self.final_training.teacher(self.history.results)
+    def _teaching(self, number: int | None = None) -> Teaching | None:
+        """Return the distillation of a segment of final training; from the dense network if weights are lost.
+
+        Args:
+            number: of the trial that goes on; None for a new one.
+        """
+        found = self.final_training.teacher(self.history.results, number)
         if found is None:
             return None
         weight, teacher = found

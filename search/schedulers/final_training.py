@@ -148,16 +148,21 @@ class FinalTraining:
             above = leader
         return None
 
-    def teacher(self, results: Sequence[TrialResult]) -> tuple[float, TrialResult | None] | None:
+    def teacher(
+        self, results: Sequence[TrialResult], number: int | None = None
+    ) -> tuple[float, TrialResult | None] | None:
         """Return the weight of distillation and the teacher, which is the dense network where it is None.
 
         That is the most accurate network at hand: the dense one, or one that was trained to the end. None leaves the
         distillation of the trials as it is.
+
+        Args:
+            number: of the trial that is trained on, which does not teach itself; None for a new one.
         """
         weights = self._problem.config.final_distillation
         if weights is None:
             return None
-        finished = self._trained_to_the_end(results)
+        finished = [result for result in self._trained_to_the_end(results) if result.trial.number != number]
         if not finished:
             return (weights.first if self._dense.train >= LEARNED else weights.untaught), None
         best = max(finished, key=lambda result: (result.settled_accuracy or 0.0, -result.trial.number))

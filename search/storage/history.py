@@ -65,7 +65,9 @@ class History:
         """Add a result, in place of an earlier one of its trial."""
         number = result.trial.number
         replaces = number in self._results  # the earlier one may be on the front
-        self._results[number] = self._by_candidate[result.trial.candidate_key()] = result
+        self._results[number] = result
+        if not result.trial.final:  # what the final training cuts from a network is no candidate of the search
+            self._by_candidate[result.trial.candidate_key()] = result
         self._first.setdefault(number, result)
         front = ParetoFront(axis=self.problem.axis) if replaces else self.front
         candidates = self._results.values() if replaces else [result]

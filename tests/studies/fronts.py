@@ -144,8 +144,11 @@ def outcome_of(result: SearchResult, targets: Sequence[float]) -> Outcome:
     networks = inside(result.results, result.budgets)
     found = outcome(networks, result.dense.cost.flops, targets)
     best = {target: result.best_at(f"{target:g}%") for target in targets}  # as the report of the search answers
-    val = {target: network.accuracy or 0.0 for target, network in best.items() if network is not None}
-    test = {target: network.test_accuracy or 0.0 for target, network in best.items() if network is not None}
+    val, test = {}, {}
+    for target, network in best.items():
+        if network is None or network.accuracy is None or network.test_accuracy is None:
+            raise SystemExit(f"no network at {target:g}% has been read on test; run that search again")
+        val[target], test[target] = network.accuracy, network.test_accuracy
     minutes = result.seconds / 60
     return dataclasses.replace(found, val=val, test=test, epochs=trained_epochs(result), minutes=minutes)
 

@@ -270,6 +270,30 @@ def test_a_finished_network_teaches_where_it_is_ahead_of_the_dense_one() -> None
     assert teacher_of(made_up, DenseAccuracy(reached - 0.01, 1.0), final_distill_weight="0.3") == (0.3, best.label)
 
 
+def test_no_network_teaches_itself_when_it_goes_on_after_a_stop() -> None:
+    made_up = search()
+    finish(made_up)
+    training = FinalTraining(CandidateSpace(made_up.problem), 8, DenseAccuracy(0.1, 1.0))
+    found = training.teacher(made_up.results)
+    assert found is not None
+    assert found[1] is not None
+    others = training.teacher(made_up.results, found[1].trial.number)
+    assert others is not None
+    assert others[1] is not None
+    assert others[1].label != found[1].label
+    assert training.teacher([found[1]], found[1].trial.number) == (0.5, None)
+
+
+def test_what_the_final_training_makes_is_no_candidate_that_was_tried() -> None:
+    made_up = search()
+    finish(made_up)
+    heirs = [result for result in made_up.results if result.trial.final]
+    assert heirs
+    for heir in heirs:
+        found = made_up.history.find(heir.trial.candidate_key())
+        assert found is None or not found.trial.final
+
+
 def test_a_dense_network_that_has_not_learned_its_training_images_teaches_nothing() -> None:
     made_up = search()
     assert teacher_of(made_up, DenseAccuracy(0.4, 0.7)) == (0.0, "")
