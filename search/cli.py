@@ -1,7 +1,7 @@
 """The command line: flags and YAML to a RunConfig, a run, and an exit code.
 
-Exit codes: 0 done; 2 an error that the user can put right, told in one line on standard error; 130 stopped by Ctrl-C.
-Any other exception is an error in this project and shows its traceback.
+`spaces.errors.ExitCode` lists the exit codes. An error raised on purpose is one line on standard error; any other
+exception is a defect of this project and shows its traceback.
 """
 
 import json
@@ -16,14 +16,11 @@ from typing_extensions import override
 
 from configs.loading import check_resumed, effective_yaml, parse_flags
 from configs.schema import RunConfig
-from spaces.errors import ConfigError, SlimfrontError
+from spaces.errors import ConfigError, ExitCode, SlimfrontError
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
 PAGES = ("methods", "presets")
 PLAN = "plan"
-INTERRUPTED = 130
-NO_RESULT = 1
-WRONG_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,21 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(exit_.code or 0)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The process that read our output has ended; without this, Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitCode.OUTPUT_CLOSED
     except (SlimfrontError, OSError) as error:
         if debug:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        return WRONG_INPUT
+        return error.exit_code if isinstance(error, SlimfrontError) else ExitCode.USAGE
 
 
 def exit_quickly(code: int) -> NoReturn:
     """End the process; after Ctrl-C at once, without the seconds that libraries take to clean up."""
-    if code == INTERRUPTED:
+    if code == ExitCode.INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -64,7 +61,7 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     config = parse_flags(arguments[1:] if planning else arguments)
     if "--print-config" in arguments:
         print(effective_yaml(config), end="")
-        return 0
+        return ExitCode.RESULT
     # `prepare` raises these errors too, but only after the seconds that the libraries take to load.
     _ = config.budgets
     check_resumed(config)
@@ -83,12 +80,15 @@ def _search(config: RunConfig) -> int:
 
         result = run(config, [display])
     if result.interrupted:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
+    if len(result.front):
+        return ExitCode.RESULT
     reason = commonest_failure(result.results)
-    if reason is not None:
-        print(f"error: no trial finished; {reason}", file=sys.stderr)
-        return NO_RESULT
-    return 0
+    told = (
+        f"no trial finished; {reason}" if reason else "no network of a trial meets every budget; raise one, or --trials"
+    )
+    print(f"error: {told}", file=sys.stderr)
+    return ExitCode.NO_TRIAL
 
 
 def _plan(config: RunConfig) -> int:
@@ -100,7 +100,7 @@ def _plan(config: RunConfig) -> int:
 
     environment = prepare(config, fetch=False)
     make_console(sys.stdout).print(plan_page(environment, CandidateSpace(environment.problem)))
-    return 0
+    return ExitCode.RESULT
 
 
 def _show(page: str, arguments: Sequence[str]) -> int:
@@ -114,13 +114,13 @@ def _show(page: str, arguments: Sequence[str]) -> int:
         known = f"python -m search {page} [NAME ...] [--json]"
         if unknown[0] in ("-h", "--help"):
             print(f"usage: {known}")
-            return 0
+            return ExitCode.RESULT
         raise ConfigError(f"unknown argument {unknown[0]!r}; use {known}")
     if "--json" in arguments:
         print(json.dumps(describe_methods(names) if page == "methods" else describe_presets(names), indent=2))
-        return 0
+        return ExitCode.RESULT
     make_console(sys.stdout).print(methods_page(names) if page == "methods" else presets_page(names))
-    return 0
+    return ExitCode.RESULT
 
 
 def _one_line(error: Exception) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from spaces.errors import ExitCode
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -65,3 +67,8 @@ def test_files_named_by_pages_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"\b((?:search|configs|runners|pruning|spaces|tests)/[\w/]+\.py)\b", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_page_on_searching_lists_every_exit_code() -> None:
+    table = (ROOT / "docs" / "search.md").read_text(encoding="utf-8").partition("## Exit codes")[2]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == sorted(ExitCode)

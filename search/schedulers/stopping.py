@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 
-from spaces.errors import SlimfrontError
+from spaces.errors import NoTrialError
 
 # Returns whether the search is to end now: no trial begins any more, and running ones end at their next report.
 StoppingCriterion = Callable[[], bool]
 
 
-class TimeLimitError(SlimfrontError):
+class TimeLimitError(NoTrialError):
     """A time limit that leaves no trial."""
 
 

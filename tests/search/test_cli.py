@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import subprocess
 import sys
 import types
 import warnings
@@ -17,7 +18,9 @@ from pruning.settings import declared_settings
 from runners.trial import TrialResult, TrialState
 from search.cli import main
 from search.results.result import SearchResult
-from spaces.errors import SlimfrontError
+from search.schedulers.stopping import TimeLimitError
+from spaces.budget import Budget
+from spaces.errors import LostError, NoTrialError, SlimfrontError
 
 Calls = list[RunConfig]
 
@@ -64,7 +67,7 @@ def test_an_interrupted_search_ends_with_130(runs: Callable[..., Calls], finishe
     assert main(["--budget", "30%"]) == 130
 
 
-def test_a_search_of_which_nothing_finished_ends_with_1_and_the_commonest_reason(
+def test_a_search_of_which_nothing_finished_ends_with_3_and_the_commonest_reason(
     runs: Callable[..., Calls], finished_search: SearchResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     errors = ["out of memory", "no CUDA", "out of memory"]
@@ -73,8 +76,38 @@ def test_a_search_of_which_nothing_finished_ends_with_1_and_the_commonest_reason
         for result, error in zip(finished_search.results, errors, strict=False)
     ]
     runs(dataclasses.replace(finished_search, results=tuple(failed)))
-    assert main(["--budget", "30%"]) == 1
+    assert main(["--budget", "30%"]) == 3
     assert capsys.readouterr().err == "error: no trial finished; 2 of 3 trials failed with: out of memory\n"
+
+
+def test_a_search_without_a_network_inside_the_budgets_ends_with_3(
+    runs: Callable[..., Calls], finished_search: SearchResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs(dataclasses.replace(finished_search, budgets=(Budget("flops", 1),)))
+    assert main(["--budget", "30%"]) == 3
+    assert capsys.readouterr().err.startswith("error: no network of a trial meets every budget")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(SlimfrontError("a"), 2), (OSError(13, "denied", "x"), 2), (NoTrialError("a"), 3), (TimeLimitError("a"), 3),
+     (LostError("a"), 4)],
+)  # fmt: skip
+def test_every_kind_of_error_has_its_code(
+    runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    runs(error)
+    assert main(["--budget", "30%"]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_reader_that_ends_before_the_output_does_is_no_error() -> None:
+    command = [sys.executable, "-m", "search", "methods", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (141, b"")
 
 
 def test_ctrl_c_without_a_result_ends_with_130(runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
