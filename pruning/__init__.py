@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from pruning.checkpoint import from_bytes, load, read_header, save, to_bytes
     from pruning.export import ExportError, export_network
+    from pruning.formats import FORMATS, FormatError, write_network
     from pruning.rewriting.index_maps import Clusters
     from pruning.rewriting.surgery import merge_channels, slice_channels
     from pruning.selection import Selection, select_channels
@@ -34,6 +35,8 @@ __all__ = [
     "Context",
     "Criterion",
     "ExportError",
+    "FORMATS",
+    "FormatError",
     "Goal",
     "METHODS",
     "Method",
@@ -56,6 +59,7 @@ __all__ = [
     "setting",
     "slice_channels",
     "to_bytes",
+    "write_network",
 ]
 
 __getattr__, __dir__ = attach(
@@ -66,6 +70,8 @@ __getattr__, __dir__ = attach(
         "Context": "pruning.base",
         "Criterion": "pruning.base",
         "ExportError": "pruning.export",
+        "FORMATS": "pruning.formats",
+        "FormatError": "pruning.formats",
         "Goal": "pruning.base",
         "METHODS": "pruning.base",
         "Method": "pruning.base",
@@ -88,5 +94,6 @@ __getattr__, __dir__ = attach(
         "setting": "pruning.settings",
         "slice_channels": "pruning.rewriting.surgery",
         "to_bytes": "pruning.checkpoint",
+        "write_network": "pruning.formats",
     },
 )

@@ -6,9 +6,8 @@ with the network before it counts as written.
 
 import copy
 import logging
-import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import checkpoint
+from pruning.formats import Program, read_program, write_network
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
 from spaces.widths import Widths
@@ -27,7 +27,6 @@ TORCHSCRIPT = "model.torchscript.pt"
 TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels in float32
 
 _log = logging.getLogger(__name__)
-_Program = Callable[[Tensor], Tensor]
 
 
 class ExportError(SlimfrontError):
@@ -86,12 +85,13 @@ def export_network(
 
 def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Path) -> tuple[Path | None, float]:
     images = torch.rand(3, *input_shape, generator=torch.Generator().manual_seed(0))
-    for name, write in ((ARCHIVE, _write_archive), (TORCHSCRIPT, _write_torchscript)):
+    for name, form in ((ARCHIVE, "pt2"), (TORCHSCRIPT, "torchscript")):
         path = folder / name
         try:
+            write_network(net, form, path, input_shape)
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # both warn of their own internals and of deprecations to come
-                difference = _difference(net, write(net, images[:2], path), images)
+                warnings.simplefilter("ignore")  # torch warns of its own internals
+                difference = _difference(net, read_program(form, path), images)
         except OSError:
             raise
         except Exception as error:  # torch raises errors of any class for what it cannot capture
@@ -103,20 +103,7 @@ def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Pa
     return None, 0.0
 
 
-def _write_archive(net: nn.Module, images: Tensor, path: Path) -> _Program:
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(net, (images,), dynamic_shapes=({0: batch},))
-    torch.export.save(program, os.fspath(path))
-    return torch.export.load(os.fspath(path)).module()
-
-
-def _write_torchscript(net: nn.Module, images: Tensor, path: Path) -> _Program:
-    torch.jit.trace(net, images).save(os.fspath(path))  # type: ignore[no-untyped-call]
-    loaded: _Program = torch.jit.load(os.fspath(path))  # type: ignore[no-untyped-call]
-    return loaded
-
-
-def _difference(net: nn.Module, program: _Program, images: Tensor) -> float:
+def _difference(net: nn.Module, program: Program, images: Tensor) -> float:
     """Compare on one image and on several, because a program may have recorded the number of images as a constant."""
     worst = 0.0
     for batch in (images[:1], images):

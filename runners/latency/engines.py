@@ -13,7 +13,6 @@ import importlib.util
 import platform
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,12 @@ import torch
 from joblib import cpu_count
 from torch import Tensor, nn
 
+from pruning.formats import ONNX_INPUT, ONNX_PACKAGES, write_network
 from runners.config import LatencyConfig
 from runners.training.compute_format import using_threads
 from spaces.errors import SlimfrontError
 
-ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
+RUNTIME_PACKAGES = ("onnxruntime", *ONNX_PACKAGES)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of mallopt, see malloc.h
 KEPT_BYTES = 2**30  # blocks up to this size are neither mapped one by one nor given back
 
@@ -157,11 +157,11 @@ def keep_freed_memory() -> bool:
 
 
 def _check_onnx(config: LatencyConfig, device: Device) -> None:
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise LatencyError(
             f"latency engine 'onnxruntime' needs {', '.join(missing)}, not installed here; "
-            f"pip install {' '.join(missing)}, or take --latency-engine eager"
+            "pip install 'slimfront[onnx]', or take --latency-engine eager"
         )
     if device.device.type != "cpu" or config.dtype != "float32" or config.channels_last:
         raise LatencyError(
@@ -175,14 +175,12 @@ def _onnx_session(net: nn.Module, images: Tensor, threads: int) -> Program:
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
-        path = Path(folder) / "net.onnx"
-        torch.onnx.export(net, (images,), path, input_names=["images"], dynamo=True, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_network(net, "onnx", Path(folder) / "net.onnx", images.shape[1:], batch=len(images))
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def program(batch: Tensor) -> object:
-        return session.run(None, {"images": batch.numpy()})
+        return session.run(None, {ONNX_INPUT: batch.numpy()})
 
     return program
 

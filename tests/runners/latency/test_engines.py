@@ -9,7 +9,7 @@ from torch import nn
 from runners.config import LatencyConfig
 from runners.latency import engines
 from runners.latency.engines import (
-    ONNX_PACKAGES,
+    RUNTIME_PACKAGES,
     LatencyError,
     check_latency,
     devices,
@@ -20,7 +20,7 @@ from runners.latency.engines import (
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ONNX_PACKAGES)
+HAS_ONNX = all(importlib.util.find_spec(name) for name in RUNTIME_PACKAGES)
 
 
 def test_texts_name_processors_by_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_an_engine_that_fails_is_refused_before_the_search(monkeypatch: pytest.M
 
 def test_onnxruntime_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(LatencyError, match="needs onnxruntime, not installed here; pip install onnxruntime"):
+    with pytest.raises(LatencyError, match="needs onnxruntime, not installed here; pip install 'slimfront"):
         check_latency(LatencyConfig("cpu:1thread", engine="onnxruntime"))
 
 
