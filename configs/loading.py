@@ -12,17 +12,19 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from docstring_parser import parse as parse_docstring
+from typing_extensions import override
 
 from configs.schema import RunConfig
 from spaces.errors import ConfigError
-from spaces.fields import SettingField, setting_fields
+from spaces.fields import SettingField, setting_fields, shown
 
 PRESETS = Path(__file__).parent / "presets"
 RUN_FILE = "config.yaml"  # of a run folder
+LARGEST_FILE = 1_000_000  # characters; a device such as /dev/zero has no end
 SECTIONS: Mapping[str, Any] = {
     name: field.type for name, field in setting_fields(RunConfig).items() if dataclasses.is_dataclass(field.type)
 }
@@ -151,19 +153,53 @@ def read_config(path: str) -> dict[str, Any]:
     Raises:
         ConfigError: no such file or preset, no YAML, an unknown key (the message names the nearest) or a wrong type.
     """
-    preset = PRESETS / f"{path}.yaml"
-    is_preset = Path(path).name == path and not Path(path).is_file() and preset.is_file()
     try:
-        content = yaml.safe_load((preset if is_preset else Path(path)).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        known = f"give a YAML file or a preset: {_preset_names()}"
-        raise ConfigError(f"config {path!r} cannot be read ({reason}); {known}") from error
+        content = yaml.load(_read_text(path), Loader=_TextLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"config {path!r} is not YAML: {' '.join(str(error).split())}; correct that line") from error
+    except RecursionError as error:
+        raise ConfigError(f"config {path!r} is nested too deeply; it must hold `key: value` lines") from error
     if not isinstance(content, Mapping | None):
         raise ConfigError(f"config {path!r} holds {type(content).__name__} and must hold `key: value` lines")
     return _flattened(content or {}, f"config {path!r}")
+
+
+def _read_text(path: str) -> str:
+    """Return the text of a YAML file, or of a preset where there is no such file; raises ConfigError."""
+    try:
+        preset = PRESETS / f"{path}.yaml"
+        is_preset = Path(path).name == path and not Path(path).is_file() and preset.is_file()
+        with (preset if is_preset else Path(path)).open(encoding="utf-8") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # the second: no UTF-8, or no path
+        reason = (error.strerror if isinstance(error, OSError) else "") or "not a text file"
+        known = f"give a YAML file or a preset: {_preset_names()}"
+        raise ConfigError(f"config {path!r} cannot be read ({reason}); {known}") from error
+    if len(text) > LARGEST_FILE:
+        raise ConfigError(f"config {path!r} has over {LARGEST_FILE:,} characters; give a YAML file of settings")
+    return text
+
+
+_STILL_RESOLVED = frozenset(("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"))
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Reads scalars as the texts that they are, so that files and flags have one parser, and refuses a repeated key.
+
+    YAML 1.1 would take 1:30 for ninety, 1_0 for ten and 010 for eight.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
+        first: [(tag, form) for tag, form in resolvers if tag in _STILL_RESOLVED]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in names if names.count(name) > 1 and name != "<<"]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _preset_names() -> str:
@@ -189,7 +225,7 @@ def _find_field(name: str, section: str, value: Any, where: str) -> SettingField
     if name in fields:
         return fields[name]
     if not section and name in SECTIONS:
-        raise ConfigError(f"{where} has {value!r} under {name}: and must have `key: value` lines there")
+        raise ConfigError(f"{where} has {shown(value)} under {name}: and must have `key: value` lines there")
     known = [*fields, *(() if section else SECTIONS)]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -7,6 +7,7 @@ from math import inf
 
 from pruning.base import EVERY, parse_methods
 from spaces.errors import ConfigError
+from spaces.fields import MOST, parse_float
 
 AUTO, NONE = "auto", "none"
 ALWAYS_SETTABLE = ("l2", "di")  # the methods of the baselines, which every search trains
@@ -98,9 +99,14 @@ def parse_rungs(text: str, epochs: int, trials: int, search_training: str = "") 
     return (*before_last, epochs) if before_last else ()
 
 
+def _is_whole(text: str) -> bool:
+    """Whether a text is a whole number from 0 that a setting may be."""
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(MOST)) and int(text) <= MOST
+
+
 def _rising_epochs(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    rungs = [int(part) for part in parts if part.isdecimal()]
+    rungs = [int(part) for part in parts if _is_whole(part)]
     if len(rungs) != len(parts) or rungs != sorted(set(rungs)) or rungs[0] < 1:
         raise ConfigError(
             f"--rungs is {text!r} and must be whole epochs from 1 in rising order, as in 1,2,4, or auto or none"
@@ -124,7 +130,7 @@ def parse_screen(text: str, epochs: int) -> int | None:
     number = text.strip()
     if number in (AUTO, NONE):
         return None if number == AUTO and epochs else 1
-    if not number.isdecimal() or int(number) < 1:
+    if not _is_whole(number) or int(number) < 1:
         raise ConfigError(
             f"--screen is {text!r} and must be a whole number from 1, as in 4 (1 trains every candidate), or auto or "
             "none"
@@ -145,8 +151,8 @@ def parse_train_budget(text: str) -> int:
     """
     if not text.strip():
         return 0
-    found = re.fullmatch(r"(\d+)(?:epochs?)?", "".join(text.lower().split()), re.ASCII)
-    if found is None or int(found[1]) < 1:
+    found = re.fullmatch(r"(\d{1,7})(?:epochs?)?", "".join(text.lower().split()), re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= MOST:
         raise ConfigError(f"--train-budget is {text!r} and must be whole epochs from 1, as in 48epochs")
     return int(found[1])
 
@@ -163,7 +169,7 @@ def parse_final_distillation(text: str) -> FinalDistillation:
     if text.strip() == AUTO:
         return AUTO_DISTILLATION
     try:
-        weight = float(text)
+        weight = parse_float(text)
     except ValueError:
         weight = -1.0
     if not 0 <= weight <= 1:
@@ -184,7 +190,7 @@ def parse_final_epochs(text: str, epochs: int) -> int | None:
     number = text.strip()
     if number in (AUTO, NONE):
         return None if number == AUTO and epochs else 0
-    if not number.isdecimal():
+    if not _is_whole(number):
         raise ConfigError(f"--final-epochs is {text!r} and must be whole epochs, as in 12, or auto or none")
     if int(number) and not epochs:
         raise ConfigError(

@@ -121,7 +121,7 @@ class RunConfig:
     search_settings: str = ""
     search_training: str = ""
     allocation: str = "any"
-    lowest_fraction: Annotated[float, Interval(gt=0, le=1), "a share of the budget in (0, 1]"] = 0.03
+    lowest_fraction: Annotated[float, Interval(ge=1e-6, le=1), "a share of the budget in [1e-6, 1]"] = 0.03
     trials: PositiveInt = 20
     rungs: str = "auto"
     screen: str = "auto"
@@ -130,7 +130,9 @@ class RunConfig:
     final_distill_weight: str = "auto"
     train_budget: str = ""
     time_limit: str = ""
-    confirm: Annotated[int, Interval(ge=1), "at least 1, which trains nothing again; 3 gives means and deviations"] = 1
+    confirm: Annotated[
+        int, Interval(ge=1, le=1000), "at least 1 and at most 1000; 1 trains nothing again; 3 gives means"
+    ] = 1
     sampler: str = "structured"
     seed: Annotated[int, Interval(ge=0, lt=2**32), "a whole number from 0 to 4294967295"] = 0
     out: str = ""

@@ -6,13 +6,21 @@ search may vary it, and its line of documentation.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pruning.base import METHODS
 from spaces.errors import SlimfrontError
+from spaces.fields import parse_float, parse_int
 from spaces.registry import unknown_name
+
+_READERS: Mapping[type, Callable[[str], Any]] = {
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+    int: parse_int,
+    float: parse_float,
+    str: str,
+}
 
 
 class SettingError(SlimfrontError):
@@ -88,9 +96,8 @@ def parse_setting(method: str, declared: Setting, value: Any) -> float | int | s
         SettingError: the value has another type, is out of bounds, or is none of the choices.
     """
     kind = type(declared.default)
-    words = {"true": True, "false": False}
     try:
-        parsed = words[str(value).strip().lower()] if kind is bool else kind(value)
+        parsed: float | int | str | bool = _READERS[kind](str(value).strip())
     except (KeyError, ValueError, TypeError):
         raise SettingError(f"{method}.{declared.name}={value} is no {kind.__name__}; {_rule(declared)}") from None
     inside = parsed in declared.choices if declared.choices else True

@@ -9,6 +9,7 @@ from annotated_types import Interval, Predicate
 
 from spaces.errors import ConfigError
 from spaces.fields import (
+    MOST,
     BelowOne,
     Flag,
     NonNegativeFloat,
@@ -48,13 +49,15 @@ class DataConfig:
         str, Flag("data"), Predicate(bool), "a dataset name, imagefolder:PATH or package.module:factory"
     ] = "digits"
     data_dir: str = ""
-    image_size: Annotated[int, Interval(ge=0), "a side in pixels, or 0 for the dataset's own"] = 0
+    image_size: Annotated[int, Interval(ge=0, le=4096), "a side in pixels up to 4096, or 0 for the set's own"] = 0
     val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2
     padding_mode: Literal["reflect", "constant"] = "reflect"
     min_crop_area: Annotated[float, Interval(gt=0, le=1), "a share of the area in (0, 1]"] = 0.35
     scale: Literal["set", "half"] = "set"
     augment: str = "auto"
-    workers: Annotated[int, Flag("data-workers"), Interval(ge=-1), "a number of processes, or -1 to choose it"] = -1
+    workers: Annotated[
+        int, Flag("data-workers"), Interval(ge=-1, le=1024), "a number up to 1024, or -1 to choose it"
+    ] = -1
 
     def __post_init__(self) -> None:
         """Check the settings; raises ConfigError."""
@@ -203,7 +206,11 @@ class RunnerConfig:
 
     name: Annotated[str, Flag("runner")] = "auto"
     cpus_per_trial: PositiveInt = 1
-    gpus_per_trial: NonNegativeFloat = 0.0
+    gpus_per_trial: Annotated[
+        float,
+        Predicate(lambda count: 0.01 <= count <= 1 or (0 <= count <= MOST and count % 1 == 0)),
+        "0, a share of one GPU from 0.01, or a whole number of them",
+    ] = 0.0
     ray_address: str = ""
 
     def __post_init__(self) -> None:
@@ -231,8 +238,8 @@ class LatencyConfig:
     batch: Annotated[
         tuple[int, ...],
         Flag("latency-batch"),
-        Predicate(lambda sizes: bool(sizes) and min(sizes) >= 1),
-        "numbers of images from 1, as in 1,8",
+        Predicate(lambda sizes: bool(sizes) and min(sizes) >= 1 and max(sizes) <= MOST),
+        f"numbers of images from 1 to {MOST}, as in 1,8",
     ] = (1,)
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], Flag("latency-dtype")] = "float32"
     channels_last: Annotated[bool, Flag("latency-channels-last")] = False

@@ -1,21 +1,26 @@
 """The text of `--search-training`: which fine-tuning settings are searched, and in which ranges."""
 
 from collections.abc import Callable
-from math import inf
 
 from pruning.settings import Setting
 from runners.config import TrainConfig
 from spaces.errors import ConfigError
+from spaces.fields import LEAST_FLOAT, MOST, MOST_FLOAT, parse_float
 
 _SEARCHABLE_NAMES = "lr, distill-weight, epochs"
 _Range = tuple[float, float]
 # Name -> type, rule in words, rule, range without a given one.
 _SEARCHABLE: dict[str, tuple[type, str, Callable[[float], bool], Callable[[TrainConfig], _Range]]] = {
     # A fine-tuning rate that was set with any care is off by less than a factor of four.
-    "lr": (float, "above 0 and finite", lambda rate: 0 < rate < inf, lambda train: (train.lr / 4, train.lr * 4)),
+    "lr": (
+        float,
+        "from 1e-9 to 1e9",
+        lambda rate: LEAST_FLOAT <= rate <= MOST_FLOAT,
+        lambda train: (train.lr / 4, train.lr * 4),
+    ),
     # At 0.9 the labels still count.
     "distill_weight": (float, "in [0, 1]", lambda weight: 0 <= weight <= 1, lambda _train: (0, 0.9)),
-    "epochs": (int, "whole numbers from 1", lambda n: n >= 1 and n % 1 == 0, lambda train: (1, train.epochs)),
+    "epochs": (int, "whole numbers from 1", lambda n: 1 <= n <= MOST and n % 1 == 0, lambda train: (1, train.epochs)),
 }
 
 
@@ -62,7 +67,7 @@ def _searched_setting(piece: str, train: TrainConfig) -> Setting:
 def _parse_range(piece: str, text: str) -> _Range:
     low, _, high = text.partition(":")
     try:
-        return float(low), float(high)
+        return parse_float(low), parse_float(high)
     except ValueError:
         way_out = "as in lr=0.002:0.05 or epochs=1:4"
         raise ConfigError(f"--search-training {piece} is not NAME=LOW:HIGH, {way_out}") from None

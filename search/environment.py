@@ -32,6 +32,7 @@ from spaces.tracing.tracer import trace
 from spaces.zoo.models import build, default_input_shape, published_file
 
 STEP_IMAGES = 16  # in the training step that is timed
+NOT_IN_PATHS = "?{}"  # the stores of MLflow and Optuna take them for parts of an address
 
 
 class RunFolderError(SlimfrontError):
@@ -132,6 +133,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         SlimfrontError: a setting that cannot be met; the message names it.
     """
     check_resumed(config)
+    folder = _folder(config)
     device = pick_device(config.train.device)
     config = _with_latency_device(config, device)
     check_latency(config.latency)
@@ -139,7 +141,6 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         check_on_disk(config.data)
     data = load_data(config.data, config.seed, default_input_shape(config.model))
     spec = ModelSpec(config.model, data.num_classes, data.input_shape, config.output)
-    folder = _folder(config)
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     problem = Problem.resolve(config, space)
@@ -200,10 +201,19 @@ def _folder(config: RunConfig) -> Path:
     """Choose the run folder without making it.
 
     Raises:
-        RunFolderError: the folder exists and is not empty, or is no folder.
+        RunFolderError: the folder exists and is not empty, is no folder, or has a path that no store can have.
     """
-    if config.resume:
-        return Path(config.resume)
+    folder = Path(config.resume) if config.resume else _fresh_folder(config)
+    path = str(folder.absolute())
+    if found := [sign for sign in NOT_IN_PATHS if sign in path]:
+        raise RunFolderError(
+            f"run folder {path!r} has {found[0]!r} in its path, which the stores of Optuna and MLflow cannot have; "
+            "give another with --out"
+        )
+    return folder
+
+
+def _fresh_folder(config: RunConfig) -> Path:
     if config.out:
         folder = Path(config.out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

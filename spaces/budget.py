@@ -20,7 +20,7 @@ _QUANTITIES = {
     "param": "params",
 }
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)")
+_FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)", re.ASCII)
 _LARGEST = Decimal(10) ** 24  # FLOPs or parameters, and far more than any network has
 _EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms or 50% (of the dense FLOPs)"
 

@@ -3,33 +3,72 @@
     batch_size: Annotated[int, Interval(ge=1), "at least 1"] = 32
 
 The text says the rule in words, for the error message; a `Literal` needs none. A settings class calls `check_settings`
-in its `__post_init__`.
+in its `__post_init__`. Texts of flags, YAML files and lists within them become numbers in `parse_int` and `parse_float`
+alone, which take what one would write on paper: no 1_0, no 1:30, no infinity.
 """
 
 import dataclasses
+import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import inf
+from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, Predicate
 
 from spaces.errors import ConfigError
 
-PositiveInt = Annotated[int, Interval(ge=1), "at least 1"]
-NonNegativeInt = Annotated[int, Interval(ge=0), "0 or more"]
-PositiveFloat = Annotated[float, Interval(gt=0, lt=inf), "a positive number"]
-NonNegativeFloat = Annotated[float, Interval(ge=0, lt=inf), "0 or more"]
+# Beyond these no setting has a meaning, and arithmetic with it may overflow.
+MOST, LEAST_FLOAT, MOST_FLOAT = 1_000_000, 1e-9, 1e9
+PositiveInt = Annotated[int, Interval(ge=1, le=MOST), f"at least 1 and at most {MOST}"]
+NonNegativeInt = Annotated[int, Interval(ge=0, le=MOST), f"0 or more and at most {MOST}"]
+PositiveFloat = Annotated[float, Interval(ge=LEAST_FLOAT, le=MOST_FLOAT), "a positive number from 1e-9 to 1e9"]
+NonNegativeFloat = Annotated[float, Interval(ge=0, le=MOST_FLOAT), "0 or more and at most 1e9"]
 BelowOne = Annotated[float, Interval(ge=0, lt=1), "in [0, 1)"]
 
+_INT = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: bytes that are no UTF-8
+
+
+def parse_int(text: str) -> int:
+    """Read a whole number in decimal digits; raises ValueError."""
+    if _INT.fullmatch(text.strip()) is None:
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def parse_float(text: str) -> float:
+    """Read a finite number such as 3, 0.5 or 1e-3; raises ValueError."""
+    value = float(text) if _FLOAT.fullmatch(text.strip()) else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no finite number")
+    return value
+
+
+def _parse_text(text: str) -> str:
+    if _UNPRINTABLE.search(text):
+        raise ValueError("control characters")
+    return text
+
+
 _READERS: Mapping[type, tuple[Callable[[str], Any], str]] = {
-    int: (int, "a whole number"),
-    float: (float, "a number"),
+    int: (parse_int, "a whole number"),
+    float: (parse_float, "a number"),
     bool: (lambda text: _TRUTHS[text.lower()], "true or false"),
+    str: (_parse_text, "a text without control characters"),
 }
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
+def shown(value: Any) -> str:
+    """Write a value for an error message: a long one shortened, a collection as its kind."""
+    return _SHORT.repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -77,11 +116,12 @@ class SettingField:
         return typing.get_args(self.type)[0] if self.repeated else self.type
 
     def read(self, value: Any, label: str) -> Any:
-        """Return a value from a flag (a text) or from YAML (anything) in the type of the field.
+        """Return a value from a flag or a file in the type of the field.
 
         Several numbers may be separated by commas; texts, such as name patterns, may contain commas.
 
         Args:
+            value: a text, or a list of them; a file may also hold lists and mappings where they do not belong.
             label: name of the setting in the error.
 
         Raises:
@@ -89,11 +129,11 @@ class SettingField:
         """
         if not self.repeated:
             return _read_one(value, self.item, label)
-        values = value if isinstance(value, list) else [value]
+        texts = [_read_one(part, str, label) for part in (value if isinstance(value, list) else [value])]
         if self.item is str:
-            return tuple(str(part) for part in values)
-        texts = [text.strip() for part in values for text in str(part).split(",")]
-        return tuple(_read_one(text, self.item, label) for text in texts if text)
+            return tuple(texts)
+        parts = [part.strip() for text in texts for part in text.split(",")]
+        return tuple(_read_one(part, self.item, label) for part in parts if part)
 
     def allows(self, value: Any) -> bool:
         """Whether a value keeps the rule; one that cannot be compared does not."""
@@ -120,7 +160,7 @@ def check_settings(settings: Any) -> None:
     for field in setting_fields(section).values():
         value = getattr(settings, field.name)
         if not field.allows(value):
-            raise ConfigError(f"{field.flag} is {value!r} and must be {field.rule}")
+            raise ConfigError(f"{field.flag} is {_SHORT.repr(value)} and must be {field.rule}")
 
 
 def _described(field: dataclasses.Field[Any], annotation: Any) -> SettingField:
@@ -134,16 +174,13 @@ def _described(field: dataclasses.Field[Any], annotation: Any) -> SettingField:
 
 
 def _read_one(value: Any, kind: Any, label: str) -> Any:
-    # YAML reads `final_epochs: 4` as a number.
-    if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    read, words = _READERS.get(kind, (None, "a text"))
+    read, words = _READERS[kind]
     try:
-        if read:
-            return read(str(value))
+        if isinstance(value, str):
+            return read(value)
     except (ValueError, KeyError):
         pass
-    raise ConfigError(f"{label} is {str(value)!r} and must be {words}")
+    raise ConfigError(f"{label} is {shown(value)} and must be {words}")
 
 
 def _holds(rule: Interval | Predicate, value: Any) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spaces.budget import Budget
 from spaces.cost import Cost, CostModel
 from spaces.errors import ConfigError, SpaceError
-from spaces.fields import check_settings
+from spaces.fields import MOST, check_settings, parse_float
 from spaces.groups import ChannelGroup
 from spaces.projection import Projection
 from spaces.widths import Widths
@@ -46,7 +46,7 @@ class SpaceConfig:
         bound: "PATTERN=LOW:HIGH", shares of the dense width between which matching layers stay.
     """
 
-    divisor: Annotated[int, Interval(ge=0), "a whole number from 1, or 0 for the default"] = 0
+    divisor: Annotated[int, Interval(ge=0, le=MOST), f"a whole number from 1 to {MOST}, or 0 for the default"] = 0
     floor: Annotated[float, Interval(gt=0, le=1), "a share of the dense width in (0, 1]"] = 0.1
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ def _parse_bound(text: str) -> tuple[str, float, float]:
     pattern, _, span = text.rpartition("=")
     low, _, high = span.partition(":")
     try:
-        bounds = float(low), float(high)
+        bounds = parse_float(low), parse_float(high)
     except ValueError:
         bounds = (0.0, 0.0)
     if not pattern or not 0 < bounds[0] <= bounds[1] <= 1:

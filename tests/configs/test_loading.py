@@ -194,11 +194,21 @@ def test_an_empty_value_or_file_keeps_the_defaults(tmp_path: Path) -> None:
         ("train: {skip: a}", "unknown key 'skip' under train:; it belongs under space:"),
         ("latency: {latency_device: cpu}", "unknown key 'latency_device' under latency:; there it is 'device'"),
         ("5: 3", "unknown key '5'; known: budget, targets"),
-        ("train: 4", "has 4 under train: and must have `key: value` lines there"),
+        ("train: 4", "has '4' under train: and must have `key: value` lines there"),
         ("trials: x", "trials is 'x' and must be a whole number"),
         ("trials: 1.5", "trials is '1.5' and must be a whole number"),
-        ("trials: true", "trials is 'True' and must be a whole number"),
-        ("model: [a]", "and must be a text"),
+        ("trials: true", "trials is 'true' and must be a whole number"),
+        ("model: [a]", "model is a list and must be a text"),
+        ("epochs: 1:30", "epochs is '1:30' and must be a whole number"),
+        ("trials: 1_0", "trials is '1_0' and must be a whole number"),
+        ("clip_grad_norm: 1:2:3", "clip_grad_norm is '1:2:3' and must be a number"),
+        ("lr: .inf", "lr is '.inf' and must be a number"),
+        ("trials: 3\ntrials: 4", "'trials' stands there twice"),
+        ("train: {epochs: [[1]]}", "epochs is a list and must be a whole number"),
+        ("budget: [[1]]", "budget is a list and must be a text"),
+        ("train: [1]", "has a list under train:"),
+        ('model: "\\0"', "model is '\\x00' and must be a text without control characters"),
+        ("[" * 5000, "is nested too deeply"),
         ("a: [", "is not YAML"),
         ("- 1", "holds list and must hold `key: value` lines"),
         ("batch_size: 5\ntrain: {batch_size: 4}", "gives 'batch_size' twice; keep one"),
@@ -233,6 +243,27 @@ def test_a_wrong_flag_is_told_in_one_line(argv: list[str], words: str) -> None:
         parse_flags(argv)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_a_file_are_those_of_the_flags(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "trials: 010\nlr: 1e-3\nbudget: [50%, 010mparams]\nout: 2026-11-30\nseed: +4\nrungs: 1,2\nepochs: 4"
+    )
+    flags = "--trials 010 --lr 1e-3 --budget 50% --budget 010mparams --out 2026-11-30 --seed +4 --rungs 1,2 --epochs 4"
+    assert load(path) == parse_flags(flags.split())
+    assert (load(path).trials, load(path).train.lr, load(path).out) == (10, 0.001, "2026-11-30")
+
+
+def test_references_that_would_fill_the_memory_are_not_written_out(tmp_path: Path) -> None:
+    levels = ["&a0 [x, x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(tmp_path, f"model: [{', '.join(levels)}]"))
+    assert "model is a list and must be a text" in str(caught.value)
+
+
+def test_a_file_without_end_is_no_config() -> None:
+    with pytest.raises(ConfigError, match="'/dev/zero' has over 1,000,000 characters"):
+        read_config("/dev/zero")
 
 
 def test_a_binary_file_is_no_config(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def test_a_value_takes_the_type_of_the_default(declared: Setting, value, expecte
     [
         (RIDGE, "much", r"tuned.ridge=much is no float; give a number from 0.001 to 10.0, the default is 0.1"),
         (RIDGE, 11, "tuned.ridge=11 is out of bounds"),
-        (RIDGE, math.nan, "tuned.ridge=nan is out of bounds"),
+        (RIDGE, math.nan, "tuned.ridge=nan is no float"),
+        (IMAGES, "6_4", "tuned.images=6_4 is no int"),
         (IMAGES, "2.5", "tuned.images=2.5 is no int; give something like its default, 64"),
         (ORDER, "gredy", "tuned.order=gredy is out of bounds; give one of greedy, closed"),
         (EXACT, "maybe", "tuned.exact=maybe is no bool; give one of True, False"),

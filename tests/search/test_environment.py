@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_search import tiny_config
 
+from configs.schema import RunConfig
 from pruning.base import Goal
 from runners.config import LatencyConfig
 from runners.latency.engines import LatencyError
@@ -58,9 +59,18 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.parametrize("name", ["a?b", "a{b", "a}b"])
+def test_a_folder_that_no_store_can_be_in_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("search.environment.load_data", None)
+    with pytest.raises(RunFolderError, match=f"has '[{name[1]}]' in its path"):
+        prepare(RunConfig(budget=("50%",), out=str(tmp_path / name / "run")))
+
+
 def test_without_out_every_run_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("search.environment.time.strftime", lambda form: "20260101-120000")
+    monkeypatch.setattr("search.environment.time.strftime", lambda *_: "20260101-120000")
     config = dataclasses.replace(tiny_config(tmp_path), out="")
     folders = []
     for _ in range(3):
