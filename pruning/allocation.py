@@ -66,24 +66,33 @@ def allocate(
         BudgetError: the smallest network of the space does not meet a budget.
     """
     space.fit([1.0] * len(space.variable), budgets)  # raises if no widths meet the budgets
-    hulls = {name: convex(curve) for name, curve in curves.items()}
-    widths = dict(space.largest)
-    used = usage(space.cost(widths), budgets)
+    groups = space.variable
+    hulls = [convex(curves[group.name]) for group in groups]
+    lowest = np.array([group.lowest for group in groups])
+    divisor = np.array([group.divisor for group in groups])
+    widths = np.array([group.ceiling for group in groups])
+    used = usage(space.cost(space.largest), budgets)
     while used > 1:
-        best: tuple[float, str, int, float] | None = None
-        for group in space.variable:
-            width = widths[group.name]
-            if width == group.lowest:
-                continue
-            narrower = max(group.lowest, (width - 1) // group.divisor * group.divisor)
-            used_after = usage(space.cost({**widths, group.name: narrower}), budgets)
-            lost = hulls[group.name][narrower] - hulls[group.name][width]
-            price = lost / (max(used - used_after, 1e-12) if per_cost else width - narrower)
-            if best is None or price < best[0]:
-                best = (price, group.name, narrower, used_after)
-        assert best is not None
-        _, name, widths[name], used = best
-    return proportional(space, widths, budgets)
+        narrower = np.maximum(lowest, (widths - 1) // divisor * divisor)
+        open_groups = np.flatnonzero(widths > lowest)
+        attempts = np.tile(widths, (len(open_groups), 1))  # one row for every group that is narrowed alone
+        attempts[np.arange(len(open_groups)), open_groups] = narrower[open_groups]
+        used_after = _usages(space, attempts, budgets)
+        lost = np.array([hulls[i][narrower[i]] - hulls[i][widths[i]] for i in open_groups])
+        saved = np.maximum(used - used_after, 1e-12) if per_cost else (widths - narrower)[open_groups]
+        best = int(np.argmin(lost / saved))
+        widths, used = attempts[best], float(used_after[best])
+    return proportional(space, {group.name: int(w) for group, w in zip(groups, widths, strict=True)}, budgets)
+
+
+def _usages(space: SearchSpace, widths: NDArray[np.int64], budgets: Sequence[Budget]) -> NDArray[np.float64]:
+    """Return what `usage` does for n width vectors, shape (n, groups)."""
+    flops, params = space.cost_model.batch(widths)
+    used = np.zeros(len(widths))
+    for budget in budgets:
+        if budget.quantity != "latency":
+            used = np.maximum(used, (flops if budget.quantity == "flops" else params) / budget.limit)
+    return used
 
 
 def proportional(space: SearchSpace, widths: Mapping[str, int], budgets: Sequence[Budget]) -> Widths:
