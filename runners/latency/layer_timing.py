@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from runners.latency.kernels import ChannelPair, Kernel
 from runners.latency.timing import Watch, synchronize
@@ -145,6 +144,8 @@ def fit_coefficients(
     Args:
         independent: whether both numbers count; otherwise only the first column of C is not zero.
     """
+    from scipy.optimize import nnls  # takes a fifth of the start of a worker, most of which never fit anything
+
     channels = np.array(pairs, dtype=np.float64)
     inputs, outputs = basis(channels[:, 0]), basis(channels[:, 1])
     terms = np.einsum("nf,ng->nfg", inputs, outputs).reshape(len(pairs), -1) if independent else inputs
