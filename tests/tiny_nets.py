@@ -1,10 +1,26 @@
 """Tiny networks, one for each way in which channels can be tied."""
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spaces.space import SearchSpace
+from spaces.tracing.tracer import trace
+
 IMAGE = (3, 8, 8)
+
+
+@cache
+def space_of(make: Callable[[], nn.Module], image: tuple[int, int, int] = IMAGE) -> SearchSpace:
+    """Return the space of the net that `make` gives, traced once for all tests that only read it.
+
+    A trace runs the net some ten times to prove itself, which takes longer than most tests.
+    """
+    torch.manual_seed(0)
+    return trace(make().eval(), torch.zeros(1, *image))
 
 
 class Residual(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_nets import space_of
 from torch import Tensor, nn
 
 from configs.schema import ALLOCATIONS, RunConfig
@@ -21,7 +22,6 @@ from search.problem import Problem
 from spaces.budget import Budget
 from spaces.errors import SlimfrontError
 from spaces.space import SearchSpace, SpaceConfig
-from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
 IMAGES = torch.rand(2, 1, 8, 8)
@@ -74,8 +74,8 @@ def _goal(name: str, space: SearchSpace, removed: int) -> Goal:
     return Goal(budgets=(Budget("flops", int(0.5 * space.dense_cost.flops)),))
 
 
-def _snapshots(name: str, net: nn.Module, search_context: SearchContext, removed: int) -> list[Snapshot]:
-    method, space = METHODS[name](), trace(net, IMAGES[:1])
+def _snapshots(name: str, odd: str, search_context: SearchContext, removed: int) -> list[Snapshot]:
+    method, net, space = METHODS[name](), ODD[odd](), space_of(ODD[odd], (1, 8, 8))
     context = TrialContext(
         search_context.data, search_context.train, seed=0, compute_format=search_context.compute_format
     )
@@ -91,7 +91,7 @@ def test_odd_filters_give_a_finite_net_or_an_error(
     refusal = ""
     snapshots: list[Snapshot] = []
     try:
-        snapshots = _snapshots(name, ODD[odd](), tiny_search_context, removed)
+        snapshots = _snapshots(name, odd, tiny_search_context, removed)
     except SlimfrontError as error:
         refusal = str(error)
     assert snapshots or "; " in refusal  # what came, and the way out

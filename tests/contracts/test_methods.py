@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from tiny_nets import space_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,10 +15,9 @@ from runners.evaluation.intermediate import short_of
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.space import SearchSpace, uniform_ratios
-from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
-IMAGE = torch.zeros(1, 1, 8, 8)
+IMAGE = (1, 8, 8)
 
 
 class Residual(nn.Module):
@@ -87,9 +87,19 @@ NETS = {"residual": Residual, "concatenating": Concatenating, "depthwise": _dept
 
 
 @pytest.fixture(params=sorted(NETS))
-def net(request) -> nn.Module:
+def make(request):
+    return NETS[request.param]
+
+
+@pytest.fixture
+def net(make) -> nn.Module:
     torch.manual_seed(0)
-    return NETS[request.param]().eval()
+    return make().eval()
+
+
+@pytest.fixture
+def space(make) -> SearchSpace:
+    return space_of(make, IMAGE)
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -125,10 +135,9 @@ def _goal(method, space: SearchSpace, share: float) -> Goal:
     return Goal(budgets=(Budget("flops", int(share * space.dense_cost.flops)),))
 
 
-def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, method, context) -> None:
+def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, space, method, context) -> None:
     if not method.takes_widths:
         pytest.skip("works from budgets only")
-    space = trace(net, IMAGE)
     widths = _fit(space, 0.5)
     snapshots = _run(method, net, space, Goal(widths=widths), context())
     for snapshot in snapshots:
@@ -140,34 +149,32 @@ def test_widths_that_are_asked_for_are_exact_and_cost_what_the_model_says(net, m
 
 def test_channels_that_stand_several_times_on_an_axis_are_narrowed(method, context) -> None:
     torch.manual_seed(0)
-    net = Repeating().eval()
-    space = trace(net, IMAGE)
+    net, space = Repeating().eval(), space_of(Repeating, IMAGE)
     assert [group.name for group in space.variable] == ["first", "part", "join"]
     last = _run(method, net, space, _goal(method, space, 0.6), context())[-1]
     assert count_cost(last.net, space.input_shape) == (last.cost or space.cost(last.widths))
 
 
-def test_the_dense_net_is_not_changed_and_the_output_shape_is_kept(net, method, context) -> None:
-    space, before = trace(net, IMAGE), {name: tensor.clone() for name, tensor in net.state_dict().items()}
+def test_the_dense_net_is_not_changed_and_the_output_shape_is_kept(net, space, method, context) -> None:
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     last = _run(method, net, space, _goal(method, space, 0.4), context())[-1]
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    assert last.net.eval()(IMAGE).shape == net(IMAGE).shape
+    image = torch.zeros(1, *IMAGE)
+    assert last.net.eval()(image).shape == net(image).shape
     assert not any(module.training for module in net.modules())
     shared = {parameter.data_ptr() for parameter in net.parameters()}
     assert not any(parameter.data_ptr() in shared for parameter in last.net.parameters())
 
 
-def test_the_same_seed_gives_the_same_net(net, method, context) -> None:
-    space = trace(net, IMAGE)
+def test_the_same_seed_gives_the_same_net(net, space, method, context) -> None:
     goal = _goal(method, space, 0.5)
     first, second = (_run(method, net, space, goal, context(seed=3))[-1].net for _ in range(2))
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
-def test_budgets_alone_are_met(net, method, context) -> None:
+def test_budgets_alone_are_met(net, space, method, context) -> None:
     if not method.finds_widths:
         pytest.skip("takes widths from the search only")
-    space = trace(net, IMAGE)
     budgets = (Budget.parse("60%"), Budget("params", int(0.7 * space.dense_cost.params)))
     snapshots = _run(method, net, space, Goal(budgets=budgets), context())
     for snapshot in snapshots:
@@ -178,8 +185,7 @@ def test_budgets_alone_are_met(net, method, context) -> None:
     assert counted.params <= budgets[1].limit
 
 
-def test_snapshots_follow_the_epochs(net, method, context) -> None:
-    space = trace(net, IMAGE)
+def test_snapshots_follow_the_epochs(net, space, method, context) -> None:
     snapshots = _run(method, net, space, _goal(method, space, 0.5), context(epochs=2))
     epochs = [snapshot.epoch for snapshot in snapshots]
     assert epochs == sorted(epochs)
@@ -196,7 +202,7 @@ NARROWING = {  # settings at which methods yield intermediate networks in 8 epoc
 def test_a_method_says_whether_it_yields_intermediate_networks(method, context) -> None:
     torch.manual_seed(0)
     net, method = Residual().eval(), dataclasses.replace(method, **NARROWING.get(method.name, {}))
-    space = trace(net, IMAGE)
+    space = space_of(Residual, IMAGE)
     limited = Goal(budgets=(Budget("flops", int(0.3 * space.dense_cost.flops)),))
     goals = ([limited] if method.finds_widths else []) + [_goal(method, space, 0.3)]
     yielded = [(goal, snapshot) for goal in goals for snapshot in _run(method, net, space, goal, context(epochs=8))]

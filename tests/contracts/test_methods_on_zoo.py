@@ -1,12 +1,14 @@
 """The contract of all methods on real architectures of the zoo: at given widths, and within a budget.
 
 Networks with hundreds of channels are cut before the test, because the time of several methods grows with the square
-or cube of a width. A new method is tested once it has a line in METHODS. Tests that need no real architecture are in
-test_methods.py.
+or cube of a width. A new method is tested once it has a line in METHODS. Methods that differ by their criterion alone
+run whole on one network, and score the channels of the others: what follows from the scores is the same for all of
+them. Tests that need no real architecture are in test_methods.py.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -35,10 +37,14 @@ SIDES = {"resnet20": 16, "cifar_vgg16_bn": 32, "densenet40": 8, "mobilenet_v2": 
 SIDES |= {"googlenet": 32}
 CLASSES, SHARE = 10, 0.3  # of the dense FLOPs
 # Share of the FLOPs of networks with wide layers that is left before the test.
-LEFT = {"cifar_vgg16_bn": 1 / 16, "mobilenet_v2": 1 / 4, "efficientnet_b0": 1 / 4, "googlenet": 1 / 4}
+LEFT = {"cifar_vgg16_bn": 1 / 16, "mobilenet_v2": 1 / 8, "efficientnet_b0": 1 / 8, "googlenet": 1 / 8}
 # Within budgets, these methods take the uniform widths that the test gives them.
 UNIFORM = (ScoreAndSlice, FromScratch, AutoBalanced)
 TRAIN = TrainConfig(epochs=1, batch_size=4, device="cpu", precision="float32")
+# Methods that share their code with uniform l2, and differ by the criterion.
+SCORED = [name for name in sorted(METHODS) if METHODS[name].run is ScoreAndSlice.run and name != "l2"]
+SMALLEST = "resnet20"  # the network on which all methods run whole
+WHOLE = [(net, name) for net in SIDES for name in sorted(METHODS) if net == SMALLEST or name not in SCORED]
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,13 @@ class Case:
         return Budget("flops", int(SHARE * self.space.dense_cost.flops))
 
 
-@pytest.fixture(scope="module", params=SIDES)
-def case(request) -> Case:
-    shape = (3, SIDES[request.param], SIDES[request.param])
+@cache
+def case_of(name: str) -> Case:
+    shape = (3, SIDES[name], SIDES[name])
     torch.manual_seed(0)
-    net = build(ModelSpec(request.param, CLASSES, shape)).eval()
-    if request.param in LEFT:
-        net = _narrower(net, shape, LEFT[request.param])
+    net = build(ModelSpec(name, CLASSES, shape)).eval()
+    if name in LEFT:
+        net = _narrower(net, shape, LEFT[name])
     images = torch.randint(0, 256, (8, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     split = TensorSplit(images, torch.arange(8) % CLASSES, (0.5,) * 3, (0.3,) * 3, shape[1:])
     data = ImageData("noise", split, split, split, split, split, CLASSES, shape, "noise")
@@ -77,9 +83,9 @@ def _narrower(net: nn.Module, shape: tuple[int, int, int], share: float) -> nn.M
     return slice_channels(net, space, select_channels(space, equal, widths)).eval()
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_method_keeps_its_contract_on_a_real_net(case: Case, name: str) -> None:
-    method = METHODS[name]()
+@pytest.mark.parametrize(("net", "name"), WHOLE)
+def test_a_method_keeps_its_contract_on_a_real_net(net: str, name: str) -> None:
+    case, method = case_of(net), METHODS[name]()
     context = TrialContext(case.data, TRAIN, 0, compute_format=PLAIN)
     context.prepared = method.prepare(case.net, case.space, context)
     if method.takes_widths:
@@ -87,12 +93,24 @@ def test_a_method_keeps_its_contract_on_a_real_net(case: Case, name: str) -> Non
         snapshots = list(method.run(case.net, case.space, Goal(widths=widths), context))
         assert snapshots[-1].widths == widths
         _check_net(case, snapshots[-1])
-        _check_dense_net(case, snapshots[-1].net)
+        _check_dense_net(case)
+        _check_memory(case, snapshots[-1].net)
     if method.finds_widths and not isinstance(method, UNIFORM):
         snapshots = list(method.run(case.net, case.space, Goal(budgets=(case.budget,)), context))
         assert _promised(case, snapshots[-1]).flops <= case.budget.limit
         _check_net(case, snapshots[-1])
-        _check_dense_net(case, snapshots[-1].net)
+        _check_dense_net(case)
+        _check_memory(case, snapshots[-1].net)
+
+
+@pytest.mark.parametrize(("net", "name"), [(net, name) for net in SIDES if net != SMALLEST for name in SCORED])
+def test_a_method_scores_the_channels_of_a_real_net(net: str, name: str) -> None:
+    case = case_of(net)
+    criterion = METHODS[name]().chosen()
+    scores = criterion.scores(case.net, case.space, TrialContext(case.data, TRAIN, 0, compute_format=PLAIN))
+    assert {group: len(own) for group, own in scores.items()} == {g.name: g.width for g in case.space.variable}
+    assert all(bool((own.isfinite() & (own >= 0)).all()) for own in scores.values())
+    _check_dense_net(case)
 
 
 def _promised(case: Case, snapshot: Snapshot):
@@ -113,11 +131,15 @@ def _check_net(case: Case, snapshot: Snapshot) -> None:
         assert torch.equal(loaded(images), logits)
 
 
-def _check_dense_net(case: Case, narrow: nn.Module) -> None:
-    """Check that the dense net is unchanged and shares no memory with the narrow one."""
+def _check_dense_net(case: Case) -> None:
+    """Check that the dense net is unchanged."""
     assert [name for name, tensor in case.net.state_dict().items() if not torch.equal(tensor, case.state[name])] == []
     modules = list(case.net.modules())
     assert not any(module.training or module._forward_hooks or module._forward_pre_hooks for module in modules)
     assert all(parameter.grad is None for parameter in case.net.parameters())
+
+
+def _check_memory(case: Case, narrow: nn.Module) -> None:
+    """Check that the narrow net shares no memory with the dense one."""
     dense = {parameter.data_ptr() for parameter in case.net.parameters()}
     assert not any(parameter.data_ptr() in dense for parameter in narrow.parameters())

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from traced_zoo import zoo_space
 
 from pruning import checkpoint
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from spaces.space import ModelSpec
-from spaces.tracing.tracer import trace
 from spaces.zoo import models as zoo
 
 # One of every kind: flatten, residual, concatenating, depthwise, gated, grouped, LayerNorm, without BatchNorm.
@@ -37,11 +37,10 @@ def test_a_net_without_memory_has_no_tensor_but_those_of_a_checkpoint(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_narrow_net_comes_back_bit_equal_from_its_checkpoint(name):
-    spec = ModelSpec(name, 4, (3, 32, 32))
-    image = torch.rand(2, *spec.input_shape)
+    side = 32 if name in zoo.CIFAR_NAMES else 64
+    spec, space = ModelSpec(name, 10, (3, side, side)), zoo_space(name, side)
+    image, widths = torch.rand(2, *spec.input_shape), space.smallest
     dense = zoo.build(spec).eval()
-    space = trace(dense, image[:1], spec=spec)
-    widths = space.smallest
     scores = {group.name: torch.rand(group.width) for group in space.variable}
     narrow = slice_channels(dense, space, select_channels(space, scores, widths))
     back = checkpoint.from_bytes(checkpoint.to_bytes(narrow, spec, widths)).eval()

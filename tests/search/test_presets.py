@@ -10,6 +10,7 @@ from fvcore.nn import FlopCountAnalysis
 from made_up_search import search_of
 from PIL import Image
 from torch import nn
+from traced_zoo import zoo_space
 
 from configs.loading import PRESETS, load
 from configs.schema import RunConfig
@@ -143,23 +144,29 @@ def test_the_widths_of_a_recipe_remove_the_published_share_of_the_flops(name: st
     assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent
 
 
+@pytest.fixture(scope="module")
+def resnet50() -> nn.Module:
+    return build(ModelSpec("resnet50", 1000, (3, 224, 224)))
+
+
 @pytest.mark.parametrize(
     ("share", "percent"),
     [(0.7, 35.69), (0.6, 45.88), (0.5, 55.44)],  # as in the file; as its comment says for the others
 )
-def test_inner_layers_of_resnet50_remove_the_published_shares_of_the_flops(share: float, percent: float) -> None:
+def test_inner_layers_of_resnet50_remove_the_published_shares_of_the_flops(
+    resnet50: nn.Module, share: float, percent: float
+) -> None:
     config = load("csgd-resnet50-imagenet").space
     shares = {stage: math.ceil(share * width) / width for stage, width in enumerate((64, 128, 256, 512), start=1)}
     bound = tuple(f"layer{stage}.*={kept}:{kept}" for stage, kept in shares.items())
     if share == 0.7:
         assert config.bound == bound
-    net = build(ModelSpec("resnet50", 1000, (3, 224, 224)))
-    space = trace(net, torch.zeros(1, 3, 224, 224), dataclasses.replace(config, bound=bound))
+    net, shape = resnet50, (3, 224, 224)
+    space = zoo_space("resnet50", 224, 1000).restrict(dataclasses.replace(config, bound=bound))
     for group in space.variable:
         assert (group.lowest, group.ceiling) == (math.ceil(share * group.width),) * 2
     assert len(space.variable) == 32
     narrow = slice_channels(net, space, select_channels(space, norm_scores(net, space, order=1), space.largest))
-    shape = (3, 224, 224)
     assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent
 
 
@@ -167,9 +174,9 @@ def test_di_cuts_half_a_percent_twice_an_epoch_and_retrains_as_long_as_its_autho
     config = load("di-resnet50-imagenet")
     texts = config.fixed_settings["di"]
     settings = {name: float(texts[name]) for name in ("step", "gradual_epochs", "gradual_rate")}
-    net = build(ModelSpec(config.model, 1000, (3, 224, 224)))
-    space = trace(net, torch.zeros(1, 3, 224, 224), config.space)
-    share = 1 - Budget.parse(config.budget[0]).limit / space.dense_cost.flops
+    dense = zoo_space("resnet50", 224, 1000).dense_cost
+    assert config.model == "resnet50"
+    share = 1 - Budget.parse(config.budget[0]).limit / dense.flops
     assert share / (CUTS_PER_EPOCH * settings["gradual_epochs"]) == pytest.approx(settings["step"], rel=0.02)
     assert settings["gradual_rate"] * config.train.lr == pytest.approx(0.01024)
     assert config.train.epochs - settings["gradual_epochs"] == 120

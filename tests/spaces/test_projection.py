@@ -1,16 +1,14 @@
 import numpy as np
 import pytest
-import torch
+from traced_zoo import zoo_space
 
 from spaces.budget import Budget
 from spaces.cost import CostModel, Form, PolynomialBuilder
 from spaces.errors import BudgetError
 from spaces.groups import ChannelGroup
 from spaces.projection import Projection, Relaxation
-from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing.tracer import trace
+from spaces.space import SearchSpace
 from spaces.widths import Widths
-from spaces.zoo.models import build
 
 
 def projection() -> Projection:
@@ -51,7 +49,7 @@ def test_a_budget_under_the_smallest_network_is_refused():
 
 @pytest.fixture(scope="module")
 def resnet20_space() -> SearchSpace:
-    return trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.zeros(1, 3, 32, 32))
+    return zoo_space("resnet20", 32)
 
 
 def test_real_widths_use_the_budget_up_and_are_near_the_legal_ones(resnet20_space: SearchSpace) -> None:

@@ -7,21 +7,19 @@ import tiny_nets as nets
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traced_zoo import zoo_space
 
 from spaces.budget import Budget
 from spaces.errors import BudgetError, ConfigError, SpaceError
-from spaces.space import ModelSpec, SearchSpace, SpaceConfig, uniform_ratios
+from spaces.space import SearchSpace, SpaceConfig, uniform_ratios
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
-from spaces.zoo.models import build
 
 NAMES = ("resnet20", "resnet50", "densenet121", "resnext50_32x4d")
 
 
-@cache
 def space_of(name: str) -> SearchSpace:
-    shape = (3, 32, 32) if name == "resnet20" else (3, 64, 64)
-    return trace(build(ModelSpec(name, 10, shape)), torch.empty(1, *shape))
+    return zoo_space(name, 32 if name == "resnet20" else 64)
 
 
 @cache

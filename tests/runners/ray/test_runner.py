@@ -85,15 +85,15 @@ def test_workers_are_kept_between_trials_and_stay_in_the_folder(told: dict[int, 
     assert {result.note["folder"] for result in finished} == {os.getcwd()}
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize(("error", "running"), [(OSError("disk full"), 2), (KeyboardInterrupt(), 1)])
 def test_an_error_of_the_study_and_an_interrupt_stop_the_workers_at_once(
-    tiny_search_context: SearchContext, error: BaseException
+    tiny_search_context: SearchContext, error: BaseException, running: int
 ) -> None:
     class Broken(Desk):
         def report(self, report: EpochReport) -> bool:
             raise error
 
-    desk = Broken({"sleeps": 60}, {"sleeps": 60})
+    desk = Broken(*[{"sleeps": 60}] * running)
     with pytest.raises(type(error)):
         RayRunner(RunnerConfig(), by_settings).run(desk, tiny_search_context)
     begin = time.perf_counter()

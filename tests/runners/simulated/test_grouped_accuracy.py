@@ -2,20 +2,18 @@
 
 import numpy as np
 import pytest
-import torch
+from traced_zoo import zoo_space
 
 from pruning.base import Goal
 from runners.simulated.grouped_accuracy import GroupedAccuracy
 from runners.trial import Trial
 from spaces.budget import Budget
-from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing.tracer import trace
-from spaces.zoo.models import build
+from spaces.space import SearchSpace
 
 
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
-    return trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.zeros(1, 3, 32, 32))
+    return zoo_space("resnet20", 32)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.6])

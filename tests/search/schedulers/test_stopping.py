@@ -3,13 +3,12 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from made_up_search import MadeUpSearch, problem_of, search_of
 
 from runners.base import AskTell
-from runners.config import RunnerConfig
 from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult
 from search.problem import Problem
@@ -18,9 +17,6 @@ from search.results.result import SearchResult
 from search.schedulers.stopping import TimeLimit, TimeLimitError
 from spaces.budget import Budget
 from spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
 
 LIMIT = 60.0
 
@@ -131,25 +127,6 @@ def test_a_limit_over_before_any_trial_is_an_error_that_says_where() -> None:
     clock.now = LIMIT
     with pytest.raises(TimeLimitError, match="the time limit of 1m was over after epoch 3, before any trial"):
         limit.check("after epoch 3")
-
-
-def test_workers_of_ray_stop_at_their_next_report(
-    tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from runners.evaluation.evaluate import evaluate
-    from runners.ray.runner import RayRunner
-
-    monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
-    search_context = dataclasses.replace(
-        tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=40)
-    )
-    trials = TimedSearch(problem_of(search_context.space, ("50%",), trials=50), Clock(), at_end=0)
-    RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, search_context)
-    states = [str(result.state) for result in trials.results]
-    assert states[0] == "complete"
-    assert 2 <= len(states) <= 4
-    assert states[-1] == "stopped"
-    assert trials.stopped
 
 
 def test_the_report_says_what_ended_a_search_and_what_was_found(finished_search: SearchResult) -> None:

@@ -5,22 +5,20 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from scipy.integrate import quad
 from scipy.stats import norm
+from traced_zoo import zoo_space
 
 from search.searchers.acquisition import Acquisition, expected_hypervolume_improvement
 from search.searchers.observation import Observation
 from search.searchers.structure import structure_of
 from spaces.projection import Floats, Relaxation
-from spaces.space import ModelSpec, SearchSpace
-from spaces.tracing.tracer import trace
-from spaces.zoo.models import build
+from spaces.space import SearchSpace
 
 
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
-    return trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.zeros(1, 3, 32, 32))
+    return zoo_space("resnet20", 32)
 
 
 @pytest.fixture

@@ -2,17 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
+from traced_zoo import zoo_space
 
 from search.searchers.structure import balanced, structure_of
-from spaces.space import ModelSpec, SearchSpace, SpaceConfig
-from spaces.tracing.tracer import trace
-from spaces.zoo.models import build
+from spaces.space import SearchSpace, SpaceConfig
 
 
 @pytest.fixture(scope="module")
 def space() -> SearchSpace:
-    return trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.zeros(1, 3, 32, 32))
+    return zoo_space("resnet20", 32)
 
 
 def test_a_residual_net_has_stages_and_streams_shared_by_more_layers(space: SearchSpace) -> None:

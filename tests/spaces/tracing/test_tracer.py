@@ -5,6 +5,7 @@ import tiny_nets as nets
 import torch
 import torchvision
 from torch import nn
+from traced_zoo import zoo_space
 
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
@@ -18,21 +19,11 @@ from spaces.zoo.models import build
 
 CIFAR = ("resnet20", "resnet56", "resnet110", "cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5")
 NO_CNN = ("vit_", "swin_", "maxvit")
+# The smallest with every kind of block; the others are deeper or wider, and many take over ten seconds.
+KINDS = {"alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5"}
+KINDS |= {"mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50"}
+KINDS |= {"shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1"}
 TORCHVISION = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(NO_CNN)]
-# Over 10 s to build, trace and slice; the same families run at smaller sizes.
-HEAVY = {"regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "regnet_y_16gf", "convnext_large", "convnext_base"}
-HEAVY |= {"efficientnet_b7", "efficientnet_b6", "efficientnet_b5", "efficientnet_v2_l", "efficientnet_v2_m"}
-HEAVY |= {"densenet161", "densenet169", "densenet201", "resnet152", "resnext101_64x4d", "resnext101_32x8d"}
-HEAVY |= {"wide_resnet101_2", "regnet_x_16gf", "regnet_y_8gf", "regnet_x_8gf", "vgg19", "vgg19_bn", "vgg13", "vgg16"}
-HEAVY |= {
-    "efficientnet_v2_s",
-    "efficientnet_b4",
-    "efficientnet_b3",
-    "efficientnet_b2",
-    "regnet_x_3_2gf",
-    "regnet_y_3_2gf",
-}
-HEAVY |= {"vgg13_bn", "vgg16_bn", "vgg11", "convnext_small", "resnet101", "resnext50_32x4d", "regnet_y_1_6gf"}
 
 
 def random_widths(space: SearchSpace, seed: int) -> Widths:
@@ -46,34 +37,30 @@ def narrow(net: nn.Module, space: SearchSpace, widths: Widths) -> nn.Module:
     return slice_channels(net, space, select_channels(space, scores, widths))
 
 
-def assert_exact(net: nn.Module, shape: tuple[int, int, int], vectors: int) -> SearchSpace:
-    space = trace(net, torch.empty(1, *shape))
+def assert_exact(net: nn.Module, space: SearchSpace, vectors: int) -> None:
     for seed in range(vectors):
         widths = random_widths(space, seed)
-        assert count_cost(narrow(net, space, widths), shape) == space.cost(widths)
-    return space
+        assert count_cost(narrow(net, space, widths), space.input_shape) == space.cost(widths)
 
 
 @pytest.mark.parametrize("make", nets.ALL)
 def test_cost_of_tiny_nets_equals_fvcore_on_the_sliced_net(make: type[nn.Module]) -> None:
-    assert_exact(make(), nets.IMAGE, vectors=5)
+    assert_exact(make(), nets.space_of(make), vectors=5)
 
 
 @pytest.mark.parametrize("name", CIFAR)
 def test_cost_of_cifar_nets_equals_fvcore_on_the_sliced_net(name: str) -> None:
-    shape = (3, 32, 32)
-    assert_exact(build(ModelSpec(name, 10, shape)), shape, vectors=2)
+    assert_exact(build(ModelSpec(name, 10, (3, 32, 32))), zoo_space(name, 32), vectors=2)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in TORCHVISION])
+@pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in TORCHVISION])
 def test_cost_of_torchvision_nets_equals_fvcore_on_the_sliced_net(name: str) -> None:
-    shape = (3, 96, 96) if name == "inception_v3" else (3, 64, 64)
-    assert_exact(build(ModelSpec(name, 10, shape)), shape, vectors=1)
+    side = 96 if name == "inception_v3" else 64
+    assert_exact(build(ModelSpec(name, 10, (3, side, side))), zoo_space(name, side), vectors=1)
 
 
 def test_resnet50_costs_what_fvcore_counts_at_224() -> None:
-    shape = (3, 224, 224)
-    space = trace(build(ModelSpec("resnet50", 1000, shape)), torch.empty(1, *shape))
+    space = zoo_space("resnet50", 224, 1000)
     assert space.dense_cost == Cost(4_111_512_576, 25_557_032)
     assert len(space.variable) == 37
 
@@ -123,7 +110,7 @@ def test_a_net_that_cannot_be_followed_names_the_layer() -> None:
 
 
 def test_layers_between_shuffles_vary_and_the_others_are_fixed_by_name() -> None:
-    space = trace(build(ModelSpec("shufflenet_v2_x0_5", 10, (3, 64, 64))), torch.empty(1, 3, 64, 64))
+    space = zoo_space("shufflenet_v2_x0_5", 64)
     assert "stage2.0.branch2.0" in space.full
     (fixed,) = [layer for layer in space.layers_fixed if layer.name == "stage2.0.branch1.2"]
     assert fixed.reason.startswith("view from (1, 48, 8, 8) to (1, 2, 24, 8, 8) in stage2.0")

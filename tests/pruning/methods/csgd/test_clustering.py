@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import tiny_nets as nets
 import torch
+from traced_zoo import zoo_space
 
 from pruning.base import PruningError
 from pruning.methods.csgd.clustering import channel_features, cluster_channels, even, imbalanced, k_means, pacesetter
 from spaces.errors import SpaceError
-from spaces.space import ModelSpec, SearchSpace
+from spaces.space import SearchSpace
 from spaces.tracing.tracer import trace
-from spaces.zoo.models import build
 
 
 def traced(net: torch.nn.Module) -> SearchSpace:
@@ -85,7 +85,7 @@ def test_a_channel_is_compared_by_all_filters_that_write_it() -> None:
 
 
 def test_the_projection_of_a_stage_is_the_pacesetter() -> None:
-    space = trace(build(ModelSpec("resnet20", 10, (3, 32, 32))), torch.empty(1, 3, 32, 32))
+    space = zoo_space("resnet20", 32)
     names = {group.name: pacesetter(space, group) for group in space.variable if len(group.producers) > 1}
     assert list(names.values()) == ["conv1", "layers.stage2.0.shortcut.0", "layers.stage3.0.shortcut.0"]
 
