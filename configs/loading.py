@@ -54,6 +54,10 @@ _EXAMPLES = """examples:
 to see what a run would do, with everything that it would take, before it does:
   python -m search plan --budget 0.5gflops [options]
 
+to look at finished searches again:
+  python -m search show RUN              the tables of a run folder
+  python -m search compare RUN RUN ...   the fronts of several on one table and picture
+
 to look up:
   python -m search methods [NAME ...]    methods with their settings, defaults, needs and papers (--json)
   python -m search presets [NAME ...]    files for --config, most of them recipes of papers (--json)"""

@@ -4,22 +4,30 @@
 exception is a defect of this project and shows its traceback.
 """
 
-import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TextIO
 
 from typing_extensions import override
 
 from configs.loading import check_resumed, effective_yaml, parse_flags
 from configs.schema import RunConfig
-from spaces.errors import ConfigError, ExitCode, SlimfrontError
+from spaces.errors import ExitCode, SlimfrontError
+from spaces.registry import Registry
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
-PAGES = ("methods", "presets")
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = Registry(
+    "command",
+    {
+        "methods": "search.commands.catalogue:methods",
+        "presets": "search.commands.catalogue:presets",
+        "show": "search.commands.old_runs:show",
+        "compare": "search.commands.old_runs:compare",
+    },
+)
 PLAN = "plan"
 
 
@@ -55,9 +63,10 @@ def exit_quickly(code: int) -> NoReturn:
 
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
-    if arguments and arguments[0] in PAGES:
-        return _show(arguments[0], arguments[1:])
     planning = bool(arguments) and arguments[0] == PLAN
+    if arguments and not planning and not arguments[0].startswith("-"):
+        _configure_logging(debug)
+        return COMMANDS[arguments[0]](arguments[1:])
     config = parse_flags(arguments[1:] if planning else arguments)
     if "--print-config" in arguments:
         print(effective_yaml(config), end="")
@@ -100,26 +109,6 @@ def _plan(config: RunConfig) -> int:
 
     environment = prepare(config, fetch=False)
     make_console(sys.stdout).print(plan_page(environment, CandidateSpace(environment.problem)))
-    return ExitCode.RESULT
-
-
-def _show(page: str, arguments: Sequence[str]) -> int:
-    """Print the list of methods or presets, or the page of every name among the arguments."""
-    from search.reporting.catalogue import describe_methods, describe_presets, methods_page, presets_page
-    from search.reporting.wording import make_console
-
-    names = [argument for argument in arguments if not argument.startswith("-")]
-    unknown = [flag for flag in arguments if flag.startswith("-") and flag not in ("--json", "--debug")]
-    if unknown:
-        known = f"python -m search {page} [NAME ...] [--json]"
-        if unknown[0] in ("-h", "--help"):
-            print(f"usage: {known}")
-            return ExitCode.RESULT
-        raise ConfigError(f"unknown argument {unknown[0]!r}; use {known}")
-    if "--json" in arguments:
-        print(json.dumps(describe_methods(names) if page == "methods" else describe_presets(names), indent=2))
-        return ExitCode.RESULT
-    make_console(sys.stdout).print(methods_page(names) if page == "methods" else presets_page(names))
     return ExitCode.RESULT
 
 

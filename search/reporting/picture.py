@@ -1,14 +1,17 @@
 """The picture of a search: accuracy over FLOPs or latency.
 
 `picture_of` decides what is drawn; `write_png` draws it with matplotlib, `search.reporting.page` with plotly.
+`write_fronts_png` draws the fronts of several searches.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runners.trial import TrialResult
+from search.reporting.fronts import NamedRun, common_axis, dense_cost, front_along
 from search.reporting.wording import plural
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import SearchResult
@@ -18,6 +21,7 @@ from spaces.budget import Budget
 # baselines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
+MARKERS = "osD^vP"  # of the fronts of several searches
 ACCURACY = "validation accuracy (%)"
 _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 _FLOPS_UNITS = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1.0, "FLOPs"))
@@ -166,21 +170,9 @@ def _limits(budgets: Sequence[Budget], axis: Axis, kind: str) -> list[tuple[floa
 
 def write_png(result: SearchResult, path: Path) -> None:
     """Draw the picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     picture = picture_of(result)
-    axis = picture.axis
-    figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(xscale="log", xlim=(axis.low, axis.high), xlabel=axis.title)
-    axes.set(ylim=picture.accuracies, ylabel=ACCURACY, axisbelow=True)
-    axes.set_xticks(axis.ticks, [f"{tick:g}" for tick in axis.ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_title(picture.title, loc="left", fontsize=12, fontweight="bold")
-    axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = _make_axes(picture.axis, picture.title)
+    axes.set_ylim(picture.accuracies)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
         marks = axes.scatter(drawn.xs, drawn.ys, s=drawn.sizes(34, 9), label=drawn.name, zorder=3, marker=marker)
@@ -196,5 +188,50 @@ def write_png(result: SearchResult, path: Path) -> None:
     if picture.below:
         note = f"{plural(picture.below, 'network')} below this range"
         axes.text(0.01, 0.015, note, transform=axes.transAxes, color=GREY, fontsize=8)
+    _save(axes, path)
+
+
+def write_fronts_png(runs: Sequence[NamedRun], path: Path) -> None:
+    """Draw the fronts of several searches and their dense networks on one picture.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    quantity = common_axis(runs)
+    fronts = [front_along(run, quantity).members for run in runs]
+    costs = [objectives(member, quantity)[0] for members in fronts for member in members]
+    dense = [dense_cost(run.result, quantity) for run in runs]
+    axis = _axis(quantity, [*costs, *(cost for cost in dense if cost is not None)])
+    axes = _make_axes(axis, f"{len(runs)} searches: accuracy over {'FLOPs' if quantity == FLOPS else 'latency'}")
+    for index, (run, members, cost) in enumerate(zip(runs, fronts, dense, strict=True)):
+        xs, ys = axis.coordinates(members)
+        colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        axes.step(xs, ys, where="post", color=colour, marker=marker, markersize=6, linewidth=1.4, label=run.title)
+        if cost is not None:
+            place = cost / axis.factor, 100 * run.result.dense.val_accuracy
+            axes.scatter(*place, s=150, marker="*", color=colour, edgecolors=DENSE, zorder=5)
+    axes.scatter([], [], s=150, marker="*", color="none", edgecolors=DENSE, label="dense networks")
+    _save(axes, path)
+
+
+def _make_axes(axis: Axis, title: str) -> Any:
+    """Return the axes of a new figure, with the cost axis and the labels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xscale="log", xlim=(axis.low, axis.high), xlabel=axis.title, ylabel=ACCURACY, axisbelow=True)
+    axes.set_xticks(axis.ticks, [f"{tick:g}" for tick in axis.ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _save(axes: Any, path: Path) -> None:
+    """Write the figure of these axes with its legend below them."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path)
+    axes.figure.savefig(path)

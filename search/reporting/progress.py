@@ -16,7 +16,7 @@ from search.callbacks import Progress, SearchCallback
 from search.environment import Plan
 from search.reporting.plan import plan_table
 from search.reporting.summary import summary
-from search.reporting.wording import duration, make_console, one_line, percent, plural, scaled
+from search.reporting.wording import duration, make_console, one_line, percent, plural, print_parts, scaled
 from search.results.pareto import ParetoFront, measured
 from search.results.rank_correlation import SCREENED
 from search.results.result import SearchResult
@@ -100,11 +100,7 @@ class ConsoleProgress(SearchCallback):
     @override
     def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
         self.__exit__()
-        for part in summary(result, folder, tracking):
-            if isinstance(part, str):  # printed as it is, unwrapped, to be copied
-                self._console.print(part, markup=False, soft_wrap=True)
-            else:
-                self._console.print(part)
+        print_parts(self._console, summary(result, folder, tracking))
 
 
 class ProgressEstimate:

@@ -1,12 +1,12 @@
 """How numbers and tables are written for a person."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -57,6 +57,15 @@ def make_console(stream: TextIO) -> Console:
     """Return a console as wide as the terminal, for texts without emoji and highlighting."""
     width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, emoji=False)
+
+
+def print_parts(console: Console, parts: Iterable[RenderableType]) -> None:
+    """Print the parts of a report; a `str` is printed as it is, unwrapped, to be copied."""
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, markup=False, soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def scaled(count: float, unit: str = "") -> str:

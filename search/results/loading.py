@@ -4,12 +4,29 @@ from pathlib import Path
 
 from torch import nn
 
+from configs.loading import RUN_FILE
 from pruning import checkpoint
 from pruning.export import CHECKPOINT
 from search.results.result import SearchResult
+from search.results.serialization import ResultError
 from spaces.errors import WeightsError
 
 RESULT = "result.json"  # of a run folder
+
+
+def read_result(folder: Path | str) -> SearchResult:
+    """Return the result of a finished search from its run folder.
+
+    Raises:
+        ResultError: the folder holds no result, or one that this version cannot read.
+    """
+    file = Path(folder) / RESULT
+    if not file.is_file():
+        way_out = "give the run folder of a finished search"
+        if (Path(folder) / RUN_FILE).is_file():
+            way_out = f"the search has not ended: finish it with --resume {folder}"
+        raise ResultError(f"{str(folder)!r} has no {RESULT}; {way_out}")
+    return SearchResult.from_json(file.read_text(encoding="utf-8"))
 
 
 def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
@@ -28,7 +45,7 @@ def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     if (path / CHECKPOINT).is_file():
         path = path / CHECKPOINT
     elif (path / RESULT).is_file():
-        chosen = SearchResult.from_json((path / RESULT).read_text()).chosen
+        chosen = read_result(path).chosen
         if chosen is None or not chosen.path:
             raise WeightsError(f"the search in {path} has no chosen network; give the folder of one of its networks")
         path = path / chosen.path

@@ -24,7 +24,7 @@ from search.environment import Plan
 from search.problem import Problem
 from search.results.result import SearchResult
 from search.tracking.runs import SearchRuns
-from search.tracking.store import SQLITE
+from search.tracking.store import SQLITE, STORE_FILE
 from spaces.errors import SlimfrontError
 
 MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have waited for a dead server
@@ -53,7 +53,7 @@ class MlflowTracker(SearchCallback):
         self._folder, self._config = folder.resolve(), config
         server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         self._local = not server
-        self.uri = server or f"{SQLITE}{self._folder / 'mlflow.db'}"
+        self.uri = server or f"{SQLITE}{self._folder / STORE_FILE}"
         self._step = 0  # finished trials and training segments
         self._queue: queue.Queue[_Write | None] = queue.Queue()
         self._opened: Future[SearchRuns] = Future()

@@ -3,6 +3,7 @@
 import logging
 import logging.config
 import os
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SQLITE = "sqlite:///"  # before the path of a store in a file
+STORE_FILE = "mlflow.db"  # of a run folder
 FOLDER_TAG = "slimfront.run_folder"  # tag of a parent run by which a server's runs are found again
 PARENT_TAG = "mlflow.parentRunId"
 CHANGED_PREFIX = "now."  # of the tags of a parent run that hold the settings which a resumed search has changed
@@ -41,6 +43,12 @@ def open_store(uri: str) -> "MlflowClient":
     if (file := missing_file(uri)) is not None:
         create_store(file)
     return client(tracking_uri=uri)
+
+
+def ui_command(folder: Path) -> str:
+    """Return the command line that opens MLflow on the store in a run folder; empty where there is none."""
+    file = folder.resolve() / STORE_FILE
+    return f"mlflow ui --backend-store-uri {shlex.quote(f'{SQLITE}{file}')}" if file.is_file() else ""
 
 
 def missing_file(uri: str) -> Path | None:

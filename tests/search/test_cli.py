@@ -250,7 +250,7 @@ def test_what_is_listed_reads_as_json(capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["methods", "cgsd"], "did you mean csgd?"),
         (["presets", "quik"], "did you mean quick?"),
-        (["methods", "--yaml"], "unknown argument '--yaml'; use python -m search methods [NAME ...] [--json]"),
+        (["methods", "--yaml"], "unrecognized arguments: --yaml; see python -m search methods --help"),
     ],
 )
 def test_what_cannot_be_listed_is_one_line_and_code_2(
