@@ -60,6 +60,17 @@ def parse_duration(flag: str, text: str) -> float:
     return seconds
 
 
+def parse_trial_timeout(text: str) -> float | None:
+    """Return the seconds that `--trial-timeout` stands for; infinite for "none", None for "auto".
+
+    Raises:
+        ConfigError: another text.
+    """
+    if text.strip() == AUTO:
+        return None
+    return inf if text.strip() == NONE else parse_duration("--trial-timeout", text)
+
+
 def parse_rungs(text: str, epochs: int, trials: int, search_training: str = "") -> tuple[int, ...]:
     """Return the epochs that a trial has been trained at each of its rungs; the last rung is the whole training.
 

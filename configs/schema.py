@@ -17,6 +17,7 @@ from configs.parsing import (
     parse_screen,
     parse_search_settings,
     parse_train_budget,
+    parse_trial_timeout,
 )
 from pruning.base import METHODS, parse_methods
 from pruning.settings import Setting
@@ -166,7 +167,7 @@ class RunConfig:
                 f"--mixup is {self.train.mixup}, and --augment {self.data.augment} mixes images too; keep one of them"
             )
         _ = self.rung_epochs, self.screening_pool, self.time_limit_seconds, self.searched_training, self.final_training
-        _ = self.final_distillation
+        _ = self.final_distillation, self.trial_timeout_seconds
         if not self.weights:
             self.train.for_dense()
         for kind, name, known in (
@@ -271,6 +272,11 @@ class RunConfig:
     def time_limit_seconds(self) -> float:
         """The time limit in seconds; infinite without one."""
         return parse_duration("--time-limit", self.time_limit) if self.time_limit else float("inf")
+
+    @cached_property
+    def trial_timeout_seconds(self) -> float | None:
+        """Seconds that a trial may go without a report; infinite without such a limit, None where the forecast says."""
+        return parse_trial_timeout(self.runner.trial_timeout)
 
     @property
     def axis(self) -> str:

@@ -202,6 +202,11 @@ class RunnerConfig:
         cpus_per_trial: CPU cores, and so threads, of one trial.
         gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
         ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
+        max_retries: how often a trial is tried again whose worker or node was lost, on another node where there is one,
+            from the last epoch that it has saved; a trial that fails for a reason of its own is not tried again.
+        trial_timeout: longest time that a trial on Ray may go without a report, such as 30m; then its worker is ended,
+            and the trial is tried once more. "auto" takes ten times the forecast of a whole trial, at least ten
+            minutes; "none" waits for ever.
     """
 
     name: Annotated[str, Flag("runner")] = "auto"
@@ -212,6 +217,8 @@ class RunnerConfig:
         "0, a share of one GPU from 0.01, or a whole number of them",
     ] = 0.0
     ray_address: str = ""
+    max_retries: NonNegativeInt = 2
+    trial_timeout: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the settings; raises ConfigError."""

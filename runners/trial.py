@@ -65,6 +65,22 @@ class TrainingSegment:
 
 
 @dataclass(frozen=True)
+class SavedTraining:
+    """The state of a running trial after an epoch, from which it goes on when its worker is lost.
+
+    Attributes:
+        state: of the training, as `runners.training.loop.Training` gives it.
+        curve: the reports so far, the last of them that of this epoch.
+        seconds, active_seconds: of `runners.evaluation.progress.TrialProgress`.
+    """
+
+    state: bytes = field(repr=False)
+    curve: "tuple[EpochReport, ...]"
+    seconds: float
+    active_seconds: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """A candidate to evaluate: a goal, a pruning method and the settings of the method.
 
@@ -80,6 +96,8 @@ class Trial:
         pool: candidates that a runner is asked to compare instead of training the trial: all or some of a screening
             pool. They have the method, the settings and the parent of the trial, so statistics and the weights in its
             segment serve them all. It is no part of the candidate either.
+        saved: the state after an epoch of an earlier attempt, whose worker was lost; None begins anew. It is no part of
+            the candidate either.
     """
 
     number: int
@@ -93,6 +111,15 @@ class Trial:
     final: bool = False
     segment: TrainingSegment | None = None
     pool: "tuple[Trial, ...]" = ()
+    saved: SavedTraining | None = None
+
+    def without_weights(self) -> "Trial":
+        """Return the trial without the weights that it starts from, those of its teacher, and its saved state."""
+        segment = self.segment
+        if segment is not None:
+            teaching = None if segment.teaching is None else dataclasses.replace(segment.teaching, weights=None)
+            segment = dataclasses.replace(segment, start=None, teaching=teaching)
+        return dataclasses.replace(self, segment=segment, saved=None)
 
     def started_from(self, weights: bytes | None) -> "Trial":
         """Return the trial with these weights as the start of its segment; without a segment, the same trial."""
@@ -202,6 +229,8 @@ class TrialResult:
         final_epochs: epochs of final training, the last of those in `rungs`.
         intermediate_index: from 1 for an intermediate network of its trial; 0 for the final network.
         screened: the candidates of `trial.pool`, in its order; then the result has no network.
+        lost: it FAILED because its workers were lost or hung, not for a reason of its own; another process may try it
+            again.
     """
 
     trial: Trial
@@ -224,6 +253,7 @@ class TrialResult:
     final_epochs: int = 0
     intermediate_index: int = 0
     screened: tuple[ScreenedCandidate, ...] = ()
+    lost: bool = False
 
     @property
     def timed(self) -> Mapping[str, Any] | None:

@@ -31,6 +31,7 @@ from spaces.space import ModelSpec
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build, default_input_shape, published_file
 
+LEAST_TIMEOUT, TIMEOUT_FACTOR = 600.0, 10.0  # seconds; of the forecast of a whole trial
 STEP_IMAGES = 16  # in the training step that is timed
 NOT_IN_PATHS = "?{}"  # the stores of MLflow and Optuna take them for parts of an address
 
@@ -93,12 +94,20 @@ class Plan:
         seconds: wall time; None when it is not known.
         epochs: training of all trials together, when trials pause at rungs; else 0.
         dense_seconds: latency of the dense network, once measured.
+        trial_seconds: for a whole trial that trains the dense network; None when it is not known.
     """
 
     environment: Environment
     seconds: float | None = None
     epochs: float = 0.0
     dense_seconds: float | None = None
+    trial_seconds: float | None = None
+
+    @property
+    def trial_timeout(self) -> float:
+        """Seconds that a trial may go without a report: as set, or what a forecast that errs tenfold still allows."""
+        given = self.environment.config.trial_timeout_seconds
+        return max(LEAST_TIMEOUT, TIMEOUT_FACTOR * (self.trial_seconds or 0.0)) if given is None else given
 
     @property
     def reference_cost(self) -> float:

@@ -9,7 +9,7 @@ the same five, with the trials and the dense network that its folder holds (`sea
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -37,6 +37,7 @@ from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA
 from search.schedulers.final_training import DenseAccuracy, FinalTraining
 from search.schedulers.screening import Screening
+from search.schedulers.segments import reopen
 from search.schedulers.stopping import TimeLimit
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import sensing_images
@@ -77,6 +78,7 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
     with run_folder.opened(environment) as opened, using_threads(environment.threads_alone):
         if latency is not None:
             restore_readings(opened.history, latency.predictor, latency.conditions)
+        opened.history.revise(reopen)
         tracker = MlflowTracker(environment.folder, environment.config)
         search = _Search(environment, latency, candidates, opened, limit, CallbackList([tracker, *callbacks]))
         try:
@@ -109,7 +111,7 @@ class _Search:
         dense_accuracy = accuracy(net, environment.data.val, device=environment.device)
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
-        context = self._search_context(net)
+        context = replace(self._search_context(net), trial_timeout=planned.trial_timeout)
         train_accuracy = accuracy(net, environment.data.calibration, device=environment.device)
         tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
         interrupted = self._run_trials(tuner, context)

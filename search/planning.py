@@ -54,12 +54,14 @@ class TimeForecast:
         trials: for all trials, with as many at once as there are workers.
         around: for everything else.
         final: for the final training, of one network after the other.
+        trial: for a whole trial that trains the dense network.
     """
 
     dense: float
     trials: float
     around: float = SECONDS_AROUND
     final: float = 0.0
+    trial: float = 0.0
 
     @property
     def total(self) -> float:
@@ -79,9 +81,9 @@ def plan(
         dense_seconds: latency of the dense network, once measured.
         forecast: of the time; None makes it here.
     """
-    seconds = (forecast or forecast_time(environment, candidates)).total
+    forecast = forecast or forecast_time(environment, candidates)
     epochs = forecast_epochs(environment.config) if environment.problem.rungs else 0.0
-    return Plan(environment, seconds, epochs, dense_seconds)
+    return Plan(environment, forecast.total, epochs, dense_seconds, forecast.trial)
 
 
 def forecast_epochs(config: RunConfig) -> float:
@@ -125,7 +127,8 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     elif config.latency.measures:
         around += len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
     final = _final_trainings(environment, candidates) * len(data.train)
-    return TimeForecast((dense + test) * alone, trials * in_worker, around, final * in_worker)
+    trial = images_per_trial * in_worker
+    return TimeForecast((dense + test) * alone, trials * in_worker, around, final * in_worker, trial)
 
 
 def _final_trainings(environment: Environment, candidates: CandidateSpace) -> float:

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,11 +27,12 @@ from runners.evaluation.proxy import PROXY_IMAGES, proxy, proxy_target
 from runners.evaluation.screening import SCREENED_BATCHNORM_IMAGES
 from runners.latency.timing import latency_ratio
 from runners.training.compute_format import ComputeFormat, using_threads
-from runners.training.loop import BATCHNORM_IMAGES, accuracy, fit, pick_device, reestimate_batchnorm
+from runners.training.loop import BATCHNORM_IMAGES, Training, accuracy, pick_device, reestimate_batchnorm
 from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, segment_config
 from runners.trial import (
     EpochReport,
+    SavedTraining,
     ScreenedCandidate,
     TrainingSegment,
     Trial,
@@ -63,6 +64,8 @@ class SearchContext:
         compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
             alike; None lets each process measure.
         proxy_target: of the dense network on the calibration images; None lets each trial compute it.
+        trial_timeout: seconds that a trial may go without a report where its worker can be ended.
+        save: takes the state of a trial after an epoch, from which another process can go on; None saves nothing.
     """
 
     net: nn.Module
@@ -73,6 +76,8 @@ class SearchContext:
     threads: int = 0
     compute_format: ComputeFormat | None = None
     proxy_target: Tensor | None = None
+    trial_timeout: float = math.inf
+    save: Callable[[SavedTraining], None] | None = None
 
 
 class TrialContext(Context):
@@ -83,6 +88,7 @@ class TrialContext(Context):
         teacher: network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
         batchnorm_images: number of images on which BatchNorm statistics are estimated again.
+        saved: state of the first training of an earlier attempt, from which it goes on.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class TrialContext(Context):
         teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
         batchnorm_images: int = BATCHNORM_IMAGES,
+        saved: bytes | None = None,
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
@@ -109,7 +116,17 @@ class TrialContext(Context):
         self._config = train
         self._teacher = teacher if train.distill_weight > 0 else None
         self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
-        self._fits = 0
+        self._fits, self._saved = 0, saved
+        self._training: Training | None = None  # the first, where it can be saved
+
+    @property
+    def state(self) -> Callable[[], bytes] | None:
+        """Function that returns the state of the training so far; None where a method could not go on from it.
+
+        A method goes on if its first training has its last networks: it repeats the cut before it, and neither acts on
+        the weights while they are trained nor trains anything else.
+        """
+        return None if self._training is None or self._fits > 1 else self._training.state
 
     @override
     def calibration_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,7 +177,12 @@ class TrialContext(Context):
             compute_format=self._compute_format,
             span=span,
         )
-        yield from fit(net, self._train, config, training_run)
+        training = Training(net.to(self.device), self._train, config, training_run)
+        if self._fits == 1 and hook is None and reshape is None:
+            self._training = training
+            if self._saved is not None:
+                training.restore(self._saved)
+        yield from training.run()
 
     @override
     def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:
@@ -181,8 +203,7 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
     If False is sent in answer to a report, the trial ends: its result is STOPPED and holds the snapshot of that report.
     An exception in the trial does not leave this generator, which returns a FAILED result; a KeyboardInterrupt does.
     """
-    # Without its segment, because a result must not carry the weights that the trial started from.
-    progress = TrialProgress(dataclasses.replace(trial, segment=None))
+    progress = TrialProgress(trial)
     with using_threads(search_context.threads):
         try:
             search_context = _with_training(search_context, trial)
@@ -195,7 +216,7 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # so that the next trial of this process has the memory of one that ran out of it
     return TrialResult(
-        trial,
+        trial.without_weights(),
         TrialState.FAILED,
         curve=tuple(progress.curve),
         seconds=progress.seconds(),
@@ -231,13 +252,15 @@ def _measure(
     snapshots = _snapshots(trial, search_context, dense, context)
     selector = IntermediateSelector(trial.goal, space, context.epochs)
     last: Snapshot | None = None
-    short, state = "", TrialState.COMPLETE
+    short, state, finished = "", TrialState.COMPLETE, progress.last_epoch
     while True:
         with progress.active():
             snapshot = next(snapshots, None)
         if snapshot is None:
             break
         last, short = snapshot, short_of(trial.goal, snapshot, space)
+        if snapshot.epoch <= finished:  # reported by an earlier attempt, from whose state the training goes on
+            continue
         if short:  # an intermediate network: neither a result nor comparable at a rung
             if selector.selects(promised_cost(snapshot, space)):
                 with progress.active():
@@ -247,7 +270,9 @@ def _measure(
         with progress.active():
             measured = _accuracy(search_context, snapshot)
             early = _proxy(search_context, snapshot) if snapshot.epoch == 0 else math.nan
-        if (yield progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)) is False:
+        report = progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)
+        _save(search_context, context, progress)
+        if (yield report) is False:
             state = TrialState.STOPPED
             break
     if last is None:
@@ -257,6 +282,14 @@ def _measure(
     result = _result(search_context, progress, last, progress.curve[-1].accuracy)
     curve, intermediate_networks = tuple(progress.curve), tuple(progress.intermediate_networks)
     return dataclasses.replace(result, state=state, curve=curve, intermediate_networks=intermediate_networks)
+
+
+def _save(search_context: SearchContext, context: TrialContext, progress: TrialProgress) -> None:
+    """Hand out the state of a trial after its last report, where another process could go on from it."""
+    if search_context.save is None or context.state is None or progress.intermediate_networks:
+        return
+    if (saved := progress.save(context.state)) is not None:
+        search_context.save(saved)
 
 
 def _compare(trial: Trial, search_context: SearchContext, progress: TrialProgress) -> TrialResult:
@@ -325,6 +358,7 @@ def _trial_context(
         teacher=_teacher(segment, search_context.net, dense),
         compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
+        saved=None if trial.saved is None else trial.saved.state,
     )
 
 

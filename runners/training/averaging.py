@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the weights after a step of the optimiser."""
         self._average.update_parameters(self._net)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and its number of steps."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the average of another process."""
+        self._average.load_state_dict(state)
 
     @torch.no_grad()
     def exchange(self) -> None:

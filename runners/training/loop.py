@@ -1,5 +1,6 @@
 """The training loop; also accuracy and BatchNorm re-estimation, which use a network without training it."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,17 +36,18 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: Trainin
     Raises:
         TrainingError: the loss is no longer finite.
     """
-    training = _Training(net.to(training_run.device), split, config, training_run)
-    for epoch in range(training.epochs):
-        training.run_epoch(epoch)
-        yield epoch + 1
+    yield from Training(net.to(training_run.device), split, config, training_run).run()
 
 
-class _Training:
-    """The state of a training: network, optimiser and gradient scaler.
+class Training:
+    """A training of `fit`, whose state can be saved between two epochs: network, optimiser, scaler, averaged weights.
+
+    Args:
+        net: on the device of the training run.
 
     Attributes:
         epochs: number of epochs, the last of which may be a fraction of one.
+        finished: number of epochs so far.
     """
 
     def __init__(self, net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> None:
@@ -64,8 +66,42 @@ class _Training:
         )
         self._teacher = training_run.teacher if config.distill_weight > 0 else None
         self._average = _weight_average(net, config, training_run)
+        self.finished = 0
 
-    def run_epoch(self, epoch: int) -> None:
+    def run(self) -> Iterator[int]:
+        """Train to the end; yield the number of finished epochs after each one, and once after a restored state."""
+        if self.finished:
+            yield self.finished
+        while self.finished < self.epochs:
+            self._run_epoch(self.finished)
+            self.finished += 1
+            yield self.finished
+
+    def state(self) -> bytes:
+        """Return the state after the epochs so far, from which the same training goes on in another process."""
+        parts = {"finished": self.finished, "net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
+        parts["scaler"] = self._scaler.state_dict()
+        if self._average is not None:
+            parts["average"] = self._average.state_dict()
+        buffer = io.BytesIO()
+        torch.save(parts, buffer)
+        return buffer.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Go on from the state of the same training; its network must have the same layers.
+
+        Every epoch draws its order and its randomness from the seed of the training, so the weights in the end are
+        those of a training in one process.
+        """
+        parts = torch.load(io.BytesIO(state), map_location=self._training_run.device, weights_only=True)
+        self._net.load_state_dict(parts["net"])
+        self._optimiser.load_state_dict(parts["optimiser"])
+        self._scaler.load_state_dict(parts["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(parts["average"])
+        self.finished = parts["finished"]
+
+    def _run_epoch(self, epoch: int) -> None:
         """Train on all images once, then let `reshape` exchange the network."""
         device, first = self._training_run.device, epoch * self._per_epoch
         if self._average is not None and epoch:

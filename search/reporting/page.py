@@ -10,7 +10,13 @@ from search.reporting.final_training import final_training_statements, final_tra
 from search.reporting.latency import latency_heads, latency_statements
 from search.reporting.picture import ACCURACY, DENSE, FRONT, LIMIT, Coordinates, Picture, picture_of
 from search.reporting.rows import NetworkRow, dense_row, front_rows, network_row, quantised, rank_correlation_table
-from search.reporting.statements import dense_statement, ending, rung_statements, screening_statements
+from search.reporting.statements import (
+    baseline_statements,
+    dense_statement,
+    ending,
+    rung_statements,
+    screening_statements,
+)
 from search.reporting.targets import target_statements, targets_table
 from search.reporting.wording import counts
 from search.results.result import SearchResult
@@ -35,7 +41,12 @@ def write_html(result: SearchResult, path: Path) -> None:
         networks=rows,
         latency_heads=latency_heads(result),
         sized=quantised(rows),
-        notes=[*final_training_statements(result), *rung_statements(result), *screening_statements(result)],
+        notes=[
+            *final_training_statements(result),
+            *rung_statements(result),
+            *screening_statements(result),
+            *baseline_statements(result),
+        ],
         correlations=rank_correlation_table(result),
     )
     path.write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult, TrialState
+from search.problem import BASELINES
 from search.reporting.wording import one_line, plural, training_text
 from search.results.rank_correlation import (
     LEAST_TO_JUDGE,
@@ -122,6 +123,25 @@ def commonest_failure(results: Sequence[TrialResult]) -> str | None:
         return None
     reason, count = Counter(one_line(result.error) for result in results).most_common(1)[0]
     return f"{count} of {plural(len(results), 'trial')} failed with: {reason}"
+
+
+def baseline_statements(result: SearchResult) -> list[str]:
+    """Say which baselines of the search are missing, and why, one per line."""
+    trials = [trial for trial in result.results if trial.trial.baseline]
+    lines = [
+        f"Missing baseline: {trial.trial.method} with {trial.trial.baseline} widths (trial {trial.trial.number}), "
+        f"{one_line(trial.error)}."
+        for trial in trials
+        if trial.state is TrialState.FAILED
+    ]
+    begun = {(trial.trial.method, trial.trial.baseline) for trial in trials}
+    if result.interrupted or result.time_limited:
+        lines += [
+            f"Missing baseline: {baseline.method} with {baseline.widths} widths, the search ended before it."
+            for baseline in BASELINES
+            if (baseline.method, baseline.widths) not in begun
+        ]
+    return lines
 
 
 def failure_statements(results: Iterable[TrialResult]) -> list[str]:

@@ -8,6 +8,7 @@ from search.reporting.final_training import final_training_statements, final_tra
 from search.reporting.latency import latency_statements, latency_table
 from search.reporting.rows import front_table, rank_correlation_table, widths_table
 from search.reporting.statements import (
+    baseline_statements,
     dense_statement,
     ending,
     failure_statements,
@@ -38,7 +39,8 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += ["", result.baseline_comparison.statement, *target_statements(result)]
     parts += final_training_statements(result)
     parts += filter(None, [dense_statement(result.dense.learning_curve)])
-    parts += [*rung_statements(result), *screening_statements(result), *failure_statements(result.results)]
+    parts += [*rung_statements(result), *screening_statements(result)]
+    parts += [*baseline_statements(result), *failure_statements(result.results)]
     parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
     width = max(map(len, result.paths), default=0)
     parts += [f"Written to {folder}:", *[f"  {name:<{width}}  {folder / path}" for name, path in result.paths.items()]]

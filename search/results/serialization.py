@@ -20,7 +20,7 @@ _Value = TypeVar("_Value")
 _UNWRITTEN = {
     "checkpoint": True,
     "screened": True,
-    "trial": {"segment": True, "pool": True},
+    "trial": {"segment": True, "pool": True, "saved": True},
     "intermediate_networks": {"__all__": {"checkpoint", "screened", "trial", "intermediate_networks"}},
 }
 

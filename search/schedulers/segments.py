@@ -7,6 +7,7 @@ from search.results.pareto import measured, objectives
 
 KEPT_AFTER = "kept_after_epochs"  # in the note of a trial whose longer training came out worse
 NOT_CONTINUED = "not_continued"  # in the note of a trial that a failed segment has ended
+LOST = "lost"  # beside it, where workers were lost: a resumed search continues the trial
 TEACHER = "teacher"  # in the note of a network with final training: DENSE or the label of its last teacher
 DENSE = "dense"
 DISTILL_WEIGHT = "distill_weight"  # in the note beside it
@@ -37,7 +38,8 @@ def merge(earlier: TrialResult, result: TrialResult, segment: TrainingSegment) -
     )
     if not measured(result):
         reason = f"to {segment.end} epochs: {' '.join(result.error.split()) or 'failed without a reason'}"
-        return end_trial(whole, reason)
+        ended = end_trial(whole, reason)
+        return replace(ended, note={**ended.note, LOST: True}) if result.lost else ended
     before, after = objectives(earlier)[1], objectives(result)[1]
     if result.state is TrialState.STOPPED and after < before:
         # It was stopped in the middle of its schedule; it can continue from the earlier segment.
@@ -66,6 +68,15 @@ def _taught(segment: TrainingSegment | None) -> dict[str, str | float]:
     if segment is None or segment.teaching is None:
         return {}
     return {TEACHER: segment.teaching.teacher or DENSE, DISTILL_WEIGHT: segment.teaching.weight}
+
+
+def reopen(result: TrialResult) -> TrialResult:
+    """Return the result of a trial that may be continued again, if it was not because its workers were lost."""
+    if LOST not in result.note:
+        return result
+    return replace(
+        result, note={name: value for name, value in result.note.items() if name not in (LOST, NOT_CONTINUED)}
+    )
 
 
 def end_trial(result: TrialResult, reason: str) -> TrialResult:

@@ -108,7 +108,7 @@ def write_settings(environment: Environment) -> None:
 
 
 def _restore(environment: Environment, storage: StudyStorage, history: History) -> None:
-    """Check that the study is that of the run folder, and mark recorded networks whose weights are lost.
+    """Check that the study is that of the run folder, and mark recorded networks whose weights are gone.
 
     Intermediate networks outside the budgets of then have no weights, and the budgets of now may allow them.
 

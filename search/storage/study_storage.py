@@ -35,7 +35,7 @@ class StoredTrial:
     """A stored trial, or one of its training segments.
 
     Attributes:
-        result: None where it ended without one.
+        result: None where it ended without one, or lost its workers: then it may be tried again.
         earlier: it was tried under other budgets.
     """
 
@@ -96,6 +96,7 @@ class StudyStorage:
         for index, frozen in enumerate(self._ended):
             data = frozen.user_attrs.get(RESULT)
             result = None if data is None else trial_result_from_dict(data).map_networks(with_latency)
+            result = None if result is not None and result.lost else result
             trials.append(StoredTrial(frozen, result, earlier=index < attributes.get("earlier", 0)))
         return trials
 

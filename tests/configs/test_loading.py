@@ -95,6 +95,8 @@ OTHER: dict[str, Any] = {
     "cpus_per_trial": 2,
     "gpus_per_trial": 0.5,
     "ray_address": "auto",
+    "max_retries": 5,
+    "trial_timeout": "30m",
     "latency_device": "cpu:1thread",
     "latency_batch": (1, 32),
     "latency_dtype": "bfloat16",

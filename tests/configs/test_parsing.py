@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -11,6 +12,7 @@ from configs.parsing import (
     parse_screen,
     parse_search_settings,
     parse_train_budget,
+    parse_trial_timeout,
 )
 from configs.schema import RunConfig
 from runners.config import TrainConfig
@@ -184,3 +186,13 @@ def test_settings_are_searched_of_the_methods_that_are_named(text: str, found: t
 def test_settings_of_no_method_of_the_run_are_refused(text: str, words: str) -> None:
     with pytest.raises(SlimfrontError, match=words):
         parse_search_settings(text, ("di", "csgd"))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("auto", None), ("none", math.inf), ("30m", 1800.0)])
+def test_a_trial_timeout_is_a_time_or_left_to_the_forecast(text: str, seconds: float | None) -> None:
+    assert parse_trial_timeout(text) == seconds
+
+
+def test_a_trial_timeout_without_a_unit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--trial-timeout is '10' and must be a time above 0 with its unit"):
+        parse_trial_timeout("10")

@@ -19,7 +19,7 @@ from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
 from runners.evaluation.proxy import proxy_target
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy
-from runners.trial import Teaching, TrainingSegment, Trial, TrialState
+from runners.trial import SavedTraining, Teaching, TrainingSegment, Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import ConfigError
@@ -55,6 +55,35 @@ def test_a_complete_trial_carries_curve_cost_and_a_net_that_loads(tiny_search_co
     narrow = from_bytes(result.checkpoint, tiny_search_context.net)
     assert count_cost(narrow, (1, 8, 8)) == result.cost == tiny_search_context.space.cost(NARROW)
     assert accuracy(narrow, tiny_search_context.data.val, device=torch.device("cpu")) == result.accuracy
+
+
+@pytest.mark.parametrize("options", [{}, {"model_ema_decay": 0.5}])
+@pytest.mark.parametrize("method_name", ["l2", "di"])
+def test_a_trial_that_goes_on_from_a_saved_epoch_gives_the_same_result(
+    tiny_search_context: SearchContext, method_name: str, options: dict[str, float]
+) -> None:
+    train = dataclasses.replace(tiny_search_context.train, epochs=3, **options)
+    saved: list[SavedTraining] = []
+    context = dataclasses.replace(tiny_search_context, train=train, save=saved.append)
+    whole_reports, whole = finish(context, trial(method_name, goal=Goal(NARROW)))
+    assert whole.state is TrialState.COMPLETE, whole.error
+    assert [state.curve[-1].epoch for state in saved][:1] == [1]  # later ones only where saving is cheap enough
+    for state in saved:
+        reports, result = finish(context, dataclasses.replace(whole.trial, saved=pickle.loads(pickle.dumps(state))))
+        assert [report.epoch for report in reports] == [epoch for epoch in range(4) if epoch > state.curve[-1].epoch]
+        accuracies = [[report.accuracy for report in found.curve] for found in (whole, result)]
+        assert accuracies[0] == accuracies[1] == [report.accuracy for report in whole_reports]
+        assert result.checkpoint == whole.checkpoint
+        assert result.note == whole.note
+        assert result.trial == whole.trial
+
+
+def test_a_method_that_acts_on_the_weights_saves_nothing(tiny_search_context: SearchContext) -> None:
+    saved: list[SavedTraining] = []
+    train = dataclasses.replace(tiny_search_context.train, epochs=2)
+    _, result = finish(dataclasses.replace(tiny_search_context, train=train, save=saved.append), trial("csgd"))
+    assert result.state is TrialState.COMPLETE
+    assert saved == []
 
 
 def test_the_same_seed_gives_the_same_net(tiny_search_context: SearchContext) -> None:

@@ -1,5 +1,6 @@
 """What only Ray can do: lose workers, and keep them between trials."""
 
+import dataclasses
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from runners.base import Evaluation, RunnerError
 from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
 from runners.ray.runner import RayRunner, _shared, cluster_workers
-from runners.trial import EpochReport, Trial, TrialResult, TrialState
+from runners.trial import EpochReport, SavedTraining, Trial, TrialResult, TrialState
 
 pytestmark = pytest.mark.usefixtures("ray_of_two")
 
@@ -30,6 +31,17 @@ def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
     if trial.settings.get("raises"):
         raise ValueError("not today")
     if trial.settings.get("dies"):
+        os._exit(1)
+    if trial.settings.get("hangs"):
+        time.sleep(600)
+    if trial.saved is not None:
+        return TrialResult(
+            trial, TrialState.COMPLETE, accuracy=0.6, curve=trial.saved.curve, note={"from": trial.saved}
+        )
+    if trial.settings.get("dies_once"):
+        report = EpochReport(trial.number, 3, 0.5, 0.0)
+        search_context.save(SavedTraining(b"state", (report,), 1.0, 1.0))
+        yield report
         os._exit(1)
     yield EpochReport(trial.number, 0, 0.5, 0.0)
     time.sleep(trial.settings.get("sleeps", 0.0))
@@ -55,15 +67,15 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def told(ray_of_two: None, tiny_search_context: SearchContext) -> dict[int, TrialResult]:
-    """What became of a good trial, one that raises, another good one, one whose worker dies, and more good ones."""
-    desk = Desk({}, {"raises": 1}, {}, {"dies": 1}, *[{}] * 6)
+    """What became of good trials, one that raises, one whose workers die, and one that dies once after epoch 3."""
+    desk = Desk({}, {"raises": 1}, {}, {"dies": 1}, {}, {"dies_once": 1}, *[{}] * 4)
     before = dict(os.environ)
     RayRunner(RunnerConfig(), by_settings).run(desk, tiny_search_context)
     assert dict(os.environ) == before
     return desk.told
 
 
-def test_a_trial_that_raises_or_loses_its_worker_fails_alone(told: dict[int, TrialResult]) -> None:
+def test_a_trial_that_raises_or_loses_every_worker_fails_alone(told: dict[int, TrialResult]) -> None:
     failed = [number for number, result in told.items() if result.state is TrialState.FAILED]
     assert sorted(told) == list(range(10))
     assert sorted(failed) == [1, 3]
@@ -72,7 +84,15 @@ def test_a_trial_that_raises_or_loses_its_worker_fails_alone(told: dict[int, Tri
 def test_failures_give_their_reason_in_one_line(told: dict[int, TrialResult]) -> None:
     assert told[1].error == "ValueError: not today"
     assert told[3].error.startswith("ActorDiedError: The actor died unexpectedly")
+    assert told[3].error.endswith("(lost with 3 workers)")
     assert "\n" not in told[3].error
+    assert (told[1].lost, told[3].lost) == (False, True)
+
+
+def test_a_trial_that_loses_its_worker_once_goes_on_from_its_last_saved_epoch(told: dict[int, TrialResult]) -> None:
+    assert (told[5].state, told[5].lost) == (TrialState.COMPLETE, False)
+    assert [report.epoch for report in told[5].curve] == [3]
+    assert told[5].note["from"].state == b"state"
 
 
 def test_weights_come_back(told: dict[int, TrialResult]) -> None:
@@ -81,8 +101,17 @@ def test_weights_come_back(told: dict[int, TrialResult]) -> None:
 
 def test_workers_are_kept_between_trials_and_stay_in_the_folder(told: dict[int, TrialResult]) -> None:
     finished = [result for result in told.values() if result.state is TrialState.COMPLETE]
-    assert len({result.note["process"] for result in finished}) <= 3  # two, and one in place of the lost one
-    assert {result.note["folder"] for result in finished} == {os.getcwd()}
+    whole = [result for result in finished if "process" in result.note]
+    assert len({result.note["process"] for result in whole}) <= 2 + 4  # two, and one in place of every lost one
+    assert {result.note["folder"] for result in whole} == {os.getcwd()}
+
+
+def test_a_trial_that_hangs_is_tried_once_more_and_fails_by_name(tiny_search_context: SearchContext) -> None:
+    desk = Desk({"hangs": 1})
+    context = dataclasses.replace(tiny_search_context, trial_timeout=2.0)
+    RayRunner(RunnerConfig(max_retries=5), by_settings).run(desk, context)
+    assert desk.told[0].error == ("no report for 2 s, the worker was ended; see --trial-timeout (lost with 2 workers)")
+    assert desk.told[0].lost
 
 
 @pytest.mark.parametrize(("error", "running"), [(OSError("disk full"), 2), (KeyboardInterrupt(), 1)])

@@ -4,7 +4,13 @@ import dataclasses
 from pathlib import Path
 
 from runners.learning_curve import LearningCurve
-from search.reporting.statements import dense_statement, ending, failure_statements, training_statements
+from search.reporting.statements import (
+    baseline_statements,
+    dense_statement,
+    ending,
+    failure_statements,
+    training_statements,
+)
 from search.reporting.summary import summary
 from search.results.result import SearchResult
 
@@ -13,6 +19,20 @@ def test_a_failure_is_one_line_with_its_reason(finished_search: SearchResult) ->
     assert failure_statements(finished_search.results) == [
         "1 trial failed:",
         "  trial 4 (di): RuntimeError: out of memory [gpu]",
+    ]
+
+
+def test_a_missing_baseline_is_named_with_its_reason(finished_search: SearchResult) -> None:
+    lost = finished_search.results[4]
+    lost = dataclasses.replace(lost, trial=dataclasses.replace(lost.trial, baseline="own"))
+    statement = "Missing baseline: di with own widths (trial 4), RuntimeError: out of memory [gpu]."
+    assert baseline_statements(dataclasses.replace(finished_search, results=(lost,))) == [statement]
+    assert baseline_statements(dataclasses.replace(finished_search, results=())) == []
+    stopped = dataclasses.replace(finished_search, results=(lost,), interrupted=True)
+    assert baseline_statements(stopped) == [
+        statement,
+        "Missing baseline: l2 with uniform widths, the search ended before it.",
+        "Missing baseline: di with uniform widths, the search ended before it.",
     ]
 
 

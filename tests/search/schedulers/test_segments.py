@@ -7,7 +7,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
-from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED, end_trial, first_result, merge
+from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED, end_trial, first_result, merge, reopen
 from spaces.cost import Cost
 
 FIRST, SECOND = TrainingSegment(1), TrainingSegment(2, trained=1, start=b"1")
@@ -33,6 +33,14 @@ def test_the_first_segment_gives_its_trial_a_rung_and_leaves_no_weights_in_it() 
     first = after_first()
     assert first.rungs == ((1, 0.5),)
     assert first.trial.segment is None
+
+
+def test_a_trial_whose_workers_were_lost_in_a_segment_is_continued_by_a_resumed_search() -> None:
+    lost = merge(after_first(), dataclasses.replace(failed("ActorDiedError"), lost=True), SECOND)
+    assert lost.note[NOT_CONTINUED] == "to 3 epochs: ActorDiedError"
+    assert reopen(lost).note == after_first().note
+    own = merge(after_first(), failed("the loss is not finite"), SECOND)
+    assert reopen(own).note == own.note
 
 
 def test_a_first_segment_that_was_stopped_ends_where_its_curve_does() -> None:

@@ -13,7 +13,7 @@ import pytest
 from chain_space import chain
 from made_up_search import drain, problem_of, result_of, search_of
 
-from runners.trial import EpochReport
+from runners.trial import EpochReport, TrialResult, TrialState
 from search.storage.study_storage import StudyError, StudyStorage
 from spaces.budget import Budget
 
@@ -39,6 +39,21 @@ def test_a_storage_whose_making_was_killed_goes_on_from_its_one_study(url: str) 
     drain(first, most=2)
     for _ in range(2):
         assert search_of(problem, url=url).results == first.results
+
+
+def test_a_trial_that_lost_its_workers_is_tried_again_by_a_resumed_search(url: str) -> None:
+    problem = problem_of(chain(), (FLOPS,), trials=1)
+    search = search_of(problem, url=url)
+    trial = search.ask()
+    assert trial is not None
+    search.tell(TrialResult(trial, TrialState.FAILED, error="ActorDiedError", lost=True))
+    resumed = search_of(problem, url=url)
+    assert resumed.results == ()
+    again = resumed.ask()
+    assert again is not None
+    assert again.key() == trial.key()
+    resumed.tell(result_of(again, problem.space))
+    assert [result.state for result in search_of(problem, url=url).results] == ["complete"]
 
 
 def test_the_storage_holds_the_whole_result_without_weights(url: str) -> None:
