@@ -58,6 +58,9 @@ to look at finished searches again:
   python -m search show RUN              the tables of a run folder
   python -m search compare RUN RUN ...   the fronts of several on one table and picture
 
+to cut a network once by one method, without a search:
+  python -m search prune --budget 50% --method di --model resnet20 [options]
+
 to look up:
   python -m search methods [NAME ...]    methods with their settings, defaults, needs and papers (--json)
   python -m search presets [NAME ...]    files for --config, most of them recipes of papers (--json)"""

@@ -86,6 +86,8 @@ class Snapshot:
         epoch: number of epochs of the trial's training so far.
         note: numbers and words to report, never tensors.
         cost: cost of a network whose layers are not plain; None where the widths determine the cost.
+        selection: group name -> channels of the wide net that the method kept, as indices; None where it did more than
+            keep some in one cut.
     """
 
     net: "nn.Module"
@@ -93,6 +95,7 @@ class Snapshot:
     epoch: int
     note: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     cost: Cost | None = None
+    selection: "Mapping[str, Tensor] | None" = None
 
 
 @dataclass(frozen=True)

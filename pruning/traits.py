@@ -25,6 +25,18 @@ def yields_intermediates(method: Method, epochs: int) -> bool:
     return bool(answer(epochs)) if answer is not None else False
 
 
+def without_labels(method: Method) -> Method:
+    """Return the method with the settings nearest to its own that need images alone.
+
+    A method of the same name on the pruning method gives the answer; without it the method needs no labels.
+
+    Raises:
+        PruningError: the method cannot do without labels.
+    """
+    answer = getattr(method, "without_labels", None)
+    return method if answer is None else answer()
+
+
 def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
     """Return whether the method's network can be stored and trained on later by the trial's plain training.
 

@@ -10,19 +10,22 @@ from spaces.lazy import attach
 if TYPE_CHECKING:
     from configs.schema import RunConfig
     from search.callbacks import SearchCallback
+    from search.library.prune import Pruned, prune
     from search.orchestrator import run
     from search.results.loading import load
     from search.results.pareto import ParetoFront
     from search.results.result import SearchResult
 
-__all__ = ["ParetoFront", "RunConfig", "SearchCallback", "SearchResult", "load", "run"]
+__all__ = ["ParetoFront", "Pruned", "RunConfig", "SearchCallback", "SearchResult", "load", "prune", "run"]
 
 _HOMES = {
     "ParetoFront": "search.results.pareto",
+    "Pruned": "search.library.prune",
     "RunConfig": "configs.schema",
     "SearchCallback": "search.callbacks",
     "SearchResult": "search.results.result",
     "load": "search.results.loading",
+    "prune": "search.library.prune",
     "run": "search.orchestrator",
 }
 

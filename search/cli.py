@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = Registry(
         "presets": "search.commands.catalogue:presets",
         "show": "search.commands.old_runs:show",
         "compare": "search.commands.old_runs:compare",
+        "prune": "search.commands.prune:prune",
     },
 )
 PLAN = "plan"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pruning.base import Context, PruningError
 from pruning.calibration.flattened_maps import flattened_scores, label_codes
@@ -84,15 +85,15 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
     """Run the calibration images through the net once, in eval mode, and gather the moments of every layer.
 
     Raises:
-        PruningError: there are no calibration images, they belong to fewer than two classes, or feature maps are not
-            finite.
+        PruningError: there are no calibration images, or feature maps are not finite.
     """
     observers: dict[str, _Observer] | None = None
     with _evaluating(net), torch.no_grad():
         batches = context.calibration_batches(recipe.images)
         for images, labels in batches:
             if observers is None:
-                classes = max(int(net(images[:2]).shape[1]), 2)
+                logits = next(leaf for leaf in tree_leaves(net(images[:2])) if isinstance(leaf, Tensor))
+                classes = max(int(logits.shape[1]), 2)
                 observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed_ids(net, space, recipe)}
             with _observing(net, observers, recipe.where, labels):
                 net(images)

@@ -37,13 +37,10 @@ class MomentAccumulator:
         """Return the centred moments.
 
         Raises:
-            PruningError: the samples belong to fewer than two classes.
+            PruningError: there are no samples.
         """
-        if self._shift is None or int((self._counts > 0).sum()) < 2:
-            raise PruningError(
-                "the calibration images hold fewer than two classes, which discriminant information cannot tell "
-                "apart; raise the number of images or mix the classes"
-            )
+        if self._shift is None:
+            raise PruningError("there are no samples to take moments of; give calibration images")
         total, samples = self._sums.sum(dim=0), self._counts.sum()
         scatter = self._gram - torch.outer(total, total) / samples
         cross = (self._sums - self._counts[:, None] * total / samples).T
@@ -73,7 +70,15 @@ class Moments:
         Args:
             unit: divide each class's column of Y by the square root of its count, as `label_codes` does; a class
                 without samples adds nothing.
+
+        Raises:
+            PruningError: the samples belong to fewer than two classes.
         """
+        if int((self.counts > 0).sum()) < 2:
+            raise PruningError(
+                "the calibration images hold fewer than two classes, which discriminant information cannot tell "
+                "apart; raise the number of images or mix the classes"
+            )
         targets = self.cross / self.counts.clamp_min(1).sqrt() if unit else self.cross
         return targets @ targets.T
 

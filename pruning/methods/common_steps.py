@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from pruning.base import Context, Goal, Snapshot
+from pruning.selection import Selection
 from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
@@ -31,6 +32,7 @@ def finetune(
     context: Context,
     note: Mapping[str, float | int | str | bool] | None = None,
     spent: int = 0,
+    selection: Selection | None = None,
 ) -> Iterator[Snapshot]:
     """Re-estimate the BatchNorm statistics of a freshly cut net, then train it for the rest of the trial's epochs.
 
@@ -39,9 +41,10 @@ def finetune(
 
     Args:
         spent: epochs of the trial that were used before the cut.
+        selection: the channels that were kept, where the cut did nothing else.
     """
     note = note or {}
     context.reestimate_batchnorm(narrow)
-    yield Snapshot(narrow, widths, spent, note)
+    yield Snapshot(narrow, widths, spent, note, selection=selection)
     for epoch in context.fit(narrow, context.epochs - spent):
-        yield Snapshot(narrow, widths, spent + epoch, note)
+        yield Snapshot(narrow, widths, spent + epoch, note, selection=selection)

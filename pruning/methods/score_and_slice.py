@@ -104,7 +104,7 @@ class ScoreAndSlice(Method):
             reconstruct(narrow, net, space, selection, shared.moments or gather(net, space, RECIPE, context))
         note: dict[str, str | bool] = {"criterion": self.criterion, "compensate": self.compensate}
         note["widths_from"] = "given" if goal.widths is not None else self.allocation
-        yield from finetune(narrow, widths, context, note)
+        yield from finetune(narrow, widths, context, note, selection=selection)
 
     def chosen(self) -> Criterion:
         """Return the criterion; a subclass that has settings of the criterion passes them on."""
@@ -180,6 +180,10 @@ class TaylorGates(ScoreAndSlice):
     name: ClassVar[str] = "taylor"
     paper: ClassVar[str] = "Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771"
     needs: ClassVar[str] = "labelled training images for scores; epochs afterwards are fine-tuning"
+
+    def without_labels(self) -> "TaylorGates":
+        """Refuse: the loss needs labels."""
+        raise PruningError("taylor scores channels by the loss, which needs labels; give them, or another method")
 
     @override
     def chosen(self) -> Taylor:

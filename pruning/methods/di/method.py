@@ -190,7 +190,8 @@ class DiscriminantInformation(Discriminant, Method):
         for epoch in itertools.chain([0], context.fit(cut.net, context.epochs - spent, distillation=distillation)):
             shown = cut.net if precision is None else quantize(cut.net)
             sizes = {"bits": bits_per_weight(shown), "size_mb": size_mb(shown)}
-            yield Snapshot(shown, cut.widths, spent + epoch, {**note, **sizes})
+            selection = None if spent else cut.selection
+            yield Snapshot(shown, cut.widths, spent + epoch, {**note, **sizes}, selection=selection)
 
     def _narrowed(
         self, net: nn.Module, space: SearchSpace, goal: Goal, context: Context, distillation: Distillation | None
@@ -226,6 +227,10 @@ class DiscriminantInformation(Discriminant, Method):
         widths = self._widths(net, space, goal, context, ranked)
         narrow = self._cut(net, space, widths, ranked)
         return Cut(narrow, widths, space, _selection(space, widths, ranked), _ranks(ranked))
+
+    def without_labels(self) -> "DiscriminantInformation":
+        """Return the method with settings that rank channels by what the next layers make of them, not by labels."""
+        return dataclasses.replace(self, label_weight=0.0)
 
     def criterion(self) -> Discriminant:
         """Return the settings that rank channels, without the settings that choose widths."""

@@ -113,12 +113,6 @@ def test_no_images_is_an_error(tiny_residual, tiny_context) -> None:
         gather(tiny_residual, trace(tiny_residual, context.images), Recipe("pooled", "input", 0, 1), context)
 
 
-def test_a_single_class_is_an_error(tiny_residual, tiny_context) -> None:
-    context = tiny_context(classes=1)
-    with pytest.raises(PruningError, match="fewer than two classes"):
-        gather(tiny_residual, trace(tiny_residual, context.images), POOLED, context)
-
-
 def test_weights_that_are_not_finite_are_named(tiny_residual, tiny_context) -> None:
     context = tiny_context()
     space = trace(tiny_residual, context.images)

@@ -21,11 +21,11 @@ def test_batches_order_and_shift_do_not_matter() -> None:
     torch.testing.assert_close(parts.mean, whole.mean + 100.0)
 
 
-def test_moments_need_two_classes() -> None:
+def test_what_labels_tell_needs_two_classes() -> None:
     accumulator = MomentAccumulator(CLASSES)
     accumulator.add(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
     with pytest.raises(PruningError, match="fewer than two classes"):
-        accumulator.finish()
+        accumulator.finish().between()
 
 
 def test_scaling_to_unit_length_zeroes_constant_features() -> None:

@@ -1,0 +1,156 @@
+"""`python -m search prune`: the trained network of a config, cut by one method, trained for --epochs, and written."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from configs.schema import RunConfig
+from pruning.base import METHODS, Goal, Method, Snapshot
+from pruning.export import export_network
+from pruning.settings import parse_settings
+from runners.cache import cache_root
+from runners.evaluation.evaluate import TrialContext
+from runners.training.compute_format import using_threads
+from runners.training.dense import trained_net
+from runners.training.loop import accuracy
+from search.environment import Environment, prepare
+from search.library.prune import absolute, checked_cost
+from search.problem import method_settings
+from spaces.cost import Cost
+from spaces.errors import ConfigError
+from spaces.widths import Widths
+
+METHOD = "di"  # for --method auto: the strongest that is used once (docs/measured.md)
+METRICS, SELECTION = "metrics.json", "selection.json"
+
+
+@dataclass(frozen=True)
+class NetworkFigures:
+    """Cost and accuracies, in [0, 1], of a network; None where it was not read."""
+
+    cost: Cost
+    val_accuracy: float
+    test_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class PruneRun:
+    """What cutting a network once gave.
+
+    Attributes:
+        cut: figures right after the cut; those of the end where the method trains before its last cut.
+        epochs: of training after and during the cut.
+        folder: holds the narrow network as files.
+    """
+
+    method: str
+    dense: NetworkFigures
+    cut: NetworkFigures
+    trained: NetworkFigures
+    widths: Widths
+    epochs: int
+    folder: Path
+
+
+def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
+    """Cut the network of a config within its budgets by one method, train it on, and write it to the run folder.
+
+    Args:
+        say: called with the name of every phase.
+
+    Raises:
+        SlimfrontError: a setting that cannot be met; the message names it.
+    """
+    name = _method_name(config)
+    say("reading data and tracing the network")
+    environment = prepare(config)
+    space, device = environment.problem.space, environment.device
+    budgets = absolute(environment.problem.budgets, space)
+    method = _method(name, config)
+    with using_threads(environment.threads_alone):
+        dense = _dense(environment, say).to(device)
+        context = _context(environment, dense)
+        say(f"gathering statistics of the dense network for {name}")
+        context.prepared = method.prepare(dense, space, context)
+        say(f"cutting by {name} to {' and '.join(map(str, budgets))}")
+        first, last, cost = None, None, space.dense_cost
+        for snapshot in method.run(dense, space, Goal(budgets=budgets), context):
+            if not all(budget.allows(space.cost(snapshot.widths)) for budget in budgets):
+                continue  # an intermediate network
+            context.reestimate_batchnorm(snapshot.net)
+            cost = checked_cost(snapshot, space)
+            last = NetworkFigures(cost, accuracy(snapshot.net, environment.data.val, device=device))
+            first = first or last
+            say(f"epoch {snapshot.epoch} of {config.train.epochs}: {last.val_accuracy:.2%} on validation")
+        if first is None or last is None:
+            raise ConfigError(f"method {name} gave no network within the budgets in {config.train.epochs} epochs")
+        say(f"reading {len(environment.data.test)} test images and writing files")
+        trained = NetworkFigures(cost, last.val_accuracy, _test(environment, snapshot.net))
+        wide = NetworkFigures(space.dense_cost, accuracy(dense, environment.data.val, device=device))
+        wide = NetworkFigures(wide.cost, wide.val_accuracy, _test(environment, dense))
+    run = PruneRun(name, wide, first, trained, snapshot.widths, snapshot.epoch, environment.folder)
+    _write(run, environment, snapshot)
+    return run
+
+
+def _method_name(config: RunConfig) -> str:
+    if config.method == "auto":
+        return METHOD
+    if len(config.methods) != 1:
+        raise ConfigError(f"--method {config.method!r} names {len(config.methods)}, and prune uses one; name it")
+    return config.methods[0]
+
+
+def _method(name: str, config: RunConfig) -> Method:
+    settings = method_settings([name])
+    built: Method = METHODS[name](**parse_settings(name, config.fixed_settings.get(name, {}), settings))
+    return built
+
+
+def _dense(environment: Environment, say: Callable[[str], None]) -> nn.Module:
+    if environment.weighted:
+        return copy.deepcopy(environment.net).eval()
+    epochs = environment.config.train.dense_epochs
+    say(f"training the dense network, {epochs} epochs, unless it is cached")
+
+    def on_epoch(epoch: int, val_accuracy: float) -> None:
+        say(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation")
+
+    return trained_net(environment.dense_recipe, cache_root(), on_epoch=on_epoch)
+
+
+def _context(environment: Environment, dense: nn.Module) -> TrialContext:
+    config = environment.config
+    return TrialContext(
+        environment.data, config.train, config.seed, teacher=dense, compute_format=environment.compute_format
+    )
+
+
+def _test(environment: Environment, net: nn.Module) -> float:
+    return accuracy(net, environment.data.test, device=environment.device)
+
+
+def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:
+    """Write the network as every network of a front is written, its figures, and the channels that were kept."""
+    shape = environment.data.input_shape
+    export_network(snapshot.net.cpu(), environment.spec, run.widths, shape, run.folder)
+    metrics = {
+        "method": run.method,
+        "settings": dict(environment.config.fixed_settings.get(run.method, {})),
+        "budgets": [str(budget) for budget in environment.problem.budgets],
+        "epochs": run.epochs,
+        "flops": run.trained.cost.flops,
+        "params": run.trained.cost.params,
+        "val_accuracy_after_cut": run.cut.val_accuracy,
+        "val_accuracy": run.trained.val_accuracy,
+        "test_accuracy": run.trained.test_accuracy,
+        "dense": {"val_accuracy": run.dense.val_accuracy, "test_accuracy": run.dense.test_accuracy},
+    }
+    (run.folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    if snapshot.selection is not None:
+        kept = {name: channels.tolist() for name, channels in snapshot.selection.items()}
+        (run.folder / SELECTION).write_text(json.dumps(kept) + "\n", encoding="utf-8")
