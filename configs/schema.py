@@ -123,7 +123,7 @@ class RunConfig:
     search_training: str = ""
     allocation: str = "any"
     lowest_fraction: Annotated[float, Interval(ge=1e-6, le=1), "a share of the budget in [1e-6, 1]"] = 0.03
-    trials: PositiveInt = 20
+    trials: PositiveInt = 12
     rungs: str = "auto"
     screen: str = "auto"
     final_epochs: str = "auto"

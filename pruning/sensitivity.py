@@ -1,7 +1,7 @@
 """The loss that a cut causes before any training, measured on a few hundred training images."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -57,22 +57,25 @@ def _normalising_by_batch(net: nn.Module) -> nn.Module:
     return net
 
 
-def sensitivity(space: SearchSpace, loss: Callable[[Mapping[str, int]], float]) -> dict[str, Curve]:
+def sensitivity(
+    space: SearchSpace, loss: Callable[[Mapping[str, int]], float], ratios: Sequence[float] = MEASURED_RATIOS
+) -> dict[str, Curve]:
     """Measure the loss that each group alone causes as it narrows.
 
     Args:
         space: bounds of the groups.
         loss: loss of a net of the given widths; groups that are not named have their full width.
+        ratios: width ratios at which it is measured, falling.
 
     Returns:
         A falling curve per variable group: straight lines between the measured widths, extrapolated below the smallest.
     """
-    return {group.name: _curve(group, loss) for group in space.variable}
+    return {group.name: _curve(group, loss, ratios) for group in space.variable}
 
 
-def _curve(group: ChannelGroup, loss: Callable[[Mapping[str, int]], float]) -> Curve:
+def _curve(group: ChannelGroup, loss: Callable[[Mapping[str, int]], float], ratios: Sequence[float]) -> Curve:
     measured = {group.width: 0.0}
-    for ratio in MEASURED_RATIOS:
+    for ratio in ratios:
         width = max(group.lowest, round(ratio * group.width / group.divisor) * group.divisor)
         if width not in measured and group.legal(width):
             measured[width] = loss({group.name: width})

@@ -21,7 +21,7 @@ from runners.data.loading import ImageData, load_data
 from runners.latency.engines import LatencyError, check_latency
 from runners.learning_curve import LearningCurve
 from runners.placement import pick_runner, workers
-from runners.training.compute_format import ComputeFormat, fastest_threads, measure_compute_format, using_threads
+from runners.training.compute_format import ComputeFormat, StepTiming, time_steps
 from runners.training.dense import DenseRecipe, cached_curve, cached_file, given_net, is_published
 from runners.training.loop import pick_device
 from runners.trial import TrialResult
@@ -32,7 +32,6 @@ from spaces.tracing.tracer import trace
 from spaces.zoo.models import build, default_input_shape, published_file
 
 LEAST_TIMEOUT, TIMEOUT_FACTOR = 600.0, 10.0  # seconds; of the forecast of a whole trial
-STEP_IMAGES = 16  # in the training step that is timed
 NOT_IN_PATHS = "?{}"  # the stores of MLflow and Optuna take them for parts of an address
 
 
@@ -48,8 +47,7 @@ class Environment:
         net: the network at full width, with the user's weights when `weighted`, else with random ones.
         workers: number of trials that run at once.
         threads: torch threads of a worker.
-        threads_alone: torch threads of this process while no trial runs.
-        compute_format: number and memory format of the trials: the fastest, measured with `threads` threads.
+        steps: how training steps of the network were timed.
     """
 
     problem: Problem
@@ -62,8 +60,17 @@ class Environment:
     runner: str
     workers: int
     threads: int
-    threads_alone: int
-    compute_format: ComputeFormat
+    steps: StepTiming
+
+    @property
+    def threads_alone(self) -> int:
+        """Torch threads of this process while no trial runs."""
+        return self.steps.threads_alone
+
+    @property
+    def compute_format(self) -> ComputeFormat:
+        """Number and memory format of the trials: the fastest, measured with `threads` threads."""
+        return self.steps.compute_format
 
     @property
     def config(self) -> RunConfig:
@@ -157,8 +164,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
-    compute_format = _compute_format(config, net, data, threads)
-    images = torch.rand(STEP_IMAGES, *data.input_shape, device=device)
+    low = config.train.precision == "auto"
     return Environment(
         problem=problem,
         data=data,
@@ -170,8 +176,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         runner=runner,
         workers=workers(config.runner, config.train.device),
         threads=threads,
-        threads_alone=fastest_threads(net, images, compute_format),
-        compute_format=compute_format,
+        steps=time_steps(net, data.input_shape, config.train.batch_size, device, threads, low),
     )
 
 
@@ -196,14 +201,6 @@ def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
         return config
     found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
     return dataclasses.replace(config, latency=dataclasses.replace(config.latency, device=found))
-
-
-def _compute_format(config: RunConfig, net: nn.Module, data: ImageData, threads: int) -> ComputeFormat:
-    """Measure in which format training is fastest, unless the config sets the precision."""
-    if config.train.precision != "auto":
-        return ComputeFormat()
-    with using_threads(threads):
-        return measure_compute_format(net, data.input_shape, config.train.batch_size, pick_device(config.train.device))
 
 
 def _folder(config: RunConfig) -> Path:

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from configs.schema import LEVELS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs, yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
 from runners.evaluation.screening import automatic_pool_size, screen_images
-from runners.training.compute_format import step_seconds, using_threads
 from runners.training.loop import BATCHNORM_IMAGES
-from search.environment import STEP_IMAGES, Environment, Plan, file_to_download
+from search.environment import Environment, Plan, file_to_download
 from search.problem import BASELINES
 from search.results.pareto import counted
 from search.schedulers.asha import CALIBRATION_TRIALS, expected, expected_epochs
@@ -119,8 +116,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
     trials *= share + _retrainings(config) / config.trials
     test = _retrainings(config) * len(data.test) / 3
-    alone = _seconds_per_image(environment, environment.threads_alone)
-    in_worker = _seconds_per_image(environment, environment.threads)
+    alone, in_worker = environment.steps.alone_seconds, environment.steps.worker_seconds
     around = SECONDS_AROUND
     if environment.problem.needs_latency:
         around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
@@ -205,12 +201,6 @@ def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float
     speeds = [1 / time_share(name, candidates.cost_coverage.mean) for name in candidates.methods]
     longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
     return sum(known) + longer * (trials - len(points)) * len(speeds) / sum(speeds)
-
-
-def _seconds_per_image(environment: Environment, threads: int) -> float:
-    images = torch.rand(STEP_IMAGES, *environment.data.input_shape, device=environment.device)
-    with using_threads(threads):
-        return step_seconds(environment.net, images, environment.compute_format) / STEP_IMAGES
 
 
 @dataclass(frozen=True)

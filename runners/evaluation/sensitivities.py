@@ -13,7 +13,7 @@ from torch import nn
 from pruning.base import CRITERIA
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
-from pruning.sensitivity import MEASURED_RATIOS, Divergence, sensitivity
+from pruning.sensitivity import Divergence, sensitivity
 from runners.cache import write_cached
 from runners.evaluation.evaluate import TrialContext
 from runners.training.dense import weights_digest
@@ -23,8 +23,10 @@ _log = logging.getLogger(__name__)
 
 MOST_IMAGES = 512
 LEAST_IMAGES = 8  # on fewer images the divergence is mostly noise
+RATIO = 0.5  # of a group's width, at which it is measured
 STEP_PASSES = 3  # forward passes that take as long as a training step
-VERSION = 1  # of the measurement; files of another version are not read
+EPOCH_PART = 3  # the measurement takes at most this part of the time of a training epoch: a third
+VERSION = 2  # of the measurement; files of another version are not read
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Sensitivities:
 
 
 def affordable_images(space: SearchSpace, images: int) -> int:
-    """Return on how many training images all groups can be measured within the time of an epoch; 0 for too few.
+    """Return on how many training images all groups can be measured within a third of an epoch; 0 for too few.
 
     Args:
         images: number of all training images.
     """
-    affordable = STEP_PASSES * images // (len(MEASURED_RATIOS) * max(1, len(space.variable)))
+    affordable = STEP_PASSES * images // (EPOCH_PART * max(1, len(space.variable)))
     return 0 if affordable < LEAST_IMAGES else min(affordable, MOST_IMAGES)
 
 
@@ -72,7 +74,7 @@ def measure_sensitivities(
     def loss(widths: Mapping[str, int]) -> float:
         return divergence(slice_channels(wide, space, select_channels(space, scores, widths)))
 
-    curves = sensitivity(space, loss)
+    curves = sensitivity(space, loss, (RATIO,))
     found = {group.name: max(float(curves[group.name][group.width // 2]), 1e-6) for group in space.variable}
     write_cached(file, json.dumps(found).encode())
     return Sensitivities(found, cached=False)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MIN_SPEEDUP = 1.1  # a smaller one may be noise, and would make equal runs differ
-MEASURED_IMAGES = {"cpu": 8}  # per timed step; accelerators take the whole batch
+MOST_IMAGES = 16  # of a timed step on a processor; accelerators take the whole batch
+LONGEST_STEP = 0.5  # seconds that a timed step on a processor aims to take at most, by fewer images
 TIMED_STEPS = 2
 SECONDS = 1.0  # after which no other combination is timed
 
@@ -49,7 +50,63 @@ class ComputeFormat:
 
 
 PLAIN = ComputeFormat()  # float32 and contiguous
-_measured: dict[tuple[object, ...], ComputeFormat] = {}
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """Training steps of a network, timed in one round for all that depends on their speed.
+
+    Attributes:
+        compute_format: the fastest, with the threads of a worker.
+        worker_seconds: of one image in a training step with the threads of a worker.
+        alone_seconds: the same while no trial runs, with `threads_alone` torch threads.
+    """
+
+    compute_format: ComputeFormat
+    worker_seconds: float
+    alone_seconds: float
+    threads_alone: int
+
+
+@dataclass(frozen=True)
+class _Fastest:
+    """The fastest format, and the seconds of a step of so many images in it."""
+
+    compute_format: ComputeFormat
+    seconds: float
+    images: int
+
+
+_measured: dict[tuple[object, ...], _Fastest] = {}
+
+
+def time_steps(
+    net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device, threads: int, low: bool = True
+) -> StepTiming:
+    """Time training steps of `net`: in every format with the threads of a worker, and in the fastest with all threads.
+
+    Where other processes use the machine too, threads that wait for each other can be many times slower than one;
+    then one thread trains the network while no trial runs.
+
+    Args:
+        net, input_shape, batch_size, device: as for `measure_compute_format`.
+        threads: of a worker.
+        low: whether formats with lower precision may be taken; otherwise float32 alone is timed.
+    """
+    with using_threads(threads):
+        if low:
+            found = _measure(net, input_shape, batch_size, device)
+        else:
+            images = _images(net, input_shape, batch_size, device)
+            found = _Fastest(PLAIN, step_seconds(net, images, PLAIN), len(images))
+    every, in_worker = torch.get_num_threads(), found.seconds / found.images
+    if every == threads or device.type != "cpu":
+        return StepTiming(found.compute_format, in_worker, in_worker, every)
+    images = _random_images(input_shape, found.images, device)
+    together = step_seconds(net, images, found.compute_format) / found.images
+    if together * MIN_SPEEDUP >= in_worker:
+        return StepTiming(found.compute_format, in_worker, in_worker, threads)
+    return StepTiming(found.compute_format, in_worker, together, every)
 
 
 def measure_compute_format(
@@ -66,10 +123,14 @@ def measure_compute_format(
         batch_size: images per step.
         device: where the steps are timed.
     """
+    return _measure(net, input_shape, batch_size, device).compute_format
+
+
+def _measure(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> _Fastest:
     layers = tuple(type(module).__qualname__ for module in net.modules())
     key = (layers, tuple(input_shape), batch_size, str(device), torch.get_num_threads())
     if key not in _measured:
-        _measured[key] = _fastest(net, tuple(input_shape), batch_size, device)
+        _measured[key] = _fastest(net, _images(net, input_shape, batch_size, device))
     return _measured[key]
 
 
@@ -96,23 +157,6 @@ def step_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat, 
     return min(seconds[1:])
 
 
-def fastest_threads(net: nn.Module, images: Tensor, compute_format: ComputeFormat) -> int:
-    """Return the number of torch threads with which `net` trains fastest at present: all of them, or one.
-
-    Where other processes use the machine too, threads that wait for each other can be many times slower than one.
-
-    Args:
-        images: of the timed step, of shape (B, C, H, W).
-    """
-    every = torch.get_num_threads()
-    if every == 1 or images.device.type != "cpu":
-        return every
-    together = step_seconds(net, images, compute_format)
-    with using_threads(1):
-        alone = step_seconds(net, images, compute_format)
-    return every if together * MIN_SPEEDUP < alone else 1
-
-
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
     """Set the number of torch threads inside the block; 0 does not change it."""
@@ -126,18 +170,28 @@ def using_threads(threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _fastest(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> ComputeFormat:
-    count = min(batch_size, MEASURED_IMAGES.get(device.type, batch_size))
-    images = torch.rand(max(2, count), *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+def _images(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> Tensor:
+    """Return random images for timed steps; on a processor so few that a step takes half a second."""
+    if device.type != "cpu":
+        return _random_images(input_shape, max(2, batch_size), device)
+    two = step_seconds(net, _random_images(input_shape, 2, device), PLAIN, steps=1)
+    return _random_images(input_shape, max(2, min(batch_size, MOST_IMAGES, int(2 * LONGEST_STEP / two))), device)
+
+
+def _random_images(input_shape: tuple[int, ...], count: int, device: torch.device) -> Tensor:
+    return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _fastest(net: nn.Module, images: Tensor) -> _Fastest:
     best, chosen = step_seconds(net, images, PLAIN), PLAIN
     begin = time.perf_counter()
-    for compute_format in _candidates(device):
+    for compute_format in _candidates(images.device):
         seconds = step_seconds(net, images, compute_format)
         if seconds * MIN_SPEEDUP < best:
             best, chosen = seconds, compute_format
         if time.perf_counter() - begin > SECONDS:
             break
-    return chosen
+    return _Fastest(chosen, best, len(images))
 
 
 def _candidates(device: torch.device) -> list[ComputeFormat]:

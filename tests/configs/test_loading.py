@@ -307,7 +307,7 @@ def test_help_lists_every_flag_with_its_text(capsys: pytest.CaptureFixture[str])
     for name in (*OTHER, "resume"):
         assert f"--{name.replace('_', '-')} " in text
     assert "One multiply-add is one FLOP." in " ".join(text.split())
-    assert "(default: 20)" in text
+    assert "(default: 12)" in text
 
 
 def test_every_setting_is_documented() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from configs.schema import RunConfig
-from runners.training.compute_format import ComputeFormat
+from runners.training.compute_format import ComputeFormat, StepTiming
 from search.environment import Environment
 from search.problem import Problem
 from search.results.result import SearchResult
@@ -32,6 +32,5 @@ def environment(chain_space: SearchSpace, finished_search: SearchResult) -> Envi
         runner="local",
         workers=1,
         threads=1,
-        threads_alone=1,
-        compute_format=ComputeFormat(),
+        steps=StepTiming(ComputeFormat(), worker_seconds=0.01, alone_seconds=0.01, threads_alone=1),
     )
