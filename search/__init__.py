@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from configs.schema import RunConfig
     from search.callbacks import SearchCallback
     from search.library.prune import Pruned, prune
+    from search.library.width_tuner import WidthTuner
     from search.orchestrator import run
     from search.results.loading import load
     from search.results.pareto import ParetoFront
     from search.results.result import SearchResult
 
-__all__ = ["ParetoFront", "Pruned", "RunConfig", "SearchCallback", "SearchResult", "load", "prune", "run"]
+__all__ = ["ParetoFront", "Pruned", "RunConfig", "SearchCallback", "SearchResult", "WidthTuner", "load", "prune", "run"]
 
 _HOMES = {
     "ParetoFront": "search.results.pareto",
@@ -24,6 +25,7 @@ _HOMES = {
     "RunConfig": "configs.schema",
     "SearchCallback": "search.callbacks",
     "SearchResult": "search.results.result",
+    "WidthTuner": "search.library.width_tuner",
     "load": "search.results.loading",
     "prune": "search.library.prune",
     "run": "search.orchestrator",
