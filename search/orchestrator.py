@@ -25,7 +25,7 @@ from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
 from runners.training.loop import accuracy
 from search.callbacks import CallbackList, SearchCallback
-from search.environment import Environment, Plan, prepare
+from search.environment import LEARNED_IMAGES, Environment, Plan, prepare
 from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration, calibrate_latency
@@ -112,7 +112,8 @@ class _Search:
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
         context = replace(self._search_context(net), trial_timeout=planned.trial_timeout)
-        train_accuracy = accuracy(net, environment.data.calibration, device=environment.device)
+        images, device = environment.data.calibration, environment.device
+        train_accuracy = accuracy(net, images, device=device, limit=LEARNED_IMAGES)
         tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
         interrupted = self._run_trials(tuner, context)
         retrainer = Retrainer(environment, context, self.callback)

@@ -16,15 +16,16 @@ from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs, yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
+from runners.evaluation.proxy import PROXY_IMAGES
 from runners.evaluation.screening import automatic_pool_size, screen_images
 from runners.training.loop import BATCHNORM_IMAGES
-from search.environment import Environment, Plan, file_to_download
+from search.environment import LEARNED_IMAGES, Environment, Plan, file_to_download
 from search.problem import BASELINES
 from search.results.pareto import counted
 from search.schedulers.asha import CALIBRATION_TRIALS, expected, expected_epochs
 from search.schedulers.final_training import split_epochs
 from search.searchers.candidate_space import CandidateSpace
-from search.searchers.initial_design import InitialDesign
+from search.searchers.initial_design import InitialDesign, sensing_images
 from search.storage.run_folder import DENSE
 from spaces.space import uniform_ratios
 
@@ -32,7 +33,10 @@ NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resne
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
 LATENCY_SECONDS = 45.0  # for the dense network, the smallest one and the latency model, unless that is cached
 TIMING_SECONDS = 1.5  # for each reading of a network on an idle machine
-SECONDS_AROUND = 30.0  # for the start of Ray, statistics, confirmation, export and report
+SECONDS_AROUND = 20.0  # for imports, the start of Ray, export and report
+STATISTICS_IMAGES = 512  # of the dense network, for the moments that di takes
+NARROW_READ = 0.35  # time of a network of the front as a share of the dense one's
+TIMING_SHARE, LEAST_TIMING = 0.1, 5.0  # of the run's time so far that timing the front takes at most; seconds
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
 PROGRAM = 2_200  # bytes of a program per tensor, for its graph
 REPORT = 4_900_000  # report.html and front.png
@@ -103,28 +107,49 @@ def exempt_from_rungs(config: RunConfig) -> int:
 
 def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeForecast:
     """Estimate the wall time from timed training steps of the dense network, by images, epochs and mean FLOPs."""
-    config, data, file = environment.config, environment.data, environment.dense_file
-    train, pool = config.train, screening_pool_size(environment, candidates)
-    dense = 0 if file is None or file.exists() else train.dense_epochs * len(data.train)
-    forward = BATCHNORM_IMAGES + (train.epochs + 1) * len(data.val)
-    images_per_trial = train.epochs * len(data.train) + forward / 3  # a forward pass is a third of a step
-    if pool > 1:
-        screened = screened_trials(candidates, config.trials) / config.trials
-        images_per_trial += starts_of(config) * pool * screen_images(len(data.calibration)) * screened
-    trials = _dense_trials(environment, candidates) * images_per_trial / environment.workers
+    config, data, file, steps = environment.config, environment.data, environment.dense_file, environment.steps
+    train, faster = config.train, steps.alone_seconds / steps.worker_seconds if steps.worker_seconds else 1.0
+    epochs = 0 if file is None or file.exists() else train.dense_epochs
+    dense = epochs * (len(data.train) * steps.alone_seconds + len(data.val) * steps.forward_seconds * faster)
+    trial = _trial_seconds(environment, candidates)
     # A confirmation trains to the end at once; trials that end at a rung take their share.
     share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
-    trials *= share + _retrainings(config) / config.trials
-    test = _retrainings(config) * len(data.test) / 3
-    alone, in_worker = environment.steps.alone_seconds, environment.steps.worker_seconds
-    around = SECONDS_AROUND
+    share += _retrainings(config) / config.trials
+    trials = _dense_trials(environment, candidates) * trial * share / environment.workers
+    epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
+    final = _final_trainings(environment, candidates) * epoch
+    around = SECONDS_AROUND + _images_alone(environment) * steps.forward_seconds * faster
     if environment.problem.needs_latency:
         around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
     elif config.latency.measures:
-        around += len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
-    final = _final_trainings(environment, candidates) * len(data.train)
-    trial = images_per_trial * in_worker
-    return TimeForecast((dense + test) * alone, trials * in_worker, around, final * in_worker, trial)
+        wanted = len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
+        around += min(wanted, max(LEAST_TIMING, TIMING_SHARE * (dense + trials + final + around)))
+    return TimeForecast(dense, trials, around, final, trial)
+
+
+def _trial_seconds(environment: Environment, candidates: CandidateSpace) -> float:
+    """Estimate the seconds of a whole trial that would train the dense network, with its share of the screening."""
+    config, data, steps = environment.config, environment.data, environment.steps
+    epochs, calibration = config.train.epochs, len(data.calibration)
+    forward = BATCHNORM_IMAGES + min(PROXY_IMAGES, calibration) + (epochs + 1) * len(data.val)
+    images, pool = epochs * len(data.train), screening_pool_size(environment, candidates)
+    if pool > 1:
+        screened = screened_trials(candidates, config.trials) / config.trials
+        images += round(starts_of(config) * pool * screen_images(calibration) * screened)
+    return images * steps.worker_seconds + forward * steps.forward_seconds
+
+
+def _images_alone(environment: Environment) -> float:
+    """Estimate how many images the dense network would see in what is computed while no trial runs.
+
+    Its statistics and accuracies, the sensitivities, and the test images of the front.
+    """
+    config, data, calibration = environment.config, environment.data, len(environment.data.calibration)
+    statistics = min(STATISTICS_IMAGES, calibration) + min(PROXY_IMAGES, calibration)
+    accuracies = len(data.val) + min(LEARNED_IMAGES, calibration)
+    sensitivities = sensing_images(environment) * (1 + len(environment.problem.space.variable))
+    read = 1 + FRONT_SHARE * config.trials * NARROW_READ + _retrainings(config)
+    return statistics + accuracies + sensitivities + read * len(data.test)
 
 
 def _final_trainings(environment: Environment, candidates: CandidateSpace) -> float:

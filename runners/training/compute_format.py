@@ -6,7 +6,7 @@ networks and slower for others. One training step is timed for each combination.
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -60,20 +60,23 @@ class StepTiming:
         compute_format: the fastest, with the threads of a worker.
         worker_seconds: of one image in a training step with the threads of a worker.
         alone_seconds: the same while no trial runs, with `threads_alone` torch threads.
+        forward_seconds: of one image in a forward pass in float32, as accuracy is read, with the threads of a worker.
     """
 
     compute_format: ComputeFormat
     worker_seconds: float
     alone_seconds: float
     threads_alone: int
+    forward_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Fastest:
-    """The fastest format, and the seconds of a step of so many images in it."""
+    """The fastest format, and the seconds of a step of so many images in it and of a forward pass in float32."""
 
     compute_format: ComputeFormat
     seconds: float
+    forward_seconds: float
     images: int
 
 
@@ -98,15 +101,16 @@ def time_steps(
             found = _measure(net, input_shape, batch_size, device)
         else:
             images = _images(net, input_shape, batch_size, device)
-            found = _Fastest(PLAIN, step_seconds(net, images, PLAIN), len(images))
-    every, in_worker = torch.get_num_threads(), found.seconds / found.images
+            found = _Fastest(PLAIN, step_seconds(net, images, PLAIN), forward_seconds(net, images), len(images))
+    in_worker, forward = found.seconds / found.images, found.forward_seconds / found.images
+    every = torch.get_num_threads()
     if every == threads or device.type != "cpu":
-        return StepTiming(found.compute_format, in_worker, in_worker, every)
+        return StepTiming(found.compute_format, in_worker, in_worker, every, forward)
     images = _random_images(input_shape, found.images, device)
     together = step_seconds(net, images, found.compute_format) / found.images
     if together * MIN_SPEEDUP >= in_worker:
-        return StepTiming(found.compute_format, in_worker, in_worker, threads)
-    return StepTiming(found.compute_format, in_worker, together, every)
+        return StepTiming(found.compute_format, in_worker, in_worker, threads, forward)
+    return StepTiming(found.compute_format, in_worker, together, every, forward)
 
 
 def measure_compute_format(
@@ -141,18 +145,33 @@ def step_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat, 
         copied = copied.to(memory_format=torch.channels_last)
     images = compute_format.convert(images)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    # The CPU time of a single thread leaves out the time that other processes take meanwhile.
-    single = images.device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if single else time.perf_counter
-    seconds = []
-    for _ in range(1 + steps):
-        _wait(images.device)
-        begin = clock()
+
+    def step() -> None:
         with compute_format.autocasting(images.device):
             logits = copied(images)
         functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         copied.zero_grad()
-        _wait(images.device)
+
+    return _least_seconds(step, images.device, steps)
+
+
+def forward_seconds(net: nn.Module, images: Tensor) -> float:
+    """Return the shortest time of a forward pass of a copy of `net` in evaluation mode, after one to warm up."""
+    copied = copy.deepcopy(net).to(images.device).eval()
+    with torch.no_grad():
+        return _least_seconds(lambda: copied(images), images.device, TIMED_STEPS)
+
+
+def _least_seconds(call: Callable[[], object], device: torch.device, times: int) -> float:
+    # The CPU time of a single thread leaves out the time that other processes take meanwhile.
+    single = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if single else time.perf_counter
+    seconds = []
+    for _ in range(1 + times):
+        _wait(device)
+        begin = clock()
+        call()
+        _wait(device)
         seconds.append(clock() - begin)
     return min(seconds[1:])
 
@@ -191,7 +210,7 @@ def _fastest(net: nn.Module, images: Tensor) -> _Fastest:
             best, chosen = seconds, compute_format
         if time.perf_counter() - begin > SECONDS:
             break
-    return _Fastest(chosen, best, len(images))
+    return _Fastest(chosen, best, forward_seconds(net, images), len(images))
 
 
 def _candidates(device: torch.device) -> list[ComputeFormat]:

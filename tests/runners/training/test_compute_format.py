@@ -54,4 +54,5 @@ def test_one_round_answers_for_format_threads_and_forecast(monkeypatch, together
     assert found.worker_seconds == pytest.approx(0.08)
     assert found.alone_seconds == pytest.approx(alone)
     assert found.threads_alone == threads
+    assert 0 < found.forward_seconds < 0.05  # really timed
     assert sum(timed) == 2 * 2 + 3 * 10 * 5  # one step to size them, four formats, and all threads

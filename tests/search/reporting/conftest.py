@@ -20,7 +20,7 @@ from spaces.space import ModelSpec, SearchSpace
 def environment(chain_space: SearchSpace, finished_search: SearchResult) -> Environment:
     """The environment of the made-up search; its images are nothing but their numbers."""
     config = RunConfig(budget=("60%",), trials=12, set=("di.way=closed",), out="runs/one")
-    data: Any = SimpleNamespace(train=range(1150), val=range(287), test=range(360))
+    data: Any = SimpleNamespace(train=range(1150), val=range(287), test=range(360), calibration=range(767))
     return Environment(
         problem=Problem(config, chain_space, finished_search.budgets),
         data=data,
@@ -32,5 +32,7 @@ def environment(chain_space: SearchSpace, finished_search: SearchResult) -> Envi
         runner="local",
         workers=1,
         threads=1,
-        steps=StepTiming(ComputeFormat(), worker_seconds=0.01, alone_seconds=0.01, threads_alone=1),
+        steps=StepTiming(
+            ComputeFormat(), worker_seconds=0.01, alone_seconds=0.01, threads_alone=1, forward_seconds=0.003
+        ),
     )
