@@ -24,6 +24,7 @@ from spaces.fields import SettingField, setting_fields, shown
 
 PRESETS = Path(__file__).parent / "presets"
 RUN_FILE = "config.yaml"  # of a run folder
+HELP_ALL = "--help-all"
 LARGEST_FILE = 1_000_000  # characters; a device such as /dev/zero has no end
 SECTIONS: Mapping[str, Any] = {
     name: field.type for name, field in setting_fields(RunConfig).items() if dataclasses.is_dataclass(field.type)
@@ -43,27 +44,26 @@ _TITLES = {
     "runner": "where trials run",
     "latency": "measured latency",
 }
+# The settings that `--help` shows, by key; `--help-all` shows all of them, with their whole texts.
+COMMON = frozenset(
+    "budget targets objective model output weights method trials train_budget time_limit confirm seed out resume skip "
+    "data data_dir augment epochs dense_epochs device latency_device".split()
+)
 _EXAMPLES = """examples:
   python -m search --budget 0.5gflops
-  python -m search --budget 30% --model resnet20 --data cluttered_digits --trials 24
+  python -m search --budget 30% --model resnet20 --data cluttered_digits
   python -m search --config quick --budget 1.2mparams --skip 'layer4.*'
   python -m search --config csgd-resnet56-cifar10 --data-dir ~/data
-  python -m search --targets 8,20,50% --model resnet20 --data cluttered_digits --trials 36
+  python -m search --targets 8,20,50% --model resnet20 --trials 36
   python -m search --resume runs/NAME --budget 20%
 
-to see what a run would do, with everything that it would take, before it does:
-  python -m search plan --budget 0.5gflops [options]
-
-to look at finished searches again:
-  python -m search show RUN              the tables of a run folder
-  python -m search compare RUN RUN ...   the fronts of several on one table and picture
-
-to cut a network once by one method, without a search:
-  python -m search prune --budget 50% --method di --model resnet20 [options]
-
-to look up:
-  python -m search methods [NAME ...]    methods with their settings, defaults, needs and papers (--json)
-  python -m search presets [NAME ...]    files for --config, most of them recipes of papers (--json)"""
+other commands (each with --help):
+  python -m search plan --budget 30%    what a search would do, take and write
+  python -m search prune --budget 30%   one cut by one method, without a search
+  python -m search show RUN             the tables of a finished search again
+  python -m search compare RUN RUN ...  fronts on one table and picture
+  python -m search methods [NAME ...]   methods: settings, needs, papers
+  python -m search presets [NAME ...]   files for --config, e.g. of papers"""
 
 
 @cache
@@ -79,7 +79,7 @@ def _settings() -> Mapping[str, tuple[str, SettingField]]:
 
 
 def parse_flags(argv: Sequence[str]) -> RunConfig:
-    """Read the command line; `--help` prints and raises SystemExit(0).
+    """Read the command line; `--help` and `--help-all` print and raise SystemExit(0).
 
     Raises:
         SlimfrontError: an unknown flag or key, a value of the wrong type, a file that cannot be read, or a setting
@@ -109,47 +109,60 @@ def _flag_texts(argv: Sequence[str]) -> dict[str, Any]:
         else:
             arguments.append(argument)
     try:
-        known, unknown = _parser().parse_known_args(arguments)
+        known, unknown = _parser(everything=HELP_ALL in arguments).parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
     if unknown:
-        flags = [field.flag for _, field in _settings().values()] + ["--config", "--print-config", "--debug", "--help"]
+        flags = [field.flag for _, field in _settings().values()]
+        flags += ["--config", "--print-config", "--debug", "--help", HELP_ALL]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
         raise ConfigError(f"unknown argument {unknown[0]!r}; {hint}")
     return {key: value for key, value in vars(known).items() if key in _settings() or key == "config"}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(everything: bool) -> argparse.ArgumentParser:
+    """Return the parser of all flags; its help shows all of them, or the common ones in short."""
     parser = argparse.ArgumentParser(
         prog="python -m search",
         usage="%(prog)s --budget LIMIT [options]",
-        description="Search narrower versions of a CNN that meet hard budgets; report their Pareto front.",
+        description="Search narrower versions of a CNN within hard budgets; report the Pareto front.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         exit_on_error=False,
         allow_abbrev=False,
+        add_help=False,
     )
     groups = {section: parser.add_argument_group(title) for section, title in _TITLES.items()}
     for key, (section, field) in _settings().items():
+        text = setting_help(SECTIONS.get(section, RunConfig), field, short=not everything).replace("%", "%%")
         groups[section].add_argument(
             field.flag,
             action="append" if field.repeated else "store",
             metavar={int: "N", float: "X"}.get(field.item, key.rpartition("_")[2].upper()),
-            help=setting_help(SECTIONS.get(section, RunConfig), field).replace("%", "%%"),
+            help=text if everything or key in COMMON else argparse.SUPPRESS,
         )
-    group = parser.add_argument_group("configuration")
-    group.add_argument("--config", metavar="FILE", help=f"YAML file or preset ({_preset_names()}); flags go on top")
-    group.add_argument("--print-config", action="store_true", help="print the effective YAML and exit")
-    group.add_argument("--debug", action="store_true", help="show tracebacks and the log")
+    group, hidden = parser.add_argument_group("configuration"), None if everything else argparse.SUPPRESS
+    presets = f"YAML file or preset ({_preset_names()})" if everything else "YAML file, or preset by its name"
+    group.add_argument("--config", metavar="FILE", help=f"{presets}; flags go on top")
+    group.add_argument("--print-config", action="store_true", help=hidden or "print the effective YAML and exit")
+    group.add_argument("--debug", action="store_true", help=hidden or "show tracebacks and the log")
+    group.add_argument("-h", "--help", action="help", help="show the common flags and exit")
+    group.add_argument(HELP_ALL, action="help", help="show every flag with its whole text and exit")
     return parser
 
 
-def setting_help(section: type, field: SettingField) -> str:
-    """Return the text of a setting in `--help`: its description in the class's docstring, and its default."""
+def setting_help(section: type, field: SettingField, *, short: bool = False) -> str:
+    """Return the text of a setting in `--help-all`: its description in the class's docstring, and its default.
+
+    Args:
+        short: whether the first sentence is enough, as in `--help`.
+    """
     described = {param.arg_name: param.description or "" for param in parse_docstring(section.__doc__ or "").params}
     text = " ".join(described.get(field.name, "").replace("`", "").split())
+    if short:
+        text = re.split(r"\. (?=[A-Z])", text)[0].rstrip(".")
     default = "" if field.default in ("", ()) else f" (default: {field.default})"
     return text + (" (repeatable)" if field.repeated else "") + default
 

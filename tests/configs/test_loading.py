@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from configs.loading import (
+    COMMON,
     PRESETS,
     RUN_FILE,
     SECTIONS,
@@ -301,13 +303,33 @@ def test_a_file_of_that_name_comes_before_the_preset(tmp_path: Path, monkeypatch
 
 def test_help_lists_every_flag_with_its_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        parse_flags(["--help"])
+        parse_flags(["--help-all"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     for name in (*OTHER, "resume"):
         assert f"--{name.replace('_', '-')} " in text
     assert "One multiply-add is one FLOP." in " ".join(text.split())
     assert "(default: 12)" in text
+
+
+def test_help_shows_few_flags_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse_flags(["--help"])
+    text = capsys.readouterr().out
+    shown = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)
+    assert len(shown) == len(set(shown)) <= 25
+    assert {"--budget", "--model", "--data", "--help-all"} <= set(shown)
+    assert max(map(len, text.splitlines())) <= 80
+    assert 'e.g. "layer4.*"' in " ".join(text.split())  # a sentence does not end there
+
+
+def test_the_common_settings_exist() -> None:
+    assert {
+        field.key for section in (RunConfig, *SECTIONS.values()) for field in setting_fields(section).values()
+    } > COMMON
 
 
 def test_every_setting_is_documented() -> None:
