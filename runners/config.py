@@ -1,6 +1,7 @@
 """The settings that runners read: images, training, where trials run, how latency is measured."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -63,6 +64,13 @@ class DataConfig:
         """Check the settings; raises ConfigError."""
         check_settings(self)
         _ = self.augmentations
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths that trials read while they are trained; none where the images are in memory."""
+        kind, _, path = self.name.partition(":")
+        named = (path if kind == "imagefolder" else "", self.data_dir if path else "")
+        return tuple(os.path.abspath(name) for name in named if name)
 
     @cached_property
     def augmentations(self) -> tuple[str, ...] | None:
@@ -201,7 +209,8 @@ class RunnerConfig:
         name: "auto" (ray when more than one worker fits, else local), "ray" or "local".
         cpus_per_trial: CPU cores, and so threads, of one trial.
         gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
-        ray_address: address of a running cluster, "auto" to find one, empty to start Ray here.
+        ray_address: address of the head of a running cluster as host:port, "auto" to find one on this machine; empty
+            takes RAY_ADDRESS, and without that starts Ray here.
         max_retries: how often a trial is tried again whose worker or node was lost, on another node where there is one,
             from the last epoch that it has saved; a trial that fails for a reason of its own is not tried again.
         trial_timeout: longest time that a trial on Ray may go without a report, such as 30m; then its worker is ended,
@@ -223,6 +232,11 @@ class RunnerConfig:
     def __post_init__(self) -> None:
         """Check the settings; raises ConfigError."""
         check_settings(self)
+
+    @property
+    def cluster(self) -> str:
+        """Address of the running cluster that trials run on; empty where Ray is started here."""
+        return self.ray_address or os.environ.get("RAY_ADDRESS", "")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def pick_runner(config: RunnerConfig, device: str = "auto") -> str:
     """
     if config.name != "auto":
         return config.name
-    return "ray" if config.ray_address or fitting_workers(config, device) > 1 else "local"
+    return "ray" if config.cluster or fitting_workers(config, device) > 1 else "local"
 
 
 def workers(config: RunnerConfig, device: str = "auto") -> int:
@@ -28,7 +28,7 @@ def workers(config: RunnerConfig, device: str = "auto") -> int:
     """
     if pick_runner(config, device) != "ray":
         return 1
-    if config.ray_address:
+    if config.cluster:
         from runners.ray.runner import cluster_workers  # Ray is loaded only when there is a cluster to ask
 
         return cluster_workers(dataclasses.replace(config, gpus_per_trial=needed_gpus(config, device)))

@@ -48,6 +48,7 @@ from search.storage.pending import PendingTrials
 from search.storage.run_folder import OpenRun
 from search.tracking.mlflow_tracker import MlflowTracker
 from search.tuner import Tuner
+from spaces.errors import LostError
 
 WAITING_PER_WORKER = 3  # once so many networks wait to be timed, no trial begins until they are
 
@@ -66,6 +67,7 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
 
     Raises:
         SlimfrontError: a config that cannot be met, or a time limit over before any trial; nothing is left behind.
+        LostError: the cluster or the storage went away; the result with what was finished is in the run folder.
         KeyboardInterrupt: stopped before the first trial was finished. Later a stop is a result, `interrupted`.
     """
     began, limit = time.perf_counter(), TimeLimit(config.time_limit, config.time_limit_seconds)
@@ -84,10 +86,14 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
         try:
             result = search.run(planned, began)
             search.callback.on_search_end(result, environment.folder, tracker.command())
-            return result
         except BaseException:
             search.callback.on_search_abort()
             raise
+        again = run_folder.resume_command(environment.folder)
+        opened.storage.finish(again)
+        if result.lost:
+            raise LostError(f"{result.lost}; the front of what was finished is written, {again} goes on")
+        return result
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,13 @@ class _Search:
         images, device = environment.data.calibration, environment.device
         train_accuracy = accuracy(net, images, device=device, limit=LEARNED_IMAGES)
         tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
-        interrupted = self._run_trials(tuner, context)
+        interrupted, lost = self._run_trials(tuner, context)
         retrainer = Retrainer(environment, context, self.callback)
         finalize = Finalizer(environment, self.latency, net, dense_accuracy, retrainer, self.callback)
         try:
-            return finalize(history.results, Ending(time.perf_counter() - began, interrupted, tuner.stopped))
+            return finalize(history.results, Ending(time.perf_counter() - began, interrupted, tuner.stopped, lost))
         except KeyboardInterrupt:
-            return finalize(history.results, Ending(time.perf_counter() - began, True, tuner.stopped))
+            return finalize(history.results, Ending(time.perf_counter() - began, True, tuner.stopped, lost))
 
     def _train_dense(self) -> nn.Module:
         """Return the dense network: that of the run folder, the user's, or one that is trained now or was cached."""
@@ -165,6 +171,7 @@ class _Search:
             statistics,
             compute_format=self.environment.compute_format,
             proxy_target=target,
+            files=self.environment.config.data.files,
         )
 
     @property
@@ -219,8 +226,8 @@ class _Search:
             return epochs
         return min(epochs, max(earlier))
 
-    def _run_trials(self, tuner: Tuner, context: SearchContext) -> bool:
-        """Have the runner train the tuner's trials; return whether the user stopped it."""
+    def _run_trials(self, tuner: Tuner, context: SearchContext) -> tuple[bool, str]:
+        """Have the runner train the tuner's trials; return whether the user stopped it, and what was lost."""
         environment, done = self.environment, len(self.opened.history.searched)
         so_far = f"; {done} of {tuner.total} trials are finished" if done else ""
         self.callback.on_phase(f"searching with {plural(environment.workers, 'worker')}{so_far}")
@@ -233,10 +240,14 @@ class _Search:
         except KeyboardInterrupt:
             if not self.opened.history.results:
                 raise
-            return True
+            return True, ""
+        except LostError as error:
+            if not self.opened.history.results:
+                raise
+            return False, str(error)
         finally:
             tuner.close()
-        return False
+        return False, ""
 
 
 def _warn_of_guessing(dense_accuracy: float, environment: Environment) -> None:

@@ -64,6 +64,7 @@ class SearchContext:
         compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
             alike; None lets each process measure.
         proxy_target: of the dense network on the calibration images; None lets each trial compute it.
+        files: paths of the images that every worker reads; none where they are in memory.
         trial_timeout: seconds that a trial may go without a report where its worker can be ended.
         save: takes the state of a trial after an epoch, from which another process can go on; None saves nothing.
     """
@@ -76,6 +77,7 @@ class SearchContext:
     threads: int = 0
     compute_format: ComputeFormat | None = None
     proxy_target: Tensor | None = None
+    files: tuple[str, ...] = ()
     trial_timeout: float = math.inf
     save: Callable[[SavedTraining], None] | None = None
 

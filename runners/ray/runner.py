@@ -6,34 +6,38 @@ trial stops, and keeps the results: a searcher asks it, a callback reports and t
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
+import pickle
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import ray
 import torch
 from ray import tune
-from ray.autoscaler.sdk import request_resources
-from ray.job_config import JobConfig
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from typing_extensions import override
 
 from runners.base import AskTell, Evaluator, Runner, RunnerError
 from runners.capacity import fitting_workers, needed_gpus
 from runners.config import RunnerConfig
+from runners.ray.child import run_in_child
+from runners.ray.internals import FirstCome, actor_of, error_of, importing_from
+from runners.ray.room import Room, capacity, check_files
 from runners.ray.settings import quiet_tune
-from runners.ray.start import check_answers, import_folders
+from runners.ray.start import check_answers, import_folders, own_modules
 from runners.trial import SavedTraining, Trial, TrialResult, TrialState
 
 if TYPE_CHECKING:
     from runners.evaluation.evaluate import SearchContext
 
-ROOM_SECONDS = 2.0
+NOT_SENT = ["__pycache__", ".git"]  # of the folders of packages
+SHARED_BYTES = 1 << 20  # of a tensor that the workers of a node share
+_NUMPY = (torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
 NODE_LABEL = "ray.io/node-id"  # which Ray gives every node
 logger = logging.getLogger(__name__)
 
@@ -55,39 +59,54 @@ class RayRunner(Runner):
     def run(self, ask_tell: AskTell, search_context: "SearchContext") -> None:
         gpus = needed_gpus(self._config, search_context.train.device)
         config = dataclasses.replace(self._config, gpus_per_trial=gpus)
-        with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
-            _cluster_capacity(config)
-            room = _Room(config)
-            shared = _shared((self._evaluator, dataclasses.replace(search_context, threads=config.cpus_per_trial)))
-            relay = _Relay(ask_tell, config.max_retries, search_context.trial_timeout)
-            scheduler = _FirstCome()  # type: ignore[no-untyped-call]
-            resources = {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial}
-            try:
-                tune.run(
-                    type("Worker", (_Worker,), {"shared": shared, "resources": resources}),
-                    search_alg=_AskTellSearcher(relay, room),
-                    scheduler=scheduler,
-                    num_samples=-1,
-                    reuse_actors=True,
-                    callbacks=[relay],
-                    raise_on_failed_trial=False,
-                    storage_path=folder,
-                    trial_name_creator=_trial_name,
-                    trial_dirname_creator=_trial_name,
-                    verbose=0,
-                )
-                room.request(0)
-            except BaseException as error:
-                scheduler.release_workers()
-                if isinstance(error, _Abort):
-                    raise error.args[0] from None
-                raise
+        shared = _pickled((self._evaluator, dataclasses.replace(search_context, threads=config.cpus_per_trial)))
+
+        def run(ask_tell: AskTell, on_connected: Callable[[str], None]) -> None:
+            with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
+                on_connected(ray.get_runtime_context().gcs_address)
+                check_files(search_context.files)
+                with Room(config) as room:
+                    relay = _Relay(ask_tell, config.max_retries, search_context.trial_timeout)
+                    resources = {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial}
+                    worker = type("Worker", (_Worker,), {"shared": ray.put(shared), "resources": resources})
+                    _run(worker, _AskTellSearcher(relay, room), folder)
+
+        if ray.is_initialized():  # the caller's Ray cannot be used in another process
+            run(ask_tell, lambda _: None)
+        else:
+            run_in_child(run, ask_tell)
+
+
+def _run(worker: type["_Worker"], searcher: "_AskTellSearcher", folder: str) -> None:
+    """Have Tune run the trials of a searcher; when this ends by an error, no worker is left."""
+    scheduler = FirstCome()  # type: ignore[no-untyped-call]
+    try:
+        tune.run(
+            worker,
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            callbacks=[searcher.relay],
+            raise_on_failed_trial=False,
+            storage_path=folder,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+            verbose=0,
+        )
+    except BaseException as error:
+        scheduler.release_workers()
+        raise error.args[0] if isinstance(error, _Abort) else error from None
 
 
 def cluster_workers(config: RunnerConfig) -> int:
-    """Connect to the cluster of `config.ray_address` and return how many trials it has room for at once."""
-    with connected(config):
-        return _cluster_capacity(config)
+    """Connect to the cluster of `config.cluster` and return how many trials it has room for at once."""
+
+    def ask(*_: Any) -> int:
+        with connected(config):
+            return capacity(config)
+
+    return int(ask() if ray.is_initialized() else run_in_child(ask))
 
 
 @contextlib.contextmanager
@@ -97,85 +116,73 @@ def connected(config: RunnerConfig) -> Iterator[None]:
         yield
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options["job_config"] = JobConfig(_py_driver_sys_path=import_folders())
-    if config.ray_address:
-        options |= {"address": config.ray_address}
+    if config.cluster:
+        options |= {"address": config.cluster, "runtime_env": {"py_modules": own_modules(), "excludes": NOT_SENT}}
     else:
         workers = max(1, fitting_workers(config))
+        options["job_config"] = importing_from(import_folders())
         options |= {"address": "local", "include_dashboard": False, "num_cpus": workers * config.cpus_per_trial}
     try:
         try:
-            check_answers(config.ray_address)
+            check_answers(config.cluster)
             ray.init(**options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            problem = (
-                f"no Ray cluster answers at {config.ray_address!r}" if config.ray_address else "Ray does not start"
-            )
+            problem = f"no Ray cluster answers at {config.cluster!r}" if config.cluster else "Ray does not start"
             raise RunnerError(f"{problem} ({_reason(error)}); check --ray-address, or take --runner local") from error
         yield
     finally:
         ray.shutdown()  # also after a start that was interrupted
 
 
-def _cluster_capacity(config: RunnerConfig) -> int:
-    """Return how many trials the connected Ray has room for; raise a RunnerError if there is room for none."""
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = _fitting(resources, config)
-    if workers < 1:
-        raise RunnerError(
-            f"a trial needs {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs, this Ray has "
-            f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or --gpus-per-trial"
-        )
-    return workers
+class _Shared(NamedTuple):
+    """What all workers need, as a pickle and the arrays of its tensors: the workers of a node share these arrays."""
+
+    pickled: bytes
+    arrays: list[Any]
 
 
-def _fitting(resources: Mapping[str, float], config: RunnerConfig) -> int:
-    """Return how many trials fit into these resources."""
-    workers = int(resources.get("CPU", 0)) // config.cpus_per_trial
-    if config.gpus_per_trial:
-        workers = min(workers, int(resources.get("GPU", 0) / config.gpus_per_trial + 1e-9))
-    return workers
-
-
-class _Room:
-    """How many trials the connected Ray has room for now: nodes may join and leave.
-
-    On a cluster it asks Ray's autoscaler for the room of one trial more, as long as it is asked itself.
-    """
-
-    def __init__(self, config: RunnerConfig) -> None:
-        self._config = config
-        self._workers, self._until = 0, 0.0
-
-    def __call__(self) -> int:
-        """Return the number of trials, which is at most `ROOM_SECONDS` old."""
-        if time.monotonic() < self._until:
-            return self._workers
-        before = self._workers
-        self._workers = _fitting(ray.cluster_resources(), self._config)  # type: ignore[no-untyped-call]
-        self._until = time.monotonic() + ROOM_SECONDS
-        if self._config.ray_address and self._workers != before:
-            self.request(self._workers + 1)
-        return self._workers
-
-    def request(self, trials: int) -> None:
-        """Ask the autoscaler for room for so many trials in all."""
-        if self._config.ray_address:
-            trial = {"CPU": self._config.cpus_per_trial, "GPU": self._config.gpus_per_trial}
-            bundle = {name: amount for name, amount in trial.items() if amount}
-            request_resources(bundles=[bundle] * trials)
-
-
-def _shared(content: Any) -> Any:
-    """Return Ray's reference to what all workers need; raise a RunnerError where it cannot be sent."""
+def _pickled(content: Any) -> _Shared:
+    """Return what all workers need in a form that Ray can share; raise a RunnerError where it cannot be sent."""
+    arrays: list[Any] = []
+    buffer = io.BytesIO()
     try:
-        return ray.put(content)
-    except TypeError as error:  # an object that cannot be pickled; Ray's own text shows all that is sent
-        reason = error.__cause__ or error.__context__ or error
+        _TensorPickler(buffer, arrays).dump(content)  # type: ignore[no-untyped-call]
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
         raise RunnerError(
-            f"the images or the network cannot be sent to workers ({reason}); take --runner local, or open "
+            f"the images or the network cannot be sent to workers ({error}); take --runner local, or open "
             "files when an image is read"
         ) from error
+    return _Shared(buffer.getvalue(), arrays)
+
+
+class _TensorPickler(ray.cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles large tensors of a processor beside the pickle, as arrays that Ray maps into every worker of a node."""
+
+    def __init__(self, file: io.BytesIO, arrays: list[Any]) -> None:
+        super().__init__(file, protocol=5)  # type: ignore[no-untyped-call]
+        self._arrays = arrays
+
+    @override
+    def persistent_id(self, obj: Any) -> int | None:
+        if type(obj) is not torch.Tensor or obj.device.type != "cpu" or obj.nbytes < SHARED_BYTES:
+            return None
+        if obj.requires_grad or not obj.is_contiguous() or obj.layout is not torch.strided or obj.dtype not in _NUMPY:
+            return None
+        self._arrays.append(obj.numpy())
+        return len(self._arrays) - 1
+
+
+def _unpickled(shared: _Shared) -> Any:
+    """Return what `_pickled` took; its large tensors are read-only."""
+
+    class Unpickler(pickle.Unpickler):
+        @override
+        def persistent_load(self, pid: int) -> torch.Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the array cannot be written to, and nothing writes to images
+                return torch.from_numpy(shared.arrays[pid])
+
+    return Unpickler(io.BytesIO(shared.pickled)).load()
 
 
 class _Abort(BaseException):
@@ -199,9 +206,9 @@ class _Assignment:
         heavy: whether the weights follow.
     """
 
-    def __init__(self, attempt: "_Attempt") -> None:
+    def __init__(self, attempt: "_Attempt", avoided: Sequence[str]) -> None:
         self.trial = attempt.trial.without_weights()
-        self.avoided = attempt.avoidable()
+        self.avoided = avoided
         self.heavy = self.trial != attempt.trial
 
     def __repr__(self) -> str:
@@ -228,11 +235,6 @@ class _Attempt:
     node: Any = None
     heard: float | None = None
     hung: int = 0
-
-    def avoidable(self) -> tuple[str, ...]:
-        """Return the ids of the nodes that have lost the trial, where another node is alive; else none."""
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} if self.nodes else set()
-        return self.nodes if alive - set(self.nodes) else ()
 
 
 class _Relay(tune.Callback):  # type: ignore[misc]
@@ -266,7 +268,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     @override
     def on_trial_start(self, *_: Any, trial: Any = None, **info: Any) -> None:
-        actor = self._actors[trial.trial_id] = trial.temporary_state.ray_actor
+        actor = self._actors[trial.trial_id] = actor_of(trial)
         attempt = self.running[trial.trial_id]
         # The weights do not go through Tune, which writes configurations to disk. Calls of one caller run in order, so
         # the weights arrive before the first step.
@@ -308,8 +310,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
     @override
     def on_trial_error(self, *_: Any, trial: Any = None, **info: Any) -> None:
         if trial.trial_id in self.running:
-            # Tune passes the error to no callback, but has just written it into the folder of this run.
-            error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+            error = error_of(trial)
             if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
                 self._lose(trial, error)
             else:
@@ -355,42 +356,26 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self._tell(trial_id, TrialResult(trial, TrialState.FAILED, seconds=seconds, error=reason, lost=lost > 0))
 
 
-class _FirstCome(FIFOScheduler):  # type: ignore[misc]
-    """Runs trials in the order in which they come, and can end the run at once.
-
-    Tune itself cleans up only after an Exception, and then waits for running epochs.
-    """
-
-    _controller: Any = None
-
-    @override
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._controller = tune_controller
-
-    def release_workers(self) -> None:
-        """Kill every worker and release the resources that are held or requested."""
-        if self._controller is not None:
-            self._controller._actor_manager.cleanup()
-
-
 class _AskTellSearcher(Searcher):  # type: ignore[misc]
     """Asks for trials. While other trials run, None may mean "none yet": it asks again after the next result."""
 
-    def __init__(self, relay: _Relay, room: _Room) -> None:
+    def __init__(self, relay: _Relay, room: Room) -> None:
         super().__init__()
-        self._relay, self._room = relay, room
+        self.relay, self._room = relay, room
         self._running_at_none: set[str] = set()  # the trials that ran when `ask` last returned None
 
     @override
     def suggest(self, trial_id: str) -> Any:
-        running = self._relay.running
+        running = self.relay.running
         if running and (
-            len(running) >= self._room() or (self._running_at_none == running.keys() and not self._relay.waiting)
+            len(running) >= self._room.trials or (self._running_at_none == running.keys() and not self.relay.waiting)
         ):
             return None
-        attempt = self._relay.ask(trial_id)
+        attempt = self.relay.ask(trial_id)
         if attempt is not None:
-            return {"assignment": _Assignment(attempt)}
+            # Elsewhere, as long as another node is alive.
+            avoided = attempt.nodes if self._room.nodes.difference(attempt.nodes) else ()
+            return {"assignment": _Assignment(attempt, avoided)}
         self._running_at_none = set(running)
         return None if running else self.FINISHED
 
@@ -414,7 +399,7 @@ def _trial_name(trial: Any) -> str:
 class _Worker(tune.Trainable):  # type: ignore[misc]
     """A process that evaluates one trial after the other; a step of Tune is one report."""
 
-    shared: Any  # reference to (evaluator, search context) in the object store
+    shared: Any  # reference to what `_pickled` made of (evaluator, search context), in the object store
     resources: Mapping[str, float]  # of one trial
 
     @override
@@ -422,12 +407,14 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """Return the resources of a trial, on a node that has not lost it."""
         avoided = config["assignment"].avoided
-        selector = {"bundle_label_selector": [{NODE_LABEL: f"!in({','.join(avoided)})"}]} if avoided else {}
+        selector: dict[str, Any] = {}
+        if avoided:
+            selector = {"bundle_label_selector": [{NODE_LABEL: f"!in({','.join(avoided)})"}]}
         return tune.PlacementGroupFactory([dict(cls.resources)], **selector)
 
     @override
     def setup(self, config: dict[str, Any]) -> None:
-        self._evaluator, search_context = ray.get(self.shared)
+        self._evaluator, search_context = _unpickled(ray.get(self.shared))
         self._search_context = dataclasses.replace(search_context, save=self._keep)
         torch.set_num_threads(self._search_context.threads)  # workers that each use all cores slow each other down
         os.environ["OMP_NUM_THREADS"] = str(self._search_context.threads)

@@ -42,11 +42,16 @@ class ConfirmationError(SlimfrontError):
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """How a search ended before its finalization: after which wall time, and whether the user or the limit ended it."""
+    """How a search ended before its finalization: after which wall time, and whether the user or the limit ended it.
+
+    Attributes:
+        lost: which cluster went away; empty where none did.
+    """
 
     seconds: float
     interrupted: bool = False
     time_limited: bool = False
+    lost: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Finalizer:
             versions=_versions(),
             interrupted=ending.interrupted,
             time_limited=ending.time_limited,
+            lost=ending.lost,
         )
 
     def _load(self, member: TrialResult) -> nn.Module:

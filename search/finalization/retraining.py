@@ -43,7 +43,7 @@ from search.results.pareto import counted
 from search.results.result import SearchResult
 from search.schedulers.segments import DENSE, DISTILL_WEIGHT, TEACHER
 from spaces.budget import Budget
-from spaces.errors import BudgetError
+from spaces.errors import BudgetError, LostError
 from spaces.space import SearchSpace, uniform_ratios
 
 _log = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ class Retrainer:
             RUNNERS[environment.runner](config.runner, evaluate).run(self._retraining, self._search_context)
         except KeyboardInterrupt:
             result = dataclasses.replace(result, interrupted=True)
-        except RunnerError as error:  # the result of the search is worth more than its confirmation
+        except (RunnerError, LostError) as error:  # the result of the search is worth more than its confirmation
             _log.warning("the front is not trained again to the end: %s", error)
         return self.confirmed(result)
 

@@ -26,6 +26,8 @@ def ending(result: SearchResult) -> str:
     trials = plural(len(result.results), "finished trial")
     if result.interrupted:
         return f"Stopped early: {trials}, the front and the report are kept."
+    if result.lost:
+        return f"Ended early: {result.lost}. {trials}, the front and the report are kept."
     if not result.time_limited:
         return ""
     text = f"The time limit of {result.config['time_limit']} ended the search after {trials}"
@@ -135,7 +137,7 @@ def baseline_statements(result: SearchResult) -> list[str]:
         if trial.state is TrialState.FAILED
     ]
     begun = {(trial.trial.method, trial.trial.baseline) for trial in trials}
-    if result.interrupted or result.time_limited:
+    if result.interrupted or result.time_limited or result.lost:
         lines += [
             f"Missing baseline: {baseline.method} with {baseline.widths} widths, the search ended before it."
             for baseline in BASELINES

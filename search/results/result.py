@@ -58,6 +58,7 @@ class SearchResult:
         latency: "dense" or label -> readings of `runners.latency.meter` as plain data; empty when none was asked for.
         latency_model: settings and errors of the latency predictor, plain data; empty without one.
         time_limited: whether the time limit ended it before all its trials were done.
+        lost: which cluster went away before all its trials were done; empty where none did.
         retrained_baseline: the best baseline at the FLOPs of `chosen`, trained again as often; no result of the search.
         target_baselines: label of the best network at a target -> the best baseline there, at the FLOPs of the network,
             trained again as often.
@@ -77,6 +78,7 @@ class SearchResult:
     latency_model: Mapping[str, Any] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
+    lost: str = ""
     retrained_baseline: TrialResult | None = None
     target_baselines: Mapping[str, TrialResult] = field(default_factory=dict)
     targets: tuple[Budget, ...] = ()

@@ -7,6 +7,7 @@ trial names was in the making, or is that of a shorter training, and goes.
 
 import dataclasses
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,11 @@ def locked(folder: Path) -> Iterator[None]:
     with held:
         owner.write_text(str(os.getpid()), encoding="utf-8")  # not in the lock's own file, which others empty
         yield
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command line that goes on with the search of a run folder."""
+    return f"python -m search --resume {shlex.quote(str(folder))}"
 
 
 def write_settings(environment: Environment) -> None:

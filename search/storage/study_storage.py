@@ -13,21 +13,29 @@ import optuna
 from optuna.exceptions import OptunaError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runners.trial import TrialResult
 from search.problem import Problem
 from search.results.serialization import trial_result_from_dict
-from spaces.errors import SlimfrontError
+from search.storage.outbox import UNSENT, Outbox, Record
+from spaces.errors import LostError, SlimfrontError
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, cost
 STUDY_FILE = "study.db"  # of a run folder
 RESULT = "result"  # user attribute of a trial: its TrialResult as plain data
+CONNECT_SECONDS = 5
+LAST_PATIENCE = 60.0  # seconds in which the last records are tried at the end of a search
 _WORDS = {"widths": "another network or space", "methods": "other methods", "budgets": "other budgets"}
 
 
 class StudyError(SlimfrontError):
     """A study that cannot be opened, or that is told of a trial that it did not ask for."""
+
+
+class StorageLostError(LostError):
+    """A storage that went away during a search and did not come back until its end."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,15 @@ class StudyStorage:
         name: of the study in it.
         problem: the search, whose widths and methods a stored one must share, and its budgets and targets unless
             `resumed`: these are then noted to hold from now on.
+        unsent: file for records while the storage does not answer; None keeps them in memory.
 
     Raises:
         StudyError: a storage that cannot be used or holds another search.
     """
 
-    def __init__(self, url: str, name: str, problem: Problem, *, resumed: bool = False) -> None:
+    def __init__(
+        self, url: str, name: str, problem: Problem, *, resumed: bool = False, unsent: Path | None = None
+    ) -> None:
         self.url, self._where = url, f"storage {url!r}"
         identity = _identity(problem)
         try:
@@ -65,11 +76,18 @@ class StudyStorage:
             stored = self._study.user_attrs.get("identity")
             if stored is None:
                 self._study.set_user_attr("identity", identity)
-        except (OptunaError, SQLAlchemyError, ImportError, ValueError, OSError) as error:
+        except ImportError as error:
+            raise StudyError(
+                f"{self._where} needs a package that is not installed ({error}); for PostgreSQL: "
+                "pip install 'slimfront[postgres]'"
+            ) from error
+        except (OptunaError, SQLAlchemyError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise StudyError(
                 f"{self._where} cannot hold the study ({reason}); give a writable place or another URL"
             ) from error
+        self._outbox = Outbox(self._study, self._where, unsent)
+        self._outbox.restore()
         self._check_identity(stored or identity, identity, resumed)
 
     @classmethod
@@ -78,7 +96,7 @@ class StudyStorage:
         config = problem.config
         url = config.storage or f"sqlite:///{(folder / STUDY_FILE).resolve()}"
         name = "slimfront" if not config.storage else Path(config.out or folder).name
-        return cls(url, name, problem, resumed=bool(config.resume))
+        return cls(url, name, problem, resumed=bool(config.resume), unsent=folder / UNSENT)
 
     @property
     def _ended(self) -> list[FrozenTrial]:
@@ -101,12 +119,30 @@ class StudyStorage:
         return trials
 
     def add(self, trial: FrozenTrial) -> None:
-        """Write a trial that has ended, or another training segment of one, whole or not at all."""
-        self._study.add_trial(trial)
+        """Write a trial that has ended, or another training segment of one, whole or not at all.
+
+        While the storage does not answer, it waits.
+        """
+        self._outbox.put(Record(trial))
 
     def add_latency(self, label: str, readings: Sequence[Mapping[str, Any]]) -> None:
         """Write what was measured of a network after its trial had ended."""
-        self._study.set_user_attr(f"latency {label}", [dict(reading) for reading in readings])
+        self._outbox.put(Record(name=f"latency {label}", value=[dict(reading) for reading in readings]))
+
+    def finish(self, resume: str) -> None:
+        """Write the records that wait.
+
+        Args:
+            resume: the command that goes on with the search.
+
+        Raises:
+            StorageLostError: the storage does not answer.
+        """
+        if not self._outbox.flush(LAST_PATIENCE):
+            raise StorageLostError(
+                f"{self._where} did not come back: the front is written, and {self._outbox.waiting} records wait in "
+                f"the run folder; {resume} writes them once it answers"
+            )
 
     def fingerprint(self, name: str) -> str | None:
         """Return the digest that is stored under this name."""
@@ -155,7 +191,19 @@ def _open(url: str, name: str) -> optuna.Study:
     without the index which keeps names unique, and by which `create_study` would know that it has it.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
-    storage = optuna.storages.get_storage(url)
+    storage = _storage(url)
     if name in optuna.get_all_study_names(storage):
         return optuna.load_study(study_name=name, storage=storage)
     return optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True)
+
+
+def _storage(url: str) -> optuna.storages.BaseStorage:
+    """Return the storage of a URL; of PostgreSQL one that notices a connection which an outage has closed.
+
+    The driver is psycopg, whichever one SQLAlchemy would take by itself: 2.0 takes another than 2.1.
+    """
+    if not url.startswith(("postgresql:", "postgresql+psycopg:")):
+        return optuna.storages.get_storage(url)
+    address = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    connecting = {"connect_timeout": CONNECT_SECONDS}
+    return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True, "connect_args": connecting})

@@ -27,7 +27,7 @@ from search.tracking.runs import SearchRuns
 from search.tracking.store import SQLITE, STORE_FILE
 from spaces.errors import SlimfrontError
 
-MAX_FAILURES = 3  # in a row, after which nothing more is sent: each may have waited for a dead server
+RETRY_SECONDS = 5.0  # between tries to reach a server that is away
 STOP_SECONDS = 6.0  # longest wait for the last records after the user has stopped the search
 FLUSH_SECONDS = 120.0  # longest wait for the last records of a finished search
 _log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class MlflowTracker(SearchCallback):
         self._step = 0  # finished trials and training segments
         self._queue: queue.Queue[_Write | None] = queue.Queue()
         self._opened: Future[SearchRuns] = Future()
+        self._given_up = threading.Event()  # nothing waits for the writer any more
         # A daemon, so that a server that hangs cannot keep a stopped search from ending.
         self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
 
@@ -131,6 +132,7 @@ class MlflowTracker(SearchCallback):
         self._queue.put(lambda runs: runs.end(runs.parent, status))
         self._queue.put(None)
         self._writer.join(seconds)
+        self._given_up.set()
         if self._writer.is_alive():
             _log.warning("MLflow at %s has not taken all records within %.0f s", self.uri, seconds)
 
@@ -142,19 +144,35 @@ class MlflowTracker(SearchCallback):
             self._opened.set_exception(error)
             return
         self._opened.set_result(runs)
-        failures = 0  # in a row
         while (write := self._queue.get()) is not None:
-            if failures >= MAX_FAILURES:
-                continue
+            self._until_taken(write, runs)
+
+    def _until_taken(self, write: _Write, runs: SearchRuns) -> None:
+        """Make a write; while the server is away, try again, so that the records that come meanwhile wait behind it.
+
+        A write that the store refuses although it answers is left out.
+        """
+        is_away = False
+        while True:
             try:
                 write(runs)
-                failures = 0
             except Exception as error:  # a store that fails must not lose the search, whatever its library raises
-                failures += 1
-                if failures == 1:
+                if not is_away:
                     _log.warning(
                         "MLflow at %s did not take a record (%s); the search goes on", self.uri, _first_line(error)
                     )
+                if runs.answers():
+                    if is_away:
+                        is_away = False
+                        continue
+                    return
+                is_away = True
+                if self._given_up.wait(RETRY_SECONDS):
+                    return
+                continue
+            if is_away:
+                _log.warning("MLflow at %s answers again; the records that waited go out", self.uri)
+            return
 
 
 def _first_line(error: BaseException) -> str:

@@ -62,6 +62,14 @@ class SearchRuns:
         runs.log(runs.parent, params=config_params(dataclasses.asdict(config)))
         return runs
 
+    def answers(self) -> bool:
+        """Return whether the store answers."""
+        try:
+            self._client.get_run(self.parent)
+        except Exception:  # whatever its library raises
+            return False
+        return True
+
     def address(self, uri: str) -> str:
         """Return the address of the parent run's page on a server."""
         return f"{uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.parent}"

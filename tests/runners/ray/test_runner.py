@@ -13,7 +13,7 @@ from pruning.base import Goal
 from runners.base import Evaluation, RunnerError
 from runners.config import RunnerConfig
 from runners.evaluation.evaluate import SearchContext
-from runners.ray.runner import RayRunner, _shared, cluster_workers
+from runners.ray.runner import RayRunner, _pickled, cluster_workers
 from runners.trial import EpochReport, SavedTraining, Trial, TrialResult, TrialState
 
 pytestmark = pytest.mark.usefixtures("ray_of_two")
@@ -154,4 +154,4 @@ def test_images_that_cannot_be_sent_to_workers_are_refused_with_the_way_out(tmp_
     (tmp_path / "images.bin").write_bytes(b"")
     with (tmp_path / "images.bin").open("rb") as file:
         with pytest.raises(RunnerError, match=r"cannot be sent to workers \(cannot pickle .*; take --runner local"):
-            _shared(file)
+            _pickled(file)

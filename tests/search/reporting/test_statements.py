@@ -56,6 +56,8 @@ def test_an_early_end_says_what_ended_it(finished_search: SearchResult) -> None:
     assert ending(limited) == "The time limit of 30m ended the search after 5 finished trials."
     failed = dataclasses.replace(limited, results=finished_search.results[4:])
     assert ending(failed).endswith("after 1 finished trial, none of which gave a network inside the budgets.")
+    lost = dataclasses.replace(finished_search, lost="the Ray cluster at head:1 is lost")
+    assert ending(lost).startswith("Ended early: the Ray cluster at head:1 is lost. 5 finished trials, the front")
     assert ending(dataclasses.replace(limited, interrupted=True)).startswith("Stopped early: 5 finished trials")
 
 

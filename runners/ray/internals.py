@@ -1,0 +1,47 @@
+"""What the search needs of Ray and Tune that they do not offer in public; the only file that uses it.
+
+`tests/runners/ray/test_internals.py` holds the contract, and pyproject.toml the last version that was tried.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.job_config import JobConfig
+from ray.tune.schedulers import FIFOScheduler
+from typing_extensions import override
+
+
+class FirstCome(FIFOScheduler):  # type: ignore[misc]
+    """Runs trials in the order in which they come, and can end the run at once.
+
+    Tune itself cleans up only after an Exception, and then waits for running epochs.
+    """
+
+    _controller: Any = None
+
+    @override
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._controller = tune_controller
+
+    def release_workers(self) -> None:
+        """Kill every worker and release the resources that are held or requested."""
+        if self._controller is not None:
+            self._controller._actor_manager.cleanup()
+
+
+def importing_from(folders: Sequence[str]) -> JobConfig:
+    """Return the settings of a job whose workers, on this machine, search these folders for modules too."""
+    return JobConfig(_py_driver_sys_path=list(folders))
+
+
+def actor_of(tune_trial: Any) -> Any:
+    """Return the handle of the worker of a trial that Tune has started."""
+    return tune_trial.temporary_state.ray_actor
+
+
+def error_of(tune_trial: Any) -> Exception:
+    """Return the error that ended a trial: Tune passes it to no callback, but writes it into the folder of its run."""
+    error: Exception = ray.cloudpickle.loads(Path(tune_trial.pickled_error_file).read_bytes())
+    return error

@@ -1,0 +1,126 @@
+"""Outbox: what the study of a search has not taken yet, because its storage did not answer.
+
+The search goes on meanwhile. The records wait in a file of the run folder, so that they outlive the process too.
+"""
+
+import logging
+import pickle
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from spaces.files import write_atomically
+
+UNSENT = ".study.unsent"  # file of a run folder
+OUTAGE = (StorageInternalError, SQLAlchemyError, OSError)  # what Optuna lets through when a server does not answer
+PATIENCE = 5.0  # seconds in which a record is tried again before the search goes on without it
+BETWEEN_TRIES = 10.0  # seconds, once the storage is known not to answer
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial that has ended, or an attribute of the study."""
+
+    trial: FrozenTrial | None = None
+    name: str = ""
+    value: Any = None
+
+
+class Outbox:
+    """Writes records to a study in their order, each once; those that it does not take wait.
+
+    Args:
+        where: names the storage in messages.
+        file: keeps waiting records; None keeps them in memory alone.
+    """
+
+    def __init__(self, study: optuna.Study, where: str, file: Path | None) -> None:
+        self._study, self._where, self._file = study, where, file
+        self._waiting: list[Record] = []
+        self._next_try = 0.0
+        self._doubtful = False  # the storage may have taken the first waiting record and not said so
+
+    @property
+    def waiting(self) -> int:
+        """Number of records that the study has not taken."""
+        return len(self._waiting)
+
+    def restore(self) -> None:
+        """Write what an earlier process could not write."""
+        if self._file is not None and self._file.is_file():
+            self._waiting, self._doubtful = pickle.loads(self._file.read_bytes()), True
+            self.flush(PATIENCE)
+
+    def put(self, record: Record) -> None:
+        """Write a record, or keep it until the storage answers again."""
+        in_outage = bool(self._waiting)
+        self._waiting.append(record)
+        if in_outage and time.monotonic() < self._next_try:
+            self._keep()
+        else:
+            self.flush(0.0 if in_outage else PATIENCE)
+
+    def flush(self, seconds: float) -> bool:
+        """Write what waits, again and again for so many seconds; return whether nothing waits any more."""
+        in_outage = self._doubtful
+        retrying = Retrying(
+            retry=retry_if_exception_type(OUTAGE),
+            stop=stop_after_delay(seconds),
+            wait=wait_exponential(multiplier=0.2, max=10.0),
+            reraise=True,
+        )
+        try:
+            retrying(self._send)
+        except OUTAGE as error:
+            self._next_try = time.monotonic() + BETWEEN_TRIES
+            if not in_outage:
+                reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+                _log.warning("%s does not answer (%s); the search goes on, its records wait", self._where, reason)
+            self._keep()
+            return False
+        if in_outage:
+            _log.warning("%s answers again; the records that waited are written", self._where)
+        self._keep()
+        return True
+
+    def _send(self) -> None:
+        while self._waiting:
+            record = self._waiting[0]
+            if not (self._doubtful and self._has(record)):
+                self._doubtful = True
+                self._write(record)
+            self._doubtful = False
+            del self._waiting[0]
+
+    def _write(self, record: Record) -> None:
+        if record.trial is not None:
+            self._study.add_trial(record.trial)
+        else:
+            self._study.set_user_attr(record.name, record.value)
+
+    def _has(self, record: Record) -> bool:
+        """Return whether the study has a trial already: it was taken when the answer was lost."""
+        trial = record.trial
+        if trial is None:
+            return False
+        return any(
+            (stored.datetime_complete, stored.params) == (trial.datetime_complete, trial.params)
+            for stored in self._study.get_trials(deepcopy=False)
+        )
+
+    def _keep(self) -> None:
+        """Make the file hold what waits."""
+        if self._file is None:
+            return
+        if self._waiting:
+            write_atomically(self._file, pickle.dumps(self._waiting))
+        else:
+            self._file.unlink(missing_ok=True)

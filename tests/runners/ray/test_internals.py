@@ -1,0 +1,23 @@
+"""The contract of what Ray and Tune do not offer in public: a version that breaks it is noticed here, by its name."""
+
+import inspect
+from pathlib import Path
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment.trial import Trial, _TemporaryTrialState
+
+
+def test_the_controller_can_end_its_workers() -> None:
+    assert "self._actor_manager = " in inspect.getsource(TuneController.__init__)
+    assert "self._actor_manager.cleanup()" in inspect.getsource(TuneController)
+
+
+def test_a_trial_has_its_worker_and_the_file_of_its_error() -> None:
+    assert _TemporaryTrialState().ray_actor is None
+    assert "pickled_error_file" in dir(Trial)
+
+
+def test_no_other_file_uses_what_is_not_public() -> None:
+    names = ("_actor_manager", "temporary_state", "pickled_error_file", "ray._private")
+    files = {file.name for file in Path("runners").rglob("*.py") if any(name in file.read_text() for name in names)}
+    assert files == {"internals.py"}
