@@ -139,7 +139,7 @@ def _parser(everything: bool) -> argparse.ArgumentParser:
         text = setting_help(SECTIONS.get(section, RunConfig), field, short=not everything).replace("%", "%%")
         groups[section].add_argument(
             field.flag,
-            action="append" if field.repeated else "store",
+            action="append" if field.repeated or field.joined else "store",
             metavar={int: "N", float: "X"}.get(field.item, key.rpartition("_")[2].upper()),
             help=text if everything or key in COMMON else argparse.SUPPRESS,
         )
@@ -164,7 +164,7 @@ def setting_help(section: type, field: SettingField, *, short: bool = False) -> 
     if short:
         text = re.split(r"\. (?=[A-Z])", text)[0].rstrip(".")
     default = "" if field.default in ("", ()) else f" (default: {field.default})"
-    return text + (" (repeatable)" if field.repeated else "") + default
+    return text + (" (repeatable)" if field.repeated or field.joined else "") + default
 
 
 def read_config(path: str) -> dict[str, Any]:

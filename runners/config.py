@@ -1,7 +1,11 @@
 """The settings that runners read: images, training, where trials run, how latency is measured."""
 
 import dataclasses
+<<<<<<< HEAD
 import os
+=======
+import shlex
+>>>>>>> d7fd5b8 (feat(runners): latency of any device and runtime, by a command of the user's)
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -248,14 +252,22 @@ class LatencyConfig:
 
     Attributes:
         device: "cpu:1thread", "cpu:2threads", "cuda:0" or "mps"; "auto" is the device of the training
-            ("cpu:1thread" for a processor), "none" measures nothing.
+            ("cpu:1thread" for a processor), "none" measures nothing. http://HOST:PORT is an agent on a board
+            (runners/latency/agent.py); several of one kind, given by repeating the flag, share the networks.
         batch: numbers of images of one inference, as in 1,8; a latency budget is for the first number.
         dtype: "float32", "bfloat16" or "float16", for weights and images.
         channels_last: whether weights and images are in the channels_last memory format.
         engine: "eager", "torch.compile" or "onnxruntime" (where it is installed).
+        command: command that measures the file {model} on any device with any runtime, such as
+            "python bench.py {model}", and prints milliseconds: one number a line, one line per run, or JSON such as
+            {"ms": [3.1, 3.2], "mj": 12}. {batch} and {shape} (as in 1x3x32x32) are put in too. Empty measures here.
+        format: file format of the networks that the command gets.
+        shell: whether the command is run by a shell, for pipes and &&; what is put in is quoted either way.
+        timeout: seconds that one call of the command, or one measurement of an agent, may take.
+        token_file: file with the token of the agents.
     """
 
-    device: Annotated[str, Flag("latency-device")] = AUTO_DEVICE
+    device: Annotated[str, Flag("latency-device", joined=True)] = AUTO_DEVICE
     batch: Annotated[
         tuple[int, ...],
         Flag("latency-batch"),
@@ -265,12 +277,64 @@ class LatencyConfig:
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], Flag("latency-dtype")] = "float32"
     channels_last: Annotated[bool, Flag("latency-channels-last")] = False
     engine: Annotated[Literal["eager", "torch.compile", "onnxruntime"], Flag("latency-engine")] = "eager"
+    command: Annotated[str, Flag("latency-command")] = ""
+    format: Annotated[Literal["onnx", "pt2", "torchscript", "safetensors", "state_dict"], Flag("latency-format")] = (
+        "onnx"
+    )
+    shell: Annotated[bool, Flag("latency-shell")] = False
+    timeout: Annotated[PositiveFloat, Flag("latency-timeout")] = 120.0
+    token_file: Annotated[str, Flag("latency-token-file")] = ""
 
     def __post_init__(self) -> None:
-        """Check the settings; raises ConfigError."""
+        """Check the settings, and that those of a command or of agents go with no others.
+
+        Raises:
+            ConfigError: the first rule that does not hold.
+        """
         check_settings(self)
+        if self.command:
+            self._check_command()
+        if len(self.agents) not in (0, len(self.device.split(","))):
+            raise ConfigError(f"--latency-device {self.device!r} mixes agents with other devices; name agents alone")
+        elsewhere = "--latency-command" if self.command else "an agent"
+        if self.external and (self.dtype, self.channels_last, self.engine) != ("float32", False, "eager"):
+            raise ConfigError(
+                f"{elsewhere} measures a float32 file with a runtime of its own; leave out --latency-dtype, "
+                "--latency-channels-last and --latency-engine"
+            )
+        if self.agents and self.format != "onnx":
+            raise ConfigError(f"--latency-format is {self.format!r}, and an agent runs onnx; leave it out")
+
+    def _check_command(self) -> None:
+        if self.device != AUTO_DEVICE:
+            raise ConfigError(
+                f"--latency-command measures where it runs, and --latency-device is {self.device!r}; keep one of them"
+            )
+        if "{model}" not in self.command:
+            raise ConfigError(
+                f"--latency-command {self.command!r} has no {{model}}, in whose place the file of a network is put"
+            )
+        try:
+            shlex.split(self.command)
+        except ValueError as error:
+            raise ConfigError(f"--latency-command {self.command!r} is not quoted well: {error}") from error
 
     @property
     def measures(self) -> bool:
         """Whether anything is timed; run folders of earlier versions say no by an empty text."""
         return self.device not in ("", NO_DEVICE)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Addresses of the agents that measure; empty where none does."""
+        return tuple(part for part in self.device.split(",") if part.startswith(("http://", "https://")))
+
+    @property
+    def external(self) -> bool:
+        """Whether a command or agents measure, and not this process."""
+        return bool(self.command or self.agents)
+
+    @property
+    def place(self) -> str:
+        """Where latency is measured, in words."""
+        return f"the device of {self.command!r}" if self.command else self.device

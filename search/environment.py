@@ -18,7 +18,8 @@ from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.builtin import check_on_disk
 from runners.data.loading import ImageData, load_data
-from runners.latency.engines import LatencyError, check_latency
+from runners.latency.devices import check_device
+from runners.latency.engines import LatencyError
 from runners.learning_curve import LearningCurve
 from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, StepTiming, time_steps
@@ -153,7 +154,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     folder = _folder(config)
     device = pick_device(config.train.device)
     config = _with_latency_device(config, device)
-    check_latency(config.latency)
+    check_device(config.latency)
     if not fetch:
         check_on_disk(config.data)
     data = load_data(config.data, config.seed, default_input_shape(config.model))
@@ -198,7 +199,7 @@ def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
             f"--latency-device {NO_DEVICE} measures nothing, and a latency budget or --objective accuracy,latency "
             "needs what networks measure; leave it out, or name a device such as cpu:1thread"
         )
-    if config.latency.device != AUTO_DEVICE:
+    if config.latency.device != AUTO_DEVICE or config.latency.external:
         return config
     found = {"cpu": "cpu:1thread", "cuda": f"cuda:{device.index or 0}"}.get(device.type, device.type)
     return dataclasses.replace(config, latency=dataclasses.replace(config.latency, device=found))

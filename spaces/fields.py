@@ -73,9 +73,15 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Flag:
-    """The flag of a setting without its dashes, where that is not the name of the field."""
+    """The flag of a setting, where it is not the name of the field.
+
+    Attributes:
+        name: without dashes.
+        joined: whether the flag of a text may be repeated; the texts are joined by commas.
+    """
 
     name: str
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class SettingField:
         rule: condition on the value, in words; empty without a rule.
         choices: of a `Literal`.
         constraints: that must all hold.
+        joined: whether several texts, of a repeated flag or a list in YAML, are joined by commas.
     """
 
     name: str
@@ -99,6 +106,7 @@ class SettingField:
     rule: str
     choices: tuple[Any, ...]
     constraints: tuple[Interval | Predicate, ...]
+    joined: bool = False
 
     @property
     def flag(self) -> str:
@@ -128,6 +136,8 @@ class SettingField:
             ConfigError: a value of another type.
         """
         if not self.repeated:
+            if self.joined and isinstance(value, list):
+                value = ",".join(_read_one(part, str, label) for part in value)
             return _read_one(value, self.item, label)
         texts = [_read_one(part, str, label) for part in (value if isinstance(value, list) else [value])]
         if self.item is str:
@@ -166,11 +176,14 @@ def check_settings(settings: Any) -> None:
 def _described(field: dataclasses.Field[Any], annotation: Any) -> SettingField:
     plain, *extras = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
     choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
-    key = next((extra.name for extra in extras if isinstance(extra, Flag)), field.name).replace("-", "_")
+    flag = next((extra for extra in extras if isinstance(extra, Flag)), Flag(field.name))
+    key = flag.name.replace("-", "_")
     one_of = f"one of {', '.join(choices)}" if choices else ""
     rule = next((extra for extra in extras if isinstance(extra, str)), one_of)
     constraints = tuple(extra for extra in extras if isinstance(extra, Interval | Predicate))
-    return SettingField(field.name, key, str if choices else plain, field.default, rule, choices, constraints)
+    return SettingField(
+        field.name, key, str if choices else plain, field.default, rule, choices, constraints, flag.joined
+    )
 
 
 def _read_one(value: Any, kind: Any, label: str) -> Any:

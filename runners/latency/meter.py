@@ -10,11 +10,12 @@ is up to a quarter slower or faster, and refused where it is further off.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,6 +29,8 @@ from runners.latency.timing import (
     Call,
     Timing,
     Watch,
+    brief_ratio,
+    brief_seconds,
     inference,
     measure_idle_seconds,
     run_queue_delay,
@@ -35,7 +38,9 @@ from runners.latency.timing import (
 )
 from runners.training.compute_format import using_threads
 
+EXTERNAL = "external"  # device of conditions under which a command or an agent measures; its name says which
 REFERENCE = "dense"  # the name of the reference among the readings
+HELD_OUT = 20  # nets of random widths that a latency model is tried on
 LOCK_SECONDS = 600.0  # that a measurement waits for the one of another process
 
 
@@ -72,6 +77,10 @@ class Reading:
         tries: number of attempts until the reading was accepted or refused.
         slowdown: seconds of the dense net during the measurement over those on the idle machine; `seconds * slowdown`
             is what the clock showed. None in readings that were stored before it was recorded.
+        unsteady: why the interval is wide; empty for a steady reading.
+        millijoules: energy of one inference, where a command or an agent measures it.
+        away: whether it was refused because the device did not answer, which may be back later.
+        details: what an agent tells besides, such as its temperature.
     """
 
     network: str
@@ -83,6 +92,10 @@ class Reading:
     ratio: float | None = None
     tries: int = 1
     slowdown: float | None = None
+    unsteady: str = ""
+    millijoules: float | None = None
+    away: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that a refused reading has no figures and any other has all of them."""
@@ -96,8 +109,53 @@ class Reading:
         return cls(**{**data, "conditions": Conditions(**data["conditions"])})
 
 
+class Meter(Protocol):
+    """Measures nets in turn with the dense one: here (`LatencyMeter`), or elsewhere (`external.ExternalMeter`).
+
+    Attributes:
+        dense: the reference.
+        held_out: number of networks of random widths that a latency model is tried on.
+    """
+
+    config: LatencyConfig
+    dense: nn.Module
+    held_out: int
+
+    @property
+    def first_batch(self) -> int:
+        """The batch size of latency budgets and of the latency axis."""
+        ...
+
+    def conditions(self, batch: int) -> Conditions:
+        """Return the conditions of a measurement at this batch size."""
+        ...
+
+    def read(self, network: str, net: nn.Module) -> tuple[Reading, ...]:
+        """Measure a net, which is not changed, at every configured batch size."""
+        ...
+
+    def read_at(self, network: str, net: nn.Module, batch: int) -> Reading:
+        """Measure a net, which is not changed, at one batch size."""
+        ...
+
+    def brief_seconds(self, net: nn.Module) -> float:
+        """Return the seconds of a net from few calls at the first batch size; raises LatencyError without any."""
+        ...
+
+    def ratios(self) -> AbstractContextManager[Callable[[nn.Module], float]]:
+        """Give a function that returns the seconds of a net over those of the dense one, from few turns."""
+        ...
+
+    def for_layers(self) -> "LatencyMeter":
+        """Return the meter by which single layers are timed."""
+        ...
+
+
 class LatencyMeter:
     """Measures nets in turn with the dense one.
+
+    On one thread of the processor the CPU time of the thread is measured. On a quiet machine that is the time that
+    passes, and beside other programs it leaves out the time in which they held the core.
 
     Args:
         config: device, batch sizes and number format.
@@ -109,18 +167,44 @@ class LatencyMeter:
         LatencyError: this machine has no such device.
     """
 
+    held_out = HELD_OUT
+
     def __init__(
         self, config: LatencyConfig, dense: nn.Module, input_shape: Sequence[int], watch: Watch | None = None
     ) -> None:
         self.config, self.dense, self.shape = config, dense, tuple(input_shape)
         self.device = parse_device(config.device)
         keep_freed_memory()
-        self.watch = watch or Watch(run_queue_delay=run_queue_delay)
+        one_thread = self.device.device.type == "cpu" and self.device.threads == 1
+        here = Watch(clock=time.thread_time) if one_thread else Watch(run_queue_delay=run_queue_delay)
+        self.watch = watch or here
         self._idle: dict[int, IdleBaseline] = {}  # by batch size
 
-    def with_watch(self, watch: Watch) -> "LatencyMeter":
-        """Return a meter of the same net and device with other clocks."""
-        return LatencyMeter(self.config, self.dense, self.shape, watch)
+    def for_layers(self) -> "LatencyMeter":
+        """Return this meter, by which layers are timed too."""
+        return self
+
+    def brief_seconds(self, net: nn.Module) -> float:
+        """Return the seconds of a net from few calls at the first batch size."""
+        with using_threads(self.device.threads), torch.no_grad():
+            return brief_seconds(self.call_of(net), self.watch)
+
+    @contextmanager
+    def ratios(self) -> Iterator[Callable[[nn.Module], float]]:
+        """Give a function that returns the seconds of a net over those of the dense one, from few turns.
+
+        Raises:
+            Timeout: another process has measured on the device for too long.
+        """
+        with exclusive(self.device), using_threads(self.device.threads), torch.no_grad():
+            reference = self.call_of(self.dense)
+            yield lambda net: brief_ratio(self.call_of(net), reference, self.watch)
+
+    def call_of(self, net: nn.Module) -> Call:
+        """Return one inference of a net at the first batch size."""
+        if self.config.engine == "torch.compile":
+            torch.compiler.reset()  # else so many nets of one class exceed the recompilation limit
+        return self._call(net, torch.zeros(self.first_batch, *self.shape))
 
     def read(self, network: str, net: nn.Module) -> tuple[Reading, ...]:
         """Measure a net, which is not changed, at every configured batch size.
@@ -206,16 +290,21 @@ class LatencyMeter:
         return cache_root() / "latency" / f"idle-{digest_of(content)[:24]}.json"
 
 
+def exclusive(device: Device, seconds: float = LOCK_SECONDS) -> AbstractContextManager[None]:
+    """Lock a device of this machine inside a block; see `locked`."""
+    return locked(f"latency-{str(device.device).replace(':', '-')}", seconds)
+
+
 @contextmanager
-def exclusive(device: Device, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Lock the device inside the block against measurements by other processes of this user.
+def locked(name: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Lock a device, by its name, inside the block against measurements by other processes of this user.
 
     Raises:
         Timeout: another process has held the lock for more than `seconds`.
     """
     folder = cache_root() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"latency-{str(device.device).replace(':', '-')}.lock", timeout=seconds):
+    with FileLock(folder / f"{name}.lock", timeout=seconds):
         yield
 
 

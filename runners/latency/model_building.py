@@ -1,7 +1,8 @@
 """Build the latency model of a net under given conditions, from its layers and from whole nets, and cache it.
 
 Timing the layers takes half a minute at most. Then whole nets take turns with the dense net: nets of uniform widths
-calibrate the model, and 20 nets of random widths give its error before it learns from them too.
+calibrate the model, and nets of random widths give its error before it learns from them too. For a device elsewhere the
+layers are timed on this machine, and what the device measures of whole nets corrects them.
 """
 
 import dataclasses
@@ -19,12 +20,10 @@ from torch import nn
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from runners.cache import cache_root, digest_of, write_cached
-from runners.latency.engines import prepare
 from runners.latency.kernels import Extent, extent_matrix, list_operations
 from runners.latency.layer_timing import LayerTimer
-from runners.latency.meter import Conditions, LatencyMeter, exclusive
+from runners.latency.meter import Conditions, LatencyMeter, Meter, exclusive
 from runners.latency.model import LatencyModel, Layers, ModelError, stage_numbers
-from runners.latency.timing import Call, Watch, brief_ratio, brief_seconds, inference
 from runners.training.compute_format import using_threads
 from spaces.budget import Budget
 from spaces.space import SearchSpace, uniform_ratios
@@ -32,9 +31,8 @@ from spaces.widths import Widths
 
 LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is measured too
-HELD_OUT = 20  # nets of random widths
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
-VERSION = 2  # of the cached files
+VERSION = 3  # of the cached files
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ class Building:
     cached: bool = False
 
 
-def build_model(meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -> tuple[LatencyModel, Building]:
+def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple[LatencyModel, Building]:
     """Return the latency model of the meter's net at its first batch size, from the cache where it is there.
 
     A model that was built while the machine changed its speed serves its search and is not cached.
@@ -71,19 +69,19 @@ def build_model(meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -
         dense_seconds: latency of the dense net at the first batch size.
 
     Raises:
+        LatencyError: a command or an agent gives no figures.
         Timeout: another process has measured on the device for too long.
     """
     path = cache_root() / "latency" / f"{_digest(meter, space)}.json"
     if (cached := _cached(path)) is not None:
         return cached
-    start = time.perf_counter()
-    meter = meter.with_watch(_watch(meter))
-    with exclusive(meter.device), using_threads(meter.device.threads), torch.no_grad():
-        before = brief_seconds(call_of(meter, meter.dense), meter.watch)
-        layers, timer = _time_layers(meter, space)
-        drift = abs(brief_seconds(call_of(meter, meter.dense), meter.watch) / before - 1)
-        model = LatencyModel(layers, tuple(space.full.values()))
-        error = _calibrate(model, meter, space, dense_seconds)
+    start, local = time.perf_counter(), meter.for_layers()
+    with exclusive(local.device), using_threads(local.device.threads), torch.no_grad():
+        before = local.brief_seconds(local.dense)
+        layers, timer = _time_layers(local, space)
+        drift = abs(local.brief_seconds(local.dense) / before - 1)
+    model = LatencyModel(layers, tuple(space.full.values()))
+    error = _calibrate(model, meter, space, dense_seconds)
     seconds = time.perf_counter() - start
     building = Building(seconds, timer.timings, timer.repeated, tuple(sorted(set(timer.failed))), drift, error)
     content = {"model": model.to_plain(), "building": dataclasses.asdict(building)}
@@ -104,14 +102,6 @@ def random_widths(space: SearchSpace, generator: np.random.Generator) -> Widths:
     flops = int(np.exp(generator.uniform(np.log(1.05 * low), np.log(max(high, 1.1 * low)))))
     ratios = generator.uniform(0.25, 1.0, len(space.variable))
     return space.fit((ratios / ratios.max()).tolist(), [Budget("flops", flops)])
-
-
-def _watch(meter: LatencyMeter) -> Watch:
-    """Return clocks; for one thread that of its CPU time, which leaves out other programs on its core."""
-    one_thread = meter.device.device.type == "cpu" and meter.device.threads == 1
-    if one_thread and meter.watch.clock is time.perf_counter:
-        return dataclasses.replace(meter.watch, clock=time.thread_time)
-    return meter.watch
 
 
 def _time_layers(meter: LatencyMeter, space: SearchSpace) -> tuple[Layers, LayerTimer]:
@@ -144,24 +134,23 @@ def _range(extents: list[Extent], low: list[int], high: list[int]) -> tuple[int,
     return min(extent.at(low) for extent in extents), max(extent.at(high) for extent in extents)
 
 
-def _calibrate(model: LatencyModel, meter: LatencyMeter, space: SearchSpace, dense_seconds: float) -> ModelError:
+def _calibrate(model: LatencyModel, meter: Meter, space: SearchSpace, dense_seconds: float) -> ModelError:
     """Have the model learn from whole nets; return its error on nets of random widths before it learned from these."""
-    reference = call_of(meter, meter.dense)
-
-    def measure(widths: Widths) -> float:
-        call = call_of(meter, at_widths(meter.dense, space, widths))
-        return dense_seconds * brief_ratio(call, reference, meter.watch)
-
     flops, least = space.dense_cost.flops, space.smallest_cost.flops
     limits = [int(share * flops) for share in UNIFORM_FRACTIONS if share * flops > least]
     uniform = [space.fit(uniform_ratios(space), [Budget("flops", limit)]) for limit in limits]
-    model.observe(space.full, dense_seconds)
-    for widths in [*uniform, space.smallest]:
-        model.observe(widths, measure(widths))
-    model.errors.clear()  # they are errors of a model without a correction
     generator = np.random.default_rng(0)
-    held_out = [random_widths(space, generator) for _ in range(HELD_OUT)]
-    measured = [(widths, measure(widths)) for widths in held_out]
+    held_out = [random_widths(space, generator) for _ in range(meter.held_out)]
+    model.observe(space.full, dense_seconds)
+    with meter.ratios() as ratio_of:
+
+        def measure(widths: Widths) -> float:
+            return dense_seconds * ratio_of(at_widths(meter.dense, space, widths))
+
+        for widths in [*uniform, space.smallest]:
+            model.observe(widths, measure(widths))
+        model.errors.clear()  # they are errors of a model without a correction
+        measured = [(widths, measure(widths)) for widths in held_out]
     errors = [math.log(seconds / model.predict(widths)) for widths, seconds in measured]
     for widths, seconds in measured:
         model.observe(widths, seconds)
@@ -169,15 +158,7 @@ def _calibrate(model: LatencyModel, meter: LatencyMeter, space: SearchSpace, den
     return ModelError.of(errors)
 
 
-def call_of(meter: LatencyMeter, net: nn.Module) -> Call:
-    """Return one inference of a net under the meter's conditions, at its first batch size."""
-    if meter.config.engine == "torch.compile":
-        torch.compiler.reset()  # else so many nets of one class exceed the recompilation limit
-    images = torch.zeros(meter.first_batch, *meter.shape)
-    return inference(*prepare(net, images, meter.device, meter.config))
-
-
-def _digest(meter: LatencyMeter, space: SearchSpace) -> str:
+def _digest(meter: Meter, space: SearchSpace) -> str:
     """Return a digest of all that a model depends on: the net's layers, the groups of the space, the conditions."""
     conditions: Conditions = meter.conditions(meter.first_batch)
     tensors = [(name, list(tensor.shape)) for name, tensor in meter.dense.state_dict().items()]

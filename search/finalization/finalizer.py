@@ -14,7 +14,8 @@ from torch import nn
 
 from pruning import checkpoint
 from pruning.export import export_network
-from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
+from runners.latency.devices import make_meter
+from runners.latency.meter import REFERENCE, to_plain
 from runners.training.loop import accuracy
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
@@ -132,14 +133,14 @@ class Finalizer:
             return result
         if self.latency is not None:
             return self._measure_other_batches(result, self.latency)
-        self.callback.on_phase(f"timing the dense net on {config.device}")
-        meter = LatencyMeter(config, self.dense, self.environment.data.input_shape)
+        self.callback.on_phase(f"timing the dense net on {config.place}")
+        meter = make_meter(config, self.dense, self.environment.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self.dense))}
         refused = 0  # networks in a row
         for number, member in enumerate(result.reported, start=1):
             if refused == GIVE_UP:
                 break
-            self.callback.on_phase(f"timing network {number}/{len(result.reported)} on {config.device}")
+            self.callback.on_phase(f"timing network {number}/{len(result.reported)} on {config.place}")
             read = meter.read(member.label, self._load(member))
             readings[member.label] = to_plain(read)
             refused = refused + 1 if all(reading.refused for reading in read) else 0

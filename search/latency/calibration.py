@@ -10,15 +10,13 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from pruning import checkpoint
-from runners.latency.meter import REFERENCE, Conditions, LatencyMeter, Reading, to_plain
+from runners.latency.devices import make_meter
+from runners.latency.meter import REFERENCE, Conditions, Meter, Reading, to_plain
 from runners.latency.model import ModelError
-from runners.latency.model_building import Building, at_widths, build_model, call_of
-from runners.latency.timing import brief_seconds
-from runners.training.compute_format import using_threads
+from runners.latency.model_building import Building, at_widths, build_model
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.environment import Environment
@@ -43,7 +41,7 @@ class LatencyCalibration:
         held_out: number of errors of the model that are of networks which the search has not measured.
     """
 
-    meter: LatencyMeter
+    meter: Meter
     predictor: LatencyPredictor
     building: Building
     dense: Reading
@@ -83,22 +81,23 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
 
     Raises:
         BudgetError: a latency budget under the measured latency of the smallest network.
+        LatencyError: a command or an agent gives no figures.
     """
     problem, config = environment.problem, environment.config.latency
     if not problem.needs_latency:
         return None
-    meter = LatencyMeter(config, environment.net, environment.data.input_shape)
-    where = f"{config.device} at batch {config.batch[0]}"
-    callback.on_phase(f"timing the dense net and the smallest on {config.device}")
+    meter = make_meter(config, environment.net, environment.data.input_shape)
+    where = f"{config.place} at batch {config.batch[0]}"
+    callback.on_phase(f"timing the dense net and the smallest on {config.place}")
     dense = meter.read_at(REFERENCE, environment.net, meter.first_batch)
     narrow = at_widths(environment.net, problem.space, problem.space.smallest)
     smallest = meter.read_at("smallest", narrow, meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
-        check_smallest(problem.latency_limit, _brief(meter, narrow), None, where)
+        check_smallest(problem.latency_limit, meter.brief_seconds(narrow), None, where)
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
         check_smallest(problem.latency_limit, smallest.seconds, (smallest.low, smallest.high), where)
-    dense_seconds = dense.seconds or _brief(meter, meter.dense)
+    dense_seconds = dense.seconds or meter.brief_seconds(meter.dense)
     callback.on_phase(f"building the latency model of {where}, unless it is cached")
     model, building = build_model(meter, problem.space, dense_seconds)
     if building.cached and dense.seconds is not None:  # the machine may be faster or slower than then
@@ -107,11 +106,6 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
     callback.on_phase(f"the latency model is off by {error.median:.1%} at the median over {error.nets} random networks")
     predictor = LatencyPredictor(model, problem)
     return LatencyCalibration(meter, predictor, building, dense, dense_seconds, len(model.errors))
-
-
-def _brief(meter: LatencyMeter, net: nn.Module) -> float:
-    with using_threads(meter.device.threads), torch.no_grad():
-        return brief_seconds(call_of(meter, net), meter.watch)
 
 
 def check_smallest(limit: float, seconds: float, interval: tuple[float, float] | None, where: str) -> None:

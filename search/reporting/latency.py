@@ -7,7 +7,7 @@ of its own networks is reported only where nothing was measured.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runners.latency.meter import REFERENCE, Reading
+from runners.latency.meter import EXTERNAL, REFERENCE, Conditions, Reading
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, milliseconds, percent, plural
 from search.results.pareto import LATENCY, affordable
@@ -26,6 +26,8 @@ def readings(result: SearchResult, network: str) -> tuple[Reading, ...]:
 def latency_columns(result: SearchResult, network: str) -> dict[str, float | str | None]:
     """Return the latency columns of a network: per batch size milliseconds, interval, ratio to dense, why refused.
 
+    Millijoules are among them where the energy of the dense network was measured.
+
     All networks of a search have the same columns; one that was not measured has None in them.
     """
     by_batch = {reading.conditions.batch: reading for reading in readings(result, network)}
@@ -36,6 +38,8 @@ def latency_columns(result: SearchResult, network: str) -> dict[str, float | str
         for name, seconds in (("ms", reading.seconds), ("low_ms", reading.low), ("high_ms", reading.high)):
             columns[f"latency_{name}_batch{batch}"] = None if seconds is None else round(1000 * seconds, 6)
         columns[f"latency_of_dense_batch{batch}"] = reading.ratio
+        if dense.millijoules is not None:
+            columns[f"energy_mj_batch{batch}"] = reading.millijoules
         columns[f"latency_refused_batch{batch}"] = reading.refused
     return columns
 
@@ -68,11 +72,16 @@ def latency_table(result: SearchResult) -> TextTable | None:
         for network, share in shares.items()
         for reading in readings(result, network)
     ]
-    conditions = dense[0].conditions
-    form = ", channels_last" if conditions.channels_last else ""
-    title = f"Latency on {conditions.device} ({conditions.device_name}), {conditions.engine}, {conditions.dtype}{form}"
+    title = f"Latency {_described(dense[0].conditions)}"
     columns = ("network", ">FLOPs of dense", ">batch", ">ms", ">95% interval", ">time of dense")
     return TextTable(title, columns, rows, spaced=True)
+
+
+def _described(conditions: Conditions) -> str:
+    if conditions.device == EXTERNAL:
+        return f"by {conditions.device_name} (files as {conditions.engine})"
+    form = ", channels_last" if conditions.channels_last else ""
+    return f"on {conditions.device} ({conditions.device_name}), {conditions.engine}, {conditions.dtype}{form}"
 
 
 def latency_statements(result: SearchResult) -> list[str]:
@@ -124,7 +133,8 @@ def _not_faster(result: SearchResult, member: TrialResult) -> Iterator[str]:
         if reading.ratio is None:
             yield _refusal(reading)
         elif share < 1 and reading.ratio > FASTER:
-            yield f"{_saving(share, reading.ratio)} at batch {batch}: fewer FLOPs, not faster on {device}"
+            where = "there" if device == EXTERNAL else f"on {device}"
+            yield f"{_saving(share, reading.ratio)} at batch {batch}: fewer FLOPs, not faster {where}"
     ratio, flops = member.note.get("latency_ratio"), member.note.get("flops_ratio")
     if not measured and ratio is not None and flops is not None:
         yield _saving(flops, ratio) + (": fewer FLOPs, not faster here" if flops < 1 and ratio > FASTER else "")

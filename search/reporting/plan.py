@@ -136,7 +136,8 @@ def _budget(budget: Budget, dense: Cost) -> str:
 def _latency(problem: Problem, dense_seconds: float | None) -> str:
     """Say where latency is measured, when and what for; empty where it is not measured."""
     latency = problem.config.latency
-    place = f"{latency.device}, {latency.engine}, {latency.dtype}"
+    how = f"a file as {latency.format}" if latency.external else f"{latency.engine}, {latency.dtype}"
+    place = f"{latency.place}, {how}"
     uses = ["the budget"] if any(budget.quantity == "latency" for budget in problem.budgets) else []
     uses += ["the axis of the front"] if problem.axis == "latency" else []
     if not uses:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -104,7 +105,12 @@ OTHER: dict[str, Any] = {
     "latency_dtype": "bfloat16",
     "latency_channels_last": True,
     "latency_engine": "onnxruntime",
+    "latency_format": "torchscript",
+    "latency_shell": True,
+    "latency_timeout": 5.0,
+    "latency_token_file": "token",
 }
+APART = {"resume": "", "latency_command": ""}  # tested on their own: the others do not go with them
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -130,12 +136,26 @@ def write(folder: Path, text: str) -> str:
 
 def test_the_values_of_this_test_cover_every_setting_and_differ_from_the_defaults() -> None:
     defaults = flat(RunConfig())
-    assert OTHER.keys() | {"resume"} == defaults.keys()  # `resume` is tested at the end of this file
+    assert OTHER.keys() | APART.keys() == defaults.keys()
     assert not [name for name, value in OTHER.items() if value == defaults[name]]
 
 
 def test_every_flag_reaches_the_config() -> None:
-    assert flat(parse_flags(flags_of(OTHER))) == OTHER | {"resume": ""}
+    assert flat(parse_flags(flags_of(OTHER))) == OTHER | APART
+
+
+def test_a_latency_command_reaches_the_config_as_one_text(tmp_path: Path) -> None:
+    command = "ssh board './bench --json' {model}"
+    assert parse_flags(["--latency-command", command]).latency.command == command
+    text = f"latency:\n  command: {json.dumps(command)}\n"
+    assert parse_flags(["--config", write(tmp_path, text)]).latency.command == command
+
+
+def test_several_agents_are_named_by_repeating_the_flag_or_by_a_list(tmp_path: Path) -> None:
+    flags = ["--latency-device", "http://a:1", "--latency-device", "http://b:2"]
+    assert parse_flags(flags).latency.agents == ("http://a:1", "http://b:2")
+    text = "latency:\n  device: [http://a:1, http://b:2]\n"
+    assert parse_flags(["--config", write(tmp_path, text)]).latency.agents == ("http://a:1", "http://b:2")
 
 
 def test_no_flags_give_the_defaults() -> None:

@@ -202,7 +202,7 @@ def _by_parameters(self: LatencyMeter, network: str, net: torch.nn.Module, batch
 def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LatencyMeter, "read_at", _by_parameters)
     monkeypatch.setattr(model_building, "LAYER_SECONDS", 0.0)
-    monkeypatch.setattr(model_building, "HELD_OUT", 2)
+    monkeypatch.setattr(LatencyMeter, "held_out", 2)
 
 
 @pytest.mark.usefixtures("made_up_device", "without_programs")

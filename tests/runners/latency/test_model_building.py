@@ -18,7 +18,7 @@ from spaces.tracing.tracer import trace
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
     monkeypatch.setattr(model_building, "LAYER_SECONDS", 0.0)
-    monkeypatch.setattr(model_building, "HELD_OUT", 2)
+    monkeypatch.setattr(LatencyMeter, "held_out", 2)
     monkeypatch.setattr(model_building, "MAX_DRIFT", float("inf"))
     return trace(Residual().eval(), torch.zeros(1, *IMAGE))
 

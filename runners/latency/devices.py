@@ -1,0 +1,38 @@
+"""The meter of the configured device: this machine, a command of the user's, or agents on boards."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from runners.config import LatencyConfig
+from runners.latency.command import CommandBench
+from runners.latency.engines import check_latency
+from runners.latency.external import ExternalMeter, check_bench
+from runners.latency.meter import LatencyMeter, Meter
+
+
+def make_meter(config: LatencyConfig, dense: nn.Module, input_shape: Sequence[int]) -> Meter:
+    """Return the meter of the configured device.
+
+    Args:
+        dense: the network that others are measured beside; it is not changed.
+        input_shape: (C, H, W).
+
+    Raises:
+        LatencyError: this machine has no such device.
+    """
+    if config.command:
+        return ExternalMeter(config, dense, input_shape, CommandBench(config, tuple(input_shape)))
+    return LatencyMeter(config, dense, input_shape)
+
+
+def check_device(config: LatencyConfig) -> None:
+    """Measure a small network, so that a long search does not fail at its first measurement.
+
+    Raises:
+        LatencyError: the device, its engine or its command does not work.
+    """
+    if config.command:
+        check_bench(config, CommandBench(config, (3, 8, 8)))
+    else:
+        check_latency(config)

@@ -1,0 +1,241 @@
+"""Measure networks where this process does not run: by a command of the user's, or by agents on boards.
+
+A `Bench` compares two files in turn on the device; `ExternalMeter` writes networks as such files and makes readings of
+what the bench answers, in the same terms as those of this machine: the ratio to the dense network, measured in turns,
+times the seconds that the dense one takes.
+"""
+
+import dataclasses
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import Timeout
+from torch import nn
+
+from pruning.formats import FormatError, find_format, write_network
+from runners.cache import cache_root, digest_of
+from runners.config import LatencyConfig
+from runners.latency.engines import LatencyError
+from runners.latency.idle_baseline import shared_idle_seconds
+from runners.latency.meter import EXTERNAL, Conditions, LatencyMeter, Reading, locked
+from runners.latency.timing import MAX_WIDTH, median_interval
+
+ROUNDS = 6  # the fewest whose least and largest ratio hold the median with 95%
+MAX_ROUNDS = 24  # while the interval is too wide
+BRIEF_ROUNDS = 2
+HELD_OUT = 8  # networks of random widths for the error of the model; each takes calls of the user's command
+LOCAL = "cpu:1thread"  # where layers are timed alone, for the shape of the model
+PAUSE = 1.0  # seconds before a failed measurement is tried again
+
+_log = logging.getLogger(__name__)
+
+
+class BenchError(LatencyError):
+    """A measurement that gave no figures; one line says why."""
+
+
+class AwayError(BenchError):
+    """The device does not answer at all; it may come back."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a bench found.
+
+    Attributes:
+        rounds: seconds of the network and of the dense one, per turn.
+        millijoules: energy of one inference, where the bench measures it.
+        details: what else the bench tells, such as its temperature.
+    """
+
+    rounds: tuple[tuple[float, float], ...]
+    millijoules: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __add__(self, other: "Comparison") -> "Comparison":
+        """Return the turns of both."""
+        return dataclasses.replace(other, rounds=self.rounds + other.rounds)
+
+
+class Bench(Protocol):
+    """Measures files on a device."""
+
+    @property
+    def name(self) -> str:
+        """The device and its runtime in words; readings of different names must not be compared."""
+        ...
+
+    def compare(self, network: Path, dense: Path, batch: int, rounds: int) -> Comparison:
+        """Measure two files in turn; where both are the same, once per turn.
+
+        Raises:
+            BenchError: no figures; `AwayError` where the device does not answer.
+        """
+        ...
+
+
+class ExternalMeter:
+    """Measures networks beside the dense one by a bench.
+
+    Args:
+        config: batch sizes and file format.
+        dense: the reference; it is not changed.
+        input_shape: (C, H, W).
+        pause: waits for the given seconds.
+    """
+
+    held_out = HELD_OUT
+
+    def __init__(
+        self,
+        config: LatencyConfig,
+        dense: nn.Module,
+        input_shape: Sequence[int],
+        bench: Bench,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.config, self.dense, self.shape, self.bench = config, dense, tuple(input_shape), bench
+        self._pause = pause
+        self._folder = Path(tempfile.mkdtemp(prefix="slimfront-latency-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._unit: dict[int, float] = {}  # seconds of the dense net by batch size
+
+    @property
+    def first_batch(self) -> int:
+        """The batch size of latency budgets and of the latency axis."""
+        return self.config.batch[0]
+
+    def conditions(self, batch: int) -> Conditions:
+        """Return the conditions of a measurement at this batch size."""
+        return Conditions(EXTERNAL, self.bench.name, 0, batch, "float32", False, self.config.format, {})
+
+    def for_layers(self) -> LatencyMeter:
+        """Return a meter of this machine: single layers are timed here, and whole nets on the device correct them."""
+        return LatencyMeter(LatencyConfig(LOCAL, self.config.batch), self.dense, self.shape)
+
+    def read(self, network: str, net: nn.Module) -> tuple[Reading, ...]:
+        """Measure a net, which is not changed, at every configured batch size."""
+        return tuple(self.read_at(network, net, batch) for batch in self.config.batch)
+
+    def read_at(self, network: str, net: nn.Module, batch: int) -> Reading:
+        """Measure a net, which is not changed, at one batch size."""
+        conditions = self.conditions(batch)
+        tries, found = 0, Comparison(())
+        try:
+            with self._files(net, batch) as files:
+                while len(found.rounds) < MAX_ROUNDS and (not found.rounds or _width(found) > MAX_WIDTH):
+                    tries, found = tries + 1, found + self._compare(files, batch, max(ROUNDS, len(found.rounds)))
+        except AwayError as error:
+            return Reading(network, conditions, str(error), tries=tries + 1, away=True)
+        except (BenchError, FormatError, Timeout, OSError) as error:
+            if not found.rounds:
+                return Reading(network, conditions, str(error), tries=tries + 1)
+            _log.warning("a repetition of the measurement of %s failed, and the first one stands: %s", network, error)
+        return self._reading(network, conditions, found, tries)
+
+    def brief_seconds(self, net: nn.Module) -> float:
+        """Return the seconds of a net from few turns at the first batch size.
+
+        Raises:
+            LatencyError: the bench gives no figures.
+        """
+        with self._files(net, self.first_batch) as files:
+            found = self._compare(files, self.first_batch, BRIEF_ROUNDS)
+        return statistics.median(own for own, _ in found.rounds)
+
+    @contextmanager
+    def ratios(self) -> Iterator[Callable[[nn.Module], float]]:
+        """Give a function that returns the seconds of a net over those of the dense one, from few turns."""
+
+        def ratio(net: nn.Module) -> float:
+            with self._files(net, self.first_batch) as files:
+                found = self._compare(files, self.first_batch, BRIEF_ROUNDS)
+            return statistics.median(_ratios(found))
+
+        yield ratio
+
+    @contextmanager
+    def _files(self, net: nn.Module, batch: int) -> Iterator[tuple[Path, Path]]:
+        """Write a net and the dense one, which stays written, and remove the file of the net afterwards."""
+        folder, suffix = self._folder, find_format(self.config.format).suffix
+        dense = folder / f"dense-batch{batch}{suffix}"
+        if not dense.exists():
+            write_network(self.dense, self.config.format, dense, self.shape, batch=batch)
+        if net is self.dense:
+            yield dense, dense
+            return
+        path = folder / f"network-batch{batch}{suffix}"
+        try:
+            yield write_network(net, self.config.format, path, self.shape, batch=batch), dense
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _compare(self, files: tuple[Path, Path], batch: int, rounds: int) -> Comparison:
+        """Measure once, and once more where that fails; one measurement at a time on this bench."""
+        with locked(f"bench-{digest_of(self.bench.name)[:24]}"):
+            try:
+                return self.bench.compare(*files, batch, rounds)
+            except BenchError as error:
+                _log.info("measuring once more: %s", error)
+                self._pause(PAUSE)
+                return self.bench.compare(*files, batch, rounds)
+
+    def _reading(self, network: str, conditions: Conditions, found: Comparison, tries: int) -> Reading:
+        ratios, dense = _ratios(found), [beside for _, beside in found.rounds]
+        low, high = median_interval(ratios)
+        unit, ratio = self._dense_seconds(conditions, min(dense)), statistics.median(ratios)
+        wide = _width(found)
+        return Reading(
+            network,
+            conditions,
+            seconds=unit * ratio,
+            low=unit * low,
+            high=unit * high,
+            ratio=ratio,
+            tries=tries,
+            slowdown=statistics.median(dense) / unit,
+            unsteady=f"the 95% interval is {wide:.1%} of the median wide" if wide > MAX_WIDTH else "",
+            millijoules=found.millijoules,
+            details=found.details,
+        )
+
+    def _dense_seconds(self, conditions: Conditions, found: float) -> float:
+        """Return the seconds of the dense net, which this process then keeps: so ratios stay comparable as seconds."""
+        if conditions.batch not in self._unit:
+            tensors = [(name, list(tensor.shape)) for name, tensor in self.dense.state_dict().items()]
+            digest = digest_of([repr(self.dense), tensors, self.shape, dataclasses.asdict(conditions)])
+            record = cache_root() / "latency" / f"idle-{digest[:24]}.json"
+            self._unit[conditions.batch] = shared_idle_seconds(record, found) or found
+        return self._unit[conditions.batch]
+
+
+def check_bench(config: LatencyConfig, bench: Bench) -> None:
+    """Have a bench measure a small net, so that a long search does not fail at its first measurement.
+
+    Raises:
+        LatencyError: it gives no figures; the message says why.
+    """
+    meter = ExternalMeter(config, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 8, 8), bench)
+    try:
+        meter.brief_seconds(meter.dense)
+    except (BenchError, FormatError) as error:
+        raise LatencyError(f"a first measurement of a small network by {config.place} failed: {error}") from error
+
+
+def _ratios(found: Comparison) -> list[float]:
+    return [own / beside for own, beside in found.rounds]
+
+
+def _width(found: Comparison) -> float:
+    """Return the width of the interval over the median."""
+    low, high = median_interval(_ratios(found))
+    return (high - low) / statistics.median(_ratios(found))
