@@ -253,9 +253,15 @@ def test_light_files_import_nothing_heavy(light):
     assert not heavy
 
 
+def distribution_of(requirement):
+    return re.split(r"[^\w-]", requirement)[0].lower()
+
+
 def test_the_declared_dependencies_are_those_that_are_imported():
-    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    declared = {re.split(r"[^\w-]", requirement)[0].lower() for requirement in requirements}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {distribution_of(requirement) for requirement in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    optional = {distribution_of(text) for name, extra in extras.items() if name != "test" for text in extra}
     modules = {module.split(".")[0] for path in FILES for module in imports(path, True)}
     # pydantic requires pydantic-core in one version, which is a part of it.
     third_party = modules - sys.stdlib_module_names - set(PACKAGES) - {"pydantic_core"}
@@ -264,7 +270,7 @@ def test_the_declared_dependencies_are_those_that_are_imported():
         for module, names in packages_distributions().items()
         if module in third_party
     }
-    undeclared = {module for module in third_party if not distributions.get(module, set()) & declared}
+    undeclared = {module for module in third_party if not distributions.get(module, {module}) & (declared | optional)}
     assert (undeclared, declared - set().union(*distributions.values())) == (set(), set())
 
 

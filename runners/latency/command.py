@@ -6,7 +6,6 @@ in a process group of its own, which is killed when the time is over.
 """
 
 import json
-import math
 import os
 import selectors
 import shlex
@@ -20,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from runners.config import LatencyConfig
-from runners.latency.external import BenchError, Comparison
+from runners.latency.external import BenchError, Comparison, positive, shortened
 
 MAX_BYTES = 2**20  # of an answer
-SHOWN = 300  # characters of standard error in a message
-LARGEST = 1e9  # milliseconds or millijoules
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def parse_reply(text: str) -> Reply:
     energy = None
     if isinstance(value, dict):
         if "ms" not in value:
-            raise BenchError(f'the command printed JSON without "ms": {_shortened(text)}')
+            raise BenchError(f'the command printed JSON without "ms": {shortened(text)}')
         energy = None if value.get("mj") is None else _number(value["mj"], "millijoules")
         value = value["ms"]
     runs = value if isinstance(value, list) else [value]
@@ -122,16 +119,7 @@ def _is_number(text: str) -> bool:
 
 
 def _number(value: Any, unit: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise BenchError(
-            f"the command printed {_shortened(value)}; it must print {unit}, one number a line, or JSON such as "
-            '{"ms": [3.1, 3.2], "mj": 12}'
-        ) from None
-    if not 0 < number <= LARGEST:  # false for NaN, too
-        raise BenchError(f"the command printed {_shortened(value)} {unit}, and must print positive finite numbers")
-    return number
+    return positive(value, unit, "the command", 'positive numbers, one a line, or JSON such as {"ms": [3.1], "mj": 12}')
 
 
 def _output(command: list[str] | str, config: LatencyConfig) -> str:
@@ -158,7 +146,7 @@ def _output(command: list[str] | str, config: LatencyConfig) -> str:
         ) from None
     finally:
         _kill(process)
-    shown = _shortened(" / ".join(errors.decode(errors="replace").splitlines()[-3:])) or "nothing on standard error"
+    shown = shortened(" / ".join(errors.decode(errors="replace").splitlines()[-3:])) or "nothing on standard error"
     if code:
         raise BenchError(f"the command {name} ended with exit code {code}: {shown}")
     return output.decode(errors="replace")
@@ -204,8 +192,3 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         text = text.replace("{" + name + "}", value)
     return text
-
-
-def _shortened(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

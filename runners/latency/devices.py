@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from runners.config import LatencyConfig
+from runners.latency.agent_bench import AgentsBench
 from runners.latency.command import CommandBench
 from runners.latency.engines import check_latency
 from runners.latency.external import ExternalMeter, check_bench
@@ -19,10 +20,12 @@ def make_meter(config: LatencyConfig, dense: nn.Module, input_shape: Sequence[in
         input_shape: (C, H, W).
 
     Raises:
-        LatencyError: this machine has no such device.
+        LatencyError: this machine has no such device, or the token of the agents cannot be read.
     """
     if config.command:
         return ExternalMeter(config, dense, input_shape, CommandBench(config, tuple(input_shape)))
+    if config.agents:
+        return ExternalMeter(config, dense, input_shape, AgentsBench(config))
     return LatencyMeter(config, dense, input_shape)
 
 
@@ -34,5 +37,9 @@ def check_device(config: LatencyConfig) -> None:
     """
     if config.command:
         check_bench(config, CommandBench(config, (3, 8, 8)))
+    elif config.agents:
+        bench = AgentsBench(config)
+        bench.check()
+        check_bench(config, bench)
     else:
         check_latency(config)

@@ -7,6 +7,7 @@ times the seconds that the dense one takes.
 
 import dataclasses
 import logging
+import math
 import shutil
 import statistics
 import tempfile
@@ -34,6 +35,8 @@ MAX_ROUNDS = 24  # while the interval is too wide
 BRIEF_ROUNDS = 2
 HELD_OUT = 8  # networks of random widths for the error of the model; each takes calls of the user's command
 LOCAL = "cpu:1thread"  # where layers are timed alone, for the shape of the model
+LARGEST = 1e9  # milliseconds or millijoules
+SHOWN = 300  # characters of an answer in a message
 PAUSE = 1.0  # seconds before a failed measurement is tried again
 
 _log = logging.getLogger(__name__)
@@ -228,7 +231,28 @@ def check_bench(config: LatencyConfig, bench: Bench) -> None:
     try:
         meter.brief_seconds(meter.dense)
     except (BenchError, FormatError) as error:
-        raise LatencyError(f"a first measurement of a small network by {config.place} failed: {error}") from error
+        raise LatencyError(f"a first measurement, of a small network, failed: {error}") from error
+
+
+def positive(value: Any, unit: str, source: str, wanted: str = "positive finite numbers") -> float:
+    """Return a number that a bench gave, in its unit.
+
+    Raises:
+        BenchError: it is no positive finite number; the message names the source and what it must give.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise BenchError(f"{source} gave {shortened(value)} for {unit}; it must give {wanted}") from None
+    if not 0 < number <= LARGEST:  # false for NaN, too
+        raise BenchError(f"{source} gave {shortened(value)} {unit}; it must give {wanted}")
+    return number
+
+
+def shortened(value: Any) -> str:
+    """Return a value as one line of at most SHOWN characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _ratios(found: Comparison) -> list[float]:

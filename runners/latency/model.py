@@ -75,6 +75,11 @@ class Layers:
         seconds = ((inputs[:, :, None, :] @ self._operation_coefficients)[:, :, 0, :] * outputs).sum(axis=2)
         return np.asarray(seconds @ self._stage_membership)
 
+    def scaled(self, seconds: float, dense: Sequence[int]) -> "Layers":
+        """Return the layers with all seconds times a factor, by which those of the dense widths sum up to `seconds`."""
+        total = float(self.stages(np.array([dense], dtype=np.float64)).sum())
+        return dataclasses.replace(self, coefficients=self.coefficients * (seconds / max(total, 1e-12)))
+
     @cached_property
     def _operation_coefficients(self) -> Floats:
         return np.asarray(self.coefficients[self.kernel])

@@ -80,6 +80,8 @@ def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple
         before = local.brief_seconds(local.dense)
         layers, timer = _time_layers(local, space)
         drift = abs(local.brief_seconds(local.dense) / before - 1)
+    if local is not meter:
+        layers = layers.scaled(dense_seconds, tuple(space.full.values()))
     model = LatencyModel(layers, tuple(space.full.values()))
     error = _calibrate(model, meter, space, dense_seconds)
     seconds = time.perf_counter() - start

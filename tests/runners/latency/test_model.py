@@ -32,6 +32,12 @@ def test_it_is_the_sum_over_layers_before_it_has_learned() -> None:
     assert model.predict_vectors(TRUTH) == pytest.approx([seconds(*row) for row in TRUTH])
 
 
+def test_layers_are_scaled_to_the_latency_of_the_dense_net_on_another_device() -> None:
+    model = LatencyModel(layers().scaled(300 * seconds(*DENSE), DENSE), DENSE)
+    assert model.predict({}) == pytest.approx(300 * seconds(*DENSE))
+    assert model.predict({"a": 10, "b": 20}) == pytest.approx(300 * seconds(10, 20))
+
+
 def test_a_biased_model_learns_the_correction_from_measured_nets() -> None:
     model = LatencyModel(layers(), DENSE)
 
