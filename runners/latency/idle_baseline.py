@@ -1,13 +1,13 @@
 """The idle baseline: the seconds that the dense net takes on the idle machine, shared by the processes that measure.
 
 A process sees its machine for minutes, in which other programs or a warm processor may make it steadily slower. Each
-process therefore records the least time that it found for the dense net, and the least of the last records is taken as
-the time on the idle machine.
+process therefore records the least time that it found for the dense net, and the lower quartile of the last records is
+taken as the time on the idle machine: of four processes or more, one that was lucky does not decide. The baseline only
+scales latencies, all by the same factor; it refuses none.
 """
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from runners.cache import CacheError, write_cached
@@ -17,21 +17,8 @@ PROCESSES = 32  # records that are kept, so that a speed which the machine no lo
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class IdleBaseline:
-    """How long the reference takes on the idle machine.
-
-    Attributes:
-        seconds: of one call of the reference.
-        remedy: text for messages that says what to do when the machine will never be as fast again.
-    """
-
-    seconds: float
-    remedy: str = ""
-
-
 def shared_idle_seconds(record: Path, found: float | None) -> float | None:
-    """Return the least seconds that the last processes recorded, this one included; None when there is no record.
+    """Return the lower quartile of what the last processes recorded, this one included; None when there is no record.
 
     Args:
         record: JSON file with the seconds of the last processes, read and written under a lock that the caller
@@ -45,7 +32,7 @@ def shared_idle_seconds(record: Path, found: float | None) -> float | None:
             write_cached(record, json.dumps(seconds).encode())
         except CacheError as error:
             _log.warning("other processes will not know how fast this machine is: %s", error)
-    return min(seconds, default=None)
+    return sorted(seconds)[len(seconds) // 4] if seconds else None
 
 
 def _read(record: Path) -> list[float]:

@@ -1,12 +1,12 @@
-"""Measure the latency of nets beside the dense one, in a window of its own, or refuse with the reason.
+"""Measure the latency of nets beside the dense one, in a window of its own.
 
 The timing itself is in `runners.latency.timing`; this module sets the conditions. One process measures on a device at a
 time (a lock among the processes of one user), and a search measures while none of its trials runs. Load from other
-programs shows in the readings, which are then refused. Only a GPU that another program shares evenly all the time
-cannot be detected.
+programs widens the intervals, and a reading tells why it is unsteady. Only a GPU that another program shares evenly all
+the time cannot be detected.
 
-All latencies are those of the idle machine (`runners.latency.idle_baseline`): a reading is corrected where the machine
-is up to a quarter slower or faster, and refused where it is further off.
+All latencies are those of the idle machine (`runners.latency.idle_baseline`): the ratio to the dense net, measured in
+turns, times what that takes on the idle machine.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from runners.cache import cache_root, digest_of
 from runners.config import LatencyConfig
 from runners.latency.engines import Device, first_line, keep_freed_memory, parse_device, prepare, versions
-from runners.latency.idle_baseline import IdleBaseline, shared_idle_seconds
+from runners.latency.idle_baseline import shared_idle_seconds
 from runners.latency.timing import (
     Call,
     Timing,
@@ -178,7 +178,7 @@ class LatencyMeter:
         one_thread = self.device.device.type == "cpu" and self.device.threads == 1
         here = Watch(clock=time.thread_time) if one_thread else Watch(run_queue_delay=run_queue_delay)
         self.watch = watch or here
-        self._idle: dict[int, IdleBaseline] = {}  # by batch size
+        self._idle: dict[int, float] = {}  # by batch size
 
     def for_layers(self) -> "LatencyMeter":
         """Return this meter, by which layers are timed too."""
@@ -229,7 +229,7 @@ class LatencyMeter:
                     torch.compiler.reset()  # else the nets of a front, all of one class, exceed the recompilation limit
                 reference = self._call(self.dense, images)
                 call = reference if net is self.dense else self._call(net, images)
-                timing = steady_timing(call, reference, self.watch, self._idle_baseline(reference, conditions))
+                timing = steady_timing(call, reference, self.watch, self._idle_seconds(reference, conditions))
         except Timeout:
             reason = f"another process has measured on {self.device.text} for over {LOCK_SECONDS:.0f} s"
             return Reading(network, conditions, reason)
@@ -255,8 +255,6 @@ class LatencyMeter:
         return inference(*prepare(net, images, self.device, self.config))
 
     def _reading(self, network: str, conditions: Conditions, timing: Timing) -> Reading:
-        if timing.problem:
-            return Reading(network, conditions, timing.problem, tries=timing.tries)
         return Reading(
             network,
             conditions,
@@ -266,22 +264,19 @@ class LatencyMeter:
             ratio=timing.ratio,
             tries=timing.tries,
             slowdown=timing.slowdown,
+            unsteady=timing.problem,
         )
 
-    def _idle_baseline(self, reference: Call, conditions: Conditions) -> IdleBaseline | None:
-        """Return the idle baseline of the dense net; once this process has measured it, it stays the same.
+    def _idle_seconds(self, reference: Call, conditions: Conditions) -> float:
+        """Return the seconds of the dense net on the idle machine, which this process then keeps.
 
-        It is None while others hold the cores and no process has recorded one.
+        While others hold the cores, what other processes recorded is taken, or else what this one found.
         """
-        if (known := self._idle.get(conditions.batch)) is not None:
-            return known
-        found, record = measure_idle_seconds(reference, self.watch), self._idle_record(conditions)
-        if (seconds := shared_idle_seconds(record, found)) is None:
-            return None
-        idle = IdleBaseline(seconds, f"; if it is slower for good, remove {record}")
-        if found is not None:
-            self._idle[conditions.batch] = idle
-        return idle
+        if conditions.batch not in self._idle:
+            found, idle = measure_idle_seconds(reference, self.watch)
+            recorded = shared_idle_seconds(self._idle_record(conditions), found if idle else None)
+            self._idle[conditions.batch] = found if recorded is None else recorded
+        return self._idle[conditions.batch]
 
     def _idle_record(self, conditions: Conditions) -> Path:
         """Return the file in which processes record the idle seconds of the dense net under these conditions."""

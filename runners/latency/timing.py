@@ -2,8 +2,8 @@
 
 The core knows calls and a clock, but no trials and no devices. Net and reference take turns, and the reference is also
 timed before and after. A `Timing` names its own problem: a wide interval, a reference that drifted, or threads that
-waited for a core (run-queue delay). `steady_timing` repeats a timing with a problem a few times; a timing that has one
-afterwards must not be reported as a latency.
+waited for a core (run-queue delay). `steady_timing` repeats a timing with a problem a few times; one that stays is told
+beside the interval, which is then wide. The speed of the machine as a whole is no problem: the ratio holds.
 
 Clock rates and other programs make a machine faster or slower for minutes; this is steady within a process and may
 differ in the next. The ratio of a net to the reference hardly moves then. A latency is therefore that ratio times the
@@ -21,8 +21,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from runners.latency.idle_baseline import IdleBaseline
-
 RATIO_ROUNDS = 7  # turns of `latency_ratio`; the median of so few is steady enough to tell faster from slower
 WARM_UP_CALLS = 2  # at least
 WARM_UP_SECONDS = 0.3
@@ -34,9 +32,6 @@ ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets
 TRIES, NARROWING_TRIES = 5, 3  # attempts at most, and attempts for a narrow interval where an acceptable one is found
 NARROW_WIDTH, MAX_WIDTH = 0.03, 0.05  # of an interval over its median: aimed at, and accepted afterwards
 MAX_DRIFT = 0.25  # of the reference within a timing, over its least median
-MAX_CORRECTION = (
-    0.25  # of the reference from its idle baseline, either way; up to it ratios were seen to hold within 4%
-)
 IDLE_BLOCKS, IDLE_BLOCK_SAMPLES = 6, 9  # in which the idle machine is looked for
 IDLE_BLOCK_PAUSE = 0.5  # seconds between blocks, so that load from other programs may come and go
 MAX_QUEUE_SHARE = 0.05  # share of the time in which a thread that could have run waited for a core
@@ -69,7 +64,7 @@ class Timing:
         low, high: distribution-free 95% interval of that median, from order statistics.
         reference_seconds: median of the reference over the same rounds, as the clock showed it.
         idle_seconds: of the reference on the idle machine; equal to `reference_seconds` where there is no baseline.
-        problem: reason for which these seconds cannot be trusted; empty when there is none.
+        problem: reason for which the interval is wide or may be too narrow; empty when there is none.
         tries: number of attempts.
     """
 
@@ -97,16 +92,16 @@ class Timing:
         return self.reference_seconds / self.idle_seconds
 
 
-def steady_timing(net: Call, reference: Call, watch: Watch, idle: IdleBaseline | None = None) -> Timing:
+def steady_timing(net: Call, reference: Call, watch: Watch, idle: float | None = None) -> Timing:
     """Time a net until the timing has no problem, at most TRIES times; the last problem stays in the result.
 
     While the interval is wider than NARROW_WIDTH, the next attempt takes twice the turns. The attempt with the
-    narrowest interval is returned.
+    narrowest interval is returned, or the last one where all have a problem: to choose among these would favour luck.
 
     Args:
         net: runs one inference; on an accelerator it waits for the result.
         reference: the same for the reference.
-        idle: None takes the speed of the machine as it is.
+        idle: seconds of the reference on the idle machine; None takes the speed of the machine as it is.
     """
     rounds, best = ROUNDS, None
     for tries in range(1, TRIES + 1):
@@ -122,10 +117,10 @@ def steady_timing(net: Call, reference: Call, watch: Watch, idle: IdleBaseline |
     return dataclasses.replace(best or timing, tries=tries)
 
 
-def measure_idle_seconds(call: Call, watch: Watch) -> float | None:
-    """Return the seconds of a call on the idle machine, from a few seconds of samples; None under load of others.
+def measure_idle_seconds(call: Call, watch: Watch) -> tuple[float, bool]:
+    """Return the seconds of a call on the idle machine, from a few seconds of samples, and whether it was idle.
 
-    The result is the second least of the medians of IDLE_BLOCKS blocks: the least may come from a clock that jumped.
+    The seconds are the second least of the medians of IDLE_BLOCKS blocks: the least may come from a clock that jumped.
     """
     calls, _ = _warm_up(call, watch)
     sample, medians, delay, elapsed = _repeated(call, calls), list[float](), 0.0, 0.0
@@ -135,7 +130,7 @@ def measure_idle_seconds(call: Call, watch: Watch) -> float | None:
         start, start_delay = watch.clock(), watch.run_queue_delay()
         medians.append(statistics.median(_seconds(sample, watch) for _ in range(IDLE_BLOCK_SAMPLES)) / calls)
         delay, elapsed = delay + watch.run_queue_delay() - start_delay, elapsed + watch.clock() - start
-    return None if delay > MAX_QUEUE_SHARE * elapsed else sorted(medians)[1]
+    return sorted(medians)[1], delay <= MAX_QUEUE_SHARE * elapsed
 
 
 def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int], device: torch.device) -> float:
@@ -237,7 +232,7 @@ def run_queue_delay() -> float:
     return total / 1e9
 
 
-def _attempt(net: Call, reference: Call, watch: Watch, idle: IdleBaseline | None, max_rounds: int) -> Timing:
+def _attempt(net: Call, reference: Call, watch: Watch, idle: float | None, max_rounds: int) -> Timing:
     net_calls, net_seconds = _warm_up(net, watch)
     reference_calls, reference_seconds = _warm_up(reference, watch)
     rounds = int(ATTEMPT_SECONDS / max(net_seconds + reference_seconds, 1e-9))
@@ -256,25 +251,19 @@ def _attempt(net: Call, reference: Call, watch: Watch, idle: IdleBaseline | None
     pairs = zip(net_samples, reference_samples, strict=True)
     ratios = [calls * own / max(beside, 1e-12) for own, beside in pairs]
     seconds = statistics.median(reference_samples) / reference_calls
-    idle = idle or IdleBaseline(seconds)
+    unit = idle or seconds
     low, high = median_interval(ratios)
-    unit = idle.seconds
     timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, seconds, unit)
-    return dataclasses.replace(timing, problem=_problem(timing, medians, queue_share, idle.remedy))
+    return dataclasses.replace(timing, problem=_problem(timing, medians, queue_share))
 
 
-def _problem(timing: Timing, reference_medians: Sequence[float], queue_share: float, remedy: str) -> str:
-    """Return why a timing cannot be trusted: the cause where it is known, else the symptom; else an empty text."""
+def _problem(timing: Timing, reference_medians: Sequence[float], queue_share: float) -> str:
+    """Return why a timing is unsteady: the cause where it is known, else the symptom; else an empty text."""
     if queue_share > MAX_QUEUE_SHARE:
         return f"other processes held the cores: threads waited for one in {min(queue_share, 1):.0%} of the time"
     drift = max(reference_medians) / min(reference_medians) - 1
     if drift > MAX_DRIFT:
         return f"the reference net drifted by {drift:.0%} meanwhile (at most {MAX_DRIFT:.0%} is taken)"
-    if max(timing.slowdown, 1 / timing.slowdown) - 1 > MAX_CORRECTION:
-        return (
-            f"the reference net takes {timing.slowdown:.2f} times as long as on the idle machine "
-            f"(up to {MAX_CORRECTION:.0%} off is corrected{remedy})"
-        )
     return _width_problem(timing)
 
 

@@ -1,9 +1,11 @@
 """MeasurementQueue: networks are timed while no trial runs, and enter the front by their measured latency.
 
 Once enough networks wait, no trial is handed out until the running ones have ended; then the waiting networks are
-measured. With one worker that is after every trial.
+measured. With one worker that is after every trial. While a board does not answer, the search goes on with predictions.
 """
 
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +14,15 @@ from runners.latency.meter import Conditions, Reading, to_plain
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.latency.predictor import LatencyPredictor
-from search.results.pareto import affordable, objectives
+from search.results.pareto import affordable, is_unclear, objectives
 from search.storage.history import History
 from search.storage.study_storage import StudyStorage
 
 WINDOWS = 2  # in which a network whose reading is refused is measured, besides the last one
 OPTIMISM = 0.9  # of a predicted latency, below which the network is taken to lie
+AWAY_WAITS, AWAY_SECONDS = 6, 10.0  # how often, and after how long, a board that is away is asked in the last window
+
+_log = logging.getLogger(__name__)
 
 Read = Callable[[TrialResult], Sequence[Reading]]
 
@@ -31,6 +36,7 @@ class MeasurementQueue:
         predictor: predicts latency and learns from readings.
         read: measures a network whose weights are on disk.
         size: number of networks that wait before running trials are waited for.
+        pause: waits for the given seconds.
     """
 
     history: History
@@ -39,6 +45,7 @@ class MeasurementQueue:
     read: Read
     size: int
     callback: SearchCallback = field(default_factory=SearchCallback)
+    pause: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         """Start without results."""
@@ -58,7 +65,8 @@ class MeasurementQueue:
         """Measure the waiting networks, the most accurate first: networks that it then dominates need not be measured.
 
         A refused reading ends the window, because the next one would meet the same busy machine. The next window opens
-        after `size` more results.
+        after `size` more results. A network whose unsteady interval leaves open whether it is inside the latency budget
+        is measured again in a later window.
 
         Args:
             last: there is no later window; every waiting network is tried, one whose reading was refused once more.
@@ -73,7 +81,10 @@ class MeasurementQueue:
         for network in waiting:
             if not self._might_enter(network):
                 continue
-            readings = tuple(self.read(network))
+            readings = self._read(network, last)
+            if readings[0].away:
+                self._resume_at = self._told + self.size
+                return
             self._windows[network.label] += 1
             plain = to_plain(readings)
             if self.storage is not None:
@@ -84,11 +95,27 @@ class MeasurementQueue:
                 self._resume_at = self._told + self.size
                 return
 
+    def _read(self, network: TrialResult, last: bool) -> tuple[Reading, ...]:
+        """Measure a network; where the device does not answer say so, and in the last window wait for it a while."""
+        readings = tuple(self.read(network))
+        for _ in range(AWAY_WAITS if last else 0):
+            if not readings[0].away:
+                break
+            self.callback.on_phase(f"waiting for the device: {readings[0].refused}")
+            self.pause(AWAY_SECONDS)
+            readings = tuple(self.read(network))
+        if readings[0].away:
+            then = "what is left is measured by --resume" if last else "what waits is measured when it is back"
+            _log.warning("%s; the search goes on with predicted latencies, and %s", readings[0].refused, then)
+        return readings
+
     def _due(self, last: bool = False) -> Iterator[TrialResult]:
-        """Yield the networks without a good reading that might enter the front and were not tried too often."""
-        for network in affordable(self.history.results, self.predictor.problem.budgets):
+        """Yield the networks without a clear reading that might enter the front and were not tried too often."""
+        budgets = self.predictor.problem.budgets
+        for network in affordable(self.history.results, budgets):
             spent = self._windows[network.label] >= WINDOWS + last
-            if network.timed is None and network.path and not spent and self._might_enter(network):
+            open_ = network.timed is None or (is_unclear(network, budgets) and bool(network.timed.get("unsteady")))
+            if open_ and network.path and not spent and self._might_enter(network):
                 yield network
 
     def _might_enter(self, network: TrialResult) -> bool:

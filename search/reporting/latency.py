@@ -10,7 +10,7 @@ from typing import Any
 from runners.latency.meter import EXTERNAL, REFERENCE, Conditions, Reading
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, milliseconds, percent, plural
-from search.results.pareto import LATENCY, affordable
+from search.results.pareto import LATENCY, affordable, is_unclear
 from search.results.result import SearchResult
 
 FASTER = 0.95  # of the dense network's latency; above it a network is not called faster
@@ -120,6 +120,9 @@ def _conditions(result: SearchResult) -> Iterator[str]:
             "Latencies are those of the idle machine: beside the networks the dense net took "
             f"{min(slowdowns):.2f} to {max(slowdowns):.2f} times as long, for which they are corrected"
         )
+    unsteady = [f"{reading.network} ({reading.unsteady})" for reading in read if reading.unsteady]
+    if unsteady:
+        yield f"unsteady, with intervals that say how much: {', '.join(unsteady)}"
     unmeasured = measured.count(())
     if unmeasured and sum(bool(read) and all(reading.refused for reading in read) for read in measured) >= GIVE_UP:
         yield f"{plural(unmeasured, 'network')} of the front not measured: {GIVE_UP} before in a row were refused"
@@ -145,17 +148,22 @@ def _left_out(result: SearchResult) -> Iterator[str]:
     limits = [budget.limit for budget in result.budgets if budget.quantity == "latency"]
     if not (limits or result.axis == LATENCY):
         return
-    over, unmeasured = [], 0
+    over, unclear, unmeasured = [], [], 0
     for network in affordable(result.results, result.budgets):
         if not network.latency:
             unmeasured += 1
         elif network.timed is None:
             refusal = _refusal(Reading.from_plain(network.latency[0]))
             yield f"{network.trial.method} trial {network.label}: {refusal}; so it is not on the front"
+        elif is_unclear(network, result.budgets):
+            low, high = (milliseconds(network.timed[end]) for end in ("low", "high"))
+            unclear.append(f"{network.label} ({low} to {high} ms)")
         elif any(network.timed["high"] > limit for limit in limits):
             over.append(f"{network.label} ({milliseconds(network.timed['seconds'])} ms)")
     if over:
         yield f"over the latency budget by what they measured: trial {', '.join(over)}"
+    if unclear:
+        yield f"unclear, not on the front: the limit lies in the 95% interval of trial {', '.join(unclear)}"
     if unmeasured:
         yield (
             f"{plural(unmeasured, 'network')} inside the other budgets not measured: beaten by "

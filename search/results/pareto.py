@@ -60,6 +60,13 @@ def inside(results: Iterable[TrialResult], budgets: Sequence[Budget], axis: str 
     return tuple(network for network in found if measured(network, axis))
 
 
+def is_unclear(network: TrialResult, budgets: Sequence[Budget]) -> bool:
+    """Return whether the interval of a measured latency holds the limit of a budget; such a network is on no front."""
+    limits = [budget.limit for budget in budgets if budget.quantity == "latency"]
+    timed = network.timed
+    return timed is not None and any(timed["low"] <= limit < timed["high"] for limit in limits)
+
+
 def objectives(result: TrialResult, axis: str = FLOPS) -> tuple[float, float]:
     """Return (cost, validation accuracy) of a measured network; the cost is FLOPs, a whole number, or seconds.
 

@@ -1,4 +1,4 @@
-"""Does a latency repeat from process to process, and is it refused where the machine is not idle?
+"""Does a latency repeat from process to process, and while other programs keep every core busy?
 
     python tests/studies/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
 
@@ -96,8 +96,10 @@ def shown(reading: dict[str, object]) -> str:
     low, high = 1e3 * reading["low"], 1e3 * reading["high"]
     middle = 1e3 * reading["seconds"]
     ratio, slowdown, tries = reading["ratio"], reading["slowdown"], reading["tries"]
+    unsteady = f", unsteady: {reading['unsteady']}" if reading["unsteady"] else ""
     return (
-        f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {ratio:.1%} of dense, slowdown {slowdown:.3f}, try {tries}"
+        f"{name}: {middle:.4g} ms ({low:.4g} to {high:.4g}), {ratio:.1%} of dense, slowdown {slowdown:.3f}, "
+        f"try {tries}{unsteady}"
     )
 
 

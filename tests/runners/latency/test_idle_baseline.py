@@ -6,18 +6,20 @@ import pytest
 from runners.latency.idle_baseline import PROCESSES, shared_idle_seconds
 
 
-def test_the_least_of_all_processes_is_returned(tmp_path: Path) -> None:
+def test_the_lower_quartile_of_all_processes_is_returned(tmp_path: Path) -> None:
     record = tmp_path / "latency" / "idle.json"
     assert shared_idle_seconds(record, None) is None
     assert not record.exists()
-    assert [shared_idle_seconds(record, found) for found in (3.0, 2.0, 4.0, None)] == [3.0, 2.0, 2.0, 2.0]
+    assert [shared_idle_seconds(record, found) for found in (3.0, 2.0, 4.0, 5.0, None)] == [3.0, 2.0, 2.0, 3.0, 3.0]
 
 
 def test_a_speed_that_the_machine_no_longer_reaches_is_forgotten(tmp_path: Path) -> None:
     record = tmp_path / "idle.json"
-    shared_idle_seconds(record, 1.0)
+    for _ in range(PROCESSES):
+        assert shared_idle_seconds(record, 1.0) == 1.0
     found = [shared_idle_seconds(record, 2.0) for _ in range(PROCESSES)]
-    assert found == [1.0] * (PROCESSES - 1) + [2.0]
+    assert found.count(1.0) == PROCESSES - PROCESSES // 4 - 1
+    assert found[-1] == 2.0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[[1]]", "3", '{"a": 1}'])

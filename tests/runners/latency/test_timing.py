@@ -7,7 +7,6 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from runners.latency.idle_baseline import IdleBaseline
 from runners.latency.timing import (
     CONFIDENCE,
     IDLE_BLOCK_PAUSE,
@@ -69,8 +68,7 @@ class Machine:
         return call
 
     def timed(self, seconds: float = 0.02, noise: float = 0.0, idle: float | None = None) -> Timing:
-        baseline = None if idle is None else IdleBaseline(idle, "; or move")
-        return steady_timing(self.net(seconds, noise), self.net(0.04), self.watch, baseline)
+        return steady_timing(self.net(seconds, noise), self.net(0.04), self.watch, idle)
 
 
 def test_the_ratio_is_of_single_images_in_evaluation_mode():
@@ -105,10 +103,11 @@ def test_little_noise_is_taken():
     assert timing.low < timing.high
 
 
-def test_noise_is_refused_after_a_few_tries():
+def test_noise_is_told_after_a_few_tries_with_the_interval():
     machine = Machine()
     timing = machine.timed(noise=0.4)
     assert "95% interval is" in timing.problem
+    assert timing.low < 0.02 < timing.high
     assert timing.tries == TRIES
     assert machine.pauses == [0.5, 1.0, 2.0, 4.0]
 
@@ -135,9 +134,10 @@ def test_the_narrowest_interval_is_kept_when_the_machine_is_disturbed_later():
     assert timing.median == pytest.approx(0.02, rel=0.02)
 
 
-def test_a_machine_that_gets_slower_is_refused():
+def test_a_machine_that_gets_slower_is_named_and_the_ratio_holds():
     timing = Machine(slowdown=lambda now: 1 + now).timed()
     assert "reference net drifted by" in timing.problem
+    assert timing.ratio == pytest.approx(0.5, rel=0.02)
     assert timing.tries == TRIES
 
 
@@ -156,21 +156,14 @@ def test_an_even_load_shows_in_the_time_that_threads_wait():
     assert Machine(queue_share=0.01).timed().problem == ""
 
 
-@pytest.mark.parametrize("idle", [0.04, 0.0405, 0.033, 0.048])
-def test_a_machine_a_little_off_the_idle_one_is_corrected_for(idle: float):
+@pytest.mark.parametrize("idle", [0.04, 0.0405, 0.01, 0.1])
+def test_a_machine_slower_or_faster_as_a_whole_is_corrected_for(idle: float):
     timing = Machine().timed(idle=idle)
     assert timing.problem == ""
     assert timing.ratio == pytest.approx(0.5)
     assert timing.median == pytest.approx(0.5 * idle)
     assert timing.low <= timing.median <= timing.high
     assert timing.slowdown == pytest.approx(0.04 / idle)
-
-
-@pytest.mark.parametrize(("idle", "slowdown"), [(0.03, "1.33"), (0.06, "0.67")])
-def test_a_machine_far_off_the_idle_one_is_refused(idle: float, slowdown: str):
-    timing = Machine().timed(idle=idle)
-    assert f"takes {slowdown} times as long as on the idle machine" in timing.problem
-    assert timing.problem.endswith("(up to 25% off is corrected; or move)")
 
 
 def test_a_slowdown_of_both_nets_does_not_widen_the_interval():
@@ -181,18 +174,18 @@ def test_a_slowdown_of_both_nets_does_not_widen_the_interval():
 
 def test_the_idle_machine_is_found_between_disturbances():
     machine = Machine(slowdown=lambda now: 1.3 if 0.6 < now < 2.0 else 1.0)
-    assert measure_idle_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
+    assert measure_idle_seconds(machine.net(0.04), machine.watch) == (pytest.approx(0.04), True)
     assert machine.pauses == [IDLE_BLOCK_PAUSE] * (IDLE_BLOCKS - 1)
 
 
 def test_a_clock_that_jumped_once_is_not_the_idle_machine():
     machine = Machine(slowdown=lambda now: 0.1 if 0.4 < now < 0.42 else 1.0)
-    assert measure_idle_seconds(machine.net(0.04), machine.watch) == pytest.approx(0.04)
+    assert measure_idle_seconds(machine.net(0.04), machine.watch) == (pytest.approx(0.04), True)
 
 
-def test_there_are_no_idle_seconds_while_others_hold_the_cores():
+def test_a_machine_whose_cores_others_hold_is_not_idle():
     machine = Machine(queue_share=0.3)
-    assert measure_idle_seconds(machine.net(0.04), machine.watch) is None
+    assert measure_idle_seconds(machine.net(0.04), machine.watch) == (pytest.approx(0.04), False)
 
 
 def test_slow_nets_are_timed_in_fewer_rounds():

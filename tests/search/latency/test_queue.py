@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search.latency.predictor import LatencyPredictor
 from search.latency.queue import WINDOWS, Read, restore_readings
+from search.results.pareto import is_unclear
 from spaces.budget import Budget
 from spaces.space import SearchSpace
 
@@ -100,6 +102,39 @@ def test_a_refused_reading_is_tried_again_and_never_lets_its_network_on_the_fron
     assert 2 <= timed.labels.count("0") <= WINDOWS + 1
     assert "0" not in [member.label for member in timed.search.front]
     assert timed.search.results[0].latency[0]["refused"] == "the machine was busy"
+
+
+def test_an_unsteady_interval_over_the_limit_is_measured_again_and_then_unclear(chain_space: SearchSpace) -> None:
+    seen = Counter[str]()
+
+    def wide(network: TrialResult) -> Reading:
+        seen[network.label] += 1
+        good = reading(network)
+        unsteady = dataclasses.replace(good, low=0.5e-3, high=2e-3, unsteady="a neighbour")
+        return unsteady if network.trial.number == 0 or seen[network.label] == 1 else good
+
+    timed = searched(chain_space, LIMIT, measure=wide)
+    assert len(timed.search.front) >= 2  # by their second reading
+    assert 2 <= seen["0"] <= WINDOWS + 1
+    assert "0" not in [member.label for member in timed.search.front]
+    assert is_unclear(timed.search.results[0], [LIMIT])
+
+
+def test_a_device_that_goes_away_costs_no_window_and_is_measured_when_it_is_back(
+    chain_space: SearchSpace, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = itertools.count()
+
+    def away(network: TrialResult) -> Reading:
+        good = reading(network)
+        if next(asked) >= 2 * WINDOWS:
+            return good
+        return Reading(network.label, CONDITIONS, "agent http://b does not answer (refused)", away=True)
+
+    timed = searched(chain_space, LIMIT, measure=away)
+    assert len(timed.search.front) >= 2
+    assert not [result for result in timed.search.results if result.latency and result.latency[0]["away"]]
+    assert "does not answer (refused); the search goes on with predicted latencies" in caplog.text
 
 
 def test_a_reading_refused_once_is_good_in_the_next_window(chain_space: SearchSpace) -> None:
