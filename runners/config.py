@@ -1,11 +1,8 @@
 """The settings that runners read: images, training, where trials run, how latency is measured."""
 
 import dataclasses
-<<<<<<< HEAD
 import os
-=======
 import shlex
->>>>>>> d7fd5b8 (feat(runners): latency of any device and runtime, by a command of the user's)
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
