@@ -18,6 +18,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from typing_extensions import override
 
+from configs.passwords import VARIABLES, masked, masked_settings
 from configs.schema import RunConfig
 from spaces.errors import ConfigError
 from spaces.fields import SettingField, setting_fields, shown
@@ -274,8 +275,8 @@ def load(path: str) -> RunConfig:
 
 
 def effective_yaml(config: RunConfig) -> str:
-    """Write the whole configuration as YAML that `load` reads back to an equal RunConfig."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists
+    """Write the whole configuration as YAML that `load` reads back to an equal RunConfig, but for masked passwords."""
+    plain = json.loads(json.dumps(masked_settings(dataclasses.asdict(config))))  # tuples become lists
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -293,6 +294,8 @@ def check_resumed(config: RunConfig) -> None:
     differing = []
     for key, (section, field) in _settings().items():
         before, now = (getattr(getattr(run, section) if section else run, field.name) for run in (stored, config))
+        if key in VARIABLES:  # a password is not stored
+            before, now = masked(before), masked(now)
         if before != now and key not in CHANGEABLE and section not in CHANGEABLE_SECTIONS:
             differing.append(f"{field.flag} is {before!r} there and {now!r} here")
     if differing:

@@ -1,5 +1,6 @@
 """RunConfig: everything a search needs to know, composed of the settings of the packages below, and checked."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from configs.parsing import (
     parse_train_budget,
     parse_trial_timeout,
 )
+from configs.passwords import with_password
 from pruning.base import METHODS, parse_methods
 from pruning.settings import Setting
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
@@ -105,8 +107,10 @@ class RunConfig:
         resume: run folder of a search to continue with its settings and trials. Flags may change settings on which no
             trial depends: budget or targets (answered from the old trials; either replaces both), trials, time-limit,
             confirm, sampler, lowest-fraction, runner and device.
-        storage: Optuna storage URL; empty takes SQLite in the run folder.
-        tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder.
+        storage: Optuna storage URL; empty takes SQLite in the run folder. A password in it is used and never written;
+            where *** stands for it, it comes from SLIMFRONT_STORAGE_PASSWORD.
+        tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder. A password is
+            treated like that of storage; its variable is SLIMFRONT_TRACKING_PASSWORD.
     """
 
     budget: tuple[str, ...] = ()
@@ -138,8 +142,8 @@ class RunConfig:
     seed: Annotated[int, Interval(ge=0, lt=2**32), "a whole number from 0 to 4294967295"] = 0
     out: str = ""
     resume: str = ""
-    storage: str = ""
-    tracking_uri: str = ""
+    storage: str = field(default="", repr=False)  # may hold a password
+    tracking_uri: str = field(default="", repr=False)
     space: SpaceConfig = field(default_factory=SpaceConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -234,6 +238,24 @@ class RunConfig:
         """
         given = parse_budgets(self.budget) if self.budget or not self.target_budgets else ()
         return with_targets(given, self.target_budgets)
+
+    @cached_property
+    def storage_address(self) -> str:
+        """The Optuna storage with its password, which may be in the environment; empty for the run folder.
+
+        Raises:
+            ConfigError: the password is masked, and the environment has none.
+        """
+        return with_password("storage", self.storage)
+
+    @cached_property
+    def tracking_address(self) -> str:
+        """The MLflow server with its password, both of which may be in the environment; empty for the run folder.
+
+        Raises:
+            ConfigError: the password is masked, and the environment has none.
+        """
+        return with_password("tracking_uri", self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
 
     @cached_property
     def target_budgets(self) -> tuple[Budget, ...]:

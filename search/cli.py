@@ -7,13 +7,15 @@ exception is a defect of this project and shows its traceback.
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from typing_extensions import override
 
 from configs.loading import check_resumed, effective_yaml, parse_flags
+from configs.passwords import masked
 from configs.schema import RunConfig
 from spaces.errors import ExitCode, SlimfrontError
 from spaces.registry import Registry
@@ -73,7 +75,7 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
         print(effective_yaml(config), end="")
         return ExitCode.RESULT
     # `prepare` raises these errors too, but only after the seconds that the libraries take to load.
-    _ = config.budgets
+    _ = config.budgets, config.storage_address, config.tracking_address
     check_resumed(config)
     _configure_logging(debug)
     return _plan(config) if planning else _search(config)
@@ -119,7 +121,7 @@ def _one_line(error: Exception) -> str:
         text = f"cannot use {place}: {error.strerror}; choose another place with --out or make room there"
     else:
         text = str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return masked(" ".join(text.split())) or type(error).__name__
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
@@ -131,10 +133,24 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class _WithoutPasswords(logging.Formatter):
+    """Masks the passwords of addresses, which libraries may log."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def _print_traceback(*error: Any) -> None:
+    """Print a traceback without the passwords of addresses; an `excepthook`."""
+    sys.stderr.write(masked("".join(traceback.format_exception(*error))))
+
+
 def _configure_logging(debug: bool) -> None:
     """Show the warnings of this project only; with --debug the log of every library."""
+    sys.excepthook = _print_traceback
     handler = _StandardError()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutPasswords("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.WARNING)

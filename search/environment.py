@@ -152,6 +152,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     """
     check_resumed(config)
     folder = _folder(config)
+    _ = config.storage_address, config.tracking_address  # asks the environment for passwords
     device = pick_device(config.train.device)
     config = _with_latency_device(config, device)
     check_device(config.latency)

@@ -6,11 +6,11 @@ report is nearly all plotly.js, and MLflow keeps a second copy of it; an exporte
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.passwords import masked
 from configs.schema import LEVELS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import Setting
@@ -253,7 +253,7 @@ def forecast_disk(environment: Environment, candidates: CandidateSpace) -> tuple
     exported = 2 * sum(sizes) / len(sizes) + graph  # weights, and once more in the program
     (largest,) = _net_sizes(environment, candidates, [1.0])
     segments = sum(expected(rungs, trials, round(front))) if rungs else trials
-    server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    storage, server = masked(config.storage_address), masked(config.tracking_address)
     tracked = MLFLOW + MLFLOW_TRIAL * trials + REPORT + 2 * largest + graph
     kept = folder / DENSE  # from which a resumed search takes its dense network
     parts = [
@@ -262,7 +262,7 @@ def forecast_disk(environment: Environment, candidates: CandidateSpace) -> tuple
         DiskPart("checkpoints of the trials", int(sum(sizes)), str(folder / "trials")),
         DiskPart("front, with programs", int(max(1, front) * exported), str(folder / "front")),
         DiskPart("report", REPORT + RESULT + RESULT_TRIAL * trials, str(folder)),
-        _unless_elsewhere("study", STUDY + STUDY_TRIAL * segments, str(folder / "study.db"), config.storage),
+        _unless_elsewhere("study", STUDY + STUDY_TRIAL * segments, str(folder / "study.db"), storage),
         _unless_elsewhere("MLflow", tracked, f"{folder / 'mlflow.db'}, mlartifacts", server),
     ]
     if methods := _methods_with_intermediates(environment):

@@ -25,7 +25,7 @@ ORDER = {
         searchers latency storage callbacks results environment problem
     """.split(),
     "configs": """
-        __init__ loading schema parsing
+        __init__ loading schema passwords parsing
     """.split(),
     "runners": """
         __init__ placement ray simulated local evaluation latency training data learning_curve cache capacity

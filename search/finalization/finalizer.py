@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from configs.passwords import masked_settings
 from pruning import checkpoint
 from pruning.export import export_network
 from runners.latency.devices import make_meter
@@ -99,7 +100,7 @@ class Finalizer:
         if not ending.interrupted:
             test = accuracy(self.dense, environment.data.test, device=environment.device)
         return SearchResult(
-            config=dataclasses.asdict(environment.config),
+            config=masked_settings(dataclasses.asdict(environment.config)),
             budgets=problem.budgets,
             dense=DenseResult(self.dense_accuracy, test, problem.space.dense_cost, environment.dense_curve),
             results=tuple(results),

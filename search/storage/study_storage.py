@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from configs.passwords import masked
 from runners.trial import TrialResult
 from search.problem import Problem
 from search.results.serialization import trial_result_from_dict
@@ -69,7 +70,8 @@ class StudyStorage:
     def __init__(
         self, url: str, name: str, problem: Problem, *, resumed: bool = False, unsent: Path | None = None
     ) -> None:
-        self.url, self._where = url, f"storage {url!r}"
+        self.url = masked(url)
+        self._where = f"storage {self.url!r}"
         identity = _identity(problem)
         try:
             self._study = _open(url, name)
@@ -82,7 +84,7 @@ class StudyStorage:
                 "pip install 'slimfront[postgres]'"
             ) from error
         except (OptunaError, SQLAlchemyError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = masked(str(error).splitlines()[0])
             raise StudyError(
                 f"{self._where} cannot hold the study ({reason}); give a writable place or another URL"
             ) from error
@@ -94,7 +96,7 @@ class StudyStorage:
     def of_run(cls, problem: Problem, folder: Path) -> "StudyStorage":
         """Open the storage of a run: SQLite in its folder, unless the config names another."""
         config = problem.config
-        url = config.storage or f"sqlite:///{(folder / STUDY_FILE).resolve()}"
+        url = config.storage_address or f"sqlite:///{(folder / STUDY_FILE).resolve()}"
         name = "slimfront" if not config.storage else Path(config.out or folder).name
         return cls(url, name, problem, resumed=bool(config.resume), unsent=folder / UNSENT)
 

@@ -5,7 +5,6 @@ makes every write, so neither the start nor a slow server holds a trial up.
 """
 
 import logging
-import os
 import queue
 import shlex
 import textwrap
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from configs.passwords import masked
 from configs.schema import RunConfig
 from runners.trial import TrialResult
 from search.callbacks import Progress, SearchCallback
@@ -51,9 +51,9 @@ class MlflowTracker(SearchCallback):
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self._folder, self._config = folder.resolve(), config
-        server = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        self._local = not server
-        self.uri = server or f"{SQLITE}{self._folder / STORE_FILE}"
+        self._local = not config.tracking_address
+        self._address = config.tracking_address or f"{SQLITE}{self._folder / STORE_FILE}"
+        self.uri = masked(self._address)
         self._step = 0  # finished trials and training segments
         self._queue: queue.Queue[_Write | None] = queue.Queue()
         self._opened: Future[SearchRuns] = Future()
@@ -139,7 +139,7 @@ class MlflowTracker(SearchCallback):
     def _write(self) -> None:
         """Open the store and make the queued writes until the queue ends; the target of the writer thread."""
         try:
-            runs = SearchRuns.open(self.uri, self._folder, self._local, self._config)
+            runs = SearchRuns.open(self._address, self._folder, self._local, self._config)
         except BaseException as error:  # of any class: the thread that waits raises it
             self._opened.set_exception(error)
             return
@@ -176,5 +176,6 @@ class MlflowTracker(SearchCallback):
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, cut to 160 characters."""
-    return textwrap.shorten((str(error).splitlines() or [type(error).__name__])[0], 160, placeholder="...")
+    """Return the first line of an error's message, without passwords, cut to 160 characters."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return textwrap.shorten(masked(line), 160, placeholder="...")

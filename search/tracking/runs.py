@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.passwords import masked_settings
 from configs.schema import RunConfig
 from runners.trial import Trial, TrialResult, TrialState
 from search.reporting.latency import latency_metrics
@@ -59,7 +60,7 @@ class SearchRuns:
         else:
             client.update_run(stored.parent, status="RUNNING")
         runs = cls(client, experiment, stored)
-        runs.log(runs.parent, params=config_params(dataclasses.asdict(config)))
+        runs.log(runs.parent, params=config_params(masked_settings(dataclasses.asdict(config))))
         return runs
 
     def answers(self) -> bool:

@@ -318,3 +318,19 @@ def test_a_plan_takes_the_flags_of_a_search(capsys: pytest.CaptureFixture[str]) 
     assert "python -m search plan --budget" in capsys.readouterr().out
     assert main(["plan", "--config", "quick", "--print-config"]) == 0
     assert "0.5gflops" in capsys.readouterr().out
+
+
+def test_neither_errors_nor_logs_show_a_password(
+    runs: Callable[..., Calls], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    runs(SlimfrontError("nobody at postgresql://me:s3cr@host/db"))
+    assert main(["--budget", "50%"]) == 2
+    logging.getLogger("search").warning("no answer from %s", "http://me:s3cr@server")
+    sys.excepthook(ValueError, ValueError("http://me:s3cr@server"), None)
+    err = capsys.readouterr().err
+    assert err == (
+        "error: nobody at postgresql://me:***@host/db\n"
+        "WARNING search: no answer from http://me:***@server\n"
+        "ValueError: http://me:***@server\n"
+    )

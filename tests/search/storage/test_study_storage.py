@@ -134,3 +134,10 @@ def test_a_stored_study_is_opened_without_a_word(tmp_path: Path) -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_an_error_of_a_storage_does_not_show_its_password() -> None:
+    with pytest.raises(StudyError) as caught:
+        storage_of("nonsense://me:s3cr@host/db")
+    assert "nonsense://me:***@host/db" in str(caught.value)
+    assert "s3cr" not in str(caught.value)
