@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from configs.passwords import VARIABLES, masked, masked_settings
 from configs.schema import RunConfig
+from runners.config import is_code
 from spaces.errors import ConfigError
 from spaces.fields import SettingField, setting_fields, shown
 
@@ -37,6 +38,7 @@ CHANGEABLE = frozenset(
     "sampler out resume tracking_uri data_dir data_workers device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
+_NO_SETTINGS = ("--config", "--trust-code", "--print-config", "--debug", "--help", HELP_ALL)
 _TITLES = {
     "": "search",
     "space": "widths",
@@ -87,7 +89,7 @@ def parse_flags(argv: Sequence[str]) -> RunConfig:
             that breaks its rule.
     """
     texts = _flag_texts(argv)
-    path = texts.pop("config", "")
+    path, trusted = texts.pop("config", ""), texts.pop("trust_code", False)
     fields = {key: _settings()[key][1] for key in texts}
     flags = {key: fields[key].read(text, fields[key].flag) for key, text in texts.items()}
     given = (read_config(path) if path else {}) | flags
@@ -97,7 +99,21 @@ def parse_flags(argv: Sequence[str]) -> RunConfig:
     stored = read_config(_run_file(folder)) if folder else {}
     if "budget" in given or "targets" in given:  # either replaces both of the run folder
         stored = {key: value for key, value in stored.items() if key not in ("budget", "targets")}
+    if not trusted:
+        _check_code(str(folder), {key: value for key, value in stored.items() if key not in given})
     return _compose(stored | given)
+
+
+def _check_code(folder: str, stored: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a run folder names code that the user has not named; the folder may be someone else's."""
+    named = [f"--{key} {stored[key]}" for key in ("model", "data") if is_code(stored.get(key, ""))]
+    if command := stored.get("latency_command"):
+        named.append(f"--latency-command {command!r}")
+    if named:
+        raise ConfigError(
+            f"--resume {folder!r} would run what that folder names, {' and '.join(named)}; "
+            "add --trust-code if you trust it, or give these flags yourself"
+        )
 
 
 def _flag_texts(argv: Sequence[str]) -> dict[str, Any]:
@@ -114,12 +130,11 @@ def _flag_texts(argv: Sequence[str]) -> dict[str, Any]:
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
     if unknown:
-        flags = [field.flag for _, field in _settings().values()]
-        flags += ["--config", "--print-config", "--debug", "--help", HELP_ALL]
+        flags = [field.flag for _, field in _settings().values()] + [*_NO_SETTINGS]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "see --help"
         raise ConfigError(f"unknown argument {unknown[0]!r}; {hint}")
-    return {key: value for key, value in vars(known).items() if key in _settings() or key == "config"}
+    return {key: value for key, value in vars(known).items() if key in _settings() or key in ("config", "trust_code")}
 
 
 def _parser(everything: bool) -> argparse.ArgumentParser:
@@ -147,6 +162,8 @@ def _parser(everything: bool) -> argparse.ArgumentParser:
     group, hidden = parser.add_argument_group("configuration"), None if everything else argparse.SUPPRESS
     presets = f"YAML file or preset ({_preset_names()})" if everything else "YAML file, or preset by its name"
     group.add_argument("--config", metavar="FILE", help=f"{presets}; flags go on top")
+    trust = "let --resume run the package.module:factory or command that only the run folder names"
+    group.add_argument("--trust-code", action="store_true", help=hidden or trust)
     group.add_argument("--print-config", action="store_true", help=hidden or "print the effective YAML and exit")
     group.add_argument("--debug", action="store_true", help=hidden or "show tracebacks and the log")
     group.add_argument("-h", "--help", action="help", help="show the common flags and exit")

@@ -1,10 +1,12 @@
 """Checkpoints: a narrow network as safetensors, with its widths and the spec of the dense network it was cut from.
 
-No code is stored and no pickle is read. For a checkpoint whose spec is "package.module:factory", `load` imports and
-calls that factory; pass `model=` instead for a file that you do not trust.
+No code is stored and no pickle is read. A checkpoint whose spec is "package.module:factory" names code, which `load`
+imports and calls only with `trust=True`; without it, pass the dense network as `model`. A digest shows whether a file
+is as it was written; what the header says is held against the tensors (`pruning.header_check`).
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pruning.base import LAYERS
-from spaces.errors import SpaceError, WeightsError
+from pruning.header_check import check_claims, check_header
+from spaces.errors import SpaceError, UnknownNameError, WeightsError
 from spaces.files import write_atomically
 from spaces.slicing.layers import fit_attributes
 from spaces.slicing.slicer import assign_tensors
@@ -25,7 +28,7 @@ from spaces.space import ModelSpec
 from spaces.widths import Widths
 from spaces.zoo import models as zoo
 
-FORMAT = "slimfront-checkpoint-1"
+FORMAT = "slimfront-checkpoint-2"
 _KEY = "slimfront"  # key of our JSON in the metadata of the safetensors file
 _WAY_OUT = "give a model.safetensors that a search wrote"
 
@@ -67,12 +70,13 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
         for name, module in net.named_modules()
         if getattr(module, "kind", None) in LAYERS
     }
+    header["digest"] = _digest(header, tensors)
     return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header)})
 
 
-def from_bytes(data: bytes, model: nn.Module | None = None) -> nn.Module:
+def from_bytes(data: bytes, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
     """Rebuild a network from the bytes that `to_bytes` returned; see `load`."""
-    return _rebuild(data, model, "the checkpoint")
+    return _rebuild(data, model, trust, "the checkpoint")
 
 
 def save(path: Path | str, net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> None:
@@ -96,15 +100,25 @@ def write(path: Path | str, data: bytes) -> None:
         raise WeightsError(f"{path} cannot be written ({error.strerror}); choose a writable folder") from error
 
 
-def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
+def load(path: Path | str, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
     """Read a checkpoint as a narrow network on the CPU, in training mode.
 
     The dense network is built by the stored spec, or copied from `model`, which stays untouched.
 
+    Args:
+        trust: whether a "package.module:factory" that the file names may be imported and called.
+
     Raises:
-        WeightsError: the file is missing, corrupt, no checkpoint, or of another network.
+        WeightsError: the file is missing, corrupt, no checkpoint, or of another network; it names code and is not
+            trusted; or its header says what its tensors are not.
     """
-    return _rebuild(read(path), model, str(path))
+    net = _rebuild(read(path), model, trust, str(path))
+    if (header := read_header(path)).spec is not None:
+        try:
+            check_header(net, header.spec, header.widths)
+        except WeightsError as error:
+            raise WeightsError(f"{path} {error}; {_WAY_OUT}") from error
+    return net
 
 
 def header_of(data: bytes) -> Header:
@@ -133,14 +147,20 @@ def read(path: Path | str) -> bytes:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); {_WAY_OUT}") from error
 
 
-def _header(data: bytes, source: str) -> Header:
+def _metadata(data: bytes, source: str) -> dict[str, Any]:
     try:
         length = int.from_bytes(data[:8], "little")
         metadata: dict[str, Any] = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except (ValueError, AttributeError) as error:
+        known = _KEY in metadata
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise WeightsError(f"{source} is corrupt or no safetensors file; {_WAY_OUT}") from error
-    if _KEY not in metadata:
+    if not known:
         raise WeightsError(f"{source} holds weights but not the widths of a narrow network; {_WAY_OUT}")
+    return metadata
+
+
+def _header(data: bytes, source: str) -> Header:
+    metadata = _metadata(data, source)
     try:
         header = json.loads(metadata[_KEY])
         if header["format"] != FORMAT:
@@ -148,7 +168,7 @@ def _header(data: bytes, source: str) -> Header:
         spec = header["spec"]
         built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]), *spec[3:])
         return Header(built, Widths(header["widths"]), header["aliases"], header.get("layers", {}))
-    except (ValueError, KeyError, IndexError, TypeError, SpaceError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, SpaceError) as error:
         raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error
 
 
@@ -157,15 +177,46 @@ def _shape(sizes: Sequence[int]) -> tuple[int, int, int]:
     return int(channels), int(height), int(width)
 
 
-def _rebuild(data: bytes, model: nn.Module | None, source: str) -> nn.Module:
-    header = _header(data, source)
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of a header, without its own digest, and of the names, types, shapes and values of all tensors."""
+    described = {name: value for name, value in header.items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tensors(data: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors in the bytes of a checkpoint.
+
+    Raises:
+        WeightsError: they or the header are not as they were written.
+    """
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
         raise WeightsError(f"{source} is corrupt ({error}); {_WAY_OUT}") from error
+    header = json.loads(_metadata(data, source)[_KEY])
+    if header.get("digest") != _digest(header, tensors):
+        raise WeightsError(f"{source} was changed or damaged after it was written (its digest differs); {_WAY_OUT}")
+    if any(name in tensors or first not in tensors for name, first in header["aliases"].items()):
+        raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}")
+    return tensors
+
+
+def _rebuild(data: bytes, model: nn.Module | None, trust: bool, source: str) -> nn.Module:
+    header = _header(data, source)
+    tensors = _tensors(data, source)
     if model is not None:
         net = copy.deepcopy(model)
     elif header.spec is not None:
+        if ":" in header.spec.name and not trust:
+            raise WeightsError(
+                f"{source} wants to import and call {header.spec.name!r}, code that the file names; pass trust=True "
+                "(--trust-code) if you trust it, or the dense network as `model`"
+            )
+        check_claims(header.spec, tensors, source)
         net = _dense(header.spec)
     else:
         raise WeightsError(f"{source} was cut from a live module; pass that dense network as `model`")
@@ -192,7 +243,7 @@ def _restructure(net: nn.Module, header: Header, source: str) -> None:
     for name, layer in header.layers.items():
         try:
             built = LAYERS[layer["kind"]].rebuild(net.get_submodule(name), layer["structure"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, UnknownNameError) as error:
             raise WeightsError(f"{source} holds a layer {name!r} that cannot be built ({error}); {_WAY_OUT}") from error
         net.set_submodule(name, built)
 

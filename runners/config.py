@@ -23,6 +23,7 @@ from spaces.fields import (
 
 LRScheduler = Literal["one_cycle", "cosine", "multistep", "constant"]
 AUGMENTATIONS = ("shift", "flip", "crop", "randaugment", "erasing", "mixup", "cutmix")  # names for DataConfig.augment
+IMAGE_FOLDER = "imagefolder:"  # before the path, in DataConfig.name
 AUTO_DEVICE, NO_DEVICE = "auto", "none"  # of LatencyConfig.device
 
 
@@ -81,6 +82,11 @@ class DataConfig:
             ConfigError: an unknown name.
         """
         return parse_augment(self.augment)
+
+
+def is_code(name: str) -> bool:
+    """Whether the name of a model or a dataset is that of a function, "package.module:factory"."""
+    return ":" in name and not name.startswith(IMAGE_FOLDER)
 
 
 def parse_augment(text: str) -> tuple[str, ...] | None:

@@ -8,8 +8,9 @@ and takes the index from the cache.
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 LISTING_THREADS = 16  # a network drive answers many requests at once
 SIZED_IMAGES = 64  # whose median shorter side is that of the folder
 SAMPLED_IMAGES = 64  # whose content is part of the fingerprint
+LARGEST_IMAGE = 89_478_485  # pixels, 256 MiB as RGB, from where Pillow warns too; a small file may claim many more
 LARGE = 100_000  # files, from which on the log says that headers are read
 
 
@@ -93,11 +95,8 @@ class ImageFiles:
             DataError: the file cannot be read as an image, or the folder has other files by now.
         """
         path = self.index.path(index)
-        try:
-            with Image.open(path) as image:
-                return of_eight_bits(image).convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise _unreadable(path, error) from error
+        with _opened(path) as image:
+            return of_eight_bits(image).convert("RGB")
 
     @property
     def index(self) -> FolderIndex:
@@ -164,8 +163,13 @@ def sample_digest(index: FolderIndex) -> str:
 
 
 def _listed(folder: Path, name: str) -> list[tuple[str, int, int]]:
-    """Return path, size and time of change of every image in a class folder, ordered by path; links are not entered."""
+    """Return path, size and time of change of every image in a class folder, ordered by path; links are not entered.
+
+    Raises:
+        DataError: a link leads out of the folder or nowhere, or what is named like an image is no regular file.
+    """
     found: list[tuple[str, int, int]] = []
+    _check_link(folder, name)
     pending, nested = [name] if (folder / name).is_dir() else [], False
     while pending:
         inner = pending.pop()
@@ -175,11 +179,24 @@ def _listed(folder: Path, name: str) -> list[tuple[str, int, int]]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(path)
                     nested = True
-                elif entry.name.lower().endswith(IMG_EXTENSIONS) and entry.is_file():
+                elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                    _check_link(folder, path)
+                    if not entry.is_file():
+                        raise DataError(f"{folder / path} is named like an image and is no regular file; remove it")
                     status = entry.stat()
                     found.append((path, status.st_size, status.st_mtime_ns))
     # By the parts of the paths, not by their text, in which "a-b/c" comes before "a/c"; one folder needs no parts.
     return sorted(found, key=(lambda file: file[0].split("/")) if nested else None)
+
+
+def _check_link(folder: Path, inner: str) -> None:
+    """Raise DataError for a link to something outside of the folder, or to nothing."""
+    path = folder / inner
+    if path.is_symlink() and not (path.exists() and path.resolve().is_relative_to(folder.resolve())):
+        target = os.readlink(path)
+        raise DataError(
+            f"{path} is a link to {target!r}, which is not in {folder}; put a copy in its place, or remove it"
+        )
 
 
 def _index_file(folder: Path) -> Path:
@@ -207,15 +224,26 @@ def _cache(index: FolderIndex, listing: str) -> None:
 
 
 def _shorter_side(file: Path) -> int:
-    """Return the shorter side of an image in pixels, from the header of its file.
+    """Return the shorter side of an image in pixels, from the header of its file; raises DataError."""
+    with _opened(file) as image:
+        return min(image.size)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """Open an image whose header has been read.
 
     Raises:
-        DataError: the file has no header of an image.
+        DataError: the file has no header of an image, claims more than LARGEST_IMAGE pixels, or cannot be read inside
+            the block.
     """
     try:
         with Image.open(file) as image:
-            return min(image.size)
-    except (OSError, ValueError, SyntaxError) as error:
+            if image.width * image.height > LARGEST_IMAGE:
+                size = f"{image.width:,} x {image.height:,} pixels"
+                raise DataError(f"{file} claims {size}, over the {LARGEST_IMAGE:,} allowed; scale or remove it")
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _unreadable(file, error) from error
 
 

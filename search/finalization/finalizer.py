@@ -115,7 +115,7 @@ class Finalizer:
         )
 
     def _load(self, member: TrialResult) -> nn.Module:
-        return checkpoint.load(self.environment.folder / member.path)
+        return checkpoint.load(self.environment.folder / member.path, self.dense)  # whatever its header names
 
     def _confirm(self, member: TrialResult) -> TrialResult:
         """Load a network from disk, count its cost again, and read it on test once."""

@@ -57,7 +57,7 @@ class LatencyCalibration:
         """Return a function that measures a network whose weights are in the run folder, at the first batch size."""
 
         def read(network: TrialResult) -> tuple[Reading, ...]:
-            net = checkpoint.load(environment.folder / network.path)
+            net = checkpoint.load(environment.folder / network.path, environment.net)
             return (self.meter.read_at(network.label, net, self.meter.first_batch),)
 
         return read

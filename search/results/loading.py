@@ -29,17 +29,16 @@ def read_result(folder: Path | str) -> SearchResult:
     return SearchResult.from_json(file.read_text(encoding="utf-8"))
 
 
-def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
+def load(path: Path | str, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:
     """Return a narrow network that a search wrote, on the CPU, in eval mode.
-
-    The checkpoint of a network that was given as "package.module:factory" imports and calls that factory.
 
     Args:
         path: folder or checkpoint of a network, or a run folder, whose chosen network is loaded.
-        model: the dense network, for a search that was given a module.
+        model: the dense network, for a search that was given a module, or a file that is not trusted.
+        trust: whether the "package.module:factory" that a file names may be imported and called.
 
     Raises:
-        WeightsError: `path` is no such folder or file, or the file is damaged.
+        WeightsError: `path` is no such folder or file, the file is damaged, or it names code and is not trusted.
     """
     path = Path(path)
     if (path / CHECKPOINT).is_file():
@@ -51,4 +50,4 @@ def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
         path = path / chosen.path
     elif path.is_dir():
         raise WeightsError(f"{path} holds neither {CHECKPOINT} nor {RESULT}; give a run folder or one of a network")
-    return checkpoint.load(path, model).eval()
+    return checkpoint.load(path, model, trust=trust).eval()

@@ -448,3 +448,26 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
 def test_another_folder_to_write_to_is_refused(folder: str) -> None:
     with pytest.raises(ConfigError, match="leave --out away"):
         parse_flags(["--resume", folder, "--out", "elsewhere"])
+
+
+@pytest.mark.parametrize("setting", ["model: evil.nets:make", "data: {name: 'evil.images:load'}"])
+def test_code_that_a_run_folder_names_is_run_only_when_trusted(tmp_path: Path, setting: str) -> None:
+    (tmp_path / RUN_FILE).write_text(f"budget: 50%\n{setting}\n")
+    flag, name = ("--model", "evil.nets:make") if "model" in setting else ("--data", "evil.images:load")
+    with pytest.raises(ConfigError, match=f"names, {flag} {name}; add --trust-code"):
+        parse_flags(["--resume", str(tmp_path)])
+    for trusted in (["--trust-code"], [flag, name]):
+        config = parse_flags(["--resume", str(tmp_path), *trusted])
+        assert name in (config.model, config.data.name)
+
+
+def test_a_command_that_a_run_folder_names_is_run_only_when_trusted(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text("budget: 50%\nlatency: {command: 'touch {model}'}\n")
+    with pytest.raises(ConfigError, match="names, --latency-command 'touch {model}'; add --trust-code"):
+        parse_flags(["--resume", str(tmp_path)])
+    assert parse_flags(["--resume", str(tmp_path), "--trust-code"]).latency.command == "touch {model}"
+
+
+def test_a_run_folder_without_code_needs_no_trust(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text("budget: 50%\ndata: {name: 'imagefolder:photos'}\n")
+    assert parse_flags(["--resume", str(tmp_path)]).data.name == "imagefolder:photos"

@@ -1,5 +1,7 @@
+import json
 import os
 import sys
+from random import Random
 
 import pytest
 import safetensors.torch
@@ -127,9 +129,68 @@ def test_a_factory_net_comes_back(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = ModelSpec("checkpoint_nets:net", 5, (3, 2, 2))
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 5))
-    back = checkpoint.from_bytes(checkpoint.to_bytes(net, spec, {}))
-    assert_equal_nets(back, net, torch.randn(1, 3, 2, 2))
+    data = checkpoint.to_bytes(net, spec, {})
+    with pytest.raises(WeightsError, match="wants to import and call 'checkpoint_nets:net'.* pass trust=True"):
+        checkpoint.from_bytes(data)
+    assert "checkpoint_nets" not in sys.modules
+    given = checkpoint.from_bytes(data, nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 5)))
+    assert_equal_nets(given, net, torch.randn(1, 3, 2, 2))
+    assert "checkpoint_nets" not in sys.modules
+    checkpoint.write(tmp_path / "net", data)
+    for back in (checkpoint.from_bytes(data, trust=True), checkpoint.load(tmp_path / "net", trust=True)):
+        assert_equal_nets(back, net, torch.randn(1, 3, 2, 2))
     sys.modules.pop("checkpoint_nets")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    """In the tensors and in the header; padding behind the header alone means nothing."""
+    data = checkpoint.to_bytes(narrow_resnet(), RESNET, WIDTHS)
+    header = 8 + int.from_bytes(data[:8], "little")
+    random = Random(0)
+    places = [*random.sample(range(8, header), 60), *random.sample(range(header, len(data)), 20)]
+    for place in places:
+        changed = bytearray(data)
+        changed[place] ^= 1 << random.randrange(8)
+        if place < header and data[place : place + 1] == b" " and data[place:header].isspace():
+            continue
+        with pytest.raises(WeightsError):
+            checkpoint.load(written(tmp_path, bytes(changed)))
+
+
+def forged(net, changes):
+    """A file whose header was changed by someone who also made a fitting digest."""
+    data = checkpoint.to_bytes(net, RESNET, WIDTHS)
+    header = json.loads(checkpoint._metadata(data, "it")["slimfront"]) | changes
+    tensors = safetensors.torch.load(data)
+    header["digest"] = checkpoint._digest(header, tensors)
+    return safetensors.torch.save(tensors, metadata={"slimfront": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"spec": ["resnet20", 10**12, [3, 32, 32], ""]}, "claims 1000000000000 classes"),
+        ({"spec": ["resnet20", 11, [3, 32, 32], ""]}, "claims 11 classes and gives 10 outputs"),
+        ({"spec": ["resnet20", 10, [3, 10**9, 32], ""]}, "claims images of"),
+        ({"spec": ["resnet20", 10, [1, 32, 32], ""]}, "do not fit each other or images of"),
+        ({"spec": ["resnet56", 10, [3, 32, 32], ""]}, "does not belong to this network"),
+        ({"spec": ["os:getcwd", 10, [3, 32, 32], ""]}, "wants to import and call 'os:getcwd'"),
+        ({"widths": {"conv1": 10**15}}, "claims 1000000000000000 channels of 'conv1', which has 5"),
+        ({"widths": {"conv1": 0}}, "damaged header"),
+        ({"aliases": {"conv1.weight": "gone"}}, "damaged header"),
+        ({"layers": {"conv1": {"kind": "os", "structure": {}}}}, "'conv1' that cannot be built"),
+    ],
+)
+def test_a_header_that_says_what_the_tensors_are_not_is_refused(tmp_path, changes, words):
+    with pytest.raises(WeightsError, match=words):
+        checkpoint.load(written(tmp_path, forged(narrow_resnet(), changes)))
+
+
+def test_tensors_that_do_not_fit_each_other_are_refused(tmp_path):
+    net = narrow_resnet()
+    net.bn1.bias = nn.Parameter(torch.zeros(6))
+    with pytest.raises(WeightsError, match="do not fit each other"):
+        checkpoint.load(written(tmp_path, checkpoint.to_bytes(net, RESNET, WIDTHS)))
 
 
 def test_saving_replaces_the_whole_file_and_leaves_no_other(tmp_path):

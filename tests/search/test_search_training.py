@@ -136,7 +136,7 @@ def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys:
     with (folder / "front.csv").open() as file:
         written = [json.loads(row["training"]) for row in csv.DictReader(file)]
     assert written == [dict(member.trial.training) for member in result.front]
-    assert main(["--resume", str(folder), "--search-training", "lr"]) == 2
+    assert main(["--resume", str(folder), "--trust-code", "--search-training", "lr"]) == 2
     assert "--search-training is 'lr,epochs' there and 'lr' here" in capsys.readouterr().err
 
 

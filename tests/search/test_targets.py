@@ -170,8 +170,8 @@ def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pyte
         assert told["search"][f"target.{answer.target}"].startswith("Best at ")
         assert answer.best is not None
         assert str(answer.target) in told[f"trial {answer.best.trial.number:04d}"]["best_at"].split(", ")
-    assert parse_flags(["--resume", str(folder), "--budget", "50%"]).targets == ""
-    assert parse_flags(["--resume", str(folder), "--targets", "20,40%"]).targets == "20,40%"
+    assert parse_flags(["--resume", str(folder), "--trust-code", "--budget", "50%"]).targets == ""
+    assert parse_flags(["--resume", str(folder), "--trust-code", "--targets", "20,40%"]).targets == "20,40%"
 
 
 def mlflow_tags(folder: Path) -> dict[str, dict[str, str]]:

@@ -126,7 +126,7 @@ def finished_search(folder: Path, flags: Sequence[str]) -> SearchResult:
         return found
     command = [sys.executable, "-m", "search", *flags, "--out", str(folder)]
     if (folder / "config.yaml").is_file():
-        command = [sys.executable, "-m", "search", "--resume", str(folder)]
+        command = [sys.executable, "-m", "search", "--resume", str(folder), "--trust-code"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     with folder.with_name(f"{folder.name}.log").open("a") as log:

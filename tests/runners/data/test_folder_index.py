@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,45 @@ def test_images_of_a_folder_are_read_by_other_processes_too_without_another_list
     )
     monkeypatch.setattr(folder_index, "_cached", None)
     assert torch.equal(collected(here), collected(there))
+
+
+def png_that_claims(side: int) -> bytes:
+    """The header of a PNG alone."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_460, 12_000, 60_000])
+def test_an_image_that_claims_more_pixels_than_memory_holds_is_refused_by_name(folder: Path, side: int) -> None:
+    (folder / "dog" / "bomb.png").write_bytes(png_that_claims(side))
+    with pytest.raises(
+        DataError, match=r"dog/bomb\.png (claims 9,460 x 9,460|claims 12,000|cannot be read as an image)"
+    ):
+        index_folder(folder, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("target", ["../../secret.png", "/dev/zero", "nowhere.png"])
+def test_a_link_that_leaves_the_folder_is_refused_by_name(folder: Path, target: str) -> None:
+    Image.new("RGB", (8, 8)).save(folder.parent / "secret.png")
+    (folder / "dog" / "link.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"dog/link\.png is a link to '.*', which is not in "):
+        index_folder(folder, ["cat", "dog"])
+
+
+def test_a_class_folder_that_is_a_link_out_of_the_folder_is_refused_by_name(folder: Path) -> None:
+    write_images(folder.parent / "elsewhere", {"cow": 1})
+    (folder / "cow").symlink_to(folder.parent / "elsewhere" / "cow")
+    with pytest.raises(DataError, match="images/cow is a link to"):
+        index_folder(folder, ["cat", "cow", "dog"])
+
+
+def test_a_link_inside_the_folder_is_an_image_like_others(folder: Path) -> None:
+    (folder / "dog" / "link.png").symlink_to("0.png")
+    assert len(index_folder(folder, ["cat", "dog"])) == 6
+
+
+def test_a_device_or_pipe_that_is_named_like_an_image_is_refused_by_name(folder: Path) -> None:
+    os.mkfifo(folder / "dog" / "pipe.png")
+    with pytest.raises(DataError, match=r"dog/pipe\.png is named like an image and is no regular file"):
+        index_folder(folder, ["cat", "dog"])

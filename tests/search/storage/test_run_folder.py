@@ -85,7 +85,7 @@ def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Pat
             process.kill()
             text = "".join(lines) + process.stdout.read()
         shown |= {number: figure for number, figure in re.findall(r"/400 trial (\d+) [^:]+: ([\d.]+%)", text)}
-        flags = ["--resume", str(folder)]
+        flags = ["--resume", str(folder), "--trust-code"]
     assert shown
     command = [sys.executable, "-m", "search", *flags, "--trials", "4"]  # as many as there are, or a few more
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=100)
