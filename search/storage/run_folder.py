@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +64,10 @@ def opened(environment: Environment) -> Iterator[OpenRun]:
     history: History | None = None
     try:
         (folder / TRIALS).mkdir(parents=True, exist_ok=resumes)
-        with locked(folder):
+        with locked(folder), ExitStack() as stack:
             if not resumes:
                 write_settings(environment)
-            storage = StudyStorage.of_run(problem, environment.folder)
+            storage = stack.enter_context(closing(StudyStorage.of_run(problem, environment.folder)))
             stored = storage.read()
             history = History(problem, [trial.result for trial in stored if trial.result is not None])
             _restore(environment, storage, history)

@@ -74,7 +74,8 @@ class StudyStorage:
         self._where = f"storage {self.url!r}"
         identity = _identity(problem)
         try:
-            self._study = _open(url, name)
+            self._backend = _storage(url)
+            self._study = _open(self._backend, name)
             stored = self._study.user_attrs.get("identity")
             if stored is None:
                 self._study.set_user_attr("identity", identity)
@@ -146,6 +147,12 @@ class StudyStorage:
                 f"the run folder; {resume} writes them once it answers"
             )
 
+    def close(self) -> None:
+        """Close the connections to a server."""
+        if isinstance(self._backend, optuna.storages.RDBStorage):
+            self._backend.remove_session()
+            self._backend.engine.dispose()
+
     def fingerprint(self, name: str) -> str | None:
         """Return the digest that is stored under this name."""
         found: str | None = self._study.user_attrs.get(f"fingerprint of {name}")
@@ -186,14 +193,12 @@ def _identity(problem: Problem) -> dict[str, Any]:
     return {"widths": dict(problem.space.full), "methods": list(problem.methods), "budgets": limits}
 
 
-def _open(url: str, name: str) -> optuna.Study:
+def _open(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     """Return the study of this name, made where there is none.
 
     Looked for before it is made: a process that was killed while it made the tables may have left the table of studies
     without the index which keeps names unique, and by which `create_study` would know that it has it.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
-    storage = _storage(url)
     if name in optuna.get_all_study_names(storage):
         return optuna.load_study(study_name=name, storage=storage)
     return optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True)
@@ -204,6 +209,7 @@ def _storage(url: str) -> optuna.storages.BaseStorage:
 
     The driver is psycopg, whichever one SQLAlchemy would take by itself: 2.0 takes another than 2.1.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
     if not url.startswith(("postgresql:", "postgresql+psycopg:")):
         return optuna.storages.get_storage(url)
     address = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)

@@ -63,8 +63,15 @@ class MlflowTracker(SearchCallback):
 
     @override
     def on_search_start(self, plan: Plan) -> None:
+        """Begin to write; a server is tried before anything is trained, a store in the run folder is made meanwhile.
+
+        Raises:
+            TrackingError: the server cannot be used.
+        """
         self._budgets, self._reference_cost = plan.environment.problem.budgets, plan.reference_cost
         self._writer.start()
+        if not self._local:
+            self._wait_until_open()
 
     @override
     def on_dense_evaluated(self, accuracy: float, problem: Problem, finished: Sequence[TrialResult]) -> None:
@@ -73,11 +80,7 @@ class MlflowTracker(SearchCallback):
         Raises:
             TrackingError: the store cannot be opened.
         """
-        if (error := self._opened.exception()) is not None:
-            raise TrackingError(
-                f"MLflow cannot record to {self.uri!r} ({_first_line(error)}); "
-                "give a running server with --tracking-uri, or none"
-            ) from error
+        self._wait_until_open()
         cost = problem.space.dense_cost
         limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in self._budgets}
         metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
@@ -124,6 +127,13 @@ class MlflowTracker(SearchCallback):
         if self.uri.startswith(("http://", "https://")):
             return self._opened.result().address(self.uri) if self._opened.done() else self.uri
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+
+    def _wait_until_open(self) -> None:
+        if (error := self._opened.exception()) is not None:
+            raise TrackingError(
+                f"MLflow cannot record to {self.uri!r} ({_first_line(error)}); "
+                "give a running server with --tracking-uri, or none"
+            ) from error
 
     def _end(self, status: str, seconds: float) -> None:
         """End the parent run, and wait for the writer at most so many seconds."""

@@ -32,7 +32,7 @@ from search.searchers.candidate_space import CandidateSpace
 from search.storage.run_folder import DENSE
 from spaces.budget import Budget
 from spaces.counting import count_cost
-from spaces.errors import BudgetError, SlimfrontError
+from spaces.errors import BudgetError, LostError, SlimfrontError
 from spaces.space import SpaceConfig
 
 ROOT = Path(__file__).parents[2]
@@ -256,6 +256,26 @@ def test_an_interrupt_keeps_finished_trials_front_and_report(tmp_path: Path) -> 
     for name in ("result.json", "front.csv", "report.html", "front.png"):
         assert (tmp_path / "stopped" / name).exists()
     assert count_cost(load(tmp_path / "stopped"), (3, 8, 8)) == result.chosen.cost  # type: ignore[union-attr]
+
+
+class _Loses(SearchCallback):
+    def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
+        if progress.finished == 2:
+            raise LostError("the Ray cluster at head:6379 is lost")
+
+
+@pytest.mark.usefixtures("without_programs")
+def test_a_lost_cluster_keeps_the_front_and_says_how_to_go_on(tmp_path: Path) -> None:
+    told = r"the Ray cluster at head:6379 is lost; the front .* written, python -m search --resume \S*lost goes on"
+    with pytest.raises(LostError, match=told):
+        run(tiny_config(tmp_path / "lost"), [_Loses()])
+    result = json.loads((tmp_path / "lost" / "result.json").read_text())
+    assert result["lost"] == "the Ray cluster at head:6379 is lost"
+    assert len(result["results"]) == 2
+    assert result["dense"]["test_accuracy"] is not None
+    assert (tmp_path / "lost" / "front.csv").read_text().count("\n") > 1
+    page = (tmp_path / "lost" / "report.html").read_text()
+    assert "Missing baseline: " in page
 
 
 class _Clock(SearchCallback):
