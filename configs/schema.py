@@ -47,9 +47,10 @@ class RunConfig:
 
     Attributes:
         budget: hard limit on FLOPs (0.5gflops), MACs (0.5gmacs, the same count), parameters (1.2mparams), a share of
-            the dense FLOPs (50%) or latency (8ms); several limits must all hold. One multiply-add is one FLOP. A
-            latency is measured during the search, for the first --latency-batch on --latency-device (auto: cpu:1thread,
-            or cuda:0 where training uses it); the upper end of its interval must meet the limit.
+            the dense FLOPs (50%), latency (8ms) or a share of the dense latency (50%-latency); several limits must all
+            hold. One multiply-add is one FLOP. A latency is measured during the search, for the first --latency-batch
+            on --latency-device (auto: cpu:1thread, or cuda:0 where training uses it); the upper end of its interval
+            must meet the limit.
         targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: equal
             shares of the trials aim at each, and the best network at each is reported beside the best baseline. Without
             a budget on their quantity, the largest target is the budget. Empty spreads the trials over the whole range.

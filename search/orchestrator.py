@@ -75,6 +75,8 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
     callback.on_phase("reading data and tracing the network")
     environment = prepare(config)
     latency = calibrate_latency(environment, callback)
+    if latency is not None:
+        environment = replace(environment, problem=latency.predictor.problem)
     candidates = CandidateSpace(environment.problem, latency.predictor if latency else None)
     planned = plan(environment, candidates, latency.dense_seconds if latency else None)
     with run_folder.opened(environment) as opened, using_threads(environment.threads_alone):

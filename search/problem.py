@@ -1,7 +1,7 @@
 """Problem: the search space, budgets, targets and fixed settings of a search, resolved for one network; data only."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from configs.schema import RunConfig
@@ -45,7 +45,8 @@ class Problem:
     Attributes:
         config: the settings of the run.
         space: the widths that may vary, and their exact cost.
-        budgets: absolute; every network of the front is inside all of them.
+        budgets: absolute, a share of the dense latency once that is measured (`with_dense_latency`); every network of
+            the front is inside all of them.
         targets: absolute budgets on one quantity, the largest first; the search reports the best network within each.
         fixed: method -> setting -> value, of the settings that are not searched.
     """
@@ -74,6 +75,10 @@ class Problem:
         _check_searched(config, settings)
         fixed = {name: parse_settings(name, values, settings) for name, values in config.fixed_settings.items()}
         return cls(config, space, budgets, targets, fixed)
+
+    def with_dense_latency(self, seconds: float) -> "Problem":
+        """Return the problem with absolute latency budgets, for a dense network of this measured latency."""
+        return replace(self, budgets=tuple(budget.resolve_latency(seconds) for budget in self.budgets))
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Budget: a hard upper limit as users write it, `0.5gflops`, `500mflops`, `1.2mparams`, `50%` or `8ms`."""
+"""Budget: a hard upper limit as users write it, `0.5gflops`, `1.2mparams`, `50%`, `8ms` or `50%-latency`."""
 
 import math
 import re
@@ -20,9 +20,9 @@ _QUANTITIES = {
     "param": "params",
 }
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z%]*)", re.ASCII)
+_FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z]*|%(?:-?latency)?)", re.ASCII)
 _LARGEST = Decimal(10) ** 24  # FLOPs or parameters, and far more than any network has
-_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms or 50% (of the dense FLOPs)"
+_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms, 50% (of the dense FLOPs) or 50%-latency"
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Budget:
         value, unit = _number(match[1]), match[2]
         if not (value.is_finite() and 0 < float(value) < math.inf):
             raise BudgetError(f"budget {text!r} must be a positive finite number; write {_EXAMPLES}")
-        if unit == "%":
+        if unit.startswith("%"):
             if value > 100:
                 raise BudgetError(f"budget {text!r} is above the dense network; give at most 100%")
-            return cls("flops", float(value / 100), relative=True)
+            return cls("latency" if unit != "%" else "flops", float(value / 100), relative=True)
         if unit in _SECONDS:
             return cls("latency", float(value) * _SECONDS[unit])
         quantity, scale = _QUANTITIES.get(unit), 1
@@ -72,10 +72,16 @@ class Budget:
         return cls(quantity, limit)
 
     def resolve(self, dense: Cost) -> "Budget":
-        """Return the absolute budget for a network with this dense cost."""
-        if not self.relative:
+        """Return the absolute budget for a network with this dense cost; a share of its latency stays one."""
+        if not self.relative or self.quantity == "latency":
             return self
         return Budget(self.quantity, math.floor(self.limit * getattr(dense, self.quantity) + 1e-6))
+
+    def resolve_latency(self, dense_seconds: float) -> "Budget":
+        """Return the absolute budget for a dense network of this latency; one on another quantity stays as it is."""
+        if not self.relative or self.quantity != "latency":
+            return self
+        return Budget(self.quantity, self.limit * dense_seconds)
 
     def allows(self, cost: Cost) -> bool:
         """Tell whether a cost meets this budget, which must be absolute and on flops or params.
@@ -90,7 +96,7 @@ class Budget:
     def __str__(self) -> str:
         """Write the budget so that `parse` reads an equal one."""
         if self.relative:
-            return f"{self.limit * 100:.15g}%"
+            return f"{self.limit * 100:.15g}%" + ("-latency" if self.quantity == "latency" else "")
         if self.quantity == "latency":
             return f"{self.limit * 1e3:.15g}ms"
         scale = next(s for s in ("g", "m", "k", "") if self.limit >= _SCALES[s])

@@ -79,6 +79,8 @@ class LatencyCalibration:
 def calibrate_latency(environment: Environment, callback: SearchCallback) -> LatencyCalibration | None:
     """Measure the dense network and the smallest and build the model; None for a search that needs no latency.
 
+    A budget on a share of the dense latency is absolute in the problem of the predictor.
+
     Raises:
         BudgetError: a latency budget under the measured latency of the smallest network.
         LatencyError: a command or an agent gives no figures.
@@ -90,6 +92,8 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
     where = f"{config.place} at batch {config.batch[0]}"
     callback.on_phase(f"timing the dense net and the smallest on {config.place}")
     dense = meter.read_at(REFERENCE, environment.net, meter.first_batch)
+    dense_seconds = dense.seconds or meter.brief_seconds(meter.dense)
+    problem = problem.with_dense_latency(dense_seconds)
     narrow = at_widths(environment.net, problem.space, problem.space.smallest)
     smallest = meter.read_at("smallest", narrow, meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
@@ -97,7 +101,6 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
         check_smallest(problem.latency_limit, smallest.seconds, (smallest.low, smallest.high), where)
-    dense_seconds = dense.seconds or meter.brief_seconds(meter.dense)
     callback.on_phase(f"building the latency model of {where}, unless it is cached")
     model, building = build_model(meter, problem.space, dense_seconds)
     if building.cached and dense.seconds is not None:  # the machine may be faster or slower than then

@@ -126,6 +126,8 @@ def _settings(config: RunConfig) -> str:
 
 
 def _budget(budget: Budget, dense: Cost) -> str:
+    if budget.quantity == "latency" and budget.relative:
+        return f"at most {percent(budget.limit, 1)} of the dense latency"
     if budget.quantity == "latency":
         return f"at most {budget.limit * 1e3:g} ms"
     name = "FLOPs" if budget.quantity == "flops" else budget.quantity

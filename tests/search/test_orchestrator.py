@@ -207,13 +207,17 @@ def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("made_up_device", "without_programs")
 def test_a_latency_budget_alone_holds_for_every_network_of_the_front(tmp_path: Path) -> None:
-    result = run(tiny_config(tmp_path / "run", budget=("0.9ms",), objective="accuracy,latency", latency=TWO_SIZES))
+    result = run(
+        tiny_config(tmp_path / "run", budget=("90%-latency",), objective="accuracy,latency", latency=TWO_SIZES)
+    )
     assert len(result.front) >= 1
+    (limit,) = [budget.limit for budget in result.budgets]
+    assert limit == pytest.approx(0.9 * 1e-6 * result.dense.cost.params)  # as the made-up device measures it
     seconds = [float(member.timed["seconds"]) for member in result.front if member.timed]
     assert len(seconds) == len(result.front)
     assert seconds == sorted(seconds)
     for member in result.front:
-        assert 1.01e-6 * member.cost.params <= 0.9e-3  # type: ignore[union-attr]
+        assert 1.01e-6 * member.cost.params <= limit  # type: ignore[union-attr]
         stored = result.latency[member.label]
         assert [reading["conditions"]["batch"] for reading in stored] == [1, 8]
         assert stored[0] == member.timed

@@ -100,3 +100,20 @@ def test_two_budgets_on_one_quantity_are_refused() -> None:
 def test_no_budget_at_all_is_refused() -> None:
     with pytest.raises(BudgetError, match="no budget"):
         parse_budgets([])
+
+
+@pytest.mark.parametrize("text", ["50%-latency", "50%latency", " 50 %-LATENCY"])
+def test_a_share_of_the_dense_latency_is_absolute_once_that_is_measured(text: str) -> None:
+    budget = Budget.parse(text)
+    assert budget == Budget("latency", 0.5, relative=True)
+    assert budget.resolve(Cost(1001, 7)) == budget
+    assert budget.resolve_latency(0.008) == Budget("latency", 0.004)
+    assert Budget.parse(str(budget)) == budget
+    assert Budget("flops", 9).resolve_latency(0.008) == Budget("flops", 9)
+
+
+def test_the_dense_latency_is_no_limit_above_itself() -> None:
+    with pytest.raises(BudgetError, match="is above the dense network"):
+        Budget.parse("101%-latency")
+    with pytest.raises(BudgetError, match="is not a number with a unit"):
+        Budget.parse("50%-params")
