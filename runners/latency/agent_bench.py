@@ -92,6 +92,7 @@ class _Agent:
         return self._ask("GET", "/", None, CONNECT_SECONDS)
 
     def compare(self, network: Path, dense: Path, rounds: int) -> Comparison:
+        self.describe()  # a board that is switched off shows here, after CONNECT_SECONDS
         files = {"network": network.read_bytes(), "dense": dense.read_bytes()}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         request = json.dumps({**digests, "rounds": rounds, "timeout": self._timeout}).encode()
@@ -123,6 +124,8 @@ class _Agent:
                 content = response.read(MAX_ANSWER + 1)
         except urllib.error.HTTPError as error:
             raise BenchError(f"agent {self.address} {self._refusal(error)}") from error
+        except TimeoutError as error:  # it took the connection; one that it does not take is a URLError
+            raise BenchError(f"agent {self.address} gave no answer within {seconds:g} s (--latency-timeout)") from error
         except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
             reason = getattr(error, "reason", None) or error
             raise AwayError(f"agent {self.address} does not answer ({shortened(reason)})") from error

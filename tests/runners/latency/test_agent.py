@@ -20,6 +20,7 @@ from torch import nn
 from pruning.formats import write_network
 from runners.config import LatencyConfig
 from runners.latency import agent as agent_file
+from runners.latency import agent_bench
 from runners.latency.agent_bench import AgentsBench
 from runners.latency.engines import LatencyError
 from runners.latency.external import AwayError, BenchError, ExternalMeter
@@ -142,8 +143,11 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _give(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        content = b"{}" if self.command == "PUT" else self.content
-        self.send_response(200 if self.command == "PUT" else self.status)
+        measuring = self.command == "POST"
+        if measuring and self.content == b"hang":
+            time.sleep(1.0)
+        content = self.content if measuring else b"{}"
+        self.send_response(self.status if measuring else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         with contextlib.suppress(OSError):
@@ -191,6 +195,18 @@ def test_bad_answers_are_named_in_one_line(
     with pytest.raises(BenchError, match=message) as error:
         AgentsBench(config(fake)).compare(model, model, 1, 5)
     assert "\n" not in str(error.value)
+
+
+def test_an_agent_that_hangs_costs_one_reading_and_is_not_away(
+    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Answers, "content", b"hang")
+    monkeypatch.setattr(agent_bench, "GRACE_SECONDS", 0.1)
+    model = tmp_path / "model"
+    model.write_bytes(b"any")
+    with pytest.raises(BenchError, match=r"gave no answer within 0.3 s \(--latency-timeout\)") as error:
+        AgentsBench(config(fake, timeout=0.2)).compare(model, model, 1, 5)
+    assert not isinstance(error.value, AwayError)
 
 
 def test_networks_go_to_the_next_agent_and_past_one_that_is_away(
