@@ -3,16 +3,18 @@
 The search goes on meanwhile. The records wait in a file of the run folder, so that they outlive the process too.
 """
 
+import json
 import logging
-import pickle
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
@@ -56,7 +58,8 @@ class Outbox:
     def restore(self) -> None:
         """Write what an earlier process could not write."""
         if self._file is not None and self._file.is_file():
-            self._waiting, self._doubtful = pickle.loads(self._file.read_bytes()), True
+            self._waiting = [_record(data) for data in json.loads(self._file.read_bytes())]
+            self._doubtful = True
             self.flush(PATIENCE)
 
     def put(self, record: Record) -> None:
@@ -121,6 +124,39 @@ class Outbox:
         if self._file is None:
             return
         if self._waiting:
-            write_atomically(self._file, pickle.dumps(self._waiting))
+            write_atomically(self._file, json.dumps([_plain(record) for record in self._waiting]).encode())
         else:
             self._file.unlink(missing_ok=True)
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    """Return a record as plain data: a run folder may come from someone else, so nothing in it is unpickled."""
+    trial = record.trial
+    if trial is None:
+        return {"name": record.name, "value": record.value}
+    return {
+        "state": trial.state.name,
+        "values": trial.values,
+        "params": trial.params,
+        "distributions": {name: distribution_to_json(given) for name, given in trial.distributions.items()},
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "start": None if trial.datetime_start is None else trial.datetime_start.isoformat(),
+        "complete": None if trial.datetime_complete is None else trial.datetime_complete.isoformat(),
+    }
+
+
+def _record(data: dict[str, Any]) -> Record:
+    if "name" in data:
+        return Record(name=data["name"], value=data["value"])
+    trial = optuna.trial.create_trial(
+        state=TrialState[data["state"]],
+        values=data["values"],
+        params=data["params"],
+        distributions={name: json_to_distribution(text) for name, text in data["distributions"].items()},
+        user_attrs=data["user_attrs"],
+        system_attrs=data["system_attrs"],
+    )
+    trial.datetime_start = None if data["start"] is None else datetime.fromisoformat(data["start"])
+    trial.datetime_complete = None if data["complete"] is None else datetime.fromisoformat(data["complete"])
+    return Record(trial)

@@ -41,7 +41,9 @@ class Study:
 
 
 def record(value: float) -> Record:
-    trial = optuna.create_trial(value=value, params={"x": value}, distributions={"x": FLOAT})
+    trial = optuna.create_trial(
+        value=value, params={"x": value}, distributions={"x": FLOAT}, user_attrs={"result": [1]}
+    )
     trial.datetime_complete = datetime.datetime(2026, 11, 30, microsecond=int(1000 * value))
     return Record(trial)
 
@@ -89,5 +91,9 @@ def test_what_waited_when_the_process_ended_is_written_by_the_next(tmp_path: Pat
     assert not outbox.flush(0.0)
     study.away = False
     Outbox(study, "storage 'x'", file).restore()
-    assert values(study) == [0.1]
+    (stored,) = study.real.get_trials()
+    given = record(0.1).trial
+    assert given is not None
+    for field in ("values", "params", "distributions", "state", "datetime_complete", "user_attrs"):
+        assert getattr(stored, field) == getattr(given, field)
     assert not file.exists()
