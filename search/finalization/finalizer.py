@@ -23,6 +23,7 @@ from search.callbacks import SearchCallback
 from search.environment import Environment
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
+from search.planning import LEAST_TIMING, TIMING_SHARE
 from search.reporting.latency import GIVE_UP, latency_columns
 from search.reporting.page import write_html
 from search.reporting.picture import write_png
@@ -128,18 +129,23 @@ class Finalizer:
         return dataclasses.replace(member, test_accuracy=accuracy(net, data.test, device=self.environment.device))
 
     def _measure(self, result: SearchResult) -> SearchResult:
-        """Measure the latency of the front and of the dense network; no trial runs any more."""
+        """Measure the latency of the front, the chosen network first, and of the dense network; no trial runs any more.
+
+        No network is begun once a tenth of the search's time is spent: readings on a busy machine may take long.
+        """
         config = self.environment.config.latency
         if not config.measures:
             return result
         if self.latency is not None:
             return self._measure_other_batches(result, self.latency)
         self.callback.on_phase(f"timing the dense net on {config.place}")
+        began = time.perf_counter()
         meter = make_meter(config, self.dense, self.environment.data.input_shape)
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self.dense))}
         refused = 0  # networks in a row
-        for number, member in enumerate(result.reported, start=1):
-            if refused == GIVE_UP:
+        ends = began + max(LEAST_TIMING, TIMING_SHARE * result.seconds)
+        for number, member in enumerate(sorted(result.reported, key=lambda one: not result.is_chosen(one)), start=1):
+            if refused == GIVE_UP or time.perf_counter() > ends:
                 break
             self.callback.on_phase(f"timing network {number}/{len(result.reported)} on {config.place}")
             read = meter.read(member.label, self._load(member))

@@ -1,4 +1,5 @@
-"""Parts of a search for callers with a live network, and with a training loop of their own.
+"""For callers with a live network: `prune` cuts it once; `width_tuner.WidthTuner` searches by ask and tell."""
 
-`prune` cuts a network once; `WidthTuner` proposes narrow networks and is told how good they became.
-"""
+from search.library.prune import Pruned, prune
+
+__all__ = ["Pruned", "prune"]

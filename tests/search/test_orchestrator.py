@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -408,3 +409,23 @@ def test_a_machine_that_stays_busy_is_asked_a_few_times_only(tmp_path: Path, mon
     assert any(
         line.startswith(unmeasured) and "not measured" in line for line in latency_report.latency_statements(result)
     )
+
+
+def test_timing_ends_with_its_share_of_the_time_and_begins_with_the_chosen_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No second network is begun here, where the share is over at once after the first."""
+    asked = []
+
+    def slow(self: LatencyMeter, network: str, _net: torch.nn.Module, batch: int) -> Reading:
+        asked.append(network)
+        time.sleep(0.2 * (network != "dense"))
+        return Reading(network, self.conditions(batch), seconds=1e-3, low=9e-4, high=2e-3, ratio=0.5)
+
+    monkeypatch.setattr(LatencyMeter, "read_at", slow)
+    monkeypatch.setattr(finalizer, "LEAST_TIMING", 0.1)
+    monkeypatch.setattr(finalizer, "TIMING_SHARE", 0.0)
+    result = run(tiny_config(tmp_path / "run", latency=LatencyConfig(), trials=12))
+    assert len(result.front) > 1
+    assert asked == ["dense", result.chosen.label]
+    assert any("timing takes a tenth" in line for line in latency_report.latency_statements(result))
