@@ -13,11 +13,22 @@ if TYPE_CHECKING:
     from search.library.prune import Pruned, prune
     from search.library.width_tuner import WidthTuner
     from search.orchestrator import run
-    from search.results.loading import load
+    from search.results.loading import load, read_result
     from search.results.pareto import ParetoFront
     from search.results.result import SearchResult
 
-__all__ = ["ParetoFront", "Pruned", "RunConfig", "SearchCallback", "SearchResult", "WidthTuner", "load", "prune", "run"]
+__all__ = [
+    "ParetoFront",
+    "Pruned",
+    "RunConfig",
+    "SearchCallback",
+    "SearchResult",
+    "WidthTuner",
+    "load",
+    "prune",
+    "read_result",
+    "run",
+]
 
 _HOMES = {
     "ParetoFront": "search.results.pareto",
@@ -28,6 +39,7 @@ _HOMES = {
     "WidthTuner": "search.library.width_tuner",
     "load": "search.results.loading",
     "prune": "search.library.prune",
+    "read_result": "search.results.loading",
     "run": "search.orchestrator",
 }
 

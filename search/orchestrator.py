@@ -7,6 +7,7 @@ the same five, with the trials and the dense network that its folder holds (`sea
 """
 
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
 from search.planning import plan, screening_pool_size
 from search.problem import BASELINE_METHODS
+from search.reporting.progress import ConsoleProgress
 from search.reporting.wording import plural
 from search.results.result import SearchResult
 from search.schedulers.asha import MultiObjectiveASHA
@@ -60,7 +62,7 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
 
     Args:
         config: what to search; `RunConfig(budget=("0.5gflops",))` is enough.
-        callbacks: observe the search, such as a live display.
+        callbacks: observe the search, such as a live display; without any, a notebook shows the progress.
 
     Returns:
         The trials, the front and the chosen network; everything is also in the run folder.
@@ -71,6 +73,8 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
         KeyboardInterrupt: stopped before the first trial was finished. Later a stop is a result, `interrupted`.
     """
     began, limit = time.perf_counter(), TimeLimit(config.time_limit, config.time_limit_seconds)
+    if not callbacks and _in_notebook():
+        callbacks = [ConsoleProgress(sys.stdout)]
     callback = CallbackList(callbacks)
     callback.on_phase("reading data and tracing the network")
     environment = prepare(config)
@@ -96,6 +100,12 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
         if result.lost:
             raise LostError(f"{result.lost}; the front of what was finished is written, {again} goes on")
         return result
+
+
+def _in_notebook() -> bool:
+    """Return whether a notebook runs this process; IPython is not imported for it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 @dataclass(frozen=True)

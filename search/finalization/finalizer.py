@@ -107,6 +107,7 @@ class Finalizer:
             results=tuple(results),
             targets=problem.targets,
             val_images=len(environment.data.val),
+            folder=str(environment.folder),
             space={"groups": describe(problem.space.variable), "input_shape": list(environment.data.input_shape)},
             seconds=ending.seconds,
             versions=_versions(),

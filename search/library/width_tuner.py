@@ -270,6 +270,7 @@ class WidthTuner:
             targets=problem.targets,
             space={"groups": describe(problem.space.variable), "input_shape": list(problem.space.input_shape)},
             seconds=time.perf_counter() - self._began,
+            folder=str(self.folder),
         )
         self._finished = result = self._write(result)
         tracking = self._tracker.command() if self._tracker else ""

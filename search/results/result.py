@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
+from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.parsing import NONE, parse_rungs
 from runners.learning_curve import LearningCurve
@@ -26,6 +28,9 @@ from search.results.serialization import (
 )
 from spaces.budget import Budget
 from spaces.cost import Cost
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class SearchResult:
             trained again as often.
         targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
         val_images: number of validation images; 0 where it is not known.
+        folder: run folder that holds the networks; it is not written, because a run folder may be moved.
     """
 
     config: Mapping[str, Any]
@@ -84,6 +90,7 @@ class SearchResult:
     targets: tuple[Budget, ...] = ()
     val_images: int = 0
     schema: int = SCHEMA_VERSION
+    folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Turn the free-form fields into plain JSON data, so that writing and reading gives equal values."""
@@ -194,6 +201,78 @@ class SearchResult:
         results = (result.map_networks(lambda network: by_label.get(network.label, network)) for result in self.results)
         return dataclasses.replace(self, results=tuple(results))
 
+    def to_dataframe(self) -> "DataFrame":
+        """Return one row per network, intermediate ones too: its figures, and a column for the width of every group.
+
+        Costs and accuracies that are not known are NaN.
+        """
+        from pandas import DataFrame
+
+        front, rows = {network.label for network in self.front}, []
+        for network in (network for result in self.results for network in result.networks):
+            row = {
+                "network": network.label,
+                "method": network.trial.method,
+                "baseline": network.trial.baseline,
+                "state": str(network.state),
+                "accuracy": network.accuracy,
+                "test_accuracy": network.test_accuracy,
+                "flops": network.cost.flops if network.cost else None,
+                "params": network.cost.params if network.cost else None,
+                "latency": network.timed["seconds"] if network.timed else None,
+                "epochs": network.trained,
+                "on_front": network.label in front,
+                "chosen": self.is_chosen(network),
+            }
+            rows.append(row | {f"width.{name}": width for name, width in (network.widths or {}).items()})
+        numbers = ("accuracy", "test_accuracy", "flops", "params", "latency", "epochs")
+        return DataFrame(rows).astype(dict.fromkeys(numbers, float))
+
+    def plot(self) -> Any:
+        """Draw accuracy against the cost of the front, for all networks and the dense one; return matplotlib's axes."""
+        frame = self.to_dataframe().dropna(subset=["accuracy", self.axis])
+        axes = frame.plot.scatter(x=self.axis, y="accuracy", logx=True, color="tab:gray", label="trials")
+        front = frame[frame["on_front"]].sort_values(self.axis)
+        front.plot(x=self.axis, y="accuracy", marker="o", ax=axes, label="front")
+        if self.axis == FLOPS:
+            axes.plot([self.dense.cost.flops], [self.dense.val_accuracy], "k*", label="dense")
+        axes.set(xlabel={FLOPS: "FLOPs", LATENCY: "seconds"}[self.axis], ylabel="validation accuracy")
+        axes.legend()
+        return axes
+
+    def load(self, network: int | str | TrialResult, model: Any = None) -> Any:
+        """Return a network of the search as an `nn.Module` in evaluation mode, on the CPU.
+
+        Args:
+            network: number of a trial, label such as "7.2", or a result such as `chosen`.
+            model: the dense network, for a search that was given a module.
+
+        Raises:
+            ResultError: there is no such network, it has no weights, or the run folder is not known.
+            WeightsError: the file is damaged or gone.
+        """
+        from pruning.checkpoint import load
+
+        label = network.label if isinstance(network, TrialResult) else str(network)
+        networks = {found.label: found for result in self.results for found in result.networks}
+        if label not in networks:
+            raise ResultError(f"the search has no network {label!r}; it has {', '.join(networks)}")
+        if not self.folder or not networks[label].path:
+            known = "its run folder is not known; get the result by search.read_result(FOLDER)"
+            raise ResultError(f"network {label} cannot be loaded: {'it has no weights' if self.folder else known}")
+        return load(Path(self.folder) / networks[label].path, model).eval()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the front as a table, and the comparison with the best baseline."""
+        frame = self.to_dataframe()
+        front = frame[frame["on_front"]].sort_values(self.axis, ascending=False)
+        shown = ["network", "method", "flops", "params", "accuracy", "test_accuracy", "chosen"]
+        formats = {"flops": "{:,.0f}".format, "params": "{:,.0f}".format}
+        formats |= dict.fromkeys(("accuracy", "test_accuracy"), "{:.2%}".format)
+        table = front[shown].to_html(index=False, formatters=formats, na_rep="-", border=0)
+        dense = f"dense network: {self.dense.cost.flops:,} FLOPs, {self.dense.val_accuracy:.2%} on validation"
+        return f"<p>{escape(self.baseline_comparison.statement)}</p>{table}<p>{dense}</p>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; front, chosen, comparison and audits are added for readers, and derived when read back."""
         networks = _map_networks(vars(self), trial_result_to_dict)
@@ -209,7 +288,7 @@ class SearchResult:
             "rung_audits": self.rung_audits,
             "screening_audit": self.screening_audit,
         }
-        return {"schema": self.schema, **to_plain(self, set(networks)), **to_plain(derived), **networks}
+        return {"schema": self.schema, **to_plain(self, {*networks, "folder"}), **to_plain(derived), **networks}
 
     def to_json(self) -> str:
         """Write the result as JSON without weights."""
