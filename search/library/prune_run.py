@@ -45,6 +45,7 @@ class PruneRun:
         cut: figures right after the cut; those of the end where the method trains before its last cut.
         epochs: of training after and during the cut.
         folder: holds the narrow network as files.
+        names_code: whether they name a factory, which only a caller that trusts them loads.
     """
 
     method: str
@@ -54,6 +55,7 @@ class PruneRun:
     widths: Widths
     epochs: int
     folder: Path
+    names_code: bool = False
 
 
 def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
@@ -92,7 +94,7 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
         trained = NetworkFigures(cost, last.val_accuracy, _test(environment, snapshot.net))
         wide = NetworkFigures(space.dense_cost, accuracy(dense, environment.data.val, device=device))
         wide = NetworkFigures(wide.cost, wide.val_accuracy, _test(environment, dense))
-    run = PruneRun(name, wide, first, trained, snapshot.widths, snapshot.epoch, environment.folder)
+    run = PruneRun(name, wide, first, trained, snapshot.widths, snapshot.epoch, environment.folder, ":" in config.model)
     _write(run, environment, snapshot)
     return run
 

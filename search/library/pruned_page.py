@@ -17,7 +17,8 @@ def pruned_page(run: PruneRun) -> Iterator[RenderableType]:
     rows.append((f"{run.method}{after}", *_cells(run.trained, run.dense)))
     columns = ("network", ">FLOPs", ">of dense", ">params", ">val", ">test")
     yield TextTable("Cut once, accuracy on val and test", columns, rows, parted=True)
-    yield f'Written to {run.folder}; search.load("{run.folder}") gives the network.'
+    trust = ", trust=True" if run.names_code else ""
+    yield f'Written to {run.folder}; search.load("{run.folder}"{trust}) gives the network.'
 
 
 def _cells(figures: NetworkFigures, dense: NetworkFigures) -> tuple[str, ...]:

@@ -240,16 +240,17 @@ class SearchResult:
         axes.legend()
         return axes
 
-    def load(self, network: int | str | TrialResult, model: Any = None) -> Any:
+    def load(self, network: int | str | TrialResult, model: Any = None, *, trust: bool = False) -> Any:
         """Return a network of the search as an `nn.Module` in evaluation mode, on the CPU.
 
         Args:
             network: number of a trial, label such as "7.2", or a result such as `chosen`.
             model: the dense network, for a search that was given a module.
+            trust: whether the "package.module:factory" of the search may be imported and called.
 
         Raises:
             ResultError: there is no such network, it has no weights, or the run folder is not known.
-            WeightsError: the file is damaged or gone.
+            WeightsError: the file is damaged or gone, or names code and is not trusted.
         """
         from pruning.checkpoint import load
 
@@ -260,7 +261,7 @@ class SearchResult:
         if not self.folder or not networks[label].path:
             known = "its run folder is not known; get the result by search.read_result(FOLDER)"
             raise ResultError(f"network {label} cannot be loaded: {'it has no weights' if self.folder else known}")
-        return load(Path(self.folder) / networks[label].path, model).eval()
+        return load(Path(self.folder) / networks[label].path, model, trust=trust).eval()
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the front as a table, and the comparison with the best baseline."""

@@ -89,7 +89,7 @@ def test_the_command_cuts_trains_and_writes(tmp_path: Path, capsys: pytest.Captu
     flags = "--model tiny_nets:residual --data digits --image-size 8 --dense-epochs 1 --precision float32 --device cpu"
     assert main(["prune", "--budget", "40%", "--out", str(out), *flags.split()]) == 0
     figures = json.loads((out / "metrics.json").read_text())
-    net = search.load(out)
+    net = search.load(out, trust=True)
     cost = count_cost(net, (3, 8, 8))
     assert (figures["flops"], figures["params"], figures["method"]) == (cost.flops, cost.params, "di")
     kept = json.loads((out / "selection.json").read_text())
