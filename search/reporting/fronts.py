@@ -130,7 +130,7 @@ def dense_cost(result: SearchResult, axis: str) -> float | None:
     """Return the cost of the dense network; None where its latency was not measured."""
     if axis == FLOPS:
         return result.dense.cost.flops
-    readings = result.latency.get("dense") or ({},)
+    readings: Any = result.latency.get("dense") or ({},)
     seconds: float | None = readings[0].get("seconds")
     return seconds
 
@@ -154,5 +154,5 @@ def _warnings(runs: Sequence[NamedRun], axis: str) -> Iterator[str]:
 
 
 def _conditions(result: SearchResult) -> Any:
-    readings = result.latency.get("dense") or ({},)
+    readings: Any = result.latency.get("dense") or ({},)
     return readings[0].get("conditions")
