@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 from search.commands.arguments import CommandParser
-from search.reporting.fronts import named_runs, runs_report
+from search.reporting.fronts import NamedRun, runs_report
 from search.reporting.picture import write_fronts_png
 from search.reporting.summary import summary
 from search.reporting.wording import make_console, print_parts
@@ -46,3 +47,15 @@ def compare(arguments: Sequence[str]) -> int:
     write_fronts_png(runs, read.out)
     print_parts(make_console(sys.stdout), [*runs_report(runs), f"Picture: {read.out}"])
     return ExitCode.RESULT
+
+
+def named_runs(folders: Sequence[Path]) -> list[NamedRun]:
+    """Read the results of run folders.
+
+    Raises:
+        ResultError: a folder holds no result that can be read.
+        ConfigError: more runs than letters.
+    """
+    if len(folders) > len(ascii_uppercase):
+        raise ConfigError(f"got {len(folders)} runs; a table holds {len(ascii_uppercase)}: compare fewer at once")
+    return [NamedRun(*pair, read_result(pair[1])) for pair in zip(ascii_uppercase, folders, strict=False)]

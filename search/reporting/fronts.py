@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from rich.console import RenderableType
@@ -12,10 +11,8 @@ from rich.console import RenderableType
 from runners.trial import TrialResult
 from search.reporting.wording import TextTable, milliseconds, percent, plural, scaled
 from search.results.comparison import reached_on_test
-from search.results.loading import read_result
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, non_dominated, objectives
 from search.results.result import SearchResult
-from spaces.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -35,18 +32,6 @@ class NamedRun:
     def title(self) -> str:
         """The run in one line, for a legend."""
         return f"{self.letter}: {self.folder.resolve().name}"
-
-
-def named_runs(folders: Sequence[Path]) -> list[NamedRun]:
-    """Read the results of run folders.
-
-    Raises:
-        ResultError: a folder holds no result that can be read.
-        ConfigError: more runs than letters.
-    """
-    if len(folders) > len(ascii_uppercase):
-        raise ConfigError(f"got {len(folders)} runs; a table holds {len(ascii_uppercase)}: compare fewer at once")
-    return [NamedRun(*pair, read_result(pair[1])) for pair in zip(ascii_uppercase, folders, strict=False)]
 
 
 def common_axis(runs: Sequence[NamedRun]) -> str:

@@ -5,7 +5,8 @@ import pytest
 
 from runners.trial import TrialResult
 from search.cli import main
-from search.reporting.fronts import named_runs, runs_report
+from search.commands.old_runs import named_runs
+from search.reporting.fronts import runs_report
 from search.reporting.wording import TextTable
 from search.results.result import SearchResult
 
