@@ -46,14 +46,15 @@ class RunConfig:
     """The settings of one search; making one checks all of them.
 
     Attributes:
-        budget: hard limit on FLOPs (0.5gflops), MACs (0.5gmacs, the same count), parameters (1.2mparams), a share of
-            the dense FLOPs (50%), latency (8ms) or a share of the dense latency (50%-latency); several limits must all
-            hold. One multiply-add is one FLOP. A latency is measured during the search, for the first --latency-batch
-            on --latency-device (auto: cpu:1thread, or cuda:0 where training uses it); the upper end of its interval
-            must meet the limit.
-        targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops or 8,20,50%: equal
-            shares of the trials aim at each, and the best network at each is reported beside the best baseline. Without
-            a budget on their quantity, the largest target is the budget. Empty spreads the trials over the whole range.
+        budget: hard limit on FLOPs (0.5gflops), MACs (0.5gmacs, the same count), parameters (1.2mparams) or latency
+            (8ms), or a share of what the dense network has (50% of its FLOPs, 20%params, 50%latency); several limits
+            must all hold. One multiply-add is one FLOP. A latency is measured during the search, for the first
+            --latency-batch on --latency-device (auto: cpu:1thread, or cuda:0 where training uses it); the upper end of
+            its interval must meet the limit.
+        targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops, 8,20,50% or
+            20,50%params: equal shares of the trials aim at each, and the best network at each is reported beside the
+            best baseline. Without a budget on their quantity, the largest target is the budget. Empty spreads the
+            trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
         output: name or index of the output that is trained, for a model that gives a tuple, a dict or an object; empty

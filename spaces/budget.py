@@ -1,4 +1,4 @@
-"""Budget: a hard upper limit as users write it, `0.5gflops`, `1.2mparams`, `50%`, `8ms` or `50%-latency`."""
+"""Budget: a hard upper limit as users write it, `0.5gflops`, `1.2mparams`, `8ms`, `50%` or `20%params`."""
 
 import math
 import re
@@ -20,9 +20,12 @@ _QUANTITIES = {
     "param": "params",
 }
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_FORM = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *([a-z]*|%(?:-?latency)?)", re.ASCII)
+_FORM = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *(?:(%)(?:-(?=[a-z]))?)?([a-z]*)", re.ASCII
+)
 _LARGEST = Decimal(10) ** 24  # FLOPs or parameters, and far more than any network has
-_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms, 50% (of the dense FLOPs) or 50%-latency"
+_SHARES = {"": "flops", "latency": "latency", **_QUANTITIES}
+_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms, 50% (of the dense FLOPs), 20%params or 50%latency"
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,11 @@ class Budget:
         match = _FORM.fullmatch(text.strip().lower())
         if match is None:
             raise BudgetError(f"budget {text!r} is not a number with a unit; write {_EXAMPLES}")
-        value, unit = _number(match[1]), match[2]
+        value, share, unit = _number(match[1]), match[2], match[3]
         if not (value.is_finite() and 0 < float(value) < math.inf):
             raise BudgetError(f"budget {text!r} must be a positive finite number; write {_EXAMPLES}")
-        if unit.startswith("%"):
-            if value > 100:
-                raise BudgetError(f"budget {text!r} is above the dense network; give at most 100%")
-            return cls("latency" if unit != "%" else "flops", float(value / 100), relative=True)
+        if share:
+            return _share(text, value, unit)
         if unit in _SECONDS:
             return cls("latency", float(value) * _SECONDS[unit])
         quantity, scale = _QUANTITIES.get(unit), 1
@@ -96,11 +97,20 @@ class Budget:
     def __str__(self) -> str:
         """Write the budget so that `parse` reads an equal one."""
         if self.relative:
-            return f"{self.limit * 100:.15g}%" + ("-latency" if self.quantity == "latency" else "")
+            return f"{self.limit * 100:.15g}%" + ("" if self.quantity == "flops" else self.quantity)
         if self.quantity == "latency":
             return f"{self.limit * 1e3:.15g}ms"
         scale = next(s for s in ("g", "m", "k", "") if self.limit >= _SCALES[s])
         return f"{(Decimal(int(self.limit)) / _SCALES[scale]).normalize():f}{scale}{self.quantity}"
+
+
+def _share(text: str, percent: Decimal, quantity: str) -> Budget:
+    """Return the budget of a share of the dense network, written as `text`."""
+    if quantity not in _SHARES:
+        raise BudgetError(f"budget {text!r} is a share of no known quantity; write {_EXAMPLES}")
+    if percent > 100:
+        raise BudgetError(f"budget {text!r} is above the dense network; give at most 100%{quantity}")
+    return Budget(_SHARES[quantity], float(percent / 100), relative=True)
 
 
 def _number(text: str) -> Decimal:

@@ -1,4 +1,4 @@
-"""Targets: several budgets that one search answers, written as `0.1,0.3,0.5gflops`, `8,20,50%`, or `0.5,1mparams`."""
+"""Targets: several budgets that one search answers, written as `0.1,0.3,0.5gflops`, `8,20,50%`, or `20,50%params`."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from spaces.budget import Budget
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace
 
-_UNIT = re.compile(r"[a-z%]*$")
-_EXAMPLES = "0.1,0.3,0.5gflops or 8,20,50%"
+_UNIT = re.compile(r"%?-?[a-z]*$")
+_EXAMPLES = "0.1,0.3,0.5gflops, 8,20,50% or 20,50%params"
 
 
 def parse_targets(text: str) -> tuple[Budget, ...]:

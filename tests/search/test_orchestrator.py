@@ -208,9 +208,7 @@ def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("made_up_device", "without_programs")
 def test_a_latency_budget_alone_holds_for_every_network_of_the_front(tmp_path: Path) -> None:
-    result = run(
-        tiny_config(tmp_path / "run", budget=("90%-latency",), objective="accuracy,latency", latency=TWO_SIZES)
-    )
+    result = run(tiny_config(tmp_path / "run", budget=("90%latency",), objective="accuracy,latency", latency=TWO_SIZES))
     assert len(result.front) >= 1
     (limit,) = [budget.limit for budget in result.budgets]
     assert limit == pytest.approx(0.9 * 1e-6 * result.dense.cost.params)  # as the made-up device measures it

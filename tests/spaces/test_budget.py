@@ -57,6 +57,9 @@ def test_percent_is_a_share_of_the_dense_flops() -> None:
         "1e400ms",
         "1e-400ms",
         "1e-400%",
+        "101%params",
+        "50%-",
+        "5-params",
     ],
 )
 def test_what_is_no_budget_is_refused_with_the_text_and_examples(text: str) -> None:
@@ -115,5 +118,23 @@ def test_a_share_of_the_dense_latency_is_absolute_once_that_is_measured(text: st
 def test_the_dense_latency_is_no_limit_above_itself() -> None:
     with pytest.raises(BudgetError, match="is above the dense network"):
         Budget.parse("101%-latency")
-    with pytest.raises(BudgetError, match="is not a number with a unit"):
-        Budget.parse("50%-params")
+
+
+@pytest.mark.parametrize("text", ["20%params", "20%-params", " 20 %PARAM"])
+def test_a_share_of_the_dense_parameters_is_a_count_of_them(text: str) -> None:
+    budget = Budget.parse(text)
+    assert budget.resolve(Cost(1_000_000, 1009)) == Budget("params", 201)
+    assert str(budget) == "20%params"
+    assert Budget.parse("20%macs") == Budget.parse("20%flops") == Budget.parse("20%")
+
+
+@pytest.mark.parametrize("text", ["20%ms", "20%gflops", "20%weights"])
+def test_a_share_of_what_is_no_quantity_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(BudgetError, match=f"{text}' is a share of no known quantity; write .* 20%params or 50%latency"):
+        Budget.parse(text)
+
+
+def test_a_share_and_a_count_of_one_quantity_are_two_limits_on_it() -> None:
+    with pytest.raises(BudgetError, match="budgets 20%params and 1mparams both limit params"):
+        parse_budgets(["20%params", "50%", "1mparams"])
+    assert len(parse_budgets(["20%params", "50%", "50%latency"])) == 3

@@ -47,13 +47,15 @@ def test_no_text_asks_for_no_target() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (",", "--targets ',' names no budget; write them as in 0.1,0.3,0.5gflops or 8,20,50%"),
+        (",", "--targets ',' names no budget; write them as in 0.1,0.3,0.5gflops, 8,20,50% or 20,50%params"),
         ("0.1,0.5", "budget '0.1' has no known unit"),
         ("0.1,much,0.5gflops", "budget 'much' is not a number"),
         ("0,0.5gflops", "budget '0gflops' must be a positive finite number"),
         ("20,120%", "budget '120%' is above the dense network"),
         ("0.1gflops,1mparams", "mixes 1mparams, 100mflops; give all in one unit"),
         ("20%,0.1gflops", "give all in one unit"),
+        ("20%,50%params", "give all in one unit"),
+        ("20,50%latency", "has 20%latency, and targets limit flops or params"),
         ("1,2ms", "has 1ms, and targets limit flops or params"),
         ("0.1gflops,100mflops", "names one budget twice"),
     ],
@@ -76,6 +78,11 @@ def test_the_largest_target_is_the_budget_unless_there_is_one_on_its_quantity() 
 def test_shares_become_counts_of_this_network() -> None:
     found = absolute_targets(parse_targets("8,50%"), (), space())
     assert found == (Budget("flops", 50_000_000), Budget("flops", 8_000_000))
+
+
+@pytest.mark.parametrize("text", ["20,50%params", "50%params,20%params", "20,50%-params"])
+def test_shares_of_parameters_become_counts_of_them(text: str) -> None:
+    assert absolute_targets(parse_targets(text), (), space()) == (Budget("params", 50), Budget("params", 20))
 
 
 @pytest.mark.parametrize(
