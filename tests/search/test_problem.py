@@ -75,7 +75,7 @@ def test_no_trials_is_an_error() -> None:
         ("tuned.ridge=11", "tuned.ridge=11 is out of bounds"),
         ("tuned.images=2.5", "tuned.images=2.5 is no int"),
         ("tuned.images=nan", "tuned.images=nan is no int"),
-        ("tuned.ridge=nan", "tuned.ridge=nan is out of bounds"),
+        ("tuned.ridge=nan", "tuned.ridge=nan is no float"),
         ("tuned.way=gredy", "tuned.way=gredy is out of bounds; give one of greedy, closed"),
         ("tuned.fast=maybe", "tuned.fast=maybe is no bool"),
         ("tuned.rigde=1", "unknown setting of tuned 'rigde'; did you mean ridge"),
@@ -93,7 +93,7 @@ def test_a_wrong_setting_is_an_error_that_names_value_and_rule(fixed: str, messa
     [
         ("tuned", {"ridge": 11}, "tuned.ridge=11 is out of bounds"),
         ("tuned", {"images": math.nan}, "tuned.images=nan is no int"),
-        ("tuned", {"ridge": math.nan}, "tuned.ridge=nan is out of bounds"),
+        ("tuned", {"ridge": math.nan}, "tuned.ridge=nan is no float"),
         ("plain", {"ridge": 1}, "settings of 'plain' are given, but the search runs tuned, l2, di"),
     ],
 )
