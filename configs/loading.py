@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,7 @@ SECTIONS: Mapping[str, Any] = {
 # where images lie, how they are read and where networks are trained, not what they are.
 CHANGEABLE = frozenset(
     "budget targets lowest_fraction trials final_epochs inherit final_distill_weight train_budget time_limit confirm "
-    "sampler out resume tracking_uri data_dir data_workers device".split()
+    "sampler out resume tracking_uri log_models register export data_dir data_workers device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
 _NO_SETTINGS = ("--config", "--trust-code", "--print-config", "--debug", "--help", HELP_ALL)
@@ -65,6 +66,7 @@ other commands (each with --help):
   python -m search prune --budget 30%   one cut by one method, without a search
   python -m search show RUN             the tables of a finished search again
   python -m search compare RUN RUN ...  fronts on one table and picture
+  python -m search export RUN           a network for another runtime
   python -m search methods [NAME ...]   methods: settings, needs, papers
   python -m search presets [NAME ...]   files for --config, e.g. of papers"""
 
@@ -295,6 +297,23 @@ def effective_yaml(config: RunConfig) -> str:
     """Write the whole configuration as YAML that `load` reads back to an equal RunConfig, but for masked passwords."""
     plain = json.loads(json.dumps(masked_settings(dataclasses.asdict(config))))  # tuples become lists
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def command_line(config: Mapping[str, Any]) -> str:
+    """Write the command that repeats a search, from its settings as plain data: every flag that is not at its default.
+
+    The run folder is left out, since a search writes to a fresh one.
+    """
+    parts = ["python -m search"]
+    for key, (section, field) in _settings().items():
+        value = (config.get(section, {}) if section else config).get(field.name, field.default)
+        values = value if isinstance(value, list | tuple) else [value]
+        if key in ("out", "resume") or tuple(values) == (field.default if field.repeated else (field.default,)):
+            continue
+        texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in values]
+        texts = texts if field.item is str or not field.repeated else [",".join(texts)]
+        parts += [f"{field.flag} {shlex.quote(text)}" for text in texts]
+    return " ".join(parts)
 
 
 def check_resumed(config: RunConfig) -> None:

@@ -113,6 +113,13 @@ class RunConfig:
             where *** stands for it, it comes from SLIMFRONT_STORAGE_PASSWORD.
         tracking_uri: MLflow server; empty takes MLFLOW_TRACKING_URI, else SQLite in the run folder. A password is
             treated like that of storage; its variable is SLIMFRONT_TRACKING_PASSWORD.
+        export: comma-separated formats in which every network of the front is written beside pt2 and safetensors: onnx
+            (extra [onnx]), state_dict, torchscript.
+        experiment: MLflow experiment; empty takes MLFLOW_EXPERIMENT_NAME, else slimfront.
+        run_name: name of the search in MLflow; empty takes network, images and budgets.
+        log_models: which networks MLflow keeps as models at the end: front, chosen or none.
+        register: name in MLflow's model registry under which the chosen network becomes a version, with the alias
+            "chosen"; empty registers nothing.
     """
 
     budget: tuple[str, ...] = ()
@@ -146,6 +153,11 @@ class RunConfig:
     resume: str = ""
     storage: str = field(default="", repr=False)  # may hold a password
     tracking_uri: str = field(default="", repr=False)
+    export: str = ""
+    experiment: str = ""
+    run_name: str = ""
+    log_models: Literal["front", "chosen", "none"] = "front"
+    register: Annotated[str, Predicate(lambda name: not set(name) & set("/:")), "a name without / and :"] = ""
     space: SpaceConfig = field(default_factory=SpaceConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -168,6 +180,11 @@ class RunConfig:
         check_settings(self)
         if self.train_budget:
             self._split_budget(parse_train_budget(self.train_budget))
+        if self.register and self.log_models == "none":
+            raise ConfigError(
+                f"--register {self.register} needs the chosen network as a model, and --log-models is none; "
+                "take --log-models chosen"
+            )
         if self.train.mixup and "mixup" in (self.data.augmentations or ()):
             raise ConfigError(
                 f"--mixup is {self.train.mixup}, and --augment {self.data.augment} mixes images too; keep one of them"

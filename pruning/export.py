@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import checkpoint
-from pruning.formats import Program, read_program, write_network
+from pruning.formats import Program, find_format, read_program, write_network
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
 from spaces.widths import Widths
@@ -25,12 +25,32 @@ WIDTHS = "widths.json"
 ARCHIVE = "model.pt2"
 TORCHSCRIPT = "model.torchscript.pt"
 TOLERANCE = 1e-5  # largest difference of a logit over the largest logit; both run the same kernels in float32
+TOLERANCES = {"onnx": 1e-4}  # other kernels, which add up in another order
 
 _log = logging.getLogger(__name__)
 
 
 class ExportError(SlimfrontError):
     """A network that cannot be written as files."""
+
+
+class RefusedError(ExportError):
+    """A file that does not compute what the network does."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A network in one format.
+
+    Attributes:
+        name: of the format.
+        max_difference: largest difference between the logits of the file and of the network, divided by the largest
+            logit; None for a file of weights alone.
+    """
+
+    name: str
+    path: Path
+    max_difference: float | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,15 @@ class Exported:
     widths: Path
     program: Path | None
     max_difference: float
+
+    @property
+    def files(self) -> tuple[WrittenFile, ...]:
+        """The checkpoint and the program."""
+        weights = WrittenFile("safetensors", self.checkpoint, None)
+        if self.program is None:
+            return (weights,)
+        name = "pt2" if self.program.name == ARCHIVE else "torchscript"
+        return (weights, WrittenFile(name, self.program, self.max_difference))
 
 
 def export_network(
@@ -81,6 +110,43 @@ def export_network(
     except OSError as error:
         raise ExportError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
     return Exported(folder, folder / CHECKPOINT, folder / WIDTHS, written, difference)
+
+
+def write_format(
+    net: nn.Module, name: str, folder: Path, input_shape: tuple[int, int, int], header: checkpoint.Header
+) -> WrittenFile:
+    """Write a network in a format of `pruning.formats` as `model.SUFFIX`, for any number of images.
+
+    Args:
+        net: in evaluation mode, on the CPU.
+        folder: is made where it is missing.
+        header: of the checkpoint of the network.
+
+    Raises:
+        FormatError: the network cannot be written in this format.
+        RefusedError: the program in the file gives other logits; the file is removed.
+        ExportError: the folder cannot be written.
+    """
+    form, tolerance = find_format(name), TOLERANCES.get(name, TOLERANCE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"model{form.suffix}"
+        write_network(net, name, path, input_shape, spec=header.spec, widths=header.widths)
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written ({error.strerror}); choose another --out") from error
+    if form.read is None:
+        return WrittenFile(name, path, None)
+    images = torch.rand(3, *input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals
+        difference = _difference(net, read_program(name, path), images)
+    if not difference <= tolerance:
+        path.unlink()
+        raise RefusedError(
+            f"{name} refused: its logits differ by {difference:.1e} of the largest one, over the limit of "
+            f"{tolerance:.0e}; take another format"
+        )
+    return WrittenFile(name, path, difference)
 
 
 def _write_program(net: nn.Module, input_shape: tuple[int, int, int], folder: Path) -> tuple[Path | None, float]:

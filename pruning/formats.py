@@ -140,6 +140,22 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Read "pt2,onnx", and check that the packages of these formats are installed.
+
+    Raises:
+        UnknownNameError: no such format.
+        FormatError: a package is missing, or no format is named.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise FormatError(f"{text!r} names no format; give one or more of {','.join(FORMATS)}")
+    for name in names:
+        find_format(name)
+        check_packages(name)
+    return names
+
+
 def check_packages(name: str) -> None:
     """Raise FormatError with the line that installs them where packages of a format are missing."""
     form = find_format(name)

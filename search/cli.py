@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = Registry(
         "show": "search.commands.old_runs:show",
         "compare": "search.commands.old_runs:compare",
         "prune": "search.commands.prune:prune",
+        "export": "search.commands.export:export",
     },
 )
 PLAN = "plan"

@@ -4,6 +4,8 @@ This module writes no file, so that a mistake in the config leaves nothing behin
 """
 
 import dataclasses
+import importlib.metadata
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from torch import nn
 
 from configs.loading import check_resumed
 from configs.schema import RunConfig
+from pruning.formats import parse_formats
 from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.builtin import check_on_disk
@@ -34,6 +37,7 @@ from spaces.zoo.models import build, default_input_shape, published_file
 
 LEAST_TIMEOUT, TIMEOUT_FACTOR = 600.0, 10.0  # seconds; of the forecast of a whole trial
 LEARNED_IMAGES = 256  # training images by which it is judged whether the dense network has learned them
+PACKAGES = ("slimfront", "torch", "torchvision", "optuna", "ray", "mlflow", "fvcore", "torch-pruning")
 NOT_IN_PATHS = "?{}"  # the stores of MLflow and Optuna take them for parts of an address
 
 
@@ -156,6 +160,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     device = pick_device(config.train.device)
     config = _with_latency_device(config, device)
     check_device(config.latency)
+    if config.export:
+        parse_formats(config.export)
     if not fetch:
         check_on_disk(config.data)
     data = load_data(config.data, config.seed, default_input_shape(config.model))
@@ -235,3 +241,14 @@ def _fresh_folder(config: RunConfig) -> Path:
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that the results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

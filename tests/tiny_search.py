@@ -9,7 +9,7 @@ from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 
 
 def tiny_config(out: Path, **changes: Any) -> RunConfig:
-    """Return what to search: five trials in this process, into the folder, with nothing timed."""
+    """Return what to search: five trials in this process, into the folder, nothing timed, no models in MLflow."""
     config = RunConfig(
         budget=("50%",),
         model="tiny_nets:residual",
@@ -21,5 +21,6 @@ def tiny_config(out: Path, **changes: Any) -> RunConfig:
         trials=5,
         final_epochs="none",
         out=str(out),
+        log_models="none",
     )
     return dataclasses.replace(config, **changes)

@@ -11,7 +11,7 @@ from search.reporting.picture import write_fronts_png
 from search.reporting.summary import summary
 from search.reporting.wording import make_console, print_parts
 from search.results.loading import read_result
-from search.tracking.store import ui_command
+from search.tracking.store import rebase_artifacts, ui_command
 from spaces.errors import ConfigError, ExitCode
 
 PICTURE = "compare.png"
@@ -23,6 +23,7 @@ def show(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, such as runs/NAME")
     folder = parser.parse_args(arguments).run
     result = read_result(folder)
+    rebase_artifacts(folder)
     print_parts(make_console(sys.stdout), summary(result, folder, ui_command(folder)))
     return ExitCode.RESULT
 

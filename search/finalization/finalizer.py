@@ -1,9 +1,8 @@
 """Finalizer: the last act of a search, which reads the front on test, exports it and writes the report."""
 
 import dataclasses
-import importlib.metadata
 import json
-import platform
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -14,13 +13,15 @@ from torch import nn
 
 from configs.passwords import masked_settings
 from pruning import checkpoint
-from pruning.export import export_network
+from pruning.export import Exported, export_network
+from pruning.formats import parse_formats
 from runners.latency.devices import make_meter
 from runners.latency.meter import REFERENCE, to_plain
 from runners.training.loop import accuracy
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
-from search.environment import Environment
+from search.environment import Environment, installed_versions
+from search.finalization.exports import export_formats
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
 from search.planning import LEAST_TIMING, TIMING_SHARE
@@ -36,7 +37,7 @@ from spaces.errors import SlimfrontError
 from spaces.files import write_atomically
 from spaces.space import describe
 
-_PACKAGES = ("slimfront", "torch", "torchvision", "optuna", "ray", "mlflow", "fvcore", "torch-pruning")
+_log = logging.getLogger(__name__)
 
 
 class ConfirmationError(SlimfrontError):
@@ -110,7 +111,7 @@ class Finalizer:
             folder=str(environment.folder),
             space={"groups": describe(problem.space.variable), "input_shape": list(environment.data.input_shape)},
             seconds=ending.seconds,
-            versions=_versions(),
+            versions=installed_versions(),
             interrupted=ending.interrupted,
             time_limited=ending.time_limited,
             lost=ending.lost,
@@ -207,7 +208,23 @@ class Finalizer:
             **latency_columns(result, member.label),
             "latency": result.latency.get(member.label),
         }
+        self._export_further(result, member, exported)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+    def _export_further(self, result: SearchResult, member: TrialResult, exported: Exported) -> None:
+        """Write a network in the formats of the config too, and its model card."""
+        written = exported.files
+        asked = parse_formats(self.environment.config.export) if self.environment.config.export else ()
+        formats = [] if result.interrupted else [name for name in asked if name not in {file.name for file in written}]
+        if formats:
+            self.callback.on_phase(f"exporting network {member.label} as {', '.join(formats)}")
+        header = checkpoint.read_header(self.environment.folder / member.path)
+        export = export_formats(result, member, self._load(member).eval(), header, exported.folder, formats, written)
+        for error in export.refused.values():
+            _log.warning("network %s: %s", member.label, error)
+        for file in export.files[len(written) :]:
+            difference = "" if file.max_difference is None else f", largest difference {file.max_difference:.1e}"
+            self.callback.on_phase(f"network {member.label} is written as {file.name}{difference}")
 
 
 def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
@@ -220,14 +237,3 @@ def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
 
 def _member_folder(member: TrialResult) -> str:
     return f"front/trial-{member.stem}"
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the installed packages that the results depend on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -1,7 +1,7 @@
 """The fronts of several finished searches beside each other: which search found what, and what is best of all."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,7 @@ def dense_cost(result: SearchResult, axis: str) -> float | None:
     """Return the cost of the dense network; None where its latency was not measured."""
     if axis == FLOPS:
         return result.dense.cost.flops
-    readings: Any = result.latency.get("dense") or ({},)
-    seconds: float | None = readings[0].get("seconds")
+    seconds: float | None = _first_reading(result).get("seconds")
     return seconds
 
 
@@ -134,10 +133,11 @@ def _warnings(runs: Sequence[NamedRun], axis: str) -> Iterator[str]:
         yield "The runs searched different networks: `of dense` is of the network of each run."
     if axis == FLOPS and any(run.result.axis == LATENCY for run in runs):
         yield "Some runs traded latency and some FLOPs: all fronts are shown over FLOPs."
-    if axis == LATENCY and differ(lambda result: _conditions(result)):
+    if axis == LATENCY and differ(lambda result: _first_reading(result).get("conditions")):
         yield "Latency was measured on different devices or under different conditions: the costs do not compare."
 
 
-def _conditions(result: SearchResult) -> Any:
-    readings: Any = result.latency.get("dense") or ({},)
-    return readings[0].get("conditions")
+def _first_reading(result: SearchResult) -> Mapping[str, Any]:
+    """Return the latency reading of the dense network at the first batch size; empty where none was asked for."""
+    readings: Sequence[Mapping[str, Any]] = result.latency.get("dense") or ({},)
+    return readings[0]

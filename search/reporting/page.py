@@ -6,10 +6,17 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from configs.loading import command_line
 from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_heads, latency_statements
-from search.reporting.picture import ACCURACY, DENSE, FRONT, LIMIT, Coordinates, Picture, picture_of
+from search.reporting.picture import Coordinates, Picture, picture_of
 from search.reporting.rows import NetworkRow, dense_row, front_rows, network_row, quantised, rank_correlation_table
+from search.reporting.sections.charts import baseline_chart, curves_chart, latency_chart, styled
+from search.reporting.sections.colours import ACCURACY, DENSE, FRONT, LIMIT
+from search.reporting.sections.shapes import network_shapes
+from search.reporting.sections.trials import HEADS, trial_rows
 from search.reporting.statements import (
     baseline_statements,
     dense_statement,
@@ -29,13 +36,20 @@ def write_html(result: SearchResult, path: Path) -> None:
     from jinja2 import Environment, PackageLoader
 
     picture, rows = picture_of(result), front_rows(result)
-    statements = [ending(result), result.baseline_comparison.statement, *target_statements(result)]
+    statements = [ending(result), *target_statements(result)]
     statements.append(dense_statement(result.dense.learning_curve))
     template = Environment(loader=PackageLoader("search.reporting", ""), autoescape=True, trim_blocks=True)
     text = template.get_template("report.html.j2").render(
         title=picture.title,
         statements=[*filter(None, statements), *(f"{text}." for text in latency_statements(result))],
-        chart=_chart(result, picture).to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False}),
+        **_charts(result, picture),
+        comparison=result.baseline_comparison.statement,
+        shapes=network_shapes(result),
+        trials=trial_rows(result),
+        trial_heads=HEADS,
+        command=command_line(result.config),
+        settings=yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True),
+        versions=", ".join(f"{package} {version}" for package, version in result.versions.items()),
         targets=targets_table(result),
         final_training=final_training_table(result),
         networks=rows,
@@ -50,6 +64,26 @@ def write_html(result: SearchResult, path: Path) -> None:
         correlations=rank_correlation_table(result),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _charts(result: SearchResult, picture: Picture) -> dict[str, str]:
+    """Return the charts of the page by their names in the template; the first brings plotly.js."""
+    return {
+        "chart": _html(_chart(result, picture), with_library=True),
+        "latency_chart": _html(latency_chart(result)),
+        "baseline_chart": _html(baseline_chart(result)),
+        "curves_chart": _html(curves_chart(result)),
+    }
+
+
+def _html(chart: Any, *, with_library: bool = False) -> str:
+    """Return a chart as a part of the page; empty without one."""
+    if chart is None:
+        return ""
+    text: str = chart.to_html(
+        full_html=False, include_plotlyjs=with_library, config={"displaylogo": False, "responsive": True}
+    )
+    return text
 
 
 def hover_text(row: NetworkRow) -> str:
@@ -98,13 +132,7 @@ def _chart(result: SearchResult, picture: Picture) -> Any:
     place = (() if cost is None else (cost,), (accuracy,))
     add_marks("dense network", place, [dense_row(result)], size=15, color=DENSE, symbol="star")
     ticks = {"tickvals": axis.ticks, "ticktext": [f"{tick:g}" for tick in axis.ticks]}
-    figure.update_xaxes(type="log", title=axis.title, range=[log10(axis.low), log10(axis.high)], **ticks)
-    figure.update_yaxes(title=ACCURACY, range=picture.accuracies)
-    figure.update_layout(
-        template="plotly_white",
-        height=560,
-        margin={"l": 70, "r": 30, "t": 30, "b": 60},
-        legend={"orientation": "h", "y": -0.16, "x": 0},
-        hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 12}},
-    )
-    return figure
+    figure.update_xaxes(type="log", range=[log10(axis.low), log10(axis.high)], **ticks)
+    figure.update_yaxes(range=picture.accuracies)
+    figure = styled(figure, axis.title, ACCURACY)
+    return figure.update_layout(height=560)

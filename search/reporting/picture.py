@@ -12,17 +12,13 @@ from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.fronts import NamedRun, common_axis, dense_cost, front_along
+from search.reporting.sections.colours import ACCURACY, DENSE, FRONT, GREY, LIMIT, PALETTE
 from search.reporting.wording import plural
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import SearchResult
 from spaces.budget import Budget
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; black is kept for the dense network, grey for the
-# baselines.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-GREY, FRONT, DENSE, LIMIT = "#8a8f98", "#1b1f24", "#000000", "#b42318"
 MARKERS = "osD^vP"  # of the fronts of several searches
-ACCURACY = "validation accuracy (%)"
 _STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
 _FLOPS_UNITS = ((1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"), (1.0, "FLOPs"))
 Coordinates = tuple[tuple[float, ...], tuple[float, ...]]

@@ -4,13 +4,14 @@ A trial enters the storage once, whole, when it has ended: stored parameter by p
 takes 25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import OptunaError
+from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
@@ -24,6 +25,7 @@ from search.storage.outbox import UNSENT, Outbox, Record
 from spaces.errors import LostError, SlimfrontError
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, cost
+ACCURACY, COSTS = "accuracy", {"flops": "flops", "latency": "latency_seconds"}  # names of both for Optuna
 STUDY_FILE = "study.db"  # of a run folder
 RESULT = "result"  # user attribute of a trial: its TrialResult as plain data
 CONNECT_SECONDS = 5
@@ -79,6 +81,9 @@ class StudyStorage:
             stored = self._study.user_attrs.get("identity")
             if stored is None:
                 self._study.set_user_attr("identity", identity)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    self._study.set_metric_names([ACCURACY, COSTS[problem.axis]])
         except ImportError as error:
             raise StudyError(
                 f"{self._where} needs a package that is not installed ({error}); for PostgreSQL: "

@@ -4,6 +4,7 @@ One background thread imports MLflow, opens the store (a fresh SQLite store take
 makes every write, so neither the start nor a slow server holds a trial up.
 """
 
+import dataclasses
 import logging
 import queue
 import shlex
@@ -12,17 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import override
 
-from configs.passwords import masked
+from configs.passwords import masked, masked_settings
 from configs.schema import RunConfig
 from runners.trial import TrialResult
 from search.callbacks import Progress, SearchCallback
 from search.environment import Plan
 from search.problem import Problem
-from search.results.result import SearchResult
+from search.results.result import DenseResult, SearchResult
 from search.tracking.runs import SearchRuns
 from search.tracking.store import SQLITE, STORE_FILE
 from spaces.errors import SlimfrontError
@@ -30,6 +32,8 @@ from spaces.errors import SlimfrontError
 RETRY_SECONDS = 5.0  # between tries to reach a server that is away
 STOP_SECONDS = 6.0  # longest wait for the last records after the user has stopped the search
 FLUSH_SECONDS = 120.0  # longest wait for the last records of a finished search
+MODEL_SECONDS = 60.0  # the same for each network that is logged as a model
+PICTURE_SECONDS = 30.0  # between two pictures of a running search
 _log = logging.getLogger(__name__)
 _Write = Callable[[SearchRuns], None]
 
@@ -68,7 +72,9 @@ class MlflowTracker(SearchCallback):
         Raises:
             TrackingError: the server cannot be used.
         """
-        self._budgets, self._reference_cost = plan.environment.problem.budgets, plan.reference_cost
+        self._environment, self._reference_cost = plan.environment, plan.reference_cost
+        data = self._environment.data
+        self._queue.put(lambda runs: runs.describe(data, self._config))
         self._writer.start()
         if not self._local:
             self._wait_until_open()
@@ -81,17 +87,17 @@ class MlflowTracker(SearchCallback):
             TrackingError: the store cannot be opened.
         """
         self._wait_until_open()
-        cost = problem.space.dense_cost
-        limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in self._budgets}
-        metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
-        self._queue.put(lambda runs: runs.log(runs.parent, metrics, limits))
+        self._dense = DenseResult(accuracy, None, problem.space.dense_cost, self._environment.dense_curve)
+        self._results = {result.trial.number: result for result in finished}
+        self._drawn = time.time()
+        self._queue.put(lambda runs: runs.write_dense(accuracy, problem, self._dense.learning_curve))
         self._step = sum(max(1, len(result.rungs)) for result in finished)
 
         def catch_up(runs: SearchRuns) -> None:
             for result in finished:
                 # The last training segment of a trial may be missing although its others are there.
                 if result.trial.number not in runs.children or len(result.rungs) > 1:
-                    runs.write_trial(result, self._budgets, time.time())
+                    runs.write_trial(result, problem, time.time())
 
         if finished:
             self._queue.put(catch_up)
@@ -99,24 +105,33 @@ class MlflowTracker(SearchCallback):
     @override
     def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
         self._step += 1
-        step, budgets, ended = self._step, self._budgets, time.time()
+        step, problem, ended = self._step, self._environment.problem, time.time()
+        self._results[result.trial.number] = result.with_checkpoints({})
         front = progress.front
         standing = {"hypervolume": front.hypervolume(self._reference_cost), "front_size": float(len(front))}
-        best = front.best(budgets)
+        best = front.best(problem.budgets)
         if best is not None and best.accuracy is not None:
             standing["best_accuracy"] = best.accuracy
 
         def write(runs: SearchRuns) -> None:
-            runs.write_trial(result, budgets, ended)
+            runs.write_trial(result, problem, ended)
             runs.log(runs.parent, standing, step=step)
+            runs.mark(front, best)
 
         self._queue.put(write)
+        if ended - self._drawn >= PICTURE_SECONDS:
+            self._drawn, so_far = ended, self._so_far()
+            self._queue.put(lambda runs: runs.write_picture(so_far))
 
     @override
     def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
         self._queue.put(lambda runs: runs.write_front(result))
         self._queue.put(lambda runs: runs.write_files(result, self._folder))
-        self._end("KILLED" if result.interrupted else "FINISHED", STOP_SECONDS if result.interrupted else FLUSH_SECONDS)
+        models = [] if result.interrupted else self._models(result)
+        for member in models:
+            self._queue.put(partial(self._write_model, result=result, member=member))
+        seconds = STOP_SECONDS if result.interrupted else FLUSH_SECONDS + MODEL_SECONDS * len(models)
+        self._end("KILLED" if result.interrupted else "FINISHED", seconds)
 
     @override
     def on_search_abort(self) -> None:
@@ -127,6 +142,28 @@ class MlflowTracker(SearchCallback):
         if self.uri.startswith(("http://", "https://")):
             return self._opened.result().address(self.uri) if self._opened.done() else self.uri
         return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+
+    def _so_far(self) -> SearchResult:
+        """Return the running search as a result, for its picture."""
+        problem = self._environment.problem
+        return SearchResult(
+            config=masked_settings(dataclasses.asdict(self._config)),
+            budgets=problem.budgets,
+            dense=self._dense,
+            results=tuple(self._results[number] for number in sorted(self._results)),
+            targets=problem.targets,
+        )
+
+    def _models(self, result: SearchResult) -> list[TrialResult]:
+        """Return the networks that are logged as models, the chosen one first."""
+        chosen = [] if result.chosen is None else [result.chosen]
+        others = [member for member in result.reported if not result.is_chosen(member)]
+        return {"front": [*chosen, *others], "chosen": chosen, "none": []}[self._config.log_models]
+
+    def _write_model(self, runs: SearchRuns, *, result: SearchResult, member: TrialResult) -> None:
+        model = runs.write_model(result, member, self._folder)
+        if model is not None and self._config.register and result.is_chosen(member):
+            runs.register(self._config.register, model, member)
 
     def _wait_until_open(self) -> None:
         if (error := self._opened.exception()) is not None:

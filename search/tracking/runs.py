@@ -1,28 +1,54 @@
 """SearchRuns: the MLflow runs of one search in an open store, with their parameters (texts) and metrics (numbers)."""
 
 import dataclasses
+import json
+import logging
 import math
+import os
+import re
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.passwords import masked_settings
 from configs.schema import RunConfig
+from runners.data.loading import ImageData
+from runners.learning_curve import LearningCurve
 from runners.trial import Trial, TrialResult, TrialState
+from search.problem import Problem
 from search.reporting.latency import latency_metrics
+from search.reporting.picture import write_png
 from search.reporting.rows import front_columns
 from search.reporting.targets import target_statements
 from search.results.comparison import confirmed_figures
+from search.results.loading import load
 from search.results.result import SearchResult, best_at_text
 from search.results.serialization import to_plain
-from search.tracking.store import CHANGED_PREFIX, FOLDER_TAG, PARENT_TAG, StoredRuns, open_store, stored_runs
+from search.tracking.description import KIND_TAG, MODEL_TRAINING, context_tags, dataset_input, default_run_name
+from search.tracking.models import ALIAS, NetworkModel, UnexportableError, log_model, register
+from search.tracking.store import (
+    ARTIFACTS,
+    CHANGED_PREFIX,
+    FOLDER_TAG,
+    PARENT_TAG,
+    StoredRuns,
+    open_store,
+    rebase_artifacts,
+    stored_runs,
+)
 from spaces.budget import Budget
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+_log = logging.getLogger(__name__)
+
 EXPERIMENT = "slimfront"
+PICTURE = "front.png"  # artifact, renewed while the search runs
+MODEL_TAG, MODEL_OF_TAG = "model_id", "model_of"  # tags of a trial's run: its model, and the checkpoint it was made of
+_NOT_IN_A_NAME = re.compile(r"[^\w\-./ :]")  # MLflow refuses names of metrics with these
 
 
 class SearchRuns:
@@ -40,6 +66,9 @@ class SearchRuns:
     def __init__(self, client: "MlflowClient", experiment: str, stored: StoredRuns) -> None:
         self._client, self._experiment, self._stored = client, experiment, stored
         self.parent, self.children = stored.parent, dict(stored.children)
+        # Trial number -> its tags on_front and chosen; None where an earlier process wrote them, with values of then.
+        self._standing: dict[int, tuple[bool, bool] | None] = dict.fromkeys(self.children)
+        self._logged_epochs: dict[int, int] = {}  # by trial: epochs of its learning curve that are in the store
 
     @classmethod
     def open(cls, uri: str, folder: Path, local: bool, config: RunConfig) -> "SearchRuns":
@@ -49,13 +78,19 @@ class SearchRuns:
             local: whether the store is in the run folder; its artifacts then are there, too.
             config: settings of the run, logged as parameters.
         """
+        if local:
+            rebase_artifacts(folder)
         client = open_store(uri)
-        known = client.get_experiment_by_name(EXPERIMENT)
-        place = (folder / "mlartifacts").as_uri() if local else None
-        experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT, artifact_location=place)
+        name = config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        known = client.get_experiment_by_name(name)
+        place = (folder / ARTIFACTS).as_uri() if local else None
+        experiment = known.experiment_id if known else client.create_experiment(name, artifact_location=place)
+        if known is None or KIND_TAG not in known.tags:
+            client.set_experiment_tag(experiment, KIND_TAG, MODEL_TRAINING)
         stored = stored_runs(client, experiment, str(folder), local) if config.resume else None
         if stored is None:
-            parent = client.create_run(experiment, run_name="search", tags={FOLDER_TAG: str(folder)})
+            run_name = config.run_name or default_run_name(config)
+            parent = client.create_run(experiment, run_name=run_name, tags={FOLDER_TAG: str(folder)})
             stored = StoredRuns(parent.info.run_id)
         else:
             client.update_run(stored.parent, status="RUNNING")
@@ -99,7 +134,22 @@ class SearchRuns:
             params=[Param(name, value) for name, value in params.items()],
         )
 
-    def write_trial(self, result: TrialResult, budgets: Sequence[Budget], ended: float) -> None:
+    def describe(self, data: ImageData, config: RunConfig) -> None:
+        """Write what the parent run is about: its dataset, user, source, host, versions and command."""
+        for name, value in context_tags(config).items():
+            self._client.set_tag(self.parent, name, value)
+        self._client.log_inputs(self.parent, [dataset_input(data, config)])
+
+    def write_dense(self, accuracy: float, problem: Problem, curve: LearningCurve | None) -> None:
+        """Write the dense network, with the learning curve of its training, and the budgets."""
+        cost = problem.space.dense_cost
+        limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in problem.budgets}
+        metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
+        self.log(self.parent, metrics, limits)
+        for epoch, reached in enumerate(curve.val if curve else (), start=1):
+            self.log(self.parent, {"dense_val_accuracy": reached}, step=epoch)
+
+    def write_trial(self, result: TrialResult, problem: Problem, ended: float) -> None:
         """Write a trial, or another training segment of one, as a child run.
 
         Its intermediate networks are the steps of the metrics named intermediate_...
@@ -109,14 +159,17 @@ class SearchRuns:
         run = self.children.get(trial.number)
         if run is None:  # else another training segment, which goes on in the run of the first
             tags = {PARENT_TAG: self.parent, "state": str(result.state), "method": trial.method}
+            tags |= {"baseline": _truth(bool(trial.baseline)), "on_front": _truth(False), "chosen": _truth(False)}
             if result.error:
                 tags["failure_reason"] = result.error
             name = f"trial {trial.number:04d}"
             run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
             self.children[trial.number] = run
+            self._standing[trial.number] = (False, False)
         step = result.trained or 0 if result.rungs else 0
         metrics = {"seconds": result.seconds} | ({"epochs": float(step)} if result.rungs else {})
-        self.log(run, metrics | network_metrics(result), trial_params(trial, budgets), step)
+        metrics |= network_metrics(result) | width_metrics(result, problem.space.full)
+        self.log(run, metrics, trial_params(trial, problem.budgets), step)
         self._log_curve(run, result, start)
         for network in result.intermediate_networks:
             self.log(run, network_metrics(network, "intermediate_"), step=network.intermediate_index)
@@ -130,8 +183,10 @@ class SearchRuns:
     def write_front(self, result: SearchResult) -> None:
         """Write the front as a table, the comparison with the best baseline, and mark the members of the front."""
         self._write_table(front_columns(result))
-        for child in self._stored.children.values():
-            self._client.set_tag(child, "front", "false")
+        self.mark(result.front, result.chosen)
+        if result.chosen is not None:
+            chosen = network_metrics(result.chosen) | member_metrics(result, result.chosen)
+            self.log(self.parent, {f"chosen_{name}": value for name, value in chosen.items()})
         self._client.set_tag(self.parent, "mlflow.note.content", result.baseline_comparison.statement)
         if (gap := result.baseline_comparison.difference) is not None:
             self.log(self.parent, {f"over_baseline_{name}": value for name, value in dataclasses.asdict(gap).items()})
@@ -140,15 +195,64 @@ class SearchRuns:
         for audit in (result.screening_audit, *result.rung_audits):
             if audit is not None and audit.correlation is not None:
                 self.log(self.parent, {"rung_rank_correlation": audit.correlation}, step=audit.epochs)
-        labels = {member.label for member in result.front}
         for member in result.reported:
             run = self.children.get(member.trial.number)
             if run is not None:
-                if member.label in labels:
-                    self._client.set_tag(run, "front", "true")
                 if best_at := best_at_text(result, member):
                     self._client.set_tag(run, "best_at", best_at)
                 self.log(run, member_metrics(result, member), step=member.intermediate_index)
+
+    def mark(self, front: Iterable[TrialResult], chosen: TrialResult | None) -> None:
+        """Set the tags on_front and chosen of the trials whose standing has changed."""
+        on_front = {member.trial.number for member in front}
+        number_chosen = None if chosen is None else chosen.trial.number
+        for number, run in self.children.items():
+            now = number in on_front, number == number_chosen
+            before = self._standing.get(number) or (None, None)
+            for tag, value, old in zip(("on_front", "chosen"), now, before, strict=True):
+                if value != old:
+                    self._client.set_tag(run, tag, _truth(value))
+            self._standing[number] = now
+
+    def write_picture(self, result: SearchResult) -> None:
+        """Draw the search so far in place of the picture before."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / PICTURE
+            write_png(result, file)
+            self._client.log_artifact(self.parent, str(file))
+
+    def write_model(self, result: SearchResult, member: TrialResult, folder: Path) -> str | None:
+        """Log a network of the front as a model of its trial's run; return its id, None where torch cannot export it.
+
+        A resumed search keeps the model of a network that has not changed.
+        """
+        run = self.children.get(member.trial.number)
+        if run is None or not member.path:
+            return None
+        tags = self._client.get_run(run).data.tags
+        if tags.get(MODEL_OF_TAG) == member.path and MODEL_TAG in tags:
+            return str(tags[MODEL_TAG])
+        params = {"trial": member.label, "method": member.trial.method, "widths": json.dumps(dict(member.widths or {}))}
+        network = NetworkModel(
+            name=f"trial-{member.stem}",
+            net=load(folder / member.path, trust=True),  # this search wrote it
+            input_shape=result.space["input_shape"],
+            params=params,
+            metrics=network_metrics(member) | member_metrics(result, member),
+        )
+        try:
+            model = log_model(self._client, self._experiment, run, network)
+        except UnexportableError as error:
+            _log.warning("network %s is no model in MLflow: %s", member.label, error)
+            return None
+        for name, value in ((MODEL_TAG, model), (MODEL_OF_TAG, member.path)):
+            self._client.set_tag(run, name, value)
+        return model
+
+    def register(self, name: str, model: str, member: TrialResult) -> None:
+        """Make the model of the chosen network the next version of a registered one."""
+        version = register(self._client, name, model, self.children[member.trial.number])
+        self._client.set_tag(self.parent, "registered", f"{name}@{ALIAS}, version {version.version}")
 
     def write_files(self, result: SearchResult, folder: Path) -> None:
         """Write the report's files and the folder of the chosen network as artifacts."""
@@ -169,13 +273,15 @@ class SearchRuns:
         """Log the validation accuracies of a trial by epoch; `start` is in milliseconds since 1970."""
         from mlflow.entities import Metric
 
+        logged = self._logged_epochs.get(result.trial.number, -1)
         curve = [
             Metric("val_accuracy", report.accuracy, start + int(report.seconds * 1000), report.epoch)
             for report in result.curve
-            if math.isfinite(report.accuracy)
+            if math.isfinite(report.accuracy) and report.epoch > logged
         ]
         if curve:
             self._client.log_batch(run, metrics=curve)
+            self._logged_epochs[result.trial.number] = curve[-1].step
 
     def _write_table(self, table: Mapping[str, list[Any]]) -> None:
         """Write the front as a table, in place of one that an earlier process wrote, to which MLflow would append."""
@@ -210,10 +316,19 @@ def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
 
 
 def network_metrics(network: TrialResult, prefix: str = "") -> dict[str, float]:
-    """Return the accuracy and cost of a network, as far as they are known."""
+    """Return the accuracy, the cost and the latency of a network, as far as they are known."""
     metrics = {} if network.accuracy is None else {"accuracy": network.accuracy}
     metrics |= dataclasses.asdict(network.cost) if network.cost else {}
+    metrics |= {"latency_ms": 1000 * float(network.timed["seconds"])} if network.timed is not None else {}
     return {prefix + name: value for name, value in metrics.items()}
+
+
+def width_metrics(network: TrialResult, full: Mapping[str, int]) -> dict[str, float]:
+    """Return the width ratio of every group, in (0, 1]; none where the widths are not known."""
+    if network.widths is None:
+        return {}
+    widths = network.widths.items()
+    return {_NOT_IN_A_NAME.sub("_", f"width.{group}"): width / full[group] for group, width in widths}
 
 
 def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float]:
@@ -222,3 +337,8 @@ def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float
     accuracies = {"test_accuracy": member.test_accuracy, **confirmed_figures(member)}
     metrics = {prefix + name: value for name, value in accuracies.items() if value is not None}
     return metrics | latency_metrics(result, member.label)
+
+
+def _truth(value: bool) -> str:
+    """Write a tag by which the UI filters."""
+    return "true" if value else "false"

@@ -4,9 +4,10 @@ import logging
 import logging.config
 import os
 import shlex
+import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,22 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SQLITE = "sqlite:///"  # before the path of a store in a file
-STORE_FILE = "mlflow.db"  # of a run folder
+STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"  # of a run folder
 FOLDER_TAG = "slimfront.run_folder"  # tag of a parent run by which a server's runs are found again
 PARENT_TAG = "mlflow.parentRunId"
 CHANGED_PREFIX = "now."  # of the tags of a parent run that hold the settings which a resumed search has changed
 _FINAL_STATUSES = ("FINISHED", "FAILED")
 _PAGE_SIZE = 1000  # runs per request
+
+# Columns of the store that hold places of artifacts.
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_log = logging.getLogger(__name__)
 
 # MLflow reads these variables when it is imported or used; the user's own values stay. It must not call home, nor wait
 # for minutes for a server that is down, nor print on standard output.
@@ -49,6 +60,24 @@ def ui_command(folder: Path) -> str:
     """Return the command line that opens MLflow on the store in a run folder; empty where there is none."""
     file = folder.resolve() / STORE_FILE
     return f"mlflow ui --backend-store-uri {shlex.quote(f'{SQLITE}{file}')}" if file.is_file() else ""
+
+
+def rebase_artifacts(folder: Path) -> None:
+    """Tell the store of a run folder that was moved where its artifacts are now: MLflow keeps absolute places."""
+    file, place = folder.resolve() / STORE_FILE, (folder.resolve() / ARTIFACTS).as_uri()
+    if not file.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(file)) as store, store:
+            found = store.execute(
+                "SELECT artifact_location FROM experiments WHERE artifact_location LIKE ?", [f"%/{ARTIFACTS}"]
+            )
+            for old in {location for (location,) in found if location != place}:
+                for table, column in _PLACES:
+                    change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                    store.execute(change, [place, len(old) + 1, len(old), old])
+    except sqlite3.Error as error:
+        _log.warning("MLflow's artifacts in %s are where the folder was before (%s)", folder, error)
 
 
 def missing_file(uri: str) -> Path | None:

@@ -1,10 +1,18 @@
 import dataclasses
+import shutil
 from pathlib import Path
+
+import pytest
 
 from search.reporting.page import hover_text, write_html
 from search.reporting.rows import dense_row, network_row
+from search.reporting.sections.shapes import network_shapes
 from search.results.result import SearchResult
 from spaces.widths import Widths
+
+
+def networks_table(text: str) -> str:
+    return text.partition('<table id="networks">')[2].partition("</table>")[0]
 
 
 def test_the_page_stands_alone_and_shows_the_front(finished_search: SearchResult, tmp_path: Path) -> None:
@@ -12,7 +20,7 @@ def test_the_page_stands_alone_and_shows_the_front(finished_search: SearchResult
     text = (tmp_path / "front.html").read_text(encoding="utf-8")
     assert "<script src=" not in text
     assert "Plotly.newPlot" in text
-    body = text[text.rindex("<table>") :]
+    body = networks_table(text)
     order = [body.index(words) for words in ("dense", "trial 1: di", "trial 0: l2 (uniform widths)", "trial 3: di")]
     assert order == sorted(order)
     assert "1,440,000" in body
@@ -25,10 +33,10 @@ def test_the_page_shows_sizes_where_a_network_is_quantised(
 ) -> None:
     for search, shown in ((finished_search, False), (quantised_search, True)):
         write_html(search, tmp_path / "front.html")
-        body = (tmp_path / "front.html").read_text(encoding="utf-8").rpartition("<table>")[2]
-        assert ("<th>MB</th>" in body) is shown
+        body = networks_table((tmp_path / "front.html").read_text(encoding="utf-8"))
+        assert (">MB</th>" in body) is shown
         assert ("<td>0.00115</td>" in body) is shown
-        assert body.count("<th>") == body.partition("</tr>")[2].partition("</tr>")[0].count("<td>")
+        assert body.count("<th ") == body.partition("</tr>")[2].partition("</tr>")[0].count("<td>")
 
 
 def test_hovering_shows_numbers_and_widths_before_and_after(finished_search: SearchResult) -> None:
@@ -55,7 +63,61 @@ def test_an_intermediate_network_is_in_table_and_picture(
 ) -> None:
     write_html(search_with_intermediates, tmp_path / "front.html")
     text = (tmp_path / "front.html").read_text(encoding="utf-8")
-    body = text[text.rindex("<table>") :]
+    body = networks_table(text)
     assert "trial 3.2: di" in body
     assert "trial 3.1" not in body  # above the budget: drawn, but on no front
     assert "trial 3.1" in text
+
+
+def test_the_page_has_every_section_and_repeats_the_run(finished_search: SearchResult, tmp_path: Path) -> None:
+    versions = {"torch": "2.15.0"}
+    write_html(dataclasses.replace(finished_search, versions=versions), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert len(text) < 6_000_000
+    assert "<pre>python -m search --budget 60%</pre>" in text
+    assert "torch 2.15.0" in text
+    for section in ("front", "baseline", "shapes", "curves", "trials", "repeat"):
+        assert f'<section id="{section}">' in text
+        assert f'href="#{section}"' in text
+
+
+def test_the_shape_of_a_network_has_a_bar_per_group(finished_search: SearchResult) -> None:
+    first = network_shapes(finished_search)[0]
+    assert first.name.startswith("trial 1: di, 96.00%")
+    # The widest group is 64: 12 of 16, 24 of 32 and 48 of 64 are 3/4 of bars of 25, 50 and 100.
+    assert [(bar.dense_height, bar.kept_height) for bar in first.bars] == [(25, 18.75), (50, 37.5), (100, 75)]
+    assert first.bars[0].text == "conv1: 12 of 16 channels, 75%"
+    assert "keep 75% of their channels" in first.text
+
+
+def test_the_table_of_trials_sorts_by_number_and_filters_in_a_browser(
+    search_with_intermediates: SearchResult, tmp_path: Path
+) -> None:
+    browser = shutil.which("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if browser is None:
+        pytest.skip("no chromium is installed")
+    write_html(search_with_intermediates, tmp_path / "page.html")
+    with playwright.sync_playwright() as drive:
+        opened = drive.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page, errors = opened.new_page(), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((tmp_path / "page.html").as_uri())
+        networks = page.locator("#all tbody tr:not([hidden]) td:first-child")
+        assert networks.all_inner_texts() == ["0", "1", "2", "3", "3.1", "3.2", "3.3", "4"]
+        head = page.get_by_role("region", name="all trials").get_by_role("columnheader", name="FLOPs", exact=True)
+        head.get_by_role("button").focus()
+        page.keyboard.press("Enter")
+        # By number, not by text; the failure, which has no cost, is last.
+        costs = [
+            float(cell.get_attribute("data-number") or "inf")
+            for cell in page.locator("#all tbody td:nth-child(4)").all()
+        ]
+        assert costs == sorted(costs)
+        assert costs[-1] == float("inf")
+        assert head.get_attribute("aria-sort") == "ascending"
+        page.get_by_label("Filter").fill("uniform")
+        assert networks.all_inner_texts() == ["0"]
+        assert page.get_by_role("status").inner_text() == "1 of 8 shown"
+        opened.close()
+    assert errors == []

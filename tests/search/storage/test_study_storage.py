@@ -66,7 +66,10 @@ def test_the_storage_holds_the_whole_result_without_weights(url: str) -> None:
     search.tell(dataclasses.replace(told, checkpoint=b"weights"))
 
     assert search_of(problem, url=url).results == (told,)
-    stored = optuna.load_study(study_name="slimfront", storage=url).trials
+    study = optuna.load_study(study_name="slimfront", storage=url)
+    stored = study.trials
+    assert study.metric_names == ["accuracy", "flops"]
+    assert stored[0].values == [told.accuracy, told.cost.flops if told.cost else None]
     assert "weights" not in json.dumps(stored[0].user_attrs)
 
 

@@ -2,13 +2,16 @@ import dataclasses
 import json
 import logging
 import math
+import platform
 import shlex
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -16,6 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from configs.schema import RunConfig
 from pruning.base import Goal
+from runners.learning_curve import LearningCurve
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState
 from search.callbacks import Progress
 from search.environment import Plan
@@ -23,13 +27,24 @@ from search.results.pareto import ParetoFront
 from search.results.result import DenseResult, SearchResult
 from search.tracking.mlflow_tracker import MlflowTracker, TrackingError
 from search.tracking.runs import SearchRuns
+from search.tracking.store import rebase_artifacts
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths
 
 BUDGET = Budget("flops", 1000)
+NAME = "lenet5 digits 50% 1kparams"  # of the parent run, where none is given
 WIDTHS = Widths({"conv1": 4, "conv2": 8})
 DENSE = Cost(2000, 90)
+DATA: Any = SimpleNamespace(
+    name="digits",
+    fingerprint="0123456789abcdef" * 4,
+    input_shape=(3, 8, 8),
+    num_classes=10,
+    train=range(100),
+    val=range(20),
+    test=range(30),
+)
 
 
 def config(uri: str = "", **changes: Any) -> RunConfig:
@@ -38,9 +53,9 @@ def config(uri: str = "", **changes: Any) -> RunConfig:
 
 def begin(tracker: MlflowTracker, *finished: TrialResult) -> None:
     """Start a search whose dense network has 90% on validation."""
-    space = SimpleNamespace(dense_cost=DENSE)
-    problem: Any = SimpleNamespace(space=space, budgets=(BUDGET,), axis="flops")
-    environment: Any = SimpleNamespace(problem=problem)
+    space = SimpleNamespace(dense_cost=DENSE, full={"conv1": 8, "conv2": 8})
+    problem: Any = SimpleNamespace(space=space, budgets=(BUDGET,), targets=(), axis="flops")
+    environment: Any = SimpleNamespace(problem=problem, data=DATA, dense_curve=LearningCurve((0.7, 0.9), 0.95, 100))
     tracker.on_search_start(Plan(environment))
     tracker.on_dense_evaluated(0.9, problem, finished)
 
@@ -121,14 +136,14 @@ def history(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]
 
 
 def test_every_trial_is_a_child_of_the_search(runs: dict[str, Run]) -> None:
-    assert set(runs) == {"search", "trial 0000", "trial 0001"}
-    parent = runs["search"].info.run_id
+    assert set(runs) == {NAME, "trial 0000", "trial 0001"}
+    parent = runs[NAME].info.run_id
     assert {runs[name].data.tags["mlflow.parentRunId"] for name in ("trial 0000", "trial 0001")} == {parent}
-    assert runs["search"].info.status == "FINISHED"
+    assert runs[NAME].info.status == "FINISHED"
 
 
 def test_the_parent_has_config_budgets_and_the_dense_network(runs: dict[str, Run]) -> None:
-    data = runs["search"].data
+    data = runs[NAME].data
     expected = {
         "budget": "50%, 1kparams",
         "model": "lenet5",
@@ -144,14 +159,58 @@ def test_the_parent_has_config_budgets_and_the_dense_network(runs: dict[str, Run
     )
 
 
+def test_the_parent_names_its_images_and_where_it_ran(client: MlflowClient, runs: dict[str, Run]) -> None:
+    (given,) = runs[NAME].inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("digits", DATA.fingerprint[:36])
+    assert json.loads(given.dataset.profile) == {"train": 100, "val": 20, "test": 30, "classes": 10}
+    tags = runs[NAME].data.tags
+    assert tags["host"] == platform.node()
+    assert tags["version.mlflow"] == mlflow.__version__
+    assert "mlflow.source.name" in tags
+    assert tags["command"] == "python -m search --budget 50% --budget 1kparams --model lenet5"
+    assert client.get_experiment_by_name("slimfront").tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_learning_curves_are_logged_by_epoch(client: MlflowClient, runs: dict[str, Run]) -> None:
+    assert history(client, runs[NAME], "dense_val_accuracy") == [(1, 0.7), (2, 0.9)]
+
+
+def test_the_parent_has_the_chosen_network(runs: dict[str, Run]) -> None:
+    metrics = runs[NAME].data.metrics
+    assert (metrics["chosen_accuracy"], metrics["chosen_flops"]) == (0.8, 482)
+
+
+def test_the_picture_is_renewed_while_the_search_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("search.tracking.mlflow_tracker.PICTURE_SECONDS", 0.0)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = MlflowTracker(tmp_path, config(model="lenet5", run_name="mine", experiment="other"))
+    begin(tracker)
+    end_trial(tracker, complete(), complete())
+    tracker.on_search_abort()
+    client = MlflowClient(tracker.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("other").experiment_id], "attributes.run_name = 'mine'")
+    assert artifacts(client, run) == {"front.png"}
+
+
+def test_a_moved_run_folder_keeps_its_artifacts(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    rebase_artifacts(moved)
+    client = MlflowClient(f"sqlite:///{moved / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("slimfront")
+    run = next(run for run in client.search_runs([experiment.experiment_id]) if run.info.run_name == NAME)
+    assert run.info.artifact_uri.startswith((moved / "mlartifacts").as_uri())
+    assert "front.json" in artifacts(client, run)
+
+
 def test_the_parent_shows_the_search_as_it_grows(client: MlflowClient, runs: dict[str, Run]) -> None:
-    assert history(client, runs["search"], "hypervolume") == [(1, pytest.approx(0.456)), (2, pytest.approx(0.456))]
-    assert history(client, runs["search"], "best_accuracy") == [(1, 0.6), (2, 0.6)]
-    assert history(client, runs["search"], "front_size") == [(1, 1.0), (2, 1.0)]
+    assert history(client, runs[NAME], "hypervolume") == [(1, pytest.approx(0.456)), (2, pytest.approx(0.456))]
+    assert history(client, runs[NAME], "best_accuracy") == [(1, 0.6), (2, 0.6)]
+    assert history(client, runs[NAME], "front_size") == [(1, 1.0), (2, 1.0)]
 
 
 def test_the_parent_has_the_difference_to_the_best_baseline(runs: dict[str, Run]) -> None:
-    metrics = runs["search"].data.metrics
+    metrics = runs[NAME].data.metrics
     assert metrics["over_baseline_mean"] == pytest.approx(0.25)
     assert metrics["over_baseline_standard_error"] == pytest.approx(0.05)
     assert metrics["over_baseline_noise"] > 0.05
@@ -168,10 +227,23 @@ def test_a_child_has_its_candidate_and_its_result(client: MlflowClient, runs: di
         "di.ridge": "0.1",
         "di.way": "greedy",
     }
+    assert {name: child.data.tags[name] for name in ("on_front", "chosen", "baseline")} == {
+        "on_front": "true",
+        "chosen": "true",
+        "baseline": "false",
+    }
+    assert {name: child.data.metrics[name] for name in ("width.conv1", "width.conv2")} == {
+        "width.conv1": 0.5,
+        "width.conv2": 1.0,
+    }
     figures = {name: child.data.metrics[name] for name in ("accuracy", "flops", "params", "seconds", "test_accuracy")}
     assert figures == {"accuracy": 0.6, "flops": 480, "params": 40, "seconds": 2.0, "test_accuracy": 0.55}
     assert history(client, child, "val_accuracy") == [(0, 0.3), (1, 0.6)]
-    assert (child.info.status, child.data.tags["state"], child.data.tags["front"]) == ("FINISHED", "complete", "true")
+    assert (child.info.status, child.data.tags["state"], child.data.tags["on_front"]) == (
+        "FINISHED",
+        "complete",
+        "true",
+    )
     assert child.info.end_time - child.info.start_time == pytest.approx(2000, abs=1)
 
 
@@ -204,7 +276,7 @@ def test_a_failed_trial_is_a_failed_run_with_its_reason(runs: dict[str, Run]) ->
 def test_the_front_is_a_table_and_the_report_an_artifact(
     client: MlflowClient, runs: dict[str, Run], tmp_path: Path
 ) -> None:
-    parent = runs["search"]
+    parent = runs[NAME]
     assert artifacts(client, parent) == {"front.json", "front.png", "config.yaml", "chosen"}
     assert artifacts(client, parent, "chosen") == {"chosen/widths.json"}
     assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": "front.json", "type": "table"}]
@@ -215,7 +287,7 @@ def test_the_front_is_a_table_and_the_report_an_artifact(
 
 
 def test_artifacts_lie_in_the_run_folder(folder: Path, runs: dict[str, Run]) -> None:
-    assert runs["search"].info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
+    assert runs[NAME].info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
 
 
 def test_another_search_joins_the_experiment_and_an_aborted_one_is_failed(folder: Path, client: MlflowClient) -> None:
@@ -264,7 +336,7 @@ def test_a_server_that_dies_is_warned_of_once_and_loses_no_search(
 ) -> None:
     monkeypatch.setattr(SearchRuns, "open", lambda *_: BrokenRuns())
     monkeypatch.setattr("search.tracking.mlflow_tracker.FLUSH_SECONDS", 0.1)
-    tracker = MlflowTracker(tmp_path, config("http://server:5000"))
+    tracker = MlflowTracker(tmp_path, config("http://server:5000", log_models="none"))
     with caplog.at_level(logging.WARNING):
         begin(tracker)
         for number in range(5):

@@ -1,0 +1,59 @@
+"""All trials of a search as rows of a table that sorts and filters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runners.trial import TrialResult
+from search.reporting.wording import milliseconds, one_line, percent, scaled
+from search.results.result import SearchResult
+
+HEADS = ("network", "method", "baseline", "FLOPs", "of dense", "params", "val", "test", "ms", "epochs", "s", "state")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: the text that is shown, and the number that it is sorted by; None sorts texts by themselves."""
+
+    text: str
+    number: float | None = None
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A network of a trial, or a trial that failed; its cells stand under `HEADS`."""
+
+    cells: Sequence[Cell]
+    on_front: bool
+    chosen: bool
+
+
+def trial_rows(result: SearchResult) -> list[TrialRow]:
+    """Return a row for every network of every trial, in the order of the trials."""
+    front = {member.label for member in result.front}
+    return [
+        TrialRow(_cells(result, network), network.label in front, result.is_chosen(network))
+        for trial in result.results
+        for network in trial.networks
+    ]
+
+
+def _cells(result: SearchResult, network: TrialResult) -> list[Cell]:
+    cost, trial = network.cost, network.trial
+    seconds = None if network.timed is None else float(network.timed["seconds"])
+    share = None if cost is None else cost.flops / result.dense.cost.flops
+    order = trial.number + network.intermediate_index / 1000
+    state = str(network.state) + (f": {one_line(network.error)}" if network.error else "")
+    return [
+        Cell(network.label, order),
+        Cell(trial.method),
+        Cell(trial.baseline),
+        Cell("-" if cost is None else scaled(cost.flops), None if cost is None else cost.flops),
+        Cell(percent(share, 1), share),
+        Cell("-" if cost is None else scaled(cost.params), None if cost is None else cost.params),
+        Cell(percent(network.accuracy), network.accuracy),
+        Cell(percent(network.test_accuracy), network.test_accuracy),
+        Cell("-" if seconds is None else milliseconds(seconds), seconds),
+        Cell("-" if network.trained is None else str(network.trained), network.trained),
+        Cell(f"{network.seconds:.1f}", network.seconds),
+        Cell(state),
+    ]

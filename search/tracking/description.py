@@ -1,0 +1,59 @@
+"""What the parent run says of a search: its name, its dataset, the machine, the versions and the command."""
+
+import dataclasses
+import json
+import platform
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from configs.loading import command_line
+from configs.passwords import masked_settings
+from configs.schema import RunConfig
+from runners.data.loading import ImageData
+from search.environment import installed_versions
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+DIGEST_LENGTH = 36  # MLflow takes no longer one
+KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  # tag by which the UI picks its view
+
+
+def default_run_name(config: RunConfig) -> str:
+    """Name a run by network, images and budgets, such as "resnet20 cluttered_digits 30%"."""
+    data = PurePath(config.data.name.removeprefix("imagefolder:")).name
+    return " ".join([config.model, data, *(config.budget or (config.targets,))])
+
+
+def context_tags(config: RunConfig) -> dict[str, str]:
+    """Return the tags of user, source and commit that MLflow gives a run, and those of host, versions and command."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    versions = {f"version.{package}": version for package, version in installed_versions().items()}
+    own = {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "command": command_line(masked_settings(dataclasses.asdict(config))),
+    }
+    return {**resolve_tags(), **own, **versions}
+
+
+def dataset_input(data: ImageData, config: RunConfig) -> "DatasetInput":
+    """Describe the images of a search: name, digest, shapes, and how many there are to train, choose and test by."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    def tensor(dtype: str, *shape: int) -> str:
+        spec = {"dtype": dtype, "shape": [-1, *shape]}
+        return json.dumps([{"type": "tensor", "tensor-spec": spec}])
+
+    shapes = {"features": tensor("float32", *data.input_shape), "targets": tensor("int64")}
+    counts: dict[str, Any] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+    dataset = Dataset(
+        name=data.name,
+        digest=data.fingerprint[:DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": config.data.data_dir or data.name}),
+        schema=json.dumps({"mlflow_tensorspec": shapes}),
+        profile=json.dumps({**counts, "classes": data.num_classes}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
