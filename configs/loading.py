@@ -28,6 +28,7 @@ from spaces.fields import SettingField, setting_fields, shown
 PRESETS = Path(__file__).parent / "presets"
 RUN_FILE = "config.yaml"  # of a run folder
 HELP_ALL = "--help-all"
+QUIET, JSON = "--quiet", "--json"  # how the command line shows a run; no settings of it
 LARGEST_FILE = 1_000_000  # characters; a device such as /dev/zero has no end
 SECTIONS: Mapping[str, Any] = {
     name: field.type for name, field in setting_fields(RunConfig).items() if dataclasses.is_dataclass(field.type)
@@ -39,7 +40,7 @@ CHANGEABLE = frozenset(
     "sampler out resume tracking_uri log_models register export data_dir data_workers device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
-_NO_SETTINGS = ("--config", "--trust-code", "--print-config", "--debug", "--help", HELP_ALL)
+_NO_SETTINGS = ("--config", "--trust-code", "--print-config", QUIET, JSON, "--debug", "--help", HELP_ALL)
 _TITLES = {
     "": "search",
     "space": "widths",
@@ -167,6 +168,10 @@ def _parser(everything: bool) -> argparse.ArgumentParser:
     trust = "let --resume run the package.module:factory or command that only the run folder names"
     group.add_argument("--trust-code", action="store_true", help=hidden or trust)
     group.add_argument("--print-config", action="store_true", help=hidden or "print the effective YAML and exit")
+    quiet = "print nothing but warnings, errors and the final lines"
+    group.add_argument(QUIET, action="store_true", help=hidden or quiet)
+    as_json = "print the result as one JSON object on standard output, everything else on standard error"
+    group.add_argument(JSON, action="store_true", help=hidden or as_json)
     group.add_argument("--debug", action="store_true", help=hidden or "show tracebacks and the log")
     group.add_argument("-h", "--help", action="help", help="show the common flags and exit")
     group.add_argument(HELP_ALL, action="help", help="show every flag with its whole text and exit")

@@ -4,6 +4,7 @@
 exception is a defect of this project and shows its traceback.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -14,10 +15,10 @@ from typing import Any, NoReturn, TextIO
 
 from typing_extensions import override
 
-from configs.loading import check_resumed, effective_yaml, parse_flags
+from configs.loading import JSON, QUIET, check_resumed, effective_yaml, parse_flags
 from configs.passwords import masked
 from configs.schema import RunConfig
-from spaces.errors import ExitCode, SlimfrontError
+from spaces.errors import ConfigError, ExitCode, SlimfrontError
 from spaces.registry import Registry
 
 OURS = ("search", "configs", "runners", "pruning", "spaces")
@@ -75,23 +76,31 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     if "--print-config" in arguments:
         print(effective_yaml(config), end="")
         return ExitCode.RESULT
+    quiet, as_json = QUIET in arguments, JSON in arguments
+    if planning and (quiet or as_json):
+        raise ConfigError(f"plan takes no {JSON if as_json else QUIET}: it prints one page for a person; leave it out")
     # `prepare` raises these errors too, but only after the seconds that the libraries take to load.
     _ = config.budgets, config.storage_address, config.tracking_address
     check_resumed(config)
     _configure_logging(debug)
-    return _plan(config) if planning else _search(config)
+    return _plan(config) if planning else _search(config, quiet, as_json)
 
 
-def _search(config: RunConfig) -> int:
-    """Run a search with its live display; return the exit code."""
-    from search.reporting.progress import ConsoleProgress
+def _search(config: RunConfig, quiet: bool, as_json: bool) -> int:
+    """Run a search with its live display, its final lines or its JSON; return the exit code."""
+    from search.reporting.progress import ConsoleProgress, JsonResult, QuietProgress
 
-    with ConsoleProgress(sys.stdout) as display:
-        display.on_phase("loading")  # shown while the libraries load, which takes seconds
+    output = [JsonResult(sys.stdout)] if as_json else [QuietProgress(sys.stdout)] if quiet else []
+    with contextlib.ExitStack() as stack:
+        if as_json:  # what libraries and the user's factories print would spoil it
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        display = [] if quiet else [stack.enter_context(ConsoleProgress(sys.stdout))]
+        for shown in display:
+            shown.on_phase("loading")  # while the libraries load, which takes seconds
         from search.orchestrator import run
         from search.reporting.statements import commonest_failure
 
-        result = run(config, [display])
+        result = run(config, [*display, *output])
     if result.interrupted:
         return ExitCode.INTERRUPTED
     if len(result.front):

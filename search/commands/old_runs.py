@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from search.commands.arguments import CommandParser
 from search.reporting.fronts import NamedRun, runs_report
 from search.reporting.picture import write_fronts_png
-from search.reporting.summary import summary
+from search.reporting.summary import summary, summary_json
 from search.reporting.wording import make_console, print_parts
 from search.results.loading import read_result
 from search.tracking.store import rebase_artifacts, ui_command
@@ -21,9 +21,13 @@ def show(arguments: Sequence[str]) -> int:
     """Print the tables of a finished search again."""
     parser = CommandParser("show", "Print the tables of a finished search again, from its run folder alone.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, such as runs/NAME")
-    folder = parser.parse_args(arguments).run
-    result = read_result(folder)
+    parser.add_argument("--json", action="store_true", help="print the JSON object of a search with --json")
+    read = parser.parse_args(arguments)
+    folder, result = read.run, read_result(read.run)
     rebase_artifacts(folder)
+    if read.json:
+        sys.stdout.write(summary_json(result, folder) + "\n")
+        return ExitCode.RESULT
     print_parts(make_console(sys.stdout), summary(result, folder, ui_command(folder)))
     return ExitCode.RESULT
 

@@ -1,10 +1,13 @@
 """`python -m search prune`: one network cut once by one method, with the flags of a search."""
 
+import contextlib
+import json
 import sys
 from collections.abc import Sequence
 
-from configs.loading import parse_flags
-from search.library.prune_run import prune_run
+from configs.loading import JSON, QUIET, parse_flags
+from search.callbacks import SearchCallback
+from search.library.prune_run import METRICS, prune_run
 from search.library.pruned_page import pruned_page
 from search.reporting.progress import ConsoleProgress
 from search.reporting.wording import make_console, print_parts
@@ -15,7 +18,15 @@ def prune(arguments: Sequence[str]) -> int:
     """Cut the network of a config, train it for --epochs, and show what it costs and where it is."""
     config = parse_flags(arguments)
     _ = config.budgets  # raises without one, before anything is read
-    with ConsoleProgress(sys.stdout) as display:
+    as_json = JSON in arguments
+    with contextlib.ExitStack() as stack:
+        if as_json:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        display = SearchCallback() if QUIET in arguments else stack.enter_context(ConsoleProgress(sys.stdout))
         run = prune_run(config, display.on_phase)
-    print_parts(make_console(sys.stdout), pruned_page(run))
+    if as_json:
+        metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
+        sys.stdout.write(json.dumps({"folder": str(run.folder), **metrics}, indent=1) + "\n")
+    else:
+        print_parts(make_console(sys.stdout), pruned_page(run))
     return ExitCode.RESULT

@@ -15,7 +15,7 @@ from runners.trial import TrialResult
 from search.callbacks import Progress, SearchCallback
 from search.environment import Plan
 from search.reporting.plan import plan_table
-from search.reporting.summary import summary
+from search.reporting.summary import final_lines, summary, summary_json
 from search.reporting.wording import duration, make_console, one_line, percent, plural, print_parts, scaled
 from search.results.pareto import ParetoFront, measured
 from search.results.rank_correlation import SCREENED
@@ -101,6 +101,29 @@ class ConsoleProgress(SearchCallback):
     def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
         self.__exit__()
         print_parts(self._console, summary(result, folder, tracking))
+
+
+class QuietProgress(SearchCallback):
+    """Shows nothing of a search but the final lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = make_console(stream)
+
+    @override
+    def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
+        print_parts(self._console, final_lines(result, folder, tracking))
+
+
+class JsonResult(SearchCallback):
+    """Writes the result of a search as one JSON object."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @override
+    def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
+        self._stream.write(summary_json(result, folder) + "\n")
+        self._stream.flush()
 
 
 class ProgressEstimate:

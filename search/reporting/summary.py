@@ -1,6 +1,8 @@
 """The summary of a finished search on the terminal: the front, the chosen network, the comparison, the places."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -20,6 +22,10 @@ from search.reporting.targets import target_statements, targets_table
 from search.reporting.wording import TextTable, duration
 from search.results.comparison import failed_again
 from search.results.result import SearchResult
+from search.results.serialization import trial_result_to_dict
+
+SHOWN_KEYS = ("chosen", "front", "targets", "best_at_targets", "paths", "seconds")  # of result.json
+NETWORK_KEYS = ("accuracy", "test_accuracy", "cost", "widths", "final_epochs", "path")  # of its results
 
 
 def summary(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:
@@ -42,8 +48,40 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += [*rung_statements(result), *screening_statements(result)]
     parts += [*baseline_statements(result), *failure_statements(result.results)]
     parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
+    return [*parts, *_places(result, folder, tracking)]
+
+
+def final_lines(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:
+    """Show the outcome without tables: why the search ended, the chosen network, targets, failures, and all places."""
+    early = ending(result)
+    parts: list[RenderableType] = [early] if early else []
+    parts += [result.baseline_comparison.statement, *target_statements(result), *failure_statements(result.results)]
+    return [*parts, *_places(result, folder, tracking)]
+
+
+def summary_json(result: SearchResult, folder: Path) -> str:
+    """Write the outcome as one JSON object for programs: the keys and values of result.json, and its networks by label.
+
+    `networks` holds every network that `chosen`, `front` or `best_at_targets` name by label; `folder` is the run
+    folder, to which all paths are relative.
+    """
+    whole = result.to_dict()
+    networks: dict[str, Any] = {}
+    for network in (*result.reported, result.chosen, *(result.best_at(t, baselines=True) for t in result.targets)):
+        if network is not None:
+            plain = trial_result_to_dict(network)
+            networks[network.label] = {"method": network.trial.method} | {key: plain[key] for key in NETWORK_KEYS}
+    shown = {"folder": str(folder)} | {key: whole[key] for key in SHOWN_KEYS} | {"networks": networks}
+    return json.dumps(shown, indent=1, allow_nan=False)
+
+
+def _places(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:
+    """Show where everything was written, and how long the search took."""
     width = max(map(len, result.paths), default=0)
-    parts += [f"Written to {folder}:", *[f"  {name:<{width}}  {folder / path}" for name, path in result.paths.items()]]
+    parts: list[RenderableType] = [
+        f"Written to {folder}:",
+        *[f"  {name:<{width}}  {folder / path}" for name, path in result.paths.items()],
+    ]
     if tracking:
         parts.append(f"MLflow: {tracking}")
     return [*parts, f"Done in {duration(result.seconds)}."]

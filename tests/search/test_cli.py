@@ -5,7 +5,7 @@ import subprocess
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from configs.schema import SAMPLERS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import declared_settings
 from runners.trial import TrialResult, TrialState
+from search.callbacks import SearchCallback
 from search.cli import main
 from search.results.result import SearchResult
 from search.schedulers.stopping import TimeLimitError
@@ -60,6 +61,43 @@ def test_flags_reach_the_search_and_success_is_zero(runs: Callable[..., Calls]) 
     calls = runs()
     assert main(["--budget", "30%", "--trials", "3"]) == 0
     assert calls == [RunConfig(budget=("30%",), trials=3)]
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--json", "--quiet"], ["--quiet"]], ids=" ".join)
+def test_standard_output_of_scripts_has_the_json_or_the_final_lines_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished_search: SearchResult, flags: list[str]
+) -> None:
+    def run(config: RunConfig, callbacks: Sequence[SearchCallback]) -> SearchResult:
+        print("printed by a factory of the user")
+        for callback in callbacks:
+            callback.on_phase("searching")
+            callback.on_search_end(finished_search, Path("runs/one"), "mlflow ui")
+        return finished_search
+
+    monkeypatch.setattr("search.orchestrator.run", run)
+    assert main(["--budget", "30%", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert ("searching" in err) == (flags == ["--json"])
+    if "--json" in flags:
+        shown, stored = json.loads(out), json.loads(finished_search.to_json())
+        assert {key: shown[key] for key in ("chosen", "front", "targets", "paths", "seconds")} == {
+            "chosen": "1", "front": ["3", "0", "1"], "targets": [], "paths": {"front": "front.csv"}, "seconds": 125.0,
+        }  # fmt: skip
+        assert all(shown[key] == stored[key] for key in shown if key not in ("folder", "networks"))
+        assert shown["networks"]["1"]["cost"] == stored["results"][1]["cost"]
+        assert set(shown["networks"]) == {"0", "1", "3"}
+        assert "printed by a factory" in err
+    else:
+        assert "searching" not in out
+        assert "FLOPs  " not in out  # the tables
+        assert out.endswith(
+            "Written to runs/one:\n  front  runs/one/front.csv\nMLflow: mlflow ui\nDone in 2 min 05 s.\n"
+        )
+
+
+def test_a_plan_has_neither_json_nor_final_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--budget", "30%", "--json"]) == 2
+    assert capsys.readouterr().err == "error: plan takes no --json: it prints one page for a person; leave it out\n"
 
 
 def test_an_interrupted_search_ends_with_130(runs: Callable[..., Calls], finished_search: SearchResult) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_an_old_run_is_shown_from_its_folder_alone(runs: list[Path], capsys: pyt
     assert "Widths of trial 1" in text
     assert str(moved / "front.csv") in text
     assert "mlflow" not in text  # the folder holds no store
+
+
+def test_an_old_run_is_shown_as_json(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(runs[1]), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["folder"], shown["chosen"]) == (str(runs[1]), "1")
+    assert shown["networks"]["1"]["accuracy"] == 0.94
 
 
 def test_compared_runs_share_a_table_in_which_the_best_of_all_are_marked(runs: list[Path]) -> None:

@@ -97,6 +97,13 @@ def test_the_command_cuts_trains_and_writes(tmp_path: Path, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert f"{100 * figures['test_accuracy']:.2f}%" in shown
     assert "after 1 epoch" in shown
+    again = f"{flags} --method l2 --epochs 0 --out {tmp_path / 'json'} --json --quiet"
+    assert main(["prune", "--budget", "20%params", *again.split()]) == 0
+    printed, err = capsys.readouterr()
+    assert json.loads(printed) == {
+        "folder": str(tmp_path / "json"), **json.loads((tmp_path / "json" / "metrics.json").read_text())
+    }  # fmt: skip
+    assert err == ""
 
 
 def test_the_command_takes_one_method(capsys: pytest.CaptureFixture[str]) -> None:
