@@ -217,7 +217,7 @@ class RunnerConfig:
         cpus_per_trial: CPU cores, and so threads, of one trial.
         gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
         ray_address: address of the head of a running cluster as host:port, "auto" to find one on this machine; empty
-            takes RAY_ADDRESS, and without that starts Ray here.
+            takes RAY_ADDRESS, and without that, or by "local", Ray is started here.
         max_retries: how often a trial is tried again whose worker or node was lost, on another node where there is one,
             from the last epoch that it has saved; a trial that fails for a reason of its own is not tried again.
         trial_timeout: longest time that a trial on Ray may go without a report, such as 30m; then its worker is ended,
@@ -243,7 +243,8 @@ class RunnerConfig:
     @property
     def cluster(self) -> str:
         """Address of the running cluster that trials run on; empty where Ray is started here."""
-        return self.ray_address or os.environ.get("RAY_ADDRESS", "")
+        address = self.ray_address or os.environ.get("RAY_ADDRESS", "")
+        return "" if address == "local" else address  # Ray's word for a new one
 
 
 @dataclass(frozen=True)

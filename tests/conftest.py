@@ -74,6 +74,7 @@ def ray_of_two() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # counts only towards a cluster of the user's
         with connected(RunnerConfig()):
             assert ray.cluster_resources()["CPU"] == 2
             yield

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.job_config import JobConfig
 from ray.tune.schedulers import FIFOScheduler
 from typing_extensions import override
@@ -34,6 +36,22 @@ class FirstCome(FIFOScheduler):  # type: ignore[misc]
 def importing_from(folders: Sequence[str]) -> JobConfig:
     """Return the settings of a job whose workers, on this machine, search these folders for modules too."""
     return JobConfig(_py_driver_sys_path=list(folders))
+
+
+def reread_token() -> None:
+    """Have Ray read again the environment variables of authentication, which it has kept since it was imported."""
+    Config.initialize("")  # the mode first: a thread of Ray that still runs must not look for a token that has gone
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def present_token(address: str) -> None:
+    """Greet the head of a cluster at "host:port" with the token of this process, if it has one.
+
+    Raises:
+        AuthenticationError: the head refuses it, or the environment demands a token and there is none.
+    """
+    ensure_token_if_auth_enabled(create_token_if_missing=False)  # without one Ray's compiled part ends the process
+    GcsClient(address=address)
 
 
 def actor_of(tune_trial: Any) -> Any:

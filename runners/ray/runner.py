@@ -25,6 +25,7 @@ from typing_extensions import override
 from runners.base import AskTell, Evaluator, Runner, RunnerError
 from runners.capacity import fitting_workers, needed_gpus
 from runners.config import RunnerConfig
+from runners.ray.authentication import check_token, own_token
 from runners.ray.child import run_in_child
 from runners.ray.internals import FirstCome, actor_of, error_of, importing_from
 from runners.ray.room import Room, capacity, check_files
@@ -111,7 +112,10 @@ def cluster_workers(config: RunnerConfig) -> int:
 
 @contextlib.contextmanager
 def connected(config: RunnerConfig) -> Iterator[None]:
-    """Connect to Ray inside the block: the caller's, the cluster at the configured address, or one started here."""
+    """Connect to Ray inside the block: the caller's, the cluster at the configured address, or one started here.
+
+    One that is started here lets nobody in but this process and its workers.
+    """
     if ray.is_initialized():
         yield
         return
@@ -122,16 +126,24 @@ def connected(config: RunnerConfig) -> Iterator[None]:
         workers = max(1, fitting_workers(config))
         options["job_config"] = importing_from(import_folders())
         options |= {"address": "local", "include_dashboard": False, "num_cpus": workers * config.cpus_per_trial}
-    try:
+    with contextlib.nullcontext() if config.cluster else own_token():
         try:
-            check_answers(config.cluster)
-            ray.init(**options)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            problem = f"no Ray cluster answers at {config.cluster!r}" if config.cluster else "Ray does not start"
-            raise RunnerError(f"{problem} ({_reason(error)}); check --ray-address, or take --runner local") from error
-        yield
-    finally:
-        ray.shutdown()  # also after a start that was interrupted
+            _start(config.cluster, options)
+            yield
+        finally:
+            ray.shutdown()  # also after a start that was interrupted
+
+
+def _start(cluster: str, options: Mapping[str, Any]) -> None:
+    """Connect to a cluster, or start Ray where its address is empty; raise a RunnerError where that fails."""
+    try:
+        check_answers(cluster)
+        check_token(cluster)
+        ray.init(**options)
+    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        problem = f"no Ray cluster answers at {cluster!r}" if cluster else "Ray does not start"
+        way_out = "check --ray-address and the token of the cluster (docs/cluster.md), or " if cluster else ""
+        raise RunnerError(f"{problem} ({_reason(error)}); {way_out}take --runner local") from error
 
 
 class _Shared(NamedTuple):

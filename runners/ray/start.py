@@ -18,9 +18,15 @@ def check_answers(address: str) -> None:
             f"Ray address {address!r} is that of a Ray client, which Tune does not run through; take the head's own "
             "address as host:port (6379 by default) on a machine of the cluster, or ray job submit (docs/cluster.md)"
         )
+    place = host_and_port(address)
+    if place is not None:
+        socket.create_connection(place, timeout=5).close()
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Return the parts of "host:port"; None for the other addresses that Ray understands, such as "auto"."""
     host, _, port = address.rpartition(":")
-    if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=5).close()
+    return (host, int(port)) if port.isdigit() and "/" not in host else None
 
 
 def import_folders() -> list[str]:

@@ -18,6 +18,6 @@ def test_a_trial_has_its_worker_and_the_file_of_its_error() -> None:
 
 
 def test_no_other_file_uses_what_is_not_public() -> None:
-    names = ("_actor_manager", "temporary_state", "pickled_error_file", "ray._private")
+    names = ("_actor_manager", "temporary_state", "pickled_error_file", "ray._private", "ray._raylet")
     files = {file.name for file in Path("runners").rglob("*.py") if any(name in file.read_text() for name in names)}
     assert files == {"internals.py"}
