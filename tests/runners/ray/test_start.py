@@ -36,16 +36,16 @@ def test_the_address_of_a_ray_client_is_refused_with_the_way_out() -> None:
 def test_imported_modules_that_are_not_installed_travel_to_the_nodes_of_a_cluster(
     tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_net.py").write_text("")
-    (tmp_path / "own_package").mkdir()
-    (tmp_path / "own_package" / "__init__.py").write_text("")
-    (tmp_path / "own_package" / "images.py").write_text("")
+    (tmp_path / "travelling_net.py").write_text("")
+    (tmp_path / "travelling_package").mkdir()
+    (tmp_path / "travelling_package" / "__init__.py").write_text("")
+    (tmp_path / "travelling_package" / "images.py").write_text("")
     (tmp_path / "not_imported.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("own_net")
-    importlib.import_module("own_package.images")
+    importlib.import_module("travelling_net")
+    importlib.import_module("travelling_package.images")
     modules = own_modules()
-    assert {str(tmp_path / "own_net.py"), str(tmp_path / "own_package")} <= set(modules)
+    assert {str(tmp_path / "travelling_net.py"), str(tmp_path / "travelling_package")} <= set(modules)
     assert str(tmp_path / "not_imported.py") not in modules
     assert str(Path(runners.__file__).parent) in modules
     assert not any(module.startswith(sys.prefix) for module in modules)

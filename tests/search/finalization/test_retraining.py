@@ -272,7 +272,7 @@ def test_the_forecast_counts_the_trainings_of_the_confirmation(tmp_path: Path) -
     assert _retrainings(dataclasses.replace(config, confirm=1)) == 0
     assert _retrainings(config) == pytest.approx(2 * (1 + 0.4 * 5))
     environment = prepare(config)
-    problem = dataclasses.replace(environment.problem, config=dataclasses.replace(config, confirm=10_000))
+    problem = dataclasses.replace(environment.problem, config=dataclasses.replace(config, confirm=1_000))
     candidates = CandidateSpace(environment.problem, None)
     long = dataclasses.replace(environment, problem=problem)
     assert forecast_time(long, candidates).total > 10 * forecast_time(environment, candidates).total
