@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
     from runners.data.loading import DATASETS, ImageData, load_data
     from runners.data.splits import DataError, Split
-    from runners.evaluation.evaluate import EvaluationError, SearchContext, evaluate
+    from runners.evaluation.context import SearchContext
+    from runners.evaluation.evaluate import EvaluationError, evaluate
     from runners.local import LocalRunner
     from runners.ray.runner import RayRunner
     from runners.simulated.runner import SimulatedRunner
@@ -62,7 +63,8 @@ _HOMES = {
     **dict.fromkeys(("DataConfig", "LatencyConfig", "RunnerConfig", "TrainConfig"), "runners.config"),
     **dict.fromkeys(("DATASETS", "ImageData", "load_data"), "runners.data.loading"),
     **dict.fromkeys(("DataError", "Split"), "runners.data.splits"),
-    **dict.fromkeys(("EvaluationError", "SearchContext", "evaluate"), "runners.evaluation.evaluate"),
+    "SearchContext": "runners.evaluation.context",
+    **dict.fromkeys(("EvaluationError", "evaluate"), "runners.evaluation.evaluate"),
     "LocalRunner": "runners.local",
     "RayRunner": "runners.ray.runner",
     "SimulatedRunner": "runners.simulated.runner",

@@ -23,7 +23,7 @@ class RunnerError(SlimfrontError):
 
 # A running trial: it yields a report per epoch, is sent False to end after that report, and returns its result.
 Evaluation = Generator[EpochReport, bool | None, TrialResult]
-# The second argument is a `runners.evaluation.evaluate.SearchContext`, which all trials of a search share. Its type
+# The second argument is a `runners.evaluation.context.SearchContext`, which all trials of a search share. Its type
 # is Any here because evaluation lies above this module.
 Evaluator = Callable[[Trial, Any], Evaluation]
 

@@ -10,7 +10,7 @@ from runners.config import RunnerConfig
 from runners.trial import Trial, TrialResult
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
 
 
 class LocalRunner(Runner):

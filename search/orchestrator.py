@@ -19,7 +19,8 @@ from configs.schema import RunConfig
 from pruning.base import METHODS, PruningError
 from runners.base import RUNNERS
 from runners.cache import cache_root
-from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.evaluation.proxy import proxy_target
 from runners.evaluation.sensitivities import measure_sensitivities
 from runners.training.compute_format import using_threads

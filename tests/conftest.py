@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
 
 # Two threads in each of two processes on two cores are many times slower than one in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,7 +34,7 @@ def tiny_search_context() -> "SearchContext":
     from runners.config import TrainConfig
     from runners.data.loading import ImageData
     from runners.data.splits import TensorSplit
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
     from runners.training.compute_format import PLAIN
     from spaces.tracing.tracer import trace
 

@@ -3,7 +3,8 @@
 import dataclasses
 
 from pruning.base import Goal
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 from spaces.widths import Widths
 

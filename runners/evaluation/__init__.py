@@ -3,6 +3,7 @@
 Start with the function `evaluate` in `runners.evaluation.evaluate`.
 """
 
-from runners.evaluation.evaluate import EvaluationError, SearchContext, TrialContext
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import EvaluationError
 
 __all__ = ["EvaluationError", "SearchContext", "TrialContext"]

@@ -7,32 +7,26 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
-from pruning.base import METHODS, Context, Distillation, Method, Reshape, Snapshot, StepHook, TrainingPlan
+from pruning.base import METHODS, Method, Snapshot
 from pruning.checkpoint import from_bytes, to_bytes
-from runners.config import TrainConfig
-from runners.data.loading import ImageData
 from runners.data.splits import HeldSplit
+from runners.evaluation.context import SearchContext, TrialContext
 from runners.evaluation.continuation import Parent, continue_training, cut_parent, is_continuation, parent_of
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
 from runners.evaluation.proxy import PROXY_IMAGES, proxy, proxy_target
 from runners.evaluation.screening import SCREENED_BATCHNORM_IMAGES
-from runners.latency.timing import latency_ratio
-from runners.training.compute_format import ComputeFormat, using_threads
-from runners.training.loop import BATCHNORM_IMAGES, Training, accuracy, pick_device, reestimate_batchnorm
-from runners.training.run import TrainingRun
-from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training, segment_config
+from runners.training.compute_format import using_threads
+from runners.training.loop import BATCHNORM_IMAGES, accuracy, pick_device
+from runners.training.schedule import segment_config
 from runners.trial import (
     EpochReport,
-    SavedTraining,
     ScreenedCandidate,
     TrainingSegment,
     Trial,
@@ -50,151 +44,6 @@ logger = logging.getLogger(__name__)
 
 class EvaluationError(SlimfrontError):
     """A trial without a valid result: no snapshot, values that are not finite, or a cost that is wrong or too high."""
-
-
-@dataclass(frozen=True)
-class SearchContext:
-    """What all trials of a search share; pickled, and sent once to each worker.
-
-    Attributes:
-        net: the dense network, on the CPU in evaluation mode; trials work on copies.
-        prepared: method name -> what its `prepare` returned for the dense network. For a screening pool that is cut
-            from a parent the name is that of `_statistics_name`.
-        threads: torch threads of a trial; 0 does not change the setting of the process.
-        compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
-            alike; None lets each process measure.
-        proxy_target: of the dense network on the calibration images; None lets each trial compute it.
-        files: paths of the images that every worker reads; none where they are in memory.
-        trial_timeout: seconds that a trial may go without a report where its worker can be ended.
-        save: takes the state of a trial after an epoch, from which another process can go on; None saves nothing.
-    """
-
-    net: nn.Module
-    space: SearchSpace
-    data: ImageData
-    train: TrainConfig
-    prepared: Mapping[str, Any] = field(default_factory=dict)
-    threads: int = 0
-    compute_format: ComputeFormat | None = None
-    proxy_target: Tensor | None = None
-    files: tuple[str, ...] = ()
-    trial_timeout: float = math.inf
-    save: Callable[[SavedTraining], None] | None = None
-
-
-class TrialContext(Context):
-    """What a method may use (`pruning.base.Context`): training images and the training loop, nothing else.
-
-    Args:
-        prepared: what `prepare` of this method returned; None while it prepares, and where a parent is cut.
-        teacher: network on `device`, the teacher of distillation where the options weigh it above 0.
-        compute_format: see `SearchContext`.
-        batchnorm_images: number of images on which BatchNorm statistics are estimated again.
-        saved: state of the first training of an earlier attempt, from which it goes on.
-    """
-
-    def __init__(
-        self,
-        data: ImageData,
-        train: TrainConfig,
-        seed: int,
-        *,
-        prepared: Any = None,
-        teacher: nn.Module | None = None,
-        compute_format: ComputeFormat | None = None,
-        batchnorm_images: int = BATCHNORM_IMAGES,
-        saved: bytes | None = None,
-    ) -> None:
-        self.seed = seed
-        self.epochs = train.epochs
-        self.learning_rate = train.lr
-        self.dense_learning_rate = train.dense_lr
-        self.steps_per_epoch = max(1, len(data.train) // train.batch_size)
-        self.device = pick_device(train.device)
-        self.prepared = prepared
-        # Only the splits that a method may see, so that validation and test images stay out of its reach.
-        self._train, self._probe, self._calibration = data.train, data.probe, data.calibration
-        self._input_shape = data.input_shape
-        self._config = train
-        self._teacher = teacher if train.distill_weight > 0 else None
-        self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
-        self._fits, self._saved = 0, saved
-        self._training: Training | None = None  # the first, where it can be saved
-
-    @property
-    def state(self) -> Callable[[], bytes] | None:
-        """Function that returns the state of the training so far; None where a method could not go on from it.
-
-        A method goes on if its first training has its last networks: it repeats the cut before it, and neither acts on
-        the weights while they are trained nor trains anything else.
-        """
-        return None if self._training is None or self._fits > 1 else self._training.state
-
-    @override
-    def calibration_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self._calibration.batches(min(256, images), device=self.device, limit=images)
-
-    @override
-    def probe_accuracy(self, net: nn.Module, images: int) -> float:
-        return accuracy(net, self._probe, device=self.device, limit=images)
-
-    @override
-    def reestimate_batchnorm(self, net: nn.Module) -> None:
-        reestimate_batchnorm(net, self._calibration, device=self.device, images=self._batchnorm_images)
-
-    @override
-    def plan(self, epochs: int) -> TrainingPlan:
-        return plan_training(self._train, self._config, epochs, self._config.lr)
-
-    @override
-    def fit(
-        self,
-        net: nn.Module,
-        epochs: float,
-        hook: StepHook | None = None,
-        *,
-        reshape: Reshape | None = None,
-        span: tuple[float, float] = WHOLE,
-        learning_rate: float | None = None,
-        peak: float | None = None,
-        distillation: Distillation | None = None,
-    ) -> Iterator[int]:
-        self._fits += 1
-        config = self._config if peak is None else dataclasses.replace(self._config, lr=peak)
-        if learning_rate is not None:
-            config = dataclasses.replace(config, lr_scheduler="constant", warmup_epochs=0.0, lr=learning_rate)
-        teacher = self._teacher
-        if distillation is not None:
-            weight, temperature = distillation.weight, distillation.temperature
-            config = dataclasses.replace(config, distill_weight=weight, distill_temperature=temperature)
-            teacher = distillation.teacher
-        training_run = TrainingRun(
-            epochs=epochs,
-            learning_rate=config.lr,
-            seed=derive_seed(self.seed, f"fit {self._fits}"),
-            device=self.device,
-            teacher=teacher,
-            hook=hook,
-            reshape=reshape,
-            compute_format=self._compute_format,
-            span=span,
-        )
-        training = Training(net.to(self.device), self._train, config, training_run)
-        if self._fits == 1 and hook is None and reshape is None:
-            self._training = training
-            if self._saved is not None:
-                training.restore(self._saved)
-        yield from training.run()
-
-    @override
-    def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:
-        return latency_ratio(net, dense, self._input_shape, self.device)
-
-    @override
-    def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:
-        per_epoch = max(1, len(self._train) // self._config.batch_size)
-        rate = self._config.lr
-        return integrated_learning_rate(self._config, epochs=epochs, per_epoch=per_epoch, learning_rate=rate, span=span)
 
 
 def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochReport, bool | None, TrialResult]:

@@ -15,7 +15,7 @@ from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.sensitivity import Divergence, sensitivity
 from runners.cache import write_cached
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from runners.training.dense import weights_digest
 from spaces.space import SearchSpace
 

@@ -34,7 +34,7 @@ from runners.ray.start import check_answers, import_folders, own_modules
 from runners.trial import SavedTraining, Trial, TrialResult, TrialState
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
 
 NOT_SENT = ["__pycache__", ".git"]  # of the folders of packages
 SHARED_BYTES = 1 << 20  # of a tensor that the workers of a node share

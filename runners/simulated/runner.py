@@ -17,7 +17,7 @@ from spaces.space import SearchSpace, uniform_ratios
 from spaces.widths import Widths
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
 
 
 @dataclass(frozen=True)

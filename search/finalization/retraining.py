@@ -25,7 +25,8 @@ from typing_extensions import override
 from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, AskTell, RunnerError
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.training.loop import accuracy, pick_device
 from runners.trial import (
     Confirmation,

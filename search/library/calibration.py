@@ -13,7 +13,7 @@ from pruning.traits import without_labels
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import DataError, TensorSplit
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from runners.training.loop import evaluating
 from spaces.errors import TraceError
 from spaces.space import SearchSpace, SpaceConfig

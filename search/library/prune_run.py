@@ -13,7 +13,7 @@ from pruning.base import METHODS, Goal, Method, Snapshot
 from pruning.export import export_network
 from pruning.settings import parse_settings
 from runners.cache import cache_root
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
 from runners.training.loop import accuracy

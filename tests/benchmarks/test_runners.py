@@ -11,7 +11,8 @@ import torch
 
 from pruning.base import Goal
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.local import LocalRunner
 from runners.ray.runner import RayRunner
 from runners.training.compute_format import ComputeFormat, step_seconds, using_threads

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from configs.schema import ALLOCATIONS, RunConfig
 from pruning.base import METHODS, Goal, Snapshot
-from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.latency.meter import LatencyMeter, Reading
 from runners.trial import Trial, TrialResult, TrialState
 from search.cli import main

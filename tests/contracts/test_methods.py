@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pruning.base import METHODS, Goal
 from pruning.traits import yields_intermediates
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from runners.evaluation.intermediate import short_of
 from spaces.budget import Budget
 from spaces.counting import count_cost

@@ -24,7 +24,7 @@ from pruning.selection import select_channels
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import TensorSplit
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from runners.training.compute_format import PLAIN
 from spaces.budget import Budget
 from spaces.counting import count_cost

@@ -5,7 +5,8 @@ import pytest
 from pruning.base import Goal
 from runners.base import RUNNERS
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.widths import Widths

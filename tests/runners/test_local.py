@@ -5,7 +5,7 @@ import pytest
 from pruning.base import Goal
 from runners.base import Evaluation
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.context import SearchContext
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 

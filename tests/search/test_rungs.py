@@ -25,7 +25,7 @@ from spaces.budget import Budget
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
 
 RUNGS = (1, 2, 4)
 BENCH: Any = None  # formulas need no search context

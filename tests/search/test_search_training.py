@@ -11,7 +11,8 @@ from made_up_search import problem_of, search_of
 
 from pruning.base import Goal
 from runners.config import TrainConfig
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.simulated.runner import SimulatedRunner
 from runners.trial import Trial, TrialResult, TrialState
 from search import SearchResult

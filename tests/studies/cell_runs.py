@@ -21,7 +21,7 @@ from pruning.methods.common_steps import finetune, uniform_widths
 from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
-from runners.evaluation.evaluate import SearchContext, TrialContext
+from runners.evaluation.context import SearchContext, TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.loop import accuracy

@@ -25,7 +25,7 @@ from pruning.methods.score_and_slice import RandomChannels, UniformL2
 from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net, weights_digest
 from runners.training.loop import accuracy

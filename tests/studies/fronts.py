@@ -37,7 +37,8 @@ from pruning import checkpoint
 from pruning.base import METHODS, Goal
 from runners.cache import cache_root
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.ray.runner import RayRunner
 from runners.training.dense import trained_net
 from runners.training.loop import accuracy

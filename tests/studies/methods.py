@@ -27,7 +27,8 @@ from pruning.methods.common_steps import uniform_widths
 from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
-from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.training.compute_format import measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net, weights_digest
 from runners.training.loop import accuracy

@@ -5,7 +5,7 @@ from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.criteria.discriminant.criterion import Discriminant, consumer_gram
 from pruning.rewriting.surgery import slice_channels
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from spaces.tracing.tracer import trace
 
 

@@ -15,7 +15,8 @@ from pruning.base import METHODS, Distillation, Goal, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.quantization.layers import size_mb
 from pruning.traits import pausable, screenable
-from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.evaluation.proxy import proxy_target
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.loop import accuracy

@@ -14,7 +14,7 @@ from torch import nn
 from pruning.base import Goal, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.rewriting.surgery import slice_channels
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.context import SearchContext
 from runners.evaluation.intermediate import MOST, PER_EPOCH, IntermediateSelector, short_of
 from runners.training.loop import accuracy, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState

@@ -8,7 +8,7 @@ from tiny_trials import finish, finish_segment, trial
 
 from pruning.base import Goal
 from pruning.checkpoint import from_bytes
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.context import SearchContext
 from runners.trial import TrainingSegment, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.widths import Widths

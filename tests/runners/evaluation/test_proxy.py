@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runners.data.splits import TensorSplit
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.context import SearchContext
 from runners.evaluation.proxy import BATCH, PROXY_IMAGES, RIDGE, explained, last_features, proxy, proxy_target
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from runners.evaluation import sensitivities
-from runners.evaluation.evaluate import SearchContext, TrialContext
+from runners.evaluation.context import SearchContext, TrialContext
 from runners.evaluation.sensitivities import affordable_images, measure_sensitivities
 from spaces.space import SpaceConfig
 

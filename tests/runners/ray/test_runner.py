@@ -12,7 +12,7 @@ import ray
 from pruning.base import Goal
 from runners.base import Evaluation, RunnerError
 from runners.config import RunnerConfig
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.context import SearchContext
 from runners.ray.runner import RayRunner, _pickled, cluster_workers
 from runners.trial import EpochReport, SavedTraining, Trial, TrialResult, TrialState
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pruning.base import Goal
-from runners.evaluation.evaluate import SearchContext
+from runners.evaluation.context import SearchContext
 from runners.simulated.runner import SaturatingAccuracy, SimulatedOutcome, SimulatedRunner
 from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult
 from spaces.budget import Budget

@@ -13,7 +13,8 @@ from typing_extensions import override
 from pruning.base import Goal
 from runners.base import RUNNERS
 from runners.config import LatencyConfig, RunnerConfig
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.local import LocalRunner
 from runners.trial import EpochReport, Teaching, TrainingSegment, Trial, TrialResult, TrialState
 from search import SearchResult, run

@@ -45,7 +45,7 @@ from search.searchers.optuna_searcher import OptunaSearcher
 from search.storage.pending import PendingTrials
 
 if TYPE_CHECKING:
-    from runners.evaluation.evaluate import SearchContext
+    from runners.evaluation.context import SearchContext
 
 
 def test_of_several_candidates_the_best_before_training_is_trained_under_their_number() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from pruning.base import Goal, PruningError
 from pruning.methods.aofp.method import ApproximatedOracle, search_goal_of
 from pruning.rewriting.surgery import slice_channels
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from spaces.budget import Budget
 from spaces.space import SpaceConfig
 from spaces.tracing.tracer import trace

@@ -7,7 +7,7 @@ import torch
 
 from pruning.base import Goal, PruningError
 from pruning.methods.csgd.method import CentripetalSGD
-from runners.evaluation.evaluate import TrialContext
+from runners.evaluation.context import TrialContext
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 

@@ -14,7 +14,8 @@ from pruning.base import Goal, Snapshot
 from pruning.methods.di.gradual import goals_between, reached
 from pruning.methods.di.method import DiscriminantInformation
 from pruning.traits import wide_epochs
-from runners.evaluation.evaluate import SearchContext, TrialContext, evaluate
+from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.trial import Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost

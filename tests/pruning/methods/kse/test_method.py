@@ -10,7 +10,8 @@ from pruning.base import METHODS, Goal, PruningError
 from pruning.methods.kse.kernel_levels import KernelSpace
 from pruning.methods.kse.kernel_sharing import SharedKernelConv2d
 from pruning.methods.kse.method import KernelSparsityEntropy
-from runners.evaluation.evaluate import SearchContext, evaluate
+from runners.evaluation.context import SearchContext
+from runners.evaluation.evaluate import evaluate
 from runners.trial import Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
