@@ -1,6 +1,7 @@
 """`python -m search prune`: the trained network of a config, cut by one method, trained for --epochs, and written."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ METRICS, SELECTION = "metrics.json", "selection.json"
 
 @dataclass(frozen=True)
 class NetworkFigures:
-    """Cost and accuracies, in [0, 1], of a network; None where it was not read."""
+    """Cost and accuracies, in [0, 1], of a network; the test accuracy is None where test images were not read."""
 
     cost: Cost
     val_accuracy: float
@@ -70,32 +71,31 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
     name = _method_name(config)
     say("reading data and tracing the network")
     environment = prepare(config)
-    space, device = environment.problem.space, environment.device
+    space = environment.problem.space
     budgets = absolute(environment.problem.budgets, space)
     method = _method(name, config)
     with using_threads(environment.threads_alone):
-        dense = _dense(environment, say).to(device)
+        dense = _dense(environment, say).to(environment.device)
         context = _context(environment, dense)
         say(f"gathering statistics of the dense network for {name}")
         context.prepared = method.prepare(dense, space, context)
         say(f"cutting by {name} to {' and '.join(map(str, budgets))}")
-        first, last, cost = None, None, space.dense_cost
+        cut, final = None, None
         for snapshot in method.run(dense, space, Goal(budgets=budgets), context):
             if not all(budget.allows(space.cost(snapshot.widths)) for budget in budgets):
                 continue  # an intermediate network
             context.reestimate_batchnorm(snapshot.net)
-            cost = checked_cost(snapshot, space)
-            last = NetworkFigures(cost, accuracy(snapshot.net, environment.data.val, device=device))
-            first = first or last
-            say(f"epoch {snapshot.epoch} of {config.train.epochs}: {last.val_accuracy:.2%} on validation")
-        if first is None or last is None:
+            figures = NetworkFigures(checked_cost(snapshot, space), _accuracy(environment, snapshot.net))
+            cut, final = cut or figures, snapshot
+            say(f"epoch {snapshot.epoch} of {config.train.epochs}: {figures.val_accuracy:.2%} on validation")
+        if cut is None or final is None:
             raise ConfigError(f"method {name} gave no network within the budgets in {config.train.epochs} epochs")
         say(f"reading {len(environment.data.test)} test images and writing files")
-        trained = NetworkFigures(cost, last.val_accuracy, _test(environment, snapshot.net))
-        wide = NetworkFigures(space.dense_cost, accuracy(dense, environment.data.val, device=device))
-        wide = NetworkFigures(wide.cost, wide.val_accuracy, _test(environment, dense))
-    run = PruneRun(name, wide, first, trained, snapshot.widths, snapshot.epoch, environment.folder, ":" in config.model)
-    _write(run, environment, snapshot)
+        trained = dataclasses.replace(figures, test_accuracy=_accuracy(environment, final.net, test=True))
+        accuracies = _accuracy(environment, dense), _accuracy(environment, dense, test=True)
+    wide = NetworkFigures(space.dense_cost, *accuracies)
+    run = PruneRun(name, wide, cut, trained, final.widths, final.epoch, environment.folder, ":" in config.model)
+    _write(run, environment, final)
     return run
 
 
@@ -132,8 +132,8 @@ def _context(environment: Environment, dense: nn.Module) -> TrialContext:
     )
 
 
-def _test(environment: Environment, net: nn.Module) -> float:
-    return accuracy(net, environment.data.test, device=environment.device)
+def _accuracy(environment: Environment, net: nn.Module, *, test: bool = False) -> float:
+    return accuracy(net, environment.data.test if test else environment.data.val, device=environment.device)
 
 
 def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,18 @@ from spaces.errors import SlimfrontError
 from spaces.files import write_atomically
 from spaces.space import ModelSpec, SpaceConfig, describe
 from spaces.tracing.inputs import taking_inputs, taking_packed
+
+# Settings of a search in which the caller trains: no training, no runner, and nothing that asks for more training.
+LEFT_TO_THE_CALLER: Mapping[str, Any] = {
+    "weights": "given",
+    "rungs": "none",
+    "screen": "none",
+    "final_epochs": "none",
+    "inherit": False,
+    "train": untrained(torch.device("cpu")),
+    "runner": RunnerConfig("local"),
+    "latency": LatencyConfig("none"),
+}
 
 
 class TellError(SlimfrontError):
@@ -129,24 +141,18 @@ class WidthTuner:
         callbacks: Sequence[SearchCallback] = (),
     ) -> None:
         place = Path(folder) if folder else Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{type(net).__name__}"
+        goes_on = (place / RUN_FILE).is_file()
         config = RunConfig(
             budget=(budget,) if isinstance(budget, str) else tuple(budget),
             targets=targets,
             model=type(net).__name__,
-            weights="given",
             method=method,
             trials=trials,
-            rungs="none",
-            screen="none",
-            final_epochs="none",
-            inherit=False,
             seed=seed,
-            out="" if (place / RUN_FILE).is_file() else str(place),
-            resume=str(place) if (place / RUN_FILE).is_file() else "",
             space=space or SpaceConfig(),
-            train=untrained(torch.device("cpu")),
-            runner=RunnerConfig("local"),
-            latency=LatencyConfig("none"),
+            out="" if goes_on else str(place),
+            resume=str(place) if goes_on else "",
+            **LEFT_TO_THE_CALLER,
         )
         check_resumed(config)
         for name in config.methods:
