@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runners.trial import Confirmation, Trial, TrialResult
-from search.results.pareto import dominates, most_accurate, objectives
+from search.results.pareto import ParetoFront, dominates, most_accurate, objectives
 
 CERTAINTY = 0.95  # probability that of two equally good networks the first is not ahead by more than the noise
 
@@ -93,10 +93,11 @@ def compare_with_baselines(
         retrained: the best baseline at the FLOPs of the chosen network, trained again; None where there is none.
         axis: of the front, "flops" or "latency".
     """
-    chosen, best = most_accurate(inside), most_accurate(network for network in inside if network.trial.baseline)
+    chosen = most_accurate(ParetoFront(tuple(inside), axis))
+    best = most_accurate(network for network in inside if network.trial.baseline)
     searched = [network for network in inside if not network.trial.baseline]
     dominated = sum(any(dominates(other, network, axis) for other in searched) for network in measured)
-    won = chosen is not None and not chosen.trial.baseline
+    won = chosen is not None and not chosen.trial.baseline and chosen is most_accurate(filter(None, (chosen, best)))
     confirmed = confirmed_statement(chosen, retrained, not won)
     gap = difference(chosen, retrained)
     if best is None or chosen is None:
@@ -113,13 +114,17 @@ def validation_statement(chosen: TrialResult, baseline: TrialResult, won: bool) 
     The single test accuracies are named only where the chosen network was not trained again, which says more.
     """
     name = baseline_text(baseline.trial)
+    flops, baseline_flops = objectives(chosen)[0], objectives(baseline)[0]
+    reached, baseline_reached = chosen.settled_accuracy or 0.0, baseline.settled_accuracy or 0.0
+    where = "on validation" + (" over the last epochs" if chosen.final_epochs or baseline.final_epochs else "")
     if not won:
-        flops, accuracy = objectives(chosen)
-        return f"The search did not beat its best baseline, {name} ({accuracy:.2%} on validation, {flops:,} FLOPs)."
-    (flops, accuracy), (baseline_flops, baseline_accuracy) = objectives(chosen), objectives(baseline)
+        return (
+            f"The search did not beat its best baseline, {name} ({baseline_reached:.2%} {where}, "
+            f"{baseline_flops:,} FLOPs)."
+        )
     text = (
-        f"The chosen network beats the best baseline, {name}, on validation: {accuracy:.2%} at {flops:,} FLOPs against "
-        f"{baseline_accuracy:.2%} at {baseline_flops:,}"
+        f"The chosen network beats the best baseline, {name}, {where}: {reached:.2%} at {flops:,} FLOPs against "
+        f"{baseline_reached:.2%} at {baseline_flops:,}"
     )
     if chosen.test_accuracy is None or baseline.test_accuracy is None or chosen.confirmation is not None:
         return text + "."

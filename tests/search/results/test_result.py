@@ -196,3 +196,29 @@ def test_a_confirmed_intermediate_network_replaces_itself_alone(search_with_inte
         [dataclasses.replace(member, test_accuracy=0.94), search_with_intermediates.results[3]]
     )
     assert [network.test_accuracy for network in confirmed.results[3].networks] == [0.84, None, 0.94, None]
+
+
+def trained_on(network: TrialResult, *readings: float) -> TrialResult:
+    """The network after final training with these readings, the last of which is its accuracy."""
+    trial, epochs = network.trial, len(readings)
+    curve = tuple(EpochReport(trial.number, epoch, reading, 1.0) for epoch, reading in enumerate(readings, start=2))
+    rungs = ((1, 0.5), (1 + epochs, readings[-1]))
+    return dataclasses.replace(network, accuracy=readings[-1], curve=curve, rungs=rungs, final_epochs=epochs)
+
+
+def test_the_chosen_network_is_on_the_front_though_another_has_steadier_readings() -> None:
+    finished = trained_on(made(0, 90, 0.9, "uniform"), 0.8, 0.9)
+    found = search(finished, made(1, 90, 0.9))
+    assert [member.label for member in found.front] == ["0"]
+    assert found.chosen == finished
+    assert not found.baseline_comparison.won
+
+
+def test_a_network_that_is_behind_a_baseline_over_the_last_epochs_has_not_won() -> None:
+    lucky, steady = trained_on(made(0, 80, 0.9), 0.7, 0.9), trained_on(made(1, 85, 0.89, "uniform"), 0.89, 0.89)
+    found = search(lucky, steady)
+    assert found.chosen == lucky  # the only one on the front
+    assert not found.baseline_comparison.won
+    assert "l2 with uniform widths (89.00% on validation over the last epochs, 85 FLOPs)" in (
+        found.baseline_comparison.statement
+    )
