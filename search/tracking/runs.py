@@ -156,8 +156,12 @@ class SearchRuns:
         """
         trial = result.trial
         start, end = int((ended - result.seconds) * 1000), int(ended * 1000)
-        run = self.children.get(trial.number)
-        if run is None:  # else another training segment, which goes on in the run of the first
+        run, params = self.children.get(trial.number), trial_params(trial, problem.budgets)
+        if run is not None:  # another training segment, which goes on in the run of the first
+            # MLflow takes a parameter once, and the fraction of the budgets differs where a resumed search has others.
+            logged = self._client.get_run(run).data.params
+            params = {name: value for name, value in params.items() if name not in logged}
+        else:
             tags = {PARENT_TAG: self.parent, "state": str(result.state), "method": trial.method}
             tags |= {"baseline": _truth(bool(trial.baseline)), "on_front": _truth(False), "chosen": _truth(False)}
             if result.error:
@@ -169,7 +173,7 @@ class SearchRuns:
         step = result.trained or 0 if result.rungs else 0
         metrics = {"seconds": result.seconds} | ({"epochs": float(step)} if result.rungs else {})
         metrics |= network_metrics(result) | width_metrics(result, problem.space.full)
-        self.log(run, metrics, trial_params(trial, problem.budgets), step)
+        self.log(run, metrics, params, step)
         self._log_curve(run, result, start)
         for network in result.intermediate_networks:
             self.log(run, network_metrics(network, "intermediate_"), step=network.intermediate_index)

@@ -375,6 +375,17 @@ def test_logging_a_trial_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyP
     assert time.perf_counter() - start > 0.2
 
 
+def test_another_segment_of_a_trial_is_logged_under_other_budgets_too(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    runs = SearchRuns.open(store, tmp_path, True, config())
+    full: Any = SimpleNamespace(full={"conv1": 8, "conv2": 8})
+    for limit, accuracy in ((1000, 0.6), (500, 0.7)):
+        problem: Any = SimpleNamespace(space=full, budgets=(Budget("flops", limit),))
+        runs.write_trial(complete(accuracy=accuracy), problem, time.time())
+    data = MlflowClient(tracking_uri=store).get_run(runs.children[0]).data
+    assert (data.metrics["accuracy"], data.params["budget_fraction"]) == (0.7, "0.5")
+
+
 def test_the_command_opens_mlflow_on_this_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "my run"
