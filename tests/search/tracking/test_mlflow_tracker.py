@@ -361,7 +361,9 @@ def test_records_of_an_outage_arrive_when_the_server_is_back(monkeypatch: pytest
 
 
 def test_logging_a_trial_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class SlowRuns(BrokenRuns):
+    class SlowRuns:
+        parent = "parent"
+
         def __getattr__(self, name: str) -> Callable[..., None]:
             return lambda *_, **__: time.sleep(0.2)
 
