@@ -137,7 +137,9 @@ class TrainConfig:
         dense_warmup_epochs: warm-up epochs of the dense net's training.
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
         distill_temperature: number by which the logits of both networks are divided in the distillation term.
-        precision: "auto" takes bfloat16/float16 autocast where the device measures faster, "float32" never.
+        precision: "auto", "float32", "bfloat16" or "float16", of the autocast in training. "auto" takes
+            bfloat16 on GPUs that have it, else float16 on those with tensor cores; on processors with AMX or
+            AVX512-BF16 bfloat16, unless the network has depthwise convolutions; float32 everywhere else.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
 
@@ -165,7 +167,7 @@ class TrainConfig:
     dense_warmup_epochs: NonNegativeFloat = 0.0
     distill_weight: Annotated[float, Interval(ge=0, le=1), "in [0, 1]"] = 0.0
     distill_temperature: PositiveFloat = 2.0
-    precision: Literal["auto", "float32"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
 
     def __post_init__(self) -> None:

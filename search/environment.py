@@ -75,7 +75,7 @@ class Environment:
 
     @property
     def compute_format(self) -> ComputeFormat:
-        """Number and memory format of the trials: the fastest, measured with `threads` threads."""
+        """Precision and memory format of the trials; the latter was measured with `threads` threads."""
         return self.steps.compute_format
 
     @property
@@ -173,7 +173,6 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
-    low = config.train.precision == "auto"
     return Environment(
         problem=problem,
         data=data,
@@ -185,7 +184,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         runner=runner,
         workers=workers(config.runner, config.train.device),
         threads=threads,
-        steps=time_steps(net, data.input_shape, config.train.batch_size, device, threads, low),
+        steps=time_steps(net, data.input_shape, config.train.batch_size, device, threads, config.train.precision),
     )
 
 

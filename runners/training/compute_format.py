@@ -1,10 +1,12 @@
-"""ComputeFormat: the numerical precision and memory format that train fastest on a device, found by measuring.
+"""ComputeFormat: the numerical precision and memory format in which a network is trained.
 
-bfloat16 is faster on processors with instructions for it and slower on others; channels_last is faster for some
-networks and slower for others. One training step is timed for each combination.
+The precision is declared, by the settings or by a rule on device and network, so that equal searches compute alike
+whatever the load of the machine. The memory format is measured: channels_last is faster for some networks and slower
+for others, and does not change what is computed, rounding aside.
 """
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,13 +14,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-MIN_SPEEDUP = 1.1  # a smaller one may be noise, and would make equal runs differ
+from spaces.errors import SlimfrontError
+
+logger = logging.getLogger(__name__)
+
+MIN_SPEEDUP = 1.1  # a smaller one may be noise
 MOST_IMAGES = 16  # of a timed step on a processor; accelerators take the whole batch
 LONGEST_STEP = 0.5  # seconds that a timed step on a processor aims to take at most, by fewer images
 TIMED_STEPS = 2
-SECONDS = 1.0  # after which no other combination is timed
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")  # of processors
+TENSOR_CORES = (7, 0)  # least compute capability of CUDA devices on which float16 is faster than float32
+
+
+class ComputeFormatError(SlimfrontError):
+    """A network that cannot be trained in the precision that was asked for, or in the memory of its device."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,10 @@ class ComputeFormat:
 
     autocast: torch.dtype | None = None
     channels_last: bool = False
+
+    def __str__(self) -> str:
+        """Name the precision, and the memory format where it is not the usual one."""
+        return str(self.autocast or torch.float32).removeprefix("torch.") + ", channels_last" * self.channels_last
 
     def autocasting(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context manager in which a forward pass runs."""
@@ -57,10 +72,10 @@ class StepTiming:
     """Training steps of a network, timed in one round for all that depends on their speed.
 
     Attributes:
-        compute_format: the fastest, with the threads of a worker.
+        compute_format: of the declared precision, the faster memory format with the threads of a worker.
         worker_seconds: of one image in a training step with the threads of a worker.
         alone_seconds: the same while no trial runs, with `threads_alone` torch threads.
-        forward_seconds: of one image in a forward pass in float32, as accuracy is read, with the threads of a worker.
+        forward_seconds: of one image in a forward pass, as networks are validated, with the threads of a worker.
     """
 
     compute_format: ComputeFormat
@@ -72,7 +87,7 @@ class StepTiming:
 
 @dataclass(frozen=True)
 class _Fastest:
-    """The fastest format, and the seconds of a step of so many images in it and of a forward pass in float32."""
+    """The fastest format, and the seconds of a step of so many images in it and of a forward pass."""
 
     compute_format: ComputeFormat
     seconds: float
@@ -83,25 +98,58 @@ class _Fastest:
 _measured: dict[tuple[object, ...], _Fastest] = {}
 
 
+def autocast_dtype(precision: str, net: nn.Module, device: torch.device) -> torch.dtype | None:
+    """Return the number format of autocast on a device; None computes in float32.
+
+    "auto" takes bfloat16 on CUDA devices that have it (from compute capability 8.0), else float16 on those with tensor
+    cores (from 7.0); on processors with AMX or AVX512-BF16 bfloat16, unless the network has depthwise convolutions, for
+    which they have no fast path (docs/devices.md has the measured factors); everywhere else float32.
+
+    Args:
+        precision: "auto", or a name in `PRECISIONS`.
+    """
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= TENSOR_CORES else None
+    if device.type != "cpu" or not _has_bfloat16_instructions():
+        return None
+    return None if any(_is_depthwise(module) for module in net.modules()) else torch.bfloat16
+
+
+def _has_bfloat16_instructions() -> bool:
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+
+
 def time_steps(
-    net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device, threads: int, low: bool = True
+    net: nn.Module,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    device: torch.device,
+    threads: int,
+    precision: str = "auto",
 ) -> StepTiming:
-    """Time training steps of `net`: in every format with the threads of a worker, and in the fastest with all threads.
+    """Time training steps of `net`: in both memory formats with the threads of a worker, in the faster with all.
 
     Where other processes use the machine too, threads that wait for each other can be many times slower than one;
     then one thread trains the network while no trial runs.
 
     Args:
-        net, input_shape, batch_size, device: as for `measure_compute_format`.
+        net, input_shape, batch_size, device, precision: as for `measure_compute_format`.
         threads: of a worker.
-        low: whether formats with lower precision may be taken; otherwise float32 alone is timed.
+
+    Raises:
+        ComputeFormatError: see `measure_compute_format`.
     """
     with using_threads(threads):
-        if low:
-            found = _measure(net, input_shape, batch_size, device)
-        else:
-            images = _images(net, input_shape, batch_size, device)
-            found = _Fastest(PLAIN, step_seconds(net, images, PLAIN), forward_seconds(net, images), len(images))
+        found = _measure(net, input_shape, batch_size, device, precision)
     in_worker, forward = found.seconds / found.images, found.forward_seconds / found.images
     every = torch.get_num_threads()
     if every == threads or device.type != "cpu":
@@ -114,27 +162,35 @@ def time_steps(
 
 
 def measure_compute_format(
-    net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device
+    net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device, precision: str = "auto"
 ) -> ComputeFormat:
-    """Time a training step of `net` in every precision and memory format of the device, and return the fastest.
+    """Return the declared precision of `net`, with the memory format in which a training step of it is faster.
 
-    The result is cached per process for networks of the same layers, whatever their widths, so that a narrow network is
-    trained like its dense network. For several processes to agree, measure in one and pass its result to the others.
+    A format in which the network raises an error or runs out of memory is none to choose; where "auto" has taken a
+    lower precision that the network cannot be computed in, float32 is left. The result is cached per process for
+    networks of the same layers, whatever their widths. For several processes to agree, measure in one and pass its
+    result to the others.
 
     Args:
-        net: not changed.
+        net: the network before any method has put its hooks on it; not changed.
         input_shape: (C, H, W).
         batch_size: images per step.
         device: where the steps are timed.
+        precision: see `autocast_dtype`.
+
+    Raises:
+        ComputeFormatError: the network cannot be trained in this precision, or not with this batch in the memory.
     """
-    return _measure(net, input_shape, batch_size, device).compute_format
+    return _measure(net, input_shape, batch_size, device, precision).compute_format
 
 
-def _measure(net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device) -> _Fastest:
+def _measure(
+    net: nn.Module, input_shape: tuple[int, ...], batch_size: int, device: torch.device, precision: str
+) -> _Fastest:
     layers = tuple(type(module).__qualname__ for module in net.modules())
-    key = (layers, tuple(input_shape), batch_size, str(device), torch.get_num_threads())
+    key = (layers, tuple(input_shape), batch_size, str(device), torch.get_num_threads(), precision)
     if key not in _measured:
-        _measured[key] = _fastest(net, _images(net, input_shape, batch_size, device))
+        _measured[key] = _fastest(net, _images(net, input_shape, batch_size, device), precision)
     return _measured[key]
 
 
@@ -144,21 +200,21 @@ def step_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat, 
     if compute_format.channels_last:
         copied = copied.to(memory_format=torch.channels_last)
     images = compute_format.convert(images)
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
     def step() -> None:
         with compute_format.autocasting(images.device):
-            logits = copied(images)
-        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+            outputs = copied(images)
+        # Any loss takes as long beside the network, and this one suits the outputs of every task.
+        outputs.float().square().mean().backward()
         copied.zero_grad()
 
     return _least_seconds(step, images.device, steps)
 
 
-def forward_seconds(net: nn.Module, images: Tensor) -> float:
+def forward_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat = PLAIN) -> float:
     """Return the shortest time of a forward pass of a copy of `net` in evaluation mode, after one to warm up."""
     copied = copy.deepcopy(net).to(images.device).eval()
-    with torch.no_grad():
+    with torch.no_grad(), compute_format.autocasting(images.device):
         return _least_seconds(lambda: copied(images), images.device, TIMED_STEPS)
 
 
@@ -201,26 +257,43 @@ def _random_images(input_shape: tuple[int, ...], count: int, device: torch.devic
     return torch.rand(count, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def _fastest(net: nn.Module, images: Tensor) -> _Fastest:
-    best, chosen = step_seconds(net, images, PLAIN), PLAIN
-    begin = time.perf_counter()
-    for compute_format in _candidates(images.device):
-        seconds = step_seconds(net, images, compute_format)
-        if seconds * MIN_SPEEDUP < best:
-            best, chosen = seconds, compute_format
-        if time.perf_counter() - begin > SECONDS:
-            break
-    return _Fastest(chosen, best, forward_seconds(net, images), len(images))
+def _fastest(net: nn.Module, images: Tensor, precision: str) -> _Fastest:
+    """Time both memory formats of the declared precision; of float32 where "auto" took one that fails."""
+    declared = autocast_dtype(precision, net, images.device)
+    error: Exception | None = None
+    for autocast in dict.fromkeys((declared, None) if precision == "auto" else (declared,)):
+        timed: dict[ComputeFormat, float] = {}
+        for compute_format in (ComputeFormat(autocast), ComputeFormat(autocast, channels_last=True)):
+            try:
+                timed[compute_format] = step_seconds(net, images, compute_format)
+            except Exception as raised:  # by the user's network, of whatever kind
+                error = error or raised
+                logger.debug("no step in %s", compute_format, exc_info=True)
+                if not compute_format.channels_last:
+                    break  # it fails in the other format too, and may take long to do so
+        if timed:
+            chosen = _chosen(timed)
+            return _Fastest(chosen, timed[chosen], forward_seconds(net, images, chosen), len(images))
+    raise _why_none(error, len(images), images.device, precision) from error
 
 
-def _candidates(device: torch.device) -> list[ComputeFormat]:
-    """List the formats of the device besides `PLAIN`, the most promising first."""
-    low = torch.bfloat16
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        low = torch.float16
-    if device.type == "mps":
-        low = torch.float16
-    return [ComputeFormat(low, True), ComputeFormat(low, False), ComputeFormat(None, True)]
+def _chosen(timed: dict[ComputeFormat, float]) -> ComputeFormat:
+    """Return the first format, unless the second is faster by more than noise."""
+    first, *rest = timed
+    return next((later for later in rest if timed[later] * MIN_SPEEDUP < timed[first]), first)
+
+
+def _why_none(error: Exception | None, count: int, device: torch.device, precision: str) -> ComputeFormatError:
+    reason = str(error).strip().partition("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        return ComputeFormatError(
+            f"a training step of {count} images does not fit into the memory of {device} ({reason}); lower --batch-size"
+        )
+    way_out = "take --precision auto" if precision not in ("auto", "float32") else "repair it"
+    return ComputeFormatError(
+        f"the network fails in a training step of {count} images on {device} ({type(error).__name__}: {reason}); "
+        f"{way_out}"
+    )
 
 
 def _wait(device: torch.device) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights in their checkpoints
 PREFIX = "module."  # DataParallel puts it before every name
 # Fields of TrainConfig that do not change the weights of the dense network.
-NOT_DENSE = ("distill_weight", "distill_temperature", "model_ema_decay", "device")
+NOT_DENSE = ("distill_weight", "distill_temperature", "model_ema_decay", "device", "precision")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DenseRecipe:
     Attributes:
         train: the options, of which the options for narrow networks alone do not count.
         seed: of the initial weights and the training.
-        compute_format: precision and memory format of the training; None leaves both to the training.
+        compute_format: precision and memory format of the training; None takes the declared precision.
     """
 
     spec: ModelSpec
@@ -46,11 +46,14 @@ class DenseRecipe:
     compute_format: ComputeFormat | None = None
 
     def key(self) -> str:
-        """Return a hash of the recipe, the same in every process."""
+        """Return a hash of the recipe, the same in every process.
+
+        It covers the precision that is computed in, not the setting from which it follows: "auto" and its choice give
+        one network.
+        """
         settings = {name: value for name, value in asdict(self.train.for_dense()).items() if name not in NOT_DENSE}
         described = [asdict(self.spec), self.data.fingerprint, settings, self.seed, torch.__version__]
-        if self.compute_format is not None and self.compute_format.autocast is not None:
-            described.append(str(self.compute_format.autocast))
+        described.append(self.train.precision if self.compute_format is None else str(self.compute_format.autocast))
         return digest_of(described)
 
 
@@ -91,7 +94,6 @@ def trained_net(
     recipe: DenseRecipe,
     cache_dir: Path,
     *,
-    compute_format: ComputeFormat | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """Return the dense network in evaluation mode on the CPU: loaded from the cache, or trained and cached.
@@ -100,7 +102,6 @@ def trained_net(
 
     Args:
         cache_dir: the cache folder; see `cached_file`.
-        compute_format: that of the training where the recipe has none; None measures the fastest.
         on_epoch: called after every epoch of training with the number of finished epochs and the validation accuracy.
     """
     from spaces.zoo import models as zoo
@@ -118,8 +119,7 @@ def trained_net(
             logger.warning("%s; training anew", error)
     device = pick_device(recipe.train.device)
     config = recipe.train.for_dense()
-    compute_format = recipe.compute_format or compute_format
-    training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=compute_format)
+    training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=recipe.compute_format)
     val: list[float] = []
     for epoch in fit(net, recipe.data.train, config, training_run):
         val.append(accuracy(net, recipe.data.val, device=device))

@@ -14,7 +14,7 @@ from pruning.base import Reshape
 from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.averaging import WeightAverage
-from runners.training.compute_format import PLAIN, ComputeFormat, measure_compute_format
+from runners.training.compute_format import ComputeFormat, autocast_dtype
 from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
 from runners.trial import derive_seed
@@ -56,7 +56,7 @@ class Training:
         self._total = count_steps(training_run.epochs, self._per_epoch)
         self.epochs = math.ceil(self._total / self._per_epoch)
         self._compute_format = (
-            compute_format_for(net, split, config, training_run.device)
+            ComputeFormat(autocast_dtype(config.precision, net, training_run.device))
             if training_run.compute_format is None
             else training_run.compute_format
         )
@@ -264,14 +264,6 @@ def pick_device(name: str) -> torch.device:
     if name not in present:
         raise TrainingError(f"device {name!r} is not available here; this machine has {', '.join(present)} (or auto)")
     return torch.device(name)
-
-
-def compute_format_for(net: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> ComputeFormat:
-    """Return the fastest measured format for `config.precision` "auto", and `PLAIN` for "float32"."""
-    if config.precision == "float32":
-        return PLAIN
-    images, _ = next(split.batches(2, device=device, limit=2))
-    return measure_compute_format(net, tuple(images.shape[1:]), config.batch_size, device)
 
 
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:

@@ -29,8 +29,8 @@ class TrainingRun:
         hook: called as hook(net, step) when the gradients are final, before the step of the optimiser.
         reshape: called as reshape(net, momentum by parameter name) after every epoch; training continues with the
             network and momentum that it returns, or with the present ones if it returns None.
-        compute_format: numerical precision and memory format; None measures them once per process and kind of network
-            (`runners.training.compute_format`).
+        compute_format: precision and memory format; None takes the precision that the options declare, and measures
+            nothing.
         span: the part of the schedule to train over, as fractions of it; for a method that changes the network or the
             loss between parts.
     """

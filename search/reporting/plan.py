@@ -93,7 +93,8 @@ def _facts(plan: Plan) -> Table:
         + (f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else "")
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "training": _training(config),
-        "runner": f"{plural(environment.workers, 'worker')} with {plural(environment.threads, 'thread')} each",
+        "runner": f"{plural(environment.workers, 'worker')} with {plural(environment.threads, 'thread')} each, "
+        f"training on {environment.device} in {environment.compute_format}",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
         + (f"; the limit is {config.time_limit}" if config.time_limit else ""),
         "folder": str(environment.folder),

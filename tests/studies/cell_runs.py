@@ -140,10 +140,8 @@ def measure(job: Dense | Run) -> dict[str, Any]:
 def train_dense(job: Dense) -> dict[str, Any]:
     """Train the dense network of a seed, or read it from the cache, which has no `curve`."""
     setup, compute_format = _shared[0]
-    recipe, curve = setup.recipe(job.cell, job.seed), []
-    net = trained_net(
-        recipe, cache_root(), compute_format=compute_format, on_epoch=lambda _, reached: curve.append(reached)
-    )
+    recipe, curve = dataclasses.replace(setup.recipe(job.cell, job.seed), compute_format=compute_format), []
+    net = trained_net(recipe, cache_root(), on_epoch=lambda _, reached: curve.append(reached))
     return {**measured(net, recipe.data), "curve": curve}
 
 
@@ -157,8 +155,8 @@ def measured(net: nn.Module, data: ImageData) -> dict[str, Any]:
 def context_of(cell: str, seed: int) -> SearchContext:
     """Return the data and the dense network of a seed."""
     setup, compute_format = _shared[0]
-    recipe = setup.recipe(cell, seed)
-    net = trained_net(recipe, cache_root(), compute_format=compute_format)
+    recipe = dataclasses.replace(setup.recipe(cell, seed), compute_format=compute_format)
+    net = trained_net(recipe, cache_root())
     space = trace(net, torch.zeros(1, *recipe.data.input_shape))
     return SearchContext(net, space, recipe.data, recipe.train, threads=1, compute_format=compute_format)
 

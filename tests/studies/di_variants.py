@@ -137,12 +137,11 @@ def set_up(epochs: int, dense_epochs: int, data_name: str = "cluttered_digits") 
         device="cpu",
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
-    recipe = DenseRecipe(spec, data, train, 0)
     compute_format = measure_compute_format(build(spec), SHAPE, train.batch_size, CPU)
+    recipe = DenseRecipe(spec, data, train, 0, compute_format)
     net = trained_net(
         recipe,
         cache_root(),
-        compute_format=compute_format,
         on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"),
     )
     return Setup(net, trace(net, torch.zeros(1, *SHAPE)), data, train, compute_format)

@@ -239,7 +239,7 @@ def train_widths(job: Training, widths: Sequence[Widths], options: Options) -> O
 def context_of(seed: int, options: Options) -> tuple[Environment, SearchContext]:
     """Return the data and the dense network of a seed, which are those of its searches."""
     environment = prepare(parse_flags([*options.flags(seed), "--out", str(options.folder / "unused")]))
-    net = trained_net(environment.dense_recipe, cache_root(), compute_format=environment.compute_format)
+    net = trained_net(environment.dense_recipe, cache_root())
     return environment, SearchContext(
         net.cpu().eval(),
         environment.problem.space,

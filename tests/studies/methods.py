@@ -108,11 +108,10 @@ def set_up(epochs: int, dense_epochs: int, learning_rate: float) -> SearchContex
     )
     spec = ModelSpec("resnet20", data.num_classes, SHAPE)
     compute_format = measure_compute_format(build(spec), SHAPE, train.batch_size, CPU)
-    recipe = DenseRecipe(spec, data, train, 0)
+    recipe = DenseRecipe(spec, data, train, 0, compute_format)
     net = trained_net(
         recipe,
         cache_root(),
-        compute_format=compute_format,
         on_epoch=lambda epoch, a: print(f"dense epoch {epoch}: {a:.3f}"),
     )
     return SearchContext(net, trace(net, torch.zeros(1, *SHAPE)), data, train, threads=1, compute_format=compute_format)

@@ -94,12 +94,15 @@ def test_every_input_of_the_dense_training_has_a_cache_entry_of_its_own(data, tm
 
 def test_networks_of_different_precision_have_cache_entries_of_their_own(data):
     recipe = DenseRecipe(SPEC, data, CONFIG, 0)
-    low, exact, channels_last = (
+    low, half, exact, channels_last = (
         dataclasses.replace(recipe, compute_format=ComputeFormat(*settings)).key()
-        for settings in ((torch.bfloat16, False), (None, False), (None, True))
+        for settings in ((torch.bfloat16, False), (torch.float16, False), (None, False), (None, True))
     )
-    assert low != exact
-    assert exact == channels_last == recipe.key()
+    assert len({low, half, exact}) == 3
+    assert exact == channels_last
+    declared = dataclasses.replace(CONFIG, precision="float16")
+    assert dataclasses.replace(recipe, train=declared, compute_format=ComputeFormat(torch.bfloat16)).key() == low
+    assert dataclasses.replace(recipe, train=declared).key() != recipe.key()
 
 
 def test_a_damaged_cache_file_is_replaced(data, tmp_path):

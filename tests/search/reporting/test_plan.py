@@ -46,7 +46,7 @@ def test_the_plan_says_costs_budget_images_and_workers(environment: Environment)
     assert line_with(text, "reachable") == "reachable 2.000 kFLOPs, 2 params (0.1% of the dense FLOPs)"
     assert line_with(text, "budget") == "budget at most 1.536 MFLOPs (60.0% of dense)"
     assert "1,150 train, 287 val, 360 test" in text
-    assert "2 workers with 1 thread each" in text
+    assert "2 workers with 1 thread each, training on cpu in float32" in text
     assert "about 3 min 10 s" in text
     assert "di.way=closed" in text
 
