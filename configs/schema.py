@@ -57,6 +57,8 @@ class RunConfig:
             trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
         model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
+        widen: factor of all widths of a zoo network, rounded: 1.5 trains and prunes a network 1.5 times as wide. A
+            factory takes it as its argument widen.
         output: name or index of the output that is trained, for a model that gives a tuple, a dict or an object; empty
             takes the first tensor.
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
@@ -128,6 +130,7 @@ class RunConfig:
         "accuracy,flops"
     )
     model: Annotated[str, Predicate(bool), "a model name or package.module:factory"] = "cifar_resnet18"
+    widen: Annotated[float, Interval(gt=0, le=64), "a factor over 0, at most 64"] = 1.0
     output: str = ""
     weights: str = ""
     method: str = "auto"
@@ -218,6 +221,11 @@ class RunConfig:
         if not self.weights:
             object.__setattr__(self, "train", replace(self.train, dense_epochs=dense))
         object.__setattr__(self, "trials", min(self.trials, affordable))
+
+    @property
+    def network(self) -> str:
+        """Name of the network with its factor of widths, such as resnet20 or resnet20-x1.5."""
+        return self.model if self.widen == 1 else f"{self.model}-x{self.widen:g}"
 
     @cached_property
     def final_training(self) -> int:

@@ -5,7 +5,7 @@ A method is a frozen dataclass whose fields are its settings, declared as in `pr
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -195,7 +195,8 @@ class Context(Protocol):
     def latency_ratio(self, net: "nn.Module", dense: "nn.Module") -> float:
         """Return the ratio of two latencies, `net` over `dense`, of one image in evaluation mode.
 
-        Both are measured on `device`, where both nets must be; the modes of their modules are restored.
+        Both are measured on `device`, where both nets must be, and stay as they are. Layers of `net` that have several
+        forms take their fastest ones for it.
         """
         ...
 
@@ -256,6 +257,27 @@ class StructuredLayer(Protocol):
             plain: the layer of the dense network at the same place, possibly on the meta device.
             structure: the data that `structure` returned.
         """
+        ...
+
+
+@runtime_checkable
+class LayerWithForms(Protocol):
+    """A structured layer that computes the same in several forms in evaluation; which is fastest depends on the device.
+
+    Attributes:
+        form: the form it computes in, one of `forms`; None for the first, until the forms were timed.
+        counting: while it is true the layer computes in the form whose cost its method states (`spaces.counting`).
+    """
+
+    form: str | None
+    counting: bool
+
+    def forms(self) -> Sequence[str]:
+        """Return the forms that this layer has."""
+        ...
+
+    def inference_module(self, form: str) -> "nn.Module":
+        """Return a module that computes what this layer computes in evaluation, up to the rounding of sums."""
         ...
 
 

@@ -63,8 +63,7 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
             continue
         names[id(tensor)] = name
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    stored_spec = None if spec is None else [spec.name, spec.num_classes, list(spec.input_shape), spec.output]
-    header: dict[str, Any] = {"format": FORMAT, "spec": stored_spec, "widths": dict(widths), "aliases": aliases}
+    header: dict[str, Any] = {"format": FORMAT, "spec": _stored(spec), "widths": dict(widths), "aliases": aliases}
     header["layers"] = {
         name: {"kind": module.kind, "structure": dict(module.structure())}
         for name, module in net.named_modules()
@@ -72,6 +71,13 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
     }
     header["digest"] = _digest(header, tensors)
     return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header)})
+
+
+def _stored(spec: ModelSpec | None) -> list[Any] | None:
+    if spec is None:
+        return None
+    wider = [] if spec.widen == 1 else [spec.widen]  # left away for readers of before there was a factor
+    return [spec.name, spec.num_classes, list(spec.input_shape), spec.output, *wider]
 
 
 def from_bytes(data: bytes, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import checkpoint
+from pruning.inference import for_inference
 from spaces.errors import SlimfrontError
 from spaces.registry import unknown_name
 from spaces.space import ModelSpec
@@ -96,7 +97,8 @@ def write_network(
     check_packages(name)
     path = Path(path)
     images = torch.rand(batch or 2, *input_shape, generator=torch.Generator().manual_seed(0))
-    source = Source(copy.deepcopy(net).cpu().eval(), images, batch is None, spec, widths or {})
+    written_net = copy.deepcopy(net).eval() if form.read is None else for_inference(net)
+    source = Source(written_net.cpu(), images, batch is None, spec, widths or {})
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         written = Path(folder) / f"model{form.suffix}"
         try:

@@ -165,7 +165,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     if not fetch:
         check_on_disk(config.data)
     data = load_data(config.data, config.seed, default_input_shape(config.model))
-    spec = ModelSpec(config.model, data.num_classes, data.input_shape, config.output)
+    spec = ModelSpec(config.model, data.num_classes, data.input_shape, config.output, config.widen)
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     problem = Problem.resolve(config, space)
@@ -233,7 +233,7 @@ def _fresh_folder(config: RunConfig) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(f"run folder {config.out!r} exists and is not empty; give a fresh one with --out")
         return folder
-    stem = f"{config.model}-{config.data.name}".replace("/", "_").replace(":", "_")
+    stem = f"{config.network}-{config.data.name}".replace("/", "_").replace(":", "_")
     base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
     folder, number = base, 1
     while folder.exists():

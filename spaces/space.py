@@ -32,6 +32,7 @@ class ModelSpec:
     num_classes: int
     input_shape: tuple[int, int, int]  # channels, height, width of one image
     output: str = ""  # name or index of the output of a network that gives several; empty takes the first tensor
+    widen: float = 1.0  # factor of all widths, rounded, but those of the image and the output
 
 
 @dataclass(frozen=True)

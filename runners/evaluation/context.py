@@ -1,18 +1,22 @@
 """SearchContext and TrialContext: what the trials of a search share, and what a method may use in one of them."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from pruning.base import Context, Distillation, Reshape, StepHook, TrainingPlan
+from pruning.inference import choose_forms, for_inference
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
-from runners.latency.timing import latency_ratio
+from runners.latency.meter import locked
+from runners.latency.timing import fastest, latency_ratio
 from runners.training.compute_format import ComputeFormat
 from runners.training.loop import BATCHNORM_IMAGES, Training, accuracy, pick_device, reestimate_batchnorm
 from runners.training.run import TrainingRun
@@ -157,7 +161,10 @@ class TrialContext(Context):
 
     @override
     def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:
-        return latency_ratio(net, dense, self._input_shape, self.device)
+        net = copy.deepcopy(net)
+        with locked(f"latency-{str(self.device).replace(':', '-')}"):  # beside trials, but no other measurement
+            choose_forms(net, torch.zeros(1, *self._input_shape, device=self.device), fastest)
+            return latency_ratio(for_inference(net), dense, self._input_shape, self.device)
 
     @override
     def integrated_learning_rate(self, epochs: float, span: tuple[float, float] = WHOLE) -> float:

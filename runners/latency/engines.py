@@ -23,7 +23,9 @@ from joblib import cpu_count
 from torch import Tensor, nn
 
 from pruning.formats import ONNX_INPUT, ONNX_PACKAGES, write_network
+from pruning.inference import choose_forms, for_inference
 from runners.config import LatencyConfig
+from runners.latency.timing import fastest
 from runners.training.compute_format import using_threads
 from spaces.errors import SlimfrontError
 
@@ -113,17 +115,29 @@ def check_latency(config: LatencyConfig) -> None:
 def prepare(net: nn.Module, images: Tensor, device: Device, config: LatencyConfig) -> tuple[Program, Tensor]:
     """Return a copy of a net in its engine, and the images in its number format on the device; the net is unchanged.
 
+    Layers of the copy that have several forms and none chosen yet take the one that is fastest in eager PyTorch.
+
     Args:
         images: shape (B, C, H, W), float32.
     """
-    dtype = getattr(torch, config.dtype)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = copy.deepcopy(net).eval().to(device.device, dtype).to(memory_format=memory_format)
-    images = images.to(device.device, dtype).contiguous(memory_format=memory_format)
+    net, images = placed(net, images, device, config)
+    choose_forms(net, images, fastest)
+    net = for_inference(net)
+    if config.channels_last:
+        net = net.to(memory_format=torch.channels_last)
     if config.engine == "torch.compile":
         return torch.compile(net, dynamic=False), images
     if config.engine == "onnxruntime":
         return _onnx_session(net, images, device.threads), images
+    return net, images
+
+
+def placed(net: nn.Module, images: Tensor, device: Device, config: LatencyConfig) -> tuple[nn.Module, Tensor]:
+    """Return a copy of a net in evaluation mode, and images, both in the configured number format on the device."""
+    dtype = getattr(torch, config.dtype)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = copy.deepcopy(net).eval().to(device.device, dtype).to(memory_format=memory_format)
+    images = images.to(device.device, dtype).contiguous(memory_format=memory_format)
     return net, images
 
 

@@ -21,9 +21,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from pruning.inference import choose_forms, layers_with_forms
 from runners.cache import cache_root, digest_of
 from runners.config import LatencyConfig
-from runners.latency.engines import Device, first_line, keep_freed_memory, parse_device, prepare, versions
+from runners.latency.engines import Device, first_line, keep_freed_memory, parse_device, placed, prepare, versions
 from runners.latency.idle_baseline import shared_idle_seconds
 from runners.latency.timing import (
     Call,
@@ -31,6 +32,7 @@ from runners.latency.timing import (
     Watch,
     brief_ratio,
     brief_seconds,
+    fastest,
     inference,
     measure_idle_seconds,
     run_queue_delay,
@@ -199,6 +201,18 @@ class LatencyMeter:
         with exclusive(self.device), using_threads(self.device.threads), torch.no_grad():
             reference = self.call_of(self.dense)
             yield lambda net: brief_ratio(self.call_of(net), reference, self.watch)
+
+    def forms(self, net: nn.Module) -> dict[str, str | None]:
+        """Return the fastest form of every layer of a net that has several, by name, at the first batch size.
+
+        Raises:
+            Timeout: another process has measured on the device for too long.
+        """
+        images = torch.zeros(self.first_batch, *self.shape)
+        with exclusive(self.device), using_threads(self.device.threads):
+            net, images = placed(net, images, self.device, self.config)
+            choose_forms(net, images, fastest)
+        return {name: layer.form for name, layer in layers_with_forms(net).items()}
 
     def call_of(self, net: nn.Module) -> Call:
         """Return one inference of a net at the first batch size."""

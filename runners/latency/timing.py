@@ -22,6 +22,8 @@ import torch
 from torch import nn
 
 RATIO_ROUNDS = 7  # turns of `latency_ratio`; the median of so few is steady enough to tell faster from slower
+FORM_SAMPLE_SECONDS = 0.001  # that one sample of `fastest` takes at least, by repeated calls
+CLEARLY_FASTER = 0.97  # share of the first net's time under which another one is clearly faster
 WARM_UP_CALLS = 2  # at least
 WARM_UP_SECONDS = 0.3
 ROUNDS, MIN_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
@@ -145,9 +147,7 @@ def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int
     nets = (narrow, dense)
     modes = [(module, module.training) for net in nets for module in net.modules()]
     image = torch.zeros(1, *input_shape, device=device)
-    # With one thread the CPU time of that thread is measured: it leaves out the time of other trials on its core.
-    one_thread = device.type == "cpu" and torch.get_num_threads() == 1
-    watch = Watch(time.thread_time if one_thread else time.perf_counter)
+    watch = Watch(latency_clock(device))
     calls = [inference(net.eval(), image) for net in nets]
     try:
         with torch.no_grad():
@@ -178,6 +178,33 @@ def brief_seconds(call: Call, watch: Watch) -> float:
     for _ in range(WARM_UP_CALLS):
         call()
     return statistics.median(_seconds(call, watch) for _ in range(MIN_ROUNDS))
+
+
+def fastest(nets: Sequence[nn.Module], images: torch.Tensor) -> int:
+    """Return the index of the fastest of several nets in evaluation mode; 0 unless another one is clearly faster.
+
+    The nets take turns, so that load from other programs meets all of them.
+
+    Args:
+        images: input of all of them, on their device.
+    """
+    watch, samples = Watch(latency_clock(images.device)), list[tuple[Call, int]]()
+    for call in (inference(net, images) for net in nets):
+        call()
+        times = max(1, round(FORM_SAMPLE_SECONDS / max(_seconds(call, watch), 1e-6)))
+        samples.append((_repeated(call, times), times))
+    turns = [[_seconds(sample, watch) / times for sample, times in samples] for _ in range(RATIO_ROUNDS)]
+    ratios = [statistics.median(turn[i] / max(turn[0], 1e-12) for turn in turns) for i in range(len(nets))]
+    best = min(range(len(nets)), key=ratios.__getitem__)
+    return best if ratios[best] < CLEARLY_FASTER else 0
+
+
+def latency_clock(device: torch.device) -> Callable[[], float]:
+    """Return the clock for networks on a device.
+
+    With one thread of the processor it is the CPU time of that thread: it leaves out the time of others on its core.
+    """
+    return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def inference(net: Callable[[torch.Tensor], object], images: torch.Tensor) -> Call:

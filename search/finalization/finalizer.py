@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from configs.passwords import masked_settings
 from pruning import checkpoint
 from pruning.export import Exported, export_network
 from pruning.formats import parse_formats
+from pruning.inference import layers_with_forms
 from runners.latency.devices import make_meter
-from runners.latency.meter import REFERENCE, to_plain
+from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
 from runners.training.loop import accuracy
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
@@ -65,6 +66,7 @@ class Finalizer:
     Attributes:
         latency: calibration before the search; None for a search that needs no latency.
         dense_accuracy: on validation, in [0, 1].
+        forms: label of a network -> name of a layer that has several forms -> the one that is exported.
     """
 
     environment: Environment
@@ -73,6 +75,7 @@ class Finalizer:
     dense_accuracy: float
     retrainer: Retrainer
     callback: SearchCallback
+    forms: dict[str, Mapping[str, str | None]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, results: Sequence[TrialResult], ending: Ending) -> SearchResult:
         """Return the result with its front confirmed on test, after writing it to the run folder.
@@ -91,6 +94,7 @@ class Finalizer:
         result = self.retrainer.confirmed(result) if ending.interrupted else self.retrainer(result)
         # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
         if self.latency is not None or not result.interrupted:
+            self._choose_forms(result)
             result = self._measure(result)
         result = dataclasses.replace(result, seconds=result.seconds + time.perf_counter() - began)
         self.callback.on_phase("writing the front and the report")
@@ -118,7 +122,21 @@ class Finalizer:
         )
 
     def _load(self, member: TrialResult) -> nn.Module:
-        return checkpoint.load(self.environment.folder / member.path, self.dense)  # whatever its header names
+        net = checkpoint.load(self.environment.folder / member.path, self.dense)  # whatever its header names
+        for name, layer in layers_with_forms(net).items():
+            layer.form = self.forms.get(member.label, {}).get(name)
+        return net
+
+    def _choose_forms(self, result: SearchResult) -> None:
+        """Choose the fastest forms of the layers of the networks that are exported; no trial runs any more."""
+        config = self.environment.config.latency
+        if not config.measures or config.command or config.agents:
+            return
+        meter = LatencyMeter(config, self.dense, self.environment.data.input_shape)
+        for member in result.reported:
+            net = self._load(member)
+            if layers_with_forms(net):
+                self.forms[member.label] = meter.forms(net)
 
     def _confirm(self, member: TrialResult) -> TrialResult:
         """Load a network from disk, count its cost again, and read it on test once."""

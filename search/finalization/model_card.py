@@ -32,8 +32,8 @@ def write_card(
     template = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     of_dense = percent(cost.flops / result.dense.cost.flops, 1)
     text = template.get_template("model_card.md.j2").render(
-        title=f"{config.get('model')} at {of_dense} of its FLOPs: network {network.label}",
-        model=config.get("model"),
+        title=f"{result.network} at {of_dense} of its FLOPs: network {network.label}",
+        model=result.network,
         method=f"method {trial.method}"
         + (f", {trial.baseline} widths (a baseline of the search)" if trial.baseline else ""),
         origin=f"cut from network {trial.parent} of the search" if trial.parent else "cut from the dense network",

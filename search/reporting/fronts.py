@@ -26,7 +26,7 @@ class NamedRun:
     @property
     def network(self) -> str:
         """The dense network that was searched, and its images."""
-        return f"{self.result.config.get('model')} on {self.result.config.get('data', {}).get('name')}"
+        return f"{self.result.network} on {self.result.config.get('data', {}).get('name')}"
 
     @property
     def title(self) -> str:
@@ -129,7 +129,7 @@ def _warnings(runs: Sequence[NamedRun], axis: str) -> Iterator[str]:
         yield "The runs were scored on different images: their accuracies do not compare."
     elif differ(lambda result: result.config.get("seed")):
         yield "The seeds differ, and with them the validation images: small differences in accuracy say little."
-    if differ(lambda result: (result.config.get("model"), result.dense.cost)):
+    if differ(lambda result: (result.network, result.dense.cost)):
         yield "The runs searched different networks: `of dense` is of the network of each run."
     if axis == FLOPS and any(run.result.axis == LATENCY for run in runs):
         yield "Some runs traded latency and some FLOPs: all fronts are shown over FLOPs."

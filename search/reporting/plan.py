@@ -78,7 +78,7 @@ def _facts(plan: Plan) -> Table:
     trained_here = f"trained here for {plural(config.train.dense_epochs, 'epoch')} unless cached"
     weights = f"weights {config.weights}" if config.weights else trained_here
     facts = {
-        "model": ", ".join(filter(None, (config.model, space.output, weights))),
+        "model": ", ".join(filter(None, (config.network, space.output, weights))),
         "images": f"{config.data.name}, {'x'.join(map(str, space.input_shape))}: "
         f"{len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test",
         "dense cost": counts(dense),

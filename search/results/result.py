@@ -195,6 +195,12 @@ class SearchResult:
         """The epochs of training of all trials and of the final training; those of the dense network do not count."""
         return sum(result.trained or 0 for result in self.results)
 
+    @property
+    def network(self) -> str:
+        """Name of the dense network with its factor of widths, such as resnet20 or resnet20-x1.5."""
+        model, widen = self.config.get("model"), self.config.get("widen", 1.0)
+        return f"{model}" if widen == 1 else f"{model}-x{widen:g}"
+
     def is_chosen(self, network: TrialResult) -> bool:
         """Whether this is the chosen network."""
         return self.chosen is not None and network.label == self.chosen.label

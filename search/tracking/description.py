@@ -22,7 +22,7 @@ KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  
 def default_run_name(config: RunConfig) -> str:
     """Name a run by network, images and budgets, such as "resnet20 cluttered_digits 30%"."""
     data = PurePath(config.data.name.removeprefix("imagefolder:")).name
-    return " ".join([config.model, data, *(config.budget or (config.targets,))])
+    return " ".join([config.network, data, *(config.budget or (config.targets,))])
 
 
 def context_tags(config: RunConfig) -> dict[str, str]:

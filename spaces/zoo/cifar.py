@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spaces.errors import ModelError
-
-Shape = tuple[int, int, int]  # channels, height, width of one image
+from spaces.zoo.widening import Shape, scaled
 
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
@@ -68,15 +67,17 @@ class ResNet(nn.Module):
 class VGG(nn.Module):
     """VGG-16 with BatchNorm and one linear head. Simonyan & Zisserman, 2015, in the form of the CIFAR literature."""
 
-    def __init__(self, num_classes: int, channels: int) -> None:
+    def __init__(self, num_classes: int, channels: int, factor: float = 1.0) -> None:
         super().__init__()
         self.features = nn.Sequential()
         for step in _VGG16:
             if isinstance(step, str):
                 self.features.append(nn.MaxPool2d(2))
                 continue
-            self.features.extend([nn.Conv2d(channels, step, 3, padding=1, bias=False), nn.BatchNorm2d(step), nn.ReLU()])
-            channels = step
+            width = scaled(step, factor)
+            convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            self.features.extend([convolution, nn.BatchNorm2d(width), nn.ReLU()])
+            channels = width
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
 
@@ -103,11 +104,11 @@ class DenseNet(nn.Module):
 
     Args:
         layers: convolutions in each block; the published depth is 3 * layers + 4.
+        width: of the stem.
     """
 
-    def __init__(self, growth: int, layers: int, num_classes: int, channels: int) -> None:
+    def __init__(self, growth: int, layers: int, num_classes: int, channels: int, width: int = 16) -> None:
         super().__init__()
-        width = 16
         self.features = nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, width, 3, padding=1, bias=False)))
         for block in range(1, 4):
             dense = nn.Sequential(*[DenseLayer(width + i * growth, growth) for i in range(layers)])
@@ -130,16 +131,17 @@ class DenseNet(nn.Module):
 class LeNet(nn.Module):
     """LeNet of Caffe's MNIST example: widths 20-50-500, and one ReLU, in the hidden layer. LeCun et al., 1998."""
 
-    def __init__(self, num_classes: int, input_shape: Shape) -> None:
+    def __init__(self, num_classes: int, input_shape: Shape, factor: float = 1.0) -> None:
         super().__init__()
         channels, height, width = input_shape
+        first, second, hidden = (scaled(number, factor) for number in (20, 50, 500))
         rows, columns = [((side - 4) // 2 - 4) // 2 for side in (height, width)]
         if min(rows, columns) < 1:
             raise ModelError(f"images of {height}x{width} are too small for lenet5; give at least 16x16")
-        self.conv1 = nn.Conv2d(channels, 20, 5)
-        self.conv2 = nn.Conv2d(20, 50, 5)
-        self.fc1 = nn.Linear(50 * rows * columns, 500)
-        self.fc2 = nn.Linear(500, num_classes)
+        self.conv1 = nn.Conv2d(channels, first, 5)
+        self.conv2 = nn.Conv2d(first, second, 5)
+        self.fc1 = nn.Linear(second * rows * columns, hidden)
+        self.fc2 = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
@@ -148,10 +150,17 @@ class LeNet(nn.Module):
         return self.fc2(functional.relu(self.fc1(y)))  # type: ignore[no-any-return]
 
 
-def _thin_resnet(depth: int) -> Callable[[int, Shape], nn.Module]:
+def _resnet(*stages: tuple[int, int]) -> "Builder":
+    def build(num_classes: int, shape: Shape, factor: float) -> nn.Module:
+        wider = tuple((scaled(width, factor), blocks) for width, blocks in stages)
+        return ResNet(wider, num_classes, shape[0])
+
+    return build
+
+
+def _thin_resnet(depth: int) -> "Builder":
     blocks = (depth - 2) // 6
-    stages = ((16, blocks), (32, blocks), (64, blocks))
-    return lambda num_classes, shape: ResNet(stages, num_classes, shape[0])
+    return _resnet((16, blocks), (32, blocks), (64, blocks))
 
 
 def _check_halvings(name: str, shape: Shape, side: int) -> None:
@@ -159,38 +168,36 @@ def _check_halvings(name: str, shape: Shape, side: int) -> None:
         raise ModelError(f"images of {shape[1]}x{shape[2]} are too small for {name}; give at least {side}x{side}")
 
 
-def _vgg16_bn(num_classes: int, shape: Shape) -> nn.Module:
+def _vgg16_bn(num_classes: int, shape: Shape, factor: float) -> nn.Module:
     _check_halvings("cifar_vgg16_bn", shape, 32)
-    return VGG(num_classes, shape[0])
+    return VGG(num_classes, shape[0], factor)
 
 
-def _densenet40(num_classes: int, shape: Shape) -> nn.Module:
+def _densenet40(num_classes: int, shape: Shape, factor: float) -> nn.Module:
     _check_halvings("densenet40", shape, 4)
-    return DenseNet(12, 12, num_classes, shape[0])
+    return DenseNet(scaled(12, factor), 12, num_classes, shape[0], scaled(16, factor))
 
 
-def _resnet18(num_classes: int, shape: Shape) -> nn.Module:
-    return ResNet(((64, 2), (128, 2), (256, 2), (512, 2)), num_classes, shape[0])
+Builder = Callable[[int, Shape, float], nn.Module]  # of the classes, the image and the factor of all widths
 
-
-CIFAR_NETS: dict[str, Callable[[int, Shape], nn.Module]] = {
+CIFAR_NETS: dict[str, Builder] = {
     "resnet20": _thin_resnet(20),
     "resnet56": _thin_resnet(56),
     "resnet110": _thin_resnet(110),
-    "cifar_resnet18": _resnet18,
+    "cifar_resnet18": _resnet((64, 2), (128, 2), (256, 2), (512, 2)),
     "cifar_vgg16_bn": _vgg16_bn,
     "densenet40": _densenet40,
     "lenet5": LeNet,
 }
 
 
-def build_cifar(name: str, num_classes: int, input_shape: Shape) -> nn.Module:
-    """Build a network of `CIFAR_NETS` with He-initialised convolutions.
+def build_cifar(name: str, num_classes: int, input_shape: Shape, factor: float = 1.0) -> nn.Module:
+    """Build a network of `CIFAR_NETS` with He-initialised convolutions; all widths are multiplied by `factor`.
 
     Raises:
         ModelError: the images are too small for the network.
     """
-    net = CIFAR_NETS[name](num_classes, input_shape)
+    net = CIFAR_NETS[name](num_classes, input_shape, factor)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * math.prod(module.kernel_size)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Size, Tensor, nn
 
 CIFAR_NAMES = ("cifar_resnet18", "cifar_vgg16_bn", "densenet40", "lenet5", "resnet20", "resnet56", "resnet110")
+WIDEST = 64  # largest factor of all widths
 _NO_CNN = ("vit_", "swin_", "maxvit_")
 # Auxiliary heads run in training only, so a trace in eval mode would miss them. The original initialisation draws
 # truncated normals, which is slow; BatchNorm makes the default initialisation as good.
@@ -56,13 +57,14 @@ def default_input_shape(name: str) -> tuple[int, int, int]:
 
 
 def build(spec: ModelSpec) -> "nn.Module":
-    """Build a network at full width with fresh weights, in training mode.
+    """Build a network at full width, times `spec.widen`, with fresh weights, in training mode.
 
     A torchvision network for images that do not have 3 channels gets a fresh first convolution.
 
     Raises:
         UnknownNameError: the name is not known; the message lists the nearest.
-        ModelError: the network does not take the arguments, or a factory cannot be imported or gives no network.
+        ModelError: the network does not take the arguments or cannot be widened, or a factory cannot be imported or
+            gives no network.
     """
     _check_arguments(spec)
     if ":" in spec.name:
@@ -72,7 +74,7 @@ def build(spec: ModelSpec) -> "nn.Module":
     if spec.name in CIFAR_NAMES:
         from spaces.zoo.cifar import build_cifar
 
-        return build_cifar(spec.name, spec.num_classes, spec.input_shape)
+        return build_cifar(spec.name, spec.num_classes, spec.input_shape, spec.widen)
     _check_name(spec.name)
     from torchvision.models import get_model
 
@@ -81,6 +83,10 @@ def build(spec: ModelSpec) -> "nn.Module":
     )
     if spec.input_shape[0] != 3:
         _refit_stem(net, spec.input_shape[0])
+    if spec.widen != 1:
+        from spaces.zoo.widening import widen
+
+        net = widen(net, spec.widen, spec.num_classes, spec.input_shape, spec.name)
     return net
 
 
@@ -100,6 +106,10 @@ def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
         WeightsError: the network has no such weights, or they are not cached and cannot be downloaded.
     """
     _check_published(spec)
+    if spec.widen != 1:
+        raise WeightsError(
+            f"published weights are of {spec.name} at its own width, --widen {spec.widen:g} is another; leave one away"
+        )
     net = build(spec)
     state = net.state_dict()
     for name, tensor in _published_state(spec.name, weights).items():
@@ -194,6 +204,8 @@ def _check_arguments(spec: ModelSpec) -> None:
         raise ModelError(f"{spec.num_classes} classes for {spec.name!r}; give at least 1")
     if len(spec.input_shape) != 3 or min(spec.input_shape) < 1:
         raise ModelError(f"input shape {spec.input_shape} is not (channels, height, width) of at least 1 each")
+    if not 0 < spec.widen <= WIDEST:
+        raise ModelError(f"--widen {spec.widen:g} of {spec.name!r} must be a factor over 0, at most {WIDEST}")
 
 
 def _refit_stem(net: "nn.Module", channels: int) -> None:
@@ -233,7 +245,14 @@ def _call_factory(spec: ModelSpec) -> "nn.Module":
     factory = _factory(spec.name)
     parameters = _parameters(factory)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    arguments = {"num_classes": spec.num_classes, "input_shape": spec.input_shape}
+    arguments: dict[str, Any] = {"num_classes": spec.num_classes, "input_shape": spec.input_shape}
+    if spec.widen != 1:
+        if not takes_any and "widen" not in parameters:
+            raise ModelError(
+                f"model {spec.name!r} takes no argument widen, and --widen scales networks of the zoo alone; give the "
+                "factory such an argument, or leave --widen away"
+            )
+        arguments["widen"] = spec.widen
     given = {key: value for key, value in arguments.items() if takes_any or key in parameters}
     try:
         net = factory(**given)

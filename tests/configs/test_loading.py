@@ -32,6 +32,7 @@ from spaces.space import SpaceConfig
 OTHER: dict[str, Any] = {
     "budget": ("30%", "1mparams"),
     "model": "resnet20",
+    "widen": 1.5,
     "output": "logits",
     "weights": "a file.pt",
     "method": "di,l2",

@@ -2,10 +2,16 @@
 
 Input channel c keeps q_c kernels, and an index says which of them each output uses; channels without kernels are not
 read. In training, the weight is gathered from the kernels, so a kernel's gradient is the sum of the gradients of its
-uses. In evaluation, every channel is convolved once with each of its kernels, and the outputs only add these maps; this
-saves multiplications. Channels that keep all their kernels are convolved as usual.
+uses. For evaluation there are several forms of the same function:
+
+- maps: every channel is convolved once with each of its kernels, and the outputs only add these maps. Channels that
+  keep all their kernels are convolved as usual. This is the form of the paper, whose multiplications are counted.
+- dense: a convolution with repeated kernels over the channels that are read.
+- padded: the same over all channels, with zero kernels where a channel is not read.
+- separable: see `kernel_forms.separable`.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,9 +24,17 @@ from torch.nn import functional
 from typing_extensions import override
 
 from pruning.methods.kse.kernel_clustering import cluster_kernels
+from pruning.methods.kse.kernel_forms import (
+    ReadChannels,
+    SharedChannels,
+    is_cheaper_separable,
+    plain_conv,
+    separable,
+)
 from pruning.methods.kse.kernel_indicator import channel_kernels
 from pruning.quantization.packing import bits_for, pack, packed_bytes, unpack
 
+MAPS, DENSE, PADDED, SEPARABLE = FORMS = ("maps", "dense", "padded", "separable")
 CACHED_ELEMENTS = 2**20  # numbers in the maps that a CPU holds at a time: more are slow to allocate and leave its cache
 
 
@@ -59,6 +73,7 @@ class SharedKernelConv2d(nn.Module):
         packed: the indices as bytes; a channel that keeps one kernel or all of them needs none. Call `follow_tensors`
             after a change.
         plain_kernels: kernels of an input channel in the plain convolution.
+        form, counting: see `pruning.base.LayerWithForms`. With gradients it computes as in training.
 
     Args:
         plain: a convolution with zero padding; gives the kernel size, stride, padding, dilation, groups and bias.
@@ -77,6 +92,9 @@ class SharedKernelConv2d(nn.Module):
         self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
         self.dilation, self.groups = plain.dilation, plain.groups
         self.plain_kernels = self.out_channels // self.groups
+        self.form: str | None = None
+        self.counting = False
+        self._frozen: list[tuple[object, nn.Module]] = []  # module of the form, and the tensors that it was made of
         self.levels: tuple[_Level, ...] = tuple(_placed(levels))
         size = self.kernel_size[0] * self.kernel_size[1]
         options: dict[str, Any] = {"dtype": plain.weight.dtype}
@@ -101,9 +119,10 @@ class SharedKernelConv2d(nn.Module):
         return self.groups == 1 and level.kernels == self.plain_kernels
 
     def structure(self) -> Mapping[str, Any]:
-        """Return the numbers of channels and the levels; `rebuild` takes the geometry from the plain layer."""
+        """Return the numbers of channels, the levels and a chosen form; the plain layer gives the rest."""
         levels = [[level.kernels, list(level.channels)] for level in self.levels]
-        return {"channels": [self.in_channels, self.out_channels], "levels": levels}
+        structure = {"channels": [self.in_channels, self.out_channels], "levels": levels}
+        return structure if self.form is None else structure | {"form": self.form}
 
     @classmethod
     def rebuild(cls, plain: nn.Module, structure: Mapping[str, Any]) -> "SharedKernelConv2d":
@@ -111,7 +130,11 @@ class SharedKernelConv2d(nn.Module):
         if not isinstance(plain, nn.Conv2d):
             raise TypeError(f"{type(plain).__name__} is in the place of a convolution")
         inputs, outputs = structure["channels"]
-        return cls(plain, (int(inputs), int(outputs)), [(int(q), list(where)) for q, where in structure["levels"]])
+        layer = cls(plain, (int(inputs), int(outputs)), [(int(q), list(where)) for q, where in structure["levels"]])
+        if (form := structure.get("form")) is not None and form not in layer.forms():
+            raise ValueError(f"form {form!r} is none of {', '.join(layer.forms())}")
+        layer.form = form
+        return layer
 
     def follow_tensors(self) -> None:
         """Update the tensors derived from `packed`, after `packed` was replaced."""
@@ -173,6 +196,7 @@ class SharedKernelConv2d(nn.Module):
         self._keep("_by_level", np.concatenate([level.channels for level in self.levels]))
         self._keep("_maps", np.concatenate([bag.ravel() for bag in bags]))
         self._keep("_offsets", np.cumsum(counts) - counts)
+        self._frozen = []
         self._all_read = padded == [list(range(self.in_channels))]
         self._ragged = min(len(channels) for channels in read) < longest
 
@@ -184,15 +208,61 @@ class SharedKernelConv2d(nn.Module):
         book = functional.pad(self.codebook, (0, 0, 0, 1)) if self._ragged else self.codebook
         return functional.embedding(self._rows, book).reshape(self.out_channels, -1, *self.kernel_size)
 
+    def forms(self) -> Sequence[str]:
+        """Return the forms of this layer; the first is seldom slower than the dense network's layer."""
+        area = self.codebook.shape[1]
+        cheaper = [is_cheaper_separable(level.kernels, self.out_channels, area) for level in self.levels]
+        separable_too = self.groups == 1 and any(cheaper)
+        return (DENSE, *([] if self._all_read else [PADDED]), *([SEPARABLE] if separable_too else []), MAPS)
+
+    def inference_module(self, form: str) -> nn.Module:
+        """Return a module that computes what this layer computes in evaluation, with its weights of now."""
+        if form == MAPS:
+            layer = copy.deepcopy(self)
+            layer.form = MAPS
+            return layer
+        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        if form == SEPARABLE:
+            return separable(self._shared_channels(), self.bias, geometry)
+        weight = self.dense_weight().detach()
+        if form == PADDED:
+            size = self.in_channels // self.groups
+            place = (self._inputs % size).view(self.groups, 1, -1).expand(-1, self.plain_kernels, -1)
+            place = place.reshape(self.out_channels, -1, 1, 1).expand_as(weight)
+            padded = weight.new_zeros(self.out_channels, size, *self.kernel_size).scatter_add_(1, place, weight)
+            return plain_conv(padded, self.bias, self.groups, geometry)
+        conv = plain_conv(weight, self.bias, self.groups, geometry)
+        return conv if self._all_read else ReadChannels(self._inputs.clone(), conv)
+
+    def _shared_channels(self) -> list[SharedChannels]:
+        device, found = self.codebook.device, []
+        for level, index in zip(self.levels, self.indices(), strict=True):
+            channels = torch.tensor(level.channels, device=device)
+            kernels = self.codebook[level.first : level.last].detach()
+            kernels = kernels.reshape(len(channels), level.kernels, *self.kernel_size)
+            found.append(SharedChannels(channels, kernels, torch.from_numpy(index).to(device)))
+        return found
+
+    def _frozen_module(self) -> nn.Module:
+        """Return the module of the form, made again after the kernels were changed or moved."""
+        book = self.codebook
+        made_of = (self.form, book.data_ptr(), book._version, book.dtype, book.device, id(self.bias))
+        if not self._frozen or self._frozen[0][0] != made_of:
+            self._frozen = [(made_of, self.inference_module(self.form or DENSE))]
+        return self._frozen[0][1]
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve maps of shape (B, in_channels, H, W)."""
-        if not self.training:
+        if not self.training and (self.counting or self.form == MAPS):
             if x.device.type != "cpu" or torch.compiler.is_compiling():
                 return self._from_maps(x)
             at_once = max(1, CACHED_ELEMENTS // (len(self.codebook) * x.shape[2] * x.shape[3]))
             return self._from_maps(x) if len(x) <= at_once else torch.cat([*map(self._from_maps, x.split(at_once))])
-        read = x if self._all_read else x.index_select(1, self._inputs)
-        return self._convolve(read, self.dense_weight(), self.bias, self.groups)
+        live = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if live or self.codebook.is_inference():  # a tensor of inference mode does not tell whether it was changed
+            read = x if self._all_read else x.index_select(1, self._inputs)
+            return self._convolve(read, self.dense_weight(), self.bias, self.groups)
+        return self._frozen_module()(x)  # type: ignore[no-any-return]
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)

@@ -16,8 +16,10 @@ channel; the shift rises where the budget asks for it; at least one channel of e
 layer reads any more are cut from the layers that write them, as far as widths stay legal. Linear and depthwise layers,
 layers that read the image and the classifier are not changed.
 
-fvcore does not count additions, and every centroid's map must be written and read, so a network with fewer FLOPs is not
-always faster. Its latency is measured and reported beside the FLOPs.
+The cost is that of the paper's form, of which fvcore counts the multiplications and not the additions between maps.
+Where every map must be written and read that form is slow, so a layer runs in the fastest of several forms that compute
+the same (`kernel_sharing`): most often a plain convolution whose kernels repeat, which multiplies more than is counted.
+The note of a network has both, `flops_ratio` and the `plain_flops_ratio` of plain convolutions, and measured latency.
 """
 
 import dataclasses
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pruning.base import Context, Goal, Method, PruningError, Snapshot
+from pruning.inference import for_inference
 from pruning.methods.common_steps import finetune
 from pruning.methods.kse.kernel_indicator import LevelRule, channel_kernels, entropy, indicator, sparsity
 from pruning.methods.kse.kernel_levels import KernelSpace, LevelAssignment
@@ -40,6 +43,7 @@ from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
 from spaces.budget import Budget
+from spaces.counting import count_cost
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace
 
@@ -130,7 +134,7 @@ class KernelSparsityEntropy(Method):
         return DenseKernels(self.neighbours, convs, parts)
 
     def wide_epochs(self, epochs: int) -> int:
-        """Return all epochs: the work that fvcore does not count takes as much time as shared kernels save."""
+        """Return all epochs: a training step with shared kernels takes as long as the dense network's."""
         return epochs
 
     @override
@@ -152,6 +156,7 @@ class KernelSparsityEntropy(Method):
         narrow = self.built(net, kernel_space, assignment, context.seed)
         note = self._note(narrow, assignment, rule) | {"multiplier": multiplier}
         note["flops_ratio"] = assignment.cost.flops / space.dense_cost.flops
+        note["plain_flops_ratio"] = count_cost(for_inference(narrow), space.input_shape).flops / space.dense_cost.flops
         for snapshot in finetune(narrow, assignment.widths, context, note):
             if snapshot.epoch >= context.epochs:
                 note["latency_ratio"] = context.latency_ratio(narrow, net)

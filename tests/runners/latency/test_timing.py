@@ -18,6 +18,7 @@ from runners.latency.timing import (
     TRIES,
     Timing,
     Watch,
+    fastest,
     latency_ratio,
     measure_idle_seconds,
     median_interval,
@@ -79,6 +80,12 @@ def test_the_ratio_is_of_single_images_in_evaluation_mode():
     assert not any(narrow.modes)
     assert narrow.training
     assert not dense.training
+
+
+def test_the_fastest_of_several_nets_is_found_and_a_little_faster_is_not_enough():
+    image = torch.zeros(1, 1, 2, 2)
+    assert fastest([Busy(2.0), Busy(4.0), Busy(0.5), Busy(1.0)], image) == 2
+    assert fastest([Busy(2.0), Busy(1.99)], image) == 0
 
 
 def test_a_machine_that_keeps_still_gives_a_figure_at_once():

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from pruning import checkpoint
 from pruning.export import export_network
+from pruning.inference import choose_forms, for_inference
 from pruning.methods.kse.kernel_indicator import channel_kernels
 from pruning.methods.kse.kernel_sharing import KMeansSettings, SharedKernelConv2d, share_kernels
 from spaces.counting import count_cost
@@ -64,6 +65,40 @@ def test_training_evaluation_and_the_rebuilt_convolution_agree(case):
     expected = rebuilt(conv, layer)(images())
     for mode in (True, False):
         torch.testing.assert_close(layer.train(mode)(images()), expected, rtol=0, atol=1e-10)
+
+
+def test_every_form_computes_what_the_rebuilt_convolution_does(case):
+    conv, kept = case
+    layer = share_kernels(conv, kept, KMeansSettings()).eval()
+    expected = rebuilt(conv, layer)(images())
+    assert layer.forms()[0] == "dense"
+    with torch.no_grad():
+        for form in layer.forms():
+            alone = layer.inference_module(form).eval()
+            layer.form = form
+            for module in (alone, layer, for_inference(nn.Sequential(layer))):
+                torch.testing.assert_close(module(images()), expected, rtol=0, atol=1e-10)
+
+
+def test_a_layer_with_few_kernels_has_a_separable_form_that_multiplies_less():
+    conv = nn.Conv2d(6, 8, 3, padding=1, bias=False)
+    layer = share_kernels(conv, np.array([1, 2, 0, 8, 4, 1]), KMeansSettings())
+    # Of 9 * 8 = 72 products a channel: one kernel needs 9 + 8, two 34, and four 68.
+    products = count_cost(layer.inference_module("separable"), (6, 9, 9)).flops / 81
+    assert products == 17 + 34 + 72 + 68 + 17
+    assert count_cost(layer.inference_module("dense"), (6, 9, 9)).flops / 81 == 5 * 72
+    assert count_cost(layer.inference_module("padded"), (6, 9, 9)).flops / 81 == 6 * 72
+    assert "separable" not in share_kernels(conv, np.array([5, 8, 5, 5, 5, 5]), KMeansSettings()).forms()
+
+
+def test_evaluation_follows_a_change_of_the_kernels():
+    conv, kept = copy.deepcopy(SHAPES["3x3"])
+    layer = share_kernels(conv.double(), np.array(kept), KMeansSettings()).eval()
+    with torch.no_grad():
+        before = layer(images())
+        layer.codebook.mul_(2)
+        layer.bias.mul_(2)
+        torch.testing.assert_close(layer(images()), 2 * before)
 
 
 def test_gradients_of_kernels_are_the_sums_over_their_uses(case):
@@ -141,7 +176,9 @@ def net_of(case):
 
 def test_a_checkpoint_comes_back_bit_equal(case):
     dense, narrow = net_of(case)
+    narrow[2].form = narrow[2].forms()[-1]
     back = checkpoint.from_bytes(checkpoint.to_bytes(narrow, None, {}), model=dense).eval()
+    assert back[2].form == narrow[2].form
     image = torch.randn(2, 3, 12, 12)
     assert isinstance(back[2], SharedKernelConv2d)
     assert torch.equal(back(image), narrow(image))
@@ -151,6 +188,7 @@ def test_a_checkpoint_comes_back_bit_equal(case):
 @pytest.mark.parametrize("name", ["3x3", "1x1", "grouped, unequal"])
 def test_it_is_exported_as_a_program_that_takes_any_number_of_images(tmp_path, name):
     _, narrow = net_of(copy.deepcopy(SHAPES[name]))
+    narrow[2].form = narrow[2].forms()[-2]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         written = export_network(narrow, None, {}, (3, 12, 12), tmp_path)
@@ -186,3 +224,20 @@ def test_the_layer_is_copied_and_clusters_are_seeded():
 def test_only_a_convolution_can_be_its_place():
     with pytest.raises(TypeError, match="Linear"):
         SharedKernelConv2d.rebuild(nn.Linear(2, 2), {"channels": [2, 2], "levels": [[1, [0]]]})
+
+
+def test_every_layer_takes_the_form_that_is_timed_as_the_fastest():
+    _, narrow = net_of(copy.deepcopy(SHAPES["3x3"]))
+    narrow.train()
+    timed = []
+
+    def last(modules, images_of_layer):
+        timed.append(images_of_layer.shape)
+        return len(modules) - 1
+
+    choose_forms(narrow, torch.zeros(2, 3, 12, 12), last)
+    assert narrow[2].form == "maps"
+    assert timed == [(2, 6, 10, 10)]
+    assert narrow.training
+    choose_forms(narrow, torch.zeros(2, 3, 12, 12), last)  # what is chosen stays
+    assert len(timed) == 1

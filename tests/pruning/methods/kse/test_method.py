@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pruning.base import METHODS, Goal, PruningError
+from pruning.inference import for_inference
 from pruning.methods.kse.kernel_levels import KernelSpace
 from pruning.methods.kse.kernel_sharing import SharedKernelConv2d
 from pruning.methods.kse.method import KernelSparsityEntropy
@@ -54,6 +55,8 @@ def test_snapshots_have_the_promised_cost_and_the_note_reports_the_levels(tiny_r
     assert json.loads(json.dumps(note)) == note
     assert note["flops_ratio"] == last.cost.flops / count_cost(tiny_residual, SHAPE).flops <= 0.5
     assert note["latency_ratio"] == 1.25
+    plain = count_cost(for_inference(last.net), SHAPE)
+    assert note["flops_ratio"] < note["plain_flops_ratio"] == plain.flops / count_cost(tiny_residual, SHAPE).flops
     assert "latency_ratio" not in first.note
     assert note["levels"] == 4
     assert note["multiplier"] > 0
