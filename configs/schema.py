@@ -46,9 +46,11 @@ class RunConfig:
     """The settings of one search; making one checks all of them.
 
     Attributes:
-        budget: hard limit on FLOPs (0.5gflops), MACs (0.5gmacs, the same count), parameters (1.2mparams) or latency
-            (8ms), or a share of what the dense network has (50% of its FLOPs, 20%params, 50%latency); several limits
-            must all hold. One multiply-add is one FLOP. A latency is measured during the search, for the first
+        budget: hard limit on FLOPs (0.5gflops), MACs (0.5gmacs, the same count), parameters (1.2mparams), the tensors
+            that are live at once in the inference of one image (512kb-activations), the file of the network (2mb: that
+            of the first --export format, else model.safetensors) or latency (8ms), or a share of what the dense network
+            has (50% of its FLOPs, 20%params, 50%activations, 30%size, 50%latency); several limits must all hold. One
+            multiply-add is one FLOP. A latency is measured during the search, for the first
             --latency-batch on --latency-device (auto: cpu:1thread, or cuda:0 where training uses it); the upper end of
             its interval must meet the limit.
         targets: several budgets on one quantity that one search answers, such as 0.1,0.3,0.5gflops, 8,20,50% or
@@ -265,6 +267,16 @@ class RunConfig:
         """
         given = parse_budgets(self.budget) if self.budget or not self.target_budgets else ()
         return with_targets(given, self.target_budgets)
+
+    @property
+    def size_format(self) -> str:
+        """Format of the file whose size counts: the first of `--export`, safetensors without one.
+
+        Empty where no size counts, because no budget limits it and a network would have to be exported for it.
+        """
+        first = self.export.split(",")[0].strip()
+        limited = any(budget.quantity == "size" for budget in self.budgets)
+        return first if limited and first else "" if first else "safetensors"
 
     @cached_property
     def storage_address(self) -> str:

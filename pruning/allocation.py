@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spaces.budget import Budget
-from spaces.cost import Cost
+from spaces.cost import QUANTITIES, Cost
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.widths import Widths
@@ -17,7 +17,7 @@ Curve = NDArray[np.float64]
 
 def usage(cost: Cost, budgets: Sequence[Budget]) -> float:
     """Return cost / limit of the tightest budget, all absolute; above 1 the cost exceeds it. Latency is left out."""
-    return max((getattr(cost, b.quantity) / b.limit for b in budgets if b.quantity != "latency"), default=0.0)
+    return max((getattr(cost, b.quantity) / b.limit for b in budgets if b.quantity in QUANTITIES), default=0.0)
 
 
 def convex(curve: Curve) -> Curve:
@@ -87,11 +87,10 @@ def allocate(
 
 def _usages(space: SearchSpace, widths: NDArray[np.int64], budgets: Sequence[Budget]) -> NDArray[np.float64]:
     """Return what `usage` does for n width vectors, shape (n, groups)."""
-    flops, params = space.cost_model.batch(widths)
+    limits = {budget.quantity: budget.limit for budget in budgets if budget.quantity in QUANTITIES}
     used = np.zeros(len(widths))
-    for budget in budgets:
-        if budget.quantity != "latency":
-            used = np.maximum(used, (flops if budget.quantity == "flops" else params) / budget.limit)
+    for cost, limit in zip(space.cost_model.batch(widths, tuple(limits)), limits.values(), strict=True):
+        used = np.maximum(used, cost / limit)
     return used
 
 

@@ -26,6 +26,8 @@ from spaces.space import ModelSpec
 ONNX_PACKAGES = ("onnx", "onnxscript")
 ONNX_INPUT, ONNX_OUTPUT = "images", "logits"  # names of the tensors in an ONNX file
 
+_ZIP_PADDING = 64  # torch aligns tensors in its zip files to so many bytes
+
 Program = Callable[[Tensor], Tensor]
 
 
@@ -59,6 +61,7 @@ class Format:
         suffix: of its files.
         write: writes a network into a file.
         read: returns the program in a file; None for a format that holds weights alone.
+        padding: bytes by which the space before each tensor may differ between two files.
         packages: that writing needs, in the extra `extra` of this project.
     """
 
@@ -66,6 +69,7 @@ class Format:
     write: Callable[[Source, Path], None]
     read: Callable[[Path], Program] | None = None
     packages: tuple[str, ...] = ()
+    padding: int = 0
     extra: str = ""
 
 
@@ -223,9 +227,9 @@ def _write_state_dict(source: Source, path: Path) -> None:
 
 
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format(".onnx", _write_onnx, _read_onnx, ONNX_PACKAGES, "onnx"),
-    "pt2": Format(".pt2", _write_archive, _read_archive),
-    "torchscript": Format(".torchscript.pt", _write_torchscript, _read_torchscript),
+    "onnx": Format(".onnx", _write_onnx, _read_onnx, ONNX_PACKAGES, extra="onnx"),
+    "pt2": Format(".pt2", _write_archive, _read_archive, padding=_ZIP_PADDING),
+    "torchscript": Format(".torchscript.pt", _write_torchscript, _read_torchscript, padding=_ZIP_PADDING),
     "safetensors": Format(".safetensors", _write_checkpoint),
-    "state_dict": Format(".pt", _write_state_dict),
+    "state_dict": Format(".pt", _write_state_dict, padding=_ZIP_PADDING),
 }

@@ -16,6 +16,7 @@ from torch import nn
 
 from configs.loading import check_resumed
 from configs.schema import RunConfig
+from pruning.file_size import with_file_size
 from pruning.formats import parse_formats
 from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
@@ -168,6 +169,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     spec = ModelSpec(config.model, data.num_classes, data.input_shape, config.output, config.widen)
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
+    if config.size_format:
+        space = with_file_size(space, net, config.size_format, spec)
     problem = Problem.resolve(config, space)
     if weighted and (fetch or file_to_download(spec, config.weights) is None):
         net = given_net(spec, config.weights)

@@ -185,6 +185,7 @@ class _Search:
             compute_format=self.environment.compute_format,
             proxy_target=target,
             files=self.environment.config.data.files,
+            size_format=self.environment.config.size_format,
         )
 
     @property

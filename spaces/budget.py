@@ -1,4 +1,4 @@
-"""Budget: a hard upper limit as users write it, `0.5gflops`, `1.2mparams`, `8ms`, `50%` or `20%params`."""
+"""Budget: a hard upper limit as users write it: `0.5gflops`, `1.2mparams`, `512kb-activations`, `2mb`, `8ms`, `50%`."""
 
 import math
 import re
@@ -19,13 +19,22 @@ _QUANTITIES = {
     "params": "params",
     "param": "params",
 }
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_IN_BYTES = {"": "size", "size": "size", "activations": "activations"}
+_UNITS = {"activations": "bytes of activations", "size": "bytes on disk"}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _FORM = re.compile(
-    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *(?:(%)(?:-(?=[a-z]))?)?([a-z]*)", re.ASCII
+    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)) *"  # number
+    r"(?:(%)(?:-(?=[a-z]))?)?([a-z]*(?:-(?:activations|size))?)",  # percent sign, unit
+    re.ASCII,
 )
+_BYTES_FORM = re.compile(r"([kmg]i?b|b)-?(activations|size)?", re.ASCII)
 _LARGEST = Decimal(10) ** 24  # FLOPs or parameters, and far more than any network has
-_SHARES = {"": "flops", "latency": "latency", **_QUANTITIES}
-_EXAMPLES = "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 8ms, 50% (of the dense FLOPs), 20%params or 50%latency"
+_SHARES = {"": "flops", "latency": "latency", "activations": "activations", "size": "size", **_QUANTITIES}
+_EXAMPLES = (
+    "0.5gflops, 500mflops, 0.5gmacs, 1.2mparams, 512kb-activations, 2mb (of the file), 8ms, 50% (of the dense FLOPs), "
+    "20%params or 50%latency"
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,8 @@ class Budget:
     """A hard upper limit on one quantity.
 
     Attributes:
-        quantity: "flops", "params" or "latency".
-        limit: FLOPs or parameters (a whole number), or latency in seconds.
+        quantity: "flops", "params", "activations", "size" or "latency".
+        limit: FLOPs, parameters or bytes (a whole number), or latency in seconds.
         relative: whether the limit is a share of the dense network's quantity; `resolve` makes it absolute.
     """
 
@@ -60,9 +69,7 @@ class Budget:
             return _share(text, value, unit)
         if unit in _SECONDS:
             return cls("latency", float(value) * _SECONDS[unit])
-        quantity, scale = _QUANTITIES.get(unit), 1
-        if quantity is None and unit:
-            quantity, scale = _QUANTITIES.get(unit[1:]), _SCALES.get(unit[0], 0)
+        quantity, scale = _counted_unit(unit)
         if quantity is None or not scale:
             raise BudgetError(f"budget {text!r} has no known unit; write {_EXAMPLES}")
         if value * scale > _LARGEST:
@@ -72,11 +79,23 @@ class Budget:
             raise BudgetError(f"budget {text!r} is less than one of {quantity}; write {_EXAMPLES}")
         return cls(quantity, limit)
 
+    @property
+    def unit(self) -> str:
+        """What the limit counts, in words: "flops", "bytes on disk"."""
+        return _UNITS.get(self.quantity, self.quantity)
+
     def resolve(self, dense: Cost) -> "Budget":
-        """Return the absolute budget for a network with this dense cost; a share of its latency stays one."""
+        """Return the absolute budget for a network with this dense cost; a share of its latency stays one.
+
+        Raises:
+            BudgetError: a share of a quantity that is not known of the dense network.
+        """
         if not self.relative or self.quantity == "latency":
             return self
-        return Budget(self.quantity, math.floor(self.limit * getattr(dense, self.quantity) + 1e-6))
+        amount = getattr(dense, self.quantity)
+        if amount is None:
+            raise BudgetError(f"budget {self} is a share of the {self.unit} of the dense network, which are not known")
+        return Budget(self.quantity, math.floor(self.limit * amount + 1e-6))
 
     def resolve_latency(self, dense_seconds: float) -> "Budget":
         """Return the absolute budget for a dense network of this latency; one on another quantity stays as it is."""
@@ -85,14 +104,15 @@ class Budget:
         return Budget(self.quantity, self.limit * dense_seconds)
 
     def allows(self, cost: Cost) -> bool:
-        """Tell whether a cost meets this budget, which must be absolute and on flops or params.
+        """Tell whether a cost meets this budget, which must be absolute; a cost that is not known does not.
 
         Raises:
             BudgetError: the budget is relative, or limits latency, which a `Cost` does not hold.
         """
         if self.relative or self.quantity == "latency":
-            raise BudgetError(f"budget {self} cannot be compared with a count of FLOPs and parameters")
-        return bool(getattr(cost, self.quantity) <= self.limit)
+            raise BudgetError(f"budget {self} cannot be compared with a counted cost")
+        amount = getattr(cost, self.quantity)
+        return amount is not None and bool(amount <= self.limit)
 
     def __str__(self) -> str:
         """Write the budget so that `parse` reads an equal one."""
@@ -101,7 +121,17 @@ class Budget:
         if self.quantity == "latency":
             return f"{self.limit * 1e3:.15g}ms"
         scale = next(s for s in ("g", "m", "k", "") if self.limit >= _SCALES[s])
-        return f"{(Decimal(int(self.limit)) / _SCALES[scale]).normalize():f}{scale}{self.quantity}"
+        unit = {"size": "b", "activations": "b-activations"}.get(self.quantity, self.quantity)
+        return f"{(Decimal(int(self.limit)) / _SCALES[scale]).normalize():f}{scale}{unit}"
+
+
+def _counted_unit(unit: str) -> tuple[str | None, int]:
+    """Return the quantity of a unit such as gflops or kb-activations, None for no unit, and what one of it counts."""
+    if unit in _QUANTITIES:
+        return _QUANTITIES[unit], 1
+    if (match := _BYTES_FORM.fullmatch(unit)) is not None:
+        return _IN_BYTES[match[2] or ""], _BYTES[match[1]]
+    return _QUANTITIES.get(unit[1:]), _SCALES.get(unit[:1], 0)
 
 
 def _share(text: str, percent: Decimal, quantity: str) -> Budget:

@@ -1,12 +1,12 @@
 """Projection of width ratios onto hard budgets: to legal widths, or to real numbers that follow a gradient."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spaces.budget import Budget
-from spaces.cost import CostModel
+from spaces.cost import QUANTITIES, CostModel
 from spaces.errors import BudgetError, SpaceError
 from spaces.groups import ChannelGroup
 from spaces.widths import Widths
@@ -14,6 +14,10 @@ from spaces.widths import Widths
 MIN_USAGE = 0.97  # share of the tightest budget below which exchanges between groups are tried
 MAX_EXCHANGES = 8
 MAX_ENUMERATED = 50_000  # a space of at most so many candidates is enumerated
+UNKNOWN = {  # why a network may not have the quantity of a budget
+    "activations": "the peak of its live tensors does not follow from its widths",
+    "size": "the size of its file is not known to this space",
+}
 SECANT_STEPS = 4  # to a budget: log cost is nearly linear in the log of a common factor of all widths
 Floats = NDArray[np.float64]
 
@@ -48,20 +52,23 @@ class Projection:
         levels = self._fill(self._levels(low * width_ratios), width_ratios, limits)
         return self._widths(self._use_up(levels, width_ratios, limits))
 
-    def _limits(self, budgets: Sequence[Budget]) -> tuple[float, float]:
-        limits = {"flops": float("inf"), "params": float("inf")}
+    def _limits(self, budgets: Sequence[Budget]) -> Mapping[str, float]:
+        """Return quantity -> limit, of the quantities that are limited."""
+        limits: dict[str, float] = {}
         smallest = self._cost_model(self._widths(np.zeros_like(self._steps)))
         for budget in budgets:
-            if budget.quantity not in limits:
+            if budget.quantity not in QUANTITIES:
                 continue
             least = getattr(smallest, budget.quantity)
+            if least is None:
+                raise BudgetError(f"budget {budget} cannot be held here: {UNKNOWN[budget.quantity]}; leave it out")
             if budget.limit < least:
                 raise BudgetError(
                     f"budget {budget} is under the smallest network of this space, which has {least:,} "
-                    f"{budget.quantity}; raise the budget, or lower --floor or --divisor"
+                    f"{budget.unit}; raise the budget, or lower --floor or --divisor"
                 )
-            limits[budget.quantity] = min(limits[budget.quantity], budget.limit)
-        return limits["flops"], limits["params"]
+            limits[budget.quantity] = min(limits.get(budget.quantity, float("inf")), budget.limit)
+        return limits
 
     def _levels(self, target: Floats) -> NDArray[np.int64]:
         levels = np.rint((target * self._dense - self._lowest) / self._divisor)
@@ -70,12 +77,13 @@ class Projection:
     def _vector(self, levels: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(self._lowest + levels * self._divisor, self._ceiling)
 
-    def _usage(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> Floats:
+    def _usage(self, levels: NDArray[np.int64], limits: Mapping[str, float]) -> Floats:
         """Return the share of the tightest budget that each row of levels uses; at most 1 when all budgets hold."""
-        flops, params = self._cost_model.batch(self._vector(levels))
-        return np.maximum(flops / limits[0], params / limits[1])
+        costs = self._cost_model.batch(self._vector(levels), tuple(limits))
+        shares = [cost / limit for cost, limit in zip(costs, limits.values(), strict=True)]
+        return np.asarray(np.max([np.zeros(len(levels)), *shares], axis=0))
 
-    def _fill(self, levels: NDArray[np.int64], width_ratios: Floats, limits: tuple[float, float]) -> NDArray[np.int64]:
+    def _fill(self, levels: NDArray[np.int64], width_ratios: Floats, limits: Mapping[str, float]) -> NDArray[np.int64]:
         """Add one step at a time while one fits, always to the group that more scaling would widen first."""
         steps = np.eye(len(levels), dtype=np.int64)
         while True:
@@ -90,7 +98,7 @@ class Projection:
             levels = levels + steps[chosen]
 
     def _use_up(
-        self, levels: NDArray[np.int64], width_ratios: Floats, limits: tuple[float, float]
+        self, levels: NDArray[np.int64], width_ratios: Floats, limits: Mapping[str, float]
     ) -> NDArray[np.int64]:
         """Where no step fits and under 97% of the tightest budget is used, give up the proportions to use more."""
         for _ in range(MAX_EXCHANGES):
@@ -104,7 +112,7 @@ class Projection:
             return self._nearest_enumerated(levels, limits)
         return levels
 
-    def _nearest_enumerated(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64]:
+    def _nearest_enumerated(self, levels: NDArray[np.int64], limits: Mapping[str, float]) -> NDArray[np.int64]:
         """Enumerate a small space; return the nearest levels that use 97% of the budget, else most of it."""
         candidates = np.stack(np.meshgrid(*[np.arange(n + 1) for n in self._steps], indexing="ij"), -1)
         candidates = candidates.reshape(-1, len(levels))
@@ -114,7 +122,7 @@ class Projection:
         enough = usage >= min(MIN_USAGE, float(usage.max()))
         return np.asarray(candidates[np.argmin(np.where(enough, distance, np.inf))], dtype=np.int64)
 
-    def _exchange(self, levels: NDArray[np.int64], limits: tuple[float, float]) -> NDArray[np.int64] | None:
+    def _exchange(self, levels: NDArray[np.int64], limits: Mapping[str, float]) -> NDArray[np.int64] | None:
         """Take one step from a group and give one to three to another, in the pair that uses most of the budget.
 
         Returns None where no exchange uses more than these levels do.
@@ -165,7 +173,8 @@ class Relaxation:
 
         Args:
             proportions: log2 proportions, shape (n, groups).
-            limits: on FLOPs and on parameters, infinite without such a budget, shape (n, 2).
+            limits: on QUANTITIES in their order, infinite without such a budget, shape (n, quantities); the last may be
+                left out.
         """
         near = np.zeros(len(proportions))
         far = near - 1.0
@@ -180,24 +189,31 @@ class Relaxation:
     def usage(self, log2_ratios: Floats, limits: Floats) -> Floats:
         """Return log2 of the used share of the tightest limit, shape (n,)."""
         widths = self._dense * 2.0**log2_ratios
-        flops, params = self._cost_model.batch(widths)
-        used = np.maximum(flops / limits[:, 0], params / limits[:, 1])
+        names, columns = self._limited(limits)
+        costs = np.stack(self._cost_model.batch(widths, names), axis=1)
+        used = np.max(costs / limits[:, columns], axis=1)
         if self._latency_use is not None:
             used = np.maximum(used, self._latency_use(widths))
         return np.asarray(np.log2(np.maximum(used, 1e-12)))
 
     def slopes(self, log2_ratios: Floats, limits: Floats) -> Floats:
-        """Return the gradient of log cost by the log2 ratios, for the tighter of both limits, shape (n, groups).
+        """Return the gradient of log cost by the log2 ratios, for the tightest of the limits, shape (n, groups).
 
-        Under a latency limit too, this is the gradient of FLOPs or parameters: after every gradient step, `fit` brings
-        the widths back to the predicted latency.
+        Under a latency limit too, this is the gradient of a counted cost: after every gradient step, `fit` brings the
+        widths back to the predicted latency.
         """
         widths = self._dense * 2.0**log2_ratios
-        costs = np.stack(self._cost_model.batch(widths), axis=1) / limits
-        by_flops, by_params = self._cost_model.slopes(widths)
+        names, columns = self._limited(limits)
+        costs = np.stack(self._cost_model.batch(widths, names), axis=1) / limits[:, columns]
+        by_width = np.stack(self._cost_model.slopes(widths, names), axis=1) / limits[:, columns, None]
         tightest = np.argmax(costs, axis=1)
-        slopes = np.where(tightest[:, None] == 0, by_flops / limits[:, :1], by_params / limits[:, 1:])
+        slopes = by_width[np.arange(len(widths)), tightest]
         return np.asarray(slopes * widths / np.maximum(costs.max(axis=1), 1e-12)[:, None])
+
+    def _limited(self, limits: Floats) -> tuple[list[str], list[int]]:
+        """Return the quantities that are limited, FLOPs at least, and their columns."""
+        columns = [column for column in range(limits.shape[1]) if not column or np.isfinite(limits[:, column]).any()]
+        return [QUANTITIES[column] for column in columns], columns
 
     def _at(self, proportions: Floats, scale: Floats) -> Floats:
         return np.asarray(np.clip(proportions + scale[:, None], self._lowest, self._ceiling))

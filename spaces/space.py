@@ -136,7 +136,7 @@ class SearchSpace:
         return self.cost_model(self.smallest)
 
     def cost(self, widths: Mapping[str, int]) -> Cost:
-        """Return the exact FLOPs (as fvcore counts them on the sliced network) and parameters of a candidate."""
+        """Return the exact cost of a candidate, as counted on the sliced network; the size of a file is a bound."""
         return self.cost_model(widths)
 
     def check(self, widths: Mapping[str, int]) -> None:
@@ -159,8 +159,8 @@ class SearchSpace:
     def fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
         """Project width ratios onto legal widths that meet the budgets.
 
-        The widths are the largest multiple of `width_ratios * dense widths` that meets every budget on flops and
-        params; budgets on latency are ignored, because the cost model does not predict it. The widths are then
+        The widths are the largest multiple of `width_ratios * dense widths` that meets every budget on a counted
+        cost; budgets on latency are ignored, because the cost model does not predict it. The widths are then
         filled up one divisor step at a time, so that at least 97% of the tightest budget is used whenever the
         granularity of the space allows it.
 
@@ -177,6 +177,10 @@ class SearchSpace:
     @cached_property
     def _projection(self) -> Projection:
         return Projection(self.variable, self.cost_model)
+
+    def with_file(self, overhead: int) -> "SearchSpace":
+        """Return the space whose costs have the size of a file with this many bytes beside those of the tensors."""
+        return dataclasses.replace(self, cost_model=self.cost_model.with_file(overhead))
 
     def restrict(self, config: SpaceConfig) -> "SearchSpace":
         """Return the space with the divisors, floors, bounds and fixed groups of a config.

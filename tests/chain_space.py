@@ -13,6 +13,6 @@ def chain(groups: int = 3, width: int = 32, floor: int = 2) -> SearchSpace:
     for left, right in zip(axes, axes[1:], strict=False):
         params.add(1, left, right)
         flops.add(16, left, right)
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
+    model = CostModel(names, [width] * groups, {"flops": flops.build(), "params": params.build()})
     members = tuple(ChannelGroup(name, width, floor, width) for name in names)
     return SearchSpace(members, (), model, {}, (3, 8, 8))

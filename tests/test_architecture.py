@@ -32,8 +32,8 @@ ORDER = {
         search_training config base trial
     """.split(),
     "pruning": """
-        __init__ methods criteria calibration quantization export formats checkpoint header_check inference sensitivity
-        allocation rewriting selection traits settings base
+        __init__ methods criteria calibration quantization export file_size formats checkpoint header_check inference
+        sensitivity allocation rewriting selection traits settings base
     """.split(),
     "spaces": """
         __init__ tracing zoo counting targets slicing space projection fields widths budget cost groups registry files

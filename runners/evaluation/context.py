@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pruning.base import Context, Distillation, Reshape, StepHook, TrainingPlan
+from pruning.file_size import CHECKPOINT
 from pruning.inference import choose_forms, for_inference
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
@@ -39,6 +40,7 @@ class SearchContext:
         proxy_target: of the dense network on the calibration images; None lets each trial compute it.
         files: paths of the images that every worker reads; none where they are in memory.
         trial_timeout: seconds that a trial may go without a report where its worker can be ended.
+        size_format: in which the size of a network's file counts; empty counts none.
         save: takes the state of a trial after an epoch, from which another process can go on; None saves nothing.
     """
 
@@ -52,6 +54,7 @@ class SearchContext:
     proxy_target: Tensor | None = None
     files: tuple[str, ...] = ()
     trial_timeout: float = math.inf
+    size_format: str = CHECKPOINT
     save: Callable[[SavedTraining], None] | None = None
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from pruning.base import METHODS, Method, Snapshot
 from pruning.checkpoint import from_bytes, to_bytes
+from pruning.file_size import CHECKPOINT, file_size
 from runners.data.splits import HeldSplit
 from runners.evaluation.context import SearchContext, TrialContext
 from runners.evaluation.continuation import Parent, continue_training, cut_parent, is_continuation, parent_of
@@ -257,17 +258,26 @@ def _intermediate_result(search_context: SearchContext, progress: TrialProgress,
 def _result(search_context: SearchContext, progress: TrialProgress, snapshot: Snapshot, measured: float) -> TrialResult:
     """Return the result of a snapshot of this accuracy, with its counted cost and its weights."""
     cost = _checked_cost(progress.trial, snapshot, search_context.space)
+    checkpoint = to_bytes(snapshot.net, search_context.space.spec, snapshot.widths)
     return TrialResult(
         progress.trial,
         TrialState.COMPLETE,
         accuracy=measured,
-        cost=cost,
+        cost=dataclasses.replace(cost, size=_size(search_context, snapshot, checkpoint)),
         widths=snapshot.widths,
         seconds=progress.seconds(),
         train_seconds=progress.active_seconds,
         note=dict(snapshot.note),
-        checkpoint=to_bytes(snapshot.net, search_context.space.spec, snapshot.widths),
+        checkpoint=checkpoint,
     )
+
+
+def _size(search_context: SearchContext, snapshot: Snapshot, checkpoint: bytes) -> int | None:
+    """Return the bytes of the file of a network in the format of the search; None where none counts."""
+    name, space = search_context.size_format, search_context.space
+    if name == CHECKPOINT:
+        return len(checkpoint)
+    return file_size(snapshot.net, name, space, snapshot.widths, space.spec) if name else None
 
 
 def _accuracy(search_context: SearchContext, snapshot: Snapshot) -> float:
@@ -294,9 +304,10 @@ def _proxy(search_context: SearchContext, snapshot: Snapshot) -> float:
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
     """Return the counted cost of the narrow network; raise an EvaluationError if the stated cost differs from it."""
     counted, promised = count_cost(snapshot.net, space.input_shape), promised_cost(snapshot, space)
-    if counted != promised:
+    if not counted.agrees(promised):
         raise EvaluationError(
-            f"the narrow net has {counted.flops:,} flops and {counted.params:,} params, it promises "
-            f"{promised.flops:,} and {promised.params:,}; method {trial.method!r} must yield the net it reports"
+            f"the narrow net has {counted.flops:,} flops, {counted.params:,} params and {counted.activations:,} bytes "
+            f"of activations, it promises {promised.flops:,}, {promised.params:,} and {promised.activations}; method "
+            f"{trial.method!r} must yield the net it reports"
         )
     return counted

@@ -36,7 +36,7 @@ def short_of(goal: Goal, snapshot: Snapshot, space: SearchSpace) -> str:
         absolute = budget.resolve(space.dense_cost)
         if absolute.quantity != "latency" and not absolute.allows(cost):
             count = getattr(cost, absolute.quantity)
-            return f"has {count:,} {absolute.quantity} and must stay within {absolute}"
+            return f"has {'unknown' if count is None else f'{count:,}'} {absolute.unit} and must stay within {absolute}"
     return ""
 
 

@@ -142,7 +142,7 @@ class Finalizer:
         """Load a network from disk, count its cost again, and read it on test once."""
         data, net = self.environment.data, self._load(member)
         counted = count_cost(net, data.input_shape)
-        if counted != member.cost:
+        if member.cost is None or not counted.agrees(member.cost):
             raise ConfirmationError(
                 f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
             )
@@ -217,6 +217,8 @@ class Finalizer:
             "searched_accuracy": member.searched_accuracy,
             "flops": member.cost.flops if member.cost else None,
             "params": member.cost.params if member.cost else None,
+            "activations_bytes": member.cost.activations if member.cost else None,
+            "size_bytes": member.cost.size if member.cost else None,
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
             "confirmation": trial_result_to_dict(member)["confirmation"],

@@ -40,6 +40,14 @@ def write_card(
         cost=cost,
         dense=result.dense,
         of_dense=of_dense,
+        in_bytes=[
+            (
+                "activations of one image, bytes at most",
+                _amount(cost.activations),
+                _amount(result.dense.cost.activations),
+            ),
+            ("size on disk, bytes", _amount(cost.size), _amount(result.dense.cost.size)),
+        ],
         after_search="made by the final training"
         if network.searched_accuracy is None
         else percent(network.searched_accuracy),
@@ -62,6 +70,10 @@ def write_card(
     path = folder / CARD
     write_atomically(path, text.encode())
     return path
+
+
+def _amount(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
 
 
 def _training(network: TrialResult) -> str:

@@ -38,7 +38,9 @@ class LatencyPredictor:
 
     def seconds_of(self, network: TrialResult) -> float | None:
         """Return the predicted latency of a network; None for one whose layers are not plain ones of its widths."""
-        if network.widths is None or network.cost != self.problem.space.cost(network.widths):
+        if network.widths is None or network.cost is None:
+            return None
+        if not network.cost.agrees(self.problem.space.cost(network.widths)):
             return None
         return self.model.predict(network.widths)
 

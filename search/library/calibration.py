@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.base import Method
+from pruning.file_size import CHECKPOINT, with_file_size
 from pruning.traits import without_labels
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
@@ -57,7 +58,7 @@ class Calibration:
             output = _run(own, packing.unpack(samples[:2].to(_device(own))))
         labelled = labels is not None and isinstance(output, Tensor) and _classes(output) > int(labels.max())
         taking_packed(own, packing)
-        space = trace(own, samples[:1], config)
+        space = with_file_size(trace(own, samples[:1], config), own, CHECKPOINT, None)
         targets = labels if labels is not None and labelled else torch.zeros(len(samples), dtype=torch.int64)
         classes = _classes(output) if labelled else 1
         return cls(own, space, packing, _image_data(samples, targets, classes), labelled)

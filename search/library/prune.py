@@ -1,6 +1,7 @@
 """prune: a narrow network from a live one by one method, used once, without a search."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruning.base import METHODS, Context, Goal, Method, PruningError, Snapshot
+from pruning.file_size import CHECKPOINT, file_size
 from pruning.selection import Selection
 from pruning.settings import declared_settings, parse_settings
 from pruning.traits import screenable
@@ -57,7 +59,8 @@ def prune(
         images: a batch as the network takes it (a tensor, a tuple of several inputs, or a dict of keyword inputs), or a
             loader. A loader yields such batches, or (inputs, targets); the last of a longer list is the target. The
             first 512 samples serve for statistics, and their targets where they are class indices of the one output.
-        budget: limit on FLOPs or parameters as in `--budget`, or several that must all hold.
+        budget: limit as in `--budget`, of FLOPs, parameters, activations or the size of a safetensors file, or
+            several that must all hold.
         method: name of a method that cuts without training: di, or one of the scores such as l2.
         settings: of the method, as `python -m search methods NAME` lists them.
         space: bounds of the widths; None takes the defaults.
@@ -99,7 +102,7 @@ def absolute(budgets: Sequence[Budget], space: SearchSpace) -> tuple[Budget, ...
         BudgetError: the smallest network is over one of them, or one limits latency.
     """
     if any(budget.quantity == "latency" for budget in budgets):
-        raise BudgetError("a latency budget needs a search, which measures; give a limit on FLOPs or parameters here")
+        raise BudgetError("a latency budget needs a search, which measures; give a limit on another cost here")
     resolved = tuple(budget.resolve(space.dense_cost) for budget in budgets)
     space.fit(uniform_ratios(space), resolved)
     return resolved
@@ -114,6 +117,7 @@ def cut(calibration: Calibration, method: Method, goal: Goal, context: Context) 
     counted = checked_cost(snapshot, space)
     narrow = taking_inputs(copy.deepcopy(snapshot.net)).eval()
     selection: Mapping[str, Tensor] = snapshot.selection or {}
+    counted = dataclasses.replace(counted, size=file_size(narrow, CHECKPOINT, space, snapshot.widths, None))
     return Pruned(narrow, counted, space.dense_cost, snapshot.widths, selection, space)
 
 
@@ -124,6 +128,6 @@ def checked_cost(snapshot: Snapshot, space: SearchSpace) -> Cost:
         PruningError: its widths promise another.
     """
     counted, promised = count_cost(snapshot.net, space.input_shape), snapshot.cost or space.cost(snapshot.widths)
-    if counted != promised:
+    if not counted.agrees(promised):
         raise PruningError(f"the narrow net costs {counted}, and its widths promise {promised}; the method is at fault")
     return counted

@@ -12,6 +12,7 @@ from torch import nn
 from configs.schema import RunConfig
 from pruning.base import METHODS, Goal, Method, Snapshot
 from pruning.export import export_network
+from pruning.file_size import file_size
 from pruning.settings import parse_settings
 from runners.cache import cache_root
 from runners.evaluation.context import TrialContext
@@ -85,7 +86,7 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
             if not all(budget.allows(space.cost(snapshot.widths)) for budget in budgets):
                 continue  # an intermediate network
             context.reestimate_batchnorm(snapshot.net)
-            figures = NetworkFigures(checked_cost(snapshot, space), _accuracy(environment, snapshot.net))
+            figures = NetworkFigures(_cost(environment, snapshot), _accuracy(environment, snapshot.net))
             cut, final = cut or figures, snapshot
             say(f"epoch {snapshot.epoch} of {config.train.epochs}: {figures.val_accuracy:.2%} on validation")
         if cut is None or final is None:
@@ -132,6 +133,14 @@ def _context(environment: Environment, dense: nn.Module) -> TrialContext:
     )
 
 
+def _cost(environment: Environment, snapshot: Snapshot) -> Cost:
+    """Return the counted cost of a network, with the size of its file where one counts."""
+    space, name = environment.problem.space, environment.config.size_format
+    counted = checked_cost(snapshot, space)
+    size = file_size(snapshot.net, name, space, snapshot.widths, environment.spec) if name else None
+    return dataclasses.replace(counted, size=size)
+
+
 def _accuracy(environment: Environment, net: nn.Module, *, test: bool = False) -> float:
     return accuracy(net, environment.data.test if test else environment.data.val, device=environment.device)
 
@@ -147,6 +156,8 @@ def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:
         "epochs": run.epochs,
         "flops": run.trained.cost.flops,
         "params": run.trained.cost.params,
+        "activations_bytes": run.trained.cost.activations,
+        "size_bytes": run.trained.cost.size,
         "val_accuracy_after_cut": run.cut.val_accuracy,
         "val_accuracy": run.trained.val_accuracy,
         "test_accuracy": run.trained.test_accuracy,

@@ -110,7 +110,8 @@ class WidthTuner:
     Args:
         net: dense network with trained weights; not changed.
         images: batches for statistics, as in `search.prune`.
-        budget: limit on FLOPs or parameters, or several that must all hold; `targets` as in `--targets`.
+        budget: limit on FLOPs, parameters, activations or the size of a safetensors file, or several that must all
+            hold; `targets` as in `--targets`.
         dense_score: of `net`, by the caller's measure.
         method: comma-separated methods that cut without training.
         trials: number of trials; a higher one for a folder that holds a search adds some.
@@ -240,21 +241,22 @@ class WidthTuner:
             return
         net, pruned, space = network or trial.network(), trial.pruned, self._calibration.space
         packed = taking_packed(copy.deepcopy(net), self._calibration.packing)
-        if (counted := count_cost(packed, space.input_shape)) != pruned.cost:
+        if not (counted := count_cost(packed, space.input_shape)).agrees(pruned.cost):
             raise TellError(
                 f"the network of trial {trial.number} costs {pruned.cost}, and the one that is told {counted}; train "
                 "the network that trial.network() gave, or a copy of it"
             )
+        checkpoint = to_bytes(net, None, pruned.widths)
         result = TrialResult(
             trial._trial,
             TrialState.COMPLETE,
             accuracy=_score(score),
-            cost=counted,
+            cost=dataclasses.replace(counted, size=len(checkpoint)),
             widths=pruned.widths,
             curve=(EpochReport(trial.number, 1, score, seconds),),
             seconds=seconds,
             train_seconds=seconds,
-            checkpoint=to_bytes(net, None, pruned.widths),
+            checkpoint=checkpoint,
         )
         self._tuner.tell(result)
 

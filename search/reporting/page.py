@@ -1,6 +1,7 @@
 """The interactive page of a search: one HTML file with picture and tables that needs no network."""
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from math import log10
 from pathlib import Path
@@ -12,7 +13,16 @@ from configs.loading import command_line
 from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_heads, latency_statements
 from search.reporting.picture import Coordinates, Picture, picture_of
-from search.reporting.rows import NetworkRow, dense_row, front_rows, network_row, quantised, rank_correlation_table
+from search.reporting.rows import (
+    NetworkRow,
+    byte_cells,
+    byte_heads,
+    dense_row,
+    front_rows,
+    network_row,
+    quantised,
+    rank_correlation_table,
+)
 from search.reporting.sections.charts import baseline_chart, curves_chart, latency_chart, styled
 from search.reporting.sections.colours import ACCURACY, DENSE, FRONT, LIMIT
 from search.reporting.sections.shapes import network_shapes
@@ -54,6 +64,8 @@ def write_html(result: SearchResult, path: Path) -> None:
         final_training=final_training_table(result),
         networks=rows,
         latency_heads=latency_heads(result),
+        byte_heads=byte_heads(result),
+        byte_cells=partial(byte_cells, result),
         sized=quantised(rows),
         notes=[
             *final_training_statements(result),

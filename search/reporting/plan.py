@@ -25,7 +25,17 @@ from search.planning import (
 from search.problem import BASELINE_METHODS, BASELINES, Problem
 from search.reporting.catalogue import describe_methods, describe_setting, range_text, value_text
 from search.reporting.statements import dense_statement
-from search.reporting.wording import ROWS_SHOWN, TextTable, counts, duration, milliseconds, percent, plural, scaled
+from search.reporting.wording import (
+    ROWS_SHOWN,
+    TextTable,
+    counts,
+    duration,
+    in_bytes,
+    milliseconds,
+    percent,
+    plural,
+    scaled,
+)
 from search.schedulers.asha import expected
 from search.searchers.candidate_space import STRUCTURED_SAMPLERS, CandidateSpace, InitialPoint
 from search.searchers.initial_design import InitialDesign, sensing_images
@@ -131,9 +141,10 @@ def _budget(budget: Budget, dense: Cost) -> str:
         return f"at most {percent(budget.limit, 1)} of the dense latency"
     if budget.quantity == "latency":
         return f"at most {budget.limit * 1e3:g} ms"
-    name = "FLOPs" if budget.quantity == "flops" else budget.quantity
+    units = {"flops": "FLOPs", "activations": "B of activations", "size": "B on disk"}
     share = budget.limit / getattr(dense, budget.quantity)
-    return f"at most {scaled(budget.limit, name)} ({percent(share, 1)} of dense)"
+    amount = scaled(budget.limit, units.get(budget.quantity, budget.quantity))
+    return f"at most {amount} ({percent(share, 1)} of dense)"
 
 
 def _latency(problem: Problem, dense_seconds: float | None) -> str:
@@ -199,8 +210,10 @@ def _reachable_costs(space: SearchSpace) -> TextTable:
     costs = {"smallest": space.smallest_cost, "largest": space.cost(space.largest), "dense": dense}
     for name, cost in costs.items():
         flops, params = percent(cost.flops / dense.flops, 1), percent(cost.params / dense.params, 1)
-        rows.append((name, scaled(cost.flops), flops, scaled(cost.params), params))
-    return TextTable("What the widths can reach", ("", ">FLOPs", ">of dense", ">params", ">of dense"), rows)
+        in_memory, on_disk = in_bytes(cost.activations), in_bytes(cost.size)
+        rows.append((name, scaled(cost.flops), flops, scaled(cost.params), params, in_memory, on_disk))
+    columns = ("", ">FLOPs", ">of dense", ">params", ">of dense", ">activations", ">on disk")
+    return TextTable("What the widths can reach", columns, rows)
 
 
 def _methods(candidates: CandidateSpace) -> TextTable:

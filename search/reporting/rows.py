@@ -10,20 +10,26 @@ from typing import Any
 from runners.latency.meter import REFERENCE
 from runners.trial import TrialResult
 from search.reporting.latency import latency_cells, latency_columns
-from search.reporting.wording import ROWS_SHOWN, TextTable, percent, plural, scaled, short, training_text
+from search.reporting.wording import ROWS_SHOWN, TextTable, in_bytes, percent, plural, scaled, short, training_text
 from search.results.comparison import confirmed_figures, reached_on_test
 from search.results.rank_correlation import LEAST, Band, RungAudit
 from search.results.result import SearchResult, best_at_text
 from spaces.cost import Cost
 
 CSV_COLUMNS = (
-    "trial method baseline flops flops_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds "
+    "trial method baseline flops flops_of_dense params activations_bytes size_bytes "
+    "val_accuracy test_accuracy test_mean test_std test_seeds "
     "seconds path settings widths best_at training cut_from final_epochs searched_accuracy"
 ).split()
 MLFLOW_COLUMNS = (
-    "trial flops percent_of_dense params val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
+    "trial flops percent_of_dense params activations_bytes size_bytes "
+    "val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
     "chosen best_at"
 ).split()
+BYTE_HEADS = {
+    "activations": "activations",
+    "size": "on disk",
+}  # quantity that is counted in bytes -> head of its column
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,17 @@ def front_rows(result: SearchResult) -> list[NetworkRow]:
     return [dense_row(result), *(network_row(result, member) for member in reversed(result.front.members))]
 
 
+def byte_heads(result: SearchResult) -> list[str]:
+    """Return the heads of `byte_cells`: what budgets limit in bytes."""
+    return [head for quantity, head in BYTE_HEADS.items() if any(b.quantity == quantity for b in result.budgets)]
+
+
+def byte_cells(result: SearchResult, cost: Cost) -> list[str]:
+    """Return the amounts in bytes of a network that budgets of the search limit."""
+    heads = byte_heads(result)
+    return [in_bytes(getattr(cost, quantity)) for quantity, head in BYTE_HEADS.items() if head in heads]
+
+
 def quantised(rows: Sequence[NetworkRow]) -> bool:
     """Return whether a network stores its weights in other than four bytes each."""
     return any(row.megabytes != _megabytes(row.cost) for row in rows)
@@ -104,17 +121,21 @@ def quantised(rows: Sequence[NetworkRow]) -> bool:
 def front_table(result: SearchResult) -> TextTable:
     """Tabulate the dense network and the front, most accurate first; the chosen network is marked.
 
-    Where a terminal is too narrow for it, the methods wrap and every number stays whole.
+    What budgets limit in bytes stands in the place of the parameters. Where a terminal is too narrow for the table, the
+    methods wrap and every number stays whole.
     """
     rows = front_rows(result)
     sized = quantised(rows)
     cells: list[tuple[str, ...]] = []
     for row in rows:
-        cost = (scaled(row.cost.flops), row.of_dense, scaled(row.cost.params), *([row.megabytes] if sized else []))
+        cost = [scaled(row.cost.flops), row.of_dense, *(byte_cells(result, row.cost) or [scaled(row.cost.params)])]
+        cost += [row.megabytes] if sized else []
         method = f"{row.baseline} {row.method}".lstrip()
         cells.append((*cost, row.validation, row.test, method, row.label, "chosen" if row.chosen else ""))
     title = f"Pareto front: {plural(len(result.front), 'network')}, accuracy on val and test"
-    columns = (">FLOPs", ">of dense", ">params", *([">MB"] if sized else []), ">val", ">test", "method", ">trial", "")
+    counted = [f">{head}" for head in byte_heads(result)] or [">params"]
+    costs = (">FLOPs", ">of dense", *counted, *([">MB"] if sized else []))
+    columns = (*costs, ">val", ">test", "method", ">trial", "")
     styles = {index: "bold green" for index, row in enumerate(rows) if row.chosen}
     return TextTable(title, columns, cells, styles=styles, parted=True)
 
@@ -168,6 +189,8 @@ def reported_values(result: SearchResult) -> list[dict[str, Any]]:
             "flops_of_dense": f"{network.cost.flops / dense:.6f}",
             "percent_of_dense": round(100 * network.cost.flops / dense, 2),
             "params": network.cost.params,
+            "activations_bytes": network.cost.activations,
+            "size_bytes": network.cost.size,
             "val_accuracy": network.accuracy,
             "test_accuracy": network.test_accuracy,
             **confirmed_figures(network),

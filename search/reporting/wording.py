@@ -86,8 +86,16 @@ def _prefix(count: float) -> tuple[int, str]:
 
 
 def counts(cost: Cost) -> str:
-    """Write the FLOPs and the parameters of a network."""
-    return f"{scaled(cost.flops, 'FLOPs')}, {scaled(cost.params, 'params')}"
+    """Write what is known of the cost of a network."""
+    parts = [scaled(cost.flops, "FLOPs"), scaled(cost.params, "params")]
+    parts += [] if cost.activations is None else [f"{scaled(cost.activations, 'B')} of activations"]
+    parts += [] if cost.size is None else [f"{scaled(cost.size, 'B')} on disk"]
+    return ", ".join(parts)
+
+
+def in_bytes(amount: int | None) -> str:
+    """Write bytes as `scaled` does, and None as a dash."""
+    return "-" if amount is None else scaled(amount, "B")
 
 
 def percent(share: float | None, digits: int = 2) -> str:

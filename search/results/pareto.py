@@ -23,12 +23,12 @@ def measured(result: TrialResult, axis: str = FLOPS) -> bool:
 
 
 def counted(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
-    """Return the budgets on flops and params, which need no measurement."""
+    """Return the budgets that need no measurement: all but those on latency."""
     return tuple(budget for budget in budgets if budget.quantity != "latency")
 
 
 def affordable(results: Iterable[TrialResult], budgets: Sequence[Budget]) -> tuple[TrialResult, ...]:
-    """Return every measured network of these trials that is inside all budgets on flops and params (absolute).
+    """Return every measured network of these trials that is inside all counted budgets (absolute).
 
     Intermediate networks may exceed them: they are recorded, but are on no front.
     """
@@ -44,7 +44,7 @@ def may_enter(network: TrialResult, budgets: Sequence[Budget]) -> bool:
 
 
 def _fits(network: TrialResult, budgets: Iterable[Budget]) -> bool:
-    """Return whether a network is inside the budgets on flops and params."""
+    """Return whether a network is inside the counted budgets."""
     return network.cost is not None and all(budget.allows(network.cost) for budget in counted(budgets))
 
 
@@ -145,7 +145,7 @@ class ParetoFront:
         return ParetoFront((*self.members, *results), self.axis)
 
     def best(self, budgets: Sequence[Budget] = ()) -> TrialResult | None:
-        """Return the most accurate member inside all budgets on flops and params (absolute), or None."""
+        """Return the most accurate member inside all counted budgets (absolute), or None."""
         return next((member for member in reversed(self.members) if _fits(member, budgets)), None)
 
     def hypervolume(self, reference: float) -> float:

@@ -50,7 +50,7 @@ class Acquisition:
     """Proposes candidates of one search.
 
     Attributes:
-        limits: fraction of the scaled budget -> limits on FLOPs and parameters.
+        limits: fraction of the scaled budget -> limits on each of QUANTITIES.
         lowest_fraction: the least fraction that is proposed.
         methods: of the search; the networks of all other methods count as those of one further method.
         max_log2: most by which a log2 proportion may differ from that of uniform widths, 0.
@@ -58,7 +58,7 @@ class Acquisition:
 
     structure: Structure
     relaxation: Relaxation
-    limits: Callable[[float], tuple[float, float]]
+    limits: Callable[[float], tuple[float, ...]]
     lowest_fraction: float
     methods: Sequence[str] = ("",)
     max_log2: float = 1.0

@@ -20,12 +20,16 @@ from search.searchers.cost_coverage import CostCoverage
 from search.searchers.observation import Observation
 from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH, proportion, suggest_setting
 from spaces.budget import Budget
+from spaces.cost import QUANTITIES
 from spaces.errors import BudgetError
+from spaces.space import uniform_ratios
 from spaces.widths import Widths
 
 STRUCTURED_SAMPLERS = ("structured",)  # use measured sensitivities
 FLAT_SAMPLERS = ("gp", "nsga2")  # model only parameters that every trial has, so they are asked for all of them always
 NEEDED_MARGIN = 1.05  # a budget this much above the smallest network leaves something to choose
+HEADROOM = 1.25  # over the FLOPs of uniform widths that meet a budget on activations
+SCALED = {"latency": "flops", "activations": "flops"}  # by which lower costs are found
 CAPPED = 0.9  # of the scaled budget; a trial that costs less was narrowed by another budget
 
 
@@ -77,6 +81,9 @@ class CandidateSpace:
         # A latency budget does not limit the FLOPs of targets, which are fractions of the user's budget.
         foreseen = predictor is not None and not (problem.targets and scaled == "flops")
         budgets = predictor.analytic if predictor is not None and foreseen else counted(problem.budgets)
+        if not any(budget.quantity == scaled for budget in budgets):  # a budget on activations alone
+            uniform = space.cost(space.fit(uniform_ratios(space), budgets)).flops
+            budgets = (Budget(scaled, min(math.floor(HEADROOM * uniform), space.cost(space.largest).flops)), *budgets)
         self._budgets = tuple(budgets)
         limits = [budget.limit for budget in budgets if budget.quantity == scaled]
         base: float = min([*limits, getattr(space.cost(space.largest), scaled)])
@@ -164,17 +171,16 @@ class CandidateSpace:
         differ = "search" in self.allocations(trial.method)
         return differ and screenable(METHODS[trial.method], trial.settings)
 
-    def limits_at(self, fraction: float) -> tuple[float, float]:
-        """Return the limits on FLOPs and on parameters at a fraction of the scaled budget; infinite where none is."""
+    def limits_at(self, fraction: float) -> tuple[float, ...]:
+        """Return the limits on each of QUANTITIES at a fraction of the scaled budget; infinite where none is."""
         budgets = self.budgets_at(fraction)
-        flops, params = (
+        return tuple(
             min([math.inf, *[budget.limit for budget in budgets if budget.quantity == quantity]])
-            for quantity in ("flops", "params")
+            for quantity in QUANTITIES
         )
-        return flops, params
 
     def share(self, cost: Mapping[str, int]) -> float:
-        """Return the share of the scaled budget that a network of these flops and params costs."""
+        """Return the share of the scaled budget that a network of this cost, as plain data, takes."""
         return float(cost[self.cost_coverage.quantity] / self.cost_coverage.base)
 
     @property
@@ -255,8 +261,8 @@ class CandidateSpace:
 
 
 def _scaled_quantity(budgets: Sequence[Budget]) -> str:
-    for quantity, scaled in (("flops", "flops"), ("latency", "flops"), ("params", "params")):
+    for quantity in ("flops", "latency", "params", "size", "activations"):
         if any(budget.quantity == quantity for budget in budgets):
-            return scaled
+            return SCALED.get(quantity, quantity)
     named = ", ".join(str(budget) for budget in budgets)
     raise BudgetError(f"budget {named or 'none'} limits nothing; add one such as 0.5gflops or 8ms")

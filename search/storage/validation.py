@@ -22,7 +22,8 @@ def validate(result: TrialResult, budgets: Sequence[Budget]) -> TrialResult:
     for budget in budgets:
         if budget.quantity != "latency" and not budget.allows(result.cost):
             cost = getattr(result.cost, budget.quantity)
-            error = f"the network has {cost:,} {budget.quantity}, over the budget of {budget}"
+            amount = "unknown" if cost is None else f"{cost:,}"
+            error = f"the network has {amount} {budget.unit}, over the budget of {budget}"
             return replace(result, state=TrialState.FAILED, error=error)
     return result
 

@@ -39,6 +39,7 @@ from search.tracking.store import (
     stored_runs,
 )
 from spaces.budget import Budget
+from spaces.cost import Cost
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -144,7 +145,7 @@ class SearchRuns:
         """Write the dense network, with the learning curve of its training, and the budgets."""
         cost = problem.space.dense_cost
         limits = {f"budget.{budget.quantity}": str(budget.limit) for budget in problem.budgets}
-        metrics = {"dense_accuracy": accuracy, "dense_flops": cost.flops, "dense_params": cost.params}
+        metrics = {"dense_accuracy": accuracy, **cost_metrics(cost, "dense_")}
         self.log(self.parent, metrics, limits)
         for epoch, reached in enumerate(curve.val if curve else (), start=1):
             self.log(self.parent, {"dense_val_accuracy": reached}, step=epoch)
@@ -322,9 +323,17 @@ def trial_params(trial: Trial, budgets: Sequence[Budget]) -> dict[str, str]:
 def network_metrics(network: TrialResult, prefix: str = "") -> dict[str, float]:
     """Return the accuracy, the cost and the latency of a network, as far as they are known."""
     metrics = {} if network.accuracy is None else {"accuracy": network.accuracy}
-    metrics |= dataclasses.asdict(network.cost) if network.cost else {}
+    metrics |= cost_metrics(network.cost) if network.cost else {}
     metrics |= {"latency_ms": 1000 * float(network.timed["seconds"])} if network.timed is not None else {}
     return {prefix + name: value for name, value in metrics.items()}
+
+
+def cost_metrics(cost: Cost, prefix: str = "") -> dict[str, float]:
+    """Return what is known of a cost."""
+    amounts = {"flops": cost.flops, "params": cost.params}
+    in_bytes = {"activations_bytes": cost.activations, "size_bytes": cost.size}
+    known = amounts | {name: amount for name, amount in in_bytes.items() if amount is not None}
+    return {prefix + name: amount for name, amount in known.items()}
 
 
 def width_metrics(network: TrialResult, full: Mapping[str, int]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from spaces.cost import ONE, CostModel, Form, PolynomialBuilder
+from spaces.cost import ONE, CostModel, Form, Peak, Polynomial, PolynomialBuilder
 from spaces.errors import TraceError
 from spaces.groups import ChannelGroup
 from spaces.slicing.slicer import KeptIds
@@ -132,7 +132,7 @@ class Channels:
         return Form(int((ids < 0).sum()), tuple(coefficients))
 
     def cost_model(self, groups: list[ChannelGroup], dense_flops: int) -> CostModel:
-        """Return FLOPs and parameters as polynomials of the widths of all groups.
+        """Return FLOPs, parameters, activations and the bytes of all tensors as functions of the widths of all groups.
 
         Args:
             dense_flops: fvcore's count of the dense network. What operations that are not modelled add to it is
@@ -145,12 +145,16 @@ class Channels:
         for name, dims in self._recorder.axes.items():
             lengths = [forms[name, dim] for dim in dims]
             varying = [form for form in lengths if form.coefficients] + [Form(1), Form(1)]
-            constant = int(np.prod([form.constant for form in lengths if not form.coefficients], dtype=np.int64))
+            constant = prod(int(form.constant) for form in lengths if not form.coefficients)
             if len(varying) > 4:
                 raise TraceError(f"parameter {name!r} varies along more than two dimensions")
             sizes[name] = (constant, varying[0], varying[1], grouped.get(name, 1))
         for name in self._recorder.parameters:
             params.add(*sizes[name])
+        stored = PolynomialBuilder(len(groups))
+        for name, element in self._recorder.element_sizes.items():
+            constant, left, right, divisor = sizes[name]
+            stored.add(constant * element, left, right, divisor)
         activation = iter(self._activations)
         for operation in self._recorder.counted:
             if isinstance(operation, CountedWeight):
@@ -161,7 +165,24 @@ class Channels:
         names, full = [group.name for group in groups], [group.width for group in groups]
         modelled = flops.build()(np.array([1, *full], dtype=object), exact=False)
         flops.add(dense_flops - modelled, ONE)
-        return CostModel(names, full, flops.build(), params.build())
+        quantities: dict[str, Polynomial | Peak] = {
+            "flops": flops.build(),
+            "params": params.build(),
+            "activations": self._peak(groups),
+        }
+        return CostModel(names, full, quantities, stored.build())
+
+    def _peak(self, groups: list[ChannelGroup]) -> Peak:
+        """Return the peak of the live tensors of the recorded pass."""
+        lives = self._recorder.lives
+        if lives is None:
+            raise ValueError("the recorder has followed no tensors")
+        forms: list[Form] = []
+        for number, size in enumerate(lives.sizes):
+            ids = self._recorder.channels_of.get(number)
+            form = Form(size) if ids is None else self._form(self._components[ids], groups)
+            forms.append(form if ids is None else form.times(Fraction(size, len(ids))))
+        return Peak.of([Form.sum(forms[number] for number in live) for live in lives.live()], len(groups))
 
     def fixed_layers(self, groups: list[ChannelGroup]) -> list[FixedLayer]:
         """List the layers of which no output channel can vary, with the reason."""

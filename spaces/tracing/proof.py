@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from spaces.cost import Cost
-from spaces.counting import count_by_layer
+from spaces.counting import count_by_layer, peak_activations
 from spaces.slicing.layers import fit_attributes
 from spaces.slicing.slicer import KeptIds, Slicer, assign_tensors, sliced
 from spaces.space import SearchSpace
@@ -200,6 +200,17 @@ def _before(recorder: Recorder, number: int) -> Iterator[Ids]:
         yield from step.entering
 
 
+def activations_agree(space: SearchSpace, net: nn.Module, seed: int) -> bool:
+    """Tell whether the dense network and two narrow ones have the peaks of activations that the cost model says."""
+    if peak_activations(net, space.input_shape) != space.dense_cost.activations:
+        return False
+    for kept in halves(space, seed):
+        widths = {group.name: int(kept[group.start : group.start + group.width].sum()) for group in space.variable}
+        if peak_activations(sliced(net, space, kept), space.input_shape) != space.cost(widths).activations:
+            return False
+    return True
+
+
 @contextmanager
 def _training(net: nn.Module) -> Iterator[list[str]]:
     """Yield the list of the layers that are being computed, of a network in training mode."""
@@ -242,7 +253,7 @@ def _cost_fault(
     counted = count_by_layer(narrow, space.input_shape)
     widths = {group.name: int(kept[group.start : group.start + group.width].sum()) for group in space.variable}
     modelled = space.cost_model(widths)
-    if modelled == Cost(counted[""], sum(parameter.numel() for parameter in narrow.parameters())):
+    if modelled.agrees(Cost(counted[""], sum(parameter.numel() for parameter in narrow.parameters()))):
         return None
     channels = Channels(recorder, recorder.labels)
     channels.groups()  # numbers the channels

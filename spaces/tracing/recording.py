@@ -7,7 +7,7 @@ proof (`spaces.tracing.proof`) finds those that do not.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import prod
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 from typing_extensions import override
 
+from spaces.counting import TensorLives
 from spaces.errors import TraceError
 from spaces.tracing.axes import equal_parts, moved, reduced
 from spaces.tracing.labels import ChannelLabels, Ids
@@ -64,7 +65,9 @@ class Recorder(TorchFunctionMode):
         self.lost: list[str] = []  # operations whose channels could not be followed, with their layer
         self.values: list[str] = []  # layers that read Python values from tensors
         self.layer_inputs: dict[str, list[Ids]] = {}  # layer -> channel ids of the activations that enter it
-        self.counting = True  # whether operations are counted and listed as steps
+        self.counting = True  # whether operations are counted and listed as steps, and tensors followed
+        self.lives: TensorLives | None = None  # of the tensors of the counted pass
+        self.channels_of: dict[int, Ids] = {}  # number in `lives` -> channel ids of a tensor
         self._layers: list[str] = []  # that are being computed, the innermost last
         self._flows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensors that do not depend on the image
@@ -73,8 +76,10 @@ class Recorder(TorchFunctionMode):
         self._text = ""
         self._names: dict[int, str] = {}
         self.parameters = [name for name, _ in model.named_parameters()]
+        self.element_sizes: dict[str, int] = {}  # tensor of the model -> bytes of one of its elements
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._names[id(tensor)] = name
+            self.element_sizes[name] = tensor.element_size()
             self.axes[name] = {dim: labels.fresh(size) for dim, size in enumerate(tensor.shape)}
         self._handlers = self._table()
 
@@ -120,7 +125,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        entering = [flow.ids for leaf in tree_leaves([args, kwargs]) if (flow := self._flow(leaf)) is not None]
+        flows = [flow for leaf in tree_leaves([args, kwargs]) if (flow := self._flow(leaf)) is not None]
+        entering = [flow.ids for flow in flows]
+        made = len(self.lives.sizes) if self.lives is not None else 0
         out = func(*args, **kwargs)
         if name in VALUES:
             self.values.append(self.layer)
@@ -128,7 +135,28 @@ class Recorder(TorchFunctionMode):
             self._reads, self._normalises, self._text = None, False, name
             self._follow(func, name, args, kwargs, out)
             self._note_step(name, entering, out)
+            self._note_tensors(made, flows, out)
         return out
+
+    def _note_tensors(self, first: int, entering: list[Flow], out: Any) -> None:
+        """Note the channels of the tensors that a function has made, `first` and later ones.
+
+        Tensors inside the function have no flow; one that is as long as an activation along its axis of channels is
+        taken to have these channels, which the proof checks.
+        """
+        if not self.counting or self.lives is None:
+            return
+        leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        leaving = [(leaf, flow) for leaf in leaves if (flow := self._flow(leaf)) is not None]
+        for leaf, flow in leaving:
+            number = self.lives.number(leaf)
+            if number is not None and leaf.numel() * leaf.element_size() == self.lives.sizes[number]:
+                self.channels_of.setdefault(number, flow.ids)
+        for number in range(first, len(self.lives.sizes)):
+            shape = self.lives.shapes[number]
+            for flow in (*(flow for _, flow in leaving), *entering):
+                if number not in self.channels_of and shape[flow.axis : flow.axis + 1] == (len(flow.ids),):
+                    self.channels_of[number] = flow.ids
 
     def _follow(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, out: Any) -> None:
         plain = name if name.startswith("__") else name.removesuffix("_")
@@ -485,8 +513,13 @@ def record_forward(recorder: Recorder, model: nn.Module, image: Tensor) -> Recor
         model: the network whose channels the recorder follows, in eval mode unless its training is recorded.
         image: shape (N, C, H, W).
     """
-    with following_layers(model, recorder.enter_layer, recorder.leave_layer):
+    lives = TensorLives(image) if recorder.counting else None
+    recorder.lives = lives or recorder.lives
+    with following_layers(model, recorder.enter_layer, recorder.leave_layer), lives or nullcontext():
         recorder.enter(image, "input image")
         with recorder:
-            recorder.leave(model(image), "network output")
+            output = model(image)
+            recorder.leave(output, "network output")
+    if lives is not None:
+        lives.end(output)
     return recorder

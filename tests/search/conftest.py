@@ -50,7 +50,7 @@ def chain_space() -> SearchSpace:
         params.add(1, Form(0, ((i, 1),)), Form(0, ((i + 1, 1),)))
         flops.add(1000, Form(0, ((i, 1),)), Form(0, ((i + 1, 1),)))
     groups = tuple(ChannelGroup(n, w, 1, w, producers=(n, f"{n}.twin")) for n, w in zip(NAMES, FULL, strict=True))
-    model = CostModel(NAMES, FULL, flops.build(), params.build())
+    model = CostModel(NAMES, FULL, {"flops": flops.build(), "params": params.build()})
     return SearchSpace(groups, (FixedLayer("fc", 10, "its outputs are the classes"),), model, {}, (3, 32, 32))
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spaces.budget import Budget, parse_budgets
-from spaces.cost import Cost
+from spaces.cost import QUANTITIES, Cost
 from spaces.errors import BudgetError
 
 
@@ -20,6 +20,10 @@ from spaces.errors import BudgetError
         ("1.2mparams", "params", 1_200_000),
         ("12345flops", "flops", 12_345),
         ("1e3kparams", "params", 1_000_000),
+        ("512kb-activations", "activations", 512_000),
+        ("0.5MiB-activations", "activations", 524_288),
+        ("2mb", "size", 2_000_000),
+        ("2kib", "size", 2_048),
     ],
 )
 def test_counts_parse_to_whole_numbers(text: str, quantity: str, limit: int) -> None:
@@ -33,6 +37,14 @@ def test_latency_parses_to_seconds() -> None:
 
 def test_percent_is_a_share_of_the_dense_flops() -> None:
     assert Budget.parse("50%").resolve(Cost(1001, 7)) == Budget("flops", 500)
+
+
+def test_shares_of_bytes_need_bytes_that_are_known() -> None:
+    budget = Budget.parse("50%activations")
+    assert budget.resolve(Cost(1001, 7, 3000)) == Budget("activations", 1500)
+    with pytest.raises(BudgetError, match="bytes of activations of the dense network, which are not known"):
+        budget.resolve(Cost(1001, 7))
+    assert not Budget("size", 10).allows(Cost(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +72,8 @@ def test_percent_is_a_share_of_the_dense_flops() -> None:
         "101%params",
         "50%-",
         "5-params",
+        "2kb-params",
+        "2mflops-activations",
     ],
 )
 def test_what_is_no_budget_is_refused_with_the_text_and_examples(text: str) -> None:
@@ -69,7 +83,7 @@ def test_what_is_no_budget_is_refused_with_the_text_and_examples(text: str) -> N
     assert "%" in str(error.value)
 
 
-@given(st.integers(1, 10**15), st.sampled_from(["flops", "params"]))
+@given(st.integers(1, 10**15), st.sampled_from(QUANTITIES))
 def test_text_of_a_budget_parses_to_the_same_budget(limit: int, quantity: str) -> None:
     budget = Budget(quantity, limit)
     assert Budget.parse(str(budget)) == budget

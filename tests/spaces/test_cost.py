@@ -18,7 +18,7 @@ def model(huge: int = 1) -> CostModel:
     params.add(9, A, B, 4)
     params.add(10, FLAT)
     params.add(1, Form(10))
-    return CostModel(["a", "b"], [16, 32], flops.build(), params.build())
+    return CostModel(["a", "b"], [16, 32], {"flops": flops.build(), "params": params.build()})
 
 
 def closed_form(a: int, b: int, huge: int = 1) -> Cost:

@@ -18,7 +18,7 @@ def projection() -> Projection:
         flops.add(coefficient, Form(0, ((index, 1),)))
         params.add(1, Form(0, ((index, 1),)))
     groups = [ChannelGroup(name, 10, 1, 10) for name in ("a", "b")]
-    return Projection(groups, CostModel(["a", "b"], [10, 10], flops.build(), params.build()))
+    return Projection(groups, CostModel(["a", "b"], [10, 10], {"flops": flops.build(), "params": params.build()}))
 
 
 def test_the_proportions_are_scaled_until_the_budget_is_met():
@@ -45,6 +45,28 @@ def test_a_budget_under_the_smallest_network_is_refused():
         BudgetError, match="budget 3flops is under the smallest network of this space, which has 4 flops"
     ):
         projection().fit(np.array([1.0, 1.0]), [Budget("flops", 3)])
+
+
+def test_a_budget_on_activations_narrows_what_is_live_at_once_alone(resnet20_space: SearchSpace) -> None:
+    # Dense, the first stage has three tensors of 16 channels at 32 x 32 alive at once, in float32.
+    assert resnet20_space.dense_cost.activations == 3 * 16 * 32 * 32 * 4
+    half = Budget.parse("50%activations").resolve(resnet20_space.dense_cost)
+    widths = resnet20_space.fit([1.0] * len(resnet20_space.variable), [half])
+    cost = resnet20_space.cost(widths)
+    assert 0.97 * half.limit < (cost.activations or 0) <= half.limit
+    wider = resnet20_space.full | {name: w for name, w in widths.items() if w < resnet20_space.full[name]}
+    assert wider == widths  # every other group keeps its dense width
+    assert cost.flops > 0.3 * resnet20_space.dense_cost.flops
+
+
+def test_real_widths_under_a_budget_on_activations_follow_the_form_that_is_largest(resnet20_space: SearchSpace) -> None:
+    relaxation, groups = Relaxation(resnet20_space.variable, resnet20_space.cost_model), len(resnet20_space.variable)
+    limits = np.array([[np.inf, np.inf, 0.5 * (resnet20_space.dense_cost.activations or 0), np.inf]])
+    log2_ratios = relaxation.fit(np.zeros((1, groups)), limits)
+    assert relaxation.usage(log2_ratios, limits)[0] == pytest.approx(0.0, abs=0.02)
+    slopes = relaxation.slopes(log2_ratios, limits)[0]
+    assert slopes.sum() == pytest.approx(1.0)  # the form is linear: widths 1% larger take 1% more
+    assert np.count_nonzero(slopes) <= 4  # the groups that are live in its step
 
 
 @pytest.fixture(scope="module")

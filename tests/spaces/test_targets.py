@@ -17,7 +17,7 @@ def space(ceiling: int = 10) -> SearchSpace:
     flops.add(10**6, *pair)
     params.add(1, *pair)
     groups = tuple(ChannelGroup(name, 10, 2, 10, producers=(name,)) for name in "ab")
-    model = CostModel(("a", "b"), (10, 10), flops.build(), params.build())
+    model = CostModel(("a", "b"), (10, 10), {"flops": flops.build(), "params": params.build()})
     groups = tuple(dataclasses.replace(group, ceiling=ceiling) for group in groups)
     return SearchSpace(groups, (), model, {}, (3, 8, 8))
 

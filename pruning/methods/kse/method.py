@@ -43,7 +43,7 @@ from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
 from spaces.budget import Budget
-from spaces.counting import count_cost
+from spaces.counting import count_cost, peak_activations
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace
 
@@ -154,13 +154,14 @@ class KernelSparsityEntropy(Method):
         budgets = [budget.resolve(space.dense_cost) for budget in goal.budgets]
         rule, assignment, multiplier = self.chosen(kernel_space, budgets)
         narrow = self.built(net, kernel_space, assignment, context.seed)
+        cost = dataclasses.replace(assignment.cost, activations=peak_activations(narrow, space.input_shape))
         note = self._note(narrow, assignment, rule) | {"multiplier": multiplier}
         note["flops_ratio"] = assignment.cost.flops / space.dense_cost.flops
         note["plain_flops_ratio"] = count_cost(for_inference(narrow), space.input_shape).flops / space.dense_cost.flops
         for snapshot in finetune(narrow, assignment.widths, context, note):
             if snapshot.epoch >= context.epochs:
                 note["latency_ratio"] = context.latency_ratio(narrow, net)
-            yield dataclasses.replace(snapshot, cost=assignment.cost, note=dict(note))
+            yield dataclasses.replace(snapshot, cost=cost, note=dict(note))
 
     def indicators(self, dense: DenseKernels) -> Mapping[str, NDArray[np.float64]]:
         """Return name of a convolution -> indicators of its input channels, in [0, 1], shape (in_channels,)."""
@@ -178,7 +179,8 @@ class KernelSparsityEntropy(Method):
         Raises:
             BudgetError: no levels meet the budgets; the message gives the smallest cost.
         """
-        budgets = [budget for budget in budgets if budget.quantity != "latency"]
+        # Activations and size follow from no levels: the finished network is held to such budgets.
+        budgets = [budget for budget in budgets if budget.quantity in ("flops", "params")]
         rule = LevelRule(self.levels, self.shift)
         if not budgets:
             return rule, kernel_space.assign(rule, kernel_space.levels(rule, 1.0)), 1.0

@@ -4,10 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runners.trial import TrialResult
-from search.reporting.wording import milliseconds, one_line, percent, scaled
+from search.reporting.wording import in_bytes, milliseconds, one_line, percent, scaled
 from search.results.result import SearchResult
 
-HEADS = ("network", "method", "baseline", "FLOPs", "of dense", "params", "val", "test", "ms", "epochs", "s", "state")
+HEADS = (
+    "network",
+    "method",
+    "baseline",
+    "FLOPs",
+    "of dense",
+    "params",
+    "activations",
+    "on disk",
+    "val",
+    "test",
+    "ms",
+    "epochs",
+    "s",
+    "state",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,7 @@ def trial_rows(result: SearchResult) -> list[TrialRow]:
 def _cells(result: SearchResult, network: TrialResult) -> list[Cell]:
     cost, trial = network.cost, network.trial
     seconds = None if network.timed is None else float(network.timed["seconds"])
+    in_memory_and_on_disk = (None, None) if cost is None else (cost.activations, cost.size)
     share = None if cost is None else cost.flops / result.dense.cost.flops
     order = trial.number + network.intermediate_index / 1000
     state = str(network.state) + (f": {one_line(network.error)}" if network.error else "")
@@ -50,6 +66,7 @@ def _cells(result: SearchResult, network: TrialResult) -> list[Cell]:
         Cell("-" if cost is None else scaled(cost.flops), None if cost is None else cost.flops),
         Cell(percent(share, 1), share),
         Cell("-" if cost is None else scaled(cost.params), None if cost is None else cost.params),
+        *(Cell(in_bytes(amount), amount) for amount in in_memory_and_on_disk),
         Cell(percent(network.accuracy), network.accuracy),
         Cell(percent(network.test_accuracy), network.test_accuracy),
         Cell("-" if seconds is None else milliseconds(seconds), seconds),

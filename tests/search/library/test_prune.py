@@ -10,6 +10,7 @@ from two_inputs import SAMPLES, TwoInputs, inputs
 
 import search
 from pruning.base import PruningError
+from pruning.checkpoint import save
 from pruning.rewriting.surgery import slice_channels
 from runners.data.splits import DataError
 from search.cli import main
@@ -33,6 +34,14 @@ def test_the_narrow_net_has_the_cost_that_fvcore_counts_and_keeps_the_budget(res
     assert pruned.dense_cost == count_cost(residual, (3, 8, 8))
     assert 0.4 * pruned.dense_cost.flops < pruned.cost.flops <= 0.5 * pruned.dense_cost.flops
     assert all(torch.equal(before[name], tensor) for name, tensor in residual.state_dict().items())
+
+
+def test_memory_and_file_are_hard_budgets_too(residual: nn.Module, tmp_path: Path) -> None:
+    pruned = search.prune(residual, IMAGES, budget=["60%activations", "3.5kb"], method="l2")
+    assert pruned.dense_cost.activations == 4 * 64 * (8 + 8 + 8)  # the addition of the shortcut
+    assert (pruned.cost.activations or 0) <= 0.6 * 4 * 64 * 24
+    save(tmp_path / "model.safetensors", pruned.net, None, pruned.widths)
+    assert (tmp_path / "model.safetensors").stat().st_size == pruned.cost.size <= 3500
 
 
 def test_the_selection_names_the_channels_of_the_dense_net(residual: nn.Module) -> None:

@@ -57,8 +57,8 @@ def candidates(*budgets: Budget, methods: tuple[str, ...] = ("plain",), **settin
 def test_a_fraction_scales_flops_where_they_are_limited_and_leaves_the_other_budgets() -> None:
     both = candidates(FLOPS, PARAMS)
     assert set(both.budgets_at(0.5)) == {Budget("flops", 10_000), PARAMS}
-    assert both.limits_at(0.5) == (10_000, 1_200)
-    assert candidates(PARAMS).limits_at(0.5) == (math.inf, 600)
+    assert both.limits_at(0.5) == (10_000, 1_200, math.inf, math.inf)
+    assert candidates(PARAMS).limits_at(0.5) == (math.inf, 600, math.inf, math.inf)
     assert both.share({"flops": 5_000, "params": 1_000}) == 0.25
 
 

@@ -28,7 +28,7 @@ def chain(groups: int = 16, width: int = 64) -> SearchSpace:
     for index, (left, right) in enumerate(zip(axes, axes[1:], strict=False)):
         params.add(1, left, right)
         flops.add(64 if index < groups // 2 else 16, left, right)  # two stages
-    model = CostModel(names, [width] * groups, flops.build(), params.build())
+    model = CostModel(names, [width] * groups, {"flops": flops.build(), "params": params.build()})
     members = tuple(ChannelGroup(name, width, 6, width, producers=(name,)) for name in names)
     return SearchSpace(members, (), model, {}, (3, 8, 8))
 

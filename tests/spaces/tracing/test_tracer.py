@@ -61,7 +61,8 @@ def test_cost_of_torchvision_nets_equals_fvcore_on_the_sliced_net(name: str) -> 
 
 def test_resnet50_costs_what_fvcore_counts_at_224() -> None:
     space = zoo_space("resnet50", 224, 1000)
-    assert space.dense_cost == Cost(4_111_512_576, 25_557_032)
+    # The last BatchNorm of a block of the first stage reads and makes 256 channels at 56 x 56 beside the shortcut.
+    assert space.dense_cost == Cost(4_111_512_576, 25_557_032, 3 * 4 * 256 * 56 * 56)
     assert len(space.variable) == 37
 
 
@@ -75,6 +76,7 @@ def test_residual_branches_share_one_group() -> None:
     assert space.cost({"stem": 4, "inner": 2}) == Cost(
         64 * (27 * 4 + 9 * 4 * 2 + 9 * 2 * 4) + 2 * 64 * 4 + 64 * 4 + 4 * 5,
         27 * 4 + 2 * 4 + (9 * 4 * 2 + 2) + (9 * 2 * 4 + 4) + (4 * 5 + 5),
+        4 * 64 * (4 + 4 + 4),  # the addition: two operands and the sum, 4 channels each
     )
 
 
