@@ -24,6 +24,7 @@ METHODS = Registry(
         "abfp": "pruning.methods.abfp.method:AutoBalanced",
         "aofp": "pruning.methods.aofp.method:ApproximatedOracle",
         "bn_scale": "pruning.methods.score_and_slice:SlimmingScales",
+        "chip": "pruning.methods.chip:Chip",
         "csgd": "pruning.methods.csgd.method:CentripetalSGD",
         "di": "pruning.methods.di.method:DiscriminantInformation",
         "feature_rank": "pruning.methods.score_and_slice:RankedMaps",

@@ -1,11 +1,9 @@
-"""Pruning criteria: each scores the channels of every group. `CRITERIA` in `pruning.base` lists them by name."""
+"""Pruning criteria: each scores the channels of every group. `CRITERIA` in `pruning.base` lists them by name.
 
-from pruning.criteria.bn_scale import BatchNormScale
-from pruning.criteria.discriminant.criterion import Discriminant
-from pruning.criteria.feature_rank import FeatureRank
-from pruning.criteria.geometric_median import GeometricMedian
-from pruning.criteria.norms import L1, L2
-from pruning.criteria.random import Random
-from pruning.criteria.taylor import Taylor
+The names here are what a new criterion is built on: measures of filters, and of feature maps.
+"""
 
-__all__ = ["L1", "L2", "BatchNormScale", "Discriminant", "FeatureRank", "GeometricMedian", "Random", "Taylor"]
+from pruning.criteria.feature_maps import map_scores
+from pruning.criteria.weights import filter_scores
+
+__all__ = ["filter_scores", "map_scores"]

@@ -37,7 +37,8 @@ def test_every_recipe_of_the_papers_is_there() -> None:
     assert RECIPES == sorted(
         ["csgd-resnet56-cifar10", "csgd-resnet50-imagenet", "aofp-vgg16-cifar10", "aofp-resnet56-cifar10",
          "abfp-lenet5-mnist", "abfp-vgg16-cifar10", "abfp-resnet56-cifar10", "kse-resnet56-cifar10",
-         "kse-densenet40-cifar10", "kse-resnet50-imagenet", "di-resnet50-imagenet"]
+         "kse-densenet40-cifar10", "kse-resnet50-imagenet", "kse-resnet50-imagenet-best", "di-resnet50-imagenet",
+         "di-resnet50-imagenet-44percent"]
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ LINES = (
     Line("BatchNorm scale", "bn_scale"),
     Line("taylor", "taylor"),
     Line("feature rank", "feature_rank"),
+    Line("chip", "chip"),
     Line("random", "random"),
     Line("scratch", "scratch"),
     Line("l2, compensated", "l2", {"compensate": True}),
