@@ -109,7 +109,7 @@ def parse_flags(argv: Sequence[str]) -> RunConfig:
 
 def _check_code(folder: str, stored: Mapping[str, Any]) -> None:
     """Raise ConfigError if a run folder names code that the user has not named; the folder may be someone else's."""
-    named = [f"--{key} {stored[key]}" for key in ("model", "data") if is_code(stored.get(key, ""))]
+    named = [f"--{key} {stored[key]}" for key in ("model", "data", "task") if is_code(stored.get(key, ""))]
     if command := stored.get("latency_command"):
         named.append(f"--latency-command {command!r}")
     if named:

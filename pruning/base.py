@@ -149,16 +149,22 @@ class Context(Protocol):
     learning_rate: float  # peak of the schedule of `fit`
     dense_learning_rate: float  # peak of the schedule of the dense network's training
     prepared: Any  # what the method's `prepare` has returned for the dense network; None before its first call
+    classifies: bool  # whether targets are class numbers and outputs logits; else they are those of a user's task
 
     def calibration_batches(self, images: int) -> "Iterator[tuple[Tensor, Tensor]]":
         """Yield up to `images` training images without augmentation, always the same images, with classes mixed.
 
-        Batches are (images of shape (B, C, H, W), labels of shape (B,)) on `device`.
+        Batches are (images of shape (B, C, H, W), targets of shape (B, ...)) on `device`; targets of a classification
+        are labels of shape (B,).
         """
         ...
 
     def probe_accuracy(self, net: "nn.Module", images: int) -> float:
-        """Return top-1 accuracy in [0, 1] on up to `images` probe images: training images to compare cuts on."""
+        """Return the score, such as accuracy, in [0, 1] on up to `images` probe images: training images."""
+        ...
+
+    def loss(self, outputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """Return the mean loss of a batch by which networks are trained, without label smoothing."""
         ...
 
     def reestimate_batchnorm(self, net: "nn.Module") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.allocation import Curve
@@ -19,6 +19,7 @@ MEASURED_RATIOS = (0.75, 0.5, 0.25)  # width ratios of a group at which its curv
 class Divergence:
     """Divergence of a cut net from the dense one: KL of their softmax outputs in nats, averaged over images.
 
+    Outputs that are no logits of classes are compared by their squared difference, as a share of the dense variance.
     On as few images the divergence resolves far smaller differences than top-1 accuracy. BatchNorm normalises by the
     batch, which stands for the re-estimation of its statistics that follows every cut.
 
@@ -29,13 +30,16 @@ class Divergence:
     """
 
     def __init__(self, net: nn.Module, context: Context, images: int) -> None:
-        dense = _normalising_by_batch(copy.deepcopy(net))
+        dense, self._classifies = _normalising_by_batch(copy.deepcopy(net)), context.classifies
         with torch.no_grad():
             self._batches = [
-                (batch, functional.log_softmax(dense(batch), dim=1))
+                (batch, self._comparable(dense(batch)))
                 for batch, _ in context.calibration_batches(images)
                 if len(batch) > 1
             ]
+
+    def _comparable(self, outputs: Tensor) -> Tensor:
+        return functional.log_softmax(outputs, dim=1) if self._classifies else outputs
 
     def __call__(self, narrow: nn.Module) -> float:
         """Return the divergence of a net; the call changes the net's running statistics."""
@@ -43,8 +47,12 @@ class Divergence:
         total = count = 0.0
         with torch.no_grad():
             for batch, dense in self._batches:
-                logits = functional.log_softmax(narrow(batch), dim=1)
-                total += float(functional.kl_div(logits, dense, log_target=True, reduction="sum"))
+                outputs = self._comparable(narrow(batch))
+                if self._classifies:
+                    total += float(functional.kl_div(outputs, dense, log_target=True, reduction="sum"))
+                else:
+                    varying = (dense - dense.mean(0)).square().mean().clamp_min(torch.finfo(dense.dtype).tiny)
+                    total += float((outputs - dense).square().mean() / varying) * len(batch)
                 count += len(batch)
         return max(total / max(count, 1.0), 0.0)
 

@@ -37,6 +37,18 @@ def without_labels(method: Method) -> Method:
     return method if answer is None else answer()
 
 
+def without_classes(method: Method) -> Method:
+    """Return the method with the settings nearest to its own that need targets and a loss, but no classes.
+
+    A method of the same name on the pruning method gives the answer; without it the method needs no classes.
+
+    Raises:
+        PruningError: the method, or a setting of it, cannot do without classes.
+    """
+    answer = getattr(method, "without_classes", None)
+    return method if answer is None else answer()
+
+
 def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
     """Return whether the method's network can be stored and trained on later by the trial's plain training.
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from runners.ray.runner import RayRunner
     from runners.simulated.runner import SimulatedRunner
     from runners.training.dense import given_net, load_weights, trained_net
-    from runners.training.loop import accuracy, fit, reestimate_batchnorm
+    from runners.training.loop import fit
     from runners.training.run import TrainingError, TrainingRun
+    from runners.training.scoring import accuracy, reestimate_batchnorm, score
+    from runners.training.task import Task, TaskError
     from runners.trial import EpochReport, TrainingSegment, Trial, TrialResult, TrialState
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "SearchContext",
     "SimulatedRunner",
     "Split",
+    "Task",
+    "TaskError",
     "TrainConfig",
     "TrainingError",
     "TrainingRun",
@@ -55,6 +59,7 @@ __all__ = [
     "load_data",
     "load_weights",
     "reestimate_batchnorm",
+    "score",
     "trained_net",
 ]
 
@@ -69,8 +74,10 @@ _HOMES = {
     "RayRunner": "runners.ray.runner",
     "SimulatedRunner": "runners.simulated.runner",
     **dict.fromkeys(("given_net", "load_weights", "trained_net"), "runners.training.dense"),
-    **dict.fromkeys(("accuracy", "fit", "reestimate_batchnorm"), "runners.training.loop"),
+    "fit": "runners.training.loop",
     **dict.fromkeys(("TrainingError", "TrainingRun"), "runners.training.run"),
+    **dict.fromkeys(("accuracy", "reestimate_batchnorm", "score"), "runners.training.scoring"),
+    **dict.fromkeys(("Task", "TaskError"), "runners.training.task"),
     **dict.fromkeys(("EpochReport", "TrainingSegment", "Trial", "TrialResult", "TrialState"), "runners.trial"),
 }
 

@@ -24,6 +24,7 @@ from spaces.fields import (
 LRScheduler = Literal["one_cycle", "cosine", "multistep", "constant"]
 AUGMENTATIONS = ("shift", "flip", "crop", "randaugment", "erasing", "mixup", "cutmix")  # names for DataConfig.augment
 IMAGE_FOLDER = "imagefolder:"  # before the path, in DataConfig.name
+CLASSIFICATION = "classification"  # the built-in task
 AUTO_DEVICE, NO_DEVICE = "auto", "none"  # of LatencyConfig.device
 
 
@@ -111,6 +112,8 @@ class TrainConfig:
     """How a network is trained; the same loop trains the dense net and fine-tunes the narrow ones.
 
     Attributes:
+        task: "classification", or package.module:factory of a task of the user's own, with a loss and a score to
+            maximise.
         epochs: fine-tuning epochs of a trial, which its method divides among its steps.
         dense_epochs: epochs of the dense net when no weights are given.
         batch_size: images per step.
@@ -137,12 +140,13 @@ class TrainConfig:
         dense_warmup_epochs: warm-up epochs of the dense net's training.
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
         distill_temperature: number by which the logits of both networks are divided in the distillation term.
-        precision: "auto", "float32", "bfloat16" or "float16", of the autocast in training. "auto" takes
+        precision: "auto", "float32", "bfloat16" or "float16", of the autocast in training and validation. "auto" takes
             bfloat16 on GPUs that have it, else float16 on those with tensor cores; on processors with AMX or
             AVX512-BF16 bfloat16, unless the network has depthwise convolutions; float32 everywhere else.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
     """
 
+    task: Annotated[str, Predicate(bool), "classification or package.module:factory"] = CLASSIFICATION
     epochs: NonNegativeInt = 1
     dense_epochs: NonNegativeInt = 3
     batch_size: PositiveInt = 32

@@ -22,15 +22,18 @@ from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.builtin import check_on_disk
 from runners.data.loading import ImageData, load_data
+from runners.data.splits import Split
 from runners.latency.devices import check_device
 from runners.latency.engines import LatencyError
 from runners.learning_curve import LearningCurve
 from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, StepTiming, time_steps
 from runners.training.dense import DenseRecipe, cached_curve, cached_file, given_net, is_published
-from runners.training.loop import pick_device
+from runners.training.devices import pick_device
+from runners.training.scoring import score
+from runners.training.task import Task, check_task, task_of
 from runners.trial import TrialResult
-from search.problem import Problem, needs_latency
+from search.problem import Problem, for_task, needs_latency
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
 from spaces.tracing.tracer import trace
@@ -78,6 +81,15 @@ class Environment:
     def compute_format(self) -> ComputeFormat:
         """Precision and memory format of the trials; the latter was measured with `threads` threads."""
         return self.steps.compute_format
+
+    def score(self, net: nn.Module, split: Split, limit: int | None = None) -> float:
+        """Return the score of a network on images, in the precision of the training; see `runners.training.scoring`."""
+        return score(net, split, self.config.train, compute_format=self.compute_format, limit=limit)
+
+    @property
+    def task(self) -> Task:
+        """What networks are trained for."""
+        return task_of(self.config.train)
 
     @property
     def config(self) -> RunConfig:
@@ -165,13 +177,16 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         parse_formats(config.export)
     if not fetch:
         check_on_disk(config.data)
-    data = load_data(config.data, config.seed, default_input_shape(config.model))
+    task = task_of(config.train)
+    config = for_task(config, task)
+    data = load_data(config.data, config.seed, default_input_shape(config.model), classifies=task.classifies)
     spec = ModelSpec(config.model, data.num_classes, data.input_shape, config.output, config.widen)
     net, weighted = build(spec).eval(), bool(config.weights)
     space = trace(net, torch.empty(1, *data.input_shape), config.space, spec)
     if config.size_format:
         space = with_file_size(space, net, config.size_format, spec)
-    problem = Problem.resolve(config, space)
+    check_task(task, net, data.train)
+    problem = Problem.resolve(config, space, task.classifies)
     if weighted and (fetch or file_to_download(spec, config.weights) is None):
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)

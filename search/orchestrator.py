@@ -25,7 +25,6 @@ from runners.evaluation.proxy import proxy_target
 from runners.evaluation.sensitivities import measure_sensitivities
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
-from runners.training.loop import accuracy
 from search.callbacks import CallbackList, SearchCallback
 from search.environment import LEARNED_IMAGES, Environment, Plan, prepare
 from search.finalization.finalizer import Ending, Finalizer
@@ -127,12 +126,11 @@ class _Search:
         self.callback.on_search_start(planned.remaining(history.searched, total))
         net = self._train_dense()
         run_folder.save_dense(environment, self.opened.storage, net)
-        dense_accuracy = accuracy(net, environment.data.val, device=environment.device)
+        dense_accuracy = environment.score(net, environment.data.val)
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
         context = replace(self._search_context(net), trial_timeout=planned.trial_timeout)
-        images, device = environment.data.calibration, environment.device
-        train_accuracy = accuracy(net, images, device=device, limit=LEARNED_IMAGES)
+        train_accuracy = environment.score(net, environment.data.calibration, limit=LEARNED_IMAGES)
         tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
         interrupted, lost = self._run_trials(tuner, context)
         retrainer = Retrainer(environment, context, self.callback)
@@ -267,7 +265,7 @@ class _Search:
 def _warn_of_guessing(dense_accuracy: float, environment: Environment) -> None:
     """Warn when the dense network has learned next to nothing: no narrow network will be accurate then."""
     classes = environment.data.num_classes
-    if dense_accuracy < 2 / classes:
+    if environment.task.classifies and dense_accuracy < 2 / classes:
         _log.warning(
             "the dense network has %.1f%% on validation, close to guessing among %d classes; raise --dense-epochs, "
             "change --dense-lr, or give trained --weights",

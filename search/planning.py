@@ -18,7 +18,7 @@ from pruning.traits import screenable, wide_epochs, yields_intermediates
 from runners.evaluation.intermediate import MOST, PER_EPOCH
 from runners.evaluation.proxy import PROXY_IMAGES
 from runners.evaluation.screening import automatic_pool_size, screen_images
-from runners.training.loop import BATCHNORM_IMAGES
+from runners.training.scoring import BATCHNORM_IMAGES
 from search.environment import LEARNED_IMAGES, Environment, Plan, file_to_download
 from search.problem import BASELINES
 from search.results.pareto import counted

@@ -4,9 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from configs.parsing import AUTO
 from configs.schema import RunConfig
-from pruning.base import EVERY, METHODS
+from pruning.base import EVERY, METHODS, PruningError
 from pruning.settings import Setting, declared_settings, parse_settings
+from pruning.traits import without_classes
+from runners.training.task import Task
 from spaces.budget import Budget
 from spaces.errors import ConfigError
 from spaces.space import SearchSpace, uniform_ratios
@@ -58,13 +61,17 @@ class Problem:
     fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def resolve(cls, config: RunConfig, space: SearchSpace) -> "Problem":
+    def resolve(cls, config: RunConfig, space: SearchSpace, classifies: bool = True) -> "Problem":
         """Resolve the budgets, targets and method settings of a config for a network.
+
+        Args:
+            classifies: whether images have classes; without, methods that use them get the settings that do not.
 
         Raises:
             BudgetError: no budget, or one under the smallest network; a target out of reach.
             ConfigError: no method of the run can follow `--allocation`, or `--search-settings` names one without any.
             SettingError: a fixed setting that does not exist or cannot take its value.
+            PruningError: a method or its settings need classes, and there are none.
             UnknownNameError: a method that is in no table.
         """
         _check_allocation(config.methods, config.allocation)
@@ -74,7 +81,7 @@ class Problem:
         settings = method_settings(config.methods)
         _check_searched(config, settings)
         fixed = {name: parse_settings(name, values, settings) for name, values in config.fixed_settings.items()}
-        return cls(config, space, budgets, targets, fixed)
+        return cls(config, space, budgets, targets, fixed if classifies else _without_classes(config, fixed))
 
     def with_dense_latency(self, seconds: float) -> "Problem":
         """Return the problem with absolute latency budgets, for a dense network of this measured latency."""
@@ -104,6 +111,56 @@ class Problem:
     def needs_latency(self) -> bool:
         """Whether latency is limited or an objective, so that networks are measured during the search."""
         return needs_latency(self.config, self.budgets)
+
+
+def for_task(config: RunConfig, task: Task) -> RunConfig:
+    """Return the config without the distillation of the final training, where outputs are no logits of classes.
+
+    Raises:
+        ConfigError: a setting that classification alone has.
+    """
+    if task.classifies:
+        return config
+    train = config.train
+    asked = {
+        "--mixup": train.mixup > 0,
+        "--distill-weight": train.distill_weight > 0,
+        "--search-training distill-weight": any(s.name == "distill_weight" for s in config.searched_training),
+        "--final-distill-weight": _distils(config),
+        f"--augment {config.data.augment}": bool({"mixup", "cutmix"} & set(config.data.augmentations or ())),
+    }
+    for flag in (flag for flag, present in asked.items() if present):
+        raise ConfigError(f"{flag} is for classification, and --task {train.task} has no classes; leave it out")
+    return replace(config, final_distill_weight="0")  # "auto" would teach
+
+
+def _distils(config: RunConfig) -> bool:
+    """Tell whether the user asks for distillation in the final training."""
+    weights = config.final_distillation
+    return weights is not None and config.final_distill_weight.strip() != AUTO and weights.later > 0
+
+
+def _without_classes(config: RunConfig, fixed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the fixed settings of all methods, with those that make them do without classes.
+
+    Raises:
+        PruningError: a method cannot do without, or a setting that was given needs them.
+    """
+    found = {name: dict(values) for name, values in fixed.items()}
+    for name in dict.fromkeys((*config.methods, *BASELINE_METHODS)):
+        given = METHODS[name](**fixed.get(name, {}))
+        suited = without_classes(given)
+        for setting in declared_settings(METHODS[name]):
+            value = getattr(suited, setting.name)
+            if value == getattr(given, setting.name):
+                continue
+            if setting.name in fixed.get(name, {}):
+                raise PruningError(
+                    f"--set {name}.{setting.name}={getattr(given, setting.name)} needs classes, and --task "
+                    f"{config.train.task} has none; leave it out"
+                )
+            found.setdefault(name, {})[setting.name] = value
+    return found
 
 
 def needs_latency(config: RunConfig, budgets: Iterable[Budget]) -> bool:

@@ -90,7 +90,9 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
     observers: dict[str, _Observer] | None = None
     with _evaluating(net), torch.no_grad():
         batches = context.calibration_batches(recipe.images)
-        for images, labels in batches:
+        for images, targets in batches:
+            # Without classes all images are of one, and what tells classes apart is nothing.
+            labels = targets if context.classifies else images.new_zeros(len(images), dtype=torch.int64)
             if observers is None:
                 logits = next(leaf for leaf in tree_leaves(net(images[:2])) if isinstance(leaf, Tensor))
                 classes = max(int(logits.shape[1]), 2)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from typing_extensions import override
 
 from pruning.base import Context, Criterion, PruningError
@@ -36,9 +35,9 @@ class Taylor(Criterion):
         gates = _gates(copied, space)
         scores = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in space.variable}
         batches = 0
-        for images, labels in context.calibration_batches(self.images):
+        for images, targets in context.calibration_batches(self.images):
             batches += 1
-            changes = _changes(copied, {gate.parameter for gate in gates}, images, labels)
+            changes = _changes(copied, {gate.parameter for gate in gates}, images, targets, context)
             first_order = {name: torch.zeros_like(score) for name, score in scores.items()}
             for group, parameter, rows, channels in gates:
                 first_order[group.name].index_add_(0, channels, changes[parameter][rows])
@@ -59,13 +58,13 @@ def _gates(net: nn.Module, space: SearchSpace) -> Sequence[ChannelRows]:
     return [*gates, *(entry for entry in channel_rows(net, space) if entry.group.name not in gated)]
 
 
-def _changes(net: nn.Module, names: set[str], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def _changes(net: nn.Module, names: set[str], images: Tensor, targets: Tensor, context: Context) -> dict[str, Tensor]:
     """Return, per parameter, the sum of gradient times value over each row: float64 of shape (rows,)."""
     if not names:
         return {}
     parameters = {name: net.get_parameter(name) for name in sorted(names)}
     with torch.enable_grad():
-        loss = functional.cross_entropy(net(images), labels)
+        loss = context.loss(net(images), targets)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return {
         name: (gradient * parameter.detach()).double().reshape(len(parameter), -1).sum(dim=1).cpu()

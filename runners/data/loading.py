@@ -63,13 +63,14 @@ class ImageData:
     fingerprint: str
 
 
-def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -> ImageData:
+def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None, *, classifies: bool = True) -> ImageData:
     """Load the images that `config` names and split them by `seed`.
 
     Args:
         config: names an entry of DATASETS, "imagefolder:PATH" or "package.module:factory".
         seed: determines which training images become validation images.
         input_shape: shape of an image for the network; None takes that of the dataset. `config.image_size` wins.
+        classifies: whether the images of a function have classes; else they have targets of any shape.
 
     Raises:
         DataError: the images are missing, unreadable or too few.
@@ -88,10 +89,10 @@ def load_data(config: DataConfig, seed: int, input_shape: Shape | None = None) -
             parts = {"train": made.train, "val": made.val, "test": made.test}
             check_parts(config.name, parts, made.num_classes, made.input_shape)
             return made
-        source = user_source(config.name, made, config, input_shape)
+        source = user_source(config.name, made, config, input_shape, classifies=classifies)
     else:
         source = DATASETS[config.name](config, input_shape)
-    return cut(_augmented(_scaled(source, config), config), config, seed)
+    return cut(_augmented(_scaled(source, config), config, classifies), config, seed)
 
 
 def cut(source: Source, config: DataConfig, seed: int) -> ImageData:
@@ -127,13 +128,15 @@ def _keeping_classes(labels: Tensor, held: Tensor, rest: Tensor) -> tuple[Tensor
 
     A class with a single image must be trained on.
     """
+    if labels.ndim != 1 or labels.is_floating_point():
+        return held, rest
     lacking = ~torch.isin(labels[held], labels[rest])
     if lacking.all():
         return held, rest
     return held[~lacking], torch.cat([rest, held[lacking]])
 
 
-def _augmented(source: Source, config: DataConfig) -> Source:
+def _augmented(source: Source, config: DataConfig, classifies: bool) -> Source:
     """Return the source with the random changes of `config.augment`.
 
     Raises:
@@ -142,6 +145,11 @@ def _augmented(source: Source, config: DataConfig) -> Source:
     names, train = config.augmentations, source.train
     if names is None:
         return source
+    if names and not classifies:
+        raise DataError(
+            f"--augment {config.augment} changes images alone, and their targets are no classes; change both in the "
+            "dataset"
+        )
     if not isinstance(train, TensorSplit | LazySplit):
         raise DataError(f"images of a {type(train).__name__} augment themselves; take --augment auto")
     channels = source.input_shape[0]

@@ -38,7 +38,7 @@ class ImageSource(Protocol):
     """A map-style dataset of images; can be pickled."""
 
     def __getitem__(self, index: int) -> Any:
-        """Return a PIL image, or a tensor (C, H, W) of uint8 or float32.
+        """Return a PIL image, or a tensor (C, H, W) of uint8 or float32; a tuple of it and its target, if it has one.
 
         A copy by `copy.copy` may be read without an effect on the original.
 
@@ -46,6 +46,9 @@ class ImageSource(Protocol):
             DataError: the image cannot be read; the message names it.
         """
         ...
+
+
+Read = tuple[Tensor, ...]  # images, and their targets where the source gives them
 
 
 class Item(NamedTuple):
@@ -77,28 +80,49 @@ class Decoder(Dataset[Any]):
     augmentation: Augmentation = Augmentation()
     byte: bool = True
 
-    def __getitems__(self, items: Sequence[Item]) -> Tensor | str:
-        """Return images of shape (B, C, H, W), or why one cannot be read.
+    def __getitems__(self, items: Sequence[Item]) -> Read | str:
+        """Return images of shape (B, C, H, W), with their targets where the source gives them, or why there are none.
 
         An error is returned, since a DataLoader that raises an error of a process adds a traceback to its message.
         """
         try:
-            return torch.stack([self.read(item) for item in items])
+            images, *targets = zip(*(self.read(item) for item in items), strict=True)
+            shapes = {tuple(target.shape) for part in targets for target in part}
+            if len(shapes) > 1:
+                raise DataError(f"the targets of a batch have the shapes {sorted(shapes)}; give all in one shape")
+            return tuple(map(torch.stack, (images, *targets)))
         except DataError as error:
             return str(error)
 
-    def read(self, item: Item) -> Tensor:
-        """Return one image of shape (C, H, W); raises DataError."""
+    def read(self, item: Item) -> Read:
+        """Return one image of shape (C, H, W), and its target where the source gives one; raises DataError."""
         with seeded(item.seed):
-            image = self.source[item.source_index]
-            channels = len(self.mean)
-            if isinstance(image, Tensor):
-                image = with_channels(image[None], channels)[0]
-            else:
-                image = image.convert("L" if channels == 1 else "RGB")
-            if not (item.augment and self.augmentation.crop):
-                image = self._scaled(image)
-            return self._augmented(image) if item.augment else self._as_tensor(image)
+            found = self.source[item.source_index]
+            if isinstance(found, tuple):
+                return self._with_target(found[0], found[1], item.source_index)
+            return (self._ready(found, augment=item.augment),)
+
+    def _with_target(self, image: Any, target: Tensor, index: int) -> Read:
+        """Return an image as it is and its target; raises DataError where the image would have to be scaled."""
+        if (size := _size_of(image)) != self.size:
+            raise DataError(
+                f"image {index} has {size[0]}x{size[1]} pixels, and others {self.size[0]}x{self.size[1]}; give all in "
+                "the size that the network reads, since its target could not follow"
+            )
+        return self._as_tensor(self._with_channels(image)), target
+
+    def _ready(self, image: Any, *, augment: bool) -> Tensor:
+        """Return an image scaled and, for training, changed at random."""
+        image = self._with_channels(image)
+        if not (augment and self.augmentation.crop):
+            image = self._scaled(image)
+        return self._augmented(image) if augment else self._as_tensor(image)
+
+    def _with_channels(self, image: Any) -> Any:
+        channels = len(self.mean)
+        if isinstance(image, Tensor):
+            return with_channels(image[None], channels)[0]
+        return image.convert("L" if channels == 1 else "RGB")
 
     def prepare(self) -> None:
         """Import what reading needs; in a forked process, an import could wait for a thread that is not there."""
@@ -120,12 +144,18 @@ class Decoder(Dataset[Any]):
         height, width = self.size
         side = max(height, width)
         larger = side * 8 // 7 if side >= CROP_FROM else side
-        present = tuple(image.shape[-2:]) if isinstance(image, Tensor) else (image.size[1], image.size[0])
+        present = _size_of(image)
         if isinstance(image, Tensor) and present == self.size:
             return image  # a user's tensor is scaled only where it must be
         if min(present) != larger:
             image = transforms.resize(image, [larger], antialias=True)
         return transforms.center_crop(image, [height, width])
+
+
+def _size_of(image: Any) -> tuple[int, int]:
+    """Return height and width of a tensor or a PIL image."""
+    height, width = image.shape[-2:] if isinstance(image, Tensor) else reversed(image.size)
+    return height, width
 
 
 class ImageReader:
@@ -147,8 +177,8 @@ class ImageReader:
         """Pickle without the processes."""
         return ImageReader, (self.decoder, self.workers)
 
-    def images(self, batches: Iterable[list[Item]], count: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield the images of every batch on `device`, of shape (B, C, H, W).
+    def images(self, batches: Iterable[list[Item]], count: int, device: torch.device) -> Iterator[Read]:
+        """Yield the images of every batch on `device`, of shape (B, C, H, W), with their targets where it has some.
 
         Args:
             count: number of images in all batches.
@@ -165,7 +195,7 @@ class ImageReader:
 
     def _from_processes(
         self, batches: Iterable[list[Item]], processes: int, device: torch.device
-    ) -> Iterator[Tensor | str]:
+    ) -> Iterator[Read | str]:
         loader, sampler = self._loader(processes, pinned=device.type == "cuda")
         sampler.batches, self._busy = batches, True
         try:
@@ -249,10 +279,10 @@ class _Batches:
         return iter(self.batches)
 
 
-def _checked(images: Tensor | str) -> Tensor:
-    if isinstance(images, str):
-        raise DataError(images)
-    return images
+def _checked(found: Read | str) -> Read:
+    if isinstance(found, str):
+        raise DataError(found)
+    return found
 
 
 def _unchanged(images: Any) -> Any:
@@ -264,26 +294,28 @@ def _leave_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _ahead(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+def _ahead(batches: Iterator[Read], device: torch.device) -> Iterator[Read]:
     """Move batches to the device; on CUDA each one is copied while the network works on the batch before."""
     if device.type != "cuda":
-        yield from (images.to(device) for images in batches)
+        yield from (tuple(part.to(device) for part in parts) for parts in batches)
         return
-    stream, copying = torch.cuda.Stream(device), deque[tuple[Tensor, torch.cuda.Event]]()
-    for images in batches:
+    stream, copying = torch.cuda.Stream(device), deque[tuple[Read, torch.cuda.Event]]()
+    for parts in batches:
         with torch.cuda.stream(stream):
-            copying.append((images.to(device, non_blocking=True), stream.record_event()))
+            moved = tuple(part.to(device, non_blocking=True) for part in parts)
+            copying.append((moved, stream.record_event()))
         if len(copying) > 1:
             yield _copied(*copying.popleft(), device)
     yield from (_copied(*copy, device) for copy in copying)
 
 
-def _copied(images: Tensor, end: torch.cuda.Event, device: torch.device) -> Tensor:
-    """Return images on the device, for whose copy its present stream waits."""
+def _copied(parts: Read, end: torch.cuda.Event, device: torch.device) -> Read:
+    """Return a batch on the device, for whose copy its present stream waits."""
     present = torch.cuda.current_stream(device)
     present.wait_event(end)
-    images.record_stream(present)
-    return images
+    for part in parts:
+        part.record_stream(present)
+    return parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +325,7 @@ class LazySplit:
     Attributes:
         reader: of the source; splits of one source share it.
         indices: indices of the images in the source, of shape (N,), int64.
-        labels: of shape (N,), int64.
+        labels: of shape (N,), int64; zeros where the source gives targets with its images.
         mean, std: per channel, of values in [0, 1]; images of floats are used unchanged where they are 0 and 1.
         name: identifies the content of the source; part of the digest.
     """
@@ -339,9 +371,10 @@ class LazySplit:
         batches = torch.split(order, batch_size) if len(order) else ()
         indices, seed = self.indices, shuffle_seed or 0
         asked = (_items(indices, positions, seed, augment) for positions in batches)
-        for positions, images in zip(batches, self.reader.images(asked, len(order), device), strict=True):
+        read = self.reader.images(asked, len(order), device)
+        for positions, (images, *targets) in zip(batches, read, strict=True):
             batch = normalised(images, self.mean, self.std, self.size)
-            labels = self.labels[positions].to(device)
+            labels = targets[0] if targets else self.labels[positions].to(device)
             mixing = augment and self.augmentation.mixing
             yield self.augmentation.mix(batch, labels, generator) if mixing else (batch, labels)
 

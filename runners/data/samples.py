@@ -82,6 +82,40 @@ class UserImages:
         return f"{self.name} sample {index}"
 
 
+class UserPairs(UserImages):
+    """The images of a user's dataset with their targets, which are no classes: masks, maps, vectors or numbers.
+
+    Both are of one reading, so that a random change of the dataset acts on both.
+    """
+
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
+        """Return the image and the target of a sample; raises DataError."""
+        image, target = self.parts(index)
+        return self.image(index, image), as_target(target, self.place(index))
+
+
+def as_target(value: Any, place: str) -> Tensor:
+    """Return a target as a tensor: whole numbers as int64, others as float32; a mask may be a PIL image.
+
+    Raises:
+        DataError: it is no array of numbers, or holds some that are not finite.
+    """
+    if isinstance(value, Image.Image):
+        value = np.asarray(value)
+    try:
+        target = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+    except (TypeError, ValueError):
+        target = torch.empty(0)
+    if not target.numel() or target.is_complex():
+        raise DataError(f"{place} has target {described(value)}; it must be a number, an array or a tensor")
+    if not target.is_floating_point():
+        return target.to(torch.int64)
+    wrong = int((~target.isfinite()).sum())
+    if wrong:
+        raise DataError(f"{place} has {wrong} of {target.numel()} target values that are NaN or infinite")
+    return target.to(torch.float32)
+
+
 def _copied(dataset: Any) -> Any:
     if isinstance(dataset, Subset):
         return Subset(_copied(dataset.dataset), dataset.indices)

@@ -39,12 +39,14 @@ def class_mixed_order(labels: Tensor, seed: int) -> Tensor:
     """Return a seeded order of the images in which every contiguous part holds the classes in the overall proportions.
 
     Args:
-        labels: of shape (N,), int64.
+        labels: of shape (N,), int64; targets that are no classes leave the order to the seed alone.
 
     Returns:
         A permutation of the indices, of shape (N,).
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if labels.ndim != 1 or labels.is_floating_point() or (len(labels) and int(labels.min()) < 0):
+        return shuffled
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
     starts = counts.cumsum(0) - counts

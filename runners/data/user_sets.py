@@ -17,7 +17,16 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from runners.config import DataConfig
 from runners.data.reading import Decoder, ImageReader, Item, LazySplit, why_not_shared
-from runners.data.samples import UserImages, as_image, as_label, as_pixels, described, has_channels_last
+from runners.data.samples import (
+    UserImages,
+    UserPairs,
+    as_image,
+    as_label,
+    as_pixels,
+    as_target,
+    described,
+    has_channels_last,
+)
 from runners.data.seeding import seeded
 from runners.data.source import Shape, Source, colour_scale, natural_side, shape_for, with_channels
 from runners.data.splits import DataError, Split, TensorSplit
@@ -31,7 +40,9 @@ PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 EXPECTED = "runners.data.loading.ImageData or a tuple (train_dataset, test_dataset) or (train, val, test)"
 
 
-def user_source(name: str, made: Any, config: DataConfig, input_shape: Shape | None) -> Source:
+def user_source(
+    name: str, made: Any, config: DataConfig, input_shape: Shape | None, *, classifies: bool = True
+) -> Source:
     """Wrap (train, test) or (train, val, test), or a dict of these, that a user's function has returned.
 
     Each is a map-style dataset of samples (`runners.data.samples`), or a pair of arrays, images (N, C, H, W) and labels
@@ -43,17 +54,24 @@ def user_source(name: str, made: Any, config: DataConfig, input_shape: Shape | N
 
     Args:
         name: of the function, for messages and the digest.
+        classifies: whether samples have classes; else they have targets of any shape, such as masks.
 
     Raises:
         DataError: it returned something else, a sample is unusable, or validation would change at random.
     """
     parts = _parts(name, made)
-    train = _split(parts["train"], f"{name} train", config, input_shape)
+    wanted = input_shape if classifies else None  # targets cannot follow images to the usual size of a network
+    train = _split(parts["train"], f"{name} train", config, wanted, classifies)
     shape = (len(train.mean), *train.size)
-    rest = {part: _split(parts[part], f"{name} {part}", config, shape) for part in ("val", "test") if part in parts}
-    classes = _count_classes(train.labels, f"{name} train")
+    rest = {
+        part: _split(parts[part], f"{name} {part}", config, shape, classifies)
+        for part in ("val", "test")
+        if part in parts
+    }
+    classes = _count_classes(train.labels, f"{name} train") if classifies else _count_values(train)
     for part, split in rest.items():
-        _check_classes(split.labels, classes, f"{name} {part}")
+        if classifies:
+            _check_classes(split.labels, classes, f"{name} {part}")
         if not _is_steady(split):
             raise DataError(
                 f"{name} {part} gives other images at a second reading; it must give the same, so leave its random "
@@ -103,22 +121,31 @@ def _parts(name: str, made: Any) -> dict[str, Any]:
     return found
 
 
-def _split(dataset: Any, name: str, config: DataConfig, input_shape: Shape | None) -> TensorSplit | LazySplit:
+def _split(
+    dataset: Any, name: str, config: DataConfig, input_shape: Shape | None, classifies: bool
+) -> TensorSplit | LazySplit:
     """Return a split of a dataset of samples, or of a pair of arrays."""
     pair = dataset.tensors if isinstance(dataset, TensorDataset) else dataset
     if isinstance(pair, tuple | list) and len(pair) >= 2 and all(isinstance(p, Tensor | np.ndarray) for p in pair[:2]):
-        return _from_arrays(pair[0], pair[1], name, config, input_shape)
-    source = _described_images(dataset, name)
-    labels, natural = _survey(source, config.workers, wanted=input_shape)
+        return _from_arrays(pair[0], pair[1], name, config, input_shape, classifies)
+    source = _described_images(dataset, name, UserImages if classifies else UserPairs)
+    if classifies:
+        labels, natural = _survey(source, config.workers, wanted=input_shape)
+    else:
+        labels, natural = torch.zeros(len(dataset), dtype=torch.int64), _survey_targets(source)
     channels, height, width = shape_for(config, input_shape, natural)
+    if not classifies:
+        _check_size((height, width), natural, name)
     mean, std = colour_scale(channels) if source.byte else ((0.0,) * channels, (1.0,) * channels)
     reader = ImageReader(Decoder(source, mean, (height, width), byte=source.byte), config.workers)
     split = LazySplit(reader, torch.arange(len(labels)), labels, mean, std)
     return replace(split, name=f"{name} {_content(split)}")
 
 
-def _from_arrays(images: Any, labels: Any, name: str, config: DataConfig, input_shape: Shape | None) -> TensorSplit:
-    """Return a split of images (N, C, H, W), (N, H, W, C) or (N, H, W), and labels (N,)."""
+def _from_arrays(
+    images: Any, labels: Any, name: str, config: DataConfig, input_shape: Shape | None, classifies: bool
+) -> TensorSplit:
+    """Return a split of images (N, C, H, W), (N, H, W, C) or (N, H, W), and labels (N,) or other targets (N, ...)."""
     if images.ndim not in (3, 4) or len(labels) != len(images):
         raise DataError(
             f"{name} has images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; they must be "
@@ -135,6 +162,9 @@ def _from_arrays(images: Any, labels: Any, name: str, config: DataConfig, input_
     pixels = with_channels(pixels, channels)
     byte = pixels.dtype == torch.uint8
     mean, std = (0.5 if byte else 0.0,) * channels, (0.25 if byte else 1.0,) * channels
+    if not classifies:
+        _check_size((height, width), _shape(pixels[0]), name)
+        return TensorSplit(pixels, as_target(labels, name), mean, std, (height, width))
     listed = labels.tolist() if labels.ndim == 1 else labels
     found = [as_label(label, f"{name} sample {index}") for index, label in enumerate(listed)]
     return TensorSplit(pixels, torch.tensor(found, dtype=torch.int64), mean, std, (height, width))
@@ -148,9 +178,50 @@ def _not_finite(images: Any) -> list[int]:
     return (~tensor.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()[:1] if tensor.numel() else []
 
 
-def _described_images(dataset: Any, name: str) -> UserImages:
+def _count_values(split: TensorSplit | LazySplit) -> int:
+    """Return how many classes targets of whole numbers have, by some of them; 1 for real numbers."""
+    batches = split.batches(SAMPLED_IMAGES, device=torch.device("cpu"), limit=SAMPLED_IMAGES)
+    return max((1 if targets.is_floating_point() else int(targets.max()) + 1 for _, targets in batches), default=1)
+
+
+def _check_size(size: tuple[int, int], natural: Shape, name: str) -> None:
+    """Raise a DataError where images would be scaled, and targets could not follow."""
+    if size != natural[1:]:
+        raise DataError(
+            f"{name} has images of {natural[1]}x{natural[2]} pixels, and {size[0]}x{size[1]} are asked for by "
+            "--image-size or the training images; scale images and targets in the dataset"
+        )
+
+
+def _survey_targets(source: UserImages) -> Shape:
+    """Read samples for some seconds to find mistakes, and return the shape of an image, which all must have.
+
+    Raises:
+        DataError: a sample is unusable, or images or targets differ in shape; the message names the sample.
+    """
+    source = copy.copy(source)
+    begin = time.monotonic()
+    shapes: tuple[Shape, tuple[int, ...]] | None = None
+    for count, index in enumerate(_spread(len(source.dataset))):
+        if count >= SAMPLED_IMAGES and time.monotonic() - begin > SURVEY_SECONDS:
+            break
+        with seeded(index):
+            image, target = source[index]
+        found = _shape(image), tuple(target.shape)
+        shapes = shapes or found
+        if found != shapes:
+            raise DataError(
+                f"{source.place(index)} has an image of shape {found[0]} and a target of shape {found[1]}, others have "
+                f"{shapes[0]} and {shapes[1]}; give all in one shape"
+            )
+    if shapes is None:
+        raise DataError(f"{source.name} holds no images; fill it")
+    return shapes[0]
+
+
+def _described_images(dataset: Any, name: str, kind: type[UserImages] = UserImages) -> UserImages:
     """Find out from the first sample in which form a dataset gives its images."""
-    source = UserImages(dataset, name)
+    source = kind(dataset, name)
     value = copy.copy(source).parts(0)[0]
     last = has_channels_last(value)
     image = as_image(value, last, source.place(0))
@@ -312,12 +383,17 @@ def _is_steady(split: TensorSplit | LazySplit) -> bool:
     source = copy.copy(split.reader.decoder.source)
     for index in _spread(len(split))[:SAMPLED_IMAGES]:
         with seeded(2 * index + 1):
-            first = np.asarray(source[index])
+            first = _as_arrays(source[index])
         with seeded(2 * index + 2):
-            second = np.asarray(source[index])
-        if not np.array_equal(first, second):
+            second = _as_arrays(source[index])
+        if not all(map(np.array_equal, first, second)):
             return False
     return True
+
+
+def _as_arrays(sample: Any) -> list[Any]:
+    """Return the image, or the image and the target, of a source as arrays."""
+    return [np.asarray(part) for part in (sample if isinstance(sample, tuple) else (sample,))]
 
 
 def _without_random_transform(train: LazySplit, parts: Mapping[str, Any], name: str) -> LazySplit | None:
@@ -329,7 +405,7 @@ def _without_random_transform(train: LazySplit, parts: Mapping[str, Any], name: 
     dataset = _under_transform_of(parts["train"], parts["test"])
     if dataset is not None:
         decoder = train.reader.decoder
-        source = _described_images(dataset, name)
+        source = _described_images(dataset, name, UserPairs if isinstance(decoder.source, UserPairs) else UserImages)
         plain = replace(train, reader=ImageReader(replace(decoder, source=source), train.reader.workers))
         if source.byte == decoder.byte and _is_steady(plain):
             return replace(plain, name=f"{name} {_content(plain)}")
@@ -362,7 +438,7 @@ def _content(split: LazySplit) -> str:
     digest, decoder = hashlib.sha256(), split.reader.decoder
     decoder = replace(decoder, source=copy.copy(decoder.source))
     for index in _spread(len(split))[:SAMPLED_IMAGES]:
-        first, second = (decoder.read(Item(index, index, augment=False)) for _ in range(2))
-        steady = torch.equal(first, second)
-        digest.update(first.contiguous().numpy().data if steady else repr(tuple(first.shape)).encode())
+        for first, second in zip(*(decoder.read(Item(index, index, augment=False)) for _ in range(2)), strict=True):
+            steady = torch.equal(first, second)
+            digest.update(first.contiguous().numpy().data if steady else repr(tuple(first.shape)).encode())
     return digest.hexdigest()

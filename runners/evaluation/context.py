@@ -19,9 +19,12 @@ from runners.data.loading import ImageData
 from runners.latency.meter import locked
 from runners.latency.timing import fastest, latency_ratio
 from runners.training.compute_format import ComputeFormat
-from runners.training.loop import BATCHNORM_IMAGES, Training, accuracy, pick_device, reestimate_batchnorm
+from runners.training.devices import pick_device
+from runners.training.loop import Training
 from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training
+from runners.training.scoring import BATCHNORM_IMAGES, reestimate_batchnorm, score
+from runners.training.task import task_of
 from runners.trial import SavedTraining, derive_seed
 from spaces.space import SearchSpace
 
@@ -92,6 +95,8 @@ class TrialContext(Context):
         self._train, self._probe, self._calibration = data.train, data.probe, data.calibration
         self._input_shape = data.input_shape
         self._config = train
+        self._task = task_of(dataclasses.replace(train, label_smoothing=0.0))
+        self.classifies = self._task.classifies
         self._teacher = teacher if train.distill_weight > 0 else None
         self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
         self._fits, self._saved = 0, saved
@@ -112,7 +117,11 @@ class TrialContext(Context):
 
     @override
     def probe_accuracy(self, net: nn.Module, images: int) -> float:
-        return accuracy(net, self._probe, device=self.device, limit=images)
+        return score(net, self._probe, self._config, compute_format=self._compute_format, limit=images)
+
+    @override
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._task.loss(outputs, targets)
 
     @override
     def reestimate_batchnorm(self, net: nn.Module) -> None:

@@ -24,8 +24,9 @@ from runners.evaluation.progress import TrialProgress
 from runners.evaluation.proxy import PROXY_IMAGES, proxy, proxy_target
 from runners.evaluation.screening import SCREENED_BATCHNORM_IMAGES
 from runners.training.compute_format import using_threads
-from runners.training.loop import BATCHNORM_IMAGES, accuracy, pick_device
+from runners.training.devices import pick_device
 from runners.training.schedule import segment_config
+from runners.training.scoring import BATCHNORM_IMAGES, score
 from runners.trial import (
     EpochReport,
     ScreenedCandidate,
@@ -281,13 +282,12 @@ def _size(search_context: SearchContext, snapshot: Snapshot, checkpoint: bytes) 
 
 
 def _accuracy(search_context: SearchContext, snapshot: Snapshot) -> float:
-    """Return the validation accuracy; raise an EvaluationError if it, or any weight of the network, is not finite."""
-    measured = accuracy(snapshot.net, search_context.data.val, device=pick_device(search_context.train.device))
+    """Return the validation score; raise an EvaluationError if it, or any weight of the network, is not finite."""
+    data, train, compute_format = search_context.data, search_context.train, search_context.compute_format
+    measured = score(snapshot.net, data.val, train, compute_format=compute_format)
     wrong = [name for name, tensor in snapshot.net.state_dict().items() if not torch.isfinite(tensor).all()]
     if wrong or not math.isfinite(measured):
-        culprit = (
-            f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation accuracy {measured} is one"
-        )
+        culprit = f"{wrong[0]!r} of the narrow net holds values" if wrong else f"the validation score {measured} is one"
         raise EvaluationError(f"after epoch {snapshot.epoch} {culprit} that are not finite; lower the learning rate")
     return measured
 

@@ -8,12 +8,14 @@ training can make of the network, the more so the narrower it is. Figures: docs/
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from runners.data.splits import Split
-from runners.training.loop import evaluating
+from runners.training.scoring import evaluating, on_device
 
 PROXY_IMAGES = 512  # training images, without augmentation
 BATCH = 256
+MAP_SIDE = 8  # of outputs that are maps, as those of a segmentation network are
 # Penalty on the readout of standardised features. From 3 to 30 the rank correlations of the study
 # `tests/studies/proxies.py` stay within 0.02.
 RIDGE = 10.0
@@ -21,11 +23,11 @@ RIDGE = 10.0
 
 @torch.no_grad()
 def proxy_target(dense: nn.Module, split: Split, *, device: torch.device) -> Tensor:
-    """Return the dense network's logits on the images of the proxy, shape (images, classes), on the CPU."""
-    dense.to(device)
+    """Return the dense network's logits on the images of the proxy, shape (images, outputs), on the CPU."""
+    dense = on_device(dense, device)
     with evaluating(dense):
-        logits = [dense(images).float() for images, _ in split.batches(BATCH, device=device, limit=PROXY_IMAGES)]
-    return torch.cat(logits).cpu() if logits else torch.empty(0, 0)
+        logits = [_flat(dense(images)) for images, _ in split.batches(BATCH, device=device, limit=PROXY_IMAGES)]
+    return torch.cat(logits) if logits else torch.empty(0, 0)
 
 
 def proxy(net: nn.Module, target: Tensor, split: Split, *, device: torch.device) -> float:
@@ -46,6 +48,7 @@ def last_features(net: nn.Module, split: Split, *, device: torch.device) -> Tens
 
     A network that does not end in a linear layer has its outputs for features.
     """
+    net = on_device(net, device)
     seen: list[tuple[Tensor, Tensor]] = []
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
     hooks = [
@@ -53,17 +56,25 @@ def last_features(net: nn.Module, split: Split, *, device: torch.device) -> Tens
         for module in linear[-1:]
     ]
     found: list[Tensor] = []
-    net.to(device)
     try:
         with evaluating(net):
             for images, _ in split.batches(BATCH, device=device, limit=PROXY_IMAGES):
                 logits = net(images)
                 inputs, output = seen.pop() if seen else (logits, None)
-                found.append((inputs if output is logits else logits).float().cpu())
+                found.append(_flat(inputs if output is logits else logits))
     finally:
         for hook in hooks:
             hook.remove()
     return torch.cat(found) if found else torch.empty(0, 0)
+
+
+def _flat(outputs: Tensor) -> Tensor:
+    """Return outputs as float32 of shape (B, outputs) on the CPU; maps at no more than `MAP_SIDE` places a side."""
+    outputs = outputs.float()
+    if outputs.ndim == 4:
+        height, width = outputs.shape[-2:]
+        outputs = functional.adaptive_avg_pool2d(outputs, (min(height, MAP_SIDE), min(width, MAP_SIDE)))
+    return outputs.flatten(1).cpu()
 
 
 def explained(features: Tensor, target: Tensor) -> float:

@@ -16,8 +16,10 @@ from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.learning_curve import LearningCurve, read_curve, write_curve
 from runners.training.compute_format import ComputeFormat
-from runners.training.loop import accuracy, fit, pick_device
+from runners.training.devices import pick_device
+from runners.training.loop import fit
 from runners.training.run import TrainingRun
+from runners.training.scoring import score
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 
@@ -102,7 +104,7 @@ def trained_net(
 
     Args:
         cache_dir: the cache folder; see `cached_file`.
-        on_epoch: called after every epoch of training with the number of finished epochs and the validation accuracy.
+        on_epoch: called after every epoch of training with the number of finished epochs and the validation score.
     """
     from spaces.zoo import models as zoo
 
@@ -122,10 +124,10 @@ def trained_net(
     training_run = TrainingRun(config.epochs, config.lr, recipe.seed, device, compute_format=recipe.compute_format)
     val: list[float] = []
     for epoch in fit(net, recipe.data.train, config, training_run):
-        val.append(accuracy(net, recipe.data.val, device=device))
+        val.append(score(net, recipe.data.val, config, compute_format=recipe.compute_format))
         if on_epoch is not None:
             on_epoch(epoch, val[-1])
-    on_train = accuracy(net, recipe.data.probe, device=device)
+    on_train = score(net, recipe.data.probe, config, compute_format=recipe.compute_format)
     write_curve(LearningCurve(tuple(val), on_train, len(recipe.data.val)), _curve_file(file))
     net.cpu()
     write_cached(file, save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))

@@ -1,14 +1,13 @@
-"""The training loop; also accuracy and BatchNorm re-estimation, which use a network without training it."""
+"""The training loop."""
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.base import Reshape
 from runners.config import TrainConfig
@@ -17,9 +16,10 @@ from runners.training.averaging import WeightAverage
 from runners.training.compute_format import ComputeFormat, autocast_dtype
 from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
+from runners.training.scoring import evaluating
+from runners.training.task import task_of
 from runners.trial import derive_seed
 
-BATCHNORM_IMAGES = 512  # on which the statistics of a narrow network are estimated again
 STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it synchronises the device
 
 
@@ -32,6 +32,7 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: Trainin
 
     Args:
         split: training images; an incomplete last batch of an epoch is left out.
+        config: names the task among others.
 
     Raises:
         TrainingError: the loss is no longer finite.
@@ -60,6 +61,7 @@ class Training:
             if training_run.compute_format is None
             else training_run.compute_format
         )
+        self._task = task_of(config)
         self._optimiser = _optimiser(net, config)
         self._scaler = torch.amp.GradScaler(
             training_run.device.type, enabled=self._compute_format.autocast == torch.float16
@@ -117,8 +119,8 @@ class Training:
         losses: list[Tensor] = []
         with _seeded(shuffle_seed, device), self._compute_format.applied_to(self._net):
             self._net.train()
-            for step, (images, labels) in enumerate(batches, start=first):
-                losses.append(self._step(step, images, labels))
+            for step, (images, targets) in enumerate(batches, start=first):
+                losses.append(self._step(step, images, targets))
                 if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
                     _check_finite(losses, epoch, step, self._rate(step))
             _check_finite(losses, epoch, step, self._rate(step))
@@ -133,11 +135,11 @@ class Training:
         factor = schedule_factor(self._config, progress, epochs)
         return self._training_run.learning_rate * factor
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
         """Take an SGD step on a batch; return its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step) * group["rate_factor"]
-        loss = self._loss(self._compute_format.convert(images), labels)
+        loss = self._loss(self._compute_format.convert(images), targets)
         self._optimiser.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimiser)
@@ -151,7 +153,7 @@ class Training:
             self._average.update()
         return loss.detach()
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch, with mixup and distillation where the options have them."""
         config, device = self._config, self._training_run.device
         share = 1.0  # weight of an image in its mixture with the one at the other end of the batch
@@ -159,20 +161,16 @@ class Training:
             share = float(torch.distributions.Beta(config.mixup, config.mixup).sample())  # type: ignore[no-untyped-call]
             images = share * images + (1 - share) * images.flip(0)
         with self._compute_format.autocasting(device):
-            logits = self._net(images)
-        loss = _cross_entropy(logits, labels, config)
+            outputs = self._net(images)
+        loss = self._task.loss(outputs.float(), targets)
         if config.mixup:
-            loss = share * loss + (1 - share) * _cross_entropy(logits, labels.flip(0), config)
+            loss = share * loss + (1 - share) * self._task.loss(outputs.float(), targets.flip(0))
         if self._teacher is not None:
             with torch.no_grad(), evaluating(self._teacher), self._compute_format.autocasting(device):
                 target = self._teacher(images)
-            distance = divergence(logits.float(), target.float(), config.distill_temperature)
+            distance = divergence(outputs.float(), target.float(), config.distill_temperature)
             loss = (1 - config.distill_weight) * loss + config.distill_weight * distance
         return loss
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
-    return functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -184,86 +182,6 @@ def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     student = functional.log_softmax(logits / temperature, dim=1)
     teacher = functional.log_softmax(target / temperature, dim=1)
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-@torch.no_grad()
-def accuracy(
-    net: nn.Module, split: Split, *, device: torch.device, batch_size: int = 256, limit: int | None = None
-) -> float:
-    """Return top-1 accuracy in [0, 1] on the first `limit` images, in float32; 0.0 for an empty split."""
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    seen = 0
-    net.to(device)
-    with evaluating(net):
-        for images, labels in split.batches(batch_size, device=device, limit=limit):
-            correct += (net(images).argmax(1) == labels).sum()
-            seen += len(labels)
-    return int(correct) / seen if seen else 0.0
-
-
-@torch.no_grad()
-def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = BATCHNORM_IMAGES) -> None:
-    """Replace the running statistics of every BatchNorm, in place, by their mean over images without augmentation.
-
-    After a cut, the old statistics describe sums over removed channels. Nothing else of the network changes. Every
-    batch counts by its number of images, as in fvcore's `update_bn_stats`.
-    """
-    layers = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not layers:
-        return
-    net.to(device)
-    with evaluating(net), _keeping_momentum(layers):
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.train()
-        seen = 0
-        for batch, _ in split.batches(min(images, 128), device=device, limit=images):
-            seen += len(batch)
-            for layer in layers:
-                layer.momentum = len(batch) / seen  # so that the running mean is the mean over all images
-            # A layer whose maps are 1x1 has no statistics of one image; twice the same has its mean, and no variance.
-            net(batch if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1)))
-
-
-@contextmanager
-def _keeping_momentum(layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Restore the momentum of every layer after the block."""
-    momenta = [layer.momentum for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode inside the block; afterwards restore the mode of each."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" takes CUDA, then MPS, then the processor.
-
-    Raises:
-        TrainingError: no such device here.
-    """
-    present = ["cpu"]
-    if torch.backends.mps.is_available():
-        present.insert(0, "mps")
-    if torch.cuda.is_available():
-        present[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if name == "auto":
-        return torch.device(present[0])
-    if name not in present:
-        raise TrainingError(f"device {name!r} is not available here; this machine has {', '.join(present)} (or auto)")
-    return torch.device(name)
 
 
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:

@@ -18,7 +18,7 @@ from pruning.formats import parse_formats
 from pruning.inference import layers_with_forms
 from runners.latency.devices import make_meter
 from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
-from runners.training.loop import accuracy
+from runners.training.scoring import exact_score
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.environment import Environment, installed_versions
@@ -32,6 +32,7 @@ from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
 from search.results.loading import RESULT
 from search.results.result import DenseResult, SearchResult, best_at_text
+from search.results.score_names import with_score_names
 from search.results.serialization import trial_result_to_dict
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
@@ -104,7 +105,7 @@ class Finalizer:
         environment, problem = self.environment, self.environment.problem
         test = None
         if not ending.interrupted:
-            test = accuracy(self.dense, environment.data.test, device=environment.device)
+            test = exact_score(self.dense, environment.data.test, environment.config.train)
         return SearchResult(
             config=masked_settings(dataclasses.asdict(environment.config)),
             budgets=problem.budgets,
@@ -112,6 +113,7 @@ class Finalizer:
             results=tuple(results),
             targets=problem.targets,
             val_images=len(environment.data.val),
+            score_name=environment.task.score_name,
             folder=str(environment.folder),
             space={"groups": describe(problem.space.variable), "input_shape": list(environment.data.input_shape)},
             seconds=ending.seconds,
@@ -146,7 +148,8 @@ class Finalizer:
             raise ConfirmationError(
                 f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
             )
-        return dataclasses.replace(member, test_accuracy=accuracy(net, data.test, device=self.environment.device))
+        read = exact_score(net, data.test, self.environment.config.train)
+        return dataclasses.replace(member, test_accuracy=read)
 
     def _measure(self, result: SearchResult) -> SearchResult:
         """Measure the latency of the front, the chosen network first, and of the dense network; no trial runs any more.
@@ -229,7 +232,9 @@ class Finalizer:
             "latency": result.latency.get(member.label),
         }
         self._export_further(result, member, exported)
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        (folder / "metrics.json").write_text(
+            json.dumps(with_score_names(metrics, result.score_name), indent=1) + "\n", encoding="utf-8"
+        )
 
     def _export_further(self, result: SearchResult, member: TrialResult, exported: Exported) -> None:
         """Write a network in the formats of the config too, and its model card."""

@@ -34,6 +34,7 @@ def write_card(
     text = template.get_template("model_card.md.j2").render(
         title=f"{result.network} at {of_dense} of its FLOPs: network {network.label}",
         model=result.network,
+        score=result.score_name,
         method=f"method {trial.method}"
         + (f", {trial.baseline} widths (a baseline of the search)" if trial.baseline else ""),
         origin=f"cut from network {trial.parent} of the search" if trial.parent else "cut from the dense network",

@@ -27,7 +27,7 @@ from pruning.base import METHODS, Goal
 from runners.base import RUNNERS, AskTell, RunnerError
 from runners.evaluation.context import SearchContext
 from runners.evaluation.evaluate import evaluate
-from runners.training.loop import accuracy, pick_device
+from runners.training.scoring import exact_score
 from runners.trial import (
     Confirmation,
     EpochReport,
@@ -186,8 +186,7 @@ class Retraining(AskTell):
     def tell(self, result: TrialResult) -> None:
         if result.state is not TrialState.FAILED:
             net = checkpoint.from_bytes(result.checkpoint or b"", self._context.net)
-            device = pick_device(self._context.train.device)
-            read = accuracy(net, self._context.data.test, device=device)
+            read = exact_score(net, self._context.data.test, self._context.train)
             result = dataclasses.replace(result, test_accuracy=read)
         finished = self._finished[result.trial.key()]
         finished.append(dataclasses.replace(result.with_checkpoints({}), intermediate_networks=()))

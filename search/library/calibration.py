@@ -15,7 +15,7 @@ from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.data.splits import DataError, TensorSplit
 from runners.evaluation.context import TrialContext
-from runners.training.loop import evaluating
+from runners.training.scoring import evaluating
 from spaces.errors import TraceError
 from spaces.space import SearchSpace, SpaceConfig
 from spaces.tracing.inputs import Inputs, Packing, taking_packed

@@ -13,15 +13,14 @@ from configs.schema import RunConfig
 from pruning.base import METHODS, Goal, Method, Snapshot
 from pruning.export import export_network
 from pruning.file_size import file_size
-from pruning.settings import parse_settings
 from runners.cache import cache_root
 from runners.evaluation.context import TrialContext
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
-from runners.training.loop import accuracy
+from runners.training.scoring import exact_score
 from search.environment import Environment, prepare
 from search.library.prune import absolute, checked_cost
-from search.problem import method_settings
+from search.results.score_names import ACCURACY, with_score_names
 from spaces.cost import Cost
 from spaces.errors import ConfigError
 from spaces.widths import Widths
@@ -48,6 +47,7 @@ class PruneRun:
         epochs: of training after and during the cut.
         folder: holds the narrow network as files.
         names_code: whether they name a factory, which only a caller that trusts them loads.
+        score_name: of the task; every accuracy here is this score.
     """
 
     method: str
@@ -58,6 +58,7 @@ class PruneRun:
     epochs: int
     folder: Path
     names_code: bool = False
+    score_name: str = ACCURACY
 
 
 def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
@@ -74,7 +75,7 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
     environment = prepare(config)
     space = environment.problem.space
     budgets = absolute(environment.problem.budgets, space)
-    method = _method(name, config)
+    method: Method = METHODS[name](**environment.problem.fixed.get(name, {}))
     with using_threads(environment.threads_alone):
         dense = _dense(environment, say).to(environment.device)
         context = _context(environment, dense)
@@ -95,7 +96,17 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
         trained = dataclasses.replace(figures, test_accuracy=_accuracy(environment, final.net, test=True))
         accuracies = _accuracy(environment, dense), _accuracy(environment, dense, test=True)
     wide = NetworkFigures(space.dense_cost, *accuracies)
-    run = PruneRun(name, wide, cut, trained, final.widths, final.epoch, environment.folder, ":" in config.model)
+    run = PruneRun(
+        name,
+        wide,
+        cut,
+        trained,
+        final.widths,
+        final.epoch,
+        environment.folder,
+        names_code=":" in config.model,
+        score_name=environment.task.score_name,
+    )
     _write(run, environment, final)
     return run
 
@@ -106,12 +117,6 @@ def _method_name(config: RunConfig) -> str:
     if len(config.methods) != 1:
         raise ConfigError(f"--method {config.method!r} names {len(config.methods)}, and prune uses one; name it")
     return config.methods[0]
-
-
-def _method(name: str, config: RunConfig) -> Method:
-    settings = method_settings([name])
-    built: Method = METHODS[name](**parse_settings(name, config.fixed_settings.get(name, {}), settings))
-    return built
 
 
 def _dense(environment: Environment, say: Callable[[str], None]) -> nn.Module:
@@ -142,7 +147,8 @@ def _cost(environment: Environment, snapshot: Snapshot) -> Cost:
 
 
 def _accuracy(environment: Environment, net: nn.Module, *, test: bool = False) -> float:
-    return accuracy(net, environment.data.test if test else environment.data.val, device=environment.device)
+    data, train = environment.data, environment.config.train
+    return exact_score(net, data.test, train) if test else environment.score(net, data.val)
 
 
 def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:
@@ -161,9 +167,12 @@ def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:
         "val_accuracy_after_cut": run.cut.val_accuracy,
         "val_accuracy": run.trained.val_accuracy,
         "test_accuracy": run.trained.test_accuracy,
-        "dense": {"val_accuracy": run.dense.val_accuracy, "test_accuracy": run.dense.test_accuracy},
+        "dense": with_score_names(
+            {"val_accuracy": run.dense.val_accuracy, "test_accuracy": run.dense.test_accuracy}, run.score_name
+        ),
     }
-    (run.folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    named = with_score_names(metrics, run.score_name)
+    (run.folder / METRICS).write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
     if snapshot.selection is not None:
         kept = {name: channels.tolist() for name, channels in snapshot.selection.items()}
         (run.folder / SELECTION).write_text(json.dumps(kept) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ def pruned_page(run: PruneRun) -> Iterator[RenderableType]:
     after = f", after {plural(run.epochs, 'epoch')}" if run.epochs else ", cut"
     rows.append((f"{run.method}{after}", *_cells(run.trained, run.dense)))
     columns = ("network", ">FLOPs", ">of dense", ">params", ">val", ">test")
-    yield TextTable("Cut once, accuracy on val and test", columns, rows, parted=True)
+    yield TextTable(f"Cut once, {run.score_name} on val and test", columns, rows, parted=True)
     trust = ", trust=True" if run.names_code else ""
     yield f'Written to {run.folder}; search.load("{run.folder}"{trust}) gives the network.'
 

@@ -33,7 +33,7 @@ def final_training_table(result: SearchResult) -> TextTable | None:
             )
         )
     columns = ("network", ">of dense", "started from", ">after search", ">epochs", ">after final", ">test")
-    return TextTable("Final training, accuracy on val and test", columns, rows)
+    return TextTable(f"Final training, {result.score_name} on val and test", columns, rows)
 
 
 def final_training_statements(result: SearchResult) -> list[str]:

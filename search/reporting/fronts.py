@@ -77,7 +77,7 @@ def _runs_table(runs: Sequence[NamedRun], axis: str) -> TextTable:
             )
         )
     heads = ("", "run", "searched", "budget", ">trials", ">seed", ">dense", ">chosen", ">hyperv.")
-    return TextTable("Runs: accuracy on validation, and hypervolume of the front", heads, rows)
+    return TextTable(f"Runs: {common_score(runs)} on validation, and hypervolume of the front", heads, rows)
 
 
 def _fronts_table(
@@ -111,6 +111,12 @@ def _fronts_table(
     return TextTable("Fronts, cheapest first; * is on the front of all runs together", heads, rows, styles=styles)
 
 
+def common_score(runs: Sequence[NamedRun]) -> str:
+    """Return the name of the score of all runs, or "score" where their tasks differ."""
+    names = {run.result.score_name for run in runs}
+    return names.pop() if len(names) == 1 else "score"
+
+
 def dense_cost(result: SearchResult, axis: str) -> float | None:
     """Return the cost of the dense network; None where its latency was not measured."""
     if axis == FLOPS:
@@ -126,9 +132,9 @@ def _warnings(runs: Sequence[NamedRun], axis: str) -> Iterator[str]:
         return len({str(what(run.result)) for run in runs}) > 1
 
     if differ(lambda result: (result.config.get("data"), result.val_images)):
-        yield "The runs were scored on different images: their accuracies do not compare."
+        yield f"The runs were scored on different images: their {common_score(runs)} does not compare."
     elif differ(lambda result: result.config.get("seed")):
-        yield "The seeds differ, and with them the validation images: small differences in accuracy say little."
+        yield "The seeds differ, and with them the validation images: small differences say little."
     if differ(lambda result: (result.network, result.dense.cost)):
         yield "The runs searched different networks: `of dense` is of the network of each run."
     if axis == FLOPS and any(run.result.axis == LATENCY for run in runs):

@@ -24,7 +24,7 @@ from search.reporting.rows import (
     rank_correlation_table,
 )
 from search.reporting.sections.charts import baseline_chart, curves_chart, latency_chart, styled
-from search.reporting.sections.colours import ACCURACY, DENSE, FRONT, LIMIT
+from search.reporting.sections.colours import DENSE, FRONT, LIMIT
 from search.reporting.sections.shapes import network_shapes
 from search.reporting.sections.trials import HEADS, trial_rows
 from search.reporting.statements import (
@@ -50,6 +50,7 @@ def write_html(result: SearchResult, path: Path) -> None:
     statements.append(dense_statement(result.dense.learning_curve))
     template = Environment(loader=PackageLoader("search.reporting", ""), autoescape=True, trim_blocks=True)
     text = template.get_template("report.html.j2").render(
+        score=result.score_name,
         title=picture.title,
         statements=[*filter(None, statements), *(f"{text}." for text in latency_statements(result))],
         **_charts(result, picture),
@@ -146,5 +147,5 @@ def _chart(result: SearchResult, picture: Picture) -> Any:
     ticks = {"tickvals": axis.ticks, "ticktext": [f"{tick:g}" for tick in axis.ticks]}
     figure.update_xaxes(type="log", range=[log10(axis.low), log10(axis.high)], **ticks)
     figure.update_yaxes(range=picture.accuracies)
-    figure = styled(figure, axis.title, ACCURACY)
+    figure = styled(figure, axis.title, f"validation {result.score_name} (%)")
     return figure.update_layout(height=560)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runners.trial import TrialResult
-from search.reporting.fronts import NamedRun, common_axis, dense_cost, front_along
-from search.reporting.sections.colours import ACCURACY, DENSE, FRONT, GREY, LIMIT, PALETTE
+from search.reporting.fronts import NamedRun, common_axis, common_score, dense_cost, front_along
+from search.reporting.sections.colours import DENSE, FRONT, GREY, LIMIT, PALETTE
 from search.reporting.wording import plural
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import SearchResult
@@ -84,6 +84,7 @@ class Picture:
     dense: tuple[float | None, float]
     limits: tuple[tuple[float, str], ...]
     below: int
+    score_name: str
 
 
 def picture_of(result: SearchResult) -> Picture:
@@ -110,8 +111,9 @@ def picture_of(result: SearchResult) -> Picture:
     span = max(max(shown) - min(shown), 2.0)
     low = max(min(drawn), min(shown) - 1.5 * span) - 0.08 * span
     config, cost = result.config, "FLOPs" if result.axis == FLOPS else "latency"
+    images = config.get("data", {}).get("name", "")
     return Picture(
-        title=f"{config.get('model', 'network')} on {config.get('data', {}).get('name', '')}: accuracy over {cost}",
+        title=f"{config.get('model', 'network')} on {images}: {result.score_name} over {cost}",
         axis=axis,
         accuracies=(low, max(drawn) + 0.12 * span),
         series=tuple(_series(networks, axis)),
@@ -119,6 +121,7 @@ def picture_of(result: SearchResult) -> Picture:
         dense=(None if dense is None else dense / axis.factor, dense_accuracy),
         limits=(*budgets, *targets),
         below=sum(accuracy < low for accuracy in drawn),
+        score_name=result.score_name,
     )
 
 
@@ -167,7 +170,7 @@ def _limits(budgets: Sequence[Budget], axis: Axis, kind: str) -> list[tuple[floa
 def write_png(result: SearchResult, path: Path) -> None:
     """Draw the picture."""
     picture = picture_of(result)
-    axes = _make_axes(picture.axis, picture.title)
+    axes = _make_axes(picture.axis, picture.title, picture.score_name)
     axes.set_ylim(picture.accuracies)
     for drawn in picture.series:
         face, marker = ("none", "s") if drawn.hollow else (drawn.colour, "o")
@@ -198,7 +201,9 @@ def write_fronts_png(runs: Sequence[NamedRun], path: Path) -> None:
     costs = [objectives(member, quantity)[0] for members in fronts for member in members]
     dense = [dense_cost(run.result, quantity) for run in runs]
     axis = _axis(quantity, [*costs, *(cost for cost in dense if cost is not None)])
-    axes = _make_axes(axis, f"{len(runs)} searches: accuracy over {'FLOPs' if quantity == FLOPS else 'latency'}")
+    score = common_score(runs)
+    title = f"{len(runs)} searches: {score} over {'FLOPs' if quantity == FLOPS else 'latency'}"
+    axes = _make_axes(axis, title, score)
     for index, (run, members, cost) in enumerate(zip(runs, fronts, dense, strict=True)):
         xs, ys = axis.coordinates(members)
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
@@ -210,7 +215,7 @@ def write_fronts_png(runs: Sequence[NamedRun], path: Path) -> None:
     _save(axes, path)
 
 
-def _make_axes(axis: Axis, title: str) -> Any:
+def _make_axes(axis: Axis, title: str, score_name: str) -> Any:
     """Return the axes of a new figure, with the cost axis and the labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -218,7 +223,8 @@ def _make_axes(axis: Axis, title: str) -> Any:
     figure = Figure(figsize=(9, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set(xscale="log", xlim=(axis.low, axis.high), xlabel=axis.title, ylabel=ACCURACY, axisbelow=True)
+    axes.set(xscale="log", xlim=(axis.low, axis.high), xlabel=axis.title, axisbelow=True)
+    axes.set_ylabel(f"validation {score_name} (%)")
     axes.set_xticks(axis.ticks, [f"{tick:g}" for tick in axis.ticks])
     axes.set_xticks([], minor=True)
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")

@@ -14,6 +14,7 @@ from search.reporting.wording import ROWS_SHOWN, TextTable, in_bytes, percent, p
 from search.results.comparison import confirmed_figures, reached_on_test
 from search.results.rank_correlation import LEAST, Band, RungAudit
 from search.results.result import SearchResult, best_at_text
+from search.results.score_names import score_columns, with_score_names
 from spaces.cost import Cost
 
 CSV_COLUMNS = (
@@ -132,7 +133,7 @@ def front_table(result: SearchResult) -> TextTable:
         cost += [row.megabytes] if sized else []
         method = f"{row.baseline} {row.method}".lstrip()
         cells.append((*cost, row.validation, row.test, method, row.label, "chosen" if row.chosen else ""))
-    title = f"Pareto front: {plural(len(result.front), 'network')}, accuracy on val and test"
+    title = f"Pareto front: {plural(len(result.front), 'network')}, {result.score_name} on val and test"
     counted = [f">{head}" for head in byte_heads(result)] or [">params"]
     costs = (">FLOPs", ">of dense", *counted, *([">MB"] if sized else []))
     columns = (*costs, ">val", ">test", "method", ">trial", "")
@@ -215,7 +216,7 @@ def front_columns(result: SearchResult) -> dict[str, list[Any]]:
     """Return the reported networks as columns, for MLflow; none where there is no network."""
     rows = reported_values(result)
     names = [*MLFLOW_COLUMNS, *latency_columns(result, REFERENCE)] if rows else []
-    return {name: [row[name] for row in rows] for name in names}
+    return with_score_names({name: [row[name] for row in rows] for name in names}, result.score_name)
 
 
 def write_csv(result: SearchResult, path: Path) -> None:
@@ -225,9 +226,9 @@ def write_csv(result: SearchResult, path: Path) -> None:
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         names = [*CSV_COLUMNS, *latency_columns(result, REFERENCE)]
-        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer = csv.DictWriter(file, score_columns(names, result.score_name), extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(reported_values(result))
+        writer.writerows(with_score_names(values, result.score_name) for values in reported_values(result))
 
 
 def _dense_widths(result: SearchResult) -> dict[str, int]:

@@ -17,6 +17,7 @@ from runners.trial import TrialResult
 from search.results.comparison import CERTAINTY, BaselineComparison, compare_with_baselines
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
 from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
+from search.results.score_names import ACCURACY
 from search.results.serialization import (
     SCHEMA_VERSION,
     ResultError,
@@ -69,6 +70,7 @@ class SearchResult:
             trained again as often.
         targets: absolute budgets on one quantity, the largest first, each of which is answered; none unless asked for.
         val_images: number of validation images; 0 where it is not known.
+        score_name: of the task; every accuracy here is this score.
         folder: run folder that holds the networks; it is not written, because a run folder may be moved.
     """
 
@@ -89,6 +91,7 @@ class SearchResult:
     target_baselines: Mapping[str, TrialResult] = field(default_factory=dict)
     targets: tuple[Budget, ...] = ()
     val_images: int = 0
+    score_name: str = ACCURACY
     schema: int = SCHEMA_VERSION
     folder: str = field(default="", compare=False)
 
@@ -246,7 +249,7 @@ class SearchResult:
         front.plot(x=self.axis, y="accuracy", marker="o", ax=axes, label="front")
         if self.axis == FLOPS:
             axes.plot([self.dense.cost.flops], [self.dense.val_accuracy], "k*", label="dense")
-        axes.set(xlabel={FLOPS: "FLOPs", LATENCY: "seconds"}[self.axis], ylabel="validation accuracy")
+        axes.set(xlabel={FLOPS: "FLOPs", LATENCY: "seconds"}[self.axis], ylabel=f"validation {self.score_name}")
         axes.legend()
         return axes
 

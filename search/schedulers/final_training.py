@@ -232,7 +232,8 @@ class FinalTraining:
         if NOT_CONTINUED in above.note or not self._problem.config.inherit:
             return
         goal = self._candidates.goal_within(Budget(self._quantity, limit))
-        yield Trial(-1, INHERITING_METHOD, goal, parent=above.label, final=True)
+        settings = dict(self._problem.fixed.get(INHERITING_METHOD, {}))
+        yield Trial(-1, INHERITING_METHOD, goal, settings, parent=above.label, final=True)
         if not searched or not contains(above, searched[0].widths):
             return
         best = searched[0].trial

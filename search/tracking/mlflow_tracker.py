@@ -74,7 +74,7 @@ class MlflowTracker(SearchCallback):
         """
         self._environment, self._reference_cost = plan.environment, plan.reference_cost
         data = self._environment.data
-        self._queue.put(lambda runs: runs.describe(data, self._config))
+        self._queue.put(lambda runs: runs.describe(data, self._config, self._environment.task.score_name))
         self._writer.start()
         if not self._local:
             self._wait_until_open()

@@ -25,6 +25,7 @@ from search.reporting.targets import target_statements
 from search.results.comparison import confirmed_figures
 from search.results.loading import load
 from search.results.result import SearchResult, best_at_text
+from search.results.score_names import ACCURACY, score_key, with_score_names
 from search.results.serialization import to_plain
 from search.tracking.description import KIND_TAG, MODEL_TRAINING, context_tags, dataset_input, default_run_name
 from search.tracking.models import ALIAS, NetworkModel, UnexportableError, log_model, register
@@ -69,6 +70,7 @@ class SearchRuns:
         self.parent, self.children = stored.parent, dict(stored.children)
         # Trial number -> its tags on_front and chosen; None where an earlier process wrote them, with values of then.
         self._standing: dict[int, tuple[bool, bool] | None] = dict.fromkeys(self.children)
+        self.score_name = ACCURACY  # of the task, in the names of metrics
         self._logged_epochs: dict[int, int] = {}  # by trial: epochs of its learning curve that are in the store
 
     @classmethod
@@ -128,15 +130,24 @@ class SearchRuns:
                 if self._stored.params.get(name, value) != value:
                     self._client.set_tag(run, CHANGED_PREFIX + name, value)
             params = {name: value for name, value in params.items() if name not in self._stored.params}
-        finite = {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)}
+        finite = {
+            name: float(value)
+            for name, value in with_score_names(metrics or {}, self.score_name).items()
+            if math.isfinite(value)
+        }
         self._client.log_batch(
             run,
             metrics=[Metric(name, value, now, step) for name, value in finite.items()],
             params=[Param(name, value) for name, value in params.items()],
         )
 
-    def describe(self, data: ImageData, config: RunConfig) -> None:
-        """Write what the parent run is about: its dataset, user, source, host, versions and command."""
+    def describe(self, data: ImageData, config: RunConfig, score_name: str) -> None:
+        """Write what the parent run is about: its dataset, user, source, host, versions and command.
+
+        Args:
+            score_name: of the task; metrics have it in their names.
+        """
+        self.score_name = score_name
         for name, value in context_tags(config).items():
             self._client.set_tag(self.parent, name, value)
         self._client.log_inputs(self.parent, [dataset_input(data, config)])
@@ -243,7 +254,7 @@ class SearchRuns:
             net=load(folder / member.path, trust=True),  # this search wrote it
             input_shape=result.space["input_shape"],
             params=params,
-            metrics=network_metrics(member) | member_metrics(result, member),
+            metrics=with_score_names(network_metrics(member) | member_metrics(result, member), self.score_name),
         )
         try:
             model = log_model(self._client, self._experiment, run, network)
@@ -280,7 +291,9 @@ class SearchRuns:
 
         logged = self._logged_epochs.get(result.trial.number, -1)
         curve = [
-            Metric("val_accuracy", report.accuracy, start + int(report.seconds * 1000), report.epoch)
+            Metric(
+                f"val_{score_key(self.score_name)}", report.accuracy, start + int(report.seconds * 1000), report.epoch
+            )
             for report in result.curve
             if math.isfinite(report.accuracy) and report.epoch > logged
         ]

@@ -10,8 +10,9 @@ from pruning.selection import select_channels
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.training.compute_format import measure_compute_format
-from runners.training.loop import accuracy, fit
+from runners.training.loop import fit
 from runners.training.run import TrainingRun
+from runners.training.scoring import accuracy
 from spaces.space import ModelSpec, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build

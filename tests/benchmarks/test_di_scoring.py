@@ -16,7 +16,7 @@ ALLOWED = 1.5
 class _Calibration:
     """Random images: the cost does not depend on what they show."""
 
-    seed, epochs, prepared, device = 0, 0, None, torch.device("cpu")
+    seed, epochs, prepared, device, classifies = 0, 0, None, torch.device("cpu"), True
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)

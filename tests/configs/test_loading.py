@@ -76,6 +76,7 @@ OTHER: dict[str, Any] = {
     "min_crop_area": 0.08,
     "augment": "flip,crop",
     "data_workers": 2,
+    "task": "package.tasks:make",
     "epochs": 3,
     "dense_epochs": 0,
     "batch_size": 48,

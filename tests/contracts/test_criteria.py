@@ -14,11 +14,15 @@ from spaces.tracing.tracer import trace
 
 @dataclasses.dataclass
 class ContextStub:
-    """Calibration images and a seed: the only parts of a context that a criterion may use."""
+    """Calibration images, their loss and a seed: the only parts of a context that a criterion may use."""
 
     seed: int = 0
     prepared: None = None
     device: torch.device = torch.device("cpu")
+    classifies: bool = True
+
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets)
 
     def calibration_batches(self, images: int):
         generator = torch.Generator().manual_seed(7)

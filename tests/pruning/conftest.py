@@ -47,6 +47,7 @@ class TinyContext:
     calibrations: int = 0
     latency: float = 1.25  # what every latency ratio is
     device: torch.device = torch.device("cpu")
+    classifies: bool = True
 
     def __post_init__(self) -> None:
         self.timed: list[tuple[nn.Module, nn.Module]] = []
@@ -59,6 +60,9 @@ class TinyContext:
         self.calibrations += 1
         if images:
             yield from zip(self.images[:images].split(16), self.labels[:images].split(16), strict=True)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets)
 
     @torch.no_grad()
     def probe_accuracy(self, net: nn.Module, images: int) -> float:

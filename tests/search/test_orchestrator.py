@@ -20,7 +20,7 @@ from runners.data.loading import load_data
 from runners.latency import model_building
 from runners.latency.engines import LatencyError
 from runners.latency.meter import LatencyMeter, Reading
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from runners.trial import TrialResult
 from search import SearchResult, load, run
 from search.callbacks import Progress, SearchCallback

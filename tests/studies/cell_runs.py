@@ -24,7 +24,7 @@ from runners.data.loading import ImageData, load_data
 from runners.evaluation.context import SearchContext, TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from runners.trial import Trial, derive_seed
 from spaces.budget import Budget
 from spaces.counting import count_cost

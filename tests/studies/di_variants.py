@@ -28,7 +28,7 @@ from runners.data.loading import ImageData, load_data
 from runners.evaluation.context import TrialContext
 from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net, weights_digest
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from spaces.budget import Budget
 from spaces.groups import ChannelGroup
 from spaces.space import ModelSpec, SearchSpace

@@ -41,7 +41,7 @@ from runners.evaluation.context import SearchContext, TrialContext
 from runners.evaluation.evaluate import evaluate
 from runners.ray.runner import RayRunner
 from runners.training.dense import trained_net
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from runners.trial import EpochReport, Trial, TrialResult, derive_seed
 from search.environment import Environment, prepare
 from search.results.pareto import ParetoFront, inside, objectives

@@ -31,7 +31,7 @@ from runners.evaluation.context import SearchContext, TrialContext
 from runners.evaluation.evaluate import evaluate
 from runners.training.compute_format import measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net, weights_digest
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from runners.trial import Trial, TrialResult
 from spaces.budget import Budget
 from spaces.space import ModelSpec

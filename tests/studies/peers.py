@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch_pruning import importance as scores
 
 from runners.data.loading import ImageData
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from spaces.counting import count_cost
 
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from pruning.base import Goal
 from pruning.methods.di.method import DenseRankings, DiscriminantInformation
 from runners.evaluation.proxy import PROXY_IMAGES, explained, last_features, proxy_target
 from runners.training.dense import weights_digest
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from search.searchers.parameters import proportion
 from spaces.budget import Budget
 from spaces.widths import Widths

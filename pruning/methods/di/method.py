@@ -232,6 +232,15 @@ class DiscriminantInformation(Discriminant, Method):
         """Return the method with settings that rank channels by what the next layers make of them, not by labels."""
         return dataclasses.replace(self, label_weight=0.0)
 
+    def without_classes(self) -> "DiscriminantInformation":
+        """Return the method with settings that know no classes; raises PruningError where it would distil logits."""
+        if self.distill > 0:
+            raise PruningError(
+                f"setting distill={self.distill} of di trains on the dense net's class logits, and the task has no "
+                "classes; take 0"
+            )
+        return self.without_labels()
+
     def criterion(self) -> Discriminant:
         """Return the settings that rank channels, without the settings that choose widths."""
         return Discriminant(**{declared.name: getattr(self, declared.name) for declared in fields(Discriminant)})

@@ -8,7 +8,7 @@ from plotly import graph_objects
 from runners.latency.meter import REFERENCE
 from runners.trial import TrialResult
 from search.reporting.latency import readings
-from search.reporting.sections.colours import ACCURACY, DENSE, GREY, PALETTE
+from search.reporting.sections.colours import DENSE, GREY, PALETTE
 from search.results.comparison import baseline_text
 from search.results.pareto import FLOPS
 from search.results.result import SearchResult
@@ -49,7 +49,7 @@ def latency_chart(result: SearchResult) -> Any:
         )  # fmt: skip
     conditions = rows[0][2].conditions
     title = f"measured latency (ms, batch {conditions.batch}, {conditions.device}, {conditions.engine})"
-    return styled(figure, title, ACCURACY)
+    return styled(figure, title, f"validation {result.score_name} (%)")
 
 
 def curves_chart(result: SearchResult) -> Any:
@@ -67,7 +67,7 @@ def curves_chart(result: SearchResult) -> Any:
     for index, trial in enumerate(trial for trial in result.results if trial.trial.number in reported):
         colour = PALETTE[index % len(PALETTE)]
         _add_curve(figure, trial, f"trial {trial.label}, {trial.trial.method}", color=colour, width=2, shown=True)
-    return styled(figure, "epochs of training", ACCURACY) if figure.data else None
+    return styled(figure, "epochs of training", f"validation {result.score_name} (%)") if figure.data else None
 
 
 def baseline_chart(result: SearchResult) -> Any:
@@ -89,7 +89,7 @@ def baseline_chart(result: SearchResult) -> Any:
             x=[None if value is None else 100 * value for value in values], y=names, mode="markers", name=name,
             marker={"size": 12, "color": colour, "symbol": symbol}, error_x=errors,
         )  # fmt: skip
-    figure = styled(figure, "accuracy (%)", "")
+    figure = styled(figure, f"{result.score_name} (%)", "")
     return figure.update_layout(height=260, margin={"l": 190})
 
 

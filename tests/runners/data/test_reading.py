@@ -122,10 +122,10 @@ def test_a_picture_is_scaled_to_its_shorter_side_and_cropped(tmp_path):
             wide.paste((250, 0, 0), (0, 0, 9, 20))  # outside of the middle
             return wide
 
-    image = Decoder(Wide(), (0.5,) * 3, (20, 20)).read(Item(0, 0, augment=False))
+    image = Decoder(Wide(), (0.5,) * 3, (20, 20)).read(Item(0, 0, augment=False))[0]
     assert image.shape == (3, 20, 20)
     assert image.flatten(1).unique(dim=1).flatten().tolist() == [10, 20, 30]
-    assert Decoder(Wide(), (0.5,), (8, 8)).read(Item(0, 0, augment=False)).shape == (1, 8, 8)
+    assert Decoder(Wide(), (0.5,), (8, 8)).read(Item(0, 0, augment=False))[0].shape == (1, 8, 8)
 
 
 def test_an_image_damaged_behind_its_head_is_named_when_read(tmp_path):

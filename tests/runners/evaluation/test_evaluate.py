@@ -19,7 +19,7 @@ from runners.evaluation.context import SearchContext, TrialContext
 from runners.evaluation.evaluate import evaluate
 from runners.evaluation.proxy import proxy_target
 from runners.training.compute_format import PLAIN, ComputeFormat
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from runners.trial import SavedTraining, Teaching, TrainingSegment, Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost

@@ -16,7 +16,7 @@ from pruning.checkpoint import from_bytes
 from pruning.rewriting.surgery import slice_channels
 from runners.evaluation.context import SearchContext
 from runners.evaluation.intermediate import MOST, PER_EPOCH, IntermediateSelector, short_of
-from runners.training.loop import accuracy, reestimate_batchnorm
+from runners.training.scoring import accuracy, reestimate_batchnorm
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost

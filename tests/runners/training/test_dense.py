@@ -13,7 +13,7 @@ from runners.data.splits import TensorSplit
 from runners.learning_curve import LearningCurve
 from runners.training.compute_format import ComputeFormat
 from runners.training.dense import DenseRecipe, cached_curve, given_net, load_weights, trained_net, weights_digest
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from spaces.errors import WeightsError
 from spaces.space import ModelSpec
 

@@ -10,9 +10,11 @@ from torch import nn
 
 from runners.config import TrainConfig
 from runners.training.compute_format import PLAIN, ComputeFormat
-from runners.training.loop import accuracy, divergence, evaluating, fit, pick_device, reestimate_batchnorm
+from runners.training.devices import pick_device
+from runners.training.loop import divergence, fit
 from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import plan_training
+from runners.training.scoring import accuracy, evaluating, reestimate_batchnorm
 
 
 def test_training_learns_and_counts_its_epochs():

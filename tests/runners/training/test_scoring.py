@@ -1,0 +1,72 @@
+"""Scores and BatchNorm statistics of a network that is lent: it stays where it is, and batches are made to fit.
+
+No second device is at hand in these tests: the meta device, on which tensors have no values, stands for one.
+"""
+
+import pytest
+import torch
+from tiny_training import CPU, tiny_net, two_colours
+from torch import nn
+
+from runners.config import TrainConfig
+from runners.evaluation.proxy import last_features, proxy_target
+from runners.training.compute_format import ComputeFormat
+from runners.training.scoring import accuracy, exact_score, reestimate_batchnorm, score
+
+ELSEWHERE = torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net: accuracy(net, two_colours(), device=ELSEWHERE),
+        lambda net: reestimate_batchnorm(net, two_colours(), device=ELSEWHERE),
+        lambda net: proxy_target(net, two_colours(), device=ELSEWHERE),
+        lambda net: last_features(net, two_colours(), device=ELSEWHERE),
+    ],
+    ids=["accuracy", "reestimate_batchnorm", "proxy_target", "last_features"],
+)
+def test_a_lent_network_never_moves(use):
+    net = tiny_net().train()
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"[Mm]eta"):
+        use(net)  # values of the meta device cannot be read
+    assert {tensor.device for tensor in net.state_dict().values()} == {CPU}
+    assert net.training
+
+
+def test_a_score_is_read_in_the_precision_of_the_training_and_that_of_test_images_in_float32():
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, images):
+            outputs = self.linear(images.mean((2, 3)))
+            seen.append(outputs.dtype)
+            return outputs
+
+    config = TrainConfig(device="cpu", precision="bfloat16")
+    score(Spy(), two_colours(), config)
+    score(Spy(), two_colours(), config, compute_format=ComputeFormat())
+    exact_score(Spy(), two_colours(), config)
+    assert seen == [torch.bfloat16, torch.float32, torch.float32]
+
+
+def test_images_that_do_not_fit_into_memory_at_once_are_read_in_smaller_batches():
+    sizes = []
+
+    class Greedy(nn.Module):
+        def forward(self, images):
+            sizes.append(len(images))
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("2 images at most")
+            return images.mean((2, 3))[:, :2]
+
+    split = two_colours()
+    small = accuracy(Greedy(), split, device=CPU, batch_size=2)
+    sizes.clear()
+    assert accuracy(Greedy(), split, device=CPU, batch_size=8) == small
+    assert max(sizes) == min(8, len(split))
+    assert sizes[-1] <= 2
