@@ -15,6 +15,10 @@ from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MID
 from search.searchers.structure import balanced
 
 MAX_FRACTIONS = 6  # of the budget, at which there are baselines where there are no targets
+# Of the dense network's cost, above which there are no initial trials without targets, but for the first one. A network
+# that keeps nearly everything takes as long as the dense one to train and tells nothing of widths: at 90% of the FLOPs
+# five of the 12 trials took two thirds of their time.
+WIDEST_SHARE = 0.5
 SENSITIVE_FROM = 9  # trials: with fewer, initial points by sensitivity would leave nothing to the sampler
 SENSITIVE_POINTS = 2
 
@@ -32,7 +36,8 @@ class InitialDesign:
     def baselines(self, trials: int) -> list[InitialPoint]:
         """Return the baselines at every target, the most valuable first, as far as there are trials for them.
 
-        Without targets they are at most half of the trials, evenly spread in log cost, unless that leaves out a kind.
+        Without targets they are at most half of the trials, unless that leaves out a kind: the first at the whole
+        budget, the others evenly spread in log cost from there, or from half of the dense network where that is less.
         """
         return [self._baseline(*place) for place in self._baseline_places(trials)[:trials]]
 
@@ -71,14 +76,14 @@ class InitialDesign:
 
     @property
     def sensitive_fractions(self) -> tuple[float, ...]:
-        """Where widths by sensitivity go: the smallest targets, where widths matter most, or the whole and mid-range.
+        """Where widths by sensitivity go: the smallest targets, where widths matter most, or the widest and mid-range.
 
         On ResNet-20 trained for 16 epochs, width vectors differed by 1.7 points at 3% of the FLOPs, and at 8% by no
         more than seeds do.
         """
         if self.candidates.problem.targets:
             return tuple(self._fractions(0)[::-1][:SENSITIVE_POINTS])
-        return 1.0, self.candidates.lowest_fraction**0.5
+        return self._widest_fraction, self.candidates.lowest_fraction**0.5
 
     def left_out(self, trials: int, *, resumed: bool = False) -> Iterator[str]:
         """Name the methods and the baselines that so few trials leave no room for.
@@ -101,14 +106,16 @@ class InitialDesign:
         """Return every baseline with its fraction of the budget, the most valuable first.
 
         The first trial is finished even when the time is over, so it is the one that no network can make fail, at the
-        largest target. Then comes the strongest baseline at every target, which few trials should not miss.
+        largest target or the whole budget. Then comes the strongest baseline at every target, which few trials should
+        not miss.
         """
         space = self.candidates.problem.space
         fixed = space.largest == space.smallest  # a method finds the only widths, which are uniform here
         sure, *strong = [baseline for baseline in BASELINES if baseline.widths != OWN or not fixed]
         largest, *others = fractions = self._fractions(trials)
         places = [(baseline, fraction) for baseline in strong for fraction in fractions]
-        return [(sure, largest), *places, *((sure, fraction) for fraction in others)]
+        first = largest if self.candidates.problem.targets else 1.0
+        return [(sure, first), *places, *((sure, fraction) for fraction in others)]
 
     def _baseline(self, baseline: Baseline, fraction: float) -> InitialPoint:
         allocation = "method" if baseline.widths == OWN else "search"
@@ -139,7 +146,7 @@ class InitialDesign:
         return parameters | {f"{method}.{setting.name}": setting.default for setting in candidates.searchable(method)}
 
     def _fractions(self, trials: int) -> list[float]:
-        """Return the budget fractions of the baselines: the targets, or some even in log cost; the largest first.
+        """Return the budget fractions of the initial trials: the targets, or some even in log cost; the largest first.
 
         Without targets every method comes before a second fraction.
         """
@@ -147,7 +154,16 @@ class InitialDesign:
             return list(self.candidates.cost_coverage.by_fraction)
         others = len({name for name, _ in self._pairs()})
         count = max(1, min(MAX_FRACTIONS, trials // 6, (trials - others) // len(BASELINES)))
-        return [self.candidates.lowest_fraction ** (index / max(1, count - 1)) for index in range(count)]
+        widest = self._widest_fraction
+        step = self.candidates.lowest_fraction / widest
+        return [widest * step ** (index / max(1, count - 1)) for index in range(count)]
+
+    @property
+    def _widest_fraction(self) -> float:
+        """Fraction of the budget from which initial trials are spread without targets; see `WIDEST_SHARE`."""
+        coverage = self.candidates.cost_coverage
+        dense: int = getattr(self.candidates.problem.space.dense_cost, coverage.quantity)
+        return max(coverage.lowest, min(1.0, WIDEST_SHARE * dense / coverage.base))
 
 
 def sensing_images(environment: Environment) -> int:

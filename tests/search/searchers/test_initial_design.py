@@ -12,7 +12,7 @@ from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign
 from spaces.budget import Budget
 
-FLOPS = Budget("flops", 20_000)
+FLOPS = Budget("flops", 19_700)  # less than half of the dense network
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +45,28 @@ def test_three_baselines_come_first_at_every_target_the_strongest_before_the_oth
 
 
 def test_without_targets_baselines_are_even_in_log_cost_and_at_most_half_of_the_trials() -> None:
-    budget = Budget("flops", 80_000)
+    budget = Budget("flops", 70_000)  # less than half of the dense network
     trials = drain(search_of(problem_of(chain(width=64), (budget,), ("plain",), trials=18)))
     assert [bool(trial.baseline) for trial in trials] == [True] * 9 + [False] * 9
     shares = [limit / budget.limit for _, _, limit in kinds(trials[:9])]
     even = pytest.approx([1.0, 0.03**0.5, 0.03], rel=1e-3)
     assert (shares[1:4], shares[4:7]) == (even, even)
     assert [shares[0], *shares[7:]] == even
+
+
+def test_a_budget_that_cuts_little_has_one_baseline_and_the_others_begin_at_half_of_the_dense_network() -> None:
+    space = chain(width=64)
+    dense = 16 * (3 * 64 + 2 * 64 * 64 + 64 * 10)
+    assert space.dense_cost.flops == dense
+    budget = Budget("flops", 9 * dense // 10)
+    problem = problem_of(space, (budget,), ("plain",), trials=18)
+    trials = drain(search_of(problem))
+    shares = [limit / dense for _, _, limit in kinds(trials[:9])]
+    lowest = 0.03 * 0.9
+    places = pytest.approx([0.5, (0.5 * lowest) ** 0.5, lowest], rel=1e-3)
+    assert shares[0] == pytest.approx(0.9, rel=1e-3)
+    assert (shares[1:4], shares[4:7]) == (places, places)
+    assert InitialDesign(CandidateSpace(problem)).sensitive_fractions[0] == pytest.approx(0.5 / 0.9, rel=1e-3)
 
 
 def test_one_trial_is_the_baseline_at_the_whole_budget_that_always_works() -> None:
