@@ -44,7 +44,15 @@ TRAIN = TrainConfig(epochs=1, batch_size=4, device="cpu", precision="float32")
 # Methods that share their code with uniform l2, and differ by the criterion.
 SCORED = [name for name in sorted(METHODS) if METHODS[name].run is ScoreAndSlice.run and name != "l2"]
 SMALLEST = "resnet20"  # the network on which all methods run whole
-WHOLE = [(net, name) for net in SIDES for name in sorted(METHODS) if net == SMALLEST or name not in SCORED]
+# The longest, each of 2 to 3 s: the kind of network and the method are tested together with others.
+LONG = [(net, name) for net in ("efficientnet_b0", "googlenet") for name in ("abfp", "kse")]
+LONG += [("googlenet", "di"), ("densenet40", "kse")]
+WHOLE = [
+    pytest.param(net, name, marks=pytest.mark.slow if (net, name) in LONG else ())
+    for net in SIDES
+    for name in sorted(METHODS)
+    if net == SMALLEST or name not in SCORED
+]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ from pruning.selection import select_channels
 from pruning.settings import declared_settings
 from runners.data.source import Shape, Source
 from runners.data.splits import TensorSplit
+from runners.training.compute_format import PLAIN, StepTiming
 from runners.trial import Trial, TrialResult, TrialState
 from search.environment import prepare
 from search.problem import BASELINES
 from spaces.budget import Budget
-from spaces.space import ModelSpec, SearchSpace
+from spaces.space import ModelSpec, SearchSpace, SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.zoo.models import build
 
@@ -79,6 +81,24 @@ def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> Non
     assert {setting.name for setting in declared_settings(METHODS[method]) if setting.searchable} <= set(fixed)
 
 
+@pytest.fixture
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take spaces that other tests have traced too, and time no step: neither is what is tested here."""
+
+    def traced(net: nn.Module, images: torch.Tensor, config: SpaceConfig, spec: ModelSpec) -> SearchSpace:
+        space = _plain_space(spec.name, spec.num_classes, spec.input_shape)
+        return space.restrict(config)
+
+    monkeypatch.setattr("search.environment.trace", traced)
+    monkeypatch.setattr("search.environment.time_steps", lambda *_, **__: StepTiming(PLAIN, 0.001, 0.001, 1, 0.001))
+
+
+@cache
+def _plain_space(name: str, classes: int, shape: Shape) -> SearchSpace:
+    return trace(build(ModelSpec(name, classes, shape)), torch.empty(1, *shape))
+
+
+@pytest.mark.usefixtures("_traced_once")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_one_trial_beside_the_baselines(name: str, small_data: Path) -> None:
     config = recipe(name)

@@ -19,6 +19,7 @@ from runners.simulated.runner import SaturatingAccuracy, SimulatedRunner
 from runners.trial import EpochReport, Trial, TrialResult, TrialState
 from search import run
 from search.callbacks import Progress, SearchCallback
+from search.results.rank_correlation import PROXY, SCREENED
 from search.schedulers.segments import KEPT_AFTER, NOT_CONTINUED
 from search.storage.checkpoints import CheckpointFolder
 from spaces.budget import Budget
@@ -181,7 +182,7 @@ def test_a_trial_whose_weights_are_gone_keeps_its_result_and_is_not_promoted(tmp
     assert search.results[0].state is TrialState.COMPLETE
 
 
-def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
+def test_workers_of_ray_compare_before_they_train_and_go_on_from_the_weights_of_other_workers(
     tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from runners.evaluation.evaluate import evaluate
@@ -191,14 +192,21 @@ def test_workers_of_ray_go_on_from_the_weights_of_other_workers(
     search_context = dataclasses.replace(
         tiny_search_context, train=dataclasses.replace(tiny_search_context.train, epochs=2)
     )
-    problem, url = problem_of(search_context.space, ("70%",), trials=8, rungs=(1, 2)), f"sqlite:///{tmp_path / 's.db'}"
+    settings: dict[str, Any] = {"sampler": "random", "lowest_fraction": 0.4, "allocation": "search"}
+    problem = problem_of(search_context.space, ("70%",), ("l1",), trials=8, rungs=(1, 2), **settings)
+    url = f"sqlite:///{tmp_path / 's.db'}"
     (tmp_path / "trials").mkdir()
-    segments = Watched(search_of(problem, url=url, checkpoints=CheckpointFolder(tmp_path)))
+    segments = Watched(search_of(problem, url=url, size=3, checkpoints=CheckpointFolder(tmp_path)))
     RayRunner(RunnerConfig(name="ray"), evaluate).run(segments, search_context)
     search = segments.search
     assert [result.error for result in search.results if result.error] == []
     assert not any(NOT_CONTINUED in result.note for result in search.results)
     assert len(search.results) == 8
+    winners = [result for result in search.results if SCREENED in result.note]
+    by_dense = [trial for trial in segments.compared if not trial.parent]
+    assert sum(winner.note[SCREENED] for winner in winners) == len(by_dense) > len(winners)
+    assert len(segments.compared) > len(by_dense)  # some are cut from a trained network too
+    assert all(winner.curve[0].proxy == winner.note[PROXY] for winner in winners)
     assert all(member.trained == 2 for member in search.front)
     assert {trial.number for trial in segments.given if trial.segment and trial.segment.start} >= {0, 1}
     assert {path.name for path in (tmp_path / "trials").iterdir()} == {Path(r.path).name for r in search.results}

@@ -147,7 +147,8 @@ def test_the_chosen_net_and_uniform_widths_come_first_with_the_same_seeds(
     assert not again.report(EpochReport(3, 0, float("nan"), 0.1))
 
 
-@pytest.mark.parametrize("runner", ["local", "ray"])
+# Ray's workers are under the contract of runners in the normal suite (tests/contracts/test_runners.py).
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_every_runner_gives_every_seed_a_reading(
     retraining: Callable[..., Retraining],
     search: SearchResult,

@@ -4,10 +4,10 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from made_up_search import problem_of, search_of
+from made_up_search import search_of
 from screened_search import (
     BENCH,
     SPACE,
@@ -43,9 +43,6 @@ from search.schedulers.screening import Screening
 from search.schedulers.stopping import TimeLimit
 from search.searchers.optuna_searcher import OptunaSearcher
 from search.storage.pending import PendingTrials
-
-if TYPE_CHECKING:
-    from runners.evaluation.context import SearchContext
 
 
 def test_of_several_candidates_the_best_before_training_is_trained_under_their_number() -> None:
@@ -273,27 +270,6 @@ def test_an_interrupted_pool_leaves_a_storage_to_go_on_from(tmp_path: Any) -> No
     assert again.results == done
     runner.run(again, BENCH)
     assert [result.trial.number for result in again.results] == list(range(16))
-
-
-def test_workers_of_ray_compare_before_they_train(
-    tiny_search_context: "SearchContext", ray_of_two: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from runners.evaluation.evaluate import evaluate
-    from runners.ray.runner import RayRunner
-
-    monkeypatch.setattr("runners.ray.runner.fitting_workers", lambda config: 2)
-    settings: dict[str, Any] = {"sampler": "random", "lowest_fraction": 0.4, "allocation": "search"}
-    problem = problem_of(tiny_search_context.space, ("70%",), ("l1",), trials=8, **settings)
-    trials = Watched(search_of(problem, size=3))
-    RayRunner(RunnerConfig(name="ray"), evaluate).run(trials, tiny_search_context)
-    results = trials.results
-    assert [result.trial.number for result in results] == list(range(8))
-    assert [result.error for result in results if result.error] == []
-    winners = [result for result in results if SCREENED in result.note]
-    by_dense = [trial for trial in trials.compared if not trial.parent]
-    assert sum(winner.note[SCREENED] for winner in winners) == len(by_dense) > len(winners)
-    assert len(trials.compared) > len(by_dense)  # some are cut from a trained network too
-    assert all(winner.curve[0].proxy == winner.note[PROXY] for winner in winners)
 
 
 def test_screening_goes_with_rungs() -> None:

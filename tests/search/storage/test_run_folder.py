@@ -29,7 +29,7 @@ from search.storage.study_storage import StudyError
 from spaces.counting import count_cost
 
 ROOT = Path(__file__).parents[3]
-KILLS = 24
+KILLS = 12
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -37,8 +37,16 @@ def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "SLIMFRONT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
+KILLINGS = [
+    pytest.param(KILLS, (), id="at once"),
+    pytest.param(KILLS // 2, (1, 2, 4), id="rungs"),
+    pytest.param(4 * KILLS, (), id="at once, often", marks=pytest.mark.slow),
+    pytest.param(2 * KILLS, (1, 2, 4), id="rungs, often", marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("kills", "rungs"), [(KILLS, ()), (KILLS // 2, (1, 2, 4))], ids=["at once", "rungs"])
+@pytest.mark.parametrize(("kills", "rungs"), KILLINGS)
 def test_killing_a_simulated_search_at_random_moments_loses_no_finished_trial(
     tmp_path: Path, kills: int, rungs: tuple[int, ...]
 ) -> None:
@@ -72,8 +80,8 @@ def until(process: subprocess.Popen[str], words: str) -> list[str]:
 @pytest.mark.slow
 def test_killing_a_real_search_three_times_loses_no_finished_trial(tmp_path: Path) -> None:
     folder, chance = tmp_path / "run", random.Random(0)
-    base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
-    base += " --latency-device none --method l2,random --runner local --trials 400"
+    base = "--budget 50% --model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32"
+    base += " --device cpu --latency-device none --method l2,random --runner local --trials 400"
     flags = [*base.split(), "--out", str(folder)]
     shown: dict[str, str] = {}
     for words in ("training the dense network", "/400 trial", "/400 trial"):
