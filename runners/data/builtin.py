@@ -18,7 +18,7 @@ from runners.cache import cache_root
 from runners.config import DataConfig
 from runners.data.augmentation import Augmentation
 from runners.data.clutter import clutter
-from runners.data.glyphs import SIDE, TEST_FONTS, TRAIN_FONTS, draw_glyphs, glyph_masks, photographs
+from runners.data.glyphs import SIDE, TEST_FONTS, TRAIN_FONTS, draw_glyphs, glyph_masks, package_folder, photographs
 from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import DataError, TensorSplit
 
@@ -90,11 +90,21 @@ def mnist(config: DataConfig, input_shape: Shape | None) -> Source:
 
 
 def _scanned_digits() -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits
+    """Read the file of scikit-learn's `load_digits`: images of shape (1797, 1, 8, 8) in [0, 1], and labels.
 
-    bunch: Any = load_digits()
-    images = torch.from_numpy(bunch.images).to(torch.float32)[:, None] / 16
-    return images, torch.from_numpy(bunch.target).to(torch.int64)
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    import numpy as np
+
+    file = package_folder("sklearn") / "datasets" / "data" / "digits.csv.gz"
+    try:
+        rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the digits cannot be read from {file} ({error}); install scikit-learn from its wheel, which brings them"
+        ) from error
+    return rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].to(torch.int64)
 
 
 def _source(

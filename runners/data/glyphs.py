@@ -75,7 +75,7 @@ def glyph_masks(fonts: Sequence[str]) -> tuple[Tensor, Tensor]:
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    folder = _package("matplotlib") / "mpl-data" / "fonts" / "ttf"
+    folder = package_folder("matplotlib") / "mpl-data" / "fonts" / "ttf"
     masks = []
     for name in fonts:
         try:
@@ -111,8 +111,8 @@ def photographs(train: bool) -> list[Tensor]:
     import numpy as np
     from PIL import Image
 
-    images = _package("sklearn") / "datasets" / "images"
-    samples = _package("matplotlib") / "mpl-data" / "sample_data"
+    images = package_folder("sklearn") / "datasets" / "images"
+    samples = package_folder("matplotlib") / "mpl-data" / "sample_data"
     paths = (images / "china.jpg", images / "flower.jpg", samples / "grace_hopper.jpg")
     parts = []
     for path in paths:
@@ -130,11 +130,11 @@ def photographs(train: bool) -> list[Tensor]:
     return parts
 
 
-def _package(name: str) -> Path:
-    """Return the folder of an installed package, which is not imported: that takes up to a second."""
+def package_folder(name: str) -> Path:
+    """Return the folder of an installed package, which is not imported: that takes seconds."""
     found = find_spec(name)
     if found is None or found.origin is None:
-        raise DataError(f"the package {name} is not installed; install it, because its fonts or photographs are needed")
+        raise DataError(f"the package {name} is not installed; install it, because its fonts or images are needed")
     return Path(found.origin).parent
 
 

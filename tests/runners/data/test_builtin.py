@@ -9,7 +9,7 @@ import torch
 
 from runners.config import DataConfig
 from runners.data.augmentation import Augmentation
-from runners.data.builtin import check_on_disk
+from runners.data.builtin import _scanned_digits, check_on_disk
 from runners.data.clutter import clutter
 from runners.data.loading import load_data
 from runners.data.splits import DataError
@@ -25,6 +25,15 @@ def test_digits_are_real_images_of_32x32_in_three_equal_channels(digits):
     assert torch.equal(digits.train.images[:, 0], digits.train.images[:, 2])
     assert (len(digits.train), len(digits.val), len(digits.test)) == (1150, 288, 359)
     assert (digits.num_classes, digits.input_shape) == (10, (3, 32, 32))
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    expected = load_digits()
+    images, labels = _scanned_digits()
+    assert torch.equal(16 * images[:, 0], torch.from_numpy(expected.images).float())
+    assert labels.tolist() == expected.target.tolist()
 
 
 def test_cluttered_digits_of_train_and_test_come_from_different_digits(monkeypatch):

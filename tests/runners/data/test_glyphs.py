@@ -130,7 +130,7 @@ def test_the_set_is_drawn_larger_for_larger_inputs(monkeypatch, size, drawn):
 
 
 def test_a_font_or_photograph_that_is_missing_is_named_with_the_package_that_brings_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_package", lambda name: tmp_path)
+    monkeypatch.setattr(module, "package_folder", lambda name: tmp_path)
     with pytest.raises(DataError, match=r"font cmr10\.ttf cannot be read from .*install matplotlib"):
         glyph_masks(["cmr10"])
     with pytest.raises(DataError, match=r"photograph china\.jpg cannot be read from .*install .*scikit-learn"):
@@ -138,7 +138,7 @@ def test_a_font_or_photograph_that_is_missing_is_named_with_the_package_that_bri
 
 
 def test_a_damaged_font_or_photograph_is_an_error_of_the_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_package", lambda name: tmp_path)
+    monkeypatch.setattr(module, "package_folder", lambda name: tmp_path)
     for file in ("mpl-data/fonts/ttf/cmr10.ttf", "datasets/images/china.jpg"):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_bytes(b"no font, no photograph")
