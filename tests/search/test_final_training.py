@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResu
     folder = tmp_path_factory.mktemp("final") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pruning.export._write_program", lambda net, input_shape, folder: (None, 0.0))
-        return folder, run(config_of(folder))
+        return folder, run(config_of(folder, confirm=2))
 
 
 def test_the_best_at_every_target_is_finished(finished: tuple[Path, SearchResult]) -> None:
@@ -77,7 +77,7 @@ def test_a_later_target_starts_from_a_finished_network_for_the_price_of_one(
     shutil.copytree(finished[0], folder)
     before = finished[1]
     stored = dataclasses.replace(load(str(folder / "config.yaml")), resume=str(folder), out="", targets="33%", trials=9)
-    result = run(stored)
+    result = run(dataclasses.replace(stored, confirm=1))
     (target,) = result.targets
     best = result.best_at(target)
     assert best is not None
@@ -90,8 +90,8 @@ def test_a_later_target_starts_from_a_finished_network_for_the_price_of_one(
     assert spent <= 3 + 4  # the three baselines of the target, and its final training
 
 
-def test_finished_networks_are_trained_again_from_what_they_were_cut_from(tmp_path: Path) -> None:
-    result = run(config_of(tmp_path / "run", confirm=2))
+def test_finished_networks_are_trained_again_from_what_they_were_cut_from(finished: tuple[Path, SearchResult]) -> None:
+    _, result = finished
     heirs = [network for network in result.reported if network.trial.parent]
     assert heirs
     for network in heirs:
@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_finished_networks(finished: tuple[Path, Se
 
 
 def test_a_budget_of_training_is_not_exceeded(tmp_path: Path) -> None:
-    result = run(config_of(tmp_path / "run", final_epochs="auto", train_budget="40epochs"))
+    result = run(config_of(tmp_path / "run", final_epochs="auto", train_budget="24epochs"))
     dense = result.config["train"]["dense_epochs"]
-    assert dense == 16
-    assert 36 <= dense + result.trained_epochs <= 40
+    assert dense == 10
+    assert 20 <= dense + result.trained_epochs <= 24
