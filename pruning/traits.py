@@ -49,6 +49,14 @@ def without_classes(method: Method) -> Method:
     return method if answer is None else answer()
 
 
+def follows_sgd(kind: Callable[..., Method]) -> bool:
+    """Return whether the method acts on the steps of SGD, whose rates and momentum it must know.
+
+    An attribute of the same name gives the answer; without it the answer is no.
+    """
+    return bool(getattr(kind, "follows_sgd", False))
+
+
 def pausable(kind: Callable[..., Method], settings: Mapping[str, Any]) -> bool:
     """Return whether the method's network can be stored and trained on later by the trial's plain training.
 

@@ -117,11 +117,16 @@ class TrainConfig:
         epochs: fine-tuning epochs of a trial, which its method divides among its steps.
         dense_epochs: epochs of the dense net when no weights are given.
         batch_size: images per step.
+        accumulate: parts in which the images of a step pass through the network, for a batch that does not fit into
+            memory; their gradients are added up, and BatchNorm sees a part at a time.
+        optimizer: "sgd", or "adamw" with decoupled weight decay, which takes a learning rate some ten times smaller;
+            methods that act on the steps of SGD (csgd, abfp) refuse it.
         lr: peak learning rate of fine-tuning, for a step of `batch_size` images.
         dense_lr: peak learning rate of the dense net.
-        momentum: momentum of SGD.
-        nesterov: whether the momentum is Nesterov's.
-        weight_decay: L2 penalty of SGD on the weights of layers; BatchNorm and biases have none.
+        momentum: momentum of SGD; beta1 of AdamW.
+        nesterov: whether the momentum of SGD is Nesterov's.
+        weight_decay: L2 penalty on the weights of layers; normalisations and biases have none, since it would only
+            rescale or bias the network.
         bias_lr_mult: factor of the learning rate of biases, including those of BatchNorm; Caffe takes 2.
         label_smoothing: share of the target that is spread over all classes.
         mixup: parameter of the distribution Beta(mixup, mixup) of the share by which two images are mixed; 0 mixes
@@ -150,6 +155,8 @@ class TrainConfig:
     epochs: NonNegativeInt = 1
     dense_epochs: NonNegativeInt = 3
     batch_size: PositiveInt = 32
+    accumulate: PositiveInt = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.008
     dense_lr: PositiveFloat = 0.05
     momentum: BelowOne = 0.9
@@ -181,6 +188,11 @@ class TrainConfig:
             ConfigError: the first rule that does not hold.
         """
         check_settings(self)
+        if self.accumulate > 1 and (self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate):
+            raise ConfigError(
+                f"--accumulate is {self.accumulate} and --batch-size {self.batch_size}, which must be a multiple of it "
+                "that leaves at least 2 images for a part, as BatchNorm needs"
+            )
         if self.lr_scheduler == "multistep" and not self.milestones:
             raise ConfigError(
                 "--lr-scheduler is 'multistep' without --milestones; name the epochs at which the rate falls, or take "
@@ -221,7 +233,8 @@ class RunnerConfig:
     Attributes:
         name: "auto" (ray when more than one worker fits, else local), "ray" or "local".
         cpus_per_trial: CPU cores, and so threads, of one trial.
-        gpus_per_trial: accelerators of one trial; 0.5 lets two trials share one, 0 takes one where training uses CUDA.
+        gpus_per_trial: share of one GPU that a trial takes, as 0.5 lets two trials share it; 0 takes a whole one where
+            training uses CUDA. A trial trains on one GPU; several GPUs train several trials at once.
         ray_address: address of the head of a running cluster as host:port, "auto" to find one on this machine; empty
             takes RAY_ADDRESS, and without that, or by "local", Ray is started here.
         max_retries: how often a trial is tried again whose worker or node was lost, on another node where there is one,
@@ -235,8 +248,8 @@ class RunnerConfig:
     cpus_per_trial: PositiveInt = 1
     gpus_per_trial: Annotated[
         float,
-        Predicate(lambda count: 0.01 <= count <= 1 or (0 <= count <= MOST and count % 1 == 0)),
-        "0, a share of one GPU from 0.01, or a whole number of them",
+        Predicate(lambda count: count == 0 or 0.01 <= count <= 1),
+        "0, or a share of one GPU from 0.01 to 1: a trial trains on one, and more GPUs train more trials at once",
     ] = 0.0
     ray_address: str = ""
     max_retries: NonNegativeInt = 2

@@ -191,6 +191,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         net = given_net(spec, config.weights)
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
+    images_at_once = config.train.batch_size // config.train.accumulate
     return Environment(
         problem=problem,
         data=data,
@@ -202,7 +203,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         runner=runner,
         workers=workers(config.runner, config.train.device),
         threads=threads,
-        steps=time_steps(net, data.input_shape, config.train.batch_size, device, threads, config.train.precision),
+        steps=time_steps(net, data.input_shape, images_at_once, device, threads, config.train.precision),
     )
 
 

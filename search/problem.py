@@ -8,7 +8,7 @@ from configs.parsing import AUTO
 from configs.schema import RunConfig
 from pruning.base import EVERY, METHODS, PruningError
 from pruning.settings import Setting, declared_settings, parse_settings
-from pruning.traits import without_classes
+from pruning.traits import follows_sgd, without_classes
 from runners.training.task import Task
 from spaces.budget import Budget
 from spaces.errors import ConfigError
@@ -75,6 +75,7 @@ class Problem:
             UnknownNameError: a method that is in no table.
         """
         _check_allocation(config.methods, config.allocation)
+        _check_optimizer(config)
         budgets = tuple(budget.resolve(space.dense_cost) for budget in config.budgets)
         space.fit(uniform_ratios(space), budgets)  # raises for a budget that no network meets
         targets = absolute_targets(config.target_budgets, budgets, space)
@@ -181,6 +182,17 @@ def _check_searched(config: RunConfig, settings: Mapping[str, Sequence[Setting]]
                 f"--search-settings names {name}, and no setting of {name} can be searched; leave it out "
                 f"(`python -m search methods {name}` shows the ranges of its settings)"
             )
+
+
+def _check_optimizer(config: RunConfig) -> None:
+    """Raise ConfigError for methods that act on the steps of SGD, under another optimizer."""
+    following = [name for name in config.methods if follows_sgd(METHODS[name])]
+    if config.train.optimizer != "sgd" and following:
+        others = [name for name in config.methods if name not in following] or ["di"]
+        raise ConfigError(
+            f"--optimizer is {config.train.optimizer}, and {' and '.join(following)} act on the steps of SGD; take "
+            f"--method {','.join(others)}"
+        )
 
 
 def _check_allocation(methods: Sequence[str], allocation: str) -> None:

@@ -38,10 +38,10 @@ def flattened_scores(maps: Tensor, codes: Tensor, ridge: float) -> Tensor:
     """
     samples, channels, _ = maps.shape
     centred = (maps - maps.mean(dim=0)).reshape(samples, -1)
-    gram = (centred @ centred.T).double().cpu()
+    gram = (centred @ centred.T).cpu().double()
     rho = ridge_for(gram, ridge)
     factor = torch.linalg.cholesky(gram + rho * torch.eye(samples, dtype=torch.float64))
     solved = torch.cholesky_solve(codes, factor)
     kernel = rho * (solved @ solved.T)  # the factor rho makes scores independent of the maps' scale: batches add up
     products = (centred * (kernel.to(centred) @ centred)).reshape(samples, channels, -1)
-    return 2 * products.sum(dim=(0, 2)).double().cpu()
+    return 2 * products.sum(dim=(0, 2)).cpu().double()

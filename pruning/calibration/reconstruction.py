@@ -60,7 +60,7 @@ class _DenseWeight:
 
     def __iter__(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Yield per conv group the kept filters (outputs, inputs, ...) in float64 and the channel ids of the inputs."""
-        parts = self.weight.detach().double().cpu().chunk(self.conv_groups)
+        parts = self.weight.detach().cpu().double().chunk(self.conv_groups)
         rows, ids = np.split(self.kept_rows, self.conv_groups), np.split(self.input_ids, self.conv_groups)
         for filters, kept, inputs in zip(parts, rows, ids, strict=True):
             yield filters[torch.as_tensor(kept)], inputs

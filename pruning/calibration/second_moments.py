@@ -29,9 +29,9 @@ class MomentAccumulator:
             self._counts = torch.zeros(self._classes, dtype=torch.float64)
         shifted = features - self._shift
         onehot = torch.nn.functional.one_hot(labels, self._classes).to(shifted.dtype)
-        self._gram += (shifted.T @ shifted).double().cpu()
-        self._sums += (onehot.T @ shifted).double().cpu()
-        self._counts += onehot.sum(dim=0).double().cpu()
+        self._gram += (shifted.T @ shifted).cpu().double()
+        self._sums += (onehot.T @ shifted).cpu().double()
+        self._counts += onehot.sum(dim=0).cpu().double()
 
     def finish(self) -> "Moments":
         """Return the centred moments.
@@ -44,7 +44,7 @@ class MomentAccumulator:
         total, samples = self._sums.sum(dim=0), self._counts.sum()
         scatter = self._gram - torch.outer(total, total) / samples
         cross = (self._sums - self._counts[:, None] * total / samples).T
-        mean = total / samples + self._shift.double().cpu()
+        mean = total / samples + self._shift.cpu().double()
         return Moments(scatter, cross.contiguous(), self._counts, mean)
 
 

@@ -34,6 +34,6 @@ class BatchNormScale(Criterion):
             if group.name not in scaled:
                 scores[group.name] = torch.zeros(group.width, dtype=torch.float64)
                 scaled.add(group.name)
-            values = net.get_parameter(name).detach().double().cpu()[rows].abs()
+            values = net.get_parameter(name).detach().cpu().double()[rows].abs()
             add_relative(scores[group.name], channels, values)
         return scores

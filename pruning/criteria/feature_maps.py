@@ -74,7 +74,7 @@ class _MapObserver:
         if isinstance(module, (nn.Linear, nn.LayerNorm)):  # channels last
             maps = maps.movedim(-1, 1)
         maps = maps.reshape(*maps.shape[:2], -1, maps.shape[-1] if maps.ndim > 3 else 1)
-        self.values += self._measure(maps.float()).double().cpu()
+        self.values += self._measure(maps.float()).cpu().double()
         self.reached = True
 
 

@@ -67,6 +67,6 @@ def _changes(net: nn.Module, names: set[str], images: Tensor, targets: Tensor, c
         loss = context.loss(net(images), targets)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return {
-        name: (gradient * parameter.detach()).double().reshape(len(parameter), -1).sum(dim=1).cpu()
+        name: (gradient * parameter.detach()).cpu().double().reshape(len(parameter), -1).sum(dim=1)
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
     }

@@ -70,7 +70,7 @@ def producer_filters(
             continue
         rows, channels = rows_of(group, ids)
         if len(rows):
-            yield weight.detach()[rows.to(weight.device)].flatten(1).double().cpu(), channels
+            yield weight.detach()[rows.to(weight.device)].flatten(1).cpu().double(), channels
 
 
 def filter_scores(

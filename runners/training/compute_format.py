@@ -287,7 +287,8 @@ def _why_none(error: Exception | None, count: int, device: torch.device, precisi
     reason = str(error).strip().partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError):
         return ComputeFormatError(
-            f"a training step of {count} images does not fit into the memory of {device} ({reason}); lower --batch-size"
+            f"a training step of {count} images does not fit into the memory of {device} ({reason}); lower "
+            "--batch-size, or raise --accumulate"
         )
     way_out = "take --precision auto" if precision not in ("auto", "float32") else "repair it"
     return ComputeFormatError(

@@ -24,7 +24,7 @@ STEPS_BETWEEN_CHECKS = 20  # of the loss on accelerators, where reading it synch
 
 
 def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> Iterator[int]:
-    """Train `net` in place by SGD; yield the number of finished epochs after each one.
+    """Train `net` in place; yield the number of finished epochs after each one.
 
     The same seed gives bit-equal weights on one machine with the same number of threads. The network is moved to the
     device of the training run. Whenever an epoch is yielded, it is in training mode and its weights are contiguous;
@@ -136,12 +136,17 @@ class Training:
         return self._training_run.learning_rate * factor
 
     def _step(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
-        """Take an SGD step on a batch; return its loss."""
+        """Take a step on a batch, in parts where gradients are accumulated; return its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step) * group["rate_factor"]
-        loss = self._loss(self._compute_format.convert(images), targets)
         self._optimiser.zero_grad()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = torch.zeros((), device=images.device)
+        parts = zip(images.chunk(self._config.accumulate), targets.chunk(self._config.accumulate), strict=True)
+        for own_images, own_targets in parts:
+            share = len(own_images) / len(images)
+            own = share * self._loss(self._compute_format.convert(own_images), own_targets)
+            self._scaler.scale(own).backward()  # type: ignore[no-untyped-call]
+            loss += own.detach()
         self._scaler.unscale_(self._optimiser)
         if self._config.clip_grad_norm:
             nn.utils.clip_grad_norm_(self._net.parameters(), self._config.clip_grad_norm)
@@ -151,7 +156,7 @@ class Training:
         self._scaler.update()
         if self._average is not None:
             self._average.update()
-        return loss.detach()
+        return loss
 
     def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a batch, with mixup and distillation where the options have them."""
@@ -184,8 +189,10 @@ def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     groups = _weight_groups(net, config)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(config.momentum, 0.999))
     return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
 
 
@@ -196,8 +203,8 @@ def _weight_average(net: nn.Module, config: TrainConfig, training_run: TrainingR
 
 
 def _reshaped(
-    net: nn.Module, optimiser: torch.optim.SGD, config: TrainConfig, reshape: Reshape
-) -> tuple[nn.Module, torch.optim.SGD]:
+    net: nn.Module, optimiser: torch.optim.Optimizer, config: TrainConfig, reshape: Reshape
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return the network and optimiser with which training continues; others where `reshape` exchanges the network."""
     buffers = {name: optimiser.state[tensor].get("momentum_buffer") for name, tensor in net.named_parameters()}
     changed = reshape(net, {name: buffer for name, buffer in buffers.items() if buffer is not None})

@@ -80,6 +80,8 @@ OTHER: dict[str, Any] = {
     "epochs": 3,
     "dense_epochs": 0,
     "batch_size": 48,
+    "accumulate": 4,
+    "optimizer": "adamw",
     "lr": 0.001,
     "dense_lr": 0.2,
     "momentum": 0.8,

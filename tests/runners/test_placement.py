@@ -2,6 +2,7 @@
 
 import pytest
 
+from runners.base import RunnerError
 from runners.config import RunnerConfig
 from runners.placement import pick_runner, workers
 
@@ -27,3 +28,13 @@ def test_auto_takes_ray_where_more_than_one_worker_fits(
 
 def test_a_cluster_is_for_ray() -> None:
     assert pick_runner(RunnerConfig(ray_address="10.0.0.1:6379"), "cpu") == "ray"
+
+
+@pytest.mark.parametrize("config", [RunnerConfig(name="ray"), RunnerConfig(ray_address="10.0.0.1:6379")])
+def test_a_gpu_that_is_named_by_its_number_is_not_for_ray(
+    config: RunnerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.capacity.cpu_count", lambda: 8)
+    assert pick_runner(RunnerConfig(), "cuda:1") == "local"
+    with pytest.raises(RunnerError, match="--device cuda:1 names one GPU.*CUDA_VISIBLE_DEVICES=1 for this one alone"):
+        pick_runner(config, "cuda:1")

@@ -1,5 +1,6 @@
 """The question of a search is resolved once: what cannot be met is refused before any work."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,8 +8,10 @@ from chain_space import chain
 from made_up_methods import register_all
 from made_up_search import problem_of
 
+from configs.schema import RunConfig
 from pruning.settings import parse_settings
-from search.problem import method_settings
+from runners.config import TrainConfig
+from search.problem import Problem, method_settings
 from spaces.budget import Budget
 from spaces.errors import BudgetError, ConfigError, SlimfrontError
 
@@ -101,3 +104,14 @@ def test_so_is_a_setting_that_is_no_text(method: str, values: dict[str, float], 
     with pytest.raises(SlimfrontError) as caught:
         parse_settings(method, values, method_settings(("tuned",)))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [("auto", "csgd act on .* take --method di,aofp"), ("abfp", "abfp act on .* take --method di$")],
+)
+def test_methods_that_act_on_steps_of_sgd_refuse_another_optimizer(method: str, way_out: str) -> None:
+    config = RunConfig(budget=("50%",), train=TrainConfig(optimizer="adamw"), method="di,aofp")
+    assert Problem.resolve(config, chain()).methods == ("di", "aofp")
+    with pytest.raises(ConfigError, match=way_out):
+        Problem.resolve(dataclasses.replace(config, method=method), chain())

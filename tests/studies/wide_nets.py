@@ -31,7 +31,7 @@ from runners.config import DataConfig, TrainConfig
 from runners.data.loading import load_data
 from runners.evaluation.context import SearchContext
 from runners.training.dense import DenseRecipe, trained_net
-from runners.training.loop import accuracy
+from runners.training.scoring import accuracy
 from runners.trial import Trial
 from spaces.budget import Budget
 from spaces.space import ModelSpec

@@ -78,6 +78,7 @@ class AutoBalanced(Method):
 
     name: ClassVar[str] = "abfp"
     paper: ClassVar[str] = "Ding et al., Auto-Balanced Filter Pruning, AAAI 2018"
+    follows_sgd: ClassVar[bool] = True
     needs: ClassVar[str] = "labelled training images, and epochs in which energy moves before the cut"
     finds_widths: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True

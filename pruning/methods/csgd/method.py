@@ -14,6 +14,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -92,6 +93,7 @@ class CentripetalSGD(Method):
 
     name: ClassVar[str] = "csgd"
     paper: ClassVar[str] = "Ding et al., Centripetal SGD, arXiv 1904.03837"
+    follows_sgd: ClassVar[bool] = True
     needs: ClassVar[str] = "labelled training images, and epochs in which filters become equal"
     finds_widths: ClassVar[bool] = False
     takes_widths: ClassVar[bool] = True
@@ -235,11 +237,24 @@ def _difference(wide: nn.Module, narrow: nn.Module, context: Context) -> float:
     """Return the largest difference of logits in evaluation mode, as a share of the largest logit; 0 without images."""
     wide, narrow = copy.deepcopy(wide).eval(), narrow.eval()
     largest = difference = 0.0
-    for images, _ in context.calibration_batches(COMPARED_IMAGES):
-        expected = wide(images)
-        largest = max(largest, float(expected.abs().max()))
-        difference = max(difference, float((narrow(images) - expected).abs().max()))
+    with _whole_float32():
+        for images, _ in context.calibration_batches(COMPARED_IMAGES):
+            expected = wide(images)
+            largest = max(largest, float(expected.abs().max()))
+            difference = max(difference, float((narrow(images) - expected).abs().max()))
     return difference / largest if largest else 0.0
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Compute without TF32 inside the block: its ten bits of mantissa err by more than `LOSSLESS` allows."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _by_kind(deviation: Mapping[str, float]) -> Mapping[str, float]:

@@ -4,9 +4,10 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
 from pruning.base import Goal, PruningError
-from pruning.methods.csgd.method import CentripetalSGD
+from pruning.methods.csgd.method import CentripetalSGD, _difference
 from runners.evaluation.context import TrialContext
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
@@ -169,3 +170,18 @@ def test_other_clusters_reach_the_widths_too(tiny_search_context, clusters: str)
 def test_settings_out_of_range_are_named(settings, message) -> None:
     with pytest.raises(PruningError, match=message):
         CentripetalSGD(**settings)
+
+
+def test_the_loss_of_a_merge_is_measured_without_tf32(tiny_context) -> None:
+    """TF32 exists on GPUs alone; its switches do everywhere."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, seen = (matmul.allow_tf32, cudnn.allow_tf32), []
+
+    class Spy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+            return images.mean((2, 3))
+
+    assert _difference(Spy(), Spy(), tiny_context()) == 0.0
+    assert set(seen) == {(False, False)}
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before
