@@ -53,7 +53,7 @@ def rows_of(group: ChannelGroup, ids: NDArray[np.int64]) -> tuple[Tensor, Tensor
 
 
 def producer_filters(
-    net: nn.Module, space: SearchSpace, group: ChannelGroup, first_only: bool = False
+    net: nn.Module, space: SearchSpace, group: ChannelGroup, paced: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the filters of a group's channels and the channel of each filter, for every layer that writes the group.
 
@@ -61,20 +61,52 @@ def producer_filters(
     (n, weights of a filter), channels are indices into the group of shape (n,).
 
     Args:
-        first_only: yield the filters of only the layer that writes the group first.
+        paced: yield the filters of the group's `pacesetter` only.
     """
-    first = f"{group.producers[0]}.weight" if group.producers else ""
+    leader = f"{pacesetter(space, group)}.weight" if paced and group.producers else ""
     for name, weight in net.named_parameters():
         ids = space.axes.get(name, {}).get(0)
-        if ids is None or weight.ndim < 2 or (first_only and name != first):
+        if ids is None or weight.ndim < 2 or (paced and name != leader):
             continue
         rows, channels = rows_of(group, ids)
         if len(rows):
             yield weight.detach()[rows.to(weight.device)].flatten(1).cpu().double(), channels
 
 
+def pacesetter(space: SearchSpace, group: ChannelGroup) -> str:
+    """Return the layer whose ranking or clusters the other writers of a group take over: ABFP's and C-SGD's pacesetter.
+
+    It is the writer with the fewest layers between it and the image, and of several the first. In a residual stage that
+    is the stem, or the projection of the first block: the path through the block is longer.
+
+    Args:
+        group: has at least one writer.
+    """
+    depths = _layer_depths(space)
+    return min(group.producers, key=lambda layer: depths[layer])
+
+
+def _layer_depths(space: SearchSpace) -> dict[str, int]:
+    """Return for every layer that writes a group the smallest number of layers before it on a way from the image.
+
+    Depthwise layers read the channels that they write, so they are last.
+    """
+    read: dict[str, list[ChannelGroup]] = {}
+    for group in space.groups:
+        for layer in group.consumers:
+            read.setdefault(layer, []).append(group)
+    writers = {layer for group in space.groups for layer in group.producers}
+    depths = {layer: 0 for layer in writers if layer not in read and f"{layer}.weight" not in space.grouped}
+    reached = set(depths)
+    while reached:
+        near = {layer for layer, groups in read.items() if any(reached.intersection(g.producers) for g in groups)}
+        reached = near - depths.keys()
+        depths |= dict.fromkeys(reached, 1 + max(depths.values()))
+    return {layer: depths.get(layer, len(writers)) for layer in writers}
+
+
 def filter_scores(
-    net: nn.Module, space: SearchSpace, measure: Callable[[Tensor], Tensor], first_only: bool = False
+    net: nn.Module, space: SearchSpace, measure: Callable[[Tensor], Tensor], paced: bool = False
 ) -> dict[str, Tensor]:
     """Score every variable group by a measure of its filters.
 
@@ -83,19 +115,19 @@ def filter_scores(
 
     Args:
         measure: filters of shape (n, weights of a filter) -> values >= 0 of shape (n,).
-        first_only: measure the filters of only the layer that writes the group first.
+        paced: measure the filters of each group's `pacesetter` only.
     """
     scores = {}
     for group in space.variable:
         scores[group.name] = torch.zeros(group.width, dtype=torch.float64)
-        for filters, channels in producer_filters(net, space, group, first_only):
+        for filters, channels in producer_filters(net, space, group, paced):
             add_relative(scores[group.name], channels, measure(filters))
     return scores
 
 
-def norm_scores(net: nn.Module, space: SearchSpace, order: int, first_only: bool = False) -> dict[str, Tensor]:
+def norm_scores(net: nn.Module, space: SearchSpace, order: int, paced: bool = False) -> dict[str, Tensor]:
     """Score every variable group by the norms of its filters; see `filter_scores`."""
-    return filter_scores(net, space, lambda filters: torch.linalg.vector_norm(filters, ord=order, dim=1), first_only)
+    return filter_scores(net, space, lambda filters: torch.linalg.vector_norm(filters, ord=order, dim=1), paced)
 
 
 def add_relative(total: Tensor, channels: Tensor, values: Tensor) -> None:

@@ -73,7 +73,7 @@ class AutoBalanced(Method):
         "group",
         choices=("group", "pacesetter"),
         searched=False,
-        help="L1 norms of all layers that write the channels, or of the first",
+        help="L1 norms of all layers that write the channels, or of the pacesetter: the stem or a stage's projection",
     )
 
     name: ClassVar[str] = "abfp"
@@ -230,4 +230,4 @@ class _Training:
         return math.floor(self._epochs + 1e-6)
 
     def _importance(self) -> dict[str, Tensor]:
-        return norm_scores(self._net, self._space, order=1, first_only=self._method.importance == "pacesetter")
+        return norm_scores(self._net, self._space, order=1, paced=self._method.importance == "pacesetter")

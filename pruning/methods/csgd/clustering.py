@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.base import PruningError
+from pruning.criteria.weights import pacesetter
 from pruning.rewriting.index_maps import Clusters
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
@@ -85,20 +86,6 @@ def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, ro
             "the dense net or give other weights"
         )
     return features
-
-
-def pacesetter(space: SearchSpace, group: ChannelGroup) -> str:
-    """Return the layer whose clusters the other writers of a group take over in the paper.
-
-    It is the stem, or the projection at the beginning of a stage: the first writer that reads no group with a single
-    writer. The last layer of a residual block, in contrast, reads such a group.
-    """
-    inner = {other.name for other in space.groups if len(other.producers) == 1}
-    for layer in group.producers:
-        read = {other.name for other in space.groups if layer in other.consumers}
-        if not read & inner:
-            return layer
-    return group.producers[0]
 
 
 def _rows(weight: Tensor, order: NDArray[np.int64], width: int) -> NDArray[np.float64]:

@@ -1,7 +1,10 @@
 """Centripetal SGD. Ding, Ding, Guo & Han, arXiv 1904.03837 (CVPR 2019); journal version arXiv 2107.14444.
 
 Differences from the authors' code, most of which are settings:
-- k-means compares the filters of all layers that are tied together, not of the first one alone, and is seeded.
+- k-means compares the filters of all layers that are tied together, not of the pacesetter alone, and is seeded. It
+  starts ten times and takes the best, as theirs did, but only once from 128 clusters on, where that is as good.
+- All widths are reached in one training, as in the paper. Their code goes on from one width to the next in rounds, each
+  from the net of the last.
 - The strength is raised until filters become equal in the epochs of the trial; theirs is fixed and not checked.
 - The strength is the same for kernels, BatchNorm and biases, as in the paper. Their PyTorch code takes a tenth of it
   for BatchNorm and biases, and twice the learning rate for biases, which is an option of training here.

@@ -1,7 +1,17 @@
 import numpy as np
+import pytest
 import torch
+from traced_zoo import zoo_space
 
-from pruning.criteria.weights import add_relative, channel_rows, filter_scores, norm_rows, producer_filters, rows_of
+from pruning.criteria.weights import (
+    add_relative,
+    channel_rows,
+    filter_scores,
+    norm_rows,
+    pacesetter,
+    producer_filters,
+    rows_of,
+)
 from spaces.groups import ChannelGroup
 from spaces.tracing.tracer import trace
 
@@ -22,12 +32,31 @@ def test_every_parameter_that_a_group_writes_has_rows(tiny_residual) -> None:
     assert norms == {name for name in [*stem, *inner] if name.startswith("norm")}
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "leaders"),
+    [
+        ("resnet20", 32, ["conv1", "layers.stage2.0.shortcut.0", "layers.stage3.0.shortcut.0"]),
+        # The stem writes a group of its own here, so that every stage has a projection, the first one too.
+        ("resnet50", 64, [f"layer{stage}.0.downsample.0" for stage in (1, 2, 3, 4)]),
+    ],
+)
+def test_the_pacesetter_is_the_stem_or_the_projection_of_a_stage(name, side, leaders) -> None:
+    space = zoo_space(name, side)
+    assert [pacesetter(space, group) for group in space.variable if len(group.producers) > 1] == leaders
+
+
+def test_no_depthwise_layer_is_a_pacesetter() -> None:
+    space = zoo_space("mobilenet_v2", 64)
+    leaders = {f"{pacesetter(space, group)}.weight" for group in space.variable}
+    assert not leaders & set(space.grouped)
+
+
 def test_filters_come_from_all_layers_that_write_a_group_or_the_first_only(tiny_residual) -> None:
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     stem = space.by_name["stem"]
     shapes = [tuple(filters.shape) for filters, _ in producer_filters(tiny_residual, space, stem)]
     assert shapes == [(8, 27), (8, 108)]
-    ((filters, channels),) = producer_filters(tiny_residual, space, stem, first_only=True)
+    ((filters, channels),) = producer_filters(tiny_residual, space, stem, paced=True)
     assert torch.equal(filters, tiny_residual.stem.weight.detach().flatten(1).double())
     assert channels.tolist() == list(range(8))
 

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import tiny_nets as nets
 import torch
-from traced_zoo import zoo_space
 
 from pruning.base import PruningError
-from pruning.methods.csgd.clustering import channel_features, cluster_channels, even, imbalanced, k_means, pacesetter
+from pruning.methods.csgd.clustering import channel_features, cluster_channels, even, imbalanced, k_means
 from spaces.errors import SpaceError
 from spaces.space import SearchSpace
 from spaces.tracing.tracer import trace
@@ -82,12 +81,6 @@ def test_a_channel_is_compared_by_all_filters_that_write_it() -> None:
     expected = torch.cat([net.stem.weight.flatten(1), net.outer.weight.flatten(1)], 1).double().detach().numpy()
     np.testing.assert_array_equal(channel_features(net, space, stem), expected)
     np.testing.assert_array_equal(channel_features(net, space, stem, "pacesetter"), expected[:, :27])
-
-
-def test_the_projection_of_a_stage_is_the_pacesetter() -> None:
-    space = zoo_space("resnet20", 32)
-    names = {group.name: pacesetter(space, group) for group in space.variable if len(group.producers) > 1}
-    assert list(names.values()) == ["conv1", "layers.stage2.0.shortcut.0", "layers.stage3.0.shortcut.0"]
 
 
 def test_filters_that_are_nan_are_an_error() -> None:
