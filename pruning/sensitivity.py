@@ -27,14 +27,17 @@ class Divergence:
         net: the dense network.
         context: gives the training images.
         images: number of training images on which outputs are compared.
+        label_weight: weight of the cross-entropy with the labels, which is added where these are classes: with 1 the
+            sum is the loss of knowledge distillation at a temperature of 1.
     """
 
-    def __init__(self, net: nn.Module, context: Context, images: int) -> None:
+    def __init__(self, net: nn.Module, context: Context, images: int, label_weight: float = 0.0) -> None:
         dense, self._classifies = _normalising_by_batch(copy.deepcopy(net)), context.classifies
+        self._label_weight = label_weight
         with torch.no_grad():
             self._batches = [
-                (batch, self._comparable(dense(batch)))
-                for batch, _ in context.calibration_batches(images)
+                (batch, self._comparable(dense(batch)), targets)
+                for batch, targets in context.calibration_batches(images)
                 if len(batch) > 1
             ]
 
@@ -46,10 +49,12 @@ class Divergence:
         _normalising_by_batch(narrow)
         total = count = 0.0
         with torch.no_grad():
-            for batch, dense in self._batches:
+            for batch, dense, targets in self._batches:
                 outputs = self._comparable(narrow(batch))
                 if self._classifies:
                     total += float(functional.kl_div(outputs, dense, log_target=True, reduction="sum"))
+                    if self._label_weight:
+                        total += self._label_weight * float(functional.nll_loss(outputs, targets, reduction="sum"))
                 else:
                     varying = (dense - dense.mean(0)).square().mean().clamp_min(torch.finfo(dense.dtype).tiny)
                     total += float((outputs - dense).square().mean() / varying) * len(batch)

@@ -31,6 +31,8 @@ class Recipe:
         images: number of calibration images.
         positions: largest number of positions taken from each map, on a regular grid; only for "spatial".
         ridge: ridge of the flattened score, which cannot be changed afterwards; 0 for the other features.
+        unit: scaling of the label codes of the flattened score (see `label_codes`), which cannot be changed either.
+        batch: images of a batch of the flattened score, which is computed batch by batch; 0 for the other features.
     """
 
     features: str
@@ -38,6 +40,8 @@ class Recipe:
     images: int
     positions: int
     ridge: float = 0.0
+    unit: bool = True
+    batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,7 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
     """
     observers: dict[str, _Observer] | None = None
     with _evaluating(net), torch.no_grad():
-        batches = context.calibration_batches(recipe.images)
-        for images, targets in batches:
-            # Without classes all images are of one, and what tells classes apart is nothing.
-            labels = targets if context.classifies else images.new_zeros(len(images), dtype=torch.int64)
+        for images, labels in _batches(recipe, context):
             if observers is None:
                 logits = next(leaf for leaf in tree_leaves(net(images[:2])) if isinstance(leaf, Tensor))
                 classes = max(int(logits.shape[1]), 2)
@@ -107,6 +108,20 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
         if values is not None and not torch.isfinite(values).all():
             raise PruningError(f"the feature maps at {site.module!r} are not finite; the dense weights are unusable")
     return ActivationMoments(recipe, sites)
+
+
+def _batches(recipe: Recipe, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and labels in the batches of the recipe; a rest of one image is left out, it has no score.
+
+    Without classes all images are of one, and what tells classes apart is nothing.
+    """
+    for images, targets in context.calibration_batches(recipe.images):
+        labels = targets if context.classifies else images.new_zeros(len(images), dtype=torch.int64)
+        size = recipe.batch or len(images)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            if len(images[part]) > 1 or not recipe.batch:
+                yield images[part], labels[part]
 
 
 def _observed_ids(net: nn.Module, space: SearchSpace, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
@@ -144,7 +159,7 @@ class _Observer:
         maps = self._occurrences.select(tensor.movedim(-1, 1) if channels_last else tensor, 1)
         self.reached = True
         if self._recipe.features == "flatten":
-            codes = label_codes(labels.cpu(), self._classes)
+            codes = label_codes(labels.cpu(), self._classes, self._recipe.unit)
             maps = maps.reshape(len(maps), len(self._ids), -1).float()
             self._scores += flattened_scores(maps, codes, self._recipe.ridge)
             return

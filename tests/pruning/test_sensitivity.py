@@ -1,3 +1,6 @@
+import copy
+
+import pytest
 import torch
 
 from pruning.rewriting.surgery import slice_channels
@@ -11,6 +14,23 @@ def test_the_dense_net_does_not_diverge_and_a_cut_one_does(tiny_residual, tiny_c
     space = trace(tiny_residual, context.images)
     assert divergence(slice_channels(tiny_residual, space, {})) == 0.0
     assert divergence(slice_channels(tiny_residual, space, {"conv1": torch.tensor([0])})) > 0.0
+
+
+def test_with_labels_it_is_the_loss_of_distillation(tiny_residual, tiny_context) -> None:
+    """The reference sums cross-entropy and sum p log(p / q) image by image, of batches normalised by themselves."""
+    context = tiny_context()
+    space = trace(tiny_residual, context.images)
+    narrow = slice_channels(tiny_residual, space, {"conv1": torch.tensor([0, 3, 5])})
+    expected = []
+    for images, labels in zip(context.images.split(16), context.labels.split(16), strict=True):
+        with torch.no_grad():
+            p, q = (copy.deepcopy(net).train()(images).softmax(1).double() for net in (tiny_residual, narrow))
+        expected += [
+            float((dense * (dense / cut).log()).sum() - cut[label].log())
+            for dense, cut, label in zip(p, q, labels.tolist(), strict=True)
+        ]
+    loss = Divergence(tiny_residual, context, 48, label_weight=1.0)(narrow)
+    assert loss == pytest.approx(sum(expected) / 48, rel=1e-5)
 
 
 def test_measuring_leaves_the_dense_net_alone(tiny_residual, tiny_context) -> None:

@@ -19,6 +19,8 @@ from pruning.settings import declared_settings, setting
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
+FLATTENED_BATCH = 128  # images; the authors' batch, on which the score of whole maps depends
+
 
 @dataclass(frozen=True)
 class Discriminant(Criterion):
@@ -75,8 +77,10 @@ class Discriminant(Criterion):
 
     def recipe(self) -> Recipe:
         """Return the recipe of the activation moments that these settings need."""
-        ridge = self.ridge if self.features == "flatten" else 0.0
-        return Recipe(self.features, self.where, self.images, self.positions, ridge)
+        if self.features != "flatten":
+            return Recipe(self.features, self.where, self.images, self.positions)
+        unit = self.labels == "unit"
+        return Recipe(self.features, self.where, self.images, self.positions, self.ridge, unit, FLATTENED_BATCH)
 
     def activation_moments(self, net: nn.Module, space: SearchSpace, context: Context) -> ActivationMoments:
         """Return the dense net's activation moments: the context's if their recipe is the same, else new ones."""

@@ -8,10 +8,12 @@ Differences from the authors' code, each of which is a setting:
 - All cuts come before the training instead of during it (`gradual_epochs`, see `pruning.methods.di.gradual`).
 Statistics always come from training images, never from validation images.
 
-The abstract names two things and leaves them open. Both are implemented by choices of this project, off by default:
-- Structure distillation: `distill` is the weight of KL(dense || narrow) on the logits while the narrow net is trained,
-  at temperature 1. The authors' code has such a line but does not run it; it adds this term to the loss on labels,
-  while here the two losses share the weight 1.
+The abstract names two things and leaves them open. What stands for them here is of this project, and off by default:
+- Structure distillation, which decides the structure under a budget. No text or code of the authors says how. The
+  stand-in is `allocation="accuracy"` with `judge="distillation"`: of all groups, each step narrows the one after whose
+  cut the loss of distillation is lowest, that is the loss on labels plus KL(dense || narrow) at temperature 1. That sum
+  stands in the authors' code as a loss of training, in a line that does not run; `distill` is this other use of it,
+  which decides no widths, with two weights whose sum is 1.
 - Mixed precision within a layer: with `bits`, the best-ranked filters of every layer get `high_bits` and the others
   `low_bits`, so that the ranked filters of a layer have `bits` on average. Filters without a rank (the classifier,
   layers whose width cannot vary) have `high_bits`. See `pruning.quantization.precision`.
@@ -92,9 +94,9 @@ class DiscriminantInformation(Discriminant, Method):
     )
     judge: str = setting(
         "divergence",
-        choices=("divergence", "accuracy"),
+        choices=("divergence", "accuracy", "distillation"),
         searched=False,
-        help="measure by which attempted cuts are compared",
+        help="measure by which attempted cuts are compared: KL from the dense net, accuracy, or KL plus loss on labels",
     )
     step: float = setting(0.05, help="share of the dense FLOPs that a step of allocation='accuracy' saves")
     judged_images: int = setting(256, help="training images on which cuts are judged")
@@ -109,7 +111,11 @@ class DiscriminantInformation(Discriminant, Method):
         help="constant learning rate of gradual_epochs, as a share of the peak",
     )
     distill: float = setting(
-        0.0, low=0.0, high=1.0, searched=False, help="weight of meeting the dense net's logits in training; 0 is off"
+        0.0,
+        low=0.0,
+        high=1.0,
+        searched=False,
+        help="weight of meeting the dense net's logits in training, which decides no widths; 0 is off",
     )
     bits: float = setting(
         0.0, low=0.0, high=32.0, searched=False, help="mean bits of a weight in every layer; 0 or 32 is float32"
@@ -230,7 +236,8 @@ class DiscriminantInformation(Discriminant, Method):
 
     def without_labels(self) -> "DiscriminantInformation":
         """Return the method with settings that rank channels by what the next layers make of them, not by labels."""
-        return dataclasses.replace(self, label_weight=0.0)
+        judge = "divergence" if self.judge == "distillation" else self.judge
+        return dataclasses.replace(self, label_weight=0.0, judge=judge)
 
     def without_classes(self) -> "DiscriminantInformation":
         """Return the method with settings that know no classes; raises PruningError where it would distil logits."""
@@ -277,8 +284,8 @@ class DiscriminantInformation(Discriminant, Method):
     def _by_steps(
         self, net: nn.Module, space: SearchSpace, budgets: list[Budget], context: Context, ranked: DenseRankings
     ) -> Widths:
-        if self.judge == "divergence":
-            divergence = Divergence(net, context, self.judged_images)
+        if self.judge != "accuracy":
+            divergence = Divergence(net, context, self.judged_images, float(self.judge == "distillation"))
 
             def merit(widths: Widths) -> float:
                 return -divergence(self._cut(net, space, widths, ranked))

@@ -71,6 +71,40 @@ def test_every_recipe_sees_every_channel_in_one_pass(
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_residual.modules())
 
 
+def _scores_by_autograd(net: nn.Module, images: Tensor, labels: Tensor, ridge: float, unit: bool) -> Tensor:
+    """Return -rho * dL/dm at m = 1 of L = tr(YY'A) for masks m on the maps that `conv1` writes."""
+    seen: list[Tensor] = []
+    handle = net.get_submodule("conv1").register_forward_hook(lambda _m, _i, output: seen.append(output))
+    with torch.no_grad():
+        net(images)
+    handle.remove()
+    maps = seen[0].double()
+    mask = torch.ones(maps.shape[1], dtype=torch.float64, requires_grad=True)
+    masked = (maps * mask.view(1, -1, 1, 1)).flatten(1)
+    masked = masked - masked.mean(dim=0)
+    codes = torch.stack([(labels == label).double() for label in range(3)], dim=1)
+    if unit:
+        codes = codes / codes.sum(dim=0).clamp(min=1).sqrt()
+    codes = codes - codes.mean(dim=0)
+    gram = masked @ masked.T
+    rho = ridge * float(gram.diagonal().mean().detach())
+    inverse = torch.linalg.inv(gram + rho * torch.eye(len(gram), dtype=torch.float64))
+    information = torch.trace(codes @ codes.T @ inverse)
+    (gradient,) = torch.autograd.grad(information, mask)
+    return -rho * gradient
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_flattened_scores_are_those_of_the_label_codes_and_batches_asked_for(tiny_residual, tiny_context, unit) -> None:
+    context = tiny_context()
+    context.labels = torch.tensor([0] * 30 + [1] * 12 + [2] * 6)[torch.randperm(48)]  # of unequal classes
+    recipe = Recipe("flatten", "output", 48, 1, 0.01, unit, batch=10)
+    found = _site(gather(tiny_residual, trace(tiny_residual, context.images), recipe, context), "conv1").scores
+    parts = [slice(a, b) for start in (0, 16, 32) for a, b in ((start, start + 10), (start + 10, start + 16))]
+    expected = [_scores_by_autograd(tiny_residual, context.images[p], context.labels[p], 0.01, unit) for p in parts]
+    torch.testing.assert_close(found, torch.stack(expected).sum(dim=0), rtol=1e-3, atol=1e-6)
+
+
 def test_a_flattened_map_before_a_linear_layer_shows_channels_not_positions(tiny_context) -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 3)).eval()
     context = tiny_context()

@@ -37,6 +37,13 @@ def test_moments_of_the_context_are_used_if_their_recipe_is_the_same(tiny_residu
     assert context.calibrations == 2
 
 
+def test_whole_maps_are_scored_with_the_labels_of_the_settings_in_the_authors_batches() -> None:
+    flat = {"features": "flatten", "where": "output", "label_weight": 1.0, "score": "differential"}
+    unit, onehot = (Discriminant(**flat, labels=labels).recipe() for labels in ("unit", "onehot"))
+    assert (unit.unit, onehot.unit, unit.batch) == (True, False, 128)
+    assert Discriminant(labels="unit").recipe() == Discriminant(labels="onehot").recipe()  # moments serve both
+
+
 def test_the_consumer_gram_gives_the_energy_of_the_outputs(tiny_residual, tiny_context) -> None:
     context = tiny_context()
     space = trace(tiny_residual, context.images)
