@@ -165,6 +165,24 @@ def test_the_widths_of_a_recipe_remove_the_published_share_of_the_flops(name: st
     assert round(100 * (1 - _flops(narrow, shape) / _flops(net, shape)), 2) == percent
 
 
+def _densenet40_flops(stem: int) -> int:
+    """Return the multiplications of DenseNet-40 with growth 12, layer by layer."""
+    width, flops = stem, 32 * 32 * 9 * 3 * stem
+    for block, side in enumerate((32, 16, 8)):
+        for _ in range(12):
+            flops += side * side * 9 * width * 12
+            width += 12
+        flops += side * side * width * width if block < 2 else width * 10
+    return flops
+
+
+def test_kse_has_the_published_share_of_a_densenet_with_another_stem() -> None:
+    assert round(_densenet40_flops(24) / 1e6, 1) == 282.9  # the paper's dense network
+    config = load("kse-densenet40-cifar10")
+    assert _flops(build(ModelSpec(config.model, 10, (3, 32, 32))), (3, 32, 32)) == _densenet40_flops(16)
+    assert config.budget == (f"{100 * 115e6 / _densenet40_flops(24):.2f}%",)
+
+
 @pytest.fixture(scope="module")
 def resnet50() -> nn.Module:
     return build(ModelSpec("resnet50", 1000, (3, 224, 224)))

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
+from pruning.allocation import usage
 from pruning.base import Context, Goal, Method, PruningError, Snapshot
 from pruning.inference import for_inference
 from pruning.methods.common_steps import finetune
@@ -74,7 +75,8 @@ class DenseKernels:
 class KernelSparsityEntropy(Method):
     """Let the outputs of a convolution share a few kernels per input channel, within budgets; widths cannot be given.
 
-    Without a budget on FLOPs or parameters, the levels are those of the paper, without a multiplier.
+    Without a budget on FLOPs or parameters, or with `fitted=False`, G and T alone give the levels, as in the paper.
+    Budgets are then limits that this network must be within.
     """
 
     levels: int = setting(4, low=2, high=8, help="levels of a channel, from not read to all its kernels (G)")
@@ -86,6 +88,12 @@ class KernelSparsityEntropy(Method):
     )
     alpha: float = setting(1.0, low=0.0, high=10.0, searched=False, help="weight of entropy against sparsity")
     neighbours: int = setting(5, low=1, high=50, searched=False, help="nearest kernels that the entropy looks at")
+    fitted: bool = setting(
+        True,
+        choices=(True, False),
+        searched=False,
+        help="meet the budgets by one multiplier on all indicators; false: levels and shift decide alone, as published",
+    )
     second_minmax: bool = setting(
         False,
         choices=(True, False),
@@ -174,7 +182,7 @@ class KernelSparsityEntropy(Method):
         """Return a rule, its largest assignment within absolute budgets, and the multiplier of the indicators.
 
         The shift of the rule rises while the budgets cannot be met, and at most `SHIFT_RAISES` times more while they
-        need a multiplier under `SMALLEST_MULTIPLIER`.
+        need a multiplier under `SMALLEST_MULTIPLIER`. Nothing is adjusted with `fitted=False`.
 
         Raises:
             BudgetError: no levels meet the budgets; the message gives the smallest cost.
@@ -182,8 +190,8 @@ class KernelSparsityEntropy(Method):
         # Activations and size follow from no levels: the finished network is held to such budgets.
         budgets = [budget for budget in budgets if budget.quantity in ("flops", "params")]
         rule = LevelRule(self.levels, self.shift)
-        if not budgets:
-            return rule, kernel_space.assign(rule, kernel_space.levels(rule, 1.0)), 1.0
+        if not budgets or not self.fitted:
+            return rule, self._published(kernel_space, rule, budgets), 1.0
         met = 0
         while True:
             try:
@@ -195,6 +203,16 @@ class KernelSparsityEntropy(Method):
                 if rule.shift == LARGEST_SHIFT:
                     raise
             rule = LevelRule(rule.count, rule.shift + 1)
+
+    def _published(self, kernel_space: KernelSpace, rule: LevelRule, budgets: Sequence[Budget]) -> LevelAssignment:
+        assignment = kernel_space.assign(rule, kernel_space.levels(rule, 1.0))
+        if usage(assignment.cost, budgets) > 1:
+            cost = f"{assignment.cost.flops:,} flops and {assignment.cost.params:,} params"
+            raise BudgetError(
+                f"levels={self.levels} and shift={self.shift} alone give {cost}, over the budget of "
+                f"{' and '.join(map(str, budgets))}; raise it, or leave kse.fitted at true"
+            )
+        return assignment
 
     def built(self, net: nn.Module, kernel_space: KernelSpace, assignment: LevelAssignment, seed: int) -> nn.Module:
         """Return a new net with the kernels of an assignment; `net` is not changed."""

@@ -17,6 +17,7 @@ from runners.trial import Trial, TrialState
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import BudgetError
+from spaces.space import SpaceConfig
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 
@@ -84,6 +85,31 @@ def test_without_a_budget_the_levels_are_the_papers(tiny_residual, tiny_context)
     assert last.cost.flops < count_cost(tiny_residual, SHAPE).flops
     deeper = run(tiny_residual, tiny_context, share=None, method=KernelSparsityEntropy(shift=1))[-1]
     assert deeper.cost.flops < last.cost.flops
+
+
+def test_levels_and_shift_alone_decide_as_published_where_nothing_is_fitted(tiny_residual):
+    """The reference counts by the paper's formula, channel by channel: q = ceil(N / 2^(G - ceil(v G) + T))."""
+    method = KernelSparsityEntropy(levels=4, shift=1, fitted=False)
+    space = trace(tiny_residual, torch.zeros(1, *SHAPE), SpaceConfig(floor=1.0))  # channels that none reads stay
+    prepared = method.prepare(tiny_residual, space, None)
+    indicators, saved = method.indicators(prepared), 0
+    for conv in prepared.convs:
+        outputs = tiny_residual.get_submodule(conv.name).out_channels
+        for v in indicators[conv.name]:
+            kept = (
+                0
+                if 4 * v < 1
+                else outputs
+                if math.ceil(4 * v) == 4
+                else math.ceil(outputs / 2 ** (5 - math.ceil(4 * v)))
+            )
+            saved += conv.positions * conv.area * (outputs - kept)
+    kernel_space = KernelSpace(tiny_residual, space, prepared.convs, indicators)
+    _, assignment, multiplier = method.chosen(kernel_space, [Budget("flops", space.dense_cost.flops)])
+    assert (assignment.widths, multiplier) == (space.full, 1)
+    assert space.dense_cost.flops - assignment.cost.flops == saved
+    with pytest.raises(BudgetError, match=r"levels=4 and shift=1 alone give .* leave kse.fitted at true"):
+        method.chosen(kernel_space, [Budget("flops", assignment.cost.flops - 1)])
 
 
 @pytest.mark.parametrize("share", [0.25, 0.4, 0.9, 1.0])
