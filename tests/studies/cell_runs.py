@@ -1,4 +1,4 @@
-"""The trainings of the study of equal training: dense networks, arms (methods used once) and peers (other libraries).
+"""Trainings of several studies: dense networks, arms (methods used once) and peers (other libraries).
 
 They run in worker processes of one thread each. `small_cells.py` holds their networks and image sets.
 """
@@ -6,13 +6,13 @@ They run in worker processes of one thread each. `small_cells.py` holds their ne
 import dataclasses
 import functools
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import peers
 import torch
-from methods import evaluated
 from torch import nn
 
 from pruning.base import METHODS, Goal
@@ -22,10 +22,11 @@ from runners.cache import cache_root
 from runners.config import DataConfig, TrainConfig
 from runners.data.loading import ImageData, load_data
 from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.evaluate import evaluate
 from runners.training.compute_format import ComputeFormat, measure_compute_format
 from runners.training.dense import DenseRecipe, trained_net
 from runners.training.scoring import accuracy
-from runners.trial import Trial, derive_seed
+from runners.trial import Trial, TrialResult, derive_seed
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.space import ModelSpec
@@ -54,15 +55,35 @@ NETWORKS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
-    """A method used once; `finds` says that it chooses the widths, which are uniform otherwise."""
+    """A method used once with some settings; `finds` says that it chooses the widths, which are uniform otherwise."""
 
     method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     finds: bool = False
 
 
-ARMS = {"di, own widths": Arm("di", finds=True), "di, uniform": Arm("di"), "l2, uniform": Arm("l2")}
+ARMS = {
+    "l2, uniform": Arm("l2"),
+    "l2, compensated": Arm("l2", {"compensate": True}),
+    "aofp, uniform": Arm("aofp"),
+    "aofp, own widths": Arm("aofp", finds=True),
+    "di, uniform": Arm("di"),
+    "di, own widths": Arm("di", finds=True),
+    "csgd, uniform": Arm("csgd"),
+    "abfp, uniform": Arm("abfp"),
+    "kse": Arm("kse", finds=True),
+    "l2, global widths": Arm("l2", {"allocation": "global"}, finds=True),
+    "l1, uniform": Arm("l1"),
+    "geometric median, uniform": Arm("geometric_median"),
+    "BatchNorm scale, uniform": Arm("bn_scale"),
+    "taylor, uniform": Arm("taylor"),
+    "feature rank, uniform": Arm("feature_rank"),
+    "chip, uniform": Arm("chip"),
+    "random, uniform": Arm("random"),
+    "scratch, uniform": Arm("scratch"),
+}
 
 
 @dataclass(frozen=True)
@@ -162,11 +183,12 @@ def context_of(cell: str, seed: int) -> SearchContext:
 
 
 @functools.lru_cache(maxsize=2)
-def prepared(method: str, cell: str, seed: int) -> Any:
-    """Return the statistics of the dense network that all runs of a method share."""
+def prepared(name: str, cell: str, seed: int) -> Any:
+    """Return the statistics of the dense network that all runs of an arm share."""
     context = context_of(cell, seed)
     trial_context = TrialContext(context.data, context.train, seed, compute_format=context.compute_format)
-    return METHODS[method]().prepare(context.net, context.space, trial_context)
+    arm = ARMS[name]
+    return METHODS[arm.method](**arm.settings).prepare(context.net, context.space, trial_context)
 
 
 def train_run(job: Run) -> dict[str, Any]:
@@ -175,22 +197,39 @@ def train_run(job: Run) -> dict[str, Any]:
     context = dataclasses.replace(context, train=train)
     budget = Budget.parse(f"{job.target}%").resolve(context.space.dense_cost)
     seed = derive_seed(job.seed, f"{job.arm} {job.target} {job.epochs}")
-    train_narrow = by_method if job.arm in ARMS else by_peer
-    values = measured(train_narrow(job, context, budget, seed), context.data)
+    if job.arm not in ARMS:
+        values = measured(by_peer(job, context, budget, seed), context.data)
+    else:
+        result = by_method(job, context, budget, seed)
+        if result.checkpoint is None:
+            raise RuntimeError(result.error)
+        values = measured(from_bytes(result.checkpoint, context.net), context.data)
+        values["flops"] = result.cost.flops if result.cost else values["flops"]
+        if "latency_ratio" in result.note:
+            values["latency_ratio"] = result.note["latency_ratio"]
     if values["flops"] > budget.limit:
         raise RuntimeError(f"{values['flops']:,} flops are above the {budget.limit:,} of the target")
     return values
 
 
-def by_method(job: Run, context: SearchContext, budget: Budget, seed: int) -> nn.Module:
+def by_method(job: Run, context: SearchContext, budget: Budget, seed: int) -> TrialResult:
+    """Run the arm of a job to its end in this process."""
     arm = ARMS[job.arm]
     widths = None if arm.finds else uniform_widths(context.space, Goal(budgets=(budget,)))
-    shared = {arm.method: prepared(arm.method, job.cell, job.seed)}
-    trial = Trial(0, arm.method, Goal(widths, (budget,)), seed=seed)
-    result = evaluated(trial, dataclasses.replace(context, prepared=shared))
-    if result.checkpoint is None:
-        raise RuntimeError(result.error)
-    return from_bytes(result.checkpoint, context.net)
+    shared = {arm.method: prepared(job.arm, job.cell, job.seed)}
+    trial = Trial(0, arm.method, Goal(widths, (budget,)), arm.settings, seed)
+    return evaluated(trial, dataclasses.replace(context, prepared=shared))
+
+
+def evaluated(trial: Trial, search_context: SearchContext) -> TrialResult:
+    """Run a trial to its end in this process."""
+    running = evaluate(trial, search_context)
+    try:
+        while True:
+            next(running)
+    except StopIteration as end:
+        result: TrialResult = end.value
+        return result
 
 
 def by_peer(job: Run, context: SearchContext, budget: Budget, seed: int) -> nn.Module:

@@ -26,7 +26,7 @@ from typing import Any
 
 import peers
 import torch
-from cell_runs import ARMS, BATCH, NETWORKS, Dense, Run, Setup, format_of, measure, network_of, start
+from cell_runs import BATCH, NETWORKS, Dense, Run, Setup, format_of, measure, network_of, start
 from fronts import finished_search, outcome_of
 from harness import Rows, lead, mean_and_error, mean_of, print_table, rows_of, seeds_of, study_parser
 
@@ -38,8 +38,10 @@ CELLS = tuple(f"{network}/{images}" for network in NETWORKS for images in SETS)
 PARTS = ("short", "long", "search", "ablation")
 SHORT_EPOCHS = 2
 RATES = (0.02, 0.05, 0.12)
-RATE_TARGETS = slice(1, None, 2)  # the second target and the last, for which the learning rate is chosen
+RATE_TARGETS = slice(1, None, 2)  # the second target, and of four the last, for which the learning rate is chosen
 OWN, BASELINE, SEARCH = "di, own widths", "l2, uniform", "search"
+
+COMPARED = (OWN, "di, uniform", BASELINE)  # arms that stand beside the search; `methods.py` compares all of them
 
 # Flags of `python -m search` by the name of a line, besides those of every search.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -243,7 +245,7 @@ def best_peers(lines: Sequence[Line], count: int) -> list[str]:
 
 def short_table(study: Study, cell: str, measured: bool) -> list[Line]:
     """Compare arms and peers after two epochs at every target."""
-    rate, arms = study.rate(cell, SHORT_EPOCHS), (*ARMS, *peers.names())
+    rate, arms = study.rate(cell, SHORT_EPOCHS), (*COMPARED, *peers.names())
     if measured:
         study.train(cell, arms, SHORT_EPOCHS, rate)
     lines = present(arms, lambda arm: study.line(cell, arm, SHORT_EPOCHS, rate))
@@ -253,7 +255,7 @@ def short_table(study: Study, cell: str, measured: bool) -> list[Line]:
 
 def long_table(study: Study, cell: str, rivals: Sequence[str], parts: Sequence[str]) -> list[Line]:
     """Compare searches with arms and peers at equal training in all."""
-    rate, arms = study.rate(cell, study.share), (*ARMS, *rivals)
+    rate, arms = study.rate(cell, study.share), (*COMPARED, *rivals)
     if "long" in parts:
         study.train(cell, arms, study.share, rate)
     if "search" in parts:

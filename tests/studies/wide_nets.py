@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from cell_runs import evaluated
 from harness import mean_and_error, print_table, rows_of, seeds_of, study_parser
-from methods import evaluated
 
 from pruning.base import Goal
 from pruning.checkpoint import from_bytes
