@@ -1,5 +1,6 @@
 """Steps that several pruning methods share: the widths of a goal, and fine-tuning after the cut."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from torch import nn
@@ -31,7 +32,7 @@ def finetune(
     widths: Widths,
     context: Context,
     note: Mapping[str, float | int | str | bool] | None = None,
-    spent: int = 0,
+    spent: float = 0,
     selection: Selection | None = None,
 ) -> Iterator[Snapshot]:
     """Re-estimate the BatchNorm statistics of a freshly cut net, then train it for the rest of the trial's epochs.
@@ -40,11 +41,12 @@ def finetune(
     the training goes on changing.
 
     Args:
-        spent: epochs of the trial that were used before the cut.
+        spent: epochs of the trial that were used before the cut; snapshots tell whole epochs only.
         selection: the channels that were kept, where the cut did nothing else.
     """
     note = note or {}
     context.reestimate_batchnorm(narrow)
-    yield Snapshot(narrow, widths, spent, note, selection=selection)
+    yield Snapshot(narrow, widths, math.floor(spent), note, selection=selection)
     for epoch in context.fit(narrow, context.epochs - spent):
-        yield Snapshot(narrow, widths, spent + epoch, note, selection=selection)
+        finished = math.floor(min(spent + epoch, context.epochs))
+        yield Snapshot(narrow, widths, finished, note, selection=selection)

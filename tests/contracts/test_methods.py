@@ -194,7 +194,7 @@ def test_snapshots_follow_the_epochs(net, space, method, context) -> None:
 
 NARROWING = {  # settings at which methods yield intermediate networks in 8 epochs of 4 batches
     "abfp": {"iterations": 3},
-    "aofp": {"theta": 0.3, "scope": "all", "half_batches": 2, "warm_up_batches": 0},
+    "aofp": {"theta": 0.3, "scope": "all", "search_share": 0.5, "half_batches": 2, "warm_up_batches": 0},
     "di": {"gradual_epochs": 3},
 }
 

@@ -66,7 +66,7 @@ def test_no_method_trains_the_wide_net_longer_than_a_trial(name: str, epochs: in
 def test_methods_that_train_before_they_cut_say_so() -> None:
     assert wide_epochs(METHODS["l2"](), 4) == 0
     assert wide_epochs(METHODS["aofp"](search_share=0.5), 4) == 2
-    assert wide_epochs(METHODS["aofp"](), 1) == 1
+    assert wide_epochs(METHODS["aofp"](search_share=0.25), 1) == 0.25
     assert wide_epochs(METHODS["csgd"](deadline=0.3), 4) == 2
     assert wide_epochs(METHODS["csgd"](early_trim=False), 4) == 4
     assert wide_epochs(METHODS["abfp"](balancing=0.25), 4) == 1

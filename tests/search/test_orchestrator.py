@@ -67,7 +67,7 @@ def test_every_front_member_reloads_recounts_and_reevaluates_to_its_figures(
 
 @pytest.mark.usefixtures("without_programs")
 def test_one_trial_of_aofp_gives_several_networks_to_the_front(tmp_path: Path) -> None:
-    settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
+    settings = ("theta=0.3", "scope=all", "search_share=0.5", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
     fixed = tuple(f"aofp.{setting}" for setting in settings)
     config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=6)

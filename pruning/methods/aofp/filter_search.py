@@ -23,6 +23,8 @@ from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
+LEAST_LEFT = 1e-3  # of a consumer's output
+
 
 @dataclass(frozen=True)
 class SearchGoal:
@@ -63,12 +65,14 @@ class SearchSchedule:
     Attributes:
         warm_up: steps before the first half.
         every: steps from one scored batch to the next.
-        deadline: steps after which the channels that the goal still asks for are cut at once.
+        deadline: steps after which the search ends.
+        spread: steps from the start of the first group to that of one after the last.
     """
 
     warm_up: int
     every: int
     deadline: int
+    spread: int = 0
 
 
 class FilterSearch:
@@ -106,7 +110,6 @@ class FilterSearch:
             for index, group in enumerate(targets)
         }
         self._turns = scoring_turns(targets)
-        self._period = schedule.every * (1 + max(self._turns.values()))
         names = dict.fromkeys(consumer for group in targets for consumer in group.consumers)
         self._channels = sum(group.width for group in self.space.groups)
         self._path = ScoringPath(net, find_consumers(net, self.space, names))
@@ -159,26 +162,24 @@ class FilterSearch:
             group = self.groups[name]
             measured = [errors[consumer] for consumer in group.group.consumers if consumer in errors]
             if measured and not group.retired:
-                group.credit(torch.stack(measured).mean())
+                group.credit(torch.stack(measured).mean(dim=0))
                 if group.complete:
                     cuts += self._end_half(group)
         self._step += 1
-        if self.finished and not self.reached and not self._goal.unlimited:
-            cuts.append(self.reach_goal())
         self._prepare_batch()
         return cuts
 
     def reach_goal(self) -> Widths:
-        """Cut at once as many channels as the goal still asks for, by rising estimated output error.
+        """Cut at once as many channels as the goal still asks for, by rising estimated damage.
 
-        Widths within budgets come from `allocate`, on the summed errors of each group's channels in rising order.
+        Nothing is cut where the goal is reached or is none. Widths within budgets come from `allocate`.
 
         Returns:
             The widths after the cut.
         """
+        if self.reached or self._goal.unlimited:
+            return self.widths
         before = sum(group.width for group in self.groups.values())
-        for group in self.groups.values():
-            group.estimate_errors()
         widths = self._goal.widths if self._goal.widths is not None else self._allocated()
         scores = {name: self._scores(group) for name, group in self.groups.items()}
         wanted = {name: widths[name] for name in self.groups}
@@ -228,16 +229,16 @@ class FilterSearch:
         due = [name for index, name in enumerate(self.groups) if self._due(index, name)]
         self._scored_groups = [] if self.finished else due
         scored = [self.groups[name] for name in self._scored_groups]
-        self._path.hide((group.group, group.drawn) for group in scored)
+        self._path.hide((group.group, group.sets) for group in scored)
 
     def _due(self, index: int, name: str) -> bool:
         """Whether the next batch scores a group.
 
         Groups start one after the other, so that the halves of neighbouring layers do not end together.
         """
-        stagger = self.rules.batches * self._period // len(self.groups)
+        late = index * self.schedule.spread // len(self.groups)
         turn = (self._step // self.schedule.every) % (1 + max(self._turns.values()))
-        started = self._step >= self.schedule.warm_up + index * stagger
+        started = self._step >= self.schedule.warm_up + late
         on_turn = self._step % self.schedule.every == 0 and turn == self._turns[name]
         return started and on_turn and not self.groups[name].retired
 
@@ -248,21 +249,25 @@ class FilterSearch:
         self._path.keep(alive)
 
     def _scores(self, group: Halving) -> Tensor:
-        """Return scores by which channels of a large output error are kept first, and dead channels last."""
-        return torch.where(group.alive, group.channel_errors, group.channel_errors.min() - 1)
+        """Return scores by which channels of a large damage are kept first, and dead channels last."""
+        shares = group.shares()
+        return torch.where(group.alive, shares, shares.min() - 1)
 
     def _allocated(self) -> Widths:
-        """Return widths within the budgets, none above that of the search, by the summed errors at all consumers."""
+        """Return widths within the budgets, none above that of the search, by the damage at all consumers.
+
+        With the error e of a consumer, 1 - e of its output is left. Layers one after the other leave the product, so
+        that groups are compared by -log(1 - e), which grows without bound as a group loses all that its consumers see.
+        """
         curves, groups = {}, []
         for group in self.space.groups:
             search = self.groups.get(group.name)
             width = group.width if search is None else min(search.width, group.ceiling)
             lost = np.zeros(group.width + 1)
             if search is not None:
-                # A credit is the mean over the consumers, but each of them loses the channels that are cut.
-                errors = search.channel_errors[search.alive].clamp(min=0) * len(search.group.consumers)
-                costs = errors.sort().values.cumsum(0).flip(0)
-                lost[: len(costs)] = costs.numpy()
+                left = np.maximum(1 - search.damages(), LEAST_LEFT)
+                # An error is the mean over the consumers, but each of them loses the channels that are cut.
+                lost[: len(left)] = -np.log(left)[::-1] * len(search.group.consumers)
             curves[group.name] = lost
             floor = width if search is None else min(group.floor, width)
             groups.append(dataclasses.replace(group, ceiling=width, floor=floor))

@@ -6,16 +6,22 @@ of the candidates is cut if its largest mean error is under `theta`; otherwise i
 is given up where it cannot be halved any more.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pruning.methods.aofp.evidence import Evidence
 from spaces.groups import ChannelGroup
 
-RIDGE = 1.0  # in batches: the weight of the assumption that all channels have equal errors
+FEW = 1 / 8  # share of the alive channels that an additional set hides
+RANKED_AFTER = frozenset(4**power for power in range(1, 12))  # batches of a half after which channels are ranked anew
+DEPTHS = (0.25, 0.5, 0.75, 0.875)  # shares of the alive channels, the least damaging first, that are hidden together
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,13 @@ class HalvingRules:
         theta: every channel of a cut must have a mean relative output error below it.
         batches: scored batches of a half.
         give_ups: number of consecutive searches without a cut after which a group retires.
+        few_sets: additional random sets, of an eighth of the alive channels, that every batch hides.
     """
 
     theta: float
     batches: int
     give_ups: int
+    few_sets: int
 
 
 class Decision(Enum):
@@ -48,6 +56,10 @@ class Halving:
     all conv groups. Widths after a cut are multiples of the group's divisor, so a half may cut fewer channels than it
     has found.
 
+    Besides the half of the candidates that decides, every batch hides further sets, which only tell how much damage
+    each channel does: `few_sets` random ones of an eighth of the alive channels and, once there is evidence, the least
+    damaging channels at one of `DEPTHS`, one depth after the other.
+
     Args:
         lowest: the smallest width that the group may get.
         seed: of the draws, which are made on the CPU and so are the same on every device.
@@ -57,18 +69,23 @@ class Halving:
         width: number of channels that are alive.
         hidden: number of channels that every batch hides: half of the candidates, rounded down in every conv group.
         draws: channels that each batch of the half hides; int64, shape (batches, hidden).
+        few: the additional sets of each batch; int64, shape (batches, few_sets, channels).
         sums: of the errors credited to each channel in this half, shape (group.width,).
         counts: how often each channel was credited in this half, shape (group.width,).
-        batch_errors: error of each batch of this half, shape (batches,); NaN for batches that are still to come.
-        channel_errors: estimated error of hiding each channel alone, float64, shape (group.width,).
+        errors: of the sets of each batch of this half, shape (batches, 2 + few_sets): the half, the additional sets and
+            the least damaging channels. NaN where nothing was hidden yet.
+        evidence: pooled over all halves.
+        depths: sums of the errors of hiding the least damaging channels, and their numbers, shape (depths, 2); those of
+            earlier halves count half as much each.
     """
 
     width: int
     hidden: int
     draws: Tensor
+    few: Tensor
     sums: Tensor
     counts: Tensor
-    batch_errors: Tensor
+    errors: Tensor
 
     def __init__(
         self, group: ChannelGroup, lowest: int, rules: HalvingRules, seed: int, device: torch.device | str = "cpu"
@@ -76,10 +93,13 @@ class Halving:
         self.group, self.lowest, self.rules = group, lowest, rules
         self.alive = torch.ones(group.width, dtype=torch.bool)
         self.candidates = self.alive.clone()
-        # Before any measurement: equal errors that add up to the whole energy of the consumers' outputs.
-        self.channel_errors = torch.full((group.width,), 1 / group.width, dtype=torch.float64)
+        self.evidence = Evidence(group.width)
+        self.depths = torch.zeros(len(DEPTHS), 2, dtype=torch.float64)
         self.failures = 0
         self.scored = 0
+        self._ranked: Tensor | None = None  # alive channels by rising share, shape (conv groups, channels)
+        self._pooled = 0  # batches of this half that are in the evidence
+        self._turn = 0  # of the depths; goes on from half to half
         self._device = torch.device(device)
         self._sum_dtype = torch.float32 if self._device.type == "mps" else torch.float64
         self._generator = torch.Generator().manual_seed(seed)
@@ -101,29 +121,37 @@ class Halving:
         return self.scored >= self.rules.batches
 
     @property
-    def drawn(self) -> Tensor:
-        """The channels that the current batch hides; int64, shape (hidden,), on the device."""
-        return self.draws[self.scored]
+    def sets(self) -> list[Tensor]:
+        """The sets of channels that the current batch hides, one after the other; int64, on the device.
+
+        The first one is half of the candidates.
+        """
+        ranked = [] if self._ranked is None else [self._least(DEPTHS[self._depth_of(self.scored)])]
+        return [self.draws[self.scored], *self.few[self.scored], *ranked]
 
     def width_after(self, channels: int) -> int:
         """Return the smallest legal width that holds the channels left after a cut of `channels`."""
         divisor = self.group.divisor
         return min(self.width, max(self.lowest, -(-(self.width - channels) // divisor) * divisor))
 
-    def credit(self, error: Tensor) -> None:
-        """Credit the hidden channels with the relative output error of a batch, unless it is not finite.
+    def credit(self, errors: Tensor) -> None:
+        """Record the relative output errors of a batch.
 
-        The host does not wait for the device.
+        The first error, if it is finite, is credited to the hidden half of the candidates. The host waits for the
+        device only after few batches of a half, to rank the channels by the evidence so far.
 
         Args:
-            error: a scalar.
+            errors: of `sets`, shape (sets,).
         """
-        finite, hidden = torch.isfinite(error), self.drawn
-        self.batch_errors[self.scored] = error
-        credit = torch.where(finite, error.to(self._sum_dtype), 0)
-        self.sums.index_add_(0, hidden, credit.expand(len(hidden)))
-        self.counts.index_add_(0, hidden, finite.long().expand(len(hidden)))
+        drawn = self.draws[self.scored]
+        self.errors[self.scored, : len(errors)] = errors.to(self._sum_dtype)
+        finite = torch.isfinite(errors[0])
+        credit = torch.where(finite, errors[0].to(self._sum_dtype), 0)
+        self.sums.index_add_(0, drawn, credit.expand(len(drawn)))
+        self.counts.index_add_(0, drawn, finite.long().expand(len(drawn)))
         self.scored += 1
+        if self.scored in RANKED_AFTER:
+            self._rank()
 
     def decide(self) -> tuple[Decision, Tensor]:
         """End the half; return the decision and the better half of the candidates.
@@ -135,12 +163,8 @@ class Halving:
             The decision, and channels of shape (conv groups, channels), in rising order of mean error.
         """
         mean = self._means()
-        self.estimate_errors()
         half = self.hidden
-        conv_groups = self.group.conv_groups
-        order = mean.view(conv_groups, -1).sort(dim=1, stable=True).indices[:, : half // conv_groups]
-        offsets = torch.arange(conv_groups).unsqueeze(1) * (self.group.width // conv_groups)
-        best = order + offsets
+        best = self._lowest_of(mean, half // self.group.conv_groups)
         if float(mean[best].max()) < self.rules.theta:
             return Decision.MOVE, best
         if self.width_after(self._half_of(half)) < self.width:
@@ -152,50 +176,71 @@ class Halving:
 
     def cut(self, best: Tensor, channels: int) -> None:
         """Cut the first `channels` of the channels that `decide` returned, and search among all that are left."""
+        self._pool()
         self.alive[best[:, : channels // self.group.conv_groups].flatten()] = False
         self.failures = 0
+        self.evidence.restart(self.alive)
+        self.depths.zero_()
         self._search_among(self.alive.clone())
 
     def keep(self, kept: Tensor) -> None:
         """Cut all channels but `kept`, which must be alive."""
+        self._pool()
         self.alive &= torch.zeros_like(self.alive).index_fill_(0, kept, True)
+        self.evidence.restart(self.alive)
+        self.depths.zero_()
         self._search_among(self.alive.clone())
 
-    def estimate_errors(self) -> None:
-        """Estimate the error of hiding each candidate alone, from the batches of this half so far.
+    def shares(self) -> Tensor:
+        """Return the damage of every channel relative to the mean of the alive ones, from all batches so far.
 
-        If errors add up, the error of a batch is the sum of the errors of its hidden channels. Ridge regression
-        towards equal errors solves this: a short half has fewer batches than channels, and a channel's mean credit
-        also depends on the channels that happened to be hidden with it.
+        Shape (group.width,), float64.
         """
-        errors = self.batch_errors[: self.scored].cpu().double()
-        known = torch.isfinite(errors)
-        if not known.any() or self.hidden == 0:
-            return
-        places = self.candidates.nonzero().flatten()
-        hidden = torch.zeros(self.scored, self.group.width, dtype=torch.float64)
-        hidden = hidden.scatter_(1, self.draws[: self.scored].cpu(), 1.0)[known][:, places]
-        mean = errors[known].mean() / self.hidden
-        unexplained = errors[known] - mean * self.hidden
-        gram = hidden.T @ hidden + RIDGE * torch.eye(len(places), dtype=torch.float64)
-        self.channel_errors[places] = mean + torch.linalg.solve(gram, hidden.T @ unexplained)
+        self._pool()
+        return self.evidence.shares(self.alive)
+
+    def damages(self) -> NDArray[np.float64]:
+        """Return the relative output error of hiding the k least damaging channels, for k = 0 .. width: rising from 0.
+
+        It is measured at `DEPTHS` and straight in between. A depth that was not reached is estimated as if damage added
+        up. Without any channel, the error is 1.
+        """
+        rising = np.sort(self.shares()[self.alive].clamp(min=0).numpy())
+        counts, errors = [0], [0.0]
+        for depth, (total, sets) in zip(DEPTHS, self.depths.tolist(), strict=True):
+            count = self._count_at(depth) * self.group.conv_groups
+            if count > counts[-1]:
+                added_up = self.evidence.damage(count / self.width) * float(rising[:count].mean())
+                counts.append(count)
+                errors.append(max(errors[-1], total / sets if sets else added_up))
+        if counts[-1] < self.width:
+            counts.append(self.width)
+            errors.append(max(errors[-1], 1.0))
+        return np.interp(np.arange(self.width + 1), counts, errors)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the search has measured and drawn, as tensors and numbers."""
-        tensors = {name: getattr(self, name).clone() for name in ("alive", "candidates", "channel_errors")}
-        on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws", "batch_errors")}
-        numbers = {"failures": self.failures, "scored": self.scored}
-        return tensors | on_device | numbers | {"generator": self._generator.get_state()}
+        tensors = {name: getattr(self, name).clone() for name in ("alive", "candidates", "depths")}
+        if self._ranked is not None:
+            tensors["ranked"] = self._ranked.cpu().clone()
+        on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws", "few", "errors")}
+        numbers = {"failures": self.failures, "scored": self.scored, "pooled": self._pooled, "turn": self._turn}
+        state = tensors | on_device | numbers | {"evidence": self.evidence.state_dict()}
+        return state | {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
-        for name in ("alive", "candidates", "channel_errors"):
+        for name in ("alive", "candidates", "depths"):
             setattr(self, name, state[name].clone())
         self._count()
-        self.sums, self.counts, self.draws = (state[name].to(self._device) for name in ("sums", "counts", "draws"))
-        self.sums, self.counts = self.sums.to(self._sum_dtype).clone(), self.counts.clone()
-        self.batch_errors = state["batch_errors"].to(self._device, self._sum_dtype).clone()
+        for name in ("draws", "few", "counts"):
+            setattr(self, name, state[name].to(self._device).clone())
+        for name in ("sums", "errors"):
+            setattr(self, name, state[name].to(self._device, self._sum_dtype).clone())
+        self._ranked = state["ranked"].to(self._device).clone() if "ranked" in state else None
         self.failures, self.scored = state["failures"], state["scored"]
+        self._pooled, self._turn = state["pooled"], state["turn"]
+        self.evidence.load_state_dict(state["evidence"])
         self._generator.set_state(state["generator"])
 
     def _half_of(self, channels: int) -> int:
@@ -207,23 +252,72 @@ class Halving:
         mean = self.sums.cpu().double() / counts.clamp(min=1)
         return mean.masked_fill((counts == 0) | ~self.candidates, torch.inf)
 
+    def _lowest_of(self, values: Tensor, count: int) -> Tensor:
+        """Return the `count` channels of the lowest values in every conv group, rising: shape (conv groups, count)."""
+        conv_groups = self.group.conv_groups
+        order = values.view(conv_groups, -1).sort(dim=1, stable=True).indices[:, :count]
+        return order + torch.arange(conv_groups).unsqueeze(1) * (self.group.width // conv_groups)
+
+    def _count_at(self, depth: float) -> int:
+        """Return how many channels of a conv group are hidden at a depth."""
+        return max(1, int(depth * self.width / self.group.conv_groups))
+
+    def _depth_of(self, batch: int) -> int:
+        return (self._turn + batch) % len(DEPTHS)
+
+    def _least(self, depth: float) -> Tensor:
+        assert self._ranked is not None
+        return self._ranked[:, : self._count_at(depth)].flatten()
+
+    def _pool(self) -> None:
+        """Move what the batches so far have measured to the evidence."""
+        new = slice(self._pooled, self.scored)
+        errors = self.errors[new].cpu().double()
+        if not len(errors):
+            return
+        everywhere = torch.equal(self.candidates, self.alive)
+        self.evidence.add(self.draws[new].cpu(), errors[:, 0], self.width, everywhere)
+        few = self.few[new].cpu().flatten(0, 1)
+        self.evidence.add(few, errors[:, 1 : 1 + self.rules.few_sets].flatten(), self.width, random=True)
+        for batch, error in enumerate(errors[:, -1].tolist(), start=self._pooled):
+            if math.isfinite(error):
+                self.depths[self._depth_of(batch)] += torch.tensor([error, 1.0], dtype=torch.float64)
+        self._pooled = self.scored
+
     def _search_among(self, candidates: Tensor) -> None:
+        self._pool()
+        self._turn += self.scored
         self.candidates = candidates
         self._start_half()
 
     def _start_half(self) -> None:
         """Draw the channels that each batch of a half hides, all at once, and reset the sums."""
         self._count()
-        conv_groups, width = self.group.conv_groups, self.group.width
-        places = self.candidates.nonzero().view(1, conv_groups, -1)
-        keys = torch.rand(self.rules.batches, conv_groups, places.shape[2], generator=self._generator)
-        first = keys.argsort(dim=2)[..., : self.hidden // conv_groups]
-        chosen = places.expand(len(keys), -1, -1).gather(2, first).flatten(1)
-        self.draws = chosen.to(self._device)
+        batches, width, few_sets = self.rules.batches, self.group.width, self.rules.few_sets
+        self.draws = self._drawn(self.candidates, batches, self.hidden)
+        few = max(1, int(FEW * self.width / self.group.conv_groups)) * self.group.conv_groups
+        self.few = self._drawn(self.alive, batches * few_sets, few).view(batches, few_sets, few)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)
         self.counts = torch.zeros(width, dtype=torch.int64, device=self._device)
-        self.batch_errors = torch.full((self.rules.batches,), torch.nan, dtype=self._sum_dtype, device=self._device)
-        self.scored = 0
+        self.errors = torch.full((batches, 2 + few_sets), torch.nan, dtype=self._sum_dtype, device=self._device)
+        self.scored = self._pooled = 0
+        self._ranked = None
+        if self._turn:
+            self._rank()
+        self.depths *= 0.5
+
+    def _rank(self) -> None:
+        """Order the alive channels by the evidence so far: what the sets of the least damaging ones are taken from."""
+        shares = self.shares().masked_fill(~self.alive, torch.inf)
+        self._ranked = self._lowest_of(shares, self.width // self.group.conv_groups).to(self._device)
+
+    def _drawn(self, among: Tensor, sets: int, size: int) -> Tensor:
+        """Draw sets of `size` channels, equally many of every conv group, on the device: shape (sets, size)."""
+        conv_groups = self.group.conv_groups
+        places = among.nonzero().view(1, conv_groups, -1)
+        keys = torch.rand(sets, conv_groups, places.shape[2], generator=self._generator)
+        first = keys.argsort(dim=2)[..., : size // conv_groups]
+        return places.expand(sets, -1, -1).gather(2, first).flatten(1).to(self._device)
 
     def _count(self) -> None:
         """Store the counts that every batch asks for, so that they are not read from tensors each time."""

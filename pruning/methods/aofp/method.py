@@ -10,13 +10,20 @@ Differences from the authors' code:
 - A group keeps the space's minimum width and legal multiples, and retires after some searches without a cut.
 - Output errors that are not finite are left out.
 - Groups tied by additions, products or concatenations are searched together, with the mean error at their consumers.
-- A trial shorter than the published schedule shortens halves and warm-up by the same factor. Channels that the goal
-  still asks for at the deadline of the search are cut at once, by their estimated error at all their consumers.
+- A trial shorter than the published schedule shortens halves and warm-up by the same factor, and its search may take a
+  fraction of an epoch. Channels that the goal still asks for at its deadline are cut at once.
+- What that cut goes by is pooled over all halves (`pruning.methods.aofp.evidence`), and every batch hides further sets
+  for it: random ones of an eighth of the channels, and the least damaging channels at several depths, from which found
+  widths follow (`few_sets`).
+- Layers that lose inputs in that cut are refitted by least squares (`compensate`).
+- Groups start one after the other in the order of the groups that are searched, a half apart in all; theirs start in
+  the order of all layers, searched or not, so that their starts span two halves in ResNet-56.
 - Groups whose channels a LayerNorm or GroupNorm mixes are not cut, because no mask there equals the cut.
 """
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,11 +35,14 @@ from typing_extensions import override
 
 from pruning.allocation import usage
 from pruning.base import Context, Goal, Method, PruningError, Snapshot
+from pruning.calibration.activation_moments import gather
+from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.methods.aofp.decimating_buffer import DecimatingBuffer
 from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule, scoring_turns
 from pruning.methods.aofp.halving import HalvingRules
 from pruning.methods.aofp.output_error import is_repeatable
 from pruning.methods.common_steps import finetune
+from pruning.rewriting.narrowing import narrow_space
 from pruning.rewriting.surgery import slice_channels
 from pruning.settings import setting
 from spaces.groups import ChannelGroup
@@ -43,7 +53,8 @@ logger = logging.getLogger(__name__)
 
 # At most so many are held, twice as many as a trial measures: each takes as much memory as the net that is trained.
 INTERMEDIATE_NETWORKS_PER_EPOCH = 4
-HALVES = 12  # A search has time for at least so many halves; halves of the published length are shortened otherwise.
+HALVES = 12  # A search has time for at least so many halves; halves of the published length are shortened otherwise,
+SHORTEST_HALF = 20  # but not to fewer batches, as few batches would cut a half that is good by chance.
 
 
 @dataclass(frozen=True)
@@ -61,10 +72,8 @@ class ApproximatedOracle(Method):
         choices=("internal", "all"),
         help="layers with one writer and one consumer, others only if the goal cannot be met without; or all at once",
     )
-    learning_rate: float = setting(
-        1e-3, low=1e-4, high=0.1, log=True, help="constant rate of the search; unused where it takes every epoch"
-    )
-    search_share: float = setting(0.5, low=0.2, high=0.9, help="share of the trial's training given to the search")
+    learning_rate: float = setting(1e-3, low=1e-4, high=0.1, log=True, help="constant learning rate of the search")
+    search_share: float = setting(0.125, low=0.05, high=0.9, help="share of the trial's training given to the search")
     half_batches: int = setting(
         1000, low=2, high=20000, searched=False, help="batches of a half, where the trial has enough of them"
     )
@@ -72,6 +81,12 @@ class ApproximatedOracle(Method):
     score_every: int = setting(1, low=1, high=10, searched=False, help="batches from one scored batch to the next")
     give_ups: int = setting(
         3, low=1, high=100, searched=False, help="consecutive searches without a cut after which a group retires"
+    )
+    few_sets: int = setting(
+        7, low=0, high=20, searched=False, help="further sets of an eighth of the channels that every batch hides"
+    )
+    compensate: bool = setting(
+        True, choices=(True, False), searched=False, help="refit the layers that lose inputs at the deadline"
     )
 
     name: ClassVar[str] = "aofp"
@@ -91,14 +106,15 @@ class ApproximatedOracle(Method):
             ("warm_up_batches", self.warm_up_batches >= 0, "at least 0"),
             ("score_every", self.score_every >= 1, "at least 1"),
             ("give_ups", self.give_ups >= 1, "at least 1"),
+            ("few_sets", self.few_sets >= 0, "at least 0"),
         )
         for name, holds, rule in rules:
             if not holds:
                 raise PruningError(f"setting {name}={getattr(self, name)!r} of aofp must be {rule}")
 
-    def wide_epochs(self, epochs: int) -> int:
+    def wide_epochs(self, epochs: int) -> float:
         """Return the largest number of a trial's epochs that the search takes; the net keeps its width in them."""
-        return max(min(1, epochs), min(int(self.search_share * epochs + 1e-9), epochs - 1))
+        return self.search_share * epochs
 
     def yields_intermediates(self, epochs: int) -> bool:
         """Return whether there is a search, whose moves make the intermediate networks."""
@@ -122,12 +138,28 @@ class ApproximatedOracle(Method):
         trained = copy.deepcopy(net).to(context.device)
         rules, schedule = self.schedule(targets, context, epochs)
         search = FilterSearch(trained, search_goal, targets, rules, schedule, context.seed)
-        spent = 0
+        spent = 0.0
         for spent, intermediate_networks in _train(search, trained, context, epochs, self.learning_rate):
             for narrow, widths, moves in intermediate_networks:
-                yield Snapshot(narrow, widths, spent, {"moves": moves})
-        narrow = slice_channels(trained, space, search.selection)
+                yield Snapshot(narrow, widths, math.floor(spent), {"moves": moves})
+        narrow = self._cut(trained, search, context)
         yield from finetune(narrow, search.widths, context, self._note(search, scope), spent)
+
+    def _cut(self, trained: nn.Module, search: FilterSearch, context: Context) -> nn.Module:
+        """Return the net without the channels that moves have masked, and without those that the goal still asks for.
+
+        The net was trained without the former, so that only the latter are missed and compensated.
+        """
+        moved = search.selection
+        masked, space = slice_channels(trained, search.space, moved), narrow_space(search.space, moved)
+        search.reach_goal()
+        kept = {name: torch.searchsorted(before, search.selection[name]) for name, before in moved.items()}
+        if all(len(kept[name]) == len(before) for name, before in moved.items()):
+            return masked
+        narrow = slice_channels(masked, space, kept)
+        if self.compensate:
+            reconstruct(narrow, masked, space, kept, gather(masked, space, RECIPE, context))
+        return narrow
 
     def targets(self, net: nn.Module, goal: SearchGoal) -> tuple[tuple[ChannelGroup, ...], str]:
         """Return the groups to search, in the order of the layers that write them, and the name of their scope.
@@ -163,19 +195,18 @@ class ApproximatedOracle(Method):
         )
 
     def schedule(
-        self, targets: Sequence[ChannelGroup], context: Context, epochs: int
+        self, targets: Sequence[ChannelGroup], context: Context, epochs: float
     ) -> tuple[HalvingRules, SearchSchedule]:
         """Return rules and schedule of a search of `epochs`: as published, or with all lengths shortened alike."""
-        steps = epochs * context.steps_per_epoch
-        if epochs == context.epochs:  # no epoch is left for the narrow net, so the last batches train it
-            steps = max(1, round(self.search_share * steps))
+        steps = max(1, round(epochs * context.steps_per_epoch))
         period = self.score_every * (1 + max(scoring_turns(targets).values()))
-        batches = min(self.half_batches, max(2, steps // (HALVES * period)))
-        warm_up = self.warm_up_batches * batches // self.half_batches
+        room = steps // HALVES
+        batches = min(self.half_batches, max(SHORTEST_HALF, room // period))
+        warm_up = self.warm_up_batches * min(room // period, self.half_batches) // self.half_batches
         if batches < self.half_batches:
             logger.info("aofp: %d batches per half instead of %d, to fit %d steps", batches, self.half_batches, steps)
-        rules = HalvingRules(self.theta, batches, self.give_ups)
-        return rules, SearchSchedule(warm_up, self.score_every, steps)
+        rules = HalvingRules(self.theta, batches, self.give_ups, self.few_sets)
+        return rules, SearchSchedule(warm_up, self.score_every, steps, spread=min(batches * period, room))
 
     def _note(self, search: FilterSearch, scope: str) -> Mapping[str, float | int | str | bool]:
         return {
@@ -236,8 +267,8 @@ def _reachable(goal: SearchGoal, groups: Sequence[ChannelGroup]) -> bool:
 
 
 def _train(
-    search: FilterSearch, net: nn.Module, context: Context, epochs: int, rate: float
-) -> Iterator[tuple[int, list[tuple[nn.Module, Widths, int]]]]:
+    search: FilterSearch, net: nn.Module, context: Context, epochs: float, rate: float
+) -> Iterator[tuple[float, list[tuple[nn.Module, Widths, int]]]]:
     """Train until the search is finished; after every epoch yield the epochs so far and its intermediate networks.
 
     The cuts of one batch make one intermediate network, yielded with its widths and the number of moves so far. Its
@@ -259,12 +290,11 @@ def _train(
             intermediate_networks.add(cost, (narrow, cuts[-1], search.moves))
             search.attach()
 
-    whole = epochs == context.epochs
     search.attach()
     try:
-        for epoch in context.fit(net, epochs, after_batch, learning_rate=None if whole else rate):
-            yield epoch, intermediate_networks.drain()
-            if search.finished and not whole:
+        for epoch in context.fit(net, epochs, after_batch, learning_rate=rate):
+            yield min(epoch, epochs), intermediate_networks.drain()
+            if search.finished:
                 return
     finally:
         search.detach()

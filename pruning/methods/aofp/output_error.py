@@ -13,7 +13,7 @@ thresholds are on that scale), but the running statistics are not touched; the a
 update them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,7 +169,8 @@ class ScoringPath:
     def __init__(self, net: nn.Module, consumers: Mapping[str, Consumer]) -> None:
         self._net, self._consumers = net, consumers
         self._device = next(net.parameters()).device
-        self._hidden: dict[str, Tensor] = {}  # consumer -> input features hidden from it in this batch
+        # Consumer -> sets of input features that are hidden from it in this batch, one set after the other.
+        self._hidden: dict[str, list[Tensor]] = {}
         # (consumer, start of group) -> input features of each channel, and which of them count where not all do
         self._places: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
         # By consumer; a consumer without an entry has no dead channel.
@@ -210,11 +211,14 @@ class ScoringPath:
                 if not mask.all():
                     masks[consumer.name] = mask.to(self._device)
 
-    def hide(self, drawn: Iterable[tuple[ChannelGroup, Tensor]]) -> None:
-        """Hide these channels of these groups from their consumers in the next batch; no other group is scored."""
+    def hide(self, drawn: Iterable[tuple[ChannelGroup, Sequence[Tensor]]]) -> None:
+        """Hide sets of channels of these groups from their consumers in the next batch; no other group is scored.
+
+        Each consumer computes its output once for every set of its group.
+        """
         self._hidden = {
-            consumer: self._features(consumer, group, channels)
-            for group, channels in drawn
+            consumer: [self._features(consumer, group, channels) for channels in sets]
+            for group, sets in drawn
             for consumer in group.consumers
         }
 
@@ -237,11 +241,11 @@ class ScoringPath:
         return index[channels].flatten() if places is None else index[channels][places[channels]]
 
     def relative_errors(self) -> dict[str, Tensor]:
-        """Return consumer -> relative output error in the last batch, and reset it.
+        """Return consumer -> relative output errors of its hidden sets in the last batch, and reset them.
 
-        Errors are scalars on the device, at least 0: means over the uses of a consumer in the batch.
+        Errors are on the device, shape (sets,), at least 0: means over the uses of a consumer in the batch.
         """
-        errors = {name: torch.stack(values).mean() for name, values in self._errors.items()}
+        errors = {name: torch.stack(values).mean(dim=0) for name, values in self._errors.items()}
         self._errors.clear()
         return errors
 
@@ -274,25 +278,30 @@ class ScoringPath:
 
     @torch.no_grad()
     def _score(self, consumer: Consumer, computed: tuple[Tensor, Tensor], base: Tensor) -> None:
-        """Measure the error of a consumer.
+        """Measure the errors of a consumer.
 
         Args:
             computed: input and output of the layer itself.
             base: its output after the BatchNorm that follows, if there is one.
         """
         layer = self._net.get_submodule(consumer.name)
-        ablated = ablate(layer, *computed, self._hidden[consumer.name])
-        if consumer.norm:
-            ablated = normalised(self._net.get_submodule(consumer.norm), ablated)
-        if consumer.activation is not None:
-            base, ablated = consumer.activation(base), consumer.activation(ablated, overwrite=True)
         alive = self._output_masks.get(consumer.name)
-        if alive is not None:
-            mask = along(alive, layer, base)
-            base, ablated = base * mask, ablated * mask
+        mask = None if alive is None else along(alive, layer, base)
         exact = torch.promote_types(base.dtype, torch.float32)
-        base, ablated = base.to(exact), ablated.to(exact)
-        # Allocating large tensors costs more than the arithmetic, so the difference overwrites `ablated`.
+
+        def seen(value: Tensor, overwrite: bool) -> Tensor:
+            if consumer.activation is not None:
+                value = consumer.activation(value, overwrite)
+            return (value if mask is None else value * mask).to(exact)
+
+        base = seen(base, overwrite=False)
         energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # outputs of 0 have an error of 0
-        error = torch.linalg.vector_norm(ablated.sub_(base)).square() / energy
-        self._errors.setdefault(consumer.name, []).append(error)
+        errors = []
+        for hidden in self._hidden[consumer.name]:
+            ablated = ablate(layer, *computed, hidden)
+            if consumer.norm:
+                ablated = normalised(self._net.get_submodule(consumer.norm), ablated)
+            # Allocating large tensors costs more than the arithmetic, so the difference overwrites `ablated`.
+            difference = seen(ablated, overwrite=True).sub_(base)
+            errors.append(torch.linalg.vector_norm(difference).square() / energy)
+        self._errors.setdefault(consumer.name, []).append(torch.stack(errors))

@@ -235,7 +235,7 @@ def test_a_folder_whose_study_is_of_another_search_is_refused(tmp_path: Path) ->
 
 
 def test_intermediate_networks_over_the_old_budget_are_on_no_front_under_a_new_one(tmp_path: Path) -> None:
-    settings = ("theta=0.3", "scope=all", "half_batches=2", "warm_up_batches=0")
+    settings = ("theta=0.3", "scope=all", "search_share=0.5", "half_batches=2", "warm_up_batches=0")
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
     fixed = tuple(f"aofp.{setting}" for setting in settings)
     changes = {"budget": ("60%",), "method": "aofp", "set": fixed, "train": train, "trials": 5}

@@ -25,7 +25,7 @@ def budget(space, share):
 
 
 def search_in(net, goal, theta=math.inf, batches=4, deadline=10**6, warm_up=0, seed=0):
-    rules, schedule = HalvingRules(theta, batches, 2), SearchSchedule(warm_up, 1, deadline)
+    rules, schedule = HalvingRules(theta, batches, 2, few_sets=1), SearchSchedule(warm_up, 1, deadline, spread=batches)
     return FilterSearch(net, goal, goal.space.variable, rules, schedule, seed)
 
 
@@ -110,7 +110,9 @@ def test_given_widths_are_reached_exactly(net, space):
 def test_channels_still_to_be_cut_at_the_deadline_are_cut_at_once(net, space, warm_up):
     goal = SearchGoal(space, budgets=budget(space, 0.5))
     search = search_in(net, goal, theta=0.0, deadline=10, warm_up=warm_up)
-    (cut,) = list(train(net, search, 15))
+    assert list(train(net, search, 15)) == []
+    assert search.finished
+    cut = search.reach_goal()
     assert goal.reached(cut)
     space.check(cut)
     assert search.moves == 0
@@ -132,6 +134,7 @@ def test_a_search_goes_on_from_a_file_bit_equal_to_one_never_interrupted(net, sp
     ours, theirs = search.state_dict(), other.state_dict()
     assert {name: ours[name] for name in ours if name != "groups"} == {n: theirs[n] for n in theirs if n != "groups"}
     for name, group in ours["groups"].items():
+        torch.testing.assert_close(group.pop("evidence"), theirs["groups"][name]["evidence"], rtol=0, atol=0)
         for key, value in group.items():  # errors of batches still to come are NaN
             other = torch.as_tensor(theirs["groups"][name][key])
             torch.testing.assert_close(torch.as_tensor(value), other, rtol=0, atol=0, equal_nan=True)
@@ -167,7 +170,7 @@ class NoReadingBack(TorchDispatchMode):
 
 def test_nothing_is_read_back_from_the_device_within_a_half(net, space):
     search = search_in(net, SearchGoal(space, budgets=budget(space, 0.5)), theta=0.0, batches=200)
-    list(train(net, search, 1))
+    list(train(net, search, 10))  # channels are ranked after 4 scored batches, and after 16
     with NoReadingBack():
         list(train(net, search, 5))
     assert any(group.scored > 2 for group in search.groups.values())
@@ -207,15 +210,39 @@ def test_tied_channels_are_scored_at_all_their_consumers():
     net = tiny_nets.Residual()
     space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
     group = space.by_name["stem"]
-    search = FilterSearch(net, SearchGoal(space), [group], HalvingRules(0.0, 50, 2), SearchSchedule(0, 1, 100), 0)
+    rules = HalvingRules(0.0, 50, 2, few_sets=1)
+    search = FilterSearch(net, SearchGoal(space), [group], rules, SearchSchedule(0, 1, 100), 0)
     with torch.no_grad():  # channel 0 matters to one consumer only, and it alone matters there
         net.inner.weight[:, 0] = 0
         net.fc.weight[:, 1:] = 0
     list(train(net, search, 49, rate=1e-9))
     halving = search.groups["stem"]
-    halving.estimate_errors()
-    assert int(halving.channel_errors.argmax()) == 0
+    assert int(halving.shares().argmax()) == 0
     assert set(group.consumers) == {"inner", "fc"}
+
+
+def test_shares_rank_channels_like_hiding_each_of_them_alone():
+    """The reference is the oracle of the paper: every channel is hidden alone, on all images, in a loop."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+    with torch.no_grad():
+        first.weight *= torch.linspace(0.2, 2, 16).view(-1, 1, 1, 1)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5))
+    space = trace(net, torch.zeros(1, *tiny_nets.IMAGE))
+    rules, schedule = HalvingRules(0.0, 6, 10**6, few_sets=3), SearchSchedule(0, 1, 10**6)
+    search = FilterSearch(net, SearchGoal(space), [space.by_name["0"]], rules, schedule, 0)
+    list(train(net, search, 40, rate=0.0))
+    images = torch.randn(256, *tiny_nets.IMAGE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        read, exact = first(images).relu(), []
+        base = functional.batch_norm(second(read), None, None, training=True).relu()
+        for channel in range(16):
+            hidden = read.clone()
+            hidden[:, channel] = 0
+            without = functional.batch_norm(second(hidden), None, None, training=True).relu()
+            exact.append(float((base - without).square().sum() / base.square().sum()))
+    ranks = torch.stack([torch.tensor(exact).argsort().argsort(), search.groups["0"].shares().argsort().argsort()])
+    assert float(torch.corrcoef(ranks.double())[0, 1]) > 0.9
 
 
 def test_a_net_wider_than_the_space_allows_has_not_reached_its_goal():
@@ -243,8 +270,7 @@ def test_channels_that_more_layers_read_have_a_larger_error():
     goal = SearchGoal(space, budgets=(Budget("flops", space.dense_cost.flops // 2),))
     kept = []
     for group in (stem, dataclasses.replace(stem, consumers=("inner",))):
-        search = FilterSearch(net, goal, [group, inner], HalvingRules(0.0, 50, 2), SearchSchedule(0, 1, 100), 0)
-        search.groups["stem"].channel_errors *= torch.arange(1, 33)
-        search.groups["inner"].channel_errors *= torch.arange(1, 33)
+        rules = HalvingRules(0.0, 50, 2, few_sets=1)
+        search = FilterSearch(net, goal, [group, inner], rules, SearchSchedule(0, 1, 100), 0)
         kept.append(search.reach_goal()["stem"])
     assert kept[0] > kept[1]

@@ -1,6 +1,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,19 +9,25 @@ from pruning.methods.aofp.halving import Decision, Halving, HalvingRules
 from spaces.groups import ChannelGroup
 
 
-def halving(width=8, theta=0.01, batches=40, give_ups=3, lowest=1, divisor=1, conv_groups=1, seed=0):
+def halving(width=8, theta=0.01, batches=40, give_ups=3, few_sets=1, seed=0, lowest=1, divisor=1, conv_groups=1):
     group = ChannelGroup("g", width, 1, width, divisor, conv_groups)
-    return Halving(group, lowest, HalvingRules(theta, batches, give_ups), seed)
+    return Halving(group, lowest, HalvingRules(theta, batches, give_ups, few_sets), seed)
+
+
+def credit(search, errors):
+    """Credit a batch with errors that add up."""
+    search.credit(torch.stack([errors[hidden].sum() for hidden in search.sets]))
 
 
 def run_half(search, errors):
     """Credit a half with errors that add up, and check the invariants of every batch."""
     alive, candidates, hidden = search.alive, search.candidates, search.hidden
     while not search.complete:
-        drawn = search.drawn
+        drawn, *others = search.sets
         assert len(drawn) == len(drawn.unique()) == hidden
         assert candidates[drawn].all()
-        search.credit(errors[drawn].sum())
+        assert all(len(hidden_set) == len(hidden_set.unique()) and alive[hidden_set].all() for hidden_set in others)
+        credit(search, errors)
     assert not (candidates & ~alive).any()
     assert int(search.counts.sum()) == search.scored * hidden
     return search.decide()
@@ -55,7 +62,7 @@ def test_an_infinite_theta_finds_half_in_the_first_half():
 
 def test_harmless_channels_and_no_others_are_cut():
     errors = torch.tensor([0.0, 5.0] * 8, dtype=torch.float64)
-    search, alive = halving(16, theta=0.5, batches=300), []
+    search, alive = halving(16, theta=0.5, batches=300, few_sets=0), []
     while not search.retired:
         kind, best = run_half(search, errors)
         if kind is Decision.MOVE:
@@ -65,28 +72,64 @@ def test_harmless_channels_and_no_others_are_cut():
     assert all((later <= earlier).all() for earlier, later in zip(alive, alive[1:], strict=False))
 
 
-def test_a_mean_error_includes_the_other_hidden_channels_and_the_estimate_is_of_a_channel_alone():
+def test_a_mean_error_includes_the_other_hidden_channels_and_a_share_is_of_a_channel_alone():
     errors = torch.linspace(0, 1, 10, dtype=torch.float64)
-    search = halving(10, theta=0.0, batches=40_000)
+    search = halving(10, theta=0.0, batches=5000)
     while not search.complete:
-        search.credit(errors[search.drawn].sum())
+        credit(search, errors)
     expected = errors + (5 - 1) / (10 - 1) * (errors.sum() - errors)
-    assert torch.allclose(search.sums / search.counts, expected, atol=0.02)
-    search.decide()
-    assert torch.allclose(search.channel_errors, errors, atol=0.04)
+    assert torch.allclose(search.sums / search.counts, expected, atol=0.05)
+    assert torch.allclose(search.shares(), errors / errors.mean(), atol=0.02)
+
+
+def test_shares_of_all_halves_rank_better_than_the_last_half_alone():
+    """The damage of a set grows faster than the number of its channels, and every batch is 30% off."""
+    generator = torch.Generator().manual_seed(1)
+    true = torch.rand(32, generator=generator).double()
+    search = halving(32, theta=0.0, batches=6, give_ups=10**6, few_sets=3, seed=3)
+
+    def correlation(shares, known):
+        ranks = torch.stack([values[known].argsort().argsort() for values in (shares, true)])
+        return float(torch.corrcoef(ranks.double())[0, 1])
+
+    for _ in range(40):
+        while not search.complete:
+            errors = torch.stack([true[hidden].mean() * (len(hidden) / 32) ** 1.5 for hidden in search.sets])
+            search.credit(errors * (1 + 0.3 * torch.randn(len(errors), generator=generator).double()))
+        means, candidates = search._means(), search.candidates.clone()
+        search.decide()
+        if int(candidates.sum()) == 32:
+            of_a_half = correlation(means.nan_to_num(posinf=2.0), candidates)
+    assert correlation(search.shares(), search.alive) > max(0.8, of_a_half + 0.2)
+
+
+def test_damages_are_those_measured_at_the_depths():
+    errors = torch.linspace(0.1, 1, 16, dtype=torch.float64)
+    search = halving(16, theta=0.0, batches=60, few_sets=3)
+    for _ in range(2):  # the first half has no order of the channels yet
+        while not search.complete:
+            search.credit(torch.stack([(errors[hidden].sum() / errors.sum()) ** 2 for hidden in search.sets]))
+        search.decide()
+    damages, rising = search.damages(), errors.sort().values
+    for removed in (4, 8, 12, 14):
+        least = float((rising[:removed].sum() / errors.sum()) ** 2)
+        assert damages[removed] == pytest.approx(least, rel=0.02)
+    assert damages[0] == 0
+    assert damages[16] == 1
+    assert (np.diff(damages) >= 0).all()
 
 
 def test_an_error_that_is_not_finite_is_left_out():
     search = halving(2, batches=40)
     while not search.complete:
-        search.credit(torch.tensor(math.nan if search.scored % 2 else 1.0))
+        search.credit(torch.tensor([math.nan if search.scored % 2 else 1.0, *[1.0] * (len(search.sets) - 1)]))
     assert int(search.counts.sum()) == 20
     assert torch.equal(search.sums, search.counts.double())
 
 
 def test_a_channel_never_drawn_is_not_taken_for_harmless():
     search = halving(4, theta=0.5, batches=1)
-    drawn = search.drawn.sort().values
+    drawn = search.sets[0].sort().values
     _, best = run_half(search, torch.zeros(4, dtype=torch.float64))
     assert torch.equal(best.flatten().sort().values, drawn)
 
@@ -132,7 +175,7 @@ def test_a_search_goes_on_from_its_state_as_if_never_interrupted():
     search = halving(16, theta=0.0)
     run_half(search, errors)
     for _ in range(7):
-        search.credit(errors[search.drawn].sum())
+        credit(search, errors)
     state = copy.deepcopy(search.state_dict())
     other = halving(16, theta=0.0, seed=99)
     other.load_state_dict(state)
@@ -140,5 +183,6 @@ def test_a_search_goes_on_from_its_state_as_if_never_interrupted():
         run_half(resumed, errors)
         run_half(resumed, errors)
     assert torch.equal(search.draws, other.draws)
-    assert torch.equal(search.channel_errors, other.channel_errors)
+    assert torch.equal(search.shares(), other.shares())
+    assert (search.damages() == other.damages()).all()
     assert torch.equal(search.candidates, other.candidates)

@@ -24,11 +24,11 @@ def scored(net, channels, images, group=0):
     """Return the relative output errors at the consumers of a group when these of its channels are hidden."""
     space = traced(net)
     path = ScoringPath(net, find_consumers(net, space, space.variable[group].consumers))
-    path.hide([(space.variable[group], torch.tensor(channels))])
+    path.hide([(space.variable[group], [torch.tensor(channels)])])
     path.attach()
     net(images)
     path.detach()
-    return path.relative_errors()
+    return {name: error for name, (error,) in path.relative_errors().items()}
 
 
 @pytest.fixture
@@ -48,6 +48,18 @@ def test_the_error_is_measured_after_the_batchnorm_and_activation_of_the_consume
 
     expected = (seen(read) - seen(hidden)).square().sum() / seen(read).square().sum()
     assert torch.allclose(scored(net, [1, 4, 5], images)["2"], expected, rtol=1e-9)
+
+
+def test_sets_are_hidden_one_after_the_other(images):
+    net = chain(nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+    space = traced(net)
+    path = ScoringPath(net, find_consumers(net, space, space.variable[0].consumers))
+    path.hide([(space.variable[0], [torch.tensor([1, 4, 5]), torch.tensor([2])])])
+    path.attach()
+    net(images)
+    path.detach()
+    alone = [scored(net, channels, images)["2"] for channels in ([1, 4, 5], [2])]
+    assert torch.allclose(path.relative_errors()["2"], torch.stack(alone), rtol=1e-9)
 
 
 def test_hiding_all_inputs_of_a_layer_without_bias_and_norm_has_an_error_of_one(images):
@@ -79,7 +91,7 @@ def test_scoring_changes_neither_outputs_nor_gradients_nor_running_statistics(im
         space = traced(net)
         path = ScoringPath(net, find_consumers(net, space, ["2", "6"]))
         if score:
-            path.hide((group, torch.tensor([0, 3])) for group in space.variable)
+            path.hide((group, [torch.tensor([0, 3]), torch.tensor([5])]) for group in space.variable)
             path.attach()
         output = net(images.to(number))
         output.square().sum().backward()
@@ -102,7 +114,7 @@ def test_errors_of_dead_outputs_do_not_count(images):
     alive = torch.ones(12, dtype=torch.bool)
     alive[second.start : second.start + 2] = False
     path.keep(alive)
-    path.hide([(first, torch.tensor([0]))])
+    path.hide([(first, [torch.tensor([0])])])
     path.attach()
     net(images)
     assert float(path.relative_errors()["1"]) == 0
