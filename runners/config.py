@@ -33,8 +33,8 @@ class DataConfig:
     """Which labelled images a search uses.
 
     Attributes:
-        name: digits, cluttered_digits, glyphs, mnist, cifar10, cifar100, "imagefolder:PATH" or
-            "package.module:factory".
+        name: digits (1,797 handwritten ones), coloured_digits (2,000 in colour), cluttered_digits (8,000, harder),
+            glyphs, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
         data_dir: folder in which datasets are looked for; empty takes the user's cache folder.
         image_size: side of the square images in pixels; 0 takes the dataset's own.
         val_share: share of the training images set apart for validation, cut by the run's seed.

@@ -13,7 +13,7 @@ def tiny_config(out: Path, **changes: Any) -> RunConfig:
     config = RunConfig(
         budget=("50%",),
         model="tiny_nets:residual",
-        data=DataConfig(image_size=8),
+        data=DataConfig("digits", image_size=8),
         train=TrainConfig(batch_size=32, precision="float32", device="cpu"),
         runner=RunnerConfig(name="local"),
         latency=LatencyConfig("none"),

@@ -1,4 +1,4 @@
-"""The datasets known by name: two made from scikit-learn's digits, one of letters, three that torchvision downloads."""
+"""The datasets known by name: three from scikit-learn's digits, one of letters, three that torchvision downloads."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from torch.nn import functional
 from runners.cache import cache_root
 from runners.config import DataConfig
 from runners.data.augmentation import Augmentation
-from runners.data.clutter import clutter
+from runners.data.clutter import Clutter, clutter
 from runners.data.glyphs import SIDE, TEST_FONTS, TRAIN_FONTS, draw_glyphs, glyph_masks, package_folder, photographs
 from runners.data.source import TEST_SEED, Shape, Source, class_mixed_order, shape_for, with_channels
 from runners.data.splits import DataError, TensorSplit
@@ -26,6 +26,10 @@ DIGITS_SIDE = 32
 DIGITS_TEST_SHARE = 0.2
 CLUTTER_TRAIN_IMAGES = 6000
 CLUTTER_TEST_IMAGES = 2000
+# So few and so easy that a network learns them in some minutes on a processor, and so hard that narrow ones differ.
+COLOURED_TRAIN_IMAGES = 1500
+COLOURED_TEST_IMAGES = 500
+COLOURED = Clutter(smallest=21.0, slant=15.0, below=1, darkest=0.6, noise=0.04)
 GLYPH_TRAIN_IMAGES = 4000
 GLYPH_TEST_IMAGES = 2000
 DOWNLOAD_SECONDS = 20.0  # a server that sends nothing for this long counts as unreachable
@@ -51,12 +55,21 @@ def digits(config: DataConfig, input_shape: Shape | None) -> Source:
 
 def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
     """Make 8000 hard images out of the handwritten digits (`runners.data.clutter`); train and test share no digit."""
+    return _cluttered(config, input_shape, (CLUTTER_TRAIN_IMAGES, CLUTTER_TEST_IMAGES), Clutter())
+
+
+def coloured_digits(config: DataConfig, input_shape: Shape | None) -> Source:
+    """Make 2000 images like those of `cluttered_digits` that are easier; train and test share no digit."""
+    return _cluttered(config, input_shape, (COLOURED_TRAIN_IMAGES, COLOURED_TEST_IMAGES), COLOURED)
+
+
+def _cluttered(config: DataConfig, input_shape: Shape | None, counts: tuple[int, int], settings: Clutter) -> Source:
     images, labels = _scanned_digits()
     order = class_mixed_order(labels, TEST_SEED)
     aside = round(DIGITS_TEST_SHARE * len(order))
     return _source(
-        clutter(images[order[aside:]], labels[order[aside:]], CLUTTER_TRAIN_IMAGES, seed=1),
-        clutter(images[order[:aside]], labels[order[:aside]], CLUTTER_TEST_IMAGES, seed=2),
+        clutter(images[order[aside:]], labels[order[aside:]], counts[0], 1, settings),
+        clutter(images[order[:aside]], labels[order[:aside]], counts[1], 2, settings),
         shape_for(config, input_shape, (3, DIGITS_SIDE, DIGITS_SIDE)),
         Augmentation(shift=2),
     )

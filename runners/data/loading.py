@@ -26,6 +26,7 @@ DATASETS = Registry(
     {
         "digits": "runners.data.builtin:digits",
         "cluttered_digits": "runners.data.builtin:cluttered_digits",
+        "coloured_digits": "runners.data.builtin:coloured_digits",
         "glyphs": "runners.data.builtin:glyphs",
         "cifar10": "runners.data.builtin:cifar10",
         "cifar100": "runners.data.builtin:cifar100",

@@ -187,7 +187,8 @@ def test_a_latency_that_cannot_be_met_or_measured_ends_with_code_2(
         return Reading(network, meter.conditions(batch), "", 0.003, 0.0029, 0.0031, 1.0)
 
     monkeypatch.setattr(LatencyMeter, "read_at", three)
-    common = f"--model tiny_nets:residual --image-size 8 --device cpu --precision float32 --out {tmp_path / 'run'}"
+    common = "--model tiny_nets:residual --data digits --image-size 8 --device cpu --precision float32"
+    common += f" --out {tmp_path / 'run'}"
     assert main([*flags.split(), *common.split()]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -139,8 +139,8 @@ REAL: dict[str, dict[str, Any]] = {
     },
 }
 
-TINY = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local"
-TINY += " --latency-device none"
+TINY = "--model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32 --device cpu"
+TINY += " --runner local --latency-device none"
 PAGES = (
     "--help",
     "methods",

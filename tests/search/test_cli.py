@@ -311,7 +311,8 @@ def test_every_method_and_setting_says_what_it_is(name: str) -> None:
         assert not setting.help.endswith(".")
 
 
-TINY = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local"
+TINY = "--model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32 --device cpu"
+TINY += " --runner local"
 
 
 def test_a_plan_tells_everything_and_leaves_nothing_behind(

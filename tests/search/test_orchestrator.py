@@ -53,7 +53,7 @@ def test_every_front_member_reloads_recounts_and_reevaluates_to_its_figures(
     finished: tuple[Path, SearchResult],
 ) -> None:
     folder, result = finished
-    data = load_data(DataConfig(image_size=8), 0, (3, 8, 8))
+    data = load_data(DataConfig("digits", image_size=8), 0, (3, 8, 8))
     assert len(result.results) == 5
     assert len(result.front) >= 1
     for member in result.front:
@@ -71,7 +71,7 @@ def test_one_trial_of_aofp_gives_several_networks_to_the_front(tmp_path: Path) -
     train = TrainConfig(epochs=4, batch_size=32, precision="float32", device="cpu")
     fixed = tuple(f"aofp.{setting}" for setting in settings)
     config = tiny_config(tmp_path / "run", budget=("95%",), method="aofp", set=fixed, train=train, trials=6)
-    result, data = run(config), load_data(DataConfig(image_size=8), 0, (3, 8, 8))
+    result, data = run(config), load_data(DataConfig("digits", image_size=8), 0, (3, 8, 8))
     by_trial = Counter(member.trial.number for member in result.front)
     assert max(by_trial.values()) >= 2
     assert len(result.results) == 6
@@ -330,8 +330,9 @@ def test_a_limit_shorter_than_the_dense_training_says_so_and_leaves_nothing(
 
 
 def _command(folder: Path, *flags: str) -> list[str]:
-    base = "--budget 50% --model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu"
-    command = [sys.executable, "-m", "search", *base.split(), "--latency-device", "none", "--out", str(folder)]
+    base = "--budget 50% --model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32"
+    base += " --device cpu --latency-device none"
+    command = [sys.executable, "-m", "search", *base.split(), "--out", str(folder)]
     return [*command, *flags]
 
 

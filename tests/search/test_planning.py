@@ -34,6 +34,7 @@ def environment_of(folder: Path, method: str, budget: str = "10%", trials: int =
         RunConfig(
             budget=(budget,),
             model="lenet5",
+            data=DataConfig("digits"),
             method=method,
             trials=trials,
             out=str(folder / method),
@@ -133,7 +134,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
             method="l2,aofp",
             trials=10,
             out=str(tmp_path / "run"),
-            data=DataConfig(image_size=8),
+            data=DataConfig("digits", image_size=8),
             train=TrainConfig(epochs=2, device="cpu", precision="float32"),
             runner=RunnerConfig(name="local"),
         )

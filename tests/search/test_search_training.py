@@ -115,8 +115,8 @@ def test_training_again_keeps_the_values(tiny_search_context: SearchContext) -> 
 @pytest.mark.usefixtures("without_programs")
 def test_a_search_shows_how_its_networks_were_fine_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    tiny = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "
-    tiny += "--latency-device none --final-epochs none"
+    tiny = "--model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32 --device cpu "
+    tiny += "--runner local --latency-device none --final-epochs none"
     flags = f"--budget 60% --method random --trials 6 --epochs 2 --search-training lr,epochs {tiny}".split()
     assert main(["plan", *flags]) == 0
     page = capsys.readouterr().out

@@ -127,8 +127,9 @@ def test_new_targets_are_answered_from_the_old_trials_with_baselines_of_their_ow
 @pytest.mark.usefixtures("without_programs")
 def test_each_target_is_answered_shown_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    flags = "--model tiny_nets:residual --image-size 8 --batch-size 32 --precision float32 --device cpu --runner local "
-    flags += f"--latency-device none --method l2,random --trials 12 --confirm 2 --targets 30,60,90% --out {folder}"
+    flags = "--model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32 --device cpu "
+    flags += "--runner local --latency-device none --method l2,random --trials 12 --confirm 2 --targets 30,60,90%"
+    flags += f" --out {folder}"
     assert main(flags.split()) == 0
     out = capsys.readouterr().out
     result = SearchResult.from_json((folder / "result.json").read_text())
@@ -216,7 +217,8 @@ def test_the_best_at_a_target_on_params_is_reported_though_the_front_is_over_flo
 def test_targets_that_cannot_be_are_one_line_and_code_2(
     start: list[str], flags: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    tiny = f"--model tiny_nets:residual --image-size 8 --device cpu --precision float32 --out {tmp_path / 'run'}"
+    tiny = "--model tiny_nets:residual --data digits --image-size 8 --device cpu --precision float32"
+    tiny += f" --out {tmp_path / 'run'}"
     assert main([*start, *flags.split(), *tiny.split()]) == 2
     error = capsys.readouterr().err
     assert words in error

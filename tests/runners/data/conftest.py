@@ -8,4 +8,4 @@ from runners.data.loading import ImageData, load_data
 
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
-    return load_data(DataConfig(), seed=0)
+    return load_data(DataConfig("digits"), seed=0)

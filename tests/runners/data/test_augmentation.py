@@ -78,7 +78,9 @@ def test_named_changes_have_the_shift_of_the_dataset_or_an_eighth_of_the_side():
 
 
 def test_digits_are_shifted_and_not_flipped_unless_asked():
-    own, none, flipped = (load_data(DataConfig(augment=text), 0).train for text in ("auto", "none", "flip,erasing"))
+    own, none, flipped = (
+        load_data(DataConfig("digits", augment=text), 0).train for text in ("auto", "none", "flip,erasing")
+    )
     assert (own.augmentation.shift, own.augmentation.flip) == (2, False)
     assert (none.augmentation.shift, none.augmentation.flip) == (0, False)
     assert (flipped.augmentation.shift, flipped.augmentation.flip, flipped.augmentation.erasing) == (0, True, True)

@@ -36,16 +36,18 @@ def test_the_digits_are_those_of_scikit_learn():
     assert labels.tolist() == expected.target.tolist()
 
 
-def test_cluttered_digits_of_train_and_test_come_from_different_digits(monkeypatch):
-    used = []
+@pytest.mark.parametrize(("name", "counts"), [("cluttered_digits", [6000, 2000]), ("coloured_digits", [1500, 500])])
+def test_made_digits_of_train_and_test_come_from_different_digits(name, counts, monkeypatch):
+    used, asked = [], []
 
-    def spy(images, labels, count, seed):
+    def spy(images, labels, count, seed, settings):
         used.append({image.numpy().tobytes() for image in images})
-        return clutter(images, labels, 40, seed)
+        asked.append(count)
+        return clutter(images, labels, 40, seed, settings)
 
     monkeypatch.setattr("runners.data.builtin.clutter", spy)
-    load_data(DataConfig(name="cluttered_digits"), seed=0)
-    assert len(used) == 2
+    load_data(DataConfig(name=name), seed=0)
+    assert asked == counts
     assert not used[0] & used[1]
 
 

@@ -18,11 +18,11 @@ def test_every_split_of_digits_holds_the_classes_in_proportion(digits):
 
 
 def test_the_seed_moves_validation_and_leaves_the_test_images(digits):
-    other = load_data(DataConfig(), seed=1)
+    other = load_data(DataConfig("digits"), seed=1)
     assert torch.equal(other.test.images, digits.test.images)
     assert not torch.equal(other.val.images, digits.val.images)
     assert other.fingerprint != digits.fingerprint
-    assert load_data(DataConfig(), seed=0).fingerprint == digits.fingerprint
+    assert load_data(DataConfig("digits"), seed=0).fingerprint == digits.fingerprint
 
 
 def test_no_image_is_in_two_of_train_val_and_test(digits):
@@ -43,9 +43,9 @@ def test_probe_and_calibration_are_training_images_that_do_not_overlap(digits):
 @pytest.mark.parametrize(
     ("config", "shape", "expected"),
     [
-        (DataConfig(image_size=16), None, (3, 16, 16)),
-        (DataConfig(), (1, 28, 28), (1, 28, 28)),
-        (DataConfig(image_size=24), (3, 64, 64), (3, 24, 24)),
+        (DataConfig("digits", image_size=16), None, (3, 16, 16)),
+        (DataConfig("digits"), (1, 28, 28), (1, 28, 28)),
+        (DataConfig("digits", image_size=24), (3, 64, 64), (3, 24, 24)),
     ],
 )
 def test_the_size_asked_for_wins_over_the_networks_over_the_natural(config, shape, expected):
@@ -69,4 +69,4 @@ def test_half_scales_bytes_to_minus_one_to_one_in_every_part(tmp_path):
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean cifar10"):
         load_data(DataConfig(name="cifar"), seed=0)
-    assert set(DATASETS) == {"digits", "cluttered_digits", "glyphs", "cifar10", "cifar100", "mnist"}
+    assert set(DATASETS) == {"digits", "cluttered_digits", "coloured_digits", "glyphs", "cifar10", "cifar100", "mnist"}

@@ -313,7 +313,7 @@ def datasets(config, seed):
 def whole(config, seed):
     from runners.data.loading import load_data
     from runners.config import DataConfig
-    return load_data(DataConfig(), seed)
+    return load_data(DataConfig("digits"), seed)
 def wrong(config, seed):
     return 3
 def many(config, seed):

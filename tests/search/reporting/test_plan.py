@@ -81,7 +81,7 @@ def page_of(**changes: object) -> str:
         "set": ("aofp.scope=all", "l2.compensate=true"),
         "trials": 9,
         "out": "one/run",
-        "data": DataConfig(image_size=8),
+        "data": DataConfig("digits", image_size=8),
         "train": TrainConfig(device="cpu", precision="float32"),
         "runner": RunnerConfig(name="local"),
         **changes,
@@ -149,7 +149,7 @@ def test_the_smallest_and_largest_networks_are_those_of_the_space() -> None:
     text = page_of(space=config)
     made = prepare(
         RunConfig(
-            budget=("50%",), model="tiny_nets:residual", data=DataConfig(image_size=8), space=config,
+            budget=("50%",), model="tiny_nets:residual", data=DataConfig("digits", image_size=8), space=config,
             runner=RunnerConfig(name="local"), train=TrainConfig(device="cpu", precision="float32"),
         ),
         fetch=False,
