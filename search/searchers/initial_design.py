@@ -154,9 +154,9 @@ class InitialDesign:
             return list(self.candidates.cost_coverage.by_fraction)
         others = len({name for name, _ in self._pairs()})
         count = max(1, min(MAX_FRACTIONS, trials // 6, (trials - others) // len(BASELINES)))
-        widest = self._widest_fraction
-        step = self.candidates.lowest_fraction / widest
-        return [widest * step ** (index / max(1, count - 1)) for index in range(count)]
+        lowest, widest = self.candidates.lowest_fraction, self._widest_fraction
+        # The product may be rounded to less than the lowest fraction, which a sampler refuses.
+        return [max(lowest, widest * (lowest / widest) ** (index / max(1, count - 1))) for index in range(count)]
 
     @property
     def _widest_fraction(self) -> float:

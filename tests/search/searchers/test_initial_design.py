@@ -69,6 +69,16 @@ def test_a_budget_that_cuts_little_has_one_baseline_and_the_others_begin_at_half
     assert InitialDesign(CandidateSpace(problem)).sensitive_fractions[0] == pytest.approx(0.5 / 0.9, rel=1e-3)
 
 
+def test_no_rounding_puts_an_initial_trial_below_the_lowest_fraction() -> None:
+    space = chain(width=64)
+    for percent in range(51, 101):
+        budget = Budget("flops", percent * space.dense_cost.flops // 100)
+        candidates = CandidateSpace(problem_of(space, (budget,), ("plain",), trials=18))
+        shares = [point.parameters["budget_fraction"] for point in InitialDesign(candidates).points(18)]
+        assert min(shares) == candidates.lowest_fraction
+        assert max(shares) == 1
+
+
 def test_one_trial_is_the_baseline_at_the_whole_budget_that_always_works() -> None:
     (only,) = drain(search_of(problem_of(chain(), (FLOPS,), ("plain",), trials=1)))
     assert kinds([only]) == [("uniform", "l2", FLOPS.limit)]
