@@ -145,6 +145,9 @@ class TrainConfig:
         dense_warmup_epochs: warm-up epochs of the dense net's training.
         distill_weight: weight in [0, 1] of KL(dense || narrow) on the logits; 0 switches distillation off.
         distill_temperature: number by which the logits of both networks are divided in the distillation term.
+        rescale_weights: before which trainings of narrow networks trained weights get the norm of fresh ones, where a
+            BatchNorm follows: "final" (the last and longest part of the final training), "all" or "none". The network
+            stays the same and takes larger steps.
         precision: "auto", "float32", "bfloat16" or "float16", of the autocast in training and validation. "auto" takes
             bfloat16 on GPUs that have it, else float16 on those with tensor cores; on processors with AMX or
             AVX512-BF16 bfloat16, unless the network has depthwise convolutions; float32 everywhere else.
@@ -178,6 +181,7 @@ class TrainConfig:
     dense_warmup_epochs: NonNegativeFloat = 0.0
     distill_weight: Annotated[float, Interval(ge=0, le=1), "in [0, 1]"] = 0.0
     distill_temperature: PositiveFloat = 2.0
+    rescale_weights: Literal["final", "all", "none"] = "final"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
 

@@ -50,6 +50,7 @@ class TrainingSegment:
             segment that of the trial's parent; None cuts the dense network.
         final: whether it belongs to the final training, which trains the best networks on after the search.
         teaching: None takes the distillation of the trial.
+        completes: whether the final training of the trial ends with it; before it, entrants are compared at a rung.
     """
 
     epochs: int
@@ -57,6 +58,7 @@ class TrainingSegment:
     start: bytes | None = field(default=None, repr=False)
     final: bool = False
     teaching: Teaching | None = None
+    completes: bool = False
 
     @property
     def end(self) -> int:

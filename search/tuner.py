@@ -193,7 +193,7 @@ class Tuner(AskTell):
             self.history.add(end_trial(earlier, str(error)))
             return None
         teaching = self._teaching(promotion.number) if final else None
-        segment = TrainingSegment(promotion.epochs - trained, trained, start, final, teaching)
+        segment = TrainingSegment(promotion.epochs - trained, trained, start, final, teaching, promotion.completes)
         trial = replace(earlier.trial, segment=segment)
         self.pending.begin(trial)
         self.callback.on_promotion(promotion.number, promotion.epochs)
@@ -224,7 +224,7 @@ class Tuner(AskTell):
         config = self.history.problem.config
         number = 1 + max([*self.history.numbers, *self.pending.trials])
         seed = derive_seed(config.seed, heir.trial.key())
-        segment = TrainingSegment(heir.epochs, start=start, final=True, teaching=self._teaching())
+        segment = TrainingSegment(heir.epochs, 0, start, True, self._teaching(), heir.completes)
         trial = replace(heir.trial, number=number, seed=seed, segment=segment)
         self.pending.begin(trial)
         self.callback.on_phase(f"trial {number} {trial.method} is cut from the finished network {trial.parent}")

@@ -21,6 +21,7 @@ from runners.latency.timing import fastest, latency_ratio
 from runners.training.compute_format import ComputeFormat
 from runners.training.devices import pick_device
 from runners.training.loop import Training
+from runners.training.rescaling import rescale
 from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training
 from runners.training.scoring import BATCHNORM_IMAGES, reestimate_batchnorm, score
@@ -70,6 +71,7 @@ class TrialContext(Context):
         compute_format: see `SearchContext`.
         batchnorm_images: number of images on which BatchNorm statistics are estimated again.
         saved: state of the first training of an earlier attempt, from which it goes on.
+        rescales: whether trained weights get the norm of fresh ones before a training on which the method does not act.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class TrialContext(Context):
         compute_format: ComputeFormat | None = None,
         batchnorm_images: int = BATCHNORM_IMAGES,
         saved: bytes | None = None,
+        rescales: bool = False,
     ) -> None:
         self.seed = seed
         self.epochs = train.epochs
@@ -99,7 +102,7 @@ class TrialContext(Context):
         self.classifies = self._task.classifies
         self._teacher = teacher if train.distill_weight > 0 else None
         self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
-        self._fits, self._saved = 0, saved
+        self._fits, self._saved, self._rescales = 0, saved, rescales
         self._training: Training | None = None  # the first, where it can be saved
 
     @property
@@ -164,7 +167,10 @@ class TrialContext(Context):
             compute_format=self._compute_format,
             span=span,
         )
-        training = Training(net.to(self.device), self._train, config, training_run)
+        net = net.to(self.device)
+        if self._rescales and hook is None and reshape is None:
+            rescale(net, next(self.calibration_batches(1))[0])
+        training = Training(net, self._train, config, training_run)
         if self._fits == 1 and hook is None and reshape is None:
             self._training = training
             if self._saved is not None:

@@ -212,7 +212,12 @@ def _trial_context(
         compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
         saved=None if trial.saved is None else trial.saved.state,
+        rescales=train.rescale_weights == "all" or (train.rescale_weights == "final" and _completes(segment)),
     )
+
+
+def _completes(segment: TrainingSegment | None) -> bool:
+    return segment is not None and segment.completes
 
 
 def _teacher(segment: TrainingSegment | None, net: nn.Module, dense: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights in their checkpoints
 PREFIX = "module."  # DataParallel puts it before every name
 # Fields of TrainConfig that do not change the weights of the dense network.
-NOT_DENSE = ("distill_weight", "distill_temperature", "model_ema_decay", "device", "precision")
+NOT_DENSE = ("distill_weight", "distill_temperature", "model_ema_decay", "rescale_weights", "device", "precision")
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _segment(network: TrialResult) -> TrainingSegment | None:
         return None
     weight, teacher = network.note.get(DISTILL_WEIGHT), str(network.note.get(TEACHER, DENSE))
     teaching = None if weight is None else Teaching(weight, "" if teacher == DENSE else teacher)
-    return TrainingSegment(network.trained or 0, teaching=teaching)
+    return TrainingSegment(network.trained or 0, teaching=teaching, completes=True)
 
 
 def retraining_trial(network: TrialResult) -> Trial:

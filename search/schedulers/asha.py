@@ -64,10 +64,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Promotion:
-    """A trial that continues training until it has had `epochs` epochs in all."""
+    """A trial that continues training until it has had `epochs` epochs in all.
+
+    Attributes:
+        completes: whether its final training ends with them.
+    """
 
     number: int
     epochs: int
+    completes: bool = False
 
 
 class MultiObjectiveASHA:

@@ -57,11 +57,13 @@ class Heir:
         trial: without number, seed and segment.
         parent: the result that has the finished network.
         epochs: of its first training segment.
+        completes: whether its final training ends with them.
     """
 
     trial: Trial
     parent: TrialResult
     epochs: int = 0
+    completes: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class _Level:
         """
         for heir in self.heirs:
             if heir.trial.key() not in running:
-                return Heir(heir.trial, heir.parent, self.rung or self.epochs)
+                return Heir(heir.trial, heir.parent, self.rung or self.epochs, completes=not self.rung)
         for result in self.alive:
             if (result.trained or 0) < self.rung and result.trial.key() not in running:
                 return _until(result, result.final_epochs + self.rung - (result.trained or 0))
@@ -106,7 +108,7 @@ class _Level:
         """Return the rest of the training of the best entrant; None once it was trained to the end, or cannot be."""
         whole = self.epochs - sum(entrant.final_epochs for entrant in self.alive if entrant is not leader)
         ends = leader.final_epochs >= whole or NOT_CONTINUED in leader.note
-        return None if ends else _until(leader, whole)
+        return None if ends else replace(_until(leader, whole), completes=True)
 
 
 class FinalTraining:

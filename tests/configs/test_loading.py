@@ -101,6 +101,7 @@ OTHER: dict[str, Any] = {
     "dense_warmup_epochs": 0.5,
     "distill_weight": 0.5,
     "distill_temperature": 4.0,
+    "rescale_weights": "all",
     "precision": "float32",
     "device": "cpu",
     "runner": "local",

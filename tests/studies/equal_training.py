@@ -21,7 +21,7 @@ import itertools
 import shlex
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import peers
@@ -53,6 +53,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "uniform widths only": ("--method", "di", "--allocation", "method", "--set", "di.allocation=uniform"),
     "without distillation": ("--final-distill-weight", "0"),
     "distillation by half": ("--final-distill-weight", "0.5"),
+    "without rescaled weights": ("--rescale-weights", "none"),
 }
 
 
@@ -71,7 +72,8 @@ class Search:
 def run_search(job: Search, setup: Setup) -> dict[str, Any]:
     """Run a search, or go on with one that was stopped, and return what it gives at each target."""
     network = NETWORKS[network_of(job.cell)]
-    weights = cached_file(setup.recipe(job.cell, job.seed), cache_root())
+    recipe = replace(setup.recipe(job.cell, job.seed), compute_format=format_of(network_of(job.cell)))
+    weights = cached_file(recipe, cache_root())
     flags = ["--model", network.model, "--weights", str(weights), "--data", setup.data_name(job.cell)]
     flags += ["--image-size", str(network.side), "--targets", ",".join(f"{target:g}" for target in job.targets) + "%"]
     flags += ["--lr", f"{job.rate:g}", "--batch-size", str(BATCH), "--seed", str(job.seed), "--device", "cpu"]

@@ -79,12 +79,12 @@ def test_a_finished_network_has_its_teacher_again(tiny_search_context: SearchCon
     rungs = ((1, 0.8), (5, 0.9))
     finished = dataclasses.replace(search.results[1], curve=curve, rungs=rungs, final_epochs=4, note=note)
     by_dense = dataclasses.replace(finished, note={TEACHER: DENSE, DISTILL_WEIGHT: 0.5})
-    assert retraining_trial(by_dense).segment == TrainingSegment(5, teaching=Teaching(0.5))
-    assert retraining_trial(dataclasses.replace(finished, note={})).segment == TrainingSegment(5)
+    assert retraining_trial(by_dense).segment == TrainingSegment(5, teaching=Teaching(0.5), completes=True)
+    assert retraining_trial(dataclasses.replace(finished, note={})).segment == TrainingSegment(5, completes=True)
     plan = retraining_plan(search.with_results([finished]), tiny_search_context.space)
     asked = Retraining(plan, SEEDS, 3, tiny_search_context, str.encode, lambda _done, _total: None).ask()
     assert asked is not None
-    assert asked.segment == TrainingSegment(5, teaching=Teaching(0.75, "2", b"2"))
+    assert asked.segment == TrainingSegment(5, teaching=Teaching(0.75, "2", b"2"), completes=True)
 
 
 def test_a_method_that_takes_no_widths_works_within_the_cost_of_the_network(search: SearchResult) -> None:

@@ -103,6 +103,15 @@ def test_networks_are_cut_from_the_winner_of_the_target_above() -> None:
     assert [network.trial.final for network in best[1:] if network is not None] == [True, True]
 
 
+def test_only_the_last_segment_of_a_target_completes_a_final_training() -> None:
+    segments = [trial.segment for trial in finish(search()) if trial.segment is not None]
+    completing = [segment.epochs for segment in segments if segment.completes]
+    assert len(completing) == len(TARGETS)  # one network at every target; heirs are compared before, after one epoch
+    assert min(completing) > 1
+    assert {segment.epochs for segment in segments if not segment.completes} == {1}
+    assert [segment.completes for segment in (trial.segment for trial in finish(search(2))) if segment] == [True] * 3
+
+
 def test_where_heirs_are_behind_after_equal_training_the_best_of_the_search_is_trained_on() -> None:
     def behind(trial: Trial) -> TrialResult:
         result = outcome(trial)
