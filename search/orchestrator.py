@@ -217,7 +217,7 @@ class _Search:
             pending=pending,
             searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
             scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
-            final_training=FinalTraining(self.candidates, self._final_epochs(), dense),
+            final_training=FinalTraining(self.candidates, self._final_epochs(), dense, len(environment.data.val)),
             screening=Screening(problem, pool_size, history.results, environment.workers),
             stop=self.limit,
             search_stop=self.limit.part(1 - environment.config.final_share),

@@ -7,6 +7,7 @@ only when it is larger than that noise, which is the noise of training again, re
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from runners.trial import Confirmation, Trial, TrialResult
 from search.results.pareto import ParetoFront, dominates, most_accurate, objectives
@@ -54,6 +55,15 @@ def difference(left: TrialResult | None, right: TrialResult | None) -> Differenc
         freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v, n in zip(variances, counts, strict=True))
         noise = float(stdtrit(freedom, CERTAINTY)) * error
     return Difference(means[0] - means[1], error, max(noise, 1 / sides[0].images))
+
+
+def is_ahead(reached: float, other: float, images: int) -> bool:
+    """Return whether an accuracy is above another by more than the noise of two readings on so many images.
+
+    The noise is the standard error of a difference of two proportions times the normal quantile at `CERTAINTY`.
+    """
+    error = math.sqrt((reached * (1 - reached) + other * (1 - other)) / images)
+    return reached - other > NormalDist().inv_cdf(CERTAINTY) * error
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,17 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from configs.parsing import NONE, parse_rungs
 from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult
-from search.results.comparison import CERTAINTY, BaselineComparison, compare_with_baselines
+from search.results.comparison import BaselineComparison, compare_with_baselines, is_ahead
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
 from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
 from search.results.score_names import ACCURACY
@@ -143,8 +141,7 @@ class SearchResult:
         if best is None or finished is None:
             return best
         reached, own = best.settled_accuracy or 0.0, finished.settled_accuracy or 0.0
-        error = math.sqrt((reached * (1 - reached) + own * (1 - own)) / self.val_images)
-        return best if reached - own > NormalDist().inv_cdf(CERTAINTY) * error else finished
+        return best if is_ahead(reached, own, self.val_images) else finished
 
     def _finished_for(self, limit: Budget, inside: Sequence[TrialResult]) -> TrialResult | None:
         """Return the best network that was finished for this target, and not for a smaller one; None without."""

@@ -21,6 +21,7 @@ from configs.schema import LEVELS
 from pruning.base import METHODS, Goal
 from pruning.traits import screenable
 from runners.trial import Trial, TrialResult
+from search.results.comparison import is_ahead
 from search.results.pareto import inside, may_enter, measured, non_dominated
 from search.schedulers.asha import Promotion
 from search.schedulers.parents import contains
@@ -117,10 +118,17 @@ class FinalTraining:
     Args:
         epochs: of final training at each target, on average; 0 for none.
         dense: decides whether the dense network is the teacher of distillation.
+        val_images: number of validation images, from which the noise of an accuracy follows; 0 takes no noise.
     """
 
-    def __init__(self, candidates: CandidateSpace, epochs: int, dense: DenseAccuracy = DenseAccuracy(1.0, 1.0)) -> None:
-        self.epochs, self._dense = epochs, dense
+    def __init__(
+        self,
+        candidates: CandidateSpace,
+        epochs: int,
+        dense: DenseAccuracy = DenseAccuracy(1.0, 1.0),
+        val_images: int = 0,
+    ) -> None:
+        self.epochs, self._dense, self._val_images = epochs, dense, val_images
         self._candidates, self._problem = candidates, candidates.problem
         self._quantity = candidates.cost_coverage.quantity
 
@@ -254,10 +262,18 @@ class FinalTraining:
         return [result for result in results if measured(result) and 2 * result.final_epochs >= max(1, self.epochs)]
 
     def _leader(self, level: _Level) -> TrialResult | None:
-        """Return the best entrant that the front may have; training on never lowers the accuracy of a result."""
+        """Return the best entrant that the front may have; training on never lowers the accuracy of a result.
+
+        A network that was cut from a finished one gives way only to one that is ahead by more than the noise: it has
+        had the training of the finished one, which counts more at the end than after the rung.
+        """
         entrants = level.alive or level.results
         able = [result for result in entrants if may_enter(result, self._problem.budgets)]
-        return max(able, key=lambda result: (result.accuracy or 0.0, -result.trial.number), default=None)
+        best = _most_accurate(able)
+        heir = _most_accurate([result for result in able if result.trial.final])
+        if best is None or heir is None or not self._val_images:
+            return best
+        return best if is_ahead(best.accuracy or 0.0, heir.accuracy or 0.0, self._val_images) else heir
 
     def _inside(self, results: Sequence[TrialResult]) -> list[TrialResult]:
         """Return the networks inside all budgets, without intermediate ones, which are not trained on."""
@@ -273,6 +289,10 @@ def split_epochs(mean: int, targets: int) -> list[int]:
     near = [round(mean * (LARGEST_SHARE + rise * index)) for index in range(targets)]
     left = mean * targets - sum(near)  # of rounding: more for the smallest targets, or less for the largest
     return [epochs + (index >= targets - left) - (index < -left) for index, epochs in enumerate(near)]
+
+
+def _most_accurate(results: Sequence[TrialResult]) -> TrialResult | None:
+    return max(results, key=lambda result: (result.accuracy or 0.0, -result.trial.number), default=None)
 
 
 def _searched_rank(result: TrialResult) -> tuple[float, int]:

@@ -10,6 +10,7 @@ from made_up_search import MadeUpSearch, problem_of, search_of
 
 from runners.config import TrainConfig
 from runners.trial import EpochReport, ScreenedCandidate, Teaching, TrainingSegment, Trial, TrialResult, TrialState
+from search.schedulers.asha import Promotion
 from search.schedulers.final_training import DenseAccuracy, FinalTraining, split_epochs
 from search.schedulers.segments import DISTILL_WEIGHT, NOT_CONTINUED, TEACHER
 from search.searchers.candidate_space import CandidateSpace
@@ -126,6 +127,26 @@ def test_where_heirs_are_behind_after_equal_training_the_best_of_the_search_is_t
     spent = {result.trial.parent: result.final_epochs for result in made_up.results if result.trial.parent}
     assert set(spent.values()) == {1}  # heirs had their rung, and no more
     assert sum(result.final_epochs for result in made_up.results) == 3 * 8
+
+
+@pytest.mark.parametrize(("val_images", "goes_on"), [(100, True), (1_000_000, False), (0, False)])
+def test_an_heir_gives_way_only_to_a_network_that_is_ahead_by_more_than_the_noise(
+    val_images: int, goes_on: bool
+) -> None:
+    def behind(trial: Trial) -> TrialResult:
+        result = outcome(trial)
+        return replace(result, accuracy=(result.accuracy or 0.0) - 0.13) if trial.parent else result
+
+    made_up, heirs = search(), set[int]()
+    while len(heirs) < 2 and (trial := made_up.ask()) is not None:  # until the heirs of a target are at the rung
+        made_up.tell(behind(trial))
+        heirs |= {trial.number} if trial.parent else set()
+    assert len(heirs) == 2
+    training = FinalTraining(CandidateSpace(made_up.problem), 8, val_images=val_images)
+    step = training.next_step(made_up.results, set())
+    assert isinstance(step, Promotion)
+    assert step.completes
+    assert (step.number in heirs) is goes_on
 
 
 def test_the_search_keeps_its_number_of_trials_and_its_accuracies() -> None:
