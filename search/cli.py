@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = Registry(
         "compare": "search.commands.old_runs:compare",
         "prune": "search.commands.prune:prune",
         "export": "search.commands.export:export",
+        "latency": "search.commands.latency:latency",
     },
 )
 PLAN = "plan"

@@ -171,7 +171,7 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     folder = _folder(config)
     _ = config.storage_address, config.tracking_address  # asks the environment for passwords
     device = pick_device(config.train.device)
-    config = _with_latency_device(config, device)
+    config = with_latency_device(config, device)
     check_device(config.latency)
     if config.export:
         parse_formats(config.export)
@@ -213,7 +213,7 @@ def file_to_download(spec: ModelSpec, weights: str) -> Path | None:
     return None if file is None or file.exists() else file
 
 
-def _with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
+def with_latency_device(config: RunConfig, device: torch.device) -> RunConfig:
     """Return the config with the device of the training in place of an "auto" latency device.
 
     Raises:

@@ -33,7 +33,7 @@ from runners.latency.timing import MAX_WIDTH, median_interval
 ROUNDS = 6  # the fewest whose least and largest ratio hold the median with 95%
 MAX_ROUNDS = 24  # while the interval is too wide
 BRIEF_ROUNDS = 2
-HELD_OUT = 8  # networks of random widths for the error of the model; each takes calls of the user's command
+HELD_OUT = 16  # networks of random widths for the error of the model; each takes calls of the user's command
 LOCAL = "cpu:1thread"  # where layers are timed alone, for the shape of the model
 LARGEST = 1e9  # milliseconds or millijoules
 SHOWN = 300  # characters of an answer in a message

@@ -49,12 +49,14 @@ class Kernel:
 
     Attributes:
         name: of the torch function.
+        key: of all that the time depends on but the channels, such as resolution and size of the kernel.
         independent: whether input and output channels vary independently; otherwise they are equal.
         call: (channels, device, dtype, memory format) -> a call that runs the operation alone.
         multiple: divisor of all channels, for grouped convolutions.
     """
 
     name: str
+    key: str
     independent: bool
     call: Callable[[ChannelPair, torch.device, torch.dtype, torch.memory_format], Callable[[], object]]
     multiple: int = 1
@@ -91,8 +93,8 @@ def list_operations(net: nn.Module, space: SearchSpace, batch: int) -> tuple[lis
     kernels: dict[str, tuple[int, Kernel]] = {}
     operations = []
     for call in recorder.calls:
-        key, kernel, in_channels, out_channels = parser.parse(call)
-        index, _ = kernels.setdefault(key, (len(kernels), kernel))
+        kernel, in_channels, out_channels = parser.parse(call)
+        index, _ = kernels.setdefault(kernel.key, (len(kernels), kernel))
         operations.append(Operation(index, in_channels, out_channels, call.stage))
     return [kernel for _, kernel in kernels.values()], operations
 
@@ -191,8 +193,8 @@ class _CallParser:
         variable = {group.name: index for index, group in enumerate(space.variable)}
         self._index = [variable.get(group.name) for group in space.groups]
 
-    def parse(self, call: _RecordedCall) -> tuple[str, Kernel, Extent, Extent]:
-        """Return the key of the call's kernel, that kernel, and the input and output channels."""
+    def parse(self, call: _RecordedCall) -> tuple[Kernel, Extent, Extent]:
+        """Return the call's kernel, and the input and output channels."""
         shapes = [leaf for leaf in call.leaves if isinstance(leaf, _Shape)]
         if (call.name in CONVOLUTIONS or call.name == "linear") and len(shapes) > 1:
             if 1 in shapes[1].ids:
@@ -204,14 +206,14 @@ class _CallParser:
         leaves = [_template(leaf, len(ids)) if isinstance(leaf, _Shape) else leaf for leaf in call.leaves]
         if call.name == "layer_norm":  # one of its arguments is the shape that it normalises over
             leaves = [_CHANNELS if isinstance(leaf, int) and leaf == len(ids) else leaf for leaf in leaves]
-        return _key(call, leaves), Kernel(call.name, False, _IsolatedCall(call, leaves)), extent, extent
+        return Kernel(call.name, _key(call, leaves), False, _IsolatedCall(call, leaves)), extent, extent
 
-    def _parse_constant(self, call: _RecordedCall) -> tuple[str, Kernel, Extent, Extent]:
+    def _parse_constant(self, call: _RecordedCall) -> tuple[Kernel, Extent, Extent]:
         """Parse an operation whose time is taken to be that in the dense network."""
         leaves = [_Template(leaf.sizes, (), leaf.dtype) if isinstance(leaf, _Shape) else leaf for leaf in call.leaves]
-        return _key(call, leaves), Kernel(call.name, False, _IsolatedCall(call, leaves)), Extent(1, ()), Extent(1, ())
+        return Kernel(call.name, _key(call, leaves), False, _IsolatedCall(call, leaves)), Extent(1, ()), Extent(1, ())
 
-    def _parse_weighted(self, call: _RecordedCall, value: _Shape, weight: _Shape) -> tuple[str, Kernel, Extent, Extent]:
+    def _parse_weighted(self, call: _RecordedCall, value: _Shape, weight: _Shape) -> tuple[Kernel, Extent, Extent]:
         """Parse a convolution or linear layer, whose input and output channels may differ."""
         axis = 1 if call.name in CONVOLUTIONS else len(value.sizes) - 1
         depthwise = weight.sizes[1] == 1 < value.sizes[1] and call.name in CONVOLUTIONS and 1 in value.ids
@@ -233,8 +235,8 @@ class _CallParser:
             else:
                 leaves.append(leaf)
         multiple = 1 if depthwise else dense_in // weight.sizes[1]
-        kernel = Kernel(call.name, not depthwise, _IsolatedCall(call, leaves), multiple)
-        return _key(call, leaves), kernel, in_channels, out_channels
+        kernel = Kernel(call.name, _key(call, leaves), not depthwise, _IsolatedCall(call, leaves), multiple)
+        return kernel, in_channels, out_channels
 
     def _extent(self, ids: Ids) -> Extent:
         channels = self._channel[self._components[ids]]

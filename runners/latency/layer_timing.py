@@ -6,15 +6,20 @@ channels, the channels rounded up to multiples of 8 and of 16, and whether 16 di
 errors.
 """
 
+import json
+import logging
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runners.cache import cache_root, digest_of, write_cached
 from runners.latency.kernels import ChannelPair, Kernel
 from runners.latency.timing import Watch, synchronize
 
@@ -24,6 +29,9 @@ SAMPLES = 5
 SAMPLE_SECONDS = 0.001
 MAX_SPREAD = 1.15  # largest over least of the faster half of the samples; above it a timing is repeated
 TRIES = 3
+TABLE_PREFIX = "layers-"  # of the files of tables
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,7 +39,9 @@ class LayerTimer:
     """Times kernels alone, on one device and in one number format.
 
     Attributes:
-        timings: number of timings; repeated: number of repetitions of unsteady ones.
+        table: timings of earlier networks, which those of this one are added to.
+        timings: number of timings; repeated: number of repetitions of unsteady ones; reused: number of timings that the
+            table had.
         failed: names of kernels that do not run alone; the calibration on whole nets accounts for them.
     """
 
@@ -39,7 +49,9 @@ class LayerTimer:
     dtype: torch.dtype
     memory_format: torch.memory_format
     watch: Watch
+    table: "LayerTable" = field(default_factory=lambda: LayerTable())
     timings: int = 0
+    reused: int = 0
     repeated: int = 0
     failed: list[str] = field(default_factory=list)
 
@@ -64,10 +76,23 @@ class LayerTimer:
             if largest[index] is None:
                 self.failed.append(kernel.name)
                 continue
-            pairs = grid(kernel, *span, size)
-            timings = [self.time(kernel, pair) for pair in pairs]
+            seconds_of = self._timed(kernel, span, grid(kernel, *span, size))
+            pairs, timings = list(seconds_of), list(seconds_of.values())
             coefficients[index] = fit_coefficients(pairs, timings, independent=kernel.independent)
         return coefficients
+
+    def _timed(
+        self, kernel: Kernel, span: tuple[ChannelPair, ChannelPair], pairs: Sequence[ChannelPair]
+    ) -> Mapping[ChannelPair, float]:
+        """Return the seconds of a kernel from the table; where it has too few, of the missing pairs by timing them."""
+        known = self.table.within(kernel.key, *span)
+        if set(corners(kernel, span)) <= known.keys() and len(known) >= len(pairs):
+            self.reused += len(known)
+            return known
+        self.reused += len(known)
+        missing = {pair: self.time(kernel, pair) for pair in pairs if pair not in known}
+        self.table.add(kernel.key, missing)
+        return {**known, **missing}
 
     def time(self, kernel: Kernel, channels: ChannelPair) -> float:
         """Return the seconds of one call, from the steadiest of at most TRIES tries."""
@@ -101,6 +126,66 @@ class LayerTimer:
             call()
         synchronize(self.device)
         return self.watch.clock() - start
+
+
+@dataclass
+class LayerTable:
+    """Seconds of layers by their shape and channels, under the conditions of one device and runtime.
+
+    Attributes:
+        conditions: plain data.
+        path: of the file; None keeps the table in memory alone.
+        seconds: key of a kernel -> channels -> seconds of one call.
+    """
+
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+    seconds: dict[str, dict[ChannelPair, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, conditions: Mapping[str, Any]) -> "LayerTable":
+        """Return the table of these conditions in the cache; an empty one where there is none that can be read."""
+        path = cache_root() / "latency" / f"{TABLE_PREFIX}{digest_of(conditions)[:24]}.json"
+        table = cls(conditions, path)
+        try:
+            table.seconds = cls.read(path).seconds
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("the table of layers in %s cannot be read (%s); it is made again", path, error)
+        return table
+
+    @classmethod
+    def read(cls, path: Path) -> "LayerTable":
+        """Read a table; raises OSError, ValueError, KeyError, TypeError or AttributeError for no such file."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        seconds = {
+            key: {(int(pair[0]), int(pair[1])): float(value) for *pair, value in rows}
+            for key, rows in data["seconds"].items()
+        }
+        return cls(data["conditions"], path, seconds)
+
+    def within(self, key: str, low: ChannelPair, high: ChannelPair) -> dict[ChannelPair, float]:
+        """Return the timings of a kernel from `low` to `high`."""
+        rows = self.seconds.get(key, {})
+        return {
+            pair: value for pair, value in rows.items() if low[0] <= pair[0] <= high[0] and low[1] <= pair[1] <= high[1]
+        }
+
+    def add(self, key: str, seconds: Mapping[ChannelPair, float]) -> None:
+        """Add timings of a kernel."""
+        self.seconds.setdefault(key, {}).update(seconds)
+
+    def save(self) -> None:
+        """Write the table to its file, in the place of what another process wrote meanwhile."""
+        if self.path is not None:
+            rows = {key: [[*pair, value] for pair, value in found.items()] for key, found in self.seconds.items()}
+            write_cached(self.path, json.dumps({"conditions": dict(self.conditions), "seconds": rows}).encode())
+
+
+def corners(kernel: Kernel, span: tuple[ChannelPair, ChannelPair]) -> list[ChannelPair]:
+    """Return the ends of the grid of a kernel, between which a fit of its timings holds."""
+    return grid(kernel, *span, 2)
 
 
 def grid(kernel: Kernel, low: ChannelPair, high: ChannelPair, size: int) -> list[ChannelPair]:

@@ -24,6 +24,8 @@ NOISE_STD = 0.03  # of a measured net, in log seconds
 ERROR_SHARE = 0.25  # of a prediction's error, taken as the noise's standard deviation where it is larger than NOISE_STD
 UPPER_QUANTILE = 0.9  # of the errors, which the safety factor covers
 MAX_SAFETY = 1.5
+STEPS = (1, 4, 8, 16, 32, 64)  # channels at which the latency of a device may jump
+CLEARLY = 0.7  # times the error without a step, below which a step is taken for real
 RECENT = 40  # errors that determine the safety factor
 
 Floats = NDArray[np.float64]
@@ -59,6 +61,7 @@ class Layers:
         in_channels, out_channels: rows (constant, share of each group), shape (operations, 1 + groups).
         coefficients: see `layer_timing.fit_coefficients`, shape (kernels, TERMS, TERMS).
         stage: index of each operation's stage, shape (operations,).
+        step: the device takes as long as for the next multiple of so many channels, whatever single layers take here.
     """
 
     names: tuple[str, ...]
@@ -67,11 +70,12 @@ class Layers:
     out_channels: Floats
     coefficients: Floats
     stage: NDArray[np.int64]
+    step: int = 1
 
     def stages(self, widths: Floats) -> Floats:
         """Return the seconds of each stage, shape (n, stages), at widths of shape (n, groups)."""
         x = np.concatenate([np.ones((len(widths), 1)), widths], axis=1)
-        inputs, outputs = basis(x @ self.in_channels.T), basis(x @ self.out_channels.T)
+        inputs, outputs = (basis(self._stepped(x @ rows.T)) for rows in (self.in_channels, self.out_channels))
         seconds = ((inputs[:, :, None, :] @ self._operation_coefficients)[:, :, 0, :] * outputs).sum(axis=2)
         return np.asarray(seconds @ self._stage_membership)
 
@@ -79,6 +83,9 @@ class Layers:
         """Return the layers with all seconds times a factor, by which those of the dense widths sum up to `seconds`."""
         total = float(self.stages(np.array([dense], dtype=np.float64)).sum())
         return dataclasses.replace(self, coefficients=self.coefficients * (seconds / max(total, 1e-12)))
+
+    def _stepped(self, channels: Floats) -> Floats:
+        return channels if self.step == 1 else self.step * np.ceil(channels / self.step - 1e-9)
 
     @cached_property
     def _operation_coefficients(self) -> Floats:
@@ -102,6 +109,7 @@ class Layers:
             out_channels=np.array(data["out_channels"], dtype=np.float64),
             coefficients=np.array(data["coefficients"], dtype=np.float64),
             stage=np.array(data["stage"], dtype=np.int64),
+            step=int(data["step"]),
         )
 
 
@@ -202,6 +210,34 @@ class LatencyModel:
         return seconds, np.concatenate([np.ones((len(seconds), 1)), slope[:, None], shares], axis=1)
 
 
+def left_out_errors(
+    layers: Layers, dense: Sequence[int], readings: Sequence[tuple[Sequence[int], float]]
+) -> list[float]:
+    """Return, for each measured net, the log of measured over predicted seconds by a model of all the others."""
+    errors = []
+    for index, (widths, seconds) in enumerate(readings):
+        model = LatencyModel(layers, dense, [*readings[:index], *readings[index + 1 :]])
+        errors.append(math.log(seconds / float(model.predict_vectors(np.array([widths]))[0])))
+    return errors
+
+
+def with_step(layers: Layers, dense: Sequence[int], readings: Sequence[tuple[Sequence[int], float]]) -> Layers:
+    """Return the layers with the step of channels that explains measured nets best; 1 unless another is clearly better.
+
+    Steps that the layers show when they are timed alone are in their coefficients. This finds those of a device on
+    which single layers cannot be timed.
+
+    Args:
+        readings: (widths, seconds) of whole nets.
+    """
+    found = {step: dataclasses.replace(layers, step=step) for step in STEPS}
+    errors = {
+        step: float(np.mean(np.abs(left_out_errors(stepped, dense, readings)))) for step, stepped in found.items()
+    }
+    best = min(errors, key=lambda step: errors[step])
+    return found[best] if errors[best] < CLEARLY * errors[1] else layers
+
+
 def stage_numbers(positions: Sequence[int]) -> NDArray[np.int64]:
     """Return the stage index of each operation, shape (operations,).
 
@@ -212,4 +248,6 @@ def stage_numbers(positions: Sequence[int]) -> NDArray[np.int64]:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else list(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value

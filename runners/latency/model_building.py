@@ -1,14 +1,14 @@
 """Build the latency model of a net under given conditions, from its layers and from whole nets, and cache it.
 
 Timing the layers takes half a minute at most. Then whole nets take turns with the dense net: nets of uniform widths
-calibrate the model, and nets of random widths give its error before it learns from them too. For a device elsewhere the
-layers are timed on this machine, and what the device measures of whole nets corrects them.
+and of random widths calibrate the model, at most 30 with the dense one, and show steps of channels. For a device
+elsewhere the layers are timed on this machine, and what the device measures of whole nets corrects them. The timings of
+layers are kept in a table per device and runtime, from which later networks with layers of the same shapes take them.
 """
 
 import dataclasses
 import json
 import logging
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from runners.cache import cache_root, digest_of, write_cached
 from runners.latency.kernels import Extent, extent_matrix, list_operations
-from runners.latency.layer_timing import LayerTimer
+from runners.latency.layer_timing import LayerTable, LayerTimer
 from runners.latency.meter import Conditions, LatencyMeter, Meter, exclusive
-from runners.latency.model import LatencyModel, Layers, ModelError, stage_numbers
+from runners.latency.model import LatencyModel, Layers, ModelError, left_out_errors, stage_numbers, with_step
 from runners.training.compute_format import using_threads
 from spaces.budget import Budget
 from spaces.space import SearchSpace, uniform_ratios
@@ -32,7 +32,7 @@ from spaces.widths import Widths
 LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is measured too
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
-VERSION = 3  # of the cached files
+VERSION = 4  # of the cached files
 
 _log = logging.getLogger(__name__)
 
@@ -43,19 +43,23 @@ class Building:
 
     Attributes:
         seconds: duration of the building.
-        timings: number of timings of layers alone; repeated: number of repetitions of unsteady ones.
+        timings: number of timings of layers alone; repeated: number of repetitions of unsteady ones; reused: number of
+            timings that the table of layers had.
         failed: operations that do not run alone; the correction of the model accounts for them.
         drift: relative change of the dense net's seconds while the layers were timed.
         error: on nets of random widths that the model had not learned from.
+        step: of channels, see `Layers`.
         cached: whether the model comes from the cache.
     """
 
     seconds: float
     timings: int
+    reused: int
     repeated: int
     failed: tuple[str, ...]
     drift: float
     error: ModelError
+    step: int = 1
     cached: bool = False
 
 
@@ -82,13 +86,15 @@ def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple
         drift = abs(local.brief_seconds(local.dense) / before - 1)
     if local is not meter:
         layers = layers.scaled(dense_seconds, tuple(space.full.values()))
-    model = LatencyModel(layers, tuple(space.full.values()))
-    error = _calibrate(model, meter, space, dense_seconds)
+    model, error = _calibrated(layers, meter, space, dense_seconds)
     seconds = time.perf_counter() - start
-    building = Building(seconds, timer.timings, timer.repeated, tuple(sorted(set(timer.failed))), drift, error)
+    failed = tuple(sorted(set(timer.failed)))
+    counts = timer.timings, timer.reused, timer.repeated
+    building = Building(seconds, *counts, failed, drift, error, step=model.layers.step)
     content = {"model": model.to_plain(), "building": dataclasses.asdict(building)}
     if drift <= MAX_DRIFT:
         write_cached(path, json.dumps(content).encode())
+        timer.table.save()
     return model, building
 
 
@@ -118,7 +124,8 @@ def _time_layers(meter: LatencyMeter, space: SearchSpace) -> tuple[Layers, Layer
         outputs = _range([operation.out_channels for operation in sharing], low, high)
         ranges.append(((inputs[0], outputs[0]), (inputs[1], outputs[1])))
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    timer = LayerTimer(meter.device.device, getattr(torch, config.dtype), memory_format, meter.watch)
+    table = LayerTable.of(dataclasses.asdict(meter.conditions(meter.first_batch)))
+    timer = LayerTimer(meter.device.device, getattr(torch, config.dtype), memory_format, meter.watch, table)
     coefficients = timer.fit(kernels, ranges, LAYER_SECONDS)
     layers = Layers(
         names=tuple(group.name for group in space.variable),
@@ -136,28 +143,27 @@ def _range(extents: list[Extent], low: list[int], high: list[int]) -> tuple[int,
     return min(extent.at(low) for extent in extents), max(extent.at(high) for extent in extents)
 
 
-def _calibrate(model: LatencyModel, meter: Meter, space: SearchSpace, dense_seconds: float) -> ModelError:
-    """Have the model learn from whole nets; return its error on nets of random widths before it learned from these."""
+def _calibrated(
+    layers: Layers, meter: Meter, space: SearchSpace, dense_seconds: float
+) -> tuple[LatencyModel, ModelError]:
+    """Have the model learn from whole nets, the dense one included; return it with its error.
+
+    The error is of each net of random widths by a model of all other nets.
+    """
     flops, least = space.dense_cost.flops, space.smallest_cost.flops
     limits = [int(share * flops) for share in UNIFORM_FRACTIONS if share * flops > least]
     uniform = [space.fit(uniform_ratios(space), [Budget("flops", limit)]) for limit in limits]
     generator = np.random.default_rng(0)
     held_out = [random_widths(space, generator) for _ in range(meter.held_out)]
-    model.observe(space.full, dense_seconds)
+    dense = tuple(space.full.values())
+    readings: list[tuple[tuple[int, ...], float]] = [(dense, dense_seconds)]
     with meter.ratios() as ratio_of:
-
-        def measure(widths: Widths) -> float:
-            return dense_seconds * ratio_of(at_widths(meter.dense, space, widths))
-
-        for widths in [*uniform, space.smallest]:
-            model.observe(widths, measure(widths))
-        model.errors.clear()  # they are errors of a model without a correction
-        measured = [(widths, measure(widths)) for widths in held_out]
-    errors = [math.log(seconds / model.predict(widths)) for widths, seconds in measured]
-    for widths, seconds in measured:
-        model.observe(widths, seconds)
-    model.errors[:] = errors
-    return ModelError.of(errors)
+        for widths in [*uniform, space.smallest, *held_out]:
+            seconds = dense_seconds * ratio_of(at_widths(meter.dense, space, widths))
+            readings.append((tuple(widths[name] for name in layers.names), seconds))
+    layers = with_step(layers, dense, readings)
+    errors = left_out_errors(layers, dense, readings)[-len(held_out) :]
+    return LatencyModel(layers, dense, readings, errors), ModelError.of(errors)
 
 
 def _digest(meter: Meter, space: SearchSpace) -> str:

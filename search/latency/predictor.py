@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from runners.latency.model import LatencyModel
 from runners.trial import TrialResult
+from search.latency.steps import on_cheap_side
 from search.problem import Problem
 from search.results.pareto import counted
 from spaces.budget import Budget
@@ -47,8 +48,21 @@ class LatencyPredictor:
     def fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
         """Project width ratios into the budgets and, by lower FLOPs at the same ratios, into the predicted latency.
 
-        Where not even the smallest network is predicted inside, it is returned: measuring decides.
+        Groups are then moved to the cheap side of steps of the latency, where these exist. Where not even the smallest
+        network is predicted inside, it is returned: measuring decides.
         """
+        widths = self._fit(width_ratios, budgets)
+        if math.isinf(self.problem.latency_limit) or not self._inside(widths):
+            return widths
+        counted_budgets = counted(budgets)
+
+        def inside(moved: Widths) -> bool:
+            cost = self.problem.space.cost(moved)
+            return self._inside(moved) and all(budget.allows(cost) for budget in counted_budgets)
+
+        return on_cheap_side(self.model, self.problem.space.variable, widths, inside)
+
+    def _fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
         widths = self.problem.space.fit(width_ratios, budgets)
         if self._inside(widths):
             return widths

@@ -29,7 +29,7 @@ def kernel_of(clock: Clock, seconds: Callable[[ChannelPair], float], *, independ
 
         return run
 
-    return Kernel("made up", independent, call)
+    return Kernel("made up", "made up", independent, call)
 
 
 def timer_of(clock: Clock) -> LayerTimer:
@@ -89,7 +89,7 @@ def test_a_kernel_that_does_not_run_alone_is_named_and_has_no_seconds() -> None:
         raise RuntimeError("needs more than shapes")
 
     timer = timer_of(Clock())
-    coefficients = timer.fit([Kernel("odd", False, call)], [((1, 1), (8, 8))], 1.0)
+    coefficients = timer.fit([Kernel("odd", "odd", False, call)], [((1, 1), (8, 8))], 1.0)
     assert timer.failed == ["odd"]
     assert not coefficients.any()
 

@@ -52,10 +52,21 @@ def test_an_unreadable_cached_model_is_built_again_with_a_warning(
     space: SearchSpace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     build_model(meter(1), space, 1e-4)
-    (file,) = (tmp_path / "latency").glob("*.json")
-    file.write_text("{")
-    assert not build_model(meter(1), space, 1e-4)[1].cached
-    assert "cannot be read" in caplog.text
+    files = list((tmp_path / "latency").glob("*.json"))
+    assert len(files) == 2  # the model, and the table of its layers
+    for file in files:
+        file.write_text("{")
+    built = build_model(meter(1), space, 1e-4)[1]
+    assert (built.cached, built.reused) == (False, 0)
+    assert caplog.text.count("cannot be read") == 2
+
+
+def test_layers_that_another_network_has_timed_are_not_timed_again(space: SearchSpace) -> None:
+    first = build_model(meter(1), space, 1e-4)[1]
+    restricted = space.restrict(SpaceConfig(skip=("inner",)))  # another space, so another model, of the same layers
+    second = build_model(meter(1), restricted, 1e-4)[1]
+    assert (second.cached, second.timings) == (False, 0)
+    assert 0 < second.reused <= first.timings
 
 
 def test_a_net_at_widths_is_a_narrower_copy_of_the_dense_one(space: SearchSpace) -> None:

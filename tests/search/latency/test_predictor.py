@@ -11,6 +11,7 @@ from made_up_search import drain, problem_of, search_of
 from optuna.trial import FixedTrial
 
 from pruning.base import Goal
+from runners.latency.model import LatencyModel
 from runners.trial import Trial, TrialResult, TrialState
 from search.latency.predictor import LatencyPredictor
 from search.searchers.candidate_space import CandidateSpace
@@ -61,6 +62,17 @@ def test_every_proposal_is_inside_all_budgets_by_count_and_by_prediction(
         predicted.append(own.model.predict(goal.widths) * own.model.safety)
     assert max(predicted) <= LATENCY.limit
     assert max(predicted) > 0.7 * LATENCY.limit  # nothing is given away
+
+
+def test_proposals_lie_on_the_cheap_side_of_steps(chain_space: SearchSpace) -> None:
+    own = predictor_of(chain_space, LATENCY)
+    stepped = dataclasses.replace(own.model.layers, step=8)
+    own = dataclasses.replace(own, model=LatencyModel(stepped, own.model.dense))
+    candidates = CandidateSpace(own.problem, own)
+    for seed in range(40):
+        widths = candidates.draw(Chance(seed)).goal.widths or {}
+        assert all(width % 8 == 0 or width < 8 for width in widths.values())  # no step ends below 8
+        assert own.model.predict(widths) * own.model.safety <= LATENCY.limit
 
 
 def test_the_safety_of_the_model_keeps_proposals_further_inside(chain_space: SearchSpace) -> None:

@@ -1,0 +1,58 @@
+"""Steps: channels at which the predicted latency jumps, and widths on the cheap side of them.
+
+A device may take as long for 17 channels of a layer as for 32. A proposal of 17 then pays for channels that it does not
+have, so it is widened to the end of the step, or narrowed to the end of the step before.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runners.latency.model import STEPS, LatencyModel
+from spaces.groups import ChannelGroup
+from spaces.widths import Widths
+
+JUMP = 0.75  # share of the rise over a step that its first channel must bring
+
+
+def on_cheap_side(
+    model: LatencyModel, groups: Sequence[ChannelGroup], widths: Widths, inside: Callable[[Widths], bool]
+) -> Widths:
+    """Return the widths with every group at the end of its step: the present one where that is inside, else the last.
+
+    Args:
+        groups: that may vary.
+        inside: tells whether widths meet the budgets.
+    """
+    for group in groups:
+        ends = _ends(model, group, widths)
+        for width in ends:
+            moved = widths | {group.name: width}
+            if inside(moved):
+                widths = moved
+                break
+    return widths
+
+
+def _ends(model: LatencyModel, group: ChannelGroup, widths: Widths) -> list[int]:
+    """Return the legal ends of the widest step that a group stands inside, the upper end first; none without a step."""
+    for step in sorted(STEPS[1:], reverse=True):
+        low = widths[group.name] // step * step
+        high = min(low + step, group.ceiling)
+        if low == widths[group.name] or high <= low + 1:
+            continue
+        at_low, first, at_high = _seconds(model, widths, group.name, (low, low + 1, high))
+        if at_high > at_low and first - at_low >= JUMP * (at_high - at_low):
+            return [width for width in (high, low) if width != widths[group.name] and group.legal(width)]
+    return []
+
+
+def _seconds(model: LatencyModel, widths: Widths, name: str, tried: Sequence[int]) -> list[float]:
+    vector: NDArray[np.float64] = np.array(
+        [widths.get(other, full) for other, full in zip(model.layers.names, model.dense, strict=True)], dtype=np.float64
+    )
+    rows = np.tile(vector, (len(tried), 1))
+    rows[:, model.layers.names.index(name)] = tried
+    found: list[float] = model.predict_vectors(rows).tolist()
+    return found
