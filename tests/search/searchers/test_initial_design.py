@@ -75,7 +75,7 @@ def test_no_rounding_puts_an_initial_trial_below_the_lowest_fraction() -> None:
         budget = Budget("flops", percent * space.dense_cost.flops // 100)
         candidates = CandidateSpace(problem_of(space, (budget,), ("plain",), trials=18))
         shares = [point.parameters["budget_fraction"] for point in InitialDesign(candidates).points(18)]
-        assert min(shares) == candidates.lowest_fraction
+        assert candidates.lowest_fraction <= min(shares) == pytest.approx(candidates.lowest_fraction)
         assert max(shares) == 1
 
 
