@@ -123,6 +123,8 @@ class TrainConfig:
             methods that act on the steps of SGD (csgd, abfp) refuse it.
         lr: peak learning rate of fine-tuning, for a step of `batch_size` images.
         dense_lr: peak learning rate of the dense net.
+        lr_batch_size: number of images of a step for which `lr` and `dense_lr` are meant; both are multiplied by
+            batch_size / lr_batch_size (Goyal et al., arXiv 1706.02677). 0 takes them as they are.
         momentum: momentum of SGD; beta1 of AdamW.
         nesterov: whether the momentum of SGD is Nesterov's.
         weight_decay: L2 penalty on the weights of layers; normalisations and biases have none, since it would only
@@ -162,6 +164,7 @@ class TrainConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.008
     dense_lr: PositiveFloat = 0.05
+    lr_batch_size: NonNegativeInt = 0
     momentum: BelowOne = 0.9
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 5e-4
@@ -210,6 +213,13 @@ class TrainConfig:
                 "take 0"
             )
 
+    def scaled_to_batch(self) -> "TrainConfig":
+        """Return the training with the learning rates of its batch size, to which they are not scaled again."""
+        if not self.lr_batch_size:
+            return self
+        factor = self.batch_size / self.lr_batch_size
+        return dataclasses.replace(self, lr=factor * self.lr, dense_lr=factor * self.dense_lr, lr_batch_size=0)
+
     def for_dense(self) -> "TrainConfig":
         """Return the training of the dense net: its own epochs, rate and schedule, no averaged weights, else the same.
 
@@ -217,10 +227,11 @@ class TrainConfig:
             ConfigError: schedule, milestones and warm-up of the dense net do not fit together.
         """
         try:
+            scaled = self.scaled_to_batch()
             return dataclasses.replace(
-                self,
+                scaled,
                 epochs=self.dense_epochs,
-                lr=self.dense_lr,
+                lr=scaled.dense_lr,
                 lr_scheduler=self.dense_lr_scheduler or self.lr_scheduler,
                 milestones=self.dense_milestones,
                 warmup_epochs=self.dense_warmup_epochs,

@@ -87,6 +87,7 @@ class TrialContext(Context):
         saved: bytes | None = None,
         rescales: bool = False,
     ) -> None:
+        train = train.scaled_to_batch()
         self.seed = seed
         self.epochs = train.epochs
         self.learning_rate = train.lr

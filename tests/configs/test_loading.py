@@ -84,6 +84,7 @@ OTHER: dict[str, Any] = {
     "optimizer": "adamw",
     "lr": 0.001,
     "dense_lr": 0.2,
+    "lr_batch_size": 256,
     "momentum": 0.8,
     "nesterov": False,
     "weight_decay": 0.0,

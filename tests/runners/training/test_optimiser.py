@@ -8,6 +8,7 @@ from tiny_training import CONFIG, CPU, train, two_colours, weights
 from torch import nn
 
 from runners.config import TrainConfig
+from runners.evaluation.context import TrialContext
 from runners.training.loop import fit
 from runners.training.run import TrainingRun
 from spaces.errors import ConfigError
@@ -50,3 +51,16 @@ def test_adamw_decays_the_weights_of_layers_alone():
 def test_a_batch_is_split_into_equal_parts_of_at_least_two_images(batch_size, accumulate):
     with pytest.raises(ConfigError, match=f"--accumulate is {accumulate} and --batch-size {batch_size}"):
         TrainConfig(batch_size=batch_size, accumulate=accumulate)
+
+
+def test_learning_rates_that_are_meant_for_another_batch_are_scaled_once(tiny_search_context):
+    config = TrainConfig(batch_size=64, lr=0.1, dense_lr=0.4, lr_batch_size=256, device="cpu", precision="float32")
+    context = TrialContext(tiny_search_context.data, config, seed=0)
+    assert (context.learning_rate, context.dense_learning_rate) == (0.025, 0.1)
+    assert (
+        context.plan(2).rates
+        == TrialContext(tiny_search_context.data, dataclasses.replace(config, lr=0.025, lr_batch_size=0), seed=0)
+        .plan(2)
+        .rates
+    )
+    assert config.for_dense().lr == config.for_dense().scaled_to_batch().lr == 0.1
