@@ -11,7 +11,7 @@ from search.reporting.picture import write_fronts_png
 from search.reporting.summary import summary, summary_json
 from search.reporting.wording import make_console, print_parts
 from search.results.loading import read_result
-from search.tracking.store import rebase_artifacts, ui_command
+from search.tracking.store import folder_command, rebase_artifacts
 from spaces.errors import ConfigError, ExitCode
 
 PICTURE = "compare.png"
@@ -28,7 +28,7 @@ def show(arguments: Sequence[str]) -> int:
     if read.json:
         sys.stdout.write(summary_json(result, folder) + "\n")
         return ExitCode.RESULT
-    print_parts(make_console(sys.stdout), summary(result, folder, ui_command(folder)))
+    print_parts(make_console(sys.stdout), summary(result, folder, folder_command(folder)))
     return ExitCode.RESULT
 
 

@@ -19,10 +19,14 @@ DIGEST_LENGTH = 36  # MLflow takes no longer one
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  # tag by which the UI picks its view
 
 
-def default_run_name(config: RunConfig) -> str:
-    """Name a run by network, images and budgets, such as "resnet20 cluttered_digits 30%"."""
-    data = PurePath(config.data.name.removeprefix("imagefolder:")).name
-    return " ".join([config.network, data, *(config.budget or (config.targets,))])
+def run_name(config: RunConfig) -> str:
+    """Name a search as the user does, or by network, images and budgets, such as "resnet20 cluttered_digits 30%"."""
+    return config.run_name or " ".join([config.network, data_name(config), *(config.budget or (config.targets,))])
+
+
+def data_name(config: RunConfig) -> str:
+    """Name the images; those of a folder by its last part."""
+    return PurePath(config.data.name.removeprefix("imagefolder:")).name
 
 
 def context_tags(config: RunConfig) -> dict[str, str]:

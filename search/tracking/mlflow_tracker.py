@@ -7,7 +7,6 @@ makes every write, so neither the start nor a slow server holds a trial up.
 import dataclasses
 import logging
 import queue
-import shlex
 import textwrap
 import threading
 import time
@@ -26,7 +25,7 @@ from search.environment import Plan
 from search.problem import Problem
 from search.results.result import DenseResult, SearchResult
 from search.tracking.runs import SearchRuns
-from search.tracking.store import SQLITE, STORE_FILE
+from search.tracking.store import SQLITE, STORE_FILE, ui_command
 from spaces.errors import SlimfrontError
 
 RETRY_SECONDS = 5.0  # between tries to reach a server that is away
@@ -139,9 +138,10 @@ class MlflowTracker(SearchCallback):
 
     def command(self) -> str:
         """Return the command line that opens MLflow on this search, or on a server the address of the run."""
+        runs = self._opened.result() if self._opened.done() else None
         if self.uri.startswith(("http://", "https://")):
-            return self._opened.result().address(self.uri) if self._opened.done() else self.uri
-        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+            return runs.address(self.uri) if runs else self.uri
+        return ui_command(self.uri, runs.experiment if runs else "")
 
     def _so_far(self) -> SearchResult:
         """Return the running search as a result, for its picture."""

@@ -27,7 +27,7 @@ from search.results.loading import load
 from search.results.result import SearchResult, best_at_text
 from search.results.score_names import ACCURACY, score_key, with_score_names
 from search.results.serialization import to_plain
-from search.tracking.description import KIND_TAG, MODEL_TRAINING, context_tags, dataset_input, default_run_name
+from search.tracking.description import KIND_TAG, MODEL_TRAINING, context_tags, dataset_input, run_name
 from search.tracking.models import ALIAS, NetworkModel, UnexportableError, log_model, register
 from search.tracking.store import (
     ARTIFACTS,
@@ -36,9 +36,11 @@ from search.tracking.store import (
     PARENT_TAG,
     StoredRuns,
     open_store,
+    page_address,
     rebase_artifacts,
     stored_runs,
 )
+from search.tracking.views import front_view, subject_tags
 from spaces.budget import Budget
 from spaces.cost import Cost
 
@@ -61,12 +63,13 @@ class SearchRuns:
     never changes a parameter.
 
     Attributes:
+        experiment: id of the experiment.
         parent: id of the parent run.
         children: trial number -> id of the child run.
     """
 
-    def __init__(self, client: "MlflowClient", experiment: str, stored: StoredRuns) -> None:
-        self._client, self._experiment, self._stored = client, experiment, stored
+    def __init__(self, client: "MlflowClient", experiment: str, stored: StoredRuns, config: RunConfig) -> None:
+        self._client, self.experiment, self._stored, self._config = client, experiment, stored, config
         self.parent, self.children = stored.parent, dict(stored.children)
         # Trial number -> its tags on_front and chosen; None where an earlier process wrote them, with values of then.
         self._standing: dict[int, tuple[bool, bool] | None] = dict.fromkeys(self.children)
@@ -92,12 +95,11 @@ class SearchRuns:
             client.set_experiment_tag(experiment, KIND_TAG, MODEL_TRAINING)
         stored = stored_runs(client, experiment, str(folder), local) if config.resume else None
         if stored is None:
-            run_name = config.run_name or default_run_name(config)
-            parent = client.create_run(experiment, run_name=run_name, tags={FOLDER_TAG: str(folder)})
+            parent = client.create_run(experiment, run_name=run_name(config), tags={FOLDER_TAG: str(folder)})
             stored = StoredRuns(parent.info.run_id)
         else:
             client.update_run(stored.parent, status="RUNNING")
-        runs = cls(client, experiment, stored)
+        runs = cls(client, experiment, stored, config)
         runs.log(runs.parent, params=config_params(masked_settings(dataclasses.asdict(config))))
         return runs
 
@@ -109,9 +111,9 @@ class SearchRuns:
             return False
         return True
 
-    def address(self, uri: str) -> str:
+    def address(self, server: str) -> str:
         """Return the address of the parent run's page on a server."""
-        return f"{uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.parent}"
+        return page_address(server, self.experiment, self.parent)
 
     def log(
         self,
@@ -160,6 +162,13 @@ class SearchRuns:
         self.log(self.parent, metrics, limits)
         for epoch, reached in enumerate(curve.val if curve else (), start=1):
             self.log(self.parent, {"dense_val_accuracy": reached}, step=epoch)
+        self._save_view([width_metric(group.name) for group in problem.space.variable])
+
+    def _save_view(self, width_metrics: Sequence[str]) -> None:
+        """Save a view of the front in the experiment, unless it has one, which the user may have changed."""
+        tag, view = front_view(self._config, width_metrics)
+        if tag not in self._client.get_experiment(self.experiment).tags:
+            self._client.set_experiment_tag(self.experiment, tag, view)
 
     def write_trial(self, result: TrialResult, problem: Problem, ended: float) -> None:
         """Write a trial, or another training segment of one, as a child run.
@@ -175,11 +184,12 @@ class SearchRuns:
             params = {name: value for name, value in params.items() if name not in logged}
         else:
             tags = {PARENT_TAG: self.parent, "state": str(result.state), "method": trial.method}
+            tags |= {"search": run_name(self._config), **subject_tags(self._config)}
             tags |= {"baseline": _truth(bool(trial.baseline)), "on_front": _truth(False), "chosen": _truth(False)}
             if result.error:
                 tags["failure_reason"] = result.error
             name = f"trial {trial.number:04d}"
-            run = self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name).info.run_id
+            run = self._client.create_run(self.experiment, start_time=start, tags=tags, run_name=name).info.run_id
             self.children[trial.number] = run
             self._standing[trial.number] = (False, False)
         step = result.trained or 0 if result.rungs else 0
@@ -257,7 +267,7 @@ class SearchRuns:
             metrics=with_score_names(network_metrics(member) | member_metrics(result, member), self.score_name),
         )
         try:
-            model = log_model(self._client, self._experiment, run, network)
+            model = log_model(self._client, self.experiment, run, network)
         except UnexportableError as error:
             _log.warning("network %s is no model in MLflow: %s", member.label, error)
             return None
@@ -353,8 +363,12 @@ def width_metrics(network: TrialResult, full: Mapping[str, int]) -> dict[str, fl
     """Return the width ratio of every group, in (0, 1]; none where the widths are not known."""
     if network.widths is None:
         return {}
-    widths = network.widths.items()
-    return {_NOT_IN_A_NAME.sub("_", f"width.{group}"): width / full[group] for group, width in widths}
+    return {width_metric(group): width / full[group] for group, width in network.widths.items()}
+
+
+def width_metric(group: str) -> str:
+    """Return the name of the metric with the width ratio of a group."""
+    return _NOT_IN_A_NAME.sub("_", f"width.{group}")
 
 
 def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SQLITE = "sqlite:///"  # before the path of a store in a file
+LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
 STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"  # of a run folder
 FOLDER_TAG = "slimfront.run_folder"  # tag of a parent run by which a server's runs are found again
 PARENT_TAG = "mlflow.parentRunId"
@@ -56,10 +57,29 @@ def open_store(uri: str) -> "MlflowClient":
     return client(tracking_uri=uri)
 
 
-def ui_command(folder: Path) -> str:
-    """Return the command line that opens MLflow on the store in a run folder; empty where there is none."""
+def page_address(server: str, experiment: str, run: str = "") -> str:
+    """Return the address of an experiment or of one of its runs on a server, among the menus of model training."""
+    place = f"experiments/{experiment}" + (f"/runs/{run}" if run else "")
+    return f"{server.rstrip('/')}/#/{place}?workflowType=machine_learning"
+
+
+def ui_command(uri: str, experiment: str = "") -> str:
+    """Return the command line that opens MLflow on a store, and below it the page of an experiment."""
+    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return command + (f"\n  then open {page_address(LOCAL_SERVER, experiment)}" if experiment else "")
+
+
+def folder_command(folder: Path) -> str:
+    """Return `ui_command` for the store in a run folder; empty where there is none."""
     file = folder.resolve() / STORE_FILE
-    return f"mlflow ui --backend-store-uri {shlex.quote(f'{SQLITE}{file}')}" if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    try:
+        with closing(sqlite3.connect(file)) as store:
+            found = store.execute("SELECT experiment_id FROM runs ORDER BY start_time").fetchone()
+    except sqlite3.Error:  # the command will say what is wrong with it
+        found = None
+    return ui_command(f"{SQLITE}{file}", str(found[0]) if found else "")
 
 
 def rebase_artifacts(folder: Path) -> None:

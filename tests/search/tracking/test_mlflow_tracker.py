@@ -1,12 +1,21 @@
+import base64
 import dataclasses
 import json
 import logging
 import math
+import os
 import platform
 import shlex
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,13 +36,14 @@ from search.results.pareto import ParetoFront
 from search.results.result import DenseResult, SearchResult
 from search.tracking.mlflow_tracker import MlflowTracker, TrackingError
 from search.tracking.runs import SearchRuns
-from search.tracking.store import rebase_artifacts
+from search.tracking.store import page_address, rebase_artifacts
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.widths import Widths
 
 BUDGET = Budget("flops", 1000)
 NAME = "lenet5 digits 50% 1kparams"  # of the parent run, where none is given
+VIEW = "mlflow.sharedViewState.front-of-lenet5-on-digits"  # tag of the experiment
 WIDTHS = Widths({"conv1": 4, "conv2": 8})
 DENSE = Cost(2000, 90)
 DATA: Any = SimpleNamespace(
@@ -53,7 +63,8 @@ def config(uri: str = "", **changes: Any) -> RunConfig:
 
 def begin(tracker: MlflowTracker, *finished: TrialResult) -> None:
     """Start a search whose dense network has 90% on validation."""
-    space = SimpleNamespace(dense_cost=DENSE, full={"conv1": 8, "conv2": 8})
+    groups = [SimpleNamespace(name="conv1"), SimpleNamespace(name="conv2")]
+    space = SimpleNamespace(dense_cost=DENSE, full={"conv1": 8, "conv2": 8}, variable=groups)
     problem: Any = SimpleNamespace(space=space, budgets=(BUDGET,), targets=(), axis="flops")
     environment: Any = SimpleNamespace(problem=problem, data=DATA, dense_curve=LearningCurve((0.7, 0.9), 0.95, 100))
     tracker.on_search_start(Plan(environment))
@@ -182,6 +193,7 @@ def test_the_parent_has_the_chosen_network(runs: dict[str, Run]) -> None:
 
 def test_the_picture_is_renewed_while_the_search_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("search.tracking.mlflow_tracker.PICTURE_SECONDS", 0.0)
+    monkeypatch.setattr("search.tracking.mlflow_tracker.STOP_SECONDS", 60.0)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tracker = MlflowTracker(tmp_path, config(model="lenet5", run_name="mine", experiment="other"))
     begin(tracker)
@@ -245,6 +257,74 @@ def test_a_child_has_its_candidate_and_its_result(client: MlflowClient, runs: di
         "true",
     )
     assert child.info.end_time - child.info.start_time == pytest.approx(2000, abs=1)
+
+
+def test_a_view_of_the_page_filters_the_front(client: MlflowClient, runs: dict[str, Run]) -> None:
+    experiment = client.get_experiment_by_name("slimfront")
+    view = json.loads(experiment.tags[VIEW])
+    assert view["name"] == "front of lenet5 on digits"
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    found = client.search_runs([experiment.experiment_id], state["searchFilter"])
+    assert [run.info.run_name for run in found] == ["trial 0000"]
+    scatter, parallel = state["compareRunCharts"]
+    drawn = {scatter["xaxis"]["key"], scatter["yaxis"]["key"], *parallel["selectedMetrics"]}
+    assert drawn == {"flops", "accuracy", "width.conv1", "width.conv2"}
+    assert drawn <= set(runs["trial 0000"].data.metrics)
+
+
+@pytest.mark.slow
+def test_the_pages_of_a_server_show_the_front_in_a_browser(folder: Path, runs: dict[str, Run]) -> None:
+    browser = shutil.which("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if browser is None:
+        pytest.skip("no chromium is installed")
+    experiment = runs[NAME].info.experiment_id
+    with mlflow_server(folder / "mlflow.db") as server, playwright.sync_playwright() as drive:
+        opened = drive.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = opened.new_page(viewport={"width": 1600, "height": 900})
+        page.set_default_timeout(120_000)
+        page.goto(page_address(server, experiment))
+        page.get_by_text(NAME).first.wait_for()
+        assert "/runs?workflowType=machine_learning" in page.url
+        view = VIEW.removeprefix("mlflow.sharedViewState.")
+        page.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={view}")
+        page.get_by_text("trial 0000").wait_for()
+        shown = {name: page.locator(f".ag-row [col-id='metrics.`{name}`']") for name in ("accuracy", "flops", "params")}
+        assert {name: cells.all_inner_texts() for name, cells in shown.items()} == {
+            "accuracy": ["0.6"],
+            "flops": ["480"],
+            "params": ["40"],
+        }
+        page.goto(page_address(server, experiment, runs["trial 0000"].info.run_id))
+        row = page.get_by_role("row").filter(has_text="width.conv1")
+        assert row.inner_text().split() == ["width.conv1", "0.5"]
+        opened.close()
+
+
+@contextmanager
+def mlflow_server(store: Path) -> Iterator[str]:
+    """Run MLflow's server on a store; yield its address once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with subprocess.Popen(
+        [*command, "--backend-store-uri", f"sqlite:///{store}"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            for _ in range(240):
+                with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+                    break
+                time.sleep(0.5)
+            yield address
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
 
 
 def test_widths_are_a_json_artifact(client: MlflowClient, runs: dict[str, Run], tmp_path: Path) -> None:
