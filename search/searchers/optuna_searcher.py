@@ -22,18 +22,17 @@ from optuna.trial import TrialState as OptunaState
 from runners.trial import Trial, TrialResult, derive_seed
 from search.problem import BASELINES, Problem
 from search.results.pareto import measured, objectives
-from search.results.serialization import trial_result_to_dict
 from search.searchers.candidate_space import Candidate, CandidateSpace, InitialPoint
 from search.searchers.cost_coverage import MAX_REPEATS, largest_gap
 from search.searchers.initial_design import InitialDesign
 from search.searchers.method_choice import choose_method
 from search.searchers.neighbours import neighbour
-from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH
+from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH, with_present_names
 from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
 from search.searchers.structured_sampler import DUPLICATE, EPOCHS
 from search.storage.history import History
 from search.storage.pending import PendingTrials
-from search.storage.study_storage import DIRECTIONS, RESULT, StoredTrial
+from search.storage.study_storage import DIRECTIONS, StoredTrial, trial_attributes
 from spaces.widths import Widths
 
 _log = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ class OptunaSearcher:
         To the sampler, a later training segment of a trial is a trial of its own.
         """
         number = result.trial.number
-        attributes: dict[str, Any] = {RESULT: trial_result_to_dict(result)}
+        attributes = trial_attributes(result)
         if result.trained is not None:
             attributes[EPOCHS] = result.trained
         if result.error:
@@ -282,7 +281,7 @@ class OptunaSearcher:
     def _restore(self, stored: StoredTrial) -> None:
         """Add a stored trial to the study; one of other budgets is rebased on the present budgets, or left out."""
         lowest = self._candidates.lowest_fraction
-        frozen, result = stored.frozen, stored.result
+        frozen, result = with_present_names(stored.frozen), stored.result
         own = getattr(frozen.distributions.get(BUDGET_FRACTION), "low", lowest)
         if result is not None and (result.trial.final or result.final_epochs):
             return  # a later segment of a trial that is restored, or none of the search

@@ -8,19 +8,21 @@ train.SETTING: the fine-tuning settings that are searched; baselines have none.
 METHOD.SETTING: the searchable settings of that method that are not fixed.
 allocation: "search" (the widths below) or "method" (the method finds widths inside the budgets); only for methods
     that can do both.
-width.GROUP: in [0, 1], the share of its dense width that a group keeps, relative to the other groups. 0.5 is the
-    middle, and all groups at 0.5 are uniform widths.
+relative_width.GROUP: in [0, 1], the share of its dense width that a group keeps, relative to the other groups. 0.5 is
+    the middle, and all groups at 0.5 are uniform widths.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, FrozenTrial, create_trial
 
 from pruning.settings import Setting
 
 BUDGET_FRACTION, METHOD, ALLOCATION = "budget_fraction", "method", "allocation"
-WIDTH = "width."  # begins the names of the width parameters
+WIDTH = "relative_width."  # begins the names of the width parameters
+_EARLIER_WIDTH = "width."  # the same in studies of 0.1 before its release
 
 # A width parameter x stands for the proportion P ** (t * |t|), t = 2x - 1, from 1/P to P for P = MAX_PROPORTION, so no
 # group gets under a quarter of the share of another. It is flat around the middle: random draws stay near uniform
@@ -39,6 +41,27 @@ def suggest_setting(trial: BaseTrial, name: str, setting: Setting) -> Any:
     if isinstance(setting.default, int):
         return trial.suggest_int(name, int(low), int(high), log=setting.log)
     return trial.suggest_float(name, float(low), float(high), log=setting.log)
+
+
+def with_present_names(trial: FrozenTrial) -> FrozenTrial:
+    """Return a stored trial with the width parameters that an earlier version stored as "width.GROUP" renamed."""
+    if not any(name.startswith(_EARLIER_WIDTH) for name in trial.params):
+        return trial
+
+    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            WIDTH + name.removeprefix(_EARLIER_WIDTH) if name.startswith(_EARLIER_WIDTH) else name: value
+            for name, value in values.items()
+        }
+
+    return create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=renamed(trial.params),
+        distributions=renamed(trial.distributions),
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+    )
 
 
 def proportion(parameter: float) -> float:

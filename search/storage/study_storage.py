@@ -6,7 +6,7 @@ takes 25 commits, up to a second on a busy disk, and a killed process would leav
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from configs.passwords import masked
 from runners.trial import TrialResult
 from search.problem import Problem
-from search.results.serialization import trial_result_from_dict
+from search.results.serialization import trial_result_from_dict, trial_result_to_dict
 from search.storage.outbox import UNSENT, Outbox, Record
 from spaces.errors import LostError, SlimfrontError
 
@@ -31,6 +31,18 @@ RESULT = "result"  # user attribute of a trial: its TrialResult as plain data
 CONNECT_SECONDS = 5
 LAST_PATIENCE = 60.0  # seconds in which the last records are tried at the end of a search
 _WORDS = {"widths": "another network or space", "methods": "other methods", "budgets": "other budgets"}
+
+
+def trial_attributes(result: TrialResult) -> dict[str, Any]:
+    """Return the user attributes of a stored trial: what users of Optuna read, and the whole result."""
+    readable: dict[str, Any] = {"network": result.label, "method": result.trial.method}
+    if result.trial.baseline:
+        readable["baseline"] = result.trial.baseline
+    if result.cost is not None:
+        readable |= asdict(result.cost)
+    if result.widths is not None:
+        readable["widths"] = dict(result.widths)
+    return {**readable, RESULT: trial_result_to_dict(result)}
 
 
 class StudyError(SlimfrontError):

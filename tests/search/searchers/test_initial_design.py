@@ -191,7 +191,7 @@ def test_measured_sensitivities_add_two_points_where_trials_suffice() -> None:
     for point, fraction in ((whole, 1.0), (middle, 0.03**0.5)):
         assert (point.method, point.baseline) == ("plain", "")  # no widths can be given to the other method
         assert point.parameters["budget_fraction"] == pytest.approx(fraction)
-        first, second, third = (point.parameters[f"width.layer{i}"] for i in range(3))
+        first, second, third = (point.parameters[f"relative_width.layer{i}"] for i in range(3))
         assert third > max(first, second)
 
 

@@ -231,14 +231,17 @@ def test_rebasing_changes_the_fraction_and_its_range_alone() -> None:
     widths = FloatDistribution(0.0, 1.0)
     trial = optuna.trial.create_trial(
         values=[0.9, 100.0],
-        params={BUDGET_FRACTION: 0.2, "width.a": 0.3},
-        distributions={BUDGET_FRACTION: FloatDistribution(0.03, 1.0, log=True), "width.a": widths},
+        params={BUDGET_FRACTION: 0.2, "relative_width.a": 0.3},
+        distributions={BUDGET_FRACTION: FloatDistribution(0.03, 1.0, log=True), "relative_width.a": widths},
         user_attrs={"result": {}},
     )
     rebased = rebase(trial, 0.4, 0.05)
     assert rebased is not None
-    assert rebased.params == {BUDGET_FRACTION: 0.4, "width.a": 0.3}
-    assert rebased.distributions == {BUDGET_FRACTION: FloatDistribution(0.05, 1.0, log=True), "width.a": widths}
+    assert rebased.params == {BUDGET_FRACTION: 0.4, "relative_width.a": 0.3}
+    assert rebased.distributions == {
+        BUDGET_FRACTION: FloatDistribution(0.05, 1.0, log=True),
+        "relative_width.a": widths,
+    }
     assert (rebased.values, rebased.user_attrs, rebased.state) == (trial.values, trial.user_attrs, trial.state)
     assert rebase(trial, 0.04, 0.05) is None
     assert rebase(trial, 1.01, 0.05) is None

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from pruning.settings import Setting
-from search.searchers.parameters import proportion, suggest_setting, width_parameter
+from search.searchers.parameters import proportion, suggest_setting, width_parameter, with_present_names
 
 
 def test_width_parameters_stand_for_proportions_and_back() -> None:
@@ -14,6 +14,20 @@ def test_width_parameters_stand_for_proportions_and_back() -> None:
         assert math.log2(proportion(width_parameter(log2))) == pytest.approx(log2, abs=1e-9)
     assert (proportion(0.0), proportion(0.5), proportion(1.0)) == (0.5, 1.0, 2.0)
     assert width_parameter(3.0) == 1.0
+
+
+def test_width_parameters_of_an_earlier_version_are_read_by_their_new_name() -> None:
+    uniform = optuna.distributions.FloatDistribution(0.0, 1.0)
+    stored = optuna.trial.create_trial(
+        values=[0.9, 100.0],
+        params={"budget_fraction": 0.5, "width.conv1": 0.25},
+        distributions={"budget_fraction": uniform, "width.conv1": uniform},
+        user_attrs={"epochs": 3},
+    )
+    read = with_present_names(stored)
+    assert read.params == {"budget_fraction": 0.5, "relative_width.conv1": 0.25}
+    assert (read.values, read.user_attrs, read.state) == (stored.values, stored.user_attrs, stored.state)
+    assert with_present_names(read) is read
 
 
 def test_a_setting_is_chosen_as_its_type_and_bounds_say() -> None:

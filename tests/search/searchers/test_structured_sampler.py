@@ -128,13 +128,15 @@ def test_widths_are_proposed_at_a_fraction_that_is_fixed(optuna_study: optuna.St
     optuna_study.enqueue_trial({"budget_fraction": 0.25})
     trial = optuna_study.ask()
     drawn = trial.relative_params
-    assert {name for name in drawn if name.startswith("width.")} == {f"width.layer{i}" for i in range(16)}
+    assert {name for name in drawn if name.startswith("relative_width.")} == {
+        f"relative_width.layer{i}" for i in range(16)
+    }
     assert drawn["budget_fraction"] == pytest.approx(0.25)
     assert trial.suggest_float("budget_fraction", 0.03, 1.0, log=True) == 0.25
 
 
 def test_initial_widths_are_left_alone(optuna_study: optuna.Study) -> None:
-    optuna_study.enqueue_trial({"budget_fraction": 0.25, "width.layer0": 0.5})
+    optuna_study.enqueue_trial({"budget_fraction": 0.25, "relative_width.layer0": 0.5})
     assert optuna_study.ask().relative_params == {}
 
 

@@ -71,6 +71,24 @@ def test_the_storage_holds_the_whole_result_without_weights(url: str) -> None:
     assert study.metric_names == ["accuracy", "flops"]
     assert stored[0].values == [told.accuracy, told.cost.flops if told.cost else None]
     assert "weights" not in json.dumps(stored[0].user_attrs)
+    # What a user of Optuna reads, without this project.
+    plain = {
+        name: stored[0].user_attrs[name] for name in ("network", "method", "baseline", "flops", "params", "widths")
+    }
+    assert told.cost is not None
+    assert plain == {
+        "network": "0",
+        "method": "l2",
+        "baseline": "uniform",
+        "flops": told.cost.flops,
+        "params": told.cost.params,
+        "widths": dict(told.widths or {}),
+    }
+    assert set(stored[0].params) == {
+        "allocation",
+        "budget_fraction",
+        *(f"relative_width.{name}" for name in plain["widths"]),
+    }
 
 
 def test_a_storage_of_another_search_is_refused(url: str) -> None:
