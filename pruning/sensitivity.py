@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pruning.allocation import Curve
 from pruning.base import Context
+from pruning.steps import counted
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
@@ -83,7 +84,7 @@ def sensitivity(
     Returns:
         A falling curve per variable group: straight lines between the measured widths, extrapolated below the smallest.
     """
-    return {group.name: _curve(group, loss, ratios) for group in space.variable}
+    return {group.name: _curve(group, loss, ratios) for group in counted(space.variable)}
 
 
 def _curve(group: ChannelGroup, loss: Callable[[Mapping[str, int]], float], ratios: Sequence[float]) -> Curve:

@@ -32,6 +32,9 @@ class SearchCallback:
     def on_phase(self, text: str) -> None:
         """The search begins something that `text` names, e.g. "training the dense network, 3 epochs"."""
 
+    def on_steps(self, done: float, total: float) -> None:
+        """So many of the equally long steps of the present phase are done; a phase that counts none never says."""
+
     def on_search_start(self, plan: Plan) -> None:
         """The search is planned; nothing has been trained yet."""
 

@@ -17,6 +17,7 @@ from torch import nn
 from configs.parsing import AUTO
 from configs.schema import RunConfig
 from pruning.base import METHODS, PruningError
+from pruning.steps import hearing_steps
 from runners.base import RUNNERS
 from runners.cache import cache_root
 from runners.evaluation.context import SearchContext, TrialContext
@@ -78,7 +79,8 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
     callback = CallbackList(callbacks)
     callback.on_phase("reading data and tracing the network")
     environment = prepare(config)
-    latency = calibrate_latency(environment, callback)
+    with hearing_steps(callback.on_steps):
+        latency = calibrate_latency(environment, callback)
     if latency is not None:
         environment = replace(environment, problem=latency.predictor.problem)
     candidates = CandidateSpace(environment.problem, latency.predictor if latency else None)
@@ -129,7 +131,8 @@ class _Search:
         dense_accuracy = environment.score(net, environment.data.val)
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
-        context = replace(self._search_context(net), trial_timeout=planned.trial_timeout)
+        with hearing_steps(self.callback.on_steps):
+            context = replace(self._search_context(net), trial_timeout=planned.trial_timeout)
         train_accuracy = environment.score(net, environment.data.calibration, limit=LEARNED_IMAGES)
         tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
         interrupted, lost = self._run_trials(tuner, context)
@@ -151,9 +154,8 @@ class _Search:
         self.callback.on_phase(f"training the dense network, {plural(epochs, 'epoch')}, unless it is cached")
 
         def on_epoch(epoch: int, val_accuracy: float) -> None:
-            self.callback.on_phase(
-                f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%} on validation"
-            )
+            self.callback.on_phase(f"training the dense network: epoch {epoch}/{epochs} done, {val_accuracy:.1%}")
+            self.callback.on_steps(epoch, epochs)
             if epoch < epochs:
                 self.limit.check(f"after epoch {epoch} of {epochs} of the dense training")
 
@@ -196,16 +198,15 @@ class _Search:
         if not images:
             return None
         count = len(space.variable)
-        self.callback.on_phase(
-            f"measuring how the network takes the narrowing of each of {count} groups, unless it is cached"
-        )
+        self.callback.on_phase(f"measuring sensitivities of {plural(count, 'group')}, unless cached")
         return measure_sensitivities(net, space, self._trial_context, images, cache_root()).by_group
 
     def _tuner(self, net: nn.Module, left: int, dense: DenseAccuracy) -> Tuner:
         """Put the tuner together from its parts; `left` is the number of trials without a result."""
         environment, opened, latency = self.environment, self.opened, self.latency
         problem, history, pending = environment.problem, opened.history, PendingTrials()
-        sensitivities = self._sensitivities(net) if left > 0 else None
+        with hearing_steps(self.callback.on_steps):
+            sensitivities = self._sensitivities(net) if left > 0 else None
         pool_size = screening_pool_size(environment, self.candidates)
         queue = None
         if latency is not None:

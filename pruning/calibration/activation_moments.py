@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from pruning.base import Context, PruningError
 from pruning.calibration.flattened_maps import flattened_scores, label_codes
 from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.second_moments import MomentAccumulator, Moments
+from pruning.steps import steps_done
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
@@ -98,11 +98,11 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
                 logits = next(leaf for leaf in tree_leaves(net(images[:2])) if isinstance(leaf, Tensor))
                 classes = max(int(logits.shape[1]), 2)
                 observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed_ids(net, space, recipe)}
-            with _observing(net, observers, recipe.where, labels):
+            with _observing(net, observers, recipe, labels):
                 net(images)
     if observers is None:
         raise PruningError("there are no calibration images; give the method a training set that is not empty")
-    sites = tuple(observer.site(name) for name, observer in observers.items() if observer.reached)
+    sites = tuple(observer.site(name) for name, observer in observers.items() if observer.images)
     for site in sites:
         values = site.scores if site.moments is None else site.moments.scatter
         if values is not None and not torch.isfinite(values).all():
@@ -148,7 +148,7 @@ class _Observer:
     """
 
     def __init__(self, ids: Tensor, recipe: Recipe, classes: int) -> None:
-        self.reached = False
+        self.images = 0  # seen so far
         self._recipe, self._classes = recipe, classes
         self._occurrences = Occurrences.of(ids)  # several of a channel are positions of one feature
         self._ids = self._occurrences.channels
@@ -157,7 +157,7 @@ class _Observer:
 
     def add(self, tensor: Tensor, channels_last: bool, labels: Tensor) -> None:
         maps = self._occurrences.select(tensor.movedim(-1, 1) if channels_last else tensor, 1)
-        self.reached = True
+        self.images += len(labels)
         if self._recipe.features == "flatten":
             codes = label_codes(labels.cpu(), self._classes, self._recipe.unit)
             maps = maps.reshape(len(maps), len(self._ids), -1).float()
@@ -188,20 +188,19 @@ class _Observer:
 
 
 @contextmanager
-def _observing(net: nn.Module, observers: Mapping[str, _Observer], where: str, labels: Tensor) -> Iterator[None]:
-    def before(module: nn.Module, inputs: tuple[Any, ...], observer: _Observer) -> None:
-        observer.add(inputs[0], isinstance(module, nn.Linear), labels)
-
-    def after(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor, observer: _Observer) -> None:
-        observer.add(output, isinstance(module, nn.Linear), labels)
+def _observing(net: nn.Module, observers: Mapping[str, _Observer], recipe: Recipe, labels: Tensor) -> Iterator[None]:
+    def add(module: nn.Module, tensor: Tensor, observer: _Observer) -> None:
+        observer.add(tensor, isinstance(module, nn.Linear), labels)
+        # A layer and a batch are a step; a layer that is called twice counts twice.
+        steps_done(sum(one.images for one in observers.values()), recipe.images * len(observers))
 
     handles = []
     for name, observer in observers.items():
         module = net.get_submodule(name)
-        if where == "input":
-            handles.append(module.register_forward_pre_hook(lambda m, x, o=observer: before(m, x, o)))
+        if recipe.where == "input":
+            handles.append(module.register_forward_pre_hook(lambda m, x, o=observer: add(m, x[0], o)))
         else:
-            handles.append(module.register_forward_hook(lambda m, x, y, o=observer: after(m, x, y, o)))
+            handles.append(module.register_forward_hook(lambda m, _, y, o=observer: add(m, y, o)))
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pruning.steps import steps_done
 from runners.cache import cache_root, digest_of, write_cached
 from runners.latency.kernels import ChannelPair, Kernel
 from runners.latency.timing import Watch, synchronize
@@ -71,8 +72,10 @@ class LayerTimer:
             points = [len(grid(kernel, *span, size)) for kernel, span in zip(kernels, ranges, strict=True)]
             if sum(cost * count for cost, count in zip(per_timing, points, strict=True)) <= seconds:
                 break
+        expected = [cost * count for cost, count in zip(per_timing, points, strict=True)]
         coefficients = np.zeros((len(kernels), TERMS, TERMS))
         for index, (kernel, span) in enumerate(zip(kernels, ranges, strict=True)):
+            steps_done(sum(expected[:index]), sum(expected))
             if largest[index] is None:
                 self.failed.append(kernel.name)
                 continue

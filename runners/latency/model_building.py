@@ -19,6 +19,7 @@ from torch import nn
 
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
+from pruning.steps import counted
 from runners.cache import cache_root, digest_of, write_cached
 from runners.latency.kernels import Extent, extent_matrix, list_operations
 from runners.latency.layer_timing import LayerTable, LayerTimer
@@ -158,7 +159,7 @@ def _calibrated(
     dense = tuple(space.full.values())
     readings: list[tuple[tuple[int, ...], float]] = [(dense, dense_seconds)]
     with meter.ratios() as ratio_of:
-        for widths in [*uniform, space.smallest, *held_out]:
+        for widths in counted([*uniform, space.smallest, *held_out]):
             seconds = dense_seconds * ratio_of(at_widths(meter.dense, space, widths))
             readings.append((tuple(widths[name] for name in layers.names), seconds))
     layers = with_step(layers, dense, readings)

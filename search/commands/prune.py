@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from configs.loading import JSON, QUIET, parse_flags
+from pruning.steps import hearing_steps
 from search.callbacks import SearchCallback
 from search.library.prune_run import METRICS, prune_run
 from search.library.pruned_page import pruned_page
@@ -23,7 +24,8 @@ def prune(arguments: Sequence[str]) -> int:
         if as_json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         display = SearchCallback() if QUIET in arguments else stack.enter_context(ConsoleProgress(sys.stdout))
-        run = prune_run(config, display.on_phase)
+        with hearing_steps(display.on_steps):
+            run = prune_run(config, display.on_phase)
     if as_json:
         metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
         sys.stdout.write(json.dumps({"folder": str(run.folder), **metrics}, indent=1) + "\n")

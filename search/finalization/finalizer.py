@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pruning import checkpoint
 from pruning.export import Exported, export_network
 from pruning.formats import parse_formats
 from pruning.inference import layers_with_forms
+from pruning.steps import counted, hearing_steps
 from runners.latency.devices import make_meter
 from runners.latency.meter import REFERENCE, LatencyMeter, to_plain
 from runners.training.scoring import exact_score
@@ -30,6 +31,7 @@ from search.reporting.latency import GIVE_UP, latency_columns
 from search.reporting.page import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
+from search.reporting.wording import plural
 from search.results.loading import RESULT
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.results.score_names import with_score_names
@@ -90,7 +92,8 @@ class Finalizer:
         result = self._result(results, ending)
         if not ending.interrupted:
             self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
-            result = result.with_results([self._confirm(network) for network in _read_on_test(result)])
+            with hearing_steps(self.callback.on_steps):
+                result = result.with_results([self._confirm(network) for network in counted(_read_on_test(result))])
         began = time.perf_counter()
         result = self.retrainer.confirmed(result) if ending.interrupted else self.retrainer(result)
         # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
@@ -167,10 +170,11 @@ class Finalizer:
         readings = {REFERENCE: to_plain(meter.read(REFERENCE, self.dense))}
         refused = 0  # networks in a row
         ends = began + max(LEAST_TIMING, TIMING_SHARE * result.seconds)
-        for number, member in enumerate(sorted(result.reported, key=lambda one: not result.is_chosen(one)), start=1):
+        self.callback.on_phase(f"timing {plural(len(result.reported), 'network')} on {config.place}")
+        for number, member in enumerate(sorted(result.reported, key=lambda one: not result.is_chosen(one))):
             if refused == GIVE_UP or time.perf_counter() > ends:
                 break
-            self.callback.on_phase(f"timing network {number}/{len(result.reported)} on {config.place}")
+            self.callback.on_steps(number, len(result.reported))
             read = meter.read(member.label, self._load(member))
             readings[member.label] = to_plain(read)
             refused = refused + 1 if all(reading.refused for reading in read) else 0
@@ -252,7 +256,7 @@ class Finalizer:
             self.callback.on_phase(f"network {member.label} is written as {file.name}{difference}")
 
 
-def _read_on_test(result: SearchResult) -> Iterable[TrialResult]:
+def _read_on_test(result: SearchResult) -> Collection[TrialResult]:
     """Return the networks that are read on test: the reported ones, and the baseline networks of the comparisons."""
     best = (result.best_at(target, baselines=True) for target in result.targets)
     baselines = [result.best_baseline, *best]  # the statements must hold on test too

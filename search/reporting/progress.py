@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 from rich.text import Text
 from typing_extensions import override
@@ -20,6 +21,60 @@ from search.reporting.wording import duration, make_console, one_line, percent, 
 from search.results.pareto import ParetoFront, measured
 from search.results.rank_correlation import SCREENED
 from search.results.result import SearchResult
+
+BAR = 10  # characters
+NEVER_WHOLE = 0.9999
+BESIDE = 1 + BAR + len("0:00:00") + 4  # characters of spinner, bar, clock and the gaps between the columns
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """How far the present phase is, by the steps that it counts.
+
+    Attributes:
+        began: `time.monotonic()` at its first word.
+        share: done, in [0, 1]; 0 as long as it has counted none.
+        told: `time.monotonic()` when it said so.
+    """
+
+    began: float
+    share: float = 0.0
+    told: float = 0.0
+
+    def left(self, now: float) -> str:
+        """Say how much is done and how long the rest takes at the pace so far; empty for a phase without steps."""
+        if not self.share:
+            return ""
+        seconds = (self.told - self.began) / self.share - (now - self.began)
+        return f"{percent(self.share, 0)}, {duration(max(0.0, seconds))} left"
+
+
+class _TimeLeft(ProgressColumn):
+    """The time that is left of the phase, else of the trials."""
+
+    @override
+    def render(self, task: Task) -> Text:
+        return Text(_time_left(task))
+
+
+class _Words(ProgressColumn):
+    """The name of the phase, cut where the line would not fit `width` with all that stands beside it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width = width - BESIDE
+
+    @override
+    def render(self, task: Task) -> Text:
+        words = Text(task.description)
+        words.truncate(max(1, self._width - len(_time_left(task))), overflow="ellipsis")
+        return words
+
+
+def _time_left(task: Task) -> str:
+    """Return what is done of the phase and the time that is left of it, else that of the trials."""
+    phase: _Phase = task.fields["phase"]
+    return phase.left(time.monotonic()) or str(task.fields["left"])
 
 
 class _Bar(ProgressBar):
@@ -44,18 +99,20 @@ class ConsoleProgress(SearchCallback):
         self._console = console = make_console(stream)
         self._began = time.monotonic()
         self._bar: ProgressBar | None = None
+        self._trials: tuple[int, int | None] = (0, None)  # finished, and of how many
         if console.is_interactive and not console.is_dumb_terminal:
             self._bar = _Bar(
                 SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
+                _Words(console.width),
+                BarColumn(bar_width=BAR),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[left]}", markup=False),
+                _TimeLeft(),
                 console=console,
                 refresh_per_second=8,
                 transient=True,
             )
-            self._task = self._bar.add_task("starting", total=None, state="", left="")
+            phase = _Phase(self._began)
+            self._task = self._bar.add_task("starting", total=None, state="", left="", phase=phase)
 
     def __enter__(self) -> Self:
         """Start showing."""
@@ -76,10 +133,26 @@ class ConsoleProgress(SearchCallback):
     @override
     def on_phase(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, description=text, left="")
+            self._show(*self._trials, description=text, left="", phase=_Phase(time.monotonic()))
             return
         self._console.print(f"[{time.monotonic() - self._began:6.1f} s] {text}", markup=False, soft_wrap=True)
         self._console.file.flush()
+
+    @override
+    def on_steps(self, done: float, total: float) -> None:
+        if self._bar is None or not total:
+            return
+        phase, now = self._bar.tasks[0].fields["phase"], time.monotonic()
+        share = min(1.0, done / total)
+        began = now if share < phase.share else phase.began  # other steps of the same phase
+        self._show(share, 1.0, phase=_Phase(began, share, now))
+
+    def _show(self, done: float, total: float | None, **fields: Any) -> None:
+        """Update the bar; a total of None lets it pulse."""
+        if self._bar is not None:
+            self._bar.tasks[0].total = total  # which `update` takes for no change where it is None
+            # The bar and its clock would stop at the total, and the search goes on.
+            self._bar.update(self._task, completed=min(done, NEVER_WHOLE * total) if total else 0, **fields)
 
     @override
     def on_promotion(self, number: int, epochs: int) -> None:
@@ -93,7 +166,8 @@ class ConsoleProgress(SearchCallback):
             self.on_phase(f"{finished}/{total} {trial_text(result)}; {state}" + (f", {left}" if left else ""))
             return
         state = f"trials {finished}/{total}, {state}"
-        self._bar.update(self._task, completed=finished, total=total, state=state, left=left)
+        self._trials = finished, total
+        self._show(finished, total, state=state, left=left, phase=_Phase(time.monotonic()))
         if not measured(result):
             self._console.print(trial_text(result), style="red", markup=False, soft_wrap=True)
 

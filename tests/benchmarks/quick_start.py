@@ -28,7 +28,7 @@ PARTS = (  # beginning of a phase's text, and the part of the search it belongs 
     ("building the latency model", "timing of networks"),
     ("training the dense", "dense training"),
     ("gathering statistics", "statistics"),
-    ("measuring how", "sensitivities"),
+    ("measuring sensitivities", "sensitivities"),
     ("trial", "trials and final training"),
     ("searching", "trials and final training"),
     ("confirming", "test images"),

@@ -35,6 +35,7 @@ def call_every_hook(callback: SearchCallback, space: SearchSpace, result: Search
     trial = TrialResult(Trial(0, "l2", Goal()), TrialState.COMPLETE, 0.9)
     events: list[tuple[Any, ...]] = [
         ("on_phase", "searching"),
+        ("on_steps", 1, 2),
         ("on_search_start", plan),
         ("on_dense_evaluated", 0.9, problem_of(space, ["50%"]), ()),
         ("on_promotion", 0, 4),

@@ -82,6 +82,41 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
 
 
+def test_a_phase_that_counts_its_steps_shows_its_share_and_the_time_left_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    now = 100.0
+    monkeypatch.setattr("search.reporting.progress.time.monotonic", lambda: now)
+    stream = Terminal()
+    with ConsoleProgress(stream) as display:
+        display.on_phase("gathering statistics of the dense network, which has a long name")
+        now = 110.0
+        display.on_steps(1, 4)  # 10 s for a quarter
+        now = 115.0
+        assert display._bar is not None
+        display._bar.refresh()
+        display.on_phase("searching")
+        display._bar.refresh()
+    lines = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    shown = [line for line in lines if "25%, 25 s left" in line]
+    assert shown
+    assert "gathering statistics of the dense" in shown[-1]
+    assert shown[-1].rstrip().endswith("25%, 25 s left")
+    assert max(map(len, lines)) <= 80
+    assert "left" not in [line for line in lines if "searching" in line][-1]
+
+
+def test_pipes_get_nothing_of_steps() -> None:
+    stream = io.StringIO()
+    display = ConsoleProgress(stream)
+    display.on_phase("searching")
+    before = stream.getvalue()
+    display.on_steps(1, 4)
+    assert stream.getvalue() == before
+
+
 def test_an_exception_leaves_the_cursor_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
