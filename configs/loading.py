@@ -28,7 +28,7 @@ from spaces.fields import SettingField, setting_fields, shown
 PRESETS = Path(__file__).parent / "presets"
 RUN_FILE = "config.yaml"  # of a run folder
 HELP_ALL = "--help-all"
-QUIET, JSON = "--quiet", "--json"  # how the command line shows a run; no settings of it
+DISPLAY = ("quiet", "json")  # how the command line shows a run: a resumed one does not take them from its folder
 LARGEST_FILE = 1_000_000  # characters; a device such as /dev/zero has no end
 SECTIONS: Mapping[str, Any] = {
     name: field.type for name, field in setting_fields(RunConfig).items() if dataclasses.is_dataclass(field.type)
@@ -37,10 +37,10 @@ SECTIONS: Mapping[str, Any] = {
 # where images lie, how they are read and where networks are trained, not what they are.
 CHANGEABLE = frozenset(
     "budget targets lowest_fraction trials final_epochs inherit final_distill_weight train_budget time_limit confirm "
-    "sampler out resume tracking_uri log_models register export data_dir data_workers device".split()
+    "sampler out resume tracking_uri log_models register export quiet json data_dir data_workers device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
-_NO_SETTINGS = ("--config", "--trust-code", "--print-config", QUIET, JSON, "--debug", "--help", HELP_ALL)
+_NO_SETTINGS = ("--config", "--trust-code", "--print-config", "--debug", "--help", HELP_ALL)
 _TITLES = {
     "": "search",
     "space": "widths",
@@ -100,6 +100,7 @@ def parse_flags(argv: Sequence[str]) -> RunConfig:
     if folder and out:
         raise ConfigError(f"--out is {out!r} and --resume {folder!r}, which writes to that folder; leave --out away")
     stored = read_config(_run_file(folder)) if folder else {}
+    stored = {key: value for key, value in stored.items() if key not in DISPLAY}
     if "budget" in given or "targets" in given:  # either replaces both of the run folder
         stored = {key: value for key, value in stored.items() if key not in ("budget", "targets")}
     if not trusted:
@@ -156,11 +157,13 @@ def _parser(everything: bool) -> argparse.ArgumentParser:
     groups = {section: parser.add_argument_group(title) for section, title in _TITLES.items()}
     for key, (section, field) in _settings().items():
         text = setting_help(SECTIONS.get(section, RunConfig), field, short=not everything).replace("%", "%%")
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.item is bool else {}
         groups[section].add_argument(
             field.flag,
             action="append" if field.repeated or field.joined else "store",
-            metavar={int: "N", float: "X"}.get(field.item, key.rpartition("_")[2].upper()),
+            metavar={int: "N", float: "X", bool: "false"}.get(field.item, key.rpartition("_")[2].upper()),
             help=text if everything or key in COMMON else argparse.SUPPRESS,
+            **alone,
         )
     group, hidden = parser.add_argument_group("configuration"), None if everything else argparse.SUPPRESS
     presets = f"YAML file or preset ({_preset_names()})" if everything else "YAML file, or preset by its name"
@@ -168,10 +171,6 @@ def _parser(everything: bool) -> argparse.ArgumentParser:
     trust = "let --resume run the package.module:factory or command that only the run folder names"
     group.add_argument("--trust-code", action="store_true", help=hidden or trust)
     group.add_argument("--print-config", action="store_true", help=hidden or "print the effective YAML and exit")
-    quiet = "print nothing but warnings, errors and the final lines"
-    group.add_argument(QUIET, action="store_true", help=hidden or quiet)
-    as_json = "print the result as one JSON object on standard output, everything else on standard error"
-    group.add_argument(JSON, action="store_true", help=hidden or as_json)
     group.add_argument("--debug", action="store_true", help=hidden or "show tracebacks and the log")
     group.add_argument("-h", "--help", action="help", help="show the common flags and exit")
     group.add_argument(HELP_ALL, action="help", help="show every flag with its whole text and exit")
@@ -307,13 +306,15 @@ def effective_yaml(config: RunConfig) -> str:
 def command_line(config: Mapping[str, Any]) -> str:
     """Write the command that repeats a search, from its settings as plain data: every flag that is not at its default.
 
-    The run folder is left out, since a search writes to a fresh one.
+    The run folder is left out, since a search writes to a fresh one, and so is how the search was shown.
     """
     parts = ["python -m search"]
     for key, (section, field) in _settings().items():
         value = (config.get(section, {}) if section else config).get(field.name, field.default)
         values = value if isinstance(value, list | tuple) else [value]
-        if key in ("out", "resume") or tuple(values) == (field.default if field.repeated else (field.default,)):
+        if key in ("out", "resume", *DISPLAY) or tuple(values) == (
+            field.default if field.repeated else (field.default,)
+        ):
             continue
         texts = [str(item).lower() if isinstance(item, bool) else str(item) for item in values]
         texts = texts if field.item is str or not field.repeated else [",".join(texts)]

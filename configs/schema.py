@@ -124,6 +124,8 @@ class RunConfig:
         log_models: which networks MLflow keeps as models at the end: front, chosen or none.
         register: name in MLflow's model registry under which the chosen network becomes a version, with the alias
             "chosen"; empty registers nothing.
+        quiet: print nothing but warnings, errors and the final lines.
+        json: print the result as one JSON object on standard output, everything else on standard error.
     """
 
     budget: tuple[str, ...] = ()
@@ -163,6 +165,8 @@ class RunConfig:
     run_name: str = ""
     log_models: Literal["front", "chosen", "none"] = "front"
     register: Annotated[str, Predicate(lambda name: not set(name) & set("/:")), "a name without / and :"] = ""
+    quiet: bool = False
+    json: bool = False
     space: SpaceConfig = field(default_factory=SpaceConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 
 from typing_extensions import override
 
-from configs.loading import JSON, QUIET, check_resumed, effective_yaml, parse_flags
+from configs.loading import DISPLAY, check_resumed, effective_yaml, parse_flags
 from configs.passwords import masked
 from configs.schema import RunConfig
 from spaces.errors import ConfigError, ExitCode, SlimfrontError
@@ -77,25 +77,24 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     if "--print-config" in arguments:
         print(effective_yaml(config), end="")
         return ExitCode.RESULT
-    quiet, as_json = QUIET in arguments, JSON in arguments
-    if planning and (quiet or as_json):
-        raise ConfigError(f"plan takes no {JSON if as_json else QUIET}: it prints one page for a person; leave it out")
+    if planning and (given := [f"--{name}" for name in DISPLAY if f"--{name}" in arguments]):
+        raise ConfigError(f"plan takes no {given[-1]}: it prints one page for a person; leave it out")
     # `prepare` raises these errors too, but only after the seconds that the libraries take to load.
     _ = config.budgets, config.storage_address, config.tracking_address
     check_resumed(config)
     _configure_logging(debug)
-    return _plan(config) if planning else _search(config, quiet, as_json)
+    return _plan(config) if planning else _search(config)
 
 
-def _search(config: RunConfig, quiet: bool, as_json: bool) -> int:
+def _search(config: RunConfig) -> int:
     """Run a search with its live display, its final lines or its JSON; return the exit code."""
     from search.reporting.progress import ConsoleProgress, JsonResult, QuietProgress
 
-    output = [JsonResult(sys.stdout)] if as_json else [QuietProgress(sys.stdout)] if quiet else []
+    output = [JsonResult(sys.stdout)] if config.json else [QuietProgress(sys.stdout)] if config.quiet else []
     with contextlib.ExitStack() as stack:
-        if as_json:  # what libraries and the user's factories print would spoil it
+        if config.json:  # what libraries and the user's factories print would spoil it
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        display = [] if quiet else [stack.enter_context(ConsoleProgress(sys.stdout))]
+        display = [] if config.quiet else [stack.enter_context(ConsoleProgress(sys.stdout))]
         for shown in display:
             shown.on_phase("loading")  # while the libraries load, which takes seconds
         from search.orchestrator import run

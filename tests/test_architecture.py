@@ -33,7 +33,7 @@ ORDER = {
     """.split(),
     "pruning": """
         __init__ methods criteria calibration quantization export file_size formats checkpoint header_check inference
-        sensitivity allocation rewriting selection traits settings base
+        sensitivity allocation rewriting selection traits settings base steps
     """.split(),
     "spaces": """
         __init__ tracing zoo counting targets slicing space projection fields widths budget cost groups registry files

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from configs.loading import JSON, QUIET, parse_flags
+from configs.loading import parse_flags
 from pruning.steps import hearing_steps
 from search.callbacks import SearchCallback
 from search.library.prune_run import METRICS, prune_run
@@ -19,14 +19,13 @@ def prune(arguments: Sequence[str]) -> int:
     """Cut the network of a config, train it for --epochs, and show what it costs and where it is."""
     config = parse_flags(arguments)
     _ = config.budgets  # raises without one, before anything is read
-    as_json = JSON in arguments
     with contextlib.ExitStack() as stack:
-        if as_json:
+        if config.json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        display = SearchCallback() if QUIET in arguments else stack.enter_context(ConsoleProgress(sys.stdout))
+        display = SearchCallback() if config.quiet else stack.enter_context(ConsoleProgress(sys.stdout))
         with hearing_steps(display.on_steps):
             run = prune_run(config, display.on_phase)
-    if as_json:
+    if config.json:
         metrics = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
         sys.stdout.write(json.dumps({"folder": str(run.folder), **metrics}, indent=1) + "\n")
     else:

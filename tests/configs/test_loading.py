@@ -62,6 +62,8 @@ OTHER: dict[str, Any] = {
     "run_name": "first",
     "log_models": "chosen",
     "register": "narrow",
+    "quiet": True,
+    "json": True,
     "divisor": 4,
     "floor": 0.25,
     "skip": ("layer4.*", "layer[1,2].*"),

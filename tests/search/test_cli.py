@@ -63,6 +63,23 @@ def test_flags_reach_the_search_and_success_is_zero(runs: Callable[..., Calls]) 
     assert calls == [RunConfig(budget=("30%",), trials=3)]
 
 
+def test_a_file_may_ask_for_the_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished_search: SearchResult, tmp_path: Path
+) -> None:
+    def run(_config: RunConfig, callbacks: Sequence[SearchCallback]) -> SearchResult:
+        for callback in callbacks:
+            callback.on_search_end(finished_search, Path("runs/one"), "")
+        return finished_search
+
+    monkeypatch.setattr("search.orchestrator.run", run)
+    (tmp_path / "script.yaml").write_text("budget: 30%\njson: true\nquiet: true\n")
+    assert main(["--config", str(tmp_path / "script.yaml")]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["chosen"], err) == ("1", "")
+    assert main(["--config", str(tmp_path / "script.yaml"), "--json", "false"]) == 0
+    assert capsys.readouterr().out.startswith(finished_search.baseline_comparison.statement[:30])
+
+
 @pytest.mark.parametrize("flags", [["--json"], ["--json", "--quiet"], ["--quiet"]], ids=" ".join)
 def test_standard_output_of_scripts_has_the_json_or_the_final_lines_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished_search: SearchResult, flags: list[str]
