@@ -166,7 +166,7 @@ class SearchRuns:
 
     def _save_view(self, width_metrics: Sequence[str]) -> None:
         """Save a view of the front in the experiment, unless it has one, which the user may have changed."""
-        tag, view = front_view(self._config, width_metrics)
+        tag, view = front_view(self._config, width_metrics, self.score_name)
         if tag not in self._client.get_experiment(self.experiment).tags:
             self._client.set_experiment_tag(self.experiment, tag, view)
 

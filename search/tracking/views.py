@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
+from search.results.score_names import score_columns
 from search.tracking.description import data_name
 
 VIEW_TAG = "mlflow.sharedViewState."  # before the key of a view, in the names of an experiment's tags
 MOST_AXES = 8  # of groups: more parallel coordinates are too narrow to read
 _SECTION = "front"
-_METRICS, _TAGS = ("accuracy", "test_accuracy", "flops", "params", "latency_ms"), ("chosen", "method", "search")
+_COSTS, _TAGS = ("flops", "params", "latency_ms"), ("chosen", "method", "search")
 
 
 def subject_tags(config: RunConfig) -> dict[str, str]:
@@ -25,30 +26,36 @@ def subject_tags(config: RunConfig) -> dict[str, str]:
     return {"model": config.network.replace("'", ""), "data": data_name(config).replace("'", "")}
 
 
-def front_view(config: RunConfig, width_metrics: Sequence[str]) -> tuple[str, str]:
+def front_view(config: RunConfig, width_metrics: Sequence[str], score_name: str) -> tuple[str, str]:
     """Return name and value of the experiment's tag that keeps the view of the front of this network and these images.
 
     Args:
         width_metrics: names of the metrics with the width ratios of the groups that vary.
+        score_name: of the task, which metrics have in their names.
     """
     subject = subject_tags(config)
     name = "front of {model} on {data}".format(**subject)
     conditions = {"on_front": "true", **subject}
     condition = " and ".join(f"tags.{tag} = '{value}'" for tag, value in conditions.items())
     cost = "latency_ms" if config.axis == "latency" else "flops"
-    state = _state(condition, cost, _spread(width_metrics, MOST_AXES))
+    scores = score_columns(("accuracy", "test_accuracy"), score_name)
+    state = _state(condition, cost, scores, _spread(width_metrics, MOST_AXES))
     now = int(time.time() * 1000)
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     view = {"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"}
     return VIEW_TAG + re.sub(r"\W+", "-", name), json.dumps(view)
 
 
-def _state(condition: str, cost: str, groups: Sequence[str]) -> Mapping[str, Any]:
-    """Return a view as MLflow's page describes it."""
+def _state(condition: str, cost: str, scores: Sequence[str], groups: Sequence[str]) -> Mapping[str, Any]:
+    """Return a view as MLflow's page describes it.
+
+    Args:
+        cost, scores, groups: names of metrics; the first of the scores is drawn.
+    """
     shared = {"metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
-    axes = {"xaxis": {"key": cost, "type": "METRIC"}, "yaxis": {"key": "accuracy", "type": "METRIC"}}
+    axes = {"xaxis": {"key": cost, "type": "METRIC"}, "yaxis": {"key": scores[0], "type": "METRIC"}}
     scatter = {"uuid": "cost", "type": "SCATTER", "runsCountToCompare": 100, **axes, **shared}
-    widths = {"selectedParams": [], "selectedMetrics": [*groups, "accuracy"], "showAllRuns": False}
+    widths = {"selectedParams": [], "selectedMetrics": [*groups, scores[0]], "showAllRuns": False}
     parallel = {"uuid": "widths", "type": "PARALLEL", "runsCountToCompare": 100, **widths, **shared}
     place = {"display": True, "deleted": False, "isGenerated": False, "isReordered": True}
     section = {"uuid": _SECTION, "name": _SECTION, "columns": 1, "cardHeight": 320, **place}
@@ -57,7 +64,8 @@ def _state(condition: str, cost: str, groups: Sequence[str]) -> Mapping[str, Any
         # Sorted by a metric, the page lists trials without the parent runs under which they would be folded away.
         "orderByKey": f"metrics.`{cost}`",
         "orderByAsc": True,
-        "selectedColumns": [f"metrics.`{metric}`" for metric in _METRICS] + [f"tags.`{tag}`" for tag in _TAGS],
+        "selectedColumns": [f"metrics.`{metric}`" for metric in (*scores, *_COSTS)]
+        + [f"tags.`{tag}`" for tag in _TAGS],
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": [scatter, parallel],
         "compareRunSections": [section],

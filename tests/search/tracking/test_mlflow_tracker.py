@@ -66,7 +66,8 @@ def begin(tracker: MlflowTracker, *finished: TrialResult) -> None:
     groups = [SimpleNamespace(name="conv1"), SimpleNamespace(name="conv2")]
     space = SimpleNamespace(dense_cost=DENSE, full={"conv1": 8, "conv2": 8}, variable=groups)
     problem: Any = SimpleNamespace(space=space, budgets=(BUDGET,), targets=(), axis="flops")
-    environment: Any = SimpleNamespace(problem=problem, data=DATA, dense_curve=LearningCurve((0.7, 0.9), 0.95, 100))
+    curve, task = LearningCurve((0.7, 0.9), 0.95, 100), SimpleNamespace(score_name="accuracy")
+    environment: Any = SimpleNamespace(problem=problem, data=DATA, dense_curve=curve, task=task)
     tracker.on_search_start(Plan(environment))
     tracker.on_dense_evaluated(0.9, problem, finished)
 
