@@ -190,8 +190,8 @@ def _check_optimizer(config: RunConfig) -> None:
     if config.train.optimizer != "sgd" and following:
         others = [name for name in config.methods if name not in following] or ["di"]
         raise ConfigError(
-            f"--optimizer is {config.train.optimizer}, and {' and '.join(following)} act on the steps of SGD; take "
-            f"--method {','.join(others)}"
+            f"--optimizer is {config.train.optimizer}, and the steps of SGD are what {' and '.join(following)} acts "
+            f"on; take --method {','.join(others)}"
         )
 
 
