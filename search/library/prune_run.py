@@ -15,6 +15,7 @@ from pruning.export import export_network
 from pruning.file_size import file_size
 from runners.cache import cache_root
 from runners.evaluation.context import TrialContext
+from runners.evaluation.intermediate import promised_cost
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
 from runners.training.scoring import exact_score
@@ -84,7 +85,7 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
         say(f"cutting by {name} to {' and '.join(map(str, budgets))}")
         cut, final = None, None
         for snapshot in method.run(dense, space, Goal(budgets=budgets), context):
-            if not all(budget.allows(space.cost(snapshot.widths)) for budget in budgets):
+            if not all(budget.allows(promised_cost(snapshot, space)) for budget in budgets):
                 continue  # an intermediate network
             context.reestimate_batchnorm(snapshot.net)
             figures = NetworkFigures(_cost(environment, snapshot), _accuracy(environment, snapshot.net))

@@ -80,7 +80,7 @@ class Study:
             dense_epochs=dense_epochs,
             batch_size=64,
             lr=flags.learning_rate,
-            dense_lr=0.1,
+            dense_lr=flags.dense_rate,
             device="cpu",
         )
         net = trained_net(DenseRecipe(spec, data, train, seed), cache_root())
@@ -122,17 +122,19 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help="of pruning")
     parser.add_argument("--dense-epochs", type=int, default=20, help="of the wide network before it is pruned")
     parser.add_argument("--learning-rate", type=float, default=0.05, help="peak of every pruning's schedule")
-    parser.add_argument("--short", action="store_true", help="two seeds, 6 epochs and then 3")
+    parser.add_argument("--dense-rate", type=float, default=0.1, help="peak of the schedules before pruning")
+    parser.add_argument("--short", action="store_true", help="lenet5, two seeds, 8 epochs and then 4")
     flags = parser.parse_args()
     if flags.short:
-        flags.seeds, flags.dense_epochs, flags.epochs = 2, 6, 3
+        flags.model, flags.seeds, flags.dense_epochs, flags.epochs = "lenet5", 2, 8, 4
+        flags.learning_rate, flags.dense_rate = 0.02, 0.05
     return flags
 
 
 def main() -> None:
     flags = parsed()
     torch.set_num_threads(1)
-    settings = ("model", "data", "widen", "epochs", "dense_epochs", "learning_rate")
+    settings = ("model", "data", "widen", "epochs", "dense_epochs", "learning_rate", "dense_rate")
     rows = rows_of(flags, **{name: getattr(flags, name) for name in settings})
     study, seeds = Study(flags.study, flags), seeds_of(flags)
     for seed in seeds:
