@@ -58,8 +58,8 @@ def rows(name, device):
     model, building = build_model(meter, space, dense)
     generator = np.random.default_rng(1)
     unseen = [random_widths(space, generator) for _ in range(UNSEEN)]
-    readings = [meter.read_at(str(n), at_widths(net, space, widths), 1) for n, widths in enumerate(unseen)]
-    measured = np.array([dense * (reading.ratio or np.nan) for reading in readings])
+    with meter.ratios() as ratio_of:  # brief readings, whose own noise counts as error
+        measured = np.array([dense * ratio_of(at_widths(net, space, widths)) for widths in unseen])
     table = LatencyModel(dataclasses.replace(model.layers, step=1).scaled(dense, model.dense), model.dense)
     learned = [(space.cost(dict(zip(space.full, widths, strict=True))).flops, s) for widths, s in model.learned]
     # Weighted so that relative errors are least, as ours.
@@ -86,7 +86,8 @@ def rows(name, device):
             spent[predictor],
         )
     if device.startswith("step"):
-        step, (cheap, groups) = int(device.removeprefix("step")), proposals(space, model, dense)
+        step = int(device.removeprefix("step"))
+        cheap, groups = proposals(space, model, dense, step)
         yield (
             name,
             device,
@@ -98,8 +99,8 @@ def rows(name, device):
         )
 
 
-def proposals(space, model, dense):
-    """Return how many widths of 10 proposals end a step, and how many there are."""
+def proposals(space, model, dense, step):
+    """Return how many widths of 10 proposals end a step of the device, and how many there are."""
     import numpy as np
 
     from configs.schema import RunConfig
@@ -110,7 +111,7 @@ def proposals(space, model, dense):
     limit = (dense + model.predict(space.smallest)) / 2
     problem = Problem(RunConfig(budget=("1ms",)), space, (Budget("latency", limit),))
     predictor, generator = LatencyPredictor(model, problem), np.random.default_rng(2)
-    step, cheap, groups = model.layers.step, 0, 0
+    cheap, groups = 0, 0
     for _ in range(10):
         widths = predictor.fit(generator.uniform(0.2, 1.0, len(space.variable)).tolist(), predictor.analytic)
         for group in space.variable:
