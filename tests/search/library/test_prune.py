@@ -16,6 +16,8 @@ from runners.data.splits import DataError
 from search.cli import main
 from spaces.counting import count_cost
 from spaces.errors import BudgetError, TraceError
+from spaces.space import ModelSpec
+from spaces.zoo.models import build
 
 IMAGES = torch.rand(SAMPLES, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(SAMPLES) % 5
@@ -113,6 +115,10 @@ def test_the_command_cuts_trains_and_writes(tmp_path: Path, capsys: pytest.Captu
         "folder": str(tmp_path / "json"), **json.loads((tmp_path / "json" / "metrics.json").read_text())
     }  # fmt: skip
     assert err == ""
+    shared = f"{flags} --method kse --epochs 0 --out {tmp_path / 'kse'} --quiet"
+    assert main(["prune", "--budget", "50%", *shared.split()]) == 0  # by its layers, not its widths
+    dense = count_cost(build(ModelSpec("tiny_nets:residual", 10, (3, 8, 8))), (3, 8, 8))
+    assert count_cost(search.load(tmp_path / "kse", trust=True), (3, 8, 8)).flops <= dense.flops / 2
 
 
 def test_the_command_takes_one_method(capsys: pytest.CaptureFixture[str]) -> None:
