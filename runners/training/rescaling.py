@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from runners.training.scoring import evaluating
 
 SCALED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-TOLERANCE = 1e-3  # of the outputs, relative to the largest one
+TOLERANCE = 1e-2  # of the outputs, relative to the largest one; convolutions in TF32 keep about 1e-3
 
 
 @torch.no_grad()
