@@ -106,7 +106,7 @@ def peak_activations(net: nn.Module, input_shape: tuple[int, int, int]) -> int:
     The modes of the network's modules are restored.
 
     Args:
-        net: on any device but meta.
+        net: on any device; on meta nothing is computed.
         input_shape: channels, height and width of one image.
     """
     image = _image(net, input_shape)
