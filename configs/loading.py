@@ -37,7 +37,8 @@ SECTIONS: Mapping[str, Any] = {
 # where images lie, how they are read and where networks are trained, not what they are.
 CHANGEABLE = frozenset(
     "budget targets lowest_fraction trials final_epochs inherit final_distill_weight train_budget time_limit confirm "
-    "sampler out resume tracking_uri log_models register export quiet json data_dir data_workers device".split()
+    "sampler out resume tracking_uri log_models register export quantize quiet json data_dir data_workers "
+    "device".split()
 )
 CHANGEABLE_SECTIONS = ("runner", "latency")
 _NO_SETTINGS = ("--config", "--trust-code", "--print-config", "--debug", "--help", HELP_ALL)

@@ -119,6 +119,8 @@ class RunConfig:
             treated like that of storage; its variable is SLIMFRONT_TRACKING_PASSWORD.
         export: comma-separated formats in which every network of the front is written beside pt2 and safetensors: onnx
             (extra [onnx]), state_dict, torchscript.
+        quantize: int8 writes every network of the front statically quantised too, by ONNX Runtime's tools, as
+            model.int8.onnx, scored and timed beside float32 (extra [onnx]); empty quantises nothing.
         experiment: MLflow experiment; empty takes MLFLOW_EXPERIMENT_NAME, else slimfront.
         run_name: name of the search in MLflow; empty takes network, images and budgets.
         log_models: which networks MLflow keeps as models at the end: front, chosen or none.
@@ -161,6 +163,7 @@ class RunConfig:
     storage: str = field(default="", repr=False)  # may hold a password
     tracking_uri: str = field(default="", repr=False)
     export: str = ""
+    quantize: Annotated[Literal["", "int8"], "int8, or empty"] = ""
     experiment: str = ""
     run_name: str = ""
     log_models: Literal["front", "chosen", "none"] = "front"

@@ -18,6 +18,7 @@ from configs.loading import check_resumed
 from configs.schema import RunConfig
 from pruning.file_size import with_file_size
 from pruning.formats import parse_formats
+from pruning.quantization.static import check_int8
 from runners.cache import cache_root
 from runners.config import AUTO_DEVICE, NO_DEVICE
 from runners.data.builtin import check_on_disk
@@ -175,6 +176,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     check_device(config.latency)
     if config.export:
         parse_formats(config.export)
+    if config.quantize:
+        check_int8()
     if not fetch:
         check_on_disk(config.data)
     task = task_of(config.train)

@@ -170,6 +170,19 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(option, KEPT_BYTES) == 1 for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
 
 
+def onnx_program(path: Path, threads: int) -> Program:
+    """Return an ONNX file of `pruning.formats` as a function of images, on so many threads of the processor."""
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def program(batch: Tensor) -> object:
+        return session.run(None, {ONNX_INPUT: batch.numpy()})
+
+    return program
+
+
 def _check_onnx(config: LatencyConfig, device: Device) -> None:
     missing = [name for name in RUNTIME_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -186,17 +199,9 @@ def _check_onnx(config: LatencyConfig, device: Device) -> None:
 
 
 def _onnx_session(net: nn.Module, images: Tensor, threads: int) -> Program:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     with tempfile.TemporaryDirectory() as folder:
         path = write_network(net, "onnx", Path(folder) / "net.onnx", images.shape[1:], batch=len(images))
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def program(batch: Tensor) -> object:
-        return session.run(None, {ONNX_INPUT: batch.numpy()})
-
-    return program
+        return onnx_program(path, threads)
 
 
 def _processor_name() -> str:

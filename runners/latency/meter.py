@@ -177,9 +177,7 @@ class LatencyMeter:
         self.config, self.dense, self.shape = config, dense, tuple(input_shape)
         self.device = parse_device(config.device)
         keep_freed_memory()
-        one_thread = self.device.device.type == "cpu" and self.device.threads == 1
-        here = Watch(clock=time.thread_time) if one_thread else Watch(run_queue_delay=run_queue_delay)
-        self.watch = watch or here
+        self.watch = watch or watch_of(self.device)
         self._idle: dict[int, float] = {}  # by batch size
 
     def for_layers(self) -> "LatencyMeter":
@@ -297,6 +295,12 @@ class LatencyMeter:
         tensors = [(name, list(tensor.shape)) for name, tensor in self.dense.state_dict().items()]
         content = [repr(self.dense), tensors, self.shape, dataclasses.asdict(conditions)]
         return cache_root() / "latency" / f"idle-{digest_of(content)[:24]}.json"
+
+
+def watch_of(device: Device) -> Watch:
+    """Return the clocks of the system by which nets are timed on a device of this machine."""
+    one_thread = device.device.type == "cpu" and device.threads == 1
+    return Watch(clock=time.thread_time) if one_thread else Watch(run_queue_delay=run_queue_delay)
 
 
 def exclusive(device: Device, seconds: float = LOCK_SECONDS) -> AbstractContextManager[None]:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.formats import parse_formats
+from pruning.quantization.static import check_int8
 from search.commands.arguments import CommandParser
 from search.finalization.exports import Export, export_from_run
+from search.reporting.sections.int8 import int8_statements, int8_table
 from search.reporting.wording import TextTable, make_console, print_parts
 from spaces.errors import ExitCode
 
@@ -24,12 +26,22 @@ def export(arguments: Sequence[str]) -> int:
         metavar="NAMES",
         help="one or more of pt2,onnx,safetensors,state_dict,torchscript (default: pt2); onnx needs the extra [onnx]",
     )
+    parser.add_argument(
+        "--quantize",
+        choices=("int8",),
+        help="write model.int8.onnx too, calibrated on training images, scored and timed beside float32; needs [onnx]",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the files (default: RUN/exports/trial-NNNN)")
     parser.add_argument("--trust-code", action="store_true", help="import and call the code that the run names")
     read = parser.parse_args(arguments)
-    exported = export_from_run(read.run, read.trial, parse_formats(read.format), read.out, trust=read.trust_code)
+    formats, int8 = parse_formats(read.format), bool(read.quantize)
+    if int8:
+        check_int8()
+    exported = export_from_run(read.run, read.trial, formats, read.out, int8=int8, trust=read.trust_code)
     folder = f"In {exported.card.parent}, with {exported.card.name} beside them."
-    print_parts(make_console(sys.stdout), [_table(exported), folder])
+    files = {exported.network.label: exported.int8} if exported.int8 is not None else {}
+    tables = filter(None, [_table(exported), int8_table(files)])
+    print_parts(make_console(sys.stdout), [*tables, *int8_statements(files), folder])
     return ExitCode.RESULT
 
 

@@ -1,19 +1,28 @@
 """Networks of a search in the formats of other runtimes, compared with the network, and a model card beside them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from configs.loading import RUN_FILE
+from configs.loading import load as load_config
 from pruning import checkpoint
 from pruning.export import ExportError, RefusedError, WrittenFile, write_format
 from pruning.formats import FormatError
+from runners.config import is_code
+from runners.data.loading import load_data
+from runners.training.task import task_of
 from runners.trial import TrialResult
+from search.finalization.int8 import Quantizer
 from search.finalization.model_card import write_card
+from search.results.int8 import Int8
 from search.results.loading import load, read_result
 from search.results.result import SearchResult
 from spaces.errors import SlimfrontError
+from spaces.zoo.models import default_input_shape
 
 EXPORTS = "exports"  # folder of a run folder
 
@@ -25,12 +34,14 @@ class Export:
     Attributes:
         card: of the model, in the same folder.
         refused: format -> why there is no file in it.
+        int8: what `model.int8.onnx` reaches, where it is among the files.
     """
 
     network: TrialResult
     files: Sequence[WrittenFile]
     card: Path
     refused: Mapping[str, SlimfrontError]
+    int8: Int8 | None = None
 
 
 def find_network(result: SearchResult, label: str) -> TrialResult:
@@ -53,12 +64,19 @@ def find_network(result: SearchResult, label: str) -> TrialResult:
 
 
 def export_from_run(
-    run: Path, label: str, formats: Sequence[str], out: Path | None = None, *, trust: bool = False
+    run: Path,
+    label: str,
+    formats: Sequence[str],
+    out: Path | None = None,
+    *,
+    int8: bool = False,
+    trust: bool = False,
 ) -> Export:
     """Write a network of a finished search, from its run folder alone.
 
     Args:
         out: folder of the files; None takes `exports/trial-NNNN` in the run folder.
+        int8: whether it is quantised too, for which the images of the search are read.
         trust: whether the "package.module:factory" that the run names may be imported and called.
 
     Raises:
@@ -69,6 +87,11 @@ def export_from_run(
     network = find_network(result, label)
     folder = out or run / EXPORTS / f"trial-{network.stem}"
     net = load(run / network.path, trust=trust)
+    if int8:
+        made = _quantizer(run, trust)(network, net, folder)
+        if made.refused:
+            raise RefusedError(f"network {network.label} has no int8 file: {made.refused}; leave out --quantize")
+        result = dataclasses.replace(result, int8={network.label: made})
     exported = export_formats(result, network, net, checkpoint.read_header(run / network.path), folder, formats)
     for error in exported.refused.values():
         raise error
@@ -102,4 +125,20 @@ def export_formats(
         except (FormatError, RefusedError) as error:
             refused[name] = error
     layers = sorted({str(layer["kind"]) for layer in header.layers.values()})
-    return Export(network, files, write_card(result, network, files, folder, layers), refused)
+    card = write_card(result, network, files, folder, layers)
+    return Export(network, files, card, refused, result.int8.get(network.label))
+
+
+def _quantizer(run: Path, trust: bool) -> Quantizer:
+    """Return what quantises the networks of a run, with its images.
+
+    Raises:
+        SlimfrontError: the settings or the images of the run cannot be read, or name code that is not trusted.
+    """
+    config = load_config(str(run / RUN_FILE))
+    named = [text for text in (config.data.name, config.train.task) if is_code(text)]
+    if named and not trust:
+        raise ExportError(f"{run} names code, {' and '.join(named)}; add --trust-code if you trust it")
+    classifies = task_of(config.train).classifies
+    data = load_data(config.data, config.seed, default_input_shape(config.model), classifies=classifies)
+    return Quantizer(data, config)

@@ -24,6 +24,7 @@ from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.environment import Environment, installed_versions
 from search.finalization.exports import export_formats
+from search.finalization.int8 import Quantizer
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
 from search.planning import LEAST_TIMING, TIMING_SHARE
@@ -32,6 +33,7 @@ from search.reporting.page import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
 from search.reporting.wording import plural
+from search.results.int8 import Int8
 from search.results.loading import RESULT
 from search.results.result import DenseResult, SearchResult, best_at_text
 from search.results.score_names import with_score_names
@@ -194,6 +196,7 @@ class Finalizer:
         folder = self.environment.folder
         paths = {"result": RESULT, "front table": "front.csv", "picture": "front.png", "report": "report.html"}
         shutil.rmtree(folder / "front", ignore_errors=True)  # of a resumed search
+        result = self._quantize(result)
         for member in result.reported:
             self._export(member, folder / _member_folder(member), result)
         if len(result.front):
@@ -206,6 +209,21 @@ class Finalizer:
         write_html(result, folder / paths["report"])
         write_atomically(folder / paths["result"], result.to_json().encode())
         return result
+
+    def _quantize(self, result: SearchResult) -> SearchResult:
+        """Write the int8 files of the reported networks, where they are asked for and no user waits."""
+        config, made = self.environment.config, dict[str, Int8]()
+        if not config.quantize or result.interrupted:
+            return result
+        self.callback.on_phase(f"quantising {plural(len(result.reported), 'network')} to {config.quantize}")
+        quantizer = Quantizer(self.environment.data, config)
+        for number, member in enumerate(result.reported):
+            self.callback.on_steps(number, len(result.reported))
+            folder = self.environment.folder / _member_folder(member)
+            made[member.label] = quantizer(member, self._load(member).eval(), folder)
+            if reason := made[member.label].refused:
+                _log.warning("network %s has no int8 file: %s", member.label, reason)
+        return dataclasses.replace(result, int8=made)
 
     def _export(self, member: TrialResult, folder: Path, result: SearchResult) -> None:
         environment = self.environment
@@ -234,6 +252,7 @@ class Finalizer:
             "best_at": best_at_text(result, member),
             **latency_columns(result, member.label),
             "latency": result.latency.get(member.label),
+            "int8": dataclasses.asdict(result.int8[member.label]) if member.label in result.int8 else None,
         }
         self._export_further(result, member, exported)
         (folder / "metrics.json").write_text(

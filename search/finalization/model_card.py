@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pruning.export import WrittenFile
+from pruning.quantization.static import INT8_FILE
 from runners.latency.meter import Reading
 from runners.trial import TrialResult
 from search.reporting.latency import readings
 from search.reporting.wording import milliseconds, percent, plural
 from search.results.comparison import reached_on_test
+from search.results.int8 import Int8
 from search.results.result import SearchResult
 from spaces.files import write_atomically
 
@@ -64,6 +66,9 @@ def write_card(
         trial_seed=trial.seed,
         training=_training(network),
         latency=[*_latency(result, network)],
+        int8=result.int8.get(network.label),
+        int8_rows=[*_int8(result.int8.get(network.label))],
+        int8_file=INT8_FILE,
         files=files,
         layers=layers,
         widths=[*_widths(result, network)],
@@ -97,6 +102,20 @@ def _figures(reading: Reading) -> tuple[str, str, str]:
         return f"refused: {reading.refused}", "-", "-"
     interval = f"{milliseconds(reading.low)} to {milliseconds(reading.high)}"
     return milliseconds(reading.seconds), interval, percent(reading.ratio, 1)
+
+
+def _int8(int8: Int8 | None) -> Iterator[tuple[str, str, str]]:
+    if int8 is None or int8.refused:
+        return
+    yield "bytes", f"{int8.bytes:,}", f"{int8.float_bytes:,}"
+    yield "validation", percent(int8.val_accuracy), percent(int8.float_val_accuracy)
+    yield "test", percent(int8.test_accuracy), percent(int8.float_test_accuracy)
+    if int8.seconds is None or int8.low is None or int8.high is None or int8.float_seconds is None:
+        yield "ms", int8.untimed, "-"
+    else:
+        interval = f"{milliseconds(int8.low)} to {milliseconds(int8.high)}"
+        own = f"{milliseconds(int8.seconds)} (95% interval {interval})"
+        yield f"ms on {int8.conditions}", own, milliseconds(int8.float_seconds)
 
 
 def _widths(result: SearchResult, network: TrialResult) -> Iterator[tuple[str, ...]]:

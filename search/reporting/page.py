@@ -25,6 +25,7 @@ from search.reporting.rows import (
 )
 from search.reporting.sections.charts import baseline_chart, curves_chart, latency_chart, styled
 from search.reporting.sections.colours import DENSE, FRONT, LIMIT
+from search.reporting.sections.int8 import int8_statements, int8_table
 from search.reporting.sections.shapes import network_shapes
 from search.reporting.sections.trials import HEADS, trial_rows
 from search.reporting.statements import (
@@ -73,8 +74,10 @@ def write_html(result: SearchResult, path: Path) -> None:
             *rung_statements(result),
             *screening_statements(result),
             *baseline_statements(result),
+            *(f"{text}." for text in int8_statements(result.int8)),
         ],
         correlations=rank_correlation_table(result),
+        int8=int8_table(result.int8),
     )
     path.write_text(text, encoding="utf-8")
 

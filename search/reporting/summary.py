@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_statements, latency_table
 from search.reporting.rows import front_table, rank_correlation_table, widths_table
+from search.reporting.sections.int8 import int8_statements, int8_table
 from search.reporting.statements import (
     baseline_statements,
     dense_statement,
@@ -41,7 +42,8 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += ["", front_table(result)]
     parts += [*_below(targets_table(result)), *_below(final_training_table(result)), *training_statements(result)]
     parts += _below(widths_table(result, chosen) if chosen is not None and chosen.widths is not None else None)
-    parts += [*_below(latency_table(result)), *latency_statements(result), *_below(rank_correlation_table(result))]
+    parts += [*_below(latency_table(result)), *latency_statements(result)]
+    parts += [*_below(int8_table(result.int8)), *int8_statements(result.int8), *_below(rank_correlation_table(result))]
     parts += ["", result.baseline_comparison.statement, *target_statements(result)]
     parts += final_training_statements(result)
     parts += filter(None, [dense_statement(result.dense.learning_curve)])

@@ -13,6 +13,7 @@ from configs.parsing import NONE, parse_rungs
 from runners.learning_curve import LearningCurve
 from runners.trial import TrialResult
 from search.results.comparison import BaselineComparison, compare_with_baselines, is_ahead
+from search.results.int8 import Int8
 from search.results.pareto import FLOPS, LATENCY, ParetoFront, inside, measured, most_accurate
 from search.results.rank_correlation import RungAudit, audit_rungs, audit_screening
 from search.results.score_names import ACCURACY
@@ -60,6 +61,7 @@ class SearchResult:
         versions: package -> version.
         paths: name of a written file or folder -> path relative to the run folder.
         latency: "dense" or label -> readings of `runners.latency.meter` as plain data; empty when none was asked for.
+        int8: label of a reported network -> its int8 file beside float32; empty when none was asked for.
         latency_model: settings and errors of the latency predictor, plain data; empty without one.
         time_limited: whether the time limit ended it before all its trials were done.
         lost: which cluster went away before all its trials were done; empty where none did.
@@ -82,6 +84,7 @@ class SearchResult:
     paths: Mapping[str, str] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
     latency_model: Mapping[str, Any] = field(default_factory=dict)
+    int8: Mapping[str, Int8] = field(default_factory=dict)
     interrupted: bool = False
     time_limited: bool = False
     lost: str = ""

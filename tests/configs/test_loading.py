@@ -58,6 +58,7 @@ OTHER: dict[str, Any] = {
     "storage": "sqlite:///x.db",
     "tracking_uri": "http://host:5000",
     "export": "onnx",
+    "quantize": "int8",
     "experiment": "widths",
     "run_name": "first",
     "log_models": "chosen",

@@ -4,11 +4,13 @@ import copy
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from configs.loading import RUN_FILE, effective_yaml
 from configs.schema import RunConfig
 from pruning import checkpoint
 from pruning.base import Goal
@@ -16,8 +18,10 @@ from pruning.export import ExportError, RefusedError
 from pruning.formats import FORMATS, Format
 from pruning.quantization.layers import quantize
 from pruning.quantization.rounding import register_rounding
+from pruning.quantization.static import INT8_FILE
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
+from runners.config import LatencyConfig
 from runners.trial import Trial, TrialResult, TrialState
 from search.cli import main
 from search.finalization.exports import export_from_run
@@ -50,8 +54,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = TrialResult(trial, TrialState.COMPLETE, 0.9 - number / 100, space.cost(widths), widths)
         results.append(dataclasses.replace(done, path=f"{number}.safetensors", test_accuracy=0.8))
     results.append(TrialResult(Trial(9, "kse", Goal()), TrialState.FAILED, error="no layer\nto share"))
+    config = RunConfig(budget=("0.5mflops",), model="lenet5", seed=3, latency=LatencyConfig(device="none"))
+    (folder / RUN_FILE).write_text(effective_yaml(config))
     result = SearchResult(
-        config=dataclasses.asdict(RunConfig(budget=("0.5mflops",), model="lenet5", seed=3)),
+        config=dataclasses.asdict(config),
         budgets=(Budget("flops", 10**7),),
         dense=DenseResult(0.97, 0.96, space.dense_cost),
         results=tuple(results),
@@ -132,3 +138,18 @@ def test_the_command_prints_the_differences(run: Path, tmp_path: Path, capsys: p
     assert re.search(r"model.pt2 +[\d,]+ +\d\.\de[-+]\d\d", capsys.readouterr().out)
     assert main(["export", str(run), "--format", "onx"]) == 2
     assert "did you mean onnx?" in capsys.readouterr().err
+
+
+def test_a_network_of_a_run_is_quantised_and_its_card_says_how_to_run_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    exported = export_from_run(run, "7", ["safetensors"], tmp_path, int8=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code_on(exported.card.read_text(), INT8_FILE), names)
+    assert names["logits"].shape == (2, 10)
+    assert exported.int8 is not None
+    assert f"| bytes | {(tmp_path / INT8_FILE).stat().st_size:,} | {exported.int8.float_bytes:,} |" in (
+        exported.card.read_text()
+    )

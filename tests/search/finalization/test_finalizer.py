@@ -53,6 +53,20 @@ def test_the_front_is_read_on_test_and_written(environment: Environment, trial: 
     assert metrics["confirmation"] is None
 
 
+def test_the_int8_file_of_the_front_is_written_beside_the_float_files(
+    environment: Environment, trial: TrialResult
+) -> None:
+    pytest.importorskip("onnxruntime")
+    problem = environment.problem
+    problem = dataclasses.replace(problem, config=dataclasses.replace(problem.config, quantize="int8"))
+    environment = dataclasses.replace(environment, problem=problem)
+    result = finalized(environment, trial, Ending(1.0))
+    folder = environment.folder / result.paths["chosen"]
+    assert result.int8["0"].bytes == (folder / "model.int8.onnx").stat().st_size
+    assert json.loads((folder / "metrics.json").read_text())["int8"] == dataclasses.asdict(result.int8["0"])
+    assert SearchResult.from_json((environment.folder / result.paths["result"]).read_text()) == result
+
+
 def test_a_stopped_search_is_written_without_test_accuracies(environment: Environment, trial: TrialResult) -> None:
     result = finalized(environment, trial, Ending(1.0, interrupted=True))
     assert result.chosen is not None
