@@ -24,6 +24,7 @@ from spaces.registry import unknown_name
 from spaces.space import ModelSpec
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
+RUNTIME_PACKAGES = ("onnxruntime", *ONNX_PACKAGES)  # that writing and running an ONNX file needs
 ONNX_INPUT, ONNX_OUTPUT = "images", "logits"  # names of the tensors in an ONNX file
 
 _ZIP_PADDING = 64  # torch aligns tensors in its zip files to so many bytes

@@ -14,15 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pruning.formats import ONNX_INPUT, ONNX_PACKAGES, FormatError
+from pruning.formats import ONNX_INPUT, RUNTIME_PACKAGES, FormatError
 
 INT8_FILE = "model.int8.onnx"
-INT8_PACKAGES = ("onnxruntime", *ONNX_PACKAGES)
 
 
 def check_int8() -> None:
     """Raise FormatError with the line that installs them where packages for int8 are missing."""
-    missing = [package for package in INT8_PACKAGES if importlib.util.find_spec(package) is None]
+    missing = [package for package in RUNTIME_PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise FormatError(
             f"--quantize int8 needs {', '.join(missing)}, not installed here; pip install 'slimfront[onnx]'"

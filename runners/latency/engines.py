@@ -22,14 +22,13 @@ import torch
 from joblib import cpu_count
 from torch import Tensor, nn
 
-from pruning.formats import ONNX_INPUT, ONNX_PACKAGES, write_network
+from pruning.formats import ONNX_INPUT, RUNTIME_PACKAGES, write_network
 from pruning.inference import choose_forms, for_inference
 from runners.config import LatencyConfig
 from runners.latency.timing import fastest
 from runners.training.compute_format import using_threads
 from spaces.errors import SlimfrontError
 
-RUNTIME_PACKAGES = ("onnxruntime", *ONNX_PACKAGES)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of mallopt, see malloc.h
 KEPT_BYTES = 2**30  # blocks up to this size are neither mapped one by one nor given back
 

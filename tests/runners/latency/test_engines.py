@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from pruning.formats import RUNTIME_PACKAGES
 from runners.config import LatencyConfig
 from runners.latency import engines
 from runners.latency.engines import (
-    RUNTIME_PACKAGES,
     LatencyError,
     check_latency,
     devices,
