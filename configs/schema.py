@@ -58,13 +58,13 @@ class RunConfig:
             best baseline. Without a budget on their quantity, the largest target is the budget. Empty spreads the
             trials over the whole range.
         objective: what the front trades against accuracy, "accuracy,flops" or "accuracy,latency" (as measured).
-        model: a zoo name such as resnet20 or mobilenet_v2, or "package.module:factory".
+        model: a zoo name such as resnet20 or mobilenet_v2, timm/NAME (extra [timm]), or "package.module:factory".
         widen: factor of all widths of a zoo network, rounded: 1.5 trains and prunes a network 1.5 times as wide. A
             factory takes it as its argument widen.
         output: name or index of the output that is trained, for a model that gives a tuple, a dict or an object; empty
             takes the first tensor.
-        weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's, a file, or empty to train the dense net
-            once and cache it.
+        weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's ("DEFAULT" for timm's), a file, or empty to
+            train the dense net once and cache it.
         method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
             "auto" is di, aofp and csgd, "all" is every method. The baselines always run beside them: l2 with uniform
             widths, di with widths of its own and with uniform ones.

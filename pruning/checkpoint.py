@@ -234,7 +234,7 @@ def _rebuild(data: bytes, model: nn.Module | None, trust: bool, source: str) -> 
 
 
 def _dense(spec: ModelSpec) -> nn.Module:
-    if ":" not in spec.name:  # tensors that a user's factory computes with would have no values
+    if not zoo.is_foreign(spec.name):  # tensors that code of others computes with would have no values
         try:
             with torch.device("meta"):  # weights are replaced anyway: allocate no memory, draw no numbers
                 return zoo.build(spec)

@@ -49,6 +49,7 @@ MOST_FLOORS = 10  # modules on the longest chain of imports inside search/
 HEAVY = {
     "torch",
     "torchvision",
+    "timm",
     "torch_pruning",
     "ray",
     "mlflow",

@@ -73,7 +73,7 @@ def given_net(spec: ModelSpec, weights: str) -> nn.Module:
     """Return the dense network with given weights, in evaluation mode on the CPU.
 
     Args:
-        weights: "DEFAULT" or "IMAGENET1K_..." for weights of torchvision, or a safetensors or state_dict file.
+        weights: "DEFAULT" or "IMAGENET1K_..." for weights of torchvision or timm, or a safetensors or state_dict file.
 
     Raises:
         WeightsError: the weights cannot be loaded, or belong to another network.

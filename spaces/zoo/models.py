@@ -1,4 +1,4 @@
-"""Networks at full width: torchvision's CNNs by name, networks for small images, and factories of the user.
+"""Networks at full width: torchvision's CNNs and timm's by name, networks for small images, and factories of the user.
 
 Torch and torchvision are imported when a network is built or torchvision's names are needed.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spaces.errors import ModelError, WeightsError
 from spaces.registry import unknown_name
 from spaces.space import ModelSpec
+from spaces.zoo import timm_nets
 
 if TYPE_CHECKING:
     from torch import Size, Tensor, nn
@@ -30,8 +31,13 @@ _STEMS = {"googlenet": "conv1", "inception_v3": "Conv2d_1a_3x3"}
 
 
 def model_names() -> list[str]:
-    """List all names that `build` takes besides factories, sorted. Imports torchvision."""
+    """List all names that `build` takes besides factories and timm's, sorted. Imports torchvision."""
     return sorted([*CIFAR_NAMES, *_torchvision_names()])
+
+
+def is_foreign(name: str) -> bool:
+    """Return whether a network is built by code that is neither this project's nor torchvision's."""
+    return ":" in name or name.startswith(timm_nets.PREFIX)
 
 
 def default_input_shape(name: str) -> tuple[int, int, int]:
@@ -46,6 +52,8 @@ def default_input_shape(name: str) -> tuple[int, int, int]:
         default = _parameters(_factory(name)).get("input_shape")
         shape = default.default if default is not None else None
         return (shape[0], shape[1], shape[2]) if isinstance(shape, tuple) and len(shape) == 3 else (3, 32, 32)
+    if name.startswith(timm_nets.PREFIX):
+        return timm_nets.default_input_shape(name)
     if name in CIFAR_NAMES:
         return (1, 28, 28) if name == "lenet5" else (3, 32, 32)
     _check_name(name)
@@ -71,6 +79,8 @@ def build(spec: ModelSpec) -> "nn.Module":
         return _call_factory(spec)
     if spec.output:
         raise ModelError(f"--output {spec.output!r} chooses among several, and {spec.name!r} has one; leave it away")
+    if spec.name.startswith(timm_nets.PREFIX):
+        return timm_nets.build(spec)
     if spec.name in CIFAR_NAMES:
         from spaces.zoo.cifar import build_cifar
 
@@ -91,39 +101,45 @@ def build(spec: ModelSpec) -> "nn.Module":
 
 
 def pretrained(spec: ModelSpec, weights: str = "DEFAULT") -> "nn.Module":
-    """Build a torchvision network with published weights.
+    """Build a network of torchvision or timm with published weights.
 
     If the number of classes is not 1000, the classifier is a fresh one. If the number of input channels is not 3, every
     channel gets the mean of the colour filters of the first convolution. All networks take images normalised with
     ImageNet's mean and deviation (in googlenet, the outermost pixels see a slightly different padding). The weights
-    come from torchvision's cache (TORCH_HOME) or are downloaded into it.
+    come from torchvision's cache (TORCH_HOME), or from the hub's for timm (HF_HOME), or are downloaded into it.
 
     Args:
-        weights: a name such as IMAGENET1K_V1; DEFAULT is the best of torchvision.
+        weights: a name such as IMAGENET1K_V1; DEFAULT is the best of torchvision, and the only one of timm, whose
+            names of networks have the tag of the weights.
 
     Raises:
         UnknownNameError, ModelError: as in `build`.
         WeightsError: the network has no such weights, or they are not cached and cannot be downloaded.
     """
+    from spaces.zoo.normalisation import fold_normalisation
+
     _check_published(spec)
     if spec.widen != 1:
         raise WeightsError(
             f"published weights are of {spec.name} at its own width, --widen {spec.widen:g} is another; leave one away"
         )
+    if spec.name.startswith(timm_nets.PREFIX):
+        return timm_nets.pretrained(spec, weights)
     net = build(spec)
     state = net.state_dict()
     for name, tensor in _published_state(spec.name, weights).items():
         if name in state:
             fitted = _average_colours(tensor, state[name].shape)
             state[name] = fitted if fitted.shape == state[name].shape else state[name]
-    if spec.name in _STEMS and spec.input_shape[0] == 3:
-        _fold_input_transform(state, _STEMS[spec.name])
     net.load_state_dict(state)
+    if spec.name in _STEMS and spec.input_shape[0] == 3:
+        stem = net.get_submodule(_STEMS[spec.name])
+        fold_normalisation(stem.get_submodule("conv"), stem.get_submodule("bn"), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return net
 
 
 def published_file(spec: ModelSpec, weights: str = "DEFAULT") -> Path:
-    """Return the file in which torchvision keeps these weights after the download.
+    """Return the file in which torchvision or timm keeps these weights after the download.
 
     Raises:
         WeightsError: the network has no such weights.
@@ -131,6 +147,8 @@ def published_file(spec: ModelSpec, weights: str = "DEFAULT") -> Path:
     import torch
 
     _check_published(spec)
+    if spec.name.startswith(timm_nets.PREFIX):
+        return timm_nets.published_file(spec, weights)
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(_published(spec.name, weights).url).name
 
 
@@ -173,16 +191,6 @@ def _average_colours(tensor: "Tensor", shape: "Size") -> "Tensor":
     if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[0] != shape[0]:
         return tensor
     return tensor if shape[1] == 3 else tensor.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
-
-
-def _fold_input_transform(state: dict[str, Any], stem: str) -> None:
-    """Make the stem take ImageNet-normalised images, which torchvision converts in `forward` with `transform_input`."""
-    weight = state[f"{stem}.conv.weight"]
-    scale = weight.new_tensor([0.229, 0.224, 0.225]) / 0.5
-    offset = (weight.new_tensor([0.485, 0.456, 0.406]) - 0.5) / 0.5
-    shift = (weight.sum((2, 3)) * offset).sum(1)
-    state[f"{stem}.conv.weight"] = weight * scale[:, None, None]
-    state[f"{stem}.bn.running_mean"] = state[f"{stem}.bn.running_mean"] - shift
 
 
 def _torchvision_names() -> list[str]:
