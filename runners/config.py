@@ -51,7 +51,7 @@ class DataConfig:
 
     name: Annotated[
         str, Flag("data"), Predicate(bool), "a dataset name, imagefolder:PATH or package.module:factory"
-    ] = "digits"
+    ] = "coloured_digits"
     data_dir: str = ""
     image_size: Annotated[int, Interval(ge=0, le=4096), "a side in pixels up to 4096, or 0 for the set's own"] = 0
     val_share: Annotated[float, Interval(gt=0, lt=1), "a share strictly between 0 and 1"] = 0.2

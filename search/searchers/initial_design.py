@@ -15,10 +15,10 @@ from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, MID
 from search.searchers.structure import balanced
 
 MAX_FRACTIONS = 6  # of the budget, at which there are baselines where there are no targets
-# Of the dense network's cost, above which there are no initial trials without targets, but for the first one. A network
-# that keeps nearly everything takes as long as the dense one to train and tells nothing of widths: five of the quick
-# start's 12 trials, at 90% of the FLOPs, took 35 to 46 s each, and all 12 together 336 s.
-WIDEST_SHARE = 0.5
+# Without targets, a budget above this share of the dense network's cost has one trial, and the other initial trials
+# begin at `WIDEST_SHARE`. A network that keeps nearly everything takes as long as the dense one to train and tells
+# nothing of widths: five of the quick start's 12 trials, at 90% of the FLOPs, took 35 to 46 s each of 336 s in all.
+LITTLE_CUT, WIDEST_SHARE = 0.8, 0.5
 SENSITIVE_FROM = 9  # trials: with fewer, initial points by sensitivity would leave nothing to the sampler
 SENSITIVE_POINTS = 2
 
@@ -37,7 +37,8 @@ class InitialDesign:
         """Return the baselines at every target, the most valuable first, as far as there are trials for them.
 
         Without targets they are at most half of the trials, unless that leaves out a kind: the first at the whole
-        budget, the others evenly spread in log cost from there, or from half of the dense network where that is less.
+        budget, the others evenly spread in log cost from there, or from half of the dense network where the budget cuts
+        little.
         """
         return [self._baseline(*place) for place in self._baseline_places(trials)[:trials]]
 
@@ -160,10 +161,11 @@ class InitialDesign:
 
     @property
     def _widest_fraction(self) -> float:
-        """Fraction of the budget from which initial trials are spread without targets; see `WIDEST_SHARE`."""
+        """Fraction of the budget from which initial trials are spread without targets; see `LITTLE_CUT`."""
         coverage = self.candidates.cost_coverage
         dense: int = getattr(self.candidates.problem.space.dense_cost, coverage.quantity)
-        return max(coverage.lowest, min(1.0, WIDEST_SHARE * dense / coverage.base))
+        cuts_little = coverage.base > LITTLE_CUT * dense
+        return max(coverage.lowest, WIDEST_SHARE * dense / coverage.base) if cuts_little else 1.0
 
 
 def sensing_images(environment: Environment) -> int:
