@@ -307,8 +307,13 @@ def _proxy(search_context: SearchContext, snapshot: Snapshot) -> float:
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:
-    """Return the counted cost of the narrow network; raise an EvaluationError if the stated cost differs from it."""
+    """Return the counted cost of the narrow network; raise an EvaluationError if the stated cost differs from it.
+
+    Activations count where a budget limits them: the proof of a trace has seen one narrow network, not all.
+    """
     counted, promised = count_cost(snapshot.net, space.input_shape), promised_cost(snapshot, space)
+    if all(budget.quantity != "activations" for budget in trial.goal.budgets):
+        promised = dataclasses.replace(promised, activations=None)
     if not counted.agrees(promised):
         raise EvaluationError(
             f"the narrow net has {counted.flops:,} flops, {counted.params:,} params and {counted.activations:,} bytes "

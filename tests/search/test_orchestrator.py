@@ -105,7 +105,7 @@ def test_sensitivities_are_measured_once_and_kept_for_a_resumed_search(
     config = tiny_config(tmp_path / "run", method="l2", set=("l2.allocation=uniform",), train=train, trials=9)
     phases = Phases()
     result = run(config, [phases])
-    assert any("narrowing of each of 2 groups" in text for text in phases.texts)
+    assert any("sensitivities of 2 groups" in text for text in phases.texts)
     (file,) = (tmp_path / "cache" / "sensitivities").iterdir()
     assert min(json.loads(file.read_text()).values()) > 0
     assert len(result.results) == 9
