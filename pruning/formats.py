@@ -174,18 +174,26 @@ def check_packages(name: str) -> None:
 
 
 def _write_onnx(source: Source, path: Path) -> None:
+    """Write a program without what PyTorch notes of its source: stack traces hold the paths of this machine."""
     shapes = ({0: torch.export.Dim("batch")},) if source.any_batch else None
-    torch.onnx.export(
+    program = torch.onnx.export(
         source.net,
         (source.images,),
-        path,
         input_names=[ONNX_INPUT],
         output_names=[ONNX_OUTPUT],
         dynamic_shapes=shapes,
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    if program is None:
+        raise FormatError("PyTorch gave no ONNX program of this network")
+    program.model.metadata_props.clear()
+    program.model.graph.metadata_props.clear()
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+        for output in node.outputs:
+            output.metadata_props.clear()
+    program.save(path, external_data=False)
 
 
 def _read_onnx(path: Path) -> Program:
