@@ -62,7 +62,7 @@ def test_the_front_line_steps_up_at_each_member_and_ends_at_the_budget(finished_
 
 
 def test_the_heading_names_net_and_data(finished_search: SearchResult) -> None:
-    assert picture_of(finished_search).title == "cifar_resnet18 on digits: accuracy over FLOPs"
+    assert picture_of(finished_search).title == "cifar_resnet18 on coloured_digits: accuracy over FLOPs"
 
 
 @pytest.mark.parametrize("kept", [5, 1, 0])

@@ -28,6 +28,7 @@ from mlflow.tracking import MlflowClient
 
 from configs.schema import RunConfig
 from pruning.base import Goal
+from runners.config import DataConfig
 from runners.learning_curve import LearningCurve
 from runners.trial import Confirmation, EpochReport, Trial, TrialResult, TrialState
 from search.callbacks import Progress
@@ -58,7 +59,7 @@ DATA: Any = SimpleNamespace(
 
 
 def config(uri: str = "", **changes: Any) -> RunConfig:
-    return RunConfig(budget=("50%", "1kparams"), tracking_uri=uri, **changes)
+    return RunConfig(budget=("50%", "1kparams"), data=DataConfig("digits"), tracking_uri=uri, **changes)
 
 
 def begin(tracker: MlflowTracker, *finished: TrialResult) -> None:
@@ -179,7 +180,7 @@ def test_the_parent_names_its_images_and_where_it_ran(client: MlflowClient, runs
     assert tags["host"] == platform.node()
     assert tags["version.mlflow"] == mlflow.__version__
     assert "mlflow.source.name" in tags
-    assert tags["command"] == "python -m search --budget 50% --budget 1kparams --model lenet5"
+    assert tags["command"] == "python -m search --budget 50% --budget 1kparams --model lenet5 --data digits"
     assert client.get_experiment_by_name("slimfront").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
