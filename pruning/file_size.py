@@ -5,6 +5,7 @@ program, its operations. The overhead is measured on the files of the dense and 
 one counts for all, because it hardly depends on the widths. So the bound holds, and is close.
 """
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,10 +54,20 @@ def with_file_size(space: SearchSpace, net: nn.Module, name: str, spec: ModelSpe
     bare, tensors = space.with_file(0), 0
     overheads = []
     for widths in (space.full, space.smallest):
-        narrow = net if widths == space.full else _cut(net, space, widths)
+        narrow = _distinct(net if widths == space.full else _cut(net, space, widths))
         tensors = len(narrow.state_dict())
         overheads.append(file_size(narrow, name, space, widths, spec) - (bare.cost(widths).size or 0))
     return space.with_file(max(overheads) + find_format(name).padding * tensors)
+
+
+@torch.no_grad()
+def _distinct(net: nn.Module) -> nn.Module:
+    """Return a copy whose tensors all differ, as after training: equal ones of a fresh network are stored once."""
+    copied, generator = copy.deepcopy(net), torch.Generator().manual_seed(0)
+    for tensor in copied.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return copied
 
 
 def _cut(net: nn.Module, space: SearchSpace, widths: Widths) -> nn.Module:

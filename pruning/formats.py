@@ -28,6 +28,7 @@ RUNTIME_PACKAGES = ("onnxruntime", *ONNX_PACKAGES)  # that writing and running a
 ONNX_INPUT, ONNX_OUTPUT = "images", "logits"  # names of the tensors in an ONNX file
 
 _ZIP_PADDING = 64  # torch aligns tensors in its zip files to so many bytes
+_ONNX_PADDING = 16  # lengths and sizes take a byte more with every seventh bit
 
 Program = Callable[[Tensor], Tensor]
 
@@ -236,7 +237,7 @@ def _write_state_dict(source: Source, path: Path) -> None:
 
 
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format(".onnx", _write_onnx, _read_onnx, ONNX_PACKAGES, extra="onnx"),
+    "onnx": Format(".onnx", _write_onnx, _read_onnx, ONNX_PACKAGES, padding=_ONNX_PADDING, extra="onnx"),
     "pt2": Format(".pt2", _write_archive, _read_archive, padding=_ZIP_PADDING),
     "torchscript": Format(".torchscript.pt", _write_torchscript, _read_torchscript, padding=_ZIP_PADDING),
     "safetensors": Format(".safetensors", _write_checkpoint),

@@ -12,6 +12,7 @@ from spaces.errors import BudgetError
 from spaces.space import ModelSpec
 from spaces.tracing.tracer import trace
 from spaces.zoo.cifar import LeNet
+from spaces.zoo.models import build
 
 SHAPE = (1, 28, 28)
 SPEC = ModelSpec("lenet5", 10, SHAPE)
@@ -46,6 +47,18 @@ def test_real_files_are_at_most_as_large_as_their_widths_say_and_nearly_so(trace
         # TorchScript keeps the call stack in which it was written, as debugging information.
         assert abs(file_size(narrow, name, space, widths, SPEC) - real) <= (1_000 if name == "torchscript" else 0)
         assert real <= bound <= real + 8_000  # of names and operations; torch aligns tensors
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="the extra [onnx]")
+def test_trained_weights_do_not_make_an_onnx_file_larger_than_a_fresh_network_has_promised(tmp_path):
+    net = build(SPEC).eval()  # all its biases are equal, and equal tensors are stored once
+    space = with_file_size(trace(net, torch.empty(1, *SHAPE)), net, "onnx", SPEC)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.rand_like(parameter))
+    widths = space.fit([1.0] * 3, [Budget.parse("60kb")])
+    real = write_network(cut(net, space, widths), "onnx", tmp_path / "file", SHAPE).stat().st_size
+    assert 57_000 < real <= 60_000
 
 
 def test_a_budget_on_the_file_is_met_and_used_up(traced):
