@@ -282,8 +282,9 @@ class RunConfig:
         Empty where no size counts, because no budget limits it and a network would have to be exported for it.
         """
         first = self.export.split(",")[0].strip()
-        limited = any(budget.quantity == "size" for budget in self.budgets)
-        return first if limited and first else "" if first else "safetensors"
+        if not first:
+            return "safetensors"
+        return first if any(budget.quantity == "size" for budget in self.budgets) else ""
 
     @cached_property
     def storage_address(self) -> str:

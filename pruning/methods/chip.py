@@ -47,15 +47,15 @@ def independence(maps: Tensor) -> Tensor:
     Singular values are roots of the eigenvalues of a Gram matrix of the smaller side, in float64: of the channels,
     where a channel's row and column are set to zero, or of the positions, from which the channel's share is subtracted.
     """
-    total = torch.zeros(maps.shape[1], dtype=torch.float64, device=maps.device)
-    for matrix in maps.double().flatten(2):
+    total = torch.zeros(maps.shape[1], dtype=torch.float64)
+    for matrix in maps.cpu().double().flatten(2):  # MPS has no float64
         channels, positions = matrix.shape
         side = min(channels, positions)
         gram = matrix @ matrix.T if channels <= positions else matrix.T @ matrix
         norms = []
-        for rows in torch.arange(channels, device=maps.device).split(max(1, ELEMENTS_AT_ONCE // side**2)):
+        for rows in torch.arange(channels).split(max(1, ELEMENTS_AT_ONCE // side**2)):
             if channels <= positions:
-                kept = torch.ones(len(rows), channels, dtype=gram.dtype, device=gram.device)
+                kept = torch.ones(len(rows), channels, dtype=gram.dtype)
                 kept[torch.arange(len(rows)), rows] = 0
                 without = gram * kept.unsqueeze(1) * kept.unsqueeze(2)
             else:

@@ -58,7 +58,7 @@ def rescale(net: nn.Module, images: Tensor) -> int:
 def _recording(net: nn.Module) -> Iterator[list[tuple[Any, _BatchNorm]]]:
     """Collect, of the passes inside the block, the plain layers whose output a BatchNorm takes; each called once."""
     made: list[tuple[nn.Module, Tensor]] = []
-    taken: list[tuple[_BatchNorm, Tensor]] = []
+    taken: list[tuple[_BatchNorm, Tensor | None]] = []
     pairs: list[tuple[Any, _BatchNorm]] = []
     handles = [
         module.register_forward_hook(lambda layer, _, output: made.append((layer, output)))
@@ -66,7 +66,7 @@ def _recording(net: nn.Module) -> Iterator[list[tuple[Any, _BatchNorm]]]:
         if type(module) in SCALED
     ]
     handles += [
-        module.register_forward_pre_hook(lambda norm, inputs: taken.append((norm, inputs[0])))
+        module.register_forward_pre_hook(lambda norm, inputs: taken.append((norm, next(iter(inputs), None))))
         for module in net.modules()
         if isinstance(module, _BatchNorm) and module.track_running_stats
     ]

@@ -80,7 +80,7 @@ def _measure(flags: Sequence[str], shape_text: str) -> int:
     config = dataclasses.replace(parse_flags(flags), budget=("50%latency",))  # one that needs latency
     config = with_latency_device(config, pick_device(config.train.device))
     shape = _shape(shape_text) if shape_text else default_input_shape(config.model)
-    spec = ModelSpec(config.model, CLASSES, shape, config.output)
+    spec = ModelSpec(config.model, CLASSES, shape, config.output, config.widen)
     net = build(spec).eval()
     space = trace(net, torch.empty(1, *shape), config.space, spec)
     meter = make_meter(config.latency, net, shape)
@@ -89,7 +89,7 @@ def _measure(flags: Sequence[str], shape_text: str) -> int:
     model, building = build_model(meter, space, seconds)
     steps = f" Its latency has steps of {building.step} channels." if building.step > 1 else ""
     text = (
-        f"{config.model} at {'x'.join(map(str, shape))} takes {milliseconds(seconds)} ms on {config.latency.place}. "
+        f"{config.network} at {'x'.join(map(str, shape))} takes {milliseconds(seconds)} ms on {config.latency.place}. "
         f"{building.timings} timings of layers were made and {building.reused} taken from the table; with "
         f"{len(model.learned)} networks the model is off by {building.error.median:.1%} at the median, and by "
         f"{building.error.upper:.1%} at the 90% quantile.{steps}"

@@ -135,7 +135,12 @@ def _dense(environment: Environment, say: Callable[[str], None]) -> nn.Module:
 def _context(environment: Environment, dense: nn.Module) -> TrialContext:
     config = environment.config
     return TrialContext(
-        environment.data, config.train, config.seed, teacher=dense, compute_format=environment.compute_format
+        environment.data,
+        config.train,
+        config.seed,
+        teacher=dense,
+        compute_format=environment.compute_format,
+        rescales=config.train.rescale_weights == "all",
     )
 
 

@@ -110,10 +110,9 @@ def picture_of(result: SearchResult) -> Picture:
     shown = [dense_accuracy, *ys]
     span = max(max(shown) - min(shown), 2.0)
     low = max(min(drawn), min(shown) - 1.5 * span) - 0.08 * span
-    config, cost = result.config, "FLOPs" if result.axis == FLOPS else "latency"
-    images = config.get("data", {}).get("name", "")
+    cost, images = "FLOPs" if result.axis == FLOPS else "latency", result.config.get("data", {}).get("name", "")
     return Picture(
-        title=f"{config.get('model', 'network')} on {images}: {result.score_name} over {cost}",
+        title=f"{result.network} on {images}: {result.score_name} over {cost}",
         axis=axis,
         accuracies=(low, max(drawn) + 0.12 * span),
         series=tuple(_series(networks, axis)),

@@ -27,10 +27,8 @@ MLFLOW_COLUMNS = (
     "val_accuracy test_accuracy test_mean test_std test_seeds method baseline "
     "chosen best_at"
 ).split()
-BYTE_HEADS = {
-    "activations": "activations",
-    "size": "on disk",
-}  # quantity that is counted in bytes -> head of its column
+# Quantity that is counted in bytes -> head of its column.
+BYTE_HEADS = {"activations": "activations", "size": "on disk"}
 
 
 @dataclass(frozen=True)

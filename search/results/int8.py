@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Int8:
     """The int8 file of a network, or the reason why there is none.
 
-    Both files run on ONNX Runtime on the processor; accuracies are in [0, 1].
+    Both files run on ONNX Runtime on the processor, but the test accuracy in float32 is that of the network in PyTorch:
+    test images are read once. Accuracies are in [0, 1].
 
     Attributes:
         refused: why there is no file; empty when there is one, and only then the figures are set.

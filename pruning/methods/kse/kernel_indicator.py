@@ -93,7 +93,7 @@ def entropy(kernels: Tensor, neighbours: int = 5) -> Tensor:
     nearest = min(neighbours, count - 1)
     if nearest < 1:
         return torch.zeros(len(kernels), dtype=torch.float64)
-    points = kernels.double().cpu()
+    points = kernels.cpu().double()
     distances = _line_distances(points[..., 0], nearest) if points.shape[2] == 1 else _distances(points, nearest)
     total = distances.sum(1, keepdim=True)
     shares = distances / torch.where(total > 0, total, 1.0)
@@ -157,7 +157,7 @@ def indicator(mass: Tensor, spread: Tensor, balance: float = 1.0, renormalised: 
 
 def _stretched(values: Tensor, otherwise: float) -> Tensor:
     """Stretch values linearly to the range [0, 1]; where all are equal, return `otherwise` for each."""
-    values = values.double().cpu()
+    values = values.cpu().double()
     least, largest = values.min(), values.max()
     if largest - least <= NO_RANGE * largest.abs():
         return torch.full_like(values, otherwise)

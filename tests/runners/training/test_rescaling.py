@@ -33,6 +33,17 @@ def grown(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
+class ByName(nn.Module):
+    """A BatchNorm that gets its input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(input=self.conv(images)).mean((2, 3))  # type: ignore[no-any-return]
+
+
 class TwoReaders(nn.Module):
     """A convolution whose output a BatchNorm and an addition read."""
 
@@ -77,9 +88,12 @@ def test_a_step_turns_the_weights_more() -> None:
     assert turned[1] / turned[0] == pytest.approx(1 / factor**2, rel=1e-2)
 
 
-def test_a_layer_that_something_else_reads_too_keeps_its_weights() -> None:
+@pytest.mark.parametrize("kind", [TwoReaders, ByName])
+def test_a_layer_that_something_else_reads_too_or_whose_reader_is_not_seen_keeps_its_weights(
+    kind: type[nn.Module],
+) -> None:
     torch.manual_seed(0)
-    net = grown(TwoReaders())
+    net = grown(kind())
     before = copy.deepcopy(net.state_dict())
     assert rescale(net, IMAGES) == 0
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
