@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval, Predicate
 
 from configs.parsing import (
+    AUTO,
     FinalDistillation,
     parse_duration,
     parse_final_distillation,
@@ -23,6 +24,7 @@ from configs.parsing import (
 from configs.passwords import with_password
 from pruning.base import METHODS, parse_methods
 from pruning.settings import Setting
+from pruning.traits import wide_epochs
 from runners.config import DataConfig, LatencyConfig, RunnerConfig, TrainConfig
 from runners.search_training import parse_search_training
 from spaces.budget import Budget, parse_budgets
@@ -66,8 +68,8 @@ class RunConfig:
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's ("DEFAULT" for timm's), a file, or empty to
             train the dense net once and cache it.
         method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
-            "auto" is di, aofp and csgd, "all" is every method. The baselines always run beside them: l2 with uniform
-            widths, di with widths of its own and with uniform ones.
+            "auto" is di, aofp and, where its narrow network gets an epoch, csgd; "all" is every method. The baselines
+            always run beside them: l2 with uniform widths, di with widths of its own and with uniform ones.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         search_settings: comma-separated methods of the run whose settings are searched within their ranges, or "all".
             Empty searches none: every setting has its default, or the value of --set.
@@ -313,6 +315,9 @@ class RunConfig:
     def methods(self) -> tuple[str, ...]:
         """The names of the methods that the search chooses among."""
         methods = tuple(parse_methods(self.method))
+        if self.method.strip() == AUTO and (epochs := self.train.epochs):
+            # One that is wide to its last epoch takes the longest and leaves its narrow network untrained.
+            methods = tuple(name for name in methods if wide_epochs(METHODS[name](), epochs) < epochs)
         if not methods:
             raise ConfigError(f"--method {self.method!r} names no method; known: {', '.join(sorted(METHODS))}")
         return methods

@@ -182,6 +182,7 @@ class _Search:
             data,
             train,
             statistics,
+            threads_alone=0 if self.environment.config.runner.cluster else self.environment.threads_alone,
             compute_format=self.environment.compute_format,
             proxy_target=target,
             files=self.environment.config.data.files,

@@ -54,7 +54,7 @@ class TimeForecast:
         dense: for the dense network; 0 when its weights are given or cached.
         trials: for all trials, with as many at once as there are workers.
         around: for everything else.
-        final: for the final training, of one network after the other.
+        final: for the final training, of one network after the other, each with all threads of this machine.
         trial: for a whole trial that trains the dense network.
     """
 
@@ -117,7 +117,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     share += _retrainings(config) / config.trials
     trials = _dense_trials(environment, candidates) * trial * share / environment.workers
     epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
-    final = _final_trainings(environment, candidates) * epoch
+    final = _final_trainings(environment, candidates) * epoch * (1.0 if config.runner.cluster else faster)
     around = SECONDS_AROUND + _images_alone(environment) * steps.forward_seconds * faster
     if environment.problem.needs_latency:
         around += LATENCY_SECONDS + TIMING_SECONDS * config.trials

@@ -26,7 +26,7 @@ from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training
 from runners.training.scoring import BATCHNORM_IMAGES, reestimate_batchnorm, score
 from runners.training.task import task_of
-from runners.trial import SavedTraining, derive_seed
+from runners.trial import SavedTraining, Trial, derive_seed
 from spaces.space import SearchSpace
 
 
@@ -39,6 +39,7 @@ class SearchContext:
         prepared: method name -> what its `prepare` returned for the dense network. For a screening pool that is cut
             from a parent the name is that of `_statistics_name`.
         threads: torch threads of a trial; 0 does not change the setting of the process.
+        threads_alone: torch threads of a training that no other trial runs beside; 0 for as many as `threads`.
         compute_format: the fastest for the dense network by `measure_compute_format`, so that all workers compute
             alike; None lets each process measure.
         proxy_target: of the dense network on the calibration images; None lets each trial compute it.
@@ -54,12 +55,22 @@ class SearchContext:
     train: TrainConfig
     prepared: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 0
+    threads_alone: int = 0
     compute_format: ComputeFormat | None = None
     proxy_target: Tensor | None = None
     files: tuple[str, ...] = ()
     trial_timeout: float = math.inf
     size_format: str = CHECKPOINT
     save: Callable[[SavedTraining], None] | None = None
+
+    def threads_of(self, trial: Trial) -> int:
+        """Return the torch threads of a trial: more for the end of the final training at a target.
+
+        The next target begins when it has ended, so that the other workers have nothing to do meanwhile.
+        """
+        segment = trial.segment
+        alone = segment is not None and segment.final and segment.completes
+        return self.threads_alone if alone and self.threads_alone else self.threads
 
 
 class TrialContext(Context):

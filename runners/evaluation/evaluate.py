@@ -57,7 +57,7 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
     An exception in the trial does not leave this generator, which returns a FAILED result; a KeyboardInterrupt does.
     """
     progress = TrialProgress(trial)
-    with using_threads(search_context.threads):
+    with using_threads(search_context.threads_of(trial)):
         try:
             search_context = _with_training(search_context, trial)
             if trial.pool:

@@ -89,9 +89,24 @@ def test_a_rule_that_does_not_hold_is_told_with_value_and_way_out(changes: dict[
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "epochs", "methods"),
+    [
+        ("auto", 1, ("di", "aofp")),
+        ("auto", 2, ("di", "aofp", "csgd")),
+        ("auto", 0, ("di", "aofp", "csgd")),
+        ("csgd,di", 1, ("csgd", "di")),
+    ],
+)
+def test_auto_leaves_out_methods_that_leave_no_epoch_to_the_narrow_network(
+    method: str, epochs: int, methods: tuple[str, ...]
+) -> None:
+    assert RunConfig(("50%",), method=method, train=TrainConfig(epochs=epochs)).methods == methods
+
+
 @pytest.mark.parametrize("method", ["auto", "all", "di,csgd"])
 def test_settings_of_methods_that_stand_behind_a_name_may_be_set(method: str) -> None:
-    config = config_with(method=method, set=("csgd.epsilon=0.003",))
+    config = config_with(epochs=2, method=method, set=("csgd.epsilon=0.003",))
     assert config.fixed_settings == {"csgd": {"epsilon": "0.003"}}
 
 

@@ -66,7 +66,7 @@ def test_a_method_that_trains_at_dense_cost_costs_its_trials_in_full(tmp_path: P
 
 
 def test_a_mix_lies_between_because_slow_methods_are_proposed_less(tmp_path: Path) -> None:
-    quick, mixed, slow = (dense_trials(environment_of(tmp_path, method)) for method in ("di", "auto", "csgd"))
+    quick, mixed, slow = (dense_trials(environment_of(tmp_path, method)) for method in ("di", "di,aofp,csgd", "csgd"))
     warm_starts_of_wide_methods = 3  # those of csgd for all of their epoch, those of aofp for a part
     assert quick + 1 < mixed < quick + warm_starts_of_wide_methods + 2
     assert mixed < slow

@@ -101,6 +101,31 @@ def test_the_dense_net_and_the_torch_threads_stay_as_they_were(tiny_search_conte
     assert all(torch.equal(before[name], value) for name, value in tiny_search_context.net.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("segment", "more"),
+    [
+        (None, 1),
+        (TrainingSegment(1, final=True), 1),  # entrants of a rung are trained beside one another
+        (TrainingSegment(1, completes=True), 1),  # and so are networks that are trained again
+        (TrainingSegment(1, final=True, completes=True), 2),
+    ],
+)
+def test_the_end_of_the_final_training_takes_the_threads_of_idle_workers(
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial], segment: TrainingSegment | None, more: int
+) -> None:
+    seen = []
+
+    def run(net: nn.Module, *_: Any) -> Iterator[Snapshot]:
+        seen.append(torch.get_num_threads())
+        yield Snapshot(net, tiny_search_context.space.full, 0)
+
+    threads = torch.get_num_threads()
+    context = dataclasses.replace(tiny_search_context, threads=threads + 1, threads_alone=threads + 2)
+    finish(context, dataclasses.replace(method(run), segment=segment))
+    assert seen == [threads + more]
+    assert torch.get_num_threads() == threads
+
+
 def test_closing_a_trial_restores_the_threads_and_closes_the_method(
     tiny_search_context: SearchContext, method: Callable[[Run], Trial]
 ) -> None:
