@@ -9,6 +9,7 @@ import importlib.util
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,8 +211,12 @@ def _read_onnx(path: Path) -> Program:
 
 
 def _write_archive(source: Source, path: Path) -> None:
+    """Write a program without stack traces, which hold the paths of this machine."""
     shapes = ({0: torch.export.Dim("batch")},) if source.any_batch else None
     program = torch.export.export(source.net, (source.images,), dynamic_shapes=shapes)
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
     torch.export.save(program, os.fspath(path))
 
 
@@ -220,7 +225,13 @@ def _read_archive(path: Path) -> Program:
 
 
 def _write_torchscript(source: Source, path: Path) -> None:
-    torch.jit.trace(source.net, source.images).save(os.fspath(path))  # type: ignore[no-untyped-call]
+    """Write a program without its debug files, which hold the paths of this machine and which no runtime needs."""
+    traced = path.with_suffix(".traced")
+    torch.jit.trace(source.net, source.images).save(os.fspath(traced))  # type: ignore[no-untyped-call]
+    with zipfile.ZipFile(traced) as given, zipfile.ZipFile(path, "w") as written:
+        for entry in given.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                written.writestr(entry, given.read(entry))
 
 
 def _read_torchscript(path: Path) -> Program:

@@ -213,7 +213,8 @@ class _Search:
         if latency is not None:
             size = WAITING_PER_WORKER * environment.workers
             read = latency.reader(environment)
-            queue = MeasurementQueue(history, opened.storage, latency.predictor, read, size, self.callback)
+            places = latency.meter.places
+            queue = MeasurementQueue(history, opened.storage, latency.predictor, read, size, self.callback, places)
         return Tuner(
             history=history,
             pending=pending,

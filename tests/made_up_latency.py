@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 from typing_extensions import override
 
-from runners.latency.layer_timing import TERMS
 from runners.latency.meter import Conditions, Reading
-from runners.latency.model import LatencyModel, Layers
+from runners.latency.prediction.layer_timing import TERMS
+from runners.latency.prediction.model import LatencyModel, Layers
 from runners.trial import TrialResult
 from search.latency.predictor import LatencyPredictor
 from search.problem import Problem

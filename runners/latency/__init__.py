@@ -2,8 +2,8 @@
 
 from runners.latency.engines import LatencyError, check_latency
 from runners.latency.meter import Conditions, LatencyMeter, Reading
-from runners.latency.model import LatencyModel, ModelError
-from runners.latency.model_building import Building, build_model
+from runners.latency.prediction.model import LatencyModel, ModelError
+from runners.latency.prediction.model_building import Building, build_model
 from runners.latency.timing import Timing, latency_ratio
 
 __all__ = [

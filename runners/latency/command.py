@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runners.cache import digest_of
 from runners.config import LatencyConfig
 from runners.latency.external import BenchError, Comparison, positive, shortened
+from runners.latency.meter import locked
 
 MAX_BYTES = 2**20  # of an answer
 
@@ -48,8 +50,21 @@ class CommandBench:
         """The command."""
         return self.config.command
 
+    @property
+    def places(self) -> int:
+        """One call runs at a time."""
+        return 1
+
+    def compare_all(self, network: Path, dense: Path, rounds: int) -> Mapping[str, Comparison]:
+        """Call the command, which is the only place; see `external.Bench`."""
+        return {self.name: self.compare(network, dense, self.config.batch[0], rounds)}
+
     def compare(self, network: Path, dense: Path, batch: int, rounds: int) -> Comparison:
         """Call the command for both files in turn; see `external.Bench`."""
+        with locked(f"bench-{digest_of(self.name)[:24]}"):
+            return self._turns(network, dense, batch, rounds)
+
+    def _turns(self, network: Path, dense: Path, batch: int, rounds: int) -> Comparison:
         found, energy = list[tuple[float, float]](), list[float]()
         for turn in range(rounds):
             order = (network, dense) if turn % 2 == 0 else (dense, network)

@@ -6,11 +6,13 @@ times the seconds that the dense one takes.
 """
 
 import dataclasses
+import itertools
 import logging
 import math
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,15 +29,15 @@ from runners.cache import cache_root, digest_of
 from runners.config import LatencyConfig
 from runners.latency.engines import LatencyError
 from runners.latency.idle_baseline import shared_idle_seconds
-from runners.latency.meter import EXTERNAL, Conditions, LatencyMeter, Reading, locked
+from runners.latency.meter import EXTERNAL, Conditions, Reading
 from runners.latency.timing import MAX_WIDTH, median_interval
 
 ROUNDS = 6  # the fewest whose least and largest ratio hold the median with 95%
 MAX_ROUNDS = 24  # while the interval is too wide
 BRIEF_ROUNDS = 2
-HELD_OUT = 16  # networks of random widths for the error of the model; each takes calls of the user's command
-LOCAL = "cpu:1thread"  # where layers are timed alone, for the shape of the model
 LARGEST = 1e9  # milliseconds or millijoules
+AGREE = 1.05  # times the ratio at another place, up to which two places agree though their intervals are apart
+ALIKE = 1.15  # times the dense latency at another place, up to which two places are alike
 SHOWN = 300  # characters of an answer in a message
 PAUSE = 1.0  # seconds before a failed measurement is tried again
 
@@ -77,11 +79,25 @@ class Bench(Protocol):
         """The device and its runtime in words; readings of different names must not be compared."""
         ...
 
+    @property
+    def places(self) -> int:
+        """The number of `compare` that may run at once, in threads."""
+        ...
+
     def compare(self, network: Path, dense: Path, batch: int, rounds: int) -> Comparison:
-        """Measure two files in turn; where both are the same, once per turn.
+        """Measure two files in turn, while no other process does; where both are the same, once per turn.
 
         Raises:
             BenchError: no figures; `AwayError` where the device does not answer.
+            Timeout: another process has measured on the device for too long.
+        """
+        ...
+
+    def compare_all(self, network: Path, dense: Path, rounds: int) -> Mapping[str, Comparison]:
+        """Measure two files at every place alone; return what those that answer found, by their names.
+
+        Raises:
+            BenchError: no figures.
         """
         ...
 
@@ -96,8 +112,6 @@ class ExternalMeter:
         pause: waits for the given seconds.
     """
 
-    held_out = HELD_OUT
-
     def __init__(
         self,
         config: LatencyConfig,
@@ -111,6 +125,8 @@ class ExternalMeter:
         self._folder = Path(tempfile.mkdtemp(prefix="slimfront-latency-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._unit: dict[int, float] = {}  # seconds of the dense net by batch size
+        self.places, self.preparing = bench.places, threading.Lock()
+        self._numbers = itertools.count()  # of files
 
     @property
     def first_batch(self) -> int:
@@ -121,9 +137,8 @@ class ExternalMeter:
         """Return the conditions of a measurement at this batch size."""
         return Conditions(EXTERNAL, self.bench.name, 0, batch, "float32", False, self.config.format, {})
 
-    def for_layers(self) -> LatencyMeter:
-        """Return a meter of this machine: single layers are timed here, and whole nets on the device correct them."""
-        return LatencyMeter(LatencyConfig(LOCAL, self.config.batch), self.dense, self.shape)
+    def for_layers(self) -> None:
+        """Return None: what single layers take here says nothing about another device."""
 
     def read(self, network: str, net: nn.Module) -> tuple[Reading, ...]:
         """Measure a net, which is not changed, at every configured batch size."""
@@ -166,31 +181,42 @@ class ExternalMeter:
 
         yield ratio
 
+    def disagreement(self, net: nn.Module) -> str:
+        """Measure a net beside the dense one at every place, and name the places whose findings differ in one line.
+
+        It is empty where there is one place, and where all agree: the intervals of the ratio overlap or its medians are
+        close, and the dense net takes about as long everywhere.
+        """
+        if self.places == 1:
+            return ""
+        with self._files(net, self.first_batch) as files:
+            return _apart(self.bench.compare_all(*files, ROUNDS))
+
     @contextmanager
     def _files(self, net: nn.Module, batch: int) -> Iterator[tuple[Path, Path]]:
         """Write a net and the dense one, which stays written, and remove the file of the net afterwards."""
         folder, suffix = self._folder, find_format(self.config.format).suffix
-        dense = folder / f"dense-batch{batch}{suffix}"
-        if not dense.exists():
-            write_network(self.dense, self.config.format, dense, self.shape, batch=batch)
-        if net is self.dense:
-            yield dense, dense
-            return
-        path = folder / f"network-batch{batch}{suffix}"
+        dense = path = folder / f"dense-batch{batch}{suffix}"
+        with self.preparing:
+            if not dense.exists():
+                write_network(self.dense, self.config.format, dense, self.shape, batch=batch)
+            if net is not self.dense:
+                path = folder / f"network{next(self._numbers)}-batch{batch}{suffix}"
+                write_network(net, self.config.format, path, self.shape, batch=batch)
         try:
-            yield write_network(net, self.config.format, path, self.shape, batch=batch), dense
+            yield path, dense
         finally:
-            path.unlink(missing_ok=True)
+            if path != dense:
+                path.unlink(missing_ok=True)
 
     def _compare(self, files: tuple[Path, Path], batch: int, rounds: int) -> Comparison:
-        """Measure once, and once more where that fails; one measurement at a time on this bench."""
-        with locked(f"bench-{digest_of(self.bench.name)[:24]}"):
-            try:
-                return self.bench.compare(*files, batch, rounds)
-            except BenchError as error:
-                _log.info("measuring once more: %s", error)
-                self._pause(PAUSE)
-                return self.bench.compare(*files, batch, rounds)
+        """Measure once, and once more where that fails."""
+        try:
+            return self.bench.compare(*files, batch, rounds)
+        except BenchError as error:
+            _log.info("measuring once more: %s", error)
+            self._pause(PAUSE)
+            return self.bench.compare(*files, batch, rounds)
 
     def _reading(self, network: str, conditions: Conditions, found: Comparison, tries: int) -> Reading:
         ratios, dense = _ratios(found), [beside for _, beside in found.rounds]
@@ -213,6 +239,10 @@ class ExternalMeter:
 
     def _dense_seconds(self, conditions: Conditions, found: float) -> float:
         """Return the seconds of the dense net, which this process then keeps: so ratios stay comparable as seconds."""
+        with self.preparing:
+            return self._shared_seconds(conditions, found)
+
+    def _shared_seconds(self, conditions: Conditions, found: float) -> float:
         if conditions.batch not in self._unit:
             tensors = [(name, list(tensor.shape)) for name, tensor in self.dense.state_dict().items()]
             digest = digest_of([repr(self.dense), tensors, self.shape, dataclasses.asdict(conditions)])
@@ -253,6 +283,23 @@ def shortened(value: Any) -> str:
     """Return a value as one line of at most SHOWN characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _apart(found: Mapping[str, Comparison]) -> str:
+    """Say which places disagree about the ratio or about the dense net; empty where none does."""
+    ratios = {name: _ratios(comparison) for name, comparison in found.items()}
+    intervals = {name: median_interval(values) for name, values in ratios.items()}
+    medians = {name: statistics.median(values) for name, values in ratios.items()}
+    dense = {name: min(beside for _, beside in comparison.rounds) for name, comparison in found.items()}
+    for one, other in itertools.combinations(found, 2):
+        low, high = max(intervals[one][0], intervals[other][0]), min(intervals[one][1], intervals[other][1])
+        if low > high and max(medians[one], medians[other]) > AGREE * min(medians[one], medians[other]):
+            told = ", ".join(f"{100 * medians[name]:.1f}% on {name}" for name in found)
+            return f"the smallest network takes {told} of the dense one's time; name agents of one kind"
+        if max(dense[one], dense[other]) > ALIKE * min(dense[one], dense[other]):
+            told = ", ".join(f"{1000 * dense[name]:.4g} ms on {name}" for name in found)
+            return f"the dense network takes {told}; name agents of one kind, or see what keeps the slower one busy"
+    return ""
 
 
 def _ratios(found: Comparison) -> list[float]:

@@ -12,7 +12,7 @@ turns, times what that takes on the idle machine.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,7 +42,6 @@ from runners.training.compute_format import using_threads
 
 EXTERNAL = "external"  # device of conditions under which a command or an agent measures; its name says which
 REFERENCE = "dense"  # the name of the reference among the readings
-HELD_OUT = 20  # nets of random widths that a latency model is tried on
 LOCK_SECONDS = 600.0  # that a measurement waits for the one of another process
 
 
@@ -116,12 +115,17 @@ class Meter(Protocol):
 
     Attributes:
         dense: the reference.
-        held_out: number of networks of random widths that a latency model is tried on.
+        places: number of networks that can be measured at once, by threads.
     """
 
     config: LatencyConfig
     dense: nn.Module
-    held_out: int
+    places: int
+
+    @property
+    def preparing(self) -> AbstractContextManager[Any]:
+        """Lock, held while a thread makes or writes a network: PyTorch's exporters serve one at a time."""
+        ...
 
     @property
     def first_batch(self) -> int:
@@ -148,8 +152,12 @@ class Meter(Protocol):
         """Give a function that returns the seconds of a net over those of the dense one, from few turns."""
         ...
 
-    def for_layers(self) -> "LatencyMeter":
-        """Return the meter by which single layers are timed."""
+    def disagreement(self, net: nn.Module) -> str:
+        """Say in one line which places disagree about the latency of a net; empty where none does."""
+        ...
+
+    def for_layers(self) -> "LatencyMeter | None":
+        """Return the meter by which single layers are timed; None where only whole networks are measured."""
         ...
 
 
@@ -169,7 +177,8 @@ class LatencyMeter:
         LatencyError: this machine has no such device.
     """
 
-    held_out = HELD_OUT
+    places = 1
+    preparing = nullcontext()  # it measures one by one
 
     def __init__(
         self, config: LatencyConfig, dense: nn.Module, input_shape: Sequence[int], watch: Watch | None = None
@@ -179,6 +188,10 @@ class LatencyMeter:
         keep_freed_memory()
         self.watch = watch or watch_of(self.device)
         self._idle: dict[int, float] = {}  # by batch size
+
+    def disagreement(self, net: nn.Module) -> str:  # noqa: ARG002 - there is nothing to compare with
+        """Return an empty text: there is one place."""
+        return ""
 
     def for_layers(self) -> "LatencyMeter":
         """Return this meter, by which layers are timed too."""

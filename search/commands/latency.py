@@ -12,8 +12,8 @@ from configs.loading import parse_flags
 from runners.cache import cache_root
 from runners.latency.devices import make_meter
 from runners.latency.engines import LatencyError
-from runners.latency.layer_timing import TABLE_PREFIX, LayerTable
-from runners.latency.model_building import build_model
+from runners.latency.prediction.layer_timing import TABLE_PREFIX, LayerTable
+from runners.latency.prediction.model_building import build_model
 from runners.training.devices import pick_device
 from search.commands.arguments import CommandParser
 from search.environment import with_latency_device

@@ -15,8 +15,8 @@ from torch import nn
 from pruning import checkpoint
 from runners.latency.devices import make_meter
 from runners.latency.meter import REFERENCE, Conditions, Meter, Reading, to_plain
-from runners.latency.model import ModelError
-from runners.latency.model_building import Building, at_widths, build_model
+from runners.latency.prediction.model import ModelError
+from runners.latency.prediction.model_building import Building, at_widths, build_model
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.environment import Environment
@@ -57,7 +57,8 @@ class LatencyCalibration:
         """Return a function that measures a network whose weights are in the run folder, at the first batch size."""
 
         def read(network: TrialResult) -> tuple[Reading, ...]:
-            net = checkpoint.load(environment.folder / network.path, environment.net)
+            with self.meter.preparing:
+                net = checkpoint.load(environment.folder / network.path, environment.net)
             return (self.meter.read_at(network.label, net, self.meter.first_batch),)
 
         return read
@@ -101,6 +102,8 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
         check_smallest(problem.latency_limit, smallest.seconds, (smallest.low, smallest.high), where)
+    if differing := meter.disagreement(narrow):
+        _log.warning("the agents disagree: %s", differing)
     callback.on_phase(f"building the latency model of {where}, unless it is cached")
     model, building = build_model(meter, problem.space, dense_seconds)
     if building.cached and dense.seconds is not None:  # the machine may be faster or slower than then

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.latency.model import LatencyModel
+from runners.latency.prediction.model import LatencyModel
 from runners.trial import TrialResult
 from search.latency.steps import on_cheap_side
 from search.problem import Problem

@@ -1,7 +1,8 @@
 """MeasurementQueue: networks are timed while no trial runs, and enter the front by their measured latency.
 
 Once enough networks wait, no trial is handed out until the running ones have ended; then the waiting networks are
-measured. With one worker that is after every trial. While a board does not answer, the search goes on with predictions.
+measured. With one worker that is after every trial. Several boards measure at once. While none answers, the search goes
+on with predictions.
 """
 
 import logging
@@ -9,8 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from runners.latency.meter import Conditions, Reading, to_plain
+from runners.latency.sharing import shared_out
 from runners.trial import TrialResult
 from search.callbacks import SearchCallback
 from search.latency.predictor import LatencyPredictor
@@ -36,6 +39,7 @@ class MeasurementQueue:
         predictor: predicts latency and learns from readings.
         read: measures a network whose weights are on disk.
         size: number of networks that wait before running trials are waited for.
+        places: number of networks that are measured at once.
         pause: waits for the given seconds.
     """
 
@@ -45,11 +49,13 @@ class MeasurementQueue:
     read: Read
     size: int
     callback: SearchCallback = field(default_factory=SearchCallback)
+    places: int = 1
     pause: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         """Start without results."""
         self._windows: Counter[str] = Counter()  # by label: windows in which a network was measured
+        self._open = True  # whether the present window measures on
         self._told = self._resume_at = 0  # results so far, and how many there must be before the next window
 
     def holds_back(self, running: int) -> bool:
@@ -78,24 +84,34 @@ class MeasurementQueue:
             return
         count = len(waiting)
         self.callback.on_phase(f"timing {count} network{'' if count == 1 else 's'} while no trial runs")
-        for network in waiting:
-            if not self._might_enter(network):
-                continue
-            readings = self._read(network, last)
-            if readings[0].away:
-                self._resume_at = self._told + self.size
-                return
-            self._windows[network.label] += 1
-            plain = to_plain(readings)
-            if self.storage is not None:
-                self.storage.add_latency(network.label, plain)
-            self.history.add_latency(network.label, plain)
-            learn(self.predictor, network, readings[0])
-            if readings[0].refused and not last:
-                self._resume_at = self._told + self.size
-                return
+        self._open = True
+        read = partial(self._read, last=last)
+        for network, readings in shared_out(read, self._while_open(waiting), self.places):
+            self._open = self._record(network, readings, last) and self._open
+        if not self._open:
+            self._resume_at = self._told + self.size
 
-    def _read(self, network: TrialResult, last: bool) -> tuple[Reading, ...]:
+    def _while_open(self, waiting: Sequence[TrialResult]) -> Iterator[TrialResult]:
+        """Yield the networks that might still enter the front, until a reading closes the window."""
+        for network in waiting:
+            if not self._open:
+                return
+            if self._might_enter(network):
+                yield network
+
+    def _record(self, network: TrialResult, readings: Sequence[Reading], last: bool) -> bool:
+        """Keep the readings of a network; return whether the window goes on."""
+        if readings[0].away:
+            return False
+        self._windows[network.label] += 1
+        plain = to_plain(readings)
+        if self.storage is not None:
+            self.storage.add_latency(network.label, plain)
+        self.history.add_latency(network.label, plain)
+        learn(self.predictor, network, readings[0])
+        return last or not readings[0].refused
+
+    def _read(self, network: TrialResult, *, last: bool) -> tuple[Reading, ...]:
         """Measure a network; where the device does not answer say so, and in the last window wait for it a while."""
         readings = tuple(self.read(network))
         for _ in range(AWAY_WAITS if last else 0):

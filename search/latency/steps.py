@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.latency.model import STEPS, LatencyModel
+from runners.latency.prediction.model import LatencyModel
+from runners.latency.prediction.steps import STEPS
 from spaces.groups import ChannelGroup
 from spaces.widths import Widths
 

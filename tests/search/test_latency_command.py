@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.latency.layer_timing import LayerTable
+from runners.latency.prediction.layer_timing import LayerTable
 from search.cli import main
 
 CONDITIONS = {

@@ -17,9 +17,9 @@ from tiny_search import tiny_config
 from configs.loading import load as load_config
 from runners.config import DataConfig, LatencyConfig, TrainConfig
 from runners.data.loading import load_data
-from runners.latency import model_building
 from runners.latency.engines import LatencyError
 from runners.latency.meter import LatencyMeter, Reading
+from runners.latency.prediction import model_building
 from runners.training.scoring import accuracy
 from runners.trial import TrialResult
 from search import SearchResult, load, run
@@ -204,7 +204,7 @@ def _by_parameters(self: LatencyMeter, network: str, net: torch.nn.Module, batch
 def made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LatencyMeter, "read_at", _by_parameters)
     monkeypatch.setattr(model_building, "LAYER_SECONDS", 0.0)
-    monkeypatch.setattr(LatencyMeter, "held_out", 2)
+    monkeypatch.setattr(model_building, "HELD_OUT", 2)
 
 
 @pytest.mark.usefixtures("made_up_device", "without_programs")

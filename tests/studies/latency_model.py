@@ -29,7 +29,7 @@ def check(name: str, device: str) -> bool:
 
     from runners.config import LatencyConfig
     from runners.latency.meter import LatencyMeter
-    from runners.latency.model_building import at_widths, build_model, random_widths
+    from runners.latency.prediction.model_building import at_widths, build_model, random_widths
     from spaces.space import ModelSpec
     from spaces.tracing.tracer import trace
     from spaces.zoo.models import build, default_input_shape

@@ -14,7 +14,6 @@ side of a step.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 import tempfile
@@ -42,8 +41,7 @@ def rows(name, device):
     from scipy.stats import spearmanr
 
     from runners.latency.devices import make_meter
-    from runners.latency.model import LatencyModel
-    from runners.latency.model_building import at_widths, build_model, random_widths
+    from runners.latency.prediction.model_building import at_widths, build_model, random_widths
     from spaces.space import ModelSpec
     from spaces.tracing.tracer import trace
     from spaces.zoo.models import build, default_input_shape
@@ -60,19 +58,20 @@ def rows(name, device):
     unseen = [random_widths(space, generator) for _ in range(UNSEEN)]
     with meter.ratios() as ratio_of:  # brief readings, whose own noise counts as error
         measured = np.array([dense * ratio_of(at_widths(net, space, widths)) for widths in unseen])
-    table = LatencyModel(dataclasses.replace(model.layers, step=1).scaled(dense, model.dense), model.dense)
+    timer, table = timed_table(meter, space, net, shape)
+    unit = dense / table.predict(space.full)
     learned = [(space.cost(dict(zip(space.full, widths, strict=True))).flops, s) for widths, s in model.learned]
     # Weighted so that relative errors are least, as ours.
     flops, seconds = np.array(learned, dtype=np.float64).T
     line = np.polyfit(flops, seconds, 1, w=1 / seconds)
     predictions = {
-        "additive table": [table.predict(widths) for widths in unseen],
+        "additive table": [unit * table.predict(widths) for widths in unseen],
         "linear in FLOPs": [max(1e-9, float(np.polyval(line, space.cost(widths).flops))) for widths in unseen],
         "ours": [model.predict(widths) for widths in unseen],
     }
-    timings = building.timings + building.reused
-    spent = {"additive table": f"1 + {timings} layers", "linear in FLOPs": f"{len(learned)}"}
-    spent["ours"] = f"{len(learned)} + {timings} layers ({building.reused} reused)"
+    timings = f" + {building.timings + building.reused} layers" if building.timings + building.reused else ""
+    spent = {"additive table": f"1 + {timer.timings + timer.reused} layers", "linear in FLOPs": f"{len(learned)}"}
+    spent["ours"] = f"{len(learned)}{timings}"
     for predictor, predicted in predictions.items():
         errors = np.abs(np.array(predicted) / measured - 1)
         rank = float(spearmanr(predicted, measured)[0])
@@ -97,6 +96,20 @@ def rows(name, device):
             "",
             "",
         )
+
+
+def timed_table(meter, space, net, shape):
+    """Return the timer of layers, and a model that adds them up; for devices elsewhere they are timed here."""
+    from runners.latency.devices import make_meter
+    from runners.latency.prediction.kernels import list_operations
+    from runners.latency.prediction.model import LatencyModel
+    from runners.latency.prediction.model_building import time_layers, untimed_layers
+
+    local = meter.for_layers() or make_meter(config_of("cpu"), net, shape)
+    listed = list_operations(net, space, 1)
+    timer, layers, _ = time_layers(local, space, untimed_layers(*listed, space), listed)
+    timer.table.save()
+    return timer, LatencyModel(layers, tuple(space.full.values()))
 
 
 def proposals(space, model, dense, step):

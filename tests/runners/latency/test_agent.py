@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from runners.latency import agent_bench
 from runners.latency.agent_bench import AgentsBench
 from runners.latency.engines import LatencyError
 from runners.latency.external import AwayError, BenchError, ExternalMeter
+from runners.latency.sharing import shared_out
 
 SOURCE = Path(agent_file.__file__)
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -221,17 +223,27 @@ def test_networks_go_to_the_next_agent_and_past_one_that_is_away(
         assert (found.rounds, found.millijoules, found.details["agent"]) == (((0.001, 0.002),), 5.0, fake)
 
 
-def test_agents_that_disagree_are_named(
-    fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_agents_of_one_kind_measure_at_once(fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    class Waiting(_Answers):
+        content = b'{"rounds": [[1, 2]]}'
+
+        def do_POST(self) -> None:  # noqa: N802
+            both.wait(10)  # breaks unless the other agent has a network too
+            self._give()
+
+    second = HTTPServer(("127.0.0.1", 0), Waiting)
+    threading.Thread(target=second.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr(_Answers, "content", Waiting.content)
+    monkeypatch.setattr(_Answers, "do_POST", Waiting.do_POST)
     model = tmp_path / "model"
     model.write_bytes(b"any")
-    other = fake.replace("127.0.0.1", "localhost")
-    bench = AgentsBench(config(fake, other))
-    for milliseconds in (2, 3):
-        monkeypatch.setattr(_Answers, "content", json.dumps({"rounds": [[1, milliseconds]]}).encode())
-        bench.compare(model, model, 1, 1)
-    assert f"{fake} takes 2 ms, {other} takes 3 ms; name agents of one kind" in caplog.text
+    bench = AgentsBench(config(fake, f"http://127.0.0.1:{second.server_address[1]}"))
+    measured = shared_out(lambda _: bench.compare(model, model, 1, 1).details["agent"], iter(range(6)), bench.places)
+    assert Counter(address for _, address in measured) == dict.fromkeys(bench.name.split(", "), 3)
+    second.shutdown()
+    second.server_close()
 
 
 def test_a_token_that_cannot_be_read_is_named() -> None:

@@ -26,6 +26,7 @@ class Board:
     """Takes a millisecond per channel, times a factor per turn that tells how slow it is; fails when told to."""
 
     name = "board {model}"
+    places = 1
 
     def __init__(self, *factors: float) -> None:
         self.factors: Iterator[float] = iter(factors) if factors else iter(lambda: 1.0, 0.0)
@@ -112,7 +113,7 @@ def test_files_of_networks_are_removed_and_the_dense_one_is_written_once() -> No
     network, dense = board.files[:2]
     assert not network.exists()
     assert dense.exists()
-    assert {path.name for path in board.files} == {"network-batch1.pt", "dense-batch1.pt"}
+    assert {path.name for path in board.files} == {"network0-batch1.pt", "network1-batch1.pt", "dense-batch1.pt"}
 
 
 def test_brief_ratios_and_seconds_take_few_turns() -> None:
@@ -120,6 +121,30 @@ def test_brief_ratios_and_seconds_take_few_turns() -> None:
     with timed.ratios() as ratio_of:
         assert ratio_of(wide(5)) == pytest.approx(0.25)
     assert timed.brief_seconds(wide(5)) == pytest.approx(0.010)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ([(1.0, 2.0), (1.1, 2.0), (0.9, 2.0)], ""),  # the intervals overlap
+        ([(1.02, 2.0)] * 3, ""),  # apart, and close
+        ([(0.6, 1.0)] * 3, "the smallest network takes 50.0% on a, 60.0% on b of the dense one's time; name agents"),
+        ([(1.5, 3.0)] * 3, "the dense network takes 2000 ms on a, 3000 ms on b; name agents of one kind, or see"),
+    ],
+)
+def test_boards_that_disagree_are_named(second: list[tuple[float, float]], said: str) -> None:
+    class Boards(Board):
+        places = 2
+
+        def compare_all(self, network: Path, dense: Path, rounds: int) -> dict[str, Comparison]:
+            assert network.exists()
+            assert dense.exists()
+            assert rounds >= 6
+            return {"a": Comparison(((1.0, 2.0),) * 3), "b": Comparison(tuple(second))}
+
+    found = meter(Boards()).disagreement(wide(5))
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
 
 
 def test_a_bench_that_fails_is_refused_before_the_search() -> None:

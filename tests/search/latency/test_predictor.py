@@ -11,7 +11,7 @@ from made_up_search import drain, problem_of, search_of
 from optuna.trial import FixedTrial
 
 from pruning.base import Goal
-from runners.latency.model import LatencyModel
+from runners.latency.prediction.model import LatencyModel
 from runners.trial import Trial, TrialResult, TrialState
 from search.latency.predictor import LatencyPredictor
 from search.searchers.candidate_space import CandidateSpace

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,26 @@ def test_with_several_workers_measuring_waits_until_none_works(chain_space: Sear
     assert len(search.results) == 10
     assert len(search.front) >= 2
     assert 2 <= len(set(windows)) <= 5  # several networks a window, not one each
+
+
+def test_two_boards_measure_two_networks_at_once_and_the_front_is_that_of_one(chain_space: SearchSpace) -> None:
+    alone = windowed(chain_space, lambda network: [reading(network)])
+    TwoWorkers(chain_space).run(alone)
+    at_once, most = list[str](), list[int]()
+
+    def read(network: TrialResult) -> list[Reading]:
+        at_once.append(network.label)
+        time.sleep(0.01)
+        most.append(len(at_once))
+        at_once.remove(network.label)
+        return [reading(network)]
+
+    shared = windowed(chain_space, read)
+    assert shared.tuner.queue is not None
+    shared.tuner.queue.places = 2
+    TwoWorkers(chain_space).run(shared)
+    assert max(most) == 2
+    assert [member.label for member in shared.front] == [member.label for member in alone.front]
 
 
 def test_a_busy_machine_does_not_hold_up_the_trials(chain_space: SearchSpace) -> None:

@@ -6,6 +6,7 @@ kernel is a function of its input and output channels, or of one number where th
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,25 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a kernel does for every channel, whatever the device; `rates` makes seconds of it.
+
+    Attributes:
+        depthwise: whether `products` and `weights` are per channel; otherwise they are per pair of an input and an
+            output channel.
+        products: multiplications.
+        weights: numbers that are read once a call.
+        inputs, outputs: elements read per input channel, and written per output channel.
+    """
+
+    depthwise: bool = False
+    products: float = 0.0
+    weights: float = 0.0
+    inputs: float = 0.0
+    outputs: float = 0.0
+
+
+@dataclass(frozen=True)
 class Kernel:
     """The common part of operations that differ in their channels only.
 
@@ -52,6 +72,7 @@ class Kernel:
         key: of all that the time depends on but the channels, such as resolution and size of the kernel.
         independent: whether input and output channels vary independently; otherwise they are equal.
         call: (channels, device, dtype, memory format) -> a call that runs the operation alone.
+        work: what it does for every channel.
         multiple: divisor of all channels, for grouped convolutions.
     """
 
@@ -59,6 +80,7 @@ class Kernel:
     key: str
     independent: bool
     call: Callable[[ChannelPair, torch.device, torch.dtype, torch.memory_format], Callable[[], object]]
+    work: Work = Work()
     multiple: int = 1
 
 
@@ -206,7 +228,9 @@ class _CallParser:
         leaves = [_template(leaf, len(ids)) if isinstance(leaf, _Shape) else leaf for leaf in call.leaves]
         if call.name == "layer_norm":  # one of its arguments is the shape that it normalises over
             leaves = [_CHANNELS if isinstance(leaf, int) and leaf == len(ids) else leaf for leaf in leaves]
-        return Kernel(call.name, _key(call, leaves), False, _IsolatedCall(call, leaves)), extent, extent
+        elements = max((math.prod(shape.sizes) for shape in shapes if shape.ids), default=0) / max(1, len(ids))
+        work = Work(inputs=elements, outputs=elements)
+        return Kernel(call.name, _key(call, leaves), False, _IsolatedCall(call, leaves), work), extent, extent
 
     def _parse_constant(self, call: _RecordedCall) -> tuple[Kernel, Extent, Extent]:
         """Parse an operation whose time is taken to be that in the dense network."""
@@ -235,7 +259,14 @@ class _CallParser:
             else:
                 leaves.append(leaf)
         multiple = 1 if depthwise else dense_in // weight.sizes[1]
-        kernel = Kernel(call.name, _key(call, leaves), not depthwise, _IsolatedCall(call, leaves), multiple)
+        kernel = Kernel(
+            call.name,
+            _key(call, leaves),
+            not depthwise,
+            _IsolatedCall(call, leaves),
+            _weighted_work(value, weight, dense_in, call.stage, depthwise, multiple),
+            multiple,
+        )
         return kernel, in_channels, out_channels
 
     def _extent(self, ids: Ids) -> Extent:
@@ -249,6 +280,14 @@ class _CallParser:
             else:
                 parts.append((index, float(count) / self._widths[group]))
         return Extent(constant, tuple(parts))
+
+
+def _weighted_work(
+    value: _Shape, weight: _Shape, in_channels: int, stage: int, depthwise: bool, conv_groups: int
+) -> Work:
+    weights = math.prod(weight.sizes[2:]) / conv_groups
+    inputs, outputs = math.prod(value.sizes) / in_channels, float(stage * value.sizes[0])
+    return Work(depthwise, weights * outputs, weights, inputs, outputs)
 
 
 _CHANNELS = "number of channels"  # stands for an integer argument that equals the number of channels

@@ -5,8 +5,8 @@ import torch
 from tiny_nets import ALL, IMAGE, Concat, Depthwise
 from torch import nn
 
-from runners.latency.kernels import Operation, extent_matrix, list_operations
-from runners.latency.model_building import at_widths
+from runners.latency.prediction.kernels import Operation, extent_matrix, list_operations
+from runners.latency.prediction.model_building import at_widths
 from spaces.tracing.tracer import trace
 from spaces.widths import Widths
 

@@ -7,9 +7,9 @@ import torch
 from tiny_nets import IMAGE, Residual
 
 from runners.config import LatencyConfig
-from runners.latency import model_building
 from runners.latency.meter import LatencyMeter
-from runners.latency.model_building import at_widths, build_model
+from runners.latency.prediction import model_building
+from runners.latency.prediction.model_building import at_widths, build_model
 from spaces.space import SearchSpace, SpaceConfig
 from spaces.tracing.tracer import trace
 
@@ -18,7 +18,7 @@ from spaces.tracing.tracer import trace
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchSpace:
     monkeypatch.setenv("SLIMFRONT_CACHE", str(tmp_path))
     monkeypatch.setattr(model_building, "LAYER_SECONDS", 0.0)
-    monkeypatch.setattr(LatencyMeter, "held_out", 2)
+    monkeypatch.setattr(model_building, "HELD_OUT", 2)
     monkeypatch.setattr(model_building, "MAX_DRIFT", float("inf"))
     return trace(Residual().eval(), torch.zeros(1, *IMAGE))
 

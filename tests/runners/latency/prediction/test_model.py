@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from runners.latency.layer_timing import TERMS
-from runners.latency.model import MAX_SAFETY, LatencyModel, Layers, ModelError, stage_numbers, with_step
+from runners.latency.prediction.layer_timing import TERMS
+from runners.latency.prediction.model import MAX_SAFETY, LatencyModel, Layers, ModelError, stage_numbers
 
 DENSE = (32, 64)
 TRUTH = np.array([[8, 16], [16, 32], [24, 24], [12, 60], [30, 20], [5, 50], [28, 9], [20, 44]])
@@ -32,12 +32,6 @@ def test_it_is_the_sum_over_layers_before_it_has_learned() -> None:
     assert model.predict_vectors(TRUTH) == pytest.approx([seconds(*row) for row in TRUTH])
 
 
-def test_layers_are_scaled_to_the_latency_of_the_dense_net_on_another_device() -> None:
-    model = LatencyModel(layers().scaled(300 * seconds(*DENSE), DENSE), DENSE)
-    assert model.predict({}) == pytest.approx(300 * seconds(*DENSE))
-    assert model.predict({"a": 10, "b": 20}) == pytest.approx(300 * seconds(10, 20))
-
-
 def test_a_biased_model_learns_the_correction_from_measured_nets() -> None:
     model = LatencyModel(layers(), DENSE)
 
@@ -50,22 +44,6 @@ def test_a_biased_model_learns_the_correction_from_measured_nets() -> None:
         model.observe({"a": a, "b": b}, truth(a, b))
     assert before > 0.5
     assert abs(model.predict(fresh) / truth(17, 33) - 1) < 0.05
-
-
-@pytest.mark.parametrize("step", [1, 4, 8, 32])
-def test_the_step_of_a_device_is_found_from_whole_nets(step: int) -> None:
-    def truth(a: int, b: int) -> float:  # of a device that computes with multiples of `step` channels
-        a, b = (step * math.ceil(channels / step) for channels in (a, b))
-        return 40e-6 + 1.7e-6 * a * b + 0.5e-6 * b
-
-    dense = (96, 128)
-    random = np.random.default_rng(0).integers(5, dense, size=(20, 2), endpoint=True)
-    readings = [(tuple(row), truth(*row)) for row in [dense, *random.tolist()]]
-    found = with_step(layers(), dense, readings)
-    assert found.step == step
-    model = LatencyModel(found, dense, readings)
-    assert model.predict({"a": 41, "b": 33}) == pytest.approx(truth(41, 33), rel=0.03)
-    assert Layers.from_plain(found.to_plain()).step == step
 
 
 def test_errors_are_from_before_learning_and_set_the_safety_factor() -> None:

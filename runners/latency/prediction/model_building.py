@@ -1,15 +1,17 @@
 """Build the latency model of a net under given conditions, from its layers and from whole nets, and cache it.
 
-Timing the layers takes half a minute at most. Then whole nets take turns with the dense net: nets of uniform widths
-and of random widths calibrate the model, at most 30 with the dense one, and show steps of channels. For a device
-elsewhere the layers are timed on this machine, and what the device measures of whole nets corrects them. The timings of
-layers are kept in a table per device and runtime, from which later networks with layers of the same shapes take them.
+On a device of this machine the layers are timed alone, in half a minute at most; their times are kept in a table per
+device and runtime, from which later networks with layers of the same shapes take them. Then whole nets take turns with
+the dense net, at most 30 with the dense one: nets of uniform widths and of random widths calibrate the model, and pairs
+of nets show steps of channels. For a device elsewhere these nets determine all, by `rates`.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +23,14 @@ from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.steps import counted
 from runners.cache import cache_root, digest_of, write_cached
-from runners.latency.kernels import Extent, extent_matrix, list_operations
-from runners.latency.layer_timing import LayerTable, LayerTimer
+from runners.latency.engines import LatencyError
 from runners.latency.meter import Conditions, LatencyMeter, Meter, exclusive
-from runners.latency.model import LatencyModel, Layers, ModelError, left_out_errors, stage_numbers, with_step
+from runners.latency.prediction.kernels import Extent, Kernel, Operation, extent_matrix, list_operations
+from runners.latency.prediction.layer_timing import TERMS, LayerTable, LayerTimer
+from runners.latency.prediction.model import LatencyModel, Layers, ModelError, Readings, left_out_errors, stage_numbers
+from runners.latency.prediction.rates import Rates
+from runners.latency.prediction.steps import find_step, step_pairs
+from runners.latency.sharing import shared_out
 from runners.training.compute_format import using_threads
 from spaces.budget import Budget
 from spaces.space import SearchSpace, uniform_ratios
@@ -32,8 +38,11 @@ from spaces.widths import Widths
 
 LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is measured too
+HELD_OUT = 16  # nets of random widths; with the dense one, those of uniform widths and the pairs, at most 30
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
-VERSION = 4  # of the cached files
+VERSION = 5  # of the cached files
+
+Make = Callable[[int, Readings], Layers]  # of a step of channels, and of readings where these determine the layers
 
 _log = logging.getLogger(__name__)
 
@@ -80,22 +89,30 @@ def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple
     path = cache_root() / "latency" / f"{_digest(meter, space)}.json"
     if (cached := _cached(path)) is not None:
         return cached
-    start, local = time.perf_counter(), meter.for_layers()
-    with exclusive(local.device), using_threads(local.device.threads), torch.no_grad():
-        before = local.brief_seconds(local.dense)
-        layers, timer = _time_layers(local, space)
-        drift = abs(local.brief_seconds(local.dense) / before - 1)
-    if local is not meter:
-        layers = layers.scaled(dense_seconds, tuple(space.full.values()))
-    model, error = _calibrated(layers, meter, space, dense_seconds)
-    seconds = time.perf_counter() - start
-    failed = tuple(sorted(set(timer.failed)))
-    counts = timer.timings, timer.reused, timer.repeated
-    building = Building(seconds, *counts, failed, drift, error, step=model.layers.step)
+    start = time.perf_counter()
+    kernels, operations = list_operations(meter.dense, space, meter.first_batch)
+    plain = untimed_layers(kernels, operations, space)
+    makers: list[Make] = [Rates(plain, [kernel.work for kernel in kernels]).fit]
+    timer, drift = None, 0.0
+    if (local := meter.for_layers()) is not None:
+        timer, timed, drift = time_layers(local, space, plain, (kernels, operations))
+        makers.insert(0, lambda step, _: dataclasses.replace(timed, step=step))
+    model, error = _calibrated(makers, meter, space, dense_seconds)
+    building = Building(
+        time.perf_counter() - start,
+        timings=timer.timings if timer else 0,
+        reused=timer.reused if timer else 0,
+        repeated=timer.repeated if timer else 0,
+        failed=tuple(sorted(set(timer.failed))) if timer else (),
+        drift=drift,
+        error=error,
+        step=model.layers.step,
+    )
     content = {"model": model.to_plain(), "building": dataclasses.asdict(building)}
     if drift <= MAX_DRIFT:
         write_cached(path, json.dumps(content).encode())
-        timer.table.save()
+        if timer is not None:
+            timer.table.save()
     return model, building
 
 
@@ -113,10 +130,27 @@ def random_widths(space: SearchSpace, generator: np.random.Generator) -> Widths:
     return space.fit((ratios / ratios.max()).tolist(), [Budget("flops", flops)])
 
 
-def _time_layers(meter: LatencyMeter, space: SearchSpace) -> tuple[Layers, LayerTimer]:
-    config = meter.config
-    kernels, operations = list_operations(meter.dense, space, config.batch[0])
+def untimed_layers(kernels: Sequence[Kernel], operations: Sequence[Operation], space: SearchSpace) -> Layers:
+    """Return the layers of a net, which take no time yet."""
     groups = len(space.variable)
+    return Layers(
+        names=tuple(group.name for group in space.variable),
+        kernel=np.array([operation.kernel for operation in operations], dtype=np.int64),
+        in_channels=extent_matrix([operation.in_channels for operation in operations], groups),
+        out_channels=extent_matrix([operation.out_channels for operation in operations], groups),
+        coefficients=np.zeros((len(kernels), TERMS, TERMS)),
+        stage=stage_numbers([operation.stage for operation in operations]),
+    )
+
+
+def time_layers(
+    meter: LatencyMeter,
+    space: SearchSpace,
+    layers: Layers,
+    listed: tuple[Sequence[Kernel], Sequence[Operation]],
+) -> tuple[LayerTimer, Layers, float]:
+    """Time the kernels; return the timer, the layers with their times, and the drift of the dense net meanwhile."""
+    config, (kernels, operations) = meter.config, listed
     low, high = ([group.lowest for group in space.variable], [group.width for group in space.variable])
     ranges = []
     for index in range(len(kernels)):
@@ -127,16 +161,11 @@ def _time_layers(meter: LatencyMeter, space: SearchSpace) -> tuple[Layers, Layer
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     table = LayerTable.of(dataclasses.asdict(meter.conditions(meter.first_batch)))
     timer = LayerTimer(meter.device.device, getattr(torch, config.dtype), memory_format, meter.watch, table)
-    coefficients = timer.fit(kernels, ranges, LAYER_SECONDS)
-    layers = Layers(
-        names=tuple(group.name for group in space.variable),
-        kernel=np.array([operation.kernel for operation in operations], dtype=np.int64),
-        in_channels=extent_matrix([operation.in_channels for operation in operations], groups),
-        out_channels=extent_matrix([operation.out_channels for operation in operations], groups),
-        coefficients=coefficients,
-        stage=stage_numbers([operation.stage for operation in operations]),
-    )
-    return layers, timer
+    with exclusive(meter.device), using_threads(meter.device.threads), torch.no_grad():
+        before = meter.brief_seconds(meter.dense)
+        timed = dataclasses.replace(layers, coefficients=timer.fit(kernels, ranges, LAYER_SECONDS))
+        drift = abs(meter.brief_seconds(meter.dense) / before - 1)
+    return timer, timed, drift
 
 
 def _range(extents: list[Extent], low: list[int], high: list[int]) -> tuple[int, int]:
@@ -145,26 +174,66 @@ def _range(extents: list[Extent], low: list[int], high: list[int]) -> tuple[int,
 
 
 def _calibrated(
-    layers: Layers, meter: Meter, space: SearchSpace, dense_seconds: float
+    makers: Sequence[Make], meter: Meter, space: SearchSpace, dense_seconds: float
 ) -> tuple[LatencyModel, ModelError]:
-    """Have the model learn from whole nets, the dense one included; return it with its error.
+    """Have a model learn from whole nets, the dense one included; return it with its error.
 
-    The error is of each net of random widths by a model of all other nets.
+    Of several ways to make its layers the one is taken that predicts nets best which it has not learned from. The error
+    is of each net of random widths by a model of all other nets.
     """
     flops, least = space.dense_cost.flops, space.smallest_cost.flops
     limits = [int(share * flops) for share in UNIFORM_FRACTIONS if share * flops > least]
     uniform = [space.fit(uniform_ratios(space), [Budget("flops", limit)]) for limit in limits]
     generator = np.random.default_rng(0)
-    held_out = [random_widths(space, generator) for _ in range(meter.held_out)]
+    held_out = [random_widths(space, generator) for _ in range(HELD_OUT)]
+    of_steps = step_pairs(space)
+    tried = [*itertools.chain(*of_steps), *uniform, space.smallest, *held_out]
+    measured = _measured(tried, meter, space)
     dense = tuple(space.full.values())
-    readings: list[tuple[tuple[int, ...], float]] = [(dense, dense_seconds)]
+    readings, places = [(dense, dense_seconds)], dict[int, int]()
+    for index, ratio in sorted(measured.items()):
+        places[index] = len(readings)
+        readings.append((tuple(tried[index][name] for name in space.full), dense_seconds * ratio))
+    ends = range(0, 2 * len(of_steps), 2)
+    pairs = [(places[end], places[end + 1]) for end in ends if {end, end + 1} <= places.keys()]
+    found = [_explained(make, readings, pairs) for make in makers]
+    layers, errors = min(found, key=lambda one: float(np.mean(np.abs(one[1]))))
+    first = len(tried) - len(held_out)
+    unseen = [errors[place] for index, place in places.items() if index >= first]
+    return LatencyModel(layers, dense, readings, unseen), ModelError.of(unseen)
+
+
+def _measured(tried: Sequence[Widths], meter: Meter, space: SearchSpace) -> dict[int, float]:
+    """Return the seconds of networks over those of the dense one, by index; one that gives no figures is left out.
+
+    Raises:
+        LatencyError: more than half of them give no figures.
+    """
+    failures = list[LatencyError]()
     with meter.ratios() as ratio_of:
-        for widths in counted([*uniform, space.smallest, *held_out]):
-            seconds = dense_seconds * ratio_of(at_widths(meter.dense, space, widths))
-            readings.append((tuple(widths[name] for name in layers.names), seconds))
-    layers = with_step(layers, dense, readings)
-    errors = left_out_errors(layers, dense, readings)[-len(held_out) :]
-    return LatencyModel(layers, dense, readings, errors), ModelError.of(errors)
+
+        def measure(index: int) -> float | None:
+            with meter.preparing:
+                net = at_widths(meter.dense, space, tried[index])
+            try:
+                return ratio_of(net)
+            except LatencyError as error:
+                _log.warning("a network of the latency model is left out: %s", error)
+                failures.append(error)
+                if 2 * len(failures) > len(tried):
+                    raise
+                return None
+
+        shared = shared_out(measure, iter(counted(range(len(tried)))), meter.places)
+        return {index: ratio for index, ratio in shared if ratio is not None}
+
+
+def _explained(make: Make, readings: Readings, pairs: Sequence[tuple[int, int]]) -> tuple[Layers, list[float]]:
+    """Return the layers that readings determine, with their step, and the errors of nets that were left out."""
+    dense = readings[0][0]
+    step = find_step(make, dense, readings, pairs)
+    errors = left_out_errors(lambda others: make(step, others), dense, readings)
+    return make(step, readings), errors
 
 
 def _digest(meter: Meter, space: SearchSpace) -> str:

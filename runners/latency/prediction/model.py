@@ -1,14 +1,14 @@
-"""Predict the latency of a net of given widths from timings of its layers; a prediction takes microseconds.
+"""Predict the latency of a net of given widths from its layers and from measured nets; it takes microseconds.
 
-The prediction is the sum of the seconds of the layers (`runners.latency.layer_timing`) times a correction that is
-learned from whole nets. The log of the correction (measured over summed seconds) is linear in the log of the sum and in
-the shares of the net's stages; its weights come from Bayesian linear regression. Whole nets are measured when the model
-is built, and the model also learns from every net that a search measures.
+The prediction is the sum of the seconds of the layers (timed alone by `layer_timing`, or by the `rates` of a device)
+times a correction that is learned from whole nets. The log of the correction (measured over summed seconds) is linear
+in the log of the sum and in the shares of the net's stages; its weights come from Bayesian linear regression. Whole
+nets are measured when the model is built, and the model also learns from every net that a search measures.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.latency.layer_timing import basis
+from runners.latency.prediction.layer_timing import basis
 
 MAX_STAGES = 6  # whose shares the correction uses
 PRIOR_STDS = (0.7, 0.3, 0.5)  # of the correction's constant, of its slope in log seconds, of each stage's weight
@@ -24,11 +24,10 @@ NOISE_STD = 0.03  # of a measured net, in log seconds
 ERROR_SHARE = 0.25  # of a prediction's error, taken as the noise's standard deviation where it is larger than NOISE_STD
 UPPER_QUANTILE = 0.9  # of the errors, which the safety factor covers
 MAX_SAFETY = 1.5
-STEPS = (1, 4, 8, 16, 32, 64)  # channels at which the latency of a device may jump
-CLEARLY = 0.7  # times the error without a step, below which a step is taken for real
 RECENT = 40  # errors that determine the safety factor
 
 Floats = NDArray[np.float64]
+Readings = Sequence[tuple[Sequence[int], float]]  # (widths, seconds) of whole nets
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,6 @@ class Layers:
         inputs, outputs = (basis(self._stepped(x @ rows.T)) for rows in (self.in_channels, self.out_channels))
         seconds = ((inputs[:, :, None, :] @ self._operation_coefficients)[:, :, 0, :] * outputs).sum(axis=2)
         return np.asarray(seconds @ self._stage_membership)
-
-    def scaled(self, seconds: float, dense: Sequence[int]) -> "Layers":
-        """Return the layers with all seconds times a factor, by which those of the dense widths sum up to `seconds`."""
-        total = float(self.stages(np.array([dense], dtype=np.float64)).sum())
-        return dataclasses.replace(self, coefficients=self.coefficients * (seconds / max(total, 1e-12)))
 
     def _stepped(self, channels: Floats) -> Floats:
         return channels if self.step == 1 else self.step * np.ceil(channels / self.step - 1e-9)
@@ -210,32 +204,18 @@ class LatencyModel:
         return seconds, np.concatenate([np.ones((len(seconds), 1)), slope[:, None], shares], axis=1)
 
 
-def left_out_errors(
-    layers: Layers, dense: Sequence[int], readings: Sequence[tuple[Sequence[int], float]]
-) -> list[float]:
-    """Return, for each measured net, the log of measured over predicted seconds by a model of all the others."""
-    errors = []
-    for index, (widths, seconds) in enumerate(readings):
-        model = LatencyModel(layers, dense, [*readings[:index], *readings[index + 1 :]])
-        errors.append(math.log(seconds / float(model.predict_vectors(np.array([widths]))[0])))
-    return errors
-
-
-def with_step(layers: Layers, dense: Sequence[int], readings: Sequence[tuple[Sequence[int], float]]) -> Layers:
-    """Return the layers with the step of channels that explains measured nets best; 1 unless another is clearly better.
-
-    Steps that the layers show when they are timed alone are in their coefficients. This finds those of a device on
-    which single layers cannot be timed.
+def left_out_errors(make: Callable[[Readings], Layers], dense: Sequence[int], readings: Readings) -> list[float]:
+    """Return, for each measured net, the log of measured over predicted seconds by a model of all the others.
 
     Args:
-        readings: (widths, seconds) of whole nets.
+        make: makes the layers of readings, where these determine them.
     """
-    found = {step: dataclasses.replace(layers, step=step) for step in STEPS}
-    errors = {
-        step: float(np.mean(np.abs(left_out_errors(stepped, dense, readings)))) for step, stepped in found.items()
-    }
-    best = min(errors, key=lambda step: errors[step])
-    return found[best] if errors[best] < CLEARLY * errors[1] else layers
+    errors = []
+    for index, (widths, seconds) in enumerate(readings):
+        others = [*readings[:index], *readings[index + 1 :]]
+        model = LatencyModel(make(others), dense, others)
+        errors.append(math.log(seconds / float(model.predict_vectors(np.array([widths]))[0])))
+    return errors
 
 
 def stage_numbers(positions: Sequence[int]) -> NDArray[np.int64]:

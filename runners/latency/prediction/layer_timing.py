@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pruning.steps import steps_done
 from runners.cache import cache_root, digest_of, write_cached
-from runners.latency.kernels import ChannelPair, Kernel
+from runners.latency.prediction.kernels import ChannelPair, Kernel
 from runners.latency.timing import Watch, synchronize
 
 TERMS = 5  # of `basis`

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from runners.latency.kernels import ChannelPair, Kernel
-from runners.latency.layer_timing import LayerTimer, basis, fit_coefficients, grid
+from runners.latency.prediction.kernels import ChannelPair, Kernel
+from runners.latency.prediction.layer_timing import LayerTimer, basis, fit_coefficients, grid
 from runners.latency.timing import Watch
 
 
