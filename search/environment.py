@@ -35,6 +35,7 @@ from runners.training.scoring import score
 from runners.training.task import Task, check_task, task_of
 from runners.trial import TrialResult
 from search.problem import Problem, for_task, needs_latency
+from search.time_left import Work
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec
 from spaces.tracing.tracer import trace
@@ -122,6 +123,7 @@ class Plan:
         epochs: training of all trials together, when trials pause at rungs; else 0.
         dense_seconds: latency of the dense network, once measured.
         trial_seconds: for a whole trial that trains the dense network; None when it is not known.
+        work: what its parts are expected to take.
     """
 
     environment: Environment
@@ -129,6 +131,7 @@ class Plan:
     epochs: float = 0.0
     dense_seconds: float | None = None
     trial_seconds: float | None = None
+    work: Work = Work()
 
     @property
     def trial_timeout(self) -> float:

@@ -27,9 +27,9 @@ from search.schedulers.final_training import split_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign, sensing_images
 from search.storage.run_folder import DENSE
+from search.time_left import NARROW_POWER, Work
 from spaces.space import uniform_ratios
 
-NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resnet18 at 17% of the FLOPs took 24%
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
 LATENCY_SECONDS = 45.0  # for the dense network, the smallest one and the latency model, unless that is cached
 TIMING_SECONDS = 1.5  # for each reading of a network on an idle machine
@@ -56,6 +56,7 @@ class TimeForecast:
         around: for everything else.
         final: for the final training, of one network after the other, each with all threads of this machine.
         trial: for a whole trial that trains the dense network.
+        work: the parts, for the time that is left of a running search.
     """
 
     dense: float
@@ -63,6 +64,7 @@ class TimeForecast:
     around: float = SECONDS_AROUND
     final: float = 0.0
     trial: float = 0.0
+    work: Work = Work()
 
     @property
     def total(self) -> float:
@@ -84,7 +86,7 @@ def plan(
     """
     forecast = forecast or forecast_time(environment, candidates)
     epochs = forecast_epochs(environment.config) if environment.problem.rungs else 0.0
-    return Plan(environment, forecast.total, epochs, dense_seconds, forecast.trial)
+    return Plan(environment, forecast.total, epochs, dense_seconds, forecast.trial, forecast.work)
 
 
 def forecast_epochs(config: RunConfig) -> float:
@@ -115,16 +117,22 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     # A confirmation trains to the end at once; trials that end at a rung take their share.
     share = forecast_epochs(config) / (train.epochs * config.trials) if train.epochs else 1.0
     share += _retrainings(config) / config.trials
-    trials = _dense_trials(environment, candidates) * trial * share / environment.workers
+    shares = _trial_shares(environment, candidates)
+    trials = sum(shares) * trial * share / environment.workers
     epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
-    final = _final_trainings(environment, candidates) * epoch * (1.0 if config.runner.cluster else faster)
-    around = SECONDS_AROUND + _images_alone(environment) * steps.forward_seconds * faster
+    epoch *= 1.0 if config.runner.cluster else faster
+    final_epochs = _final_trainings(environment, candidates)
+    final = final_epochs * epoch
+    closing = _images_at_the_end(environment) * steps.forward_seconds * faster
+    around = SECONDS_AROUND + closing + _images_before(environment) * steps.forward_seconds * faster
     if environment.problem.needs_latency:
         around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
     elif config.latency.measures:
         wanted = len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
-        around += min(wanted, max(LEAST_TIMING, TIMING_SHARE * (dense + trials + final + around)))
-    return TimeForecast(dense, trials, around, final, trial)
+        timing = min(wanted, max(LEAST_TIMING, TIMING_SHARE * (dense + trials + final + around)))
+        around, closing = around + timing, closing + timing
+    work = Work(tuple(share * trial for share in shares), train.epochs, epoch, final_epochs, closing)
+    return TimeForecast(dense, trials, around, final, trial, work)
 
 
 def _trial_seconds(environment: Environment, candidates: CandidateSpace) -> float:
@@ -139,17 +147,19 @@ def _trial_seconds(environment: Environment, candidates: CandidateSpace) -> floa
     return images * steps.worker_seconds + forward * steps.forward_seconds
 
 
-def _images_alone(environment: Environment) -> float:
-    """Estimate how many images the dense network would see in what is computed while no trial runs.
-
-    Its statistics and accuracies, the sensitivities, and the test images of the front.
-    """
-    config, data, calibration = environment.config, environment.data, len(environment.data.calibration)
+def _images_before(environment: Environment) -> float:
+    """Estimate how many images the dense network sees before the first trial: statistics, accuracies, sensitivities."""
+    data, calibration = environment.data, len(environment.data.calibration)
     statistics = min(STATISTICS_IMAGES, calibration) + min(PROXY_IMAGES, calibration)
     accuracies = len(data.val) + min(LEARNED_IMAGES, calibration)
     sensitivities = sensing_images(environment) * (1 + len(environment.problem.space.variable))
-    read = 1 + FRONT_SHARE * config.trials * NARROW_READ + _retrainings(config)
-    return statistics + accuracies + sensitivities + read * len(data.test)
+    return statistics + accuracies + sensitivities
+
+
+def _images_at_the_end(environment: Environment) -> float:
+    """Estimate how many images the dense network would see in the time of the test images of the front."""
+    config = environment.config
+    return (1 + FRONT_SHARE * config.trials * NARROW_READ + _retrainings(config)) * len(environment.data.test)
 
 
 def _final_trainings(environment: Environment, candidates: CandidateSpace) -> float:
@@ -205,8 +215,8 @@ def _retrainings(config: RunConfig) -> float:
     return config.confirm * (baselines + FRONT_SHARE * config.trials) if config.confirm > 1 else 0.0
 
 
-def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float:
-    """Estimate how many trials that train the dense network would cost as much as the trials of the search.
+def _trial_shares(environment: Environment, candidates: CandidateSpace) -> list[float]:
+    """Estimate the time of every trial, in their order, as a share of one that trains the dense network.
 
     The initial design is known. The other trials are spread evenly over the targets or over log cost, and over methods
     as if all of them were equally good: in proportion to one over their time (see `search.searchers.method_choice`).
@@ -225,7 +235,7 @@ def _dense_trials(environment: Environment, candidates: CandidateSpace) -> float
     known = [time_share(point.method, point.parameters["budget_fraction"]) for point in points]
     speeds = [1 / time_share(name, candidates.cost_coverage.mean) for name in candidates.methods]
     longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
-    return sum(known) + longer * (trials - len(points)) * len(speeds) / sum(speeds)
+    return known + [longer * len(speeds) / sum(speeds)] * (trials - len(points))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ ORDER = {
     "search": """
         __init__ __main__ cli commands orchestrator library finalization tracking reporting planning tuner interrupts
         schedulers
-        searchers latency storage callbacks results environment problem
+        searchers latency storage callbacks environment time_left results problem
     """.split(),
     "configs": """
         __init__ loading schema passwords parsing

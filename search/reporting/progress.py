@@ -21,6 +21,7 @@ from search.reporting.wording import duration, make_console, one_line, percent, 
 from search.results.pareto import ParetoFront, measured
 from search.results.rank_correlation import SCREENED
 from search.results.result import SearchResult
+from search.time_left import TimeLeft
 
 BAR = 10  # characters
 NEVER_WHOLE = 0.9999
@@ -210,13 +211,15 @@ class ProgressEstimate:
     def __init__(self, plan: Plan, began: float) -> None:
         self._plan = plan
         self._ends = began + plan.environment.config.time_limit_seconds
-        self._latest: dict[int, TrialResult] = {}  # by trial: the result of its last training segment
+        environment = plan.environment
+        flops = environment.problem.space.dense_cost.flops
+        self._time_left = TimeLeft(plan.work, plan.epochs, environment.workers, flops)
         self._hypervolume = 0.0
         self._since_growth = 0  # trials
 
     def after(self, result: TrialResult, front: ParetoFront) -> str:
         """Describe the front after a trial, and say when its hypervolume last grew."""
-        self._latest[result.trial.number] = result
+        self._time_left.note(result)
         best, reference = front.best(), self._plan.reference_cost
         text = f"best {percent(None if best is None else best.accuracy)}, front {len(front)}"
         if not reference:
@@ -228,15 +231,9 @@ class ProgressEstimate:
         return f"{text}, hypervolume {hypervolume:.3f}" + (f", {growth}" if hypervolume else "")
 
     def left(self, progress: Progress) -> str:
-        """Say how long the rest will take by the mean time of a trial or an epoch; empty when nothing is left."""
-        trained = sum(result.trained or 0 for result in self._latest.values())
-        trials, epochs = progress.total - progress.finished, max(0.0, self._plan.epochs - trained)
-        if trials <= 0 and epochs <= 0:
-            return ""
-        share = epochs / trained if self._plan.epochs and trained else trials / len(self._latest)
-        spent = sum(result.seconds for result in self._latest.values())
-        seconds = spent * share / self._plan.environment.workers
-        return f"{duration(min(seconds, max(0.0, self._ends - time.monotonic())))} left"
+        """Say how long the rest will take; empty when nothing is left."""
+        seconds = self._time_left.seconds(progress.finished, progress.total)
+        return f"{duration(min(seconds, max(0.0, self._ends - time.monotonic())))} left" if seconds else ""
 
 
 def trial_text(result: TrialResult) -> str:

@@ -13,7 +13,7 @@ from runners.search_training import parse_search_training
 from search.environment import Environment, prepare
 from search.planning import (
     DiskPart,
-    _dense_trials,
+    _trial_shares,
     dense_bytes,
     forecast_disk,
     forecast_epochs,
@@ -45,7 +45,7 @@ def environment_of(folder: Path, method: str, budget: str = "10%", trials: int =
 
 
 def dense_trials(environment: Environment) -> float:
-    return _dense_trials(environment, CandidateSpace(environment.problem))
+    return sum(_trial_shares(environment, CandidateSpace(environment.problem)))
 
 
 def changed(environment: Environment, **changes: object) -> Environment:

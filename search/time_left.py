@@ -1,0 +1,109 @@
+"""TimeLeft: how long a running search still takes, by its forecast and by what the finished trials took."""
+
+import math
+from dataclasses import dataclass
+
+from runners.trial import TrialResult
+from search.results.pareto import measured
+
+NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resnet18 at 17% of the FLOPs took 24%
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the parts of a search are expected to take, in seconds of a worker.
+
+    Attributes:
+        trials: by number of the trial: a whole training, that of the final training left out. Empty where no forecast
+            is made; all trials then count alike.
+        epochs: of such a training.
+        final: epoch of final training of the dense network.
+        final_epochs: of the final training, as epochs of the dense network that would take as long.
+        closing: after the last training: test images, timing, report; seconds of the clock.
+    """
+
+    trials: tuple[float, ...] = ()
+    epochs: int = 0
+    final: float = 0.0
+    final_epochs: float = 0.0
+    closing: float = 0.0
+
+
+class TimeLeft:
+    """Adds up what was expected of the trainings that ended, and what they took.
+
+    The ratio of both corrects the forecast of the rest: a machine that is busy is as much slower there.
+
+    Args:
+        epochs: of all trials together, where they pause at rungs; else 0.
+        workers: trials at once; the final training has one after the other.
+        dense_flops: of the dense network.
+    """
+
+    def __init__(self, work: Work, epochs: float, workers: int, dense_flops: float) -> None:
+        self._work, self._epochs, self._workers, self._dense_flops = work, epochs, workers, dense_flops
+        self._mean = sum(work.trials) / len(work.trials) if work.trials else 1.0
+        self._latest: dict[int, TrialResult] = {}  # by trial: the result of its last training segment
+        self._before_final: dict[int, float] = {}  # by trial: seconds without its final training
+
+    def note(self, result: TrialResult) -> None:
+        """Take the result of a trial, or of another training segment of one."""
+        number = result.trial.number
+        self._latest[number] = result
+        if not result.final_epochs:
+            self._before_final[number] = result.seconds
+
+    def seconds(self, finished: int, total: int) -> float:
+        """Return the seconds that are left after so many of all trials; 0 when nothing is."""
+        trials, final = self._trials_left(finished, total), self._final_left()
+        if trials <= 0 and final <= 0:
+            return 0.0
+        pace = self._pace()
+        final_pace = self._final_pace() or pace
+        return trials * pace / self._workers + final * final_pace + self._work.closing
+
+    def _trials_left(self, finished: int, total: int) -> float:
+        """Return the seconds of a worker that are expected of the trials that have not finished."""
+        if self._epochs:
+            trained = sum(_searched_epochs(result) for result in self._latest.values())
+            return max(0.0, self._epochs - trained) * self._mean / max(1, self._work.epochs)
+        return sum(self._expected(number) for number in range(finished, total))
+
+    def _expected(self, number: int) -> float:
+        """Return the seconds that were expected of a trial; of one beyond the forecast, the mean."""
+        return self._work.trials[number] if number < len(self._work.trials) else self._mean
+
+    def _pace(self) -> float:
+        """Return the seconds that the trials took for each that was expected."""
+        expected = sum(self._share_done(self._latest[number]) * self._expected(number) for number in self._before_final)
+        taken = sum(self._before_final.values())
+        return taken / expected if taken and expected else 1.0
+
+    def _share_done(self, result: TrialResult) -> float:
+        """Return how much of its whole training a trial has had."""
+        if not self._epochs:
+            return 1.0
+        return _searched_epochs(result) / max(1, self._work.epochs)
+
+    def _final_left(self) -> float:
+        """Return the seconds that are expected of the rest of the final training."""
+        return max(0.0, self._work.final_epochs - self._final_done()) * self._work.final
+
+    def _final_done(self) -> float:
+        """Return the epochs of the dense network that would take as long as the final training so far."""
+        finals = [result for result in self._latest.values() if result.final_epochs and measured(result)]
+        shares = [(result.cost.flops if result.cost else 0) / self._dense_flops for result in finals]
+        return sum(
+            result.final_epochs * math.pow(share, NARROW_POWER) for result, share in zip(finals, shares, strict=True)
+        )
+
+    def _final_pace(self) -> float:
+        """Return the seconds that the final training took for each that was expected; 0 before it began."""
+        finals = {number: result for number, result in self._latest.items() if result.final_epochs}
+        taken = sum(result.seconds - self._before_final.get(number, 0.0) for number, result in finals.items())
+        expected = self._final_done() * self._work.final
+        return taken / expected if expected else 0.0
+
+
+def _searched_epochs(result: TrialResult) -> int:
+    return (result.trained or 0) - result.final_epochs

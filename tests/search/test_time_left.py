@@ -1,0 +1,74 @@
+"""The time that is left of a search, against searches whose times are known in advance."""
+
+import dataclasses
+
+import pytest
+
+from pruning.base import Goal
+from runners.trial import Trial, TrialResult, TrialState
+from search.time_left import NARROW_POWER, TimeLeft, Work
+from spaces.cost import Cost
+from spaces.widths import Widths
+
+DENSE_FLOPS = 1000
+
+
+def result(
+    number: int, seconds: float, trained: int = 1, final_epochs: int = 0, flops: int = DENSE_FLOPS
+) -> TrialResult:
+    return TrialResult(
+        Trial(number, "di", Goal(Widths({"a": 1}))),
+        TrialState.COMPLETE,
+        0.5,
+        Cost(flops, 10),
+        Widths({"a": 1}),
+        seconds=seconds,
+        rungs=((trained, 0.5),),
+        final_epochs=final_epochs,
+    )
+
+
+def test_trials_that_cost_less_than_the_first_ones_are_foreseen_to_take_less() -> None:
+    time_left = TimeLeft(Work(trials=(40.0, 40.0, 8.0, 8.0, 4.0), epochs=1), 0.0, 2, DENSE_FLOPS)
+    time_left.note(result(0, 60.0))
+    time_left.note(result(1, 60.0))  # half as long again as foreseen: the machine is busy
+    assert time_left.seconds(2, 5) == pytest.approx(1.5 * (8 + 8 + 4) / 2)
+    assert time_left.seconds(5, 5) == 0
+
+
+def test_a_trial_beyond_the_forecast_takes_the_mean() -> None:
+    time_left = TimeLeft(Work(trials=(10.0, 20.0), epochs=1), 0.0, 1, DENSE_FLOPS)
+    time_left.note(result(0, 10.0))
+    time_left.note(result(1, 20.0))
+    assert time_left.seconds(2, 4) == pytest.approx(30.0)
+
+
+def test_the_final_training_counts_one_network_after_the_other_and_at_its_own_pace() -> None:
+    work = Work(trials=(10.0,) * 4, epochs=1, final=8.0, final_epochs=5.0, closing=7.0)
+    time_left = TimeLeft(work, 0.0, 2, DENSE_FLOPS)
+    for number in range(4):
+        time_left.note(result(number, 20.0))
+    assert time_left.seconds(4, 4) == pytest.approx(2 * 5 * 8 + 7)  # at the pace of the trials, twice as long
+    time_left.note(result(3, 20.0 + 6.0, trained=3, final_epochs=2, flops=DENSE_FLOPS // 4))
+    done = 2 * 0.25**NARROW_POWER
+    assert time_left.seconds(4, 4) == pytest.approx((5 - done) * 8 * (6 / (done * 8)) + 7)
+
+
+def test_a_search_with_rungs_goes_by_epochs_and_leaves_those_of_the_final_training_out() -> None:
+    work = Work(trials=(30.0,) * 6, epochs=3, final=10.0, final_epochs=4.0)
+    time_left = TimeLeft(work, 12.0, 2, DENSE_FLOPS)  # 12 epochs of trials, 10 s each
+    time_left.note(result(0, 10.0))
+    assert time_left.seconds(1, 6) == pytest.approx(11 * 10 / 2 + 4 * 10)
+    time_left.note(result(0, 30.0, trained=3))  # a segment of two more epochs
+    assert time_left.seconds(1, 6) == pytest.approx(9 * 10 / 2 + 4 * 10)
+    time_left.note(result(0, 35.0, trained=4, final_epochs=1))
+    assert time_left.seconds(1, 6) == pytest.approx(9 * 10 / 2 + 3 * 5)
+
+
+def test_a_trial_that_failed_says_nothing_of_the_final_training() -> None:
+    work = Work(trials=(10.0, 10.0), epochs=1, final=8.0, final_epochs=5.0)
+    time_left = TimeLeft(work, 0.0, 1, DENSE_FLOPS)
+    time_left.note(result(0, 10.0))
+    failed = dataclasses.replace(result(1, 10.0), state=TrialState.FAILED, accuracy=None, cost=None, widths=None)
+    time_left.note(failed)
+    assert time_left.seconds(2, 2) == pytest.approx(40.0)
