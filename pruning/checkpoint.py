@@ -23,8 +23,9 @@ from pruning.header_check import check_claims, check_header
 from spaces.errors import SpaceError, UnknownNameError, WeightsError
 from spaces.files import write_atomically
 from spaces.slicing.layers import fit_attributes
+from spaces.slicing.sizes import set_sizes, sizes_of
 from spaces.slicing.slicer import assign_tensors
-from spaces.space import ModelSpec
+from spaces.space import ModelSpec, SizeName
 from spaces.widths import Widths
 from spaces.zoo import models as zoo
 
@@ -42,12 +43,14 @@ class Header:
         widths: width per variable group.
         aliases: name of a tensor that is the same object as another one (tied weights) -> name of the other one.
         layers: module name -> kind and structure, for every layer that is not plain.
+        sizes: numbers of channels that modules hold in attributes, where the cut has changed them.
     """
 
     spec: ModelSpec | None
     widths: Widths
     aliases: Mapping[str, str]
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sizes: Mapping[SizeName, int] = field(default_factory=dict)
 
 
 def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) -> bytes:
@@ -69,6 +72,8 @@ def to_bytes(net: nn.Module, spec: ModelSpec | None, widths: Mapping[str, int]) 
         for name, module in net.named_modules()
         if getattr(module, "kind", None) in LAYERS
     }
+    if sizes := sizes_of(net):
+        header["sizes"] = [[*name, size] for name, size in sizes.items()]
     header["digest"] = _digest(header, tensors)
     return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(header)})
 
@@ -173,7 +178,8 @@ def _header(data: bytes, source: str) -> Header:
             raise WeightsError(f"{source} has format {header['format']!r}, this version reads {FORMAT!r}")
         spec = header["spec"]
         built = None if spec is None else ModelSpec(str(spec[0]), int(spec[1]), _shape(spec[2]), *spec[3:])
-        return Header(built, Widths(header["widths"]), header["aliases"], header.get("layers", {}))
+        sizes = {SizeName(*name): size for *name, size in header.get("sizes", [])}
+        return Header(built, Widths(header["widths"]), header["aliases"], header.get("layers", {}), sizes)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, SpaceError) as error:
         raise WeightsError(f"{source} has a damaged header; {_WAY_OUT}") from error
 
@@ -230,6 +236,10 @@ def _rebuild(data: bytes, model: nn.Module | None, trust: bool, source: str) -> 
     _check_names(net, tensors, header, source)
     assign_tensors(net, tensors, header.aliases)
     fit_attributes(net)
+    try:
+        set_sizes(net, header.sizes)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{source} holds a size that its network has not ({error}); {_WAY_OUT}") from error
     return net
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, lcm
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from annotated_types import Interval
@@ -77,6 +77,14 @@ class FixedLayer:
 AxisMaps = Mapping[str, Mapping[int, NDArray[np.int64]]]
 
 
+class SizeName(NamedTuple):
+    """Where a size stands: an attribute of a module, or one number of a list or tuple in it."""
+
+    module: str
+    attribute: str
+    place: int | None = None
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """The widths that a network may take, and their cost.
@@ -88,6 +96,7 @@ class SearchSpace:
         axes: the positions of each group's channels in each parameter and buffer.
         spec: builds the dense network again; None for a network that was given as a live module.
         grouped: weight name -> `groups` of that convolution, for convolutions that are neither plain nor depthwise.
+        sizes: numbers of channels that modules hold in attributes, with the channel ids that they count.
         output: which output is taken of a network that gives several; empty for one that gives a single tensor.
     """
 
@@ -98,6 +107,7 @@ class SearchSpace:
     input_shape: tuple[int, int, int]
     spec: ModelSpec | None = None
     grouped: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[SizeName, NDArray[np.int64]] = field(default_factory=dict)
     output: str = ""
 
     @cached_property

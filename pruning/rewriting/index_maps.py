@@ -121,6 +121,11 @@ class NetworkClusters:
         """Return the number of conv groups among which the inputs of a grouped convolution are split; else 1."""
         return self._space.grouped.get(merged.tensor, 1) if merged.summed else 1
 
+    def length(self, ids: NDArray[np.int64]) -> int:
+        """Return how many indices of an axis are left."""
+        index_map = self._index_map(ids)
+        return len(ids) if index_map is None else len(index_map.first)
+
     def _index_map(self, ids: NDArray[np.int64]) -> ClusterIndexMap | None:
         """Return the map of an axis; None when no channels merge. Axes with one array of ids share one map."""
         key = id(ids)

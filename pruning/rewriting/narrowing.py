@@ -46,7 +46,8 @@ def narrow_space(space: SearchSpace, selection: Selection) -> SearchSpace:
         return shared[id(ids)]
 
     axes = {name: {dim: cut(ids) for dim, ids in dims.items()} for name, dims in space.axes.items()}
-    return dataclasses.replace(space, groups=tuple(groups), axes=axes)
+    sizes = {name: cut(ids) for name, ids in space.sizes.items()}
+    return dataclasses.replace(space, groups=tuple(groups), axes=axes, sizes=sizes)
 
 
 def space_of(space: SearchSpace, widths: Widths) -> SearchSpace:

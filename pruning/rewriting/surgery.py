@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.base import PruningError
@@ -91,6 +92,10 @@ class _Merger:
         for merged in self._merged.get(name, ()):
             narrow = self._summed(merged, narrow) if merged.summed else merged.index_map.means(narrow, merged.dim)
         return narrow.to(tensor.device) if narrow is not tensor else tensor.clone()
+
+    def length(self, ids: NDArray[np.int64]) -> int:
+        """Return how many indices of an axis are left."""
+        return self._clusters.length(ids)
 
     def _summed(self, merged: MergedDimension, weight: Tensor) -> Tensor:
         """Sum the inputs of every cluster; each conv group of rows has input channels of its own."""

@@ -1,9 +1,9 @@
 """Slicing: keeps channels of every tensor of a network in one pass over its weights, and rebuilds the network."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spaces.slicing.layers import fit_attributes
-from spaces.space import SearchSpace
+from spaces.slicing.sizes import set_sizes
+from spaces.space import SearchSpace, SizeName
 
 CACHED_ELEMENTS = 2**18  # 1 MiB of float32, about the size of a core's second-level cache
 
@@ -24,8 +25,20 @@ def sliced(model: nn.Module, space: SearchSpace, kept: KeptIds) -> nn.Module:
     return rebuilt(model, space, Slicer(space, kept))
 
 
-def rebuilt(model: nn.Module, space: SearchSpace, narrowed: Callable[[str, Tensor], Tensor]) -> nn.Module:
-    """Return a copy of a network whose parameters and buffers are replaced by the results of `narrowed(name, tensor)`.
+class Narrowing(Protocol):
+    """Makes the tensors of a narrow network from those of the dense one."""
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what becomes of the tensor of that name."""
+        ...
+
+    def length(self, ids: NDArray[np.int64]) -> int:
+        """Return how long an axis with these channels becomes."""
+        ...
+
+
+def rebuilt(model: nn.Module, space: SearchSpace, narrowed: Narrowing) -> nn.Module:
+    """Return a copy of a network whose parameters, buffers and written sizes are those of a narrow one.
 
     Parameters and buffers that are one object in the network (tied weights) stay one object in the copy.
     """
@@ -39,7 +52,14 @@ def rebuilt(model: nn.Module, space: SearchSpace, narrowed: Callable[[str, Tenso
             memo[id(buffer)] = narrowed(name, buffer)
     narrow = copy.deepcopy(model, memo)
     fit_attributes(narrow, space.grouped)
+    set_sizes(narrow, narrow_sizes(space, narrowed))
     return narrow
+
+
+def narrow_sizes(space: SearchSpace, narrowed: Narrowing) -> dict[SizeName, int]:
+    """Return the written sizes that are others in a narrow network."""
+    lengths = {name: narrowed.length(ids) for name, ids in space.sizes.items()}
+    return {name: length for name, length in lengths.items() if length != len(space.sizes[name])}
 
 
 def assign_tensors(net: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
@@ -114,6 +134,10 @@ class Slicer:
         for dim, kept in indices.items():
             tensor = kept.select(tensor, dim)
         return tensor
+
+    def length(self, ids: NDArray[np.int64]) -> int:
+        """Return how many indices of an axis are kept."""
+        return int(self._kept[ids].sum())
 
     def _indices(self, ids: NDArray[np.int64]) -> _KeptIndices | None:
         """Return the kept indices of an axis; None when all are kept."""

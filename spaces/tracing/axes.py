@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,26 @@ from spaces.tracing.operations import Flow
 NO_CHANNEL = -1  # stands in for elements of tensors without channels
 
 
+class Moved(NamedTuple):
+    """The channels of a tensor whose elements were moved.
+
+    Attributes:
+        flow: along the axis that holds the most of them.
+        others: those of every further line along this axis, where the channels lie along several axes (`radix`, heads,
+            the groups of a shuffle). The tensor gets narrower along one axis alone if all lines lose the same indices.
+    """
+
+    flow: Flow
+    others: tuple[Ids, ...] = ()
+
+
 def moved(
     func: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     flow_of: Callable[[Any], Flow | None],
-) -> list[Flow | None] | None:
-    """Return the flow of every tensor that a function gives which only moves elements.
+) -> list[Moved] | None:
+    """Return where the channels go in every tensor that a function gives which only moves elements.
 
     The function is done to the channel ids themselves, spread over the shapes of its arguments.
 
@@ -29,7 +42,7 @@ def moved(
         flow_of: the flow of an argument; None for one without channels.
 
     Returns:
-        None where some output holds channels along several axes, or beside elements that are no channel.
+        None where some output holds a single channel, or channels beside elements that are no channel.
     """
 
     def as_ids(value: Any) -> Any:
@@ -46,8 +59,9 @@ def moved(
             out = func(*tree_map(as_ids, tuple(args)), **tree_map(as_ids, dict(kwargs)))
         except (RuntimeError, IndexError, TypeError):  # torch does not do this to integers
             return None
-    flows = [_gathered(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-    return None if any(flow is None for flow in flows) else flows
+    found = [_gathered(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    known = [one for one in found if one is not None]
+    return known if len(known) == len(found) else None
 
 
 def _spread(flow: Flow, shape: Sequence[int]) -> Tensor:
@@ -55,13 +69,16 @@ def _spread(flow: Flow, shape: Sequence[int]) -> Tensor:
     return ids.reshape([-1 if axis == flow.axis else 1 for axis in range(len(shape))]).expand(tuple(shape)).contiguous()
 
 
-def _gathered(ids: Tensor) -> Flow | None:
-    """Return the only axis along which ids differ, with its ids; None where there is no such axis."""
+def _gathered(ids: Tensor) -> Moved | None:
+    """Return along which axis channels lie; of several the one with the most channels, and the last of equal ones."""
     axes = [axis for axis, size in enumerate(ids.shape) if size > 1 and _differs(ids, axis)]
-    if len(axes) != 1 or bool((ids == NO_CHANNEL).any()):
+    if not axes or bool((ids == NO_CHANNEL).any()):
         return None
-    first = ids.movedim(axes[0], 0).reshape(ids.shape[axes[0]], -1)[:, 0]
-    return Flow(axes[0], first.numpy().copy())
+    corner = ids[tuple(slice(None) if axis in axes else slice(1) for axis in range(ids.ndim))]
+    lines = {axis: corner.movedim(axis, 0).reshape(corner.shape[axis], -1) for axis in axes}
+    chosen = max(axes, key=lambda axis: (len(lines[axis][:, 0].unique()), axis))
+    first, *others = (line.numpy().copy() for line in lines[chosen].unbind(1))
+    return Moved(Flow(chosen, first), tuple(others))
 
 
 def _differs(ids: Tensor, axis: int) -> bool:

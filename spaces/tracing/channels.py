@@ -10,7 +10,8 @@ from spaces.cost import ONE, CostModel, Form, Peak, Polynomial, PolynomialBuilde
 from spaces.errors import TraceError
 from spaces.groups import ChannelGroup
 from spaces.slicing.slicer import KeptIds
-from spaces.space import FixedLayer, SearchSpace
+from spaces.space import FixedLayer, SearchSpace, SizeName
+from spaces.tracing.cells import Cells, cells_of
 from spaces.tracing.labels import ChannelLabels, Ids, signatures
 from spaces.tracing.operations import CountedWeight
 from spaces.tracing.recording import Recorder
@@ -23,7 +24,11 @@ class Channels:
         self._recorder = recorder
         self._components = labels.components()
         self._reasons = labels.fixed_reasons(self._components)
-        self._conv_groups = self._conv_groups_by_channel()
+        self._parted = [
+            self._components[ids].reshape(layer.groups, -1)
+            for layer in recorder.grouped
+            for ids in (layer.inputs, layer.outputs)
+        ]
         self._axes = {
             (name, dim): self._components[ids] for name, dims in recorder.axes.items() for dim, ids in dims.items()
         }
@@ -34,61 +39,54 @@ class Channels:
         ]
         self._id_of = np.full(int(self._components.max(initial=-1)) + 1, -1, dtype=np.int64)
 
-    def _conv_groups_by_channel(self) -> dict[int, int]:
-        """Return channel -> number of equal groups into which grouped layers split the axes that hold the channel."""
-        conv_groups: dict[int, int] = {}
-        for layer in self._recorder.grouped:
-            for ids in (self._components[layer.inputs], self._components[layer.outputs]):
-                for channel in np.unique(ids).tolist():
-                    conv_groups[channel] = int(np.lcm(conv_groups.get(channel, 1), layer.groups))
-        return conv_groups
-
     def groups(self) -> list[ChannelGroup]:
         """Return the groups in the order of the layers that write them."""
-        axes = [*self._axes.values(), *self._activations]
-        fingerprint = signatures(axes, len(self._id_of))
-        for ids in self._recorder.splits:  # parts of one axis stay equally wide, so they are one group
-            channels = self._components[ids]
-            fingerprint[channels] = fingerprint[channels].max()
+        cells = cells_of(signatures([*self._axes.values(), *self._activations], len(self._id_of)), self._parted)
+        written = [self._axes[name, 0] for name in self._recorder.producers]
+        all_written = np.concatenate([np.zeros(0, dtype=np.int64), *written])
         groups: list[ChannelGroup] = []
         start = 0
         taken: dict[str, int] = defaultdict(int)
-        for name in self._recorder.producers:
-            written = self._axes[name, 0]
-            fresh = written[self._id_of[written] < 0]
-            _, first = np.unique(fresh, return_index=True)
-            ordered = fresh[np.sort(first)]
-            for signature in dict.fromkeys(fingerprint[ordered].tolist()):
-                channels = ordered[fingerprint[ordered] == signature]
+        for name, ids in zip(self._recorder.producers, written, strict=True):
+            for number in dict.fromkeys(cells.group_of[ids[self._id_of[ids] < 0]].tolist()):
+                channels = cells.ordered(number, all_written)
                 self._id_of[channels] = np.arange(start, start + len(channels))
                 layer = name.removesuffix(".weight")
                 suffix = f"#{taken[layer]}" if taken[layer] else ""
                 taken[layer] += 1
-                groups.append(self._group(layer + suffix, channels, start))
+                problem = self._problem(channels, cells, number)
+                groups.append(self._group(layer + suffix, channels, start, problem, cells.cells_in(number)))
                 start += len(channels)
         return groups
 
-    def _group(self, name: str, channels: Ids, start: int) -> ChannelGroup:
-        width = len(channels)
-        reason = next((self._reasons[c] for c in channels.tolist() if c in self._reasons), "")
-        conv_groups = self._conv_groups.get(int(channels[0]), 1)
-        if not reason and conv_groups > 1:
-            reason = self._conv_group_problem(channels, conv_groups)
-        if not reason and width == 1:
-            reason = "a single channel"
+    def _problem(self, channels: Ids, cells: Cells, number: int) -> str:
+        """Return the reason why these channels, a group of that number, cannot be cut; empty where they can."""
+        for channel in channels.tolist():
+            if channel in self._reasons:
+                return self._reasons[channel]
+        if number in cells.uneven:
+            layer = self._recorder.grouped[cells.uneven[number] // 2]  # which has two axes
+            where = layer.name.removesuffix(".weight")
+            return f"{where} splits these channels together with others into {layer.groups} groups"
+        if len(channels) == 1:
+            return "a single channel"
+        if cells.cells_in(number) == len(channels):
+            return "every part that must stay as large as the others holds a single one of these channels"
+        return ""
+
+    def _group(self, name: str, channels: Ids, start: int, fixed: str, conv_groups: int) -> ChannelGroup:
         members = set(channels.tolist())
-        producers = self._layers_on(members, 0)
         return ChannelGroup(
             name=name,
-            width=width,
+            width=len(channels),
             floor=1,
-            ceiling=width,
-            divisor=1 if reason else conv_groups,
-            conv_groups=1 if reason else conv_groups,
-            producers=producers,
+            ceiling=len(channels),
+            divisor=1 if fixed else conv_groups,
+            conv_groups=1 if fixed else conv_groups,
+            producers=self._layers_on(members, 0),
             consumers=self._layers_on(members, 1),
             start=start,
-            fixed=reason,
+            fixed=fixed,
         )
 
     def _layers_on(self, members: set[int], dim: int) -> tuple[str, ...]:
@@ -98,19 +96,9 @@ class Channels:
             if not members.isdisjoint(self._axes[name, dim].tolist())
         )
 
-    def _conv_group_problem(self, channels: Ids, conv_groups: int) -> str:
-        """Return the reason why equal groups of these channels cannot shrink together; empty where they can."""
-        for layer in self._recorder.grouped:
-            for ids in (self._components[layer.inputs], self._components[layer.outputs]):
-                present = np.isin(ids, channels)
-                if not present.any():
-                    continue
-                where = layer.name.removesuffix(".weight")
-                if not present.all() or len(ids) != len(channels) or (ids != channels).any():
-                    return f"{where} splits these channels together with others into {layer.groups} groups"
-        if len(channels) % conv_groups:
-            return f"{len(channels)} channels do not divide into {conv_groups} equal groups"
-        return ""
+    def sizes(self) -> dict[SizeName, Ids]:
+        """Return the sizes that modules hold in attributes, with the ids of the channels that they count."""
+        return {name: self._id_of[self._components[ids]] for name, ids in self._recorder.sizes.items()}
 
     def axes(self) -> dict[str, dict[int, Ids]]:
         """Return tensor name -> dimension -> channel id at every index, for the dimensions that hold channels."""

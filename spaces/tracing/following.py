@@ -6,7 +6,7 @@ operation that is not known is taken to treat every channel alike: the proof (`s
 do not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spaces.tracing.axes import equal_parts, moved, reduced
+from spaces.space import SizeName
+from spaces.tracing.axes import Moved, equal_parts, moved, reduced
 from spaces.tracing.labels import ChannelLabels, Ids
 from spaces.tracing.operations import (
     CONCATENATIONS,
@@ -33,6 +34,7 @@ from spaces.tracing.operations import (
     Flow,
     GroupedLayer,
 )
+from spaces.tracing.sizes import WrittenSize, written_bounds, written_parts
 
 
 class ChannelFollower:
@@ -48,7 +50,7 @@ class ChannelFollower:
         self.axes: dict[str, dict[int, Ids]] = {}
         self.counted: list[CountedWeight | CountedActivation] = []
         self.grouped: list[GroupedLayer] = []
-        self.splits: list[Ids] = []  # axes that are cut into equal parts: all their channels are one group
+        self.sizes: dict[SizeName, Ids] = {}  # number in an attribute of a module -> the channels that it counts
         self.producers: list[str] = []  # weights of convolutions and linear layers, in order of execution
         self.lost: list[str] = []  # operations whose channels could not be followed, with their layer
         self.counting = True  # whether operations are counted
@@ -163,7 +165,7 @@ class ChannelFollower:
 
     def _convolution(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        groups = _argument(args, kwargs, 6, "groups", 1)
+        groups = int(_argument(args, kwargs, 6, "groups", 1))
         depthwise = groups == value.shape[1] and (groups > 1 or weight.shape[0] == 1 == value.shape[1])
         weight_name = self._layer_weight(weight)
         if weight_name is None:
@@ -196,6 +198,7 @@ class ChannelFollower:
                     self.labels.fix(ids, f"{name} in {self.layer or 'the network'} takes {kernel}, which is no layer's")
             return self._lose(f"{name} with {f'{kernel}, which is no layer' if kernel else 'a computed weight'}", args)
         self._count(flow, out, prod(weight.shape[1:]))
+        self._note_size(_argument(args, kwargs, 6, "groups", 1), flow.ids)
         for tensor in (weight, _argument(args, kwargs, 2, "bias")):
             if isinstance(tensor, Tensor) and self._name(tensor) is not None:
                 self.labels.unite(flow.ids, self.axes[self._name(tensor) or ""][0])
@@ -246,10 +249,12 @@ class ChannelFollower:
             parameter = self._name(tensor)
             if parameter is not None:
                 self.labels.unite(flow.ids, self.axes[parameter][flow.axis - first])
+        if inside and name in ("layer_norm", "rms_norm"):
+            self._note_size(_argument(args, kwargs, 1, "normalized_shape")[flow.axis - first], flow.ids)
         self._count(flow, value, per_element)
         self._normalises = inside and name in OVER_CHANNELS
         if name == "group_norm":
-            groups = _argument(args, kwargs, 1, "num_groups")
+            groups = int(_argument(args, kwargs, 1, "num_groups"))
             self.grouped.append(GroupedLayer(self.layer, groups, flow.ids, flow.ids))
         self._set(out, flow)
 
@@ -309,17 +314,47 @@ class ChannelFollower:
         after = moved(func, args, kwargs, self._flow)
         if after is None:
             return self._lose(self._text, [args, kwargs])
-        whole = flows[0].ids
-        if len(flows) == 1 and any(flow is not None and len(flow.ids) < len(whole) for flow in after):
-            blocks = equal_parts(whole, [flow.ids for flow in after if flow is not None])
-            if blocks == len(whole):
+        parts = [one.flow.ids for one in after]
+        written = self._note_sizes(args, kwargs, flows[0], after, outs[0].ndim)
+        if len(flows) == 1 and not written and any(len(part) < len(flows[0].ids) for part in parts):
+            blocks = equal_parts(flows[0].ids, parts)
+            if blocks == len(flows[0].ids):
                 return self._lose(f"{name} into single channels", [args, kwargs])
             if blocks > 1:
-                self.splits.append(whole)
-                self.grouped.append(GroupedLayer(self.layer, blocks, whole, whole))
-        for result, flow in zip(outs, after, strict=True):
-            if flow is not None:
-                self._set(result, flow)
+                self.grouped.append(GroupedLayer(self.layer, blocks, flows[0].ids, flows[0].ids))
+        for result, (flow, others) in zip(outs, after, strict=True):
+            for line in others:
+                self.labels.unite(flow.ids, line)
+            self._set(result, flow)
+
+    def _note_sizes(self, args: Any, kwargs: Any, whole: Flow, after: Sequence[Moved], ndim: int) -> bool:
+        """Note which channels the written sizes count that a move was given.
+
+        Args:
+            whole: the channels that enter.
+            after: those of the tensors that it gives.
+            ndim: dimensions of these tensors.
+
+        Returns:
+            Whether they part an axis at places of their own, so that its parts need not stay equally wide.
+        """
+        parts, axis = [one.flow.ids for one in after], after[0].flow.axis
+        sizes = [value for value in [*args[1:], *kwargs.values()] if not isinstance(value, Tensor)]
+        bounds = [pair for index in sizes for pair in written_bounds(index, whole.axis, whole.ids)]
+        lists = [value for value in sizes if isinstance(value, tuple | list) and len(value) == len(parts) > 1]
+        ends = [pair for sizes_of_parts in lists for pair in written_parts(sizes_of_parts, parts)]
+        for size, ids in bounds + ends:
+            self._note_size(size, ids)
+        flat = tree_leaves(sizes) if not bounds + ends else []
+        for size in flat[axis : axis + 1] if len(flat) == ndim else flat:  # a shape, or the length of all parts
+            self._note_size(size, parts[0])
+        return bool(bounds or ends)
+
+    def _note_size(self, size: Any, ids: Ids) -> None:
+        """Note that a number counts these channels, if it was written in an attribute and is as large."""
+        counted = size.counted(ids) if isinstance(size, WrittenSize) else None
+        if counted is not None:
+            self.sizes.setdefault(size.name, counted)
 
     def _reduction(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         value = _argument(args, kwargs, 0, "input")

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from spaces.cost import Cost
 from spaces.counting import count_by_layer, peak_activations
 from spaces.slicing.layers import fit_attributes
-from spaces.slicing.slicer import KeptIds, Slicer, assign_tensors, sliced
+from spaces.slicing.sizes import set_sizes
+from spaces.slicing.slicer import KeptIds, Slicer, assign_tensors, narrow_sizes, sliced
 from spaces.space import SearchSpace
 from spaces.tracing.channels import Channels
 from spaces.tracing.labels import Ids
@@ -172,6 +173,7 @@ def _reloaded(net: nn.Module, space: SearchSpace, kept: KeptIds) -> nn.Module:
     narrow = copy.deepcopy(net)
     assign_tensors(narrow, tensors, aliases)
     fit_attributes(narrow)
+    set_sizes(narrow, narrow_sizes(space, slicer))
     return narrow
 
 

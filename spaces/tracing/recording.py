@@ -17,6 +17,7 @@ from spaces.errors import TraceError
 from spaces.tracing.following import ChannelFollower
 from spaces.tracing.labels import ChannelLabels, Ids
 from spaces.tracing.operations import VALUES, Flow, RecordedTensor, Step
+from spaces.tracing.sizes import remembered_sizes
 
 MOST_STEPS = 200_000  # a deeper network is taken for one that never ends
 
@@ -157,7 +158,8 @@ def record_forward(recorder: Recorder, model: nn.Module, image: Tensor) -> Recor
     """
     lives = TensorLives(image) if recorder.counting else None
     recorder.lives = lives or recorder.lives
-    with following_layers(model, recorder.enter_layer, recorder.leave_layer), lives or nullcontext():
+    layers = following_layers(model, recorder.enter_layer, recorder.leave_layer)
+    with layers, remembered_sizes(model), lives or nullcontext():
         recorder.enter(image, "input image")
         with recorder:
             output = model(image)

@@ -121,7 +121,7 @@ def _space(
     """Return the space that follows from a recording and what has been fixed so far, and the channels of its ids."""
     channels = Channels(recorder, recorder.labels)
     groups = channels.groups()
-    axes = channels.axes()
+    axes, sizes = channels.axes(), channels.sizes()
     cost_model = channels.cost_model(groups, counts[""])
     space = SearchSpace(
         groups=tuple(groups),
@@ -131,6 +131,7 @@ def _space(
         input_shape=(int(image.shape[1]), int(image.shape[2]), int(image.shape[3])),
         spec=spec,
         grouped={layer.name: layer.groups for layer in recorder.grouped if layer.name in axes},
+        sizes={name: ids for name, ids in sizes.items() if (ids >= 0).any()},
     )
     return space, channels
 
