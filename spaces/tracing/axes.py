@@ -102,14 +102,17 @@ def equal_parts(whole: Ids, parts: Sequence[Ids]) -> int:
     return len(whole) // block
 
 
-def reduced(flow: Flow, ndim: int, dims: int | Sequence[int] | None, keep: bool) -> Flow | None:
-    """Return the flow after a reduction; None where the channel axis itself is reduced.
+def reduced_axes(ndim: int, dims: int | Sequence[int] | None) -> set[int]:
+    """Return the axes that a reduction over `dims` reduces; None, and no dimension, stand for all."""
+    return {d % ndim for d in ([dims] if isinstance(dims, int) else dims or range(ndim))}
+
+
+def reduced(flow: Flow, ndim: int, dims: int | Sequence[int] | None, keep: bool) -> Flow:
+    """Return the flow after a reduction of other axes than that of the channels.
 
     Args:
-        dims: reduced dimensions; None stands for all.
+        dims: as `reduced_axes` takes them.
         keep: whether reduced dimensions stay, with size one.
     """
-    gone = {d % ndim for d in ([dims] if isinstance(dims, int) else dims or range(ndim))}
-    if flow.axis in gone:
-        return None
+    gone = reduced_axes(ndim, dims)
     return Flow(flow.axis - (0 if keep else sum(d < flow.axis for d in gone)), flow.ids)

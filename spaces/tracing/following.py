@@ -16,16 +16,18 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from spaces.space import SizeName
-from spaces.tracing.axes import Moved, equal_parts, moved, reduced
+from spaces.tracing.axes import Moved, equal_parts, moved, reduced, reduced_axes
 from spaces.tracing.labels import ChannelLabels, Ids
 from spaces.tracing.operations import (
     CONCATENATIONS,
     CONVOLUTIONS,
     INTERPOLATED,
+    MEANS,
     MIXING,
     MOVES,
     NORMALISATIONS,
     OVER_CHANNELS,
+    OVER_WEIGHTS,
     POOLED,
     REDUCTIONS,
     TRANSPOSED,
@@ -57,6 +59,7 @@ class ChannelFollower:
         self._layers: list[str] = []  # that are being computed, the innermost last
         self._flows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensors that do not depend on the image
+        self._standardised: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of these, those a norm went into
         self._reads: Flow | None = None  # of the function that is being followed
         self._normalises = False
         self._text = ""
@@ -92,9 +95,9 @@ class ChannelFollower:
         else:
             self._count_resampling(plain, args, kwargs, out)
             self._elementwise(plain, args, kwargs, out)
-        self._note_origin(args, kwargs, out)
+        self._note_origin(plain, args, kwargs, out)
 
-    def _note_origin(self, args: Any, kwargs: Any, out: Any) -> None:
+    def _note_origin(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Remember tensors that are computed from a weight without the image, such as a standardised weight."""
         tensors = [leaf for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]
         if not tensors or not all(self._name(tensor) or tensor in self._origins for tensor in tensors):
@@ -105,9 +108,12 @@ class ChannelFollower:
             flow, outputs = self._flow(tensor), self.axes[origin or ""][0]
             if flow is not None and len(flow.ids) == len(outputs):
                 self.labels.unite(flow.ids, outputs)
+        standardised = name in OVER_WEIGHTS or any(tensor in self._standardised for tensor in tensors)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and self._name(leaf) is None:
                 self._origins[leaf] = origin
+                if standardised:
+                    self._standardised[leaf] = True
 
     def _origin(self, value: Tensor) -> str | None:
         """Return the parameter of several axes that a tensor is, or is computed from."""
@@ -161,6 +167,7 @@ class ChannelFollower:
             return None
         if origin not in self.producers:
             self.producers.append(origin)
+        self._normalises = weight in self._standardised
         return origin
 
     def _convolution(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -364,8 +371,14 @@ class ChannelFollower:
             return self._elementwise(name, args, kwargs, out)
         if flow is None:
             return
+        over_channels = flow.axis in reduced_axes(value.ndim, dims)
+        corrected = name in ("std", "var") and kwargs.get("correction", kwargs.get("unbiased", 1))
+        if over_channels and len(outs) == 1 and name in MEANS | {"sum"} and not corrected:
+            # A sum needs the removed channels at zero; a mean over fewer channels is another one, as in a layer norm.
+            self._reads, self._normalises = (flow, False) if name == "sum" else (None, True)
+            return
         after = reduced(flow, value.ndim, dims, outs[0].ndim == value.ndim)
-        if after is None or after.axis >= outs[0].ndim or outs[0].shape[after.axis] != len(after.ids):
+        if over_channels or after.axis >= outs[0].ndim or outs[0].shape[after.axis] != len(after.ids):
             return self._lose(f"{name} over channels", [args, kwargs])
         for result in outs:
             self._set(result, after)

@@ -67,7 +67,8 @@ class Step:
         entering: channel ids of every activation that entered.
         leaves: its outputs; `structure` puts them together again.
         reads: channels of the activation over which a weight sums; None for an operation without such a weight.
-        normalises: whether it is known to normalise over the channels, so that a narrow network gives other values.
+        normalises: whether it is known to normalise over the channels, be it its weight, so that a narrow network gives
+            other values.
     """
 
     name: str
@@ -93,6 +94,9 @@ TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 NORMALISATIONS = {"batch_norm": 2, "layer_norm": 5, "group_norm": 5, "instance_norm": 5, "rms_norm": 0}
 OVER_CHANNELS = {"layer_norm", "group_norm", "rms_norm"}
 REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "max", "min", "median"}
+MEANS = {"mean", "std", "var", "amax", "amin"}  # of channels that are equal in pairs, one of each pair gives the same
+# Functions that make each value of a weight depend on others: a filter of fewer inputs is standardised by these alone.
+OVER_WEIGHTS = {*NORMALISATIONS, *REDUCTIONS, "std_mean", "var_mean", "norm", "vector_norm", "linalg_vector_norm"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
 VIEWS = {  # mostly without a copy
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "__get__", "t"),

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from spaces.tracing.labels import Ids
 from spaces.tracing.operations import Flow, RecordedTensor, Step
-from spaces.tracing.recording import following_layers, is_step
+from spaces.tracing.recording import following_layers, is_step, kept_attributes
 
 # A sum of float32 in another order differs by about 1e-6 of the largest value, and deep networks amplify this; a wrong
 # channel differs by about as much as the values themselves.
@@ -36,7 +36,8 @@ class Pass(TorchFunctionMode):
 
     def run(self, net: nn.Module, image: Tensor) -> Any:
         """Run the network on an image and return its outputs."""
-        with following_layers(net, lambda name, _: self.layers.append(name), self.layers.pop), self:
+        layers = following_layers(net, lambda name, _: self.layers.append(name), self.layers.pop)
+        with layers, kept_attributes(net), self:
             return net(image)
 
     def _next(self, name: str) -> Step:

@@ -138,7 +138,7 @@ def _output_faults(
 
 def _run(following: Pass, net: nn.Module, image: Tensor, recorder: Recorder) -> Fault | None:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             following.run(net, image)
     except Exception as error:  # the network may raise anything

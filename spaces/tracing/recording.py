@@ -149,6 +149,31 @@ def following_layers(
             handle.remove()
 
 
+@contextmanager
+def kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Give the attributes of all modules back what they held, so that nothing that a pass has cached stays behind."""
+    held = [(module, {name: _copied(value) for name, value in _own(module).items()}) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in held:
+            for name in _own(module):
+                del vars(module)[name]
+            vars(module).update(attributes)
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module that torch does not manage."""
+    return {name: value for name, value in vars(module).items() if name not in _MANAGED}
+
+
+def _copied(value: Any) -> Any:
+    return type(value)(value) if type(value) in (dict, list, set) else value
+
+
+_MANAGED = set(vars(nn.Module()))
+
+
 def record_forward(recorder: Recorder, model: nn.Module, image: Tensor) -> Recorder:
     """Run one forward pass under a recorder of the same network, and return the recorder.
 
@@ -159,7 +184,7 @@ def record_forward(recorder: Recorder, model: nn.Module, image: Tensor) -> Recor
     lives = TensorLives(image) if recorder.counting else None
     recorder.lives = lives or recorder.lives
     layers = following_layers(model, recorder.enter_layer, recorder.leave_layer)
-    with layers, remembered_sizes(model), lives or nullcontext():
+    with layers, kept_attributes(model), remembered_sizes(model), lives or nullcontext():
         recorder.enter(image, "input image")
         with recorder:
             output = model(image)

@@ -53,8 +53,8 @@ class WrittenSize(int):
 
     @override
     def __floordiv__(self, other: Any) -> Any:
-        whole = type(other) is int and other > 0 and int(self) % other == 0
-        return self._times(Fraction(1, other)) if whole else int.__floordiv__(self, other)
+        whole = isinstance(other, int) and other > 0 and int(self) % other == 0
+        return self._times(Fraction(1, int(other))) if whole else int.__floordiv__(self, other)
 
     @override
     def __neg__(self) -> "WrittenSize":

@@ -16,7 +16,7 @@ def plain(flow):
 
 def after(func, *args, flow=CHANNELS, image=IMAGE, **kwargs):
     found = moved(func, (image, *args), kwargs, lambda value: flow if value is image else None)
-    return None if found is None else [plain(flow) for flow in found]
+    return None if found is None else [plain(one.flow) for one in found]
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,20 @@ def test_a_move_shows_where_channels_go(func, args, expected):
     assert after(func, *args) == expected
 
 
-def test_channels_along_two_axes_cannot_be_followed():
-    assert after(torch.reshape, (1, 2, 2, 2, 2)) is None
-    assert after(torch.nn.functional.pixel_shuffle, 2) is None
+def test_channels_along_several_axes_lie_along_the_longest_and_the_other_lines_are_told():
+    image = torch.empty(1, 6, 2, 2)
+    flow = Flow(1, np.arange(6))
+    (found,) = moved(torch.reshape, (image, (1, 2, 3, 2, 2)), {}, lambda value: flow if value is image else None)
+    assert plain(found.flow) == (2, [0, 1, 2])
+    assert [line.tolist() for line in found.others] == [[3, 4, 5]]
+
+
+def test_a_pixel_shuffle_lets_four_channels_become_one():
+    image = torch.empty(1, 12, 2, 2)
+    flow = Flow(1, np.arange(12))
+    (found,) = moved(torch.pixel_shuffle, (image, 2), {}, lambda value: flow if value is image else None)
+    assert plain(found.flow) == (1, [0, 4, 8])
+    assert {tuple(line.tolist()) for line in found.others} == {(0, 4, 8), (1, 5, 9), (2, 6, 10), (3, 7, 11)}
 
 
 def test_channels_beside_other_elements_cannot_be_followed():
