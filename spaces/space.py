@@ -22,6 +22,7 @@ from spaces.widths import Widths
 
 WIDE = 128  # from this width up the default divisor is 8: vector units work on multiples of 8 channels
 WIDE_DIVISOR = 8
+FEWEST_WIDTHS = 4  # that the default divisor leaves; channels in many equal groups then take the number of these groups
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class SpaceConfig:
     """How the space is bounded.
 
     Attributes:
-        divisor: widths are multiples of it; 0 takes 1 for groups under 128 channels and 8 from there up.
+        divisor: widths are multiples of it, and of the number of equal groups into which convolutions split them; 0
+            takes 1 for groups under 128 channels and 8 from there up, where that leaves four widths at least.
         floor: no group falls under this share of its dense width, rounded up to the divisor.
         skip: name patterns of layers that keep their dense width, e.g. "layer4.*".
         only: when given, only layers that match one of these patterns vary.
@@ -238,8 +240,10 @@ def _restrict_group(group: ChannelGroup, config: SpaceConfig) -> ChannelGroup:
         return dataclasses.replace(group, fixed="kept by --skip")
     if config.only and not _matches(group, config.only):
         return dataclasses.replace(group, fixed="not named by --only")
-    divisor = config.divisor or (WIDE_DIVISOR if group.width >= WIDE else 1)
-    divisor = min(lcm(divisor, group.conv_groups), group.width)
+    divisor = lcm(config.divisor or (WIDE_DIVISOR if group.width >= WIDE else 1), group.conv_groups)
+    if not config.divisor and FEWEST_WIDTHS * divisor > group.width:
+        divisor = group.conv_groups
+    divisor = min(divisor, group.width)
     low, high = config.floor, 1.0
     for pattern, least, most in config.bounds:
         if _matches(group, [pattern]):

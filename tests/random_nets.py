@@ -44,6 +44,13 @@ class Standardised(nn.Conv2d):
         return functional.conv2d(x, weight, self.bias, padding=1)
 
 
+class Centred(nn.Module):
+    """Subtracts the mean over the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(1, keepdim=True)
+
+
 def conv(width: int, out: int, kernel: int = 3, **options: int) -> nn.Conv2d:
     return nn.Conv2d(width, out, kernel, padding=kernel // 2, **options)
 
@@ -96,7 +103,8 @@ def moves(rng: random.Random, width: int) -> Piece:
             lambda x: x.view(x.shape[0], width, -1).view(x.shape[0], width, *x.shape[2:]),
             lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, x.shape[2:]),
             lambda x: x.softmax(1) * x,
-            lambda x: x - x.mean(1, keepdim=True),
+            lambda x: x.view(x.shape[0], 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2),
+            lambda x: x.view(x.shape[0], 2, -1, *x.shape[2:]).softmax(1).flatten(1, 2),
         ]
     )
     return Piece(function, width)
@@ -111,6 +119,30 @@ def split(rng: random.Random, width: int) -> Piece:
         return torch.cat([left, right, c(right)], 1)
 
     return Piece(function, width + half, conv(half, half))
+
+
+class Written(nn.Module):
+    """Parts an image at widths that are written in attributes; the parts that remain go around the convolution."""
+
+    def __init__(self, width: int, first: int, kind: str) -> None:
+        super().__init__()
+        self.first, self.parts, self.width, self.kind = first, [first, width - first], width, kind
+        self.inner = conv(width // 2 if kind == "halves" else first, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "list":
+            left, right = x.split(self.parts, 1)
+        elif self.kind == "slices":
+            left, right = x[:, : self.first], x[:, self.first :]
+        else:
+            left, right = x.split(self.width // 2, 1)
+        return torch.cat([functional.relu(self.inner(left)), right, x.reshape(-1, self.width, *x.shape[2:])], 1)
+
+
+def written(rng: random.Random, width: int) -> Piece:
+    kind, first = rng.choice(["list", "slices", "halves"]), rng.choice([3, width // 2])
+    rest = width // 2 if kind == "halves" else width - first
+    return Piece(lambda x, n: n(x), 6 + rest + width, Written(width, first, kind))
 
 
 def partial(rng: random.Random, width: int) -> Piece:
@@ -129,7 +161,9 @@ def gate(rng: random.Random, width: int) -> Piece:
 
 
 def channel_norm(rng: random.Random, width: int) -> Piece:
-    kind = rng.choice(["group", "layer", "rms", "bare", "positions"])
+    kind = rng.choice(["group", "layer", "rms", "bare", "positions", "centred"])
+    if kind == "centred":
+        return Piece(lambda x, n: n(x), width, Centred())
     if kind == "group":
         return Piece(lambda x, n: n(x), width, nn.GroupNorm(2, width))
     if kind == "positions":
@@ -175,7 +209,21 @@ def special(rng: random.Random, width: int) -> Piece:
     return Piece(product, width)
 
 
-PIECES = (plain, residual, concat, repeats, depthwise, moves, split, partial, gate, channel_norm, own_norm, special)
+PIECES = (
+    plain,
+    residual,
+    concat,
+    repeats,
+    depthwise,
+    moves,
+    split,
+    written,
+    partial,
+    gate,
+    channel_norm,
+    own_norm,
+    special,
+)
 
 
 def piece(rng: random.Random, width: int, depth: int = 0) -> Piece:

@@ -5,7 +5,7 @@ Channels that fill all parts alike are a group of their own; those that fill som
 whose cells stay equally large, so that the parts stay equal whatever else is cut.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -21,16 +21,18 @@ class Cells:
     Attributes:
         group_of: number of the group of every channel, shape (channels,).
         cell_of: number of the kind of cell of every channel, shape (channels,); a kind may fill several cells.
-        uneven: number of a group -> the axis, among those that must keep equal parts, whose parts it fills unequally.
     """
 
     group_of: Ids
     cell_of: Ids
-    uneven: Mapping[int, int]
+
+    def members(self, group: int) -> Ids:
+        """Return the channels of a group."""
+        return np.flatnonzero(self.group_of == group).astype(np.int64)
 
     def cells_in(self, group: int) -> int:
         """Return into how many equally large cells a group is parted."""
-        _, counts = np.unique(self.cell_of[self.group_of == group], return_counts=True)
+        _, counts = np.unique(self.cell_of[self.members(group)], return_counts=True)
         return int(counts.sum()) // gcd(*counts.tolist())
 
     def ordered(self, group: int, channels: Ids) -> Ids:
@@ -60,8 +62,7 @@ def cells_of(signatures: Ids, parted: Sequence[Ids]) -> Cells:
             uneven = _uneven(group_of, axis)
             if len(uneven) > 1:
                 group_of, joined = np.where(np.isin(group_of, uneven), uneven[0], group_of), True
-    found = {int(group): number for number, axis in enumerate(parted) for group in _uneven(group_of, axis)}
-    return Cells(group_of, cell_of, found)
+    return Cells(group_of, cell_of)
 
 
 def _kinds(axis: Ids, channels: int) -> Ids:
@@ -75,7 +76,7 @@ def _kinds(axis: Ids, channels: int) -> Ids:
 
 
 def _uneven(group_of: Ids, axis: Ids) -> Ids:
-    """Return the groups that do not fill all parts of an axis alike."""
+    """Return the groups that do not fill all parts of an axis alike; together they do, because the parts are equal."""
     numbers, index = np.unique(group_of[axis], return_inverse=True)
     counts = np.zeros((len(numbers), len(axis)), dtype=np.int64)
     np.add.at(counts, (index.reshape(axis.shape), np.arange(len(axis))[:, None]), 1)

@@ -61,13 +61,12 @@ class Channels:
 
     def _problem(self, channels: Ids, cells: Cells, number: int) -> str:
         """Return the reason why these channels, a group of that number, cannot be cut; empty where they can."""
-        for channel in channels.tolist():
+        members = cells.members(number)
+        for channel in (*channels.tolist(), *members.tolist()):
             if channel in self._reasons:
                 return self._reasons[channel]
-        if number in cells.uneven:
-            layer = self._recorder.grouped[cells.uneven[number] // 2]  # which has two axes
-            where = layer.name.removesuffix(".weight")
-            return f"{where} splits these channels together with others into {layer.groups} groups"
+        if len(members) > len(channels):
+            return "a layer splits these channels into equal groups together with some that no layer writes"
         if len(channels) == 1:
             return "a single channel"
         if cells.cells_in(number) == len(channels):

@@ -30,6 +30,7 @@ from spaces.tracing.operations import (
     OVER_WEIGHTS,
     POOLED,
     REDUCTIONS,
+    SHUFFLES,
     TRANSPOSED,
     CountedActivation,
     CountedWeight,
@@ -91,6 +92,8 @@ class ChannelFollower:
         if handler is not None:
             handler(plain, args, kwargs, out)
         elif plain in MOVES:
+            if plain in SHUFFLES:
+                self._tie_blocks(_argument(args, kwargs, 0, "input"), int(_argument(args, kwargs, 1, "groups")))
             self._move(func, plain, args, kwargs, out)
         else:
             self._count_resampling(plain, args, kwargs, out)
@@ -333,6 +336,13 @@ class ChannelFollower:
             for line in others:
                 self.labels.unite(flow.ids, line)
             self._set(result, flow)
+
+    def _tie_blocks(self, value: Tensor, blocks: int) -> None:
+        """Unite the channels that stand at one place of each of the equal blocks of an activation."""
+        flow = self._flow(value)
+        if flow is not None:
+            for block in flow.ids.reshape(blocks, -1):
+                self.labels.unite(flow.ids[: len(block)], block)
 
     def _note_sizes(self, args: Any, kwargs: Any, whole: Flow, after: Sequence[Moved], ndim: int) -> bool:
         """Note which channels the written sizes count that a move was given.

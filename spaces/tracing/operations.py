@@ -104,11 +104,12 @@ VIEWS = {  # mostly without a copy
     *("chunk", "split", "tensor_split", "unsafe_chunk", "unsafe_split", "split_with_sizes", "unbind", "__getitem__"),
     *("narrow", "select", "diagonal"),
 }
+SHUFFLES = {"channel_shuffle", "native_channel_shuffle"}  # right if every block of channels loses the same indices
 # Functions that only move elements, or repeat or leave out some: done to channel ids, they show where channels go.
 MOVES = VIEWS | {
     *("rot90", "flip", "roll", "fliplr", "repeat", "tile", "repeat_interleave", "hstack", "vstack"),
     *("index_select", "take_along_dim", "gather", "unfold"),
-    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+    *("pixel_shuffle", "pixel_unshuffle", *SHUFFLES),
 }
 # Functions that give Python values: what follows may depend on them, and is recorded as this pass took it.
 VALUES = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "numpy"}

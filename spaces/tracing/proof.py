@@ -28,7 +28,7 @@ from spaces.tracing.channels import Channels
 from spaces.tracing.labels import Ids
 from spaces.tracing.operations import RecordedTensor
 from spaces.tracing.passes import DensePass, NarrowPass, Pass, PathError
-from spaces.tracing.recording import Recorder, following_layers
+from spaces.tracing.recording import Recorder, following_layers, kept_attributes
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,9 @@ def activations_agree(space: SearchSpace, net: nn.Module, seed: int) -> bool:
 
 
 def _peaks_agree(space: SearchSpace, net: nn.Module, seed: int) -> bool:
-    if peak_activations(net, space.input_shape) != space.dense_cost.activations:
+    with kept_attributes(net):
+        dense = peak_activations(net, space.input_shape)
+    if dense != space.dense_cost.activations:
         return False
     kept = next(iter(halves(space, seed)))
     widths = {group.name: int(kept[group.start : group.start + group.width].sum()) for group in space.variable}

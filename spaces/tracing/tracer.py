@@ -21,7 +21,7 @@ from spaces.space import ModelSpec, SearchSpace, SpaceConfig
 from spaces.tracing.channels import Channels
 from spaces.tracing.labels import ChannelLabels
 from spaces.tracing.proof import Fault, activations_agree, faults_of, with_distinct_channels
-from spaces.tracing.recording import Recorder, record_forward
+from spaces.tracing.recording import Recorder, kept_attributes, record_forward
 from spaces.zoo.outputs import taken_output
 
 MOST_ROUNDS = 50  # of fixing what the proof found; each finds all faults up to the first that stops the network
@@ -111,7 +111,7 @@ def _explained(step: str) -> Iterator[None]:
 
 
 def _counted(net: nn.Module, image: Tensor) -> dict[str, int]:
-    with _explained("fvcore's count"):
+    with _explained("fvcore's count"), kept_attributes(net):
         return count_by_layer(net, (int(image.shape[1]), int(image.shape[2]), int(image.shape[3])))
 
 

@@ -2,7 +2,8 @@
 
 Every network is traced in a process of its own, on one thread, within `--cpu-seconds`. What the trace claims is then
 held against a random narrow network: fvcore's count, the outputs of the dense network with the removed channels at zero
-(where no layer normalises over channels), and a reload from the checkpoint. An outcome is one of
+(where a layer normalises over channels: those of the network whose channels are equal in pairs, one of each pair left),
+and a reload from the checkpoint. An outcome is one of
 
 - all: every group may vary (but the outputs, and groups of one channel),
 - most, some: more than half of the groups, or fewer,
@@ -10,9 +11,13 @@ held against a random narrow network: fvcore's count, the outputs of the dense n
 - hang: the time was up,
 - wrong: a claim does not hold, or an error that is none of ours.
 
+torch-pruning stands beside: whether it halves the channels of every layer but the last one, by its own graph and within
+the same time, and the network then runs, trains and gives as many classes.
+
 The same command continues a study that was stopped; `--minutes` ends it after a time. It needs `slimfront[timm]`.
 """
 
+import copy
 import json
 import random
 import resource
@@ -26,10 +31,10 @@ from typing import Any
 
 import torch
 from harness import Rows, print_table, rows_of, study_parser
-from masked_nets import OVER_CHANNELS, masked, random_selection
+from masked_nets import masked, normalises_over_channels, pairs, random_selection, with_equal_pairs
 
 from pruning import checkpoint
-from pruning.rewriting.surgery import slice_channels
+from pruning.rewriting.surgery import merge_channels, slice_channels
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
 from spaces.space import ModelSpec, SearchSpace
@@ -60,6 +65,7 @@ NAMES = """
 @dataclass(frozen=True)
 class Network:
     name: str
+    library: str = "slimfront"
 
 
 def flaw_of(net: torch.nn.Module, space: SearchSpace, spec: ModelSpec) -> str:
@@ -75,10 +81,17 @@ def flaw_of(net: torch.nn.Module, space: SearchSpace, spec: ModelSpec) -> str:
         back = checkpoint.from_bytes(checkpoint.to_bytes(narrow, spec, widths)).eval()
         if not torch.equal(back(image), out):
             return "it is another after a reload"
-    if any(isinstance(module, OVER_CHANNELS) for module in net.modules()):
-        return ""
-    dense = masked(net, space, selection, image)
-    return "" if (out - dense).abs().max() <= TOLERANCE * dense.abs().max() else "its outputs are not the masked ones"
+    if not normalises_over_channels(net):
+        return "" if _near(out, masked(net, space, selection, image)) else "its outputs are not the masked ones"
+    clusters = pairs(net, space)
+    equal = with_equal_pairs(copy.deepcopy(net), space, clusters)
+    with torch.no_grad():
+        merged, whole = merge_channels(equal, space, clusters)(image), equal(image)
+    return "" if _near(merged, whole) else "merging channels that are equal in pairs changes the outputs"
+
+
+def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return bool((one - other).abs().max() <= TOLERANCE * other.abs().max())
 
 
 def outcome_of(name: str, cpu_seconds: int) -> dict[str, Any]:
@@ -111,6 +124,30 @@ def outcome_of(name: str, cpu_seconds: int) -> dict[str, Any]:
     }
 
 
+def torch_pruning_outcome(name: str, cpu_seconds: int) -> dict[str, Any]:
+    """Halve a network with torch-pruning; the outcome is "ok", or "failed" and why."""
+    import torch_pruning
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    side = SIDES.get(name, 64)
+    net = build(ModelSpec(f"timm/{name}", CLASSES, (3, side, side))).eval()
+    image = torch.randn(2, 3, side, side)
+    params = sum(parameter.numel() for parameter in net.parameters())
+    _limit(int(time.process_time()) + cpu_seconds)
+    last = [module for module in net.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)][-1]
+    try:
+        importance = torch_pruning.importance.MagnitudeImportance(p=2)
+        torch_pruning.pruner.BasePruner(net, image, importance, pruning_ratio=0.5, ignored_layers=[last]).step()
+        out = net(image)
+        net.train()(image).sum().backward()
+    except Exception as error:  # whatever the library or the network raises is its outcome
+        return {"outcome": "failed", "why": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
+    left = sum(parameter.numel() for parameter in net.parameters()) / params
+    ok = out.shape == (2, CLASSES) and left < 1
+    return {"outcome": "ok" if ok else "failed", "why": f"{left:.0%} of the parameters are left"}
+
+
 def _limit(cpu_seconds: int) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, most))
@@ -119,6 +156,7 @@ def _limit(cpu_seconds: int) -> None:
 def measured(network: Network, cpu_seconds: int) -> Mapping[str, Any]:
     """Run `outcome_of` in a process of its own."""
     command = [sys.executable, __file__, "--only", network.name, "--cpu-seconds", str(cpu_seconds)]
+    command += ["--library", network.library]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode < 0:
         return {"outcome": "hang", "seconds": cpu_seconds, "why": f"killed by signal {-ran.returncode}"}
@@ -149,25 +187,40 @@ def print_report(rows: Rows) -> None:
         if values["outcome"] != "all"
     ]
     print_table("Not all free", ["network", "outcome", "groups free", "commonest reason"], less)
+    print_peer(rows, done)
     slowest = sorted(done, key=lambda name: -done[name].get("seconds", 0.0))[:3]
     print("\nslowest: " + ", ".join(f"{name} {done[name].get('seconds', 0.0):.0f} s of CPU" for name in slowest))
+
+
+def print_peer(rows: Rows, done: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what torch-pruning did to the same networks."""
+    peer = {name: values for name in done if (values := rows.of(Network(name, "torch-pruning"))) is not None}
+    failed = [name for name, values in peer.items() if values["outcome"] != "ok"]
+    ours = sum(done[name]["outcome"] in ("all", "most") for name in peer)
+    lines = [["slimfront, more than half of the groups free", f"{ours} of {len(peer)}", ""]]
+    lines += [["torch-pruning, half width", f"{len(peer) - len(failed)} of {len(peer)}", ", ".join(failed)]]
+    print_table("torch-pruning beside it", ["library", "networks", "failed"], lines)
+    for name in failed:
+        print(f"torch-pruning, {name}: {peer[name]['why']}")
 
 
 def main() -> None:
     parser = study_parser("timm_models", __doc__, seeds=1)
     parser.add_argument("--only", metavar="NAME", help="print the outcome of one network as JSON")
+    parser.add_argument("--library", choices=("slimfront", "torch-pruning"), default="slimfront", help="for --only")
     parser.add_argument("--cpu-seconds", type=int, default=60, help="of a trace")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no network after this time")
     flags = parser.parse_args()
     if flags.only:
-        print(json.dumps(outcome_of(flags.only, flags.cpu_seconds)))
+        outcome = torch_pruning_outcome if flags.library == "torch-pruning" else outcome_of
+        print(json.dumps(outcome(flags.only, flags.cpu_seconds)))
         return
     rows = rows_of(flags, cpu_seconds=flags.cpu_seconds, classes=CLASSES)
     began = time.monotonic()
-    for network in map(Network, NAMES):
+    for network in [Network(name, library) for library in ("slimfront", "torch-pruning") for name in NAMES]:
         if rows.of(network) is None and time.monotonic() - began < 60 * flags.minutes:
             values = rows.measured(network, lambda network=network: measured(network, flags.cpu_seconds))
-            print(f"{network.name}: {values['outcome']} {values['why'][:150]}", flush=True)
+            print(f"{network.library}, {network.name}: {values['outcome']} {values['why'][:150]}", flush=True)
     print_report(rows)
 
 

@@ -6,33 +6,14 @@ from collections import Counter
 
 import pytest
 import torch
-from masked_nets import OVER_CHANNELS, masked, random_selection
+from masked_nets import masked, normalises_over_channels, pairs, random_selection, with_equal_pairs
 from random_nets import IMAGE, RandomNet
-from torch import Tensor, nn
 
 from pruning import checkpoint
-from pruning.rewriting.index_maps import NetworkClusters
 from pruning.rewriting.surgery import merge_channels, slice_channels
 from spaces.counting import count_cost
 from spaces.errors import TraceError
-from spaces.space import SearchSpace
 from spaces.tracing.tracer import trace
-
-
-def pairs(space: SearchSpace) -> dict[str, Tensor]:
-    """Return clusters of two channels in every group of which the blocks have an even number of channels."""
-    even = [group for group in space.variable if group.width // group.conv_groups % 2 == 0]
-    return {group.name: torch.arange(group.width) // 2 for group in even}
-
-
-def with_equal_pairs(net: nn.Module, space: SearchSpace, clusters: dict[str, Tensor]) -> nn.Module:
-    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    with torch.no_grad():
-        for merged in NetworkClusters(space, clusters).merged_dimensions():
-            if not merged.summed:
-                tensor = tensors[merged.tensor]
-                tensor.copy_(merged.index_map.expand(merged.index_map.means(tensor, merged.dim), merged.dim))
-    return net
 
 
 def check(seed: int) -> str:
@@ -49,13 +30,13 @@ def check(seed: int) -> str:
     assert count_cost(narrow, IMAGE).agrees(space.cost(widths))
     with torch.no_grad():
         out = narrow(image)
-    if not any(isinstance(module, OVER_CHANNELS) for module in net.modules()):
+    if not normalises_over_channels(net):
         torch.testing.assert_close(out, masked(net, space, selection, image), rtol=1e-3, atol=1e-4)
     back = checkpoint.from_bytes(checkpoint.to_bytes(narrow, None, widths), net).eval()
     with torch.no_grad():
         assert torch.equal(back(image), out)
     narrow.train()(image).sum().backward()
-    clusters = pairs(space)
+    clusters = pairs(net, space)
     equal = with_equal_pairs(net, space, clusters)
     with torch.no_grad():
         torch.testing.assert_close(merge_channels(equal, space, clusters)(image), equal(image), rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spaces.tracing.axes import equal_parts, moved, reduced
+from spaces.tracing.axes import equal_parts, moved, reduced, reduced_axes
 from spaces.tracing.operations import Flow
 
 CHANNELS = Flow(1, np.arange(4))  # of a tensor (1, 4, 2, 2)
@@ -69,10 +69,10 @@ def test_an_axis_is_split_into_blocks_of_which_all_parts_consist():
     assert equal_parts(whole, [whole[::2]]) == 0
 
 
-def test_a_reduction_over_the_channels_loses_them():
+def test_a_reduction_of_other_axes_moves_the_channels():
     flow = Flow(1, np.arange(3))
     assert plain(reduced(flow, 4, (2, 3), False)) == (1, [0, 1, 2])
     assert plain(reduced(flow, 4, 0, False)) == (0, [0, 1, 2])
     assert plain(reduced(flow, 4, 0, True)) == (1, [0, 1, 2])
-    assert reduced(flow, 4, -3, True) is None
-    assert reduced(flow, 4, None, False) is None
+    assert reduced_axes(4, -3) == reduced_axes(4, (1,)) == {1}
+    assert reduced_axes(4, None) == reduced_axes(4, ()) == {0, 1, 2, 3}

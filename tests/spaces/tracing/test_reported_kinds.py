@@ -6,6 +6,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pruning import checkpoint
+from pruning.rewriting.surgery import slice_channels
 from spaces.errors import TraceError
 from spaces.space import SearchSpace
 from spaces.tracing.tracer import trace
@@ -97,6 +99,17 @@ FREE = {
         lambda n, x: torch.cat([n.m(x[:, : x.shape[1] // 4]), x[:, x.shape[1] // 4 :]], 1), m=nn.Conv2d(2, 2, 1)
     ),
     "a value read in Python": lambda: Middle(lambda n, x: x * n.k.item(), k=nn.Parameter(torch.tensor(0.5))),
+    "shuffle": lambda: Middle(lambda n, x: n.m(x), m=nn.ChannelShuffle(2)),
+    "shuffle by views": lambda: Middle(
+        lambda n, x: x.view(-1, 2, x.shape[1] // 2, 16, 16).transpose(1, 2).flatten(1, 2)
+    ),
+    "norm without weights": lambda: Middle(
+        channels_last(lambda n, x: n.m(x)), m=nn.LayerNorm(8, elementwise_affine=False)
+    ),
+    "a norm by hand": lambda: Middle(
+        lambda n, x: (x - x.mean(1, True)) / x.var(1, keepdim=True, unbiased=False).sqrt()
+    ),
+    "sum over channels": lambda: Middle(lambda n, x: x + x.sum(1, keepdim=True)),
     "flattened vectors side by side": lambda: Branches(1),
     "flattened maps side by side": lambda: Branches(2),
 }
@@ -110,7 +123,6 @@ def test_the_channels_vary(kind):
 
 
 FIXED = {
-    "shuffle": (lambda: Middle(lambda n, x: n.m(x), m=nn.ChannelShuffle(2)), "channel_shuffle"),
     "index": (lambda: Middle(lambda n, x: x[:, n.i], i=ORDER), "__getitem__"),
     "index in an attribute": (lambda: Middle(lambda n, x: x[:, ORDER]), "__getitem__"),
     "roll": (lambda: Middle(lambda n, x: x.roll(1, 1)), "roll"),
@@ -119,10 +131,6 @@ FIXED = {
     "a filter per channel, as many as written": (
         lambda: Middle(lambda n, x: functional.conv2d(x, n.k, groups=8), k=torch.ones(8, 1, 3, 3)),
         "conv2d",
-    ),
-    "norm without weights": (
-        lambda: Middle(channels_last(lambda n, x: n.m(x)), m=nn.LayerNorm(8, elementwise_affine=False)),
-        "layer_norm in m",
     ),
     "norm over a written shape": (
         lambda: Middle(channels_last(lambda n, x: functional.layer_norm(x, (8,), n.g)), g=nn.Parameter(torch.ones(8))),
@@ -143,7 +151,7 @@ FIXED = {
         lambda: Middle(lambda n, x: torch.cat(x.split(4, 1)[::-1], 1)),
         "split",
     ),
-    "mean over channels": (lambda: Middle(lambda n, x: x - x.mean(1, keepdim=True)), "mean over channels"),
+    "product over channels": (lambda: Middle(lambda n, x: x - x.prod(1, keepdim=True)), "prod over channels"),
     "a tensor in an attribute": (lambda: Middle(lambda n, x: x * _SCALE), "mul"),
 }
 _SCALE = torch.rand(1, 8, 1, 1) + 0.5
@@ -214,3 +222,96 @@ def test_halves_stay_equal():
     # By hand, 3x3 kernels: a 27 w + w, m (w / 2)^2 9 + w / 2, b (w + w / 2) 12 * 9 + 12, fc 12 * 5 + 5.
     params = sum((27 * 4 + 4, 9 * 2 * 2 + 2, 9 * (4 + 2) * 12 + 12, 65))
     assert space.cost({"a": 4, "m": 2, "b": 12}).params == params
+
+
+class Parts(nn.Module):
+    """A residual over the first channels of a wider map, and a split, at widths written in attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.parts = 4, (2, 6)
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 10, 3, padding=1)
+        self.c, self.d = nn.Conv2d(10, 8, 3, padding=1), nn.Conv2d(6, 5, 3, padding=1)
+        self.fc = nn.Linear(7, 5)
+
+    def forward(self, x):
+        x = functional.relu(self.a(x))
+        y = self.b(x)
+        y = torch.cat([y[:, : self.first] + x, y[:, self.first :]], 1)
+        left, right = functional.relu(self.c(functional.relu(y))).split(self.parts, 1)
+        return self.fc(torch.cat([left, self.d(right)], 1).mean((2, 3)))
+
+
+def test_written_widths_follow_the_channels_that_they_count():
+    net = Parts().eval()
+    space = traced(net)
+    assert {group.name: group.width for group in space.variable} == {"a": 4, "b": 6, "c": 2, "c#1": 6, "d": 5}
+    kept = {"a": [0, 3], "b": [1, 2, 5], "c": [1], "c#1": [0, 4], "d": [2, 3]}
+    narrow = slice_channels(net, space, {name: torch.tensor(indices) for name, indices in kept.items()})
+    assert (narrow.first, narrow.parts) == (2, (1, 2))
+    assert (net.first, net.parts) == (4, (2, 6))
+    # By hand: the dense network's own functions with the rows and columns that are kept written out.
+    rows = {"a": [0, 3], "b": [0, 3, 5, 6, 9], "c": [1, 2, 6], "d": [2, 3]}
+    columns = {"a": [0, 1, 2], "b": [0, 3], "c": [0, 3, 5, 6, 9], "d": [0, 4]}
+    image = torch.randn(2, *IMAGE)
+
+    def conv(name, x):
+        layer = net.get_submodule(name)
+        return functional.conv2d(x, layer.weight[rows[name]][:, columns[name]], layer.bias[rows[name]], padding=1)
+
+    x = conv("a", image).relu()
+    y = conv("b", x)
+    y = conv("c", torch.cat([y[:, :2] + x, y[:, 2:]], 1).relu()).relu()
+    out = torch.cat([y[:, :1], conv("d", y[:, 1:])], 1).mean((2, 3))
+    expected = functional.linear(out, net.fc.weight[:, [1, 4, 5]], net.fc.bias)
+    torch.testing.assert_close(narrow(image), expected, rtol=1e-4, atol=1e-5)
+    data = checkpoint.to_bytes(narrow, None, {name: len(indices) for name, indices in kept.items()})
+    back = checkpoint.from_bytes(data, net)
+    assert (back.first, back.parts) == (2, (1, 2))
+    torch.testing.assert_close(back(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_standardised_filter_is_standardised_over_its_remaining_inputs():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            weight = functional.batch_norm(
+                self.weight.reshape(1, self.out_channels, -1), None, None, training=True
+            ).reshape_as(self.weight)
+            return functional.conv2d(x, weight, self.bias)
+
+    net = Middle(lambda n, x: n.m(x), m=Standardised(8, 8, 1)).eval()
+    space = traced(net)
+    narrow = slice_channels(net, space, {"a": torch.tensor([0, 1, 6])})
+    x = torch.randn(1, 3, 4, 4)
+    weight = net.m.weight[:, [0, 1, 6], 0, 0]
+    weight = (weight - weight.mean(1, True)) / (weight.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    expected = torch.einsum("oi,nihw->nohw", weight, x) + net.m.bias[:, None, None]
+    torch.testing.assert_close(narrow.m(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_forward_pass_caches_is_no_part_of_the_trace():
+    class Caching(Middle):
+        def forward(self, x):
+            self.cache = getattr(self, "cache", None) or {"scale": self.k * 2}
+            return super().forward(x * self.cache["scale"])
+
+    net = Caching(lambda n, x: x, k=torch.tensor(0.5))
+    assert {group.name for group in traced(net).variable} == {"a", "b"}
+    assert not hasattr(net, "cache")
+
+
+def test_radix_parts_of_a_grouped_convolution_lose_the_same_channels():
+    class Radix(Middle):
+        def forward(self, x):
+            return super().forward(self.attend(functional.relu(self.r(x))))
+
+        def attend(self, x):
+            parts = x.reshape(len(x), 2, x.shape[1] // 2, *x.shape[2:])
+            return (parts * parts.mean((3, 4), keepdim=True).softmax(1)).sum(1)
+
+    net = Radix(lambda n, x: x, r=nn.Conv2d(3, 6, 1)).eval()
+    net.a = nn.Conv2d(3, 8, 1)
+    space = traced(net)
+    group = space.by_name["r"]
+    assert (group.width, group.fixed) == (3, "")
+    assert space.axes["r.weight"][0].tolist() == [*range(group.start, group.start + 3)] * 2

@@ -111,11 +111,14 @@ def test_a_net_that_cannot_be_followed_names_the_layer() -> None:
         trace(nets.Shuffle(), torch.empty(1, *nets.IMAGE))
 
 
-def test_layers_between_shuffles_vary_and_the_others_are_fixed_by_name() -> None:
+def test_channels_that_are_shuffled_vary_in_blocks_until_too_few_are_left() -> None:
     space = zoo_space("shufflenet_v2_x0_5", 64)
     assert "stage2.0.branch2.0" in space.full
-    (fixed,) = [layer for layer in space.layers_fixed if layer.name == "stage2.0.branch1.2"]
-    assert fixed.reason.startswith("view from (1, 48, 8, 8) to (1, 2, 24, 8, 8) in stage2.0")
+    # Three shuffles and halves after one another let 48 channels, two by two the same, lie in 8 blocks.
+    stream = space.by_name["stage2.0.branch1.2"]
+    assert (stream.width, stream.conv_groups, stream.fixed) == (24, 8, "")
+    (fixed,) = [layer for layer in space.layers_fixed if layer.name == "stage3.0.branch1.2"]
+    assert fixed.reason == "chunk in stage3.6 cannot be followed"
 
 
 def test_a_net_that_fails_on_the_image_is_a_trace_error() -> None:
