@@ -43,6 +43,7 @@ from pruning.methods.kse.shareable_convs import ShareableConv, find_shareable_co
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.settings import setting
+from pruning.steps import counted
 from spaces.budget import Budget
 from spaces.counting import count_cost, peak_activations
 from spaces.errors import BudgetError
@@ -136,7 +137,7 @@ class KernelSparsityEntropy(Method):
         if not convs:
             raise PruningError("this net has no convolution whose kernels kse could share; take another method")
         parts = {}
-        for conv in convs:
+        for conv in counted(convs):
             kernels = channel_kernels(net.get_parameter(f"{conv.name}.weight"), conv.groups)
             parts[conv.name] = sparsity(kernels).cpu(), entropy(kernels, self.neighbours)
         return DenseKernels(self.neighbours, convs, parts)
