@@ -1,13 +1,34 @@
-"""Registry: a table of plugin names whose objects are imported on first use."""
+"""Registry: a table of plugin names whose objects are imported on first use; and the import of the user's own code."""
 
 import difflib
 import importlib
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from typing_extensions import override
 
 from spaces.errors import UnknownNameError
+
+USER_ERRORS = (Exception, SystemExit)  # what the user's code may raise; its sys.exit() must not end this process
+
+
+def import_code(text: str) -> Any:
+    """Import what "package.module:name" names, which may lie in the current folder.
+
+    Raises:
+        ImportError: it cannot be imported, whatever its module raised.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _, name = text.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImportError(str(error)) from error
+    except USER_ERRORS as error:
+        raise ImportError(f"its module raised {error!r} on import") from error
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:

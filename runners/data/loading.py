@@ -4,7 +4,6 @@ Validation images are cut out of the training images by the seed of the run. The
 seed and are read once, at the end of a search.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from runners.data.reading import LazySplit
 from runners.data.source import Shape, Source, class_mixed_order
 from runners.data.splits import DataError, Split, TensorSplit
 from spaces.errors import SlimfrontError
-from spaces.registry import Registry
+from spaces.registry import USER_ERRORS, Registry, import_code
 
 DATASETS = Registry(
     "dataset",
@@ -191,7 +190,7 @@ def _called(factory: Callable[[DataConfig, int], Any], config: DataConfig, seed:
         return factory(config, seed)
     except SlimfrontError:
         raise
-    except Exception as error:  # of whatever kind the user's code raises
+    except USER_ERRORS as error:
         raise DataError(
             f"data {config.name!r} raised {type(error).__name__}: {error}; it must return (train, test) for "
             "(DataConfig, seed); --debug shows where"
@@ -199,10 +198,9 @@ def _called(factory: Callable[[DataConfig, int], Any], config: DataConfig, seed:
 
 
 def _load_factory(text: str) -> Callable[[DataConfig, int], Any]:
-    module, _, name = text.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        factory = import_code(text)
+    except ImportError as error:
         raise DataError(
             f"data {text!r} cannot be loaded ({error}); give a name ({', '.join(DATASETS)}), imagefolder:PATH, or "
             "package.module:factory importable from the current folder"

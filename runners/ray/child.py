@@ -13,6 +13,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -146,6 +148,7 @@ class _Forward(logging.Handler):
 def _child(run: Run, theirs_of_parent: Connection, connection: Connection) -> None:
     theirs_of_parent.close()
     _make_quiet(connection)
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="end with the search", daemon=True).start()
     error: BaseException | None = None
     value = None
     try:
@@ -168,6 +171,18 @@ def _make_quiet(connection: Connection) -> None:
         os.dup2(nothing, stream)
     os.close(nothing)
     torch.set_num_threads(1)
+
+
+def _end_with(search: int) -> None:
+    """End this process once the search is gone: it holds the lock of the run folder too, and its workers train on.
+
+    Without this it would notice at its next call of the AskTell, which may be a long epoch away.
+    """
+    while os.getppid() == search:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    os._exit(1)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -140,7 +140,9 @@ def _start(cluster: str, options: Mapping[str, Any]) -> None:
         check_answers(cluster)
         check_token(cluster)
         ray.init(**options)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except RunnerError:
+        raise
+    except Exception as error:  # Ray raises bare ones too, such as for a node that does not come up in time
         problem = f"no Ray cluster answers at {cluster!r}" if cluster else "Ray does not start"
         way_out = "check --ray-address and the token of the cluster (docs/cluster.md), or " if cluster else ""
         raise RunnerError(f"{problem} ({_reason(error)}); {way_out}take --runner local") from error

@@ -6,7 +6,6 @@ attributes of `UserTask` (docs/tasks.md).
 
 import copy
 import functools
-import importlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from typing_extensions import override
 from runners.config import CLASSIFICATION, TrainConfig
 from runners.data.splits import Split
 from spaces.errors import SlimfrontError
+from spaces.registry import USER_ERRORS, import_code
 
 HIGHEST = 1.0 + 1e-6  # a score, with its rounding error
 
@@ -118,15 +118,14 @@ class UserTask(Task):
         Raises:
             TaskError: it cannot be imported or called, or returns no task.
         """
-        module, _, factory = name.partition(":")
         try:
-            given = getattr(importlib.import_module(module), factory)()
-        except (ImportError, AttributeError, ValueError) as error:
+            given = import_code(name)()
+        except ImportError as error:
             raise TaskError(
                 f"--task {name!r} cannot be loaded ({error}); give {CLASSIFICATION}, or package.module:factory "
                 "importable from the current folder"
             ) from error
-        except Exception as error:  # of whatever kind the user's code raises
+        except USER_ERRORS as error:
             raise TaskError(
                 f"--task {name!r} raised {type(error).__name__}: {error}; it must be a function without arguments, or "
                 "a class, that gives a task; --debug shows where"
@@ -238,7 +237,7 @@ def check_task(task: Task, net: nn.Module, split: Split) -> None:
                 reading.compute()
         except TaskError:
             raise
-        except Exception as error:  # of whatever kind the user's code raises
+        except USER_ERRORS as error:
             reason = " ".join(str(error).split())
             raise TaskError(
                 f"the {part} of --task {task.name} raised {type(error).__name__}: {reason} for {shapes}; --debug shows "

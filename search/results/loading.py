@@ -27,7 +27,7 @@ def read_result(folder: Path | str) -> SearchResult:
         if (Path(folder) / RUN_FILE).is_file():
             way_out = f"the search has not ended: finish it with --resume {folder}"
         raise ResultError(f"{str(folder)!r} has no {RESULT}; {way_out}")
-    return dataclasses.replace(SearchResult.from_json(file.read_text(encoding="utf-8")), folder=str(folder))
+    return dataclasses.replace(SearchResult.from_json(file.read_bytes()), folder=str(folder))
 
 
 def load(path: Path | str, model: nn.Module | None = None, *, trust: bool = False) -> nn.Module:

@@ -309,7 +309,7 @@ class SearchResult:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "SearchResult":
+    def from_json(cls, text: str | bytes) -> "SearchResult":
         """Read back what `to_json` wrote.
 
         Raises:
@@ -325,6 +325,8 @@ class SearchResult:
             networks = _map_networks(data, trial_result_from_dict)
         except KeyError as error:
             raise ResultError(f"this search result has no {error.args[0]!r}; was the file changed?") from error
+        except (AttributeError, TypeError) as error:
+            raise ResultError(f"this is no search result ({error}); was the file changed?") from error
         return from_plain(cls, {**data, **networks})
 
 

@@ -25,13 +25,14 @@ from search.environment import Environment, RunFolderError
 from search.results.pareto import measured
 from search.storage.checkpoints import TRIALS, CheckpointFolder
 from search.storage.history import History
-from search.storage.study_storage import StoredTrial, StudyError, StudyStorage
+from search.storage.study_storage import STUDY_FILE, StoredTrial, StudyError, StudyStorage
 from spaces.files import write_atomically
 from spaces.zoo.models import build
 
 DENSE = "dense.safetensors"
 DENSE_WEIGHTS, IMAGES = "dense weights", "images"  # names of the fingerprints in the study
 LOCK, OWNER = ".lock", ".lock.owner"
+AFTERMATH = 30.0  # seconds in which the processes of a killed search end
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def opened(environment: Environment) -> Iterator[OpenRun]:
         with locked(folder), ExitStack() as stack:
             if not resumes:
                 write_settings(environment)
+            _check_kept(environment)
             storage = stack.enter_context(closing(StudyStorage.of_run(problem, environment.folder)))
             stored = storage.read()
             history = History(problem, [trial.result for trial in stored if trial.result is not None])
@@ -89,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     lock, owner = FileLock(folder / LOCK), folder / OWNER
     try:
-        held = lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0 if _is_alive(owner) else AFTERMATH)
     except Timeout as error:
         process = owner.read_text(encoding="utf-8").strip() if owner.is_file() else ""
         raise RunFolderError(
@@ -98,6 +100,17 @@ def locked(folder: Path) -> Iterator[None]:
     with held:
         owner.write_text(str(os.getpid()), encoding="utf-8")  # not in the lock's own file, which others empty
         yield
+
+
+def _is_alive(owner: Path) -> bool:
+    """Return whether the process that this file names is there; of a killed one, its processes may still end."""
+    try:
+        os.kill(int(owner.read_text(encoding="utf-8")), 0)
+    except (ProcessLookupError, FileNotFoundError, ValueError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def resume_command(folder: Path) -> str:
@@ -113,6 +126,21 @@ def write_settings(environment: Environment) -> None:
     write_atomically(environment.folder / RUN_FILE, effective_yaml(config).encode())
 
 
+def _check_kept(environment: Environment) -> None:
+    """Raise StudyError if the study of a run folder is gone from it; to open its storage would make another one."""
+    folder, config = environment.folder, environment.config
+    study = folder / STUDY_FILE
+    if config.resume and not config.storage and (folder / DENSE).is_file():
+        if not study.is_file() or not study.stat().st_size:
+            raise _lost_study(str(study), folder)
+
+
+def _lost_study(where: str, folder: Path) -> StudyError:
+    return StudyError(
+        f"storage {where!r} has no record of the search in {str(folder)!r}; bring its study back, or start a new search"
+    )
+
+
 def _restore(environment: Environment, storage: StudyStorage, history: History) -> None:
     """Check that the study is that of the run folder, and mark recorded networks whose weights are gone.
 
@@ -123,10 +151,7 @@ def _restore(environment: Environment, storage: StudyStorage, history: History) 
     """
     folder = environment.folder
     if (folder / DENSE).is_file() and storage.fingerprint(DENSE_WEIGHTS) is None:
-        raise StudyError(
-            f"storage {storage.url!r} has no record of the search in {str(folder)!r}; "
-            "bring its study back, or start a new search"
-        )
+        raise _lost_study(storage.url, folder)
     storage.check_fingerprint(IMAGES, environment.data.fingerprint)
     CheckpointFolder(folder).drop_unnamed(history.results)
 

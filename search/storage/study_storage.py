@@ -114,7 +114,7 @@ class StudyStorage:
     def of_run(cls, problem: Problem, folder: Path) -> "StudyStorage":
         """Open the storage of a run: SQLite in its folder, unless the config names another."""
         config = problem.config
-        url = config.storage_address or f"sqlite:///{(folder / STUDY_FILE).resolve()}"
+        url = config.storage_address or f"sqlite:///{folder.resolve() / STUDY_FILE}"
         name = "slimfront" if not config.storage else Path(config.out or folder).name
         return cls(url, name, problem, resumed=bool(config.resume), unsent=folder / UNSENT)
 

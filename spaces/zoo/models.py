@@ -3,16 +3,13 @@
 Torch and torchvision are imported when a network is built or torchvision's names are needed.
 """
 
-import importlib
 import inspect
-import os
 import pickle
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spaces.errors import ModelError, WeightsError
-from spaces.registry import unknown_name
+from spaces.registry import USER_ERRORS, import_code, unknown_name
 from spaces.space import ModelSpec
 from spaces.zoo import timm_nets
 
@@ -226,15 +223,10 @@ def _refit_stem(net: "nn.Module", channels: int) -> None:
 
 
 def _factory(text: str) -> Any:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    module, _, attribute = text.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        factory = import_code(text)
+    except ImportError as error:
         raise ModelError(f"model {text!r}: {error}; write package.module:factory, importable from here") from error
-    except Exception as error:  # the user's module may fail in any way while it is imported
-        raise ModelError(f"model {text!r}: its module raised {error!r} on import; mend it") from error
     if not callable(factory):
         raise ModelError(f"model {text!r} is a {type(factory).__name__}; a function that returns a network is needed")
     return factory
@@ -264,7 +256,7 @@ def _call_factory(spec: ModelSpec) -> "nn.Module":
     given = {key: value for key, value in arguments.items() if takes_any or key in parameters}
     try:
         net = factory(**given)
-    except Exception as error:  # the user's own code, which may fail in any way
+    except USER_ERRORS as error:
         raise ModelError(f"model {spec.name!r} raised {error!r} when called with {given}; mend the factory") from error
     if not isinstance(net, nn.Module):
         raise ModelError(f"model {spec.name!r} returned a {type(net).__name__}; a torch.nn.Module is needed")

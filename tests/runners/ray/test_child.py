@@ -6,7 +6,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from pruning.base import Goal
@@ -61,6 +64,28 @@ def test_a_process_that_is_ended_is_a_lost_cluster() -> None:
     with pytest.raises(ClusterLostError, match="is lost: its process ended with code -9"):
         run_in_child(aborts, desk)
     assert desk.calls == ["ask"]
+
+
+def test_the_process_ends_soon_after_a_search_that_is_killed(tmp_path: Path) -> None:
+    def trains_long(ask_tell: AskTell, _: OnConnected) -> None:
+        (tmp_path / "process").write_text(str(os.getpid()))
+        time.sleep(600)
+
+    search = os.fork()
+    if not search:
+        run_in_child(trains_long)
+    child = awaited(lambda: (tmp_path / "process").is_file() and int((tmp_path / "process").read_text() or 0))
+    os.kill(search, signal.SIGKILL)
+    os.waitpid(search, 0)
+    assert awaited(lambda: not psutil.pid_exists(child))
+
+
+def awaited(condition: Callable[[], Any]) -> Any:
+    """Return what is true within some seconds."""
+    deadline = time.monotonic() + 15
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return value
 
 
 def test_errors_pass_in_both_directions_and_the_process_ends(tmp_path) -> None:
