@@ -10,6 +10,7 @@ from search.results.result import SearchResult
 HEIGHT = 100  # of the widest bar, in the units of the drawing
 PITCH, GAP = 14, 4  # from one bar to the next at least, and the space between them
 BREADTH = 160  # of the drawing at least
+MOST = 40  # networks that are drawn; a front of hundreds would fill the page
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,15 @@ class NetworkShape:
 
 
 def network_shapes(result: SearchResult) -> list[NetworkShape]:
-    """Return the shape of every network of the report whose widths are known, most accurate first."""
-    return [_shape(result, network) for network in reversed(result.reported) if network.widths]
+    """Return the shapes of the report's networks whose widths are known, most accurate first.
+
+    Of more than `MOST` networks, the chosen one and about so many others stand for all, evenly spread.
+    """
+    known = [network for network in reversed(result.reported) if network.widths]
+    step = -(-len(known) // MOST)
+    return [
+        _shape(result, network) for index, network in enumerate(known) if index % step == 0 or result.is_chosen(network)
+    ]
 
 
 def _shape(result: SearchResult, network: TrialResult) -> NetworkShape:
