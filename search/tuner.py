@@ -81,8 +81,9 @@ class Tuner(AskTell):
     @property
     def remaining(self) -> int:
         """Number of new trials that are still to be handed out."""
-        pending = {number for number, trial in self.pending.trials.items() if not trial.final}
-        return self.total - len(pending.union(result.trial.number for result in self.history.searched))
+        numbers = self.history.numbers
+        new = sum(1 for number, trial in self.pending.trials.items() if not trial.final and number not in numbers)
+        return self.total - len(self.history.searched) - new
 
     @property
     def unfinished(self) -> bool:
@@ -222,7 +223,7 @@ class Tuner(AskTell):
             self.history.add(end_trial(heir.parent, str(error)))
             return None
         config = self.history.problem.config
-        number = 1 + max([*self.history.numbers, *self.pending.trials])
+        number = 1 + max([self.history.last_number, *self.pending.trials])
         seed = derive_seed(config.seed, heir.trial.key())
         segment = TrainingSegment(heir.epochs, 0, start, True, self._teaching(), heir.completes)
         trial = replace(heir.trial, number=number, seed=seed, segment=segment)

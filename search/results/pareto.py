@@ -4,6 +4,7 @@ Cost is FLOPs, or measured latency (`--objective`). Latency is limited and compa
 without a good reading is on no front along latency.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,36 @@ def non_dominated(
             kept.append(member)
             last = (cost, accuracy)
     return kept
+
+
+def non_dominated_ranks(
+    members: Iterable[_Member], objectives: Callable[[_Member], tuple[float, float]]
+) -> list[list[_Member]]:
+    """Return the members by rank: the front, then the front of those that are left, and so on, each cheapest first.
+
+    Members with the same two objectives share a rank. One pass with a search among the ranks (Jensen, 2003) takes
+    n log n steps, where taking one front after the other takes n squared.
+
+    Args:
+        objectives: cost, the lower the better, and accuracy of a member, the higher the better.
+    """
+    ranks: list[list[_Member]] = []
+    lasts: list[tuple[float, float]] = []  # objectives of the last member of every rank
+    falling: list[float] = []  # the same accuracies, negated
+    known = [(*objectives(member), member) for member in members]
+    for cost, accuracy, member in sorted(known, key=lambda one: (one[0], -one[1])):
+        # The last member of a rank is its most accurate, and no dearer than this one, which is in the first rank where
+        # it is more accurate than that, or equal in both.
+        index = bisect.bisect_right(falling, -accuracy)
+        if index and lasts[index - 1] == (cost, accuracy):
+            index -= 1
+        if index == len(ranks):
+            ranks.append([])
+            lasts.append((cost, accuracy))
+            falling.append(-accuracy)
+        ranks[index].append(member)
+        lasts[index], falling[index] = (cost, accuracy), -accuracy
+    return ranks
 
 
 @dataclass(frozen=True)

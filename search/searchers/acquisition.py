@@ -138,7 +138,8 @@ class Acquisition:
         for index, fraction in enumerate(fractions):
             kind = index % PER_COST
             if kind in (1, 2, 3) and front:
-                nearest = min(front, key=lambda member: abs(member[0] - self._cost(fraction)))
+                cost = self._cost(fraction)
+                nearest = min(front, key=lambda member, cost=cost: abs(member[0] - cost))  # type: ignore[misc]
                 log2_ratios = np.array(nearest[2])
                 proportions[index] = log2_ratios - np.median(log2_ratios)
             if kind in (2, 4) and coordinates:

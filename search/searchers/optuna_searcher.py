@@ -1,6 +1,6 @@
 """OptunaSearcher: proposes the initial design first, then candidates of an Optuna sampler, each of them once.
 
-The sampler works on a study in memory, which takes the trials of an earlier process from the storage.
+The sampler works on a bounded study in memory, which takes the trials of an earlier process from the storage.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
@@ -30,16 +30,19 @@ from search.searchers.neighbours import neighbour
 from search.searchers.parameters import ALLOCATION, BUDGET_FRACTION, METHOD, WIDTH, with_present_names
 from search.searchers.samplers import BY_CHANCE, CLUSTERING, SAMPLERS, MethodSampler, SamplerOptions
 from search.searchers.structured_sampler import DUPLICATE, EPOCHS
+from search.storage.bounded_study import BoundedStudy
 from search.storage.history import History
 from search.storage.pending import PendingTrials
-from search.storage.study_storage import DIRECTIONS, StoredTrial, trial_attributes
+from search.storage.study_storage import StoredTrial, trial_attributes
 from spaces.widths import Widths
 
 _log = logging.getLogger(__name__)
 
 REPEATS = 100  # proposals in a row that may repeat earlier ones; after them random ones, which may repeat as often
 SIMILAR_REPEATS = 12  # the same for candidates of a screening pool: small spaces have few at one budget fraction
+COMPARED = 500  # latest trials from which the next method is chosen
 SAMPLED = 8  # of a screening pool, by the sampler; all others are neighbours, which take a hundredth of the time
+_Proposed = tuple[Mapping[str, Any], Mapping[str, BaseDistribution]]  # parameters of a trial, and where from
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,14 @@ class OptunaSearcher:
             _log.warning("%s", text)
         self._initial_numbers: set[int] = set()
         self._asked: dict[str, optuna.Trial] = {}  # by candidate key, of trials that run for the first time
-        self._first: dict[int, FrozenTrial] = {}  # number -> what the sampler was told after the first segment
+        self._proposed: dict[int, _Proposed] = {}  # by number
+        self._distributions: dict[BaseDistribution, BaseDistribution] = {}  # one object for all equal ones
         self.repeats = 0
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines per trial would tear the progress bar
-        self._study = optuna.create_study(directions=DIRECTIONS)
-        for trial in stored:
-            self._restore(trial)
-        seed = derive_seed(self._config.seed, f"sampler:{len(self._study.get_trials(deepcopy=False))}")
+        self._bounded = BoundedStudy()
+        restored = [found for trial in stored if (found := self._restored(trial)) is not None]
+        self._bounded.restore(restored)
+        seed = derive_seed(self._config.seed, f"sampler:{len(restored)}")
         self._random = RandomSampler(seed=seed)
         options = SamplerOptions(seed, startup, counts.total, candidates, sensitivities)
         with warnings.catch_warnings():
@@ -117,6 +121,10 @@ class OptunaSearcher:
         by_chance = self._config.sampler in BY_CHANCE
         self._study.sampler = sampler if by_chance else MethodSampler(sampler, self._choose_method)
         self._sampler = self._study.sampler
+
+    @property
+    def _study(self) -> optuna.Study:
+        return self._bounded.study
 
     def suggest(self) -> Trial | None:
         """Return the next candidate; None when even random proposals find none that was not tried."""
@@ -183,22 +191,25 @@ class OptunaSearcher:
             attributes["reason"] = result.error
         asked = self._asked.pop(result.trial.candidate_key(), None)
         if asked is None:
-            first = self._first.get(number)  # none of a trial that the final training made
+            params, distributions = self._proposed.get(number, ({}, {}))  # none of a trial that the final training made
             failed = not measured(result)
             frozen = optuna.trial.create_trial(
                 state=OptunaState.FAIL if failed else OptunaState.COMPLETE,
                 values=None if failed else [objectives(result)[1], self._candidates.objective_cost(result)],
-                params=first.params if first is not None else {},
-                distributions=first.distributions if first is not None else {},
+                params=dict(params),
+                distributions=dict(distributions),
                 user_attrs=attributes,
             )
             if not result.final_epochs:  # what longer training has reached would mislead the sampler
                 self._study.add_trial(frozen)
+                self._bounded.shrink(self._asked.values())
             return frozen
         for name, value in attributes.items():
             asked.set_user_attr(name, value)
-        self._first[number] = self._end(asked, result)
-        return self._first[number]
+        frozen = self._end(asked, result)
+        self._remember(number, frozen)
+        self._bounded.shrink(self._asked.values())
+        return frozen
 
     def discard(self, trial: Trial, reason: str = "") -> FrozenTrial:
         """Tell the sampler that a candidate will have no result; return the trial as it is stored."""
@@ -229,7 +240,7 @@ class OptunaSearcher:
         asked = self._study.ask()
         drawn = self._candidates.draw(asked, initial, self._is_known)
         self._study.sampler = self._sampler
-        next_number = max([-1, *self._history.numbers, *self._pending.trials]) + 1
+        next_number = max([self._history.last_number, *self._pending.trials]) + 1
         number = next_number if similar_to is None else similar_to.number
         baseline = initial.baseline if initial else ""
         trial = Trial(number, drawn.method, drawn.goal, drawn.settings, baseline=baseline, training=drawn.training)
@@ -255,8 +266,13 @@ class OptunaSearcher:
     def _end(self, asked: optuna.Trial, result: TrialResult | None) -> FrozenTrial:
         """Tell the sampler the two values of a result, or that the trial failed; the values are always finite."""
         if result is None or not measured(result):
-            return self._study.tell(asked, state=OptunaState.FAIL)
-        return self._study.tell(asked, [objectives(result)[1], float(self._candidates.objective_cost(result))])
+            return self._bounded.tell(asked, None)
+        return self._bounded.tell(asked, [objectives(result)[1], float(self._candidates.objective_cost(result))])
+
+    def _remember(self, number: int, frozen: FrozenTrial) -> None:
+        """Keep what the sampler has proposed for a trial, which further training segments of it have in common."""
+        shared = {name: self._distributions.setdefault(one, one) for name, one in frozen.distributions.items()}
+        self._proposed.setdefault(number, (frozen.params, shared))
 
     def _next_fraction(self, repeats: int) -> float | None:
         """Return the budget fraction of the next trial; None leaves it to the sampler.
@@ -278,30 +294,30 @@ class OptunaSearcher:
         served = itertools.chain.from_iterable(self._candidates.aims(trial) for trial in tried)
         return self._candidates.cost_coverage.next_target(served, repeats)
 
-    def _restore(self, stored: StoredTrial) -> None:
-        """Add a stored trial to the study; one of other budgets is rebased on the present budgets, or left out."""
+    def _restored(self, stored: StoredTrial) -> FrozenTrial | None:
+        """Return a stored trial for the study, rebased if it is one of other budgets; None where it is left out."""
         lowest = self._candidates.lowest_fraction
         frozen, result = with_present_names(stored.frozen), stored.result
         own = getattr(frozen.distributions.get(BUDGET_FRACTION), "low", lowest)
         if result is not None and (result.trial.final or result.final_epochs):
-            return  # a later segment of a trial that is restored, or none of the search
+            return None  # a later segment of a trial that is restored, or none of the search
         if result is not None:
-            self._first.setdefault(result.trial.number, frozen)
+            self._remember(result.trial.number, frozen)
         if not stored.earlier and own == lowest:
-            self._study.add_trial(frozen)
-        elif result is not None:
-            rebased = rebase(frozen, self._candidates.fraction(result.trial, result), lowest)
-            if rebased is not None:
-                self._study.add_trial(rebased)
+            return frozen
+        if result is None:
+            return None
+        return rebase(frozen, self._candidates.fraction(result.trial, result), lowest)
 
     def _choose_method(self, fraction: float) -> str:
         """Return the method for the next trial, which may cost that fraction of the budget; one with a new candidate.
 
-        Trials are compared after their first training segment, where all have had the same training.
+        The latest trials are compared after their first training segment, where all have had the same training.
         """
-        observations = [self._candidates.observe(result.trial, result) for result in self._history.first_results]
-        observations += [self._candidates.observe(trial) for trial in self._pending.new]
-        seed = derive_seed(self._config.seed, f"method:{len(observations)}")
+        known, running = self._history.first_results, self._pending.new
+        observations = [self._candidates.observe(result.trial, result) for result in known[-COMPARED:]]
+        observations += [self._candidates.observe(trial) for trial in running]
+        seed = derive_seed(self._config.seed, f"method:{len(known) + len(running)}")
         singles = {name: self._candidates.single(name, fraction) for name in self._candidates.methods}
         new = [name for name, single in singles.items() if single is None or not self._is_known(single)]
         return choose_method(new or self._candidates.methods, observations, fraction, seed)

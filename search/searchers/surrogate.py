@@ -29,6 +29,7 @@ TRAINING = 1.0  # of the slope over the log2 share of the training
 SHIFT = 0.5  # of the change of a curve from the middle of the cost range to an end, relative to the curve
 # Of these the most likely are taken: for the parabolas of coordinates, for those of single groups, for the noise.
 STRUCTURAL, SINGLE, NOISE_STD = (0.3, 1.0, 3.0), (0.3, 1.0, 3.0), (0.02, 0.06, 0.2)
+RANK_TOLERANCE = 1e-12  # share of the largest eigenvalue, under which one is rounding
 MIN_STD = 0.02  # of the values: smaller differences are noise
 
 
@@ -149,7 +150,12 @@ class Surrogate:
 
 def _maximum_likelihood(parts: Sequence[Floats], y: Floats) -> tuple[tuple[float, ...], float]:
     """Return the prior deviation of every part and the noise deviation that make the values `y` most likely."""
-    grams = [part @ part.T for part in parts]
+    features = np.concatenate(parts, axis=1)
+    sizes = [part.shape[1] for part in parts]
+    # With more trials than features the same likelihood follows from the smaller matrix of the features.
+    is_tall = len(y) > features.shape[1]
+    grams = [part @ part.T for part in parts] if not is_tall else []
+    inner, projected = (features.T @ features, features.T @ y) if is_tall else (features, y)
     best: tuple[float, tuple[float, ...], float] | None = None
     for structural, single in itertools.product(STRUCTURAL, SINGLE):
         if single > structural:
@@ -158,13 +164,36 @@ def _maximum_likelihood(parts: Sequence[Floats], y: Floats) -> tuple[tuple[float
             COMMON, 1.0, COMMON, structural, COMMON * SHIFT, structural * SHIFT,
             single, METHOD, TRAINING,
         )  # fmt: skip
-        covariance = np.asarray(sum(scale**2 * gram for scale, gram in zip(scales, grams, strict=True)))
-        values, vectors = np.linalg.eigh(covariance)
-        rotated = (vectors.T @ y) ** 2
+        if is_tall:
+            values, rotated, rest = _tall_spectrum(inner, projected, np.repeat(scales, sizes), y)
+        else:
+            covariance = np.asarray(sum(scale**2 * gram for scale, gram in zip(scales, grams, strict=True)))
+            values, vectors = np.linalg.eigh(covariance)
+            rotated, rest = (vectors.T @ y) ** 2, 0.0
+        others = len(y) - len(values)
         for noise_std in NOISE_STD:
             variances = np.maximum(values, 0.0) + noise_std**2
             log_likelihood = -0.5 * float((rotated / variances + np.log(variances)).sum())
+            log_likelihood -= 0.5 * (rest / noise_std**2 + others * float(np.log(noise_std**2)))
             if best is None or log_likelihood > best[0]:
                 best = log_likelihood, scales, noise_std
     assert best is not None
     return best[1], best[2]
+
+
+def _tall_spectrum(inner: Floats, projected: Floats, scales: Floats, y: Floats) -> tuple[Floats, Floats, float]:
+    """Return the spectrum of the covariance of values in as many dimensions as there are features.
+
+    Args:
+        inner: products of the features, shape (features, features).
+        projected: products of the features and the values, shape (features,).
+        scales: prior deviation of every feature.
+        y: the values, shape (n,), n above the number of features.
+
+    Returns:
+        Eigenvalues above 0, the squares of the values along their vectors, and the sum of the squares of the rest.
+    """
+    values, vectors = np.linalg.eigh(scales[:, None] * inner * scales)
+    is_spanned = values > RANK_TOLERANCE * values[-1]
+    rotated = (vectors.T @ (scales * projected))[is_spanned] ** 2 / values[is_spanned]
+    return values[is_spanned], rotated, max(0.0, float(y @ y - rotated.sum()))

@@ -31,6 +31,7 @@ from runners.trial import TrialResult, TrialState
 from search.problem import Problem
 from search.results.pareto import objectives
 from search.schedulers.asha import MultiObjectiveASHA
+from search.schedulers.final_training import FinalTraining
 from search.schedulers.screening import Screening
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.optuna_searcher import OptunaSearcher
@@ -126,6 +127,7 @@ def config_of(job: Job) -> RunConfig:
         lowest_fraction=LOWEST,
         rungs="none",
         screen="none",
+        final_epochs="none",
     )
 
 
@@ -152,6 +154,7 @@ def search(job: Job) -> dict[str, Any]:
         pending=pending,
         searcher=searcher,
         scheduler=MultiObjectiveASHA(problem, candidates.objective_cost),
+        final_training=FinalTraining(candidates, problem.config.final_training),
         screening=Screening(problem, size=1),
     )
     began = time.perf_counter()
@@ -173,7 +176,8 @@ def search(job: Job) -> dict[str, Any]:
 
 def print_results(network: str, curves: Mapping[str, Sequence[Mapping[str, Any]]], trials: int, seeds: range) -> None:
     """Print a line per sampler, the largest area first."""
-    marks = [mark for mark in (12, 24, 36, 48, 60, 96) if mark < trials] + [trials]
+    baselines = trials - min(len(curve["linear"]) for rows in curves.values() for curve in rows)
+    marks = [mark for mark in (12, 24, 36, 48, 60, 96, 200, 400, 600) if baselines < mark < trials] + [trials]
 
     def areas(name: str, scale: str) -> list[float]:
         return [statistics.fmean(curve[scale]) for curve in curves[name]]

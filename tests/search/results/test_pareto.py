@@ -16,6 +16,7 @@ from search.results.pareto import (
     inside,
     measured,
     non_dominated,
+    non_dominated_ranks,
     objectives,
 )
 from spaces.budget import Budget
@@ -165,3 +166,14 @@ def test_along_a_latency_axis_the_fastest_comes_first_and_what_has_no_reading_is
     assert [network.label for network in inside(networks, [], LATENCY)] == ["0", "1", "2"]
     assert dominates(networks[0], networks[2], LATENCY)
     assert not dominates(networks[0], networks[2])
+
+
+def test_ranks_are_the_fronts_that_are_left_one_after_the_other() -> None:
+    draw = random.Random(0)
+    members = [(float(draw.randrange(12)), draw.randrange(12) / 12) for _ in range(200)]
+    left, expected = sorted(enumerate(members)), []
+    while left:
+        front = non_dominated(left, lambda member: member[1], keep_equal=True)
+        expected.append(front)
+        left = [member for member in left if member not in front]
+    assert non_dominated_ranks(enumerate(members), lambda member: member[1]) == expected

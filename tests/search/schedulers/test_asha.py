@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,6 +111,7 @@ def test_under_the_first_rung_no_trial_is_judged() -> None:
 def test_a_trial_that_runs_or_cannot_go_on_is_left_alone_but_counts() -> None:
     trials = [contender(0, 10, 0.9, paused=False), contender(1, 10, 0.5)]
     assert promotion(trials, RUNGS, 0) is None
+    assert promotion([contender(0, 10, 0.9), contender(1, 10, 0.5)], RUNGS, 0, running=[0]) is None
     assert promotion([contender(2, 10, 0.9, paused=False, exempt=True)], RUNGS, 0) is None
 
 
@@ -188,3 +190,26 @@ def test_members_of_the_front_are_promoted_once_there_are_no_new_candidates() ->
     assert asha().promotion(history, one, final=False) == Promotion(3, 2)  # the cheapest of five is in the better half
     both = one | {3: members[0].trial}
     assert asha().promotion(history, both, final=True) is None
+
+
+def test_a_scheduler_that_has_seen_many_results_decides_as_one_that_sees_them_for_the_first_time() -> None:
+    draw, history = random.Random(0), History(problem_of(chain(), ("1kflops",), trials=99, rungs=RUNGS))
+    old, promoted, pending = asha(), 0, dict[int, Trial]()
+    for number in range(60):
+        history.add(finished(number, draw.randrange(100, 1000), draw.random(), baseline="uniform" * (number % 20 == 0)))
+        old.observe(history.results)
+        new = asha(results=history.results)
+        assert old._first == new._first
+        while (step := old.promotion(history, pending, final=False)) is not None:
+            assert new.promotion(history, pending, final=False) == step
+            trial = history.result(step.number)
+            if number % 3 == 0 and step.number not in pending:  # a worker has it for a while
+                pending[step.number] = trial.trial
+                continue
+            rungs = (*trial.rungs, (step.epochs, draw.random()))
+            note = {NOT_CONTINUED: "a reason"} if draw.random() < 0.1 else {}
+            history.add(dataclasses.replace(trial, rungs=rungs, note=note))
+            promoted += 1
+        assert new.promotion(history, pending, final=False) is None
+        pending.clear()
+    assert promoted > 30

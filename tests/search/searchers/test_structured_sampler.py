@@ -9,11 +9,15 @@ import numpy as np
 import optuna
 import pytest
 from made_up_search import MadeUpSearch, problem_of, search_of
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from typing_extensions import override
 
 from runners.simulated.runner import SaturatingAccuracy, SimulatedOutcome
 from runners.trial import Trial, TrialResult, TrialState
+from search.searchers import samplers
 from search.searchers.candidate_space import CandidateSpace
+from search.searchers.observation import Observation
 from search.searchers.samplers import MethodSampler
 from search.searchers.structured_sampler import StructuredSampler
 from spaces.cost import CostModel, Form, PolynomialBuilder
@@ -143,10 +147,10 @@ def test_initial_widths_are_left_alone(optuna_study: optuna.Study) -> None:
 def test_a_trial_of_fewer_epochs_counts_as_partly_trained(
     sampler: StructuredSampler, optuna_study: optuna.Study
 ) -> None:
-    told = optuna_study.trials[0]
-    whole = sampler._observe(told, 4)
+    told, sampler._longest = optuna_study.trials[0], 4
+    whole = sampler._observe(told)
     told.set_user_attr("epochs", 1)
-    cut = sampler._observe(told, 4)
+    cut = sampler._observe(told)
     assert whole is not None
     assert cut is not None
     assert (whole.training, cut.training) == (1.0, 0.25)
@@ -178,3 +182,41 @@ def test_too_few_trials_leave_no_sensitive_initial_points() -> None:
     sensitivities = {f"layer{i}": 1.0 + i for i in range(16)}
     with_them, without = (searching(chain(), trials=8, sensitivities=known) for known in (sensitivities, None))
     assert len(with_them.searcher._initial) == len(without.searcher._initial)
+
+
+class Forgetful(StructuredSampler):
+    """Looks at every trial anew at every proposal."""
+
+    @override
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        self._parameters.clear()
+        return super().infer_relative_search_space(study, trial)
+
+    @override
+    def _remembered(self, trial: optuna.trial.FrozenTrial) -> Observation | None:
+        return self._observe(trial)
+
+
+def test_what_it_remembers_changes_no_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials run three at a time, of two methods, one with settings, over rungs, and some of them fail."""
+    space, proposed = chain(4), []
+    for kind in (StructuredSampler, Forgetful):
+        monkeypatch.setattr(samplers, "StructuredSampler", kind)
+        problem = problem_of(space, ["50%"], ("l2", "di"), trials=45, rungs=(1, 2), search_settings="di")
+        search, running, keys, random = search_of(problem), list[Trial](), list[str](), np.random.default_rng(0)
+        truth = SaturatingAccuracy(space, {name: 4.0 + index for index, name in enumerate(space.full)})
+        while (trial := search.ask()) is not None or running:
+            if trial is not None:
+                keys.append(trial.key())
+                running.append(trial)
+            if len(running) == 3 or trial is None:
+                ended = running.pop(random.integers(len(running)))
+                result = result_of(ended, truth(ended))
+                failed = dataclasses.replace(result, state=TrialState.FAILED, accuracy=None, error="made up")
+                search.tell(failed if random.random() < 0.05 and not ended.segment else result)
+        assert isinstance(inner_sampler(search), kind)
+        proposed.append(keys)
+    assert proposed[0] == proposed[1]
+    assert len(proposed[0]) > 45

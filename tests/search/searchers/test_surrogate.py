@@ -1,8 +1,12 @@
 """The surrogate learns from few trials what groups share, and from more what single groups are worth."""
 
+import itertools
+
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
+from search.searchers import surrogate
 from search.searchers.structure import Structure
 from search.searchers.surrogate import Networks, Surrogate
 
@@ -103,3 +107,22 @@ def test_one_trial_is_enough_to_ask() -> None:
     mean, deviation = Surrogate(STRUCTURE, 1, drawn(1, 0), np.array([0.9])).predict(drawn(3, 1))
     assert np.isfinite(mean).all()
     assert (deviation > 0).all()
+
+
+@pytest.mark.parametrize("count", [10, 60, 120])
+def test_prior_and_noise_are_the_most_likely_of_the_grid_whichever_matrix_is_the_smaller(count: int) -> None:
+    """The model has 46 features of 12 groups; the likelihood is computed by scipy from the covariance of the values."""
+    random, told = np.random.default_rng(count), drawn(count, count)
+    y = told.log2_ratios @ (1 + 0.8 * TILT) / GROUPS + random.normal(0, 0.05, count)
+    y = (y - y.mean()) / y.std()
+    parts = Surrogate(STRUCTURE, 1, told, y)._parts(told)
+    likelihoods = {}
+    for structural, single in itertools.product(surrogate.STRUCTURAL, surrogate.SINGLE):
+        if single > structural:
+            continue
+        scales = (2.0, 1.0, 2.0, structural, 1.0, structural / 2, single, 0.3, 1.0)
+        covariance = sum(scale**2 * part @ part.T for scale, part in zip(scales, parts, strict=True))
+        for noise in surrogate.NOISE_STD:
+            law = multivariate_normal(np.zeros(count), covariance + noise**2 * np.eye(count))
+            likelihoods[scales, noise] = law.logpdf(y)
+    assert surrogate._maximum_likelihood(parts, y) == max(likelihoods, key=likelihoods.__getitem__)

@@ -1,6 +1,7 @@
 """The results of a search so far, and the front among them."""
 
 import dataclasses
+import random
 from typing import Any
 
 from chain_space import chain
@@ -8,6 +9,7 @@ from made_up_search import problem_of
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
+from search.results.pareto import ParetoFront, inside
 from search.storage.history import History
 from spaces.budget import Budget
 from spaces.cost import Cost
@@ -44,6 +46,19 @@ def test_a_longer_training_replaces_the_shorter_one_but_not_the_first_result() -
     assert history.results == (later, other)
     assert history.first_results == (first, other)
     assert [member.label for member in history.front] == ["0", "1"]
+
+
+def test_after_any_change_the_front_is_that_of_all_present_results() -> None:
+    """Costs and accuracies are coarse, so that networks are often equal or give way to others."""
+    draw, history, present = random.Random(0), History(PROBLEM), dict[int, TrialResult]()
+    for _ in range(400):
+        number, made = draw.randrange(40), []
+        for index in range(3):
+            made.append(result(number, draw.randrange(1, 12) * 100, draw.randrange(10) / 10, intermediate_index=index))
+        present[number] = dataclasses.replace(made[0], intermediate_networks=tuple(made[1 : 1 + draw.randrange(3)]))
+        history.add(present[number])
+        assert history.front.members == ParetoFront(inside(present.values(), PROBLEM.budgets)).members
+    assert history.results == tuple(present[number] for number in sorted(present))
 
 
 def test_the_best_network_at_a_target_may_be_an_intermediate_one_and_none_is_over_a_budget() -> None:
