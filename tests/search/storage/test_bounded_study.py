@@ -47,6 +47,7 @@ def test_a_trial_that_ran_while_the_study_was_renewed_counts_once(monkeypatch: p
 def test_every_sampler_goes_on_in_a_renewed_study(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_study, "MOST", 14)
     monkeypatch.setattr(bounded_study, "LATEST", 6)
+    monkeypatch.setattr(bounded_study, "MEMBERS", 4)
     space = chain(width=64)
     search = search_of(problem_of(space, ["50%"], trials=32, sampler=sampler))
     first, running = search.searcher._study, list[Trial]()
@@ -54,6 +55,6 @@ def test_every_sampler_goes_on_in_a_renewed_study(sampler: str, monkeypatch: pyt
         running += [] if trial is None else [trial]
         if trial is None or len(running) == 3:
             search.tell(result_of(running.pop(0), space))
-        assert len(search.searcher._study.trials) <= 14 + len(running)
     assert search.searcher._study is not first
+    assert len(search.searcher._study.trials) < 32
     assert len({result.trial.candidate_key() for result in search.results}) == 32
