@@ -4,8 +4,8 @@ A search over the groups of ResNet-50 with made-up accuracies, so that the drive
 a worker and gives it the next trial, as often as there are trials. In virtual time every trial, or training segment of
 one, takes `--seconds` on its worker, and ask and tell take their CPU time, one after the other; so the share of the
 time in which workers are busy follows. The tables show, over the trials before each of a few numbers, the CPU time of
-ask and tell together and that share, and how much memory the process has gained; then what the finished search costs:
-to resume it, to write and to read its report, and to log it in MLflow.
+ask and tell together and that of the storage, that share, and the memory of the process; then what it costs to resume
+the finished search, and to write and read its report.
 """
 
 import argparse
@@ -43,11 +43,8 @@ from search.reporting.picture import write_png  # noqa: E402
 from search.reporting.summary import summary  # noqa: E402
 from search.reporting.wording import make_console, print_parts  # noqa: E402
 from search.results.loading import RESULT, read_result  # noqa: E402
-from search.results.pareto import ParetoFront  # noqa: E402
 from search.results.result import DenseResult, SearchResult  # noqa: E402
 from search.storage.study_storage import STUDY_FILE, StudyStorage  # noqa: E402
-from search.tracking.runs import SearchRuns  # noqa: E402
-from search.tracking.store import STORE_FILE  # noqa: E402
 from spaces.space import SearchSpace, describe  # noqa: E402
 
 MARKS = (50, 400, 1000, 3000, 10_000)  # trials
@@ -127,12 +124,12 @@ class Workers:
         return result_of(trial, self._space, accuracy=curve[-1].accuracy, curve=curve)
 
 
-def run(search: MadeUpSearch, workers: Workers, seconds: float, fast_to: int) -> list[list[str]]:
-    """Run a search to its end; return a row for every mark."""
+def run(search: MadeUpSearch, workers: Workers, seconds: float, trials: int, fast_to: int) -> list[list[str]]:
+    """Run a search until it has so many results; return a row for every mark."""
     rows: list[list[str]] = []
-    memory, before = megabytes(), (0, 0.0, 0.0, 0.0)  # segments given, CPU seconds twice, seconds that workers waited
-    total, searcher = search.tuner.total, search.searcher
-    marks = [mark for mark in MARKS if fast_to < mark < total] + [total]
+    before = (0, 0.0, 0.0, 0.0)  # segments given, CPU seconds twice, seconds that workers waited
+    searcher = search.searcher
+    marks = [mark for mark in MARKS if fast_to < mark < trials] + [trials]
     sampler = searcher._sampler
     while marks:
         searcher._sampler = sampler if len(search.results) >= fast_to else RandomSampler(seed=workers.given)
@@ -146,7 +143,7 @@ def run(search: MadeUpSearch, workers: Workers, seconds: float, fast_to: int) ->
         given, spent, stored, waited = (after - earlier for after, earlier in zip(now, before, strict=True))
         busy = given * seconds / (given * seconds + waited)
         cells = [f"{1000 * spent / given:.1f}", f"{1000 * stored / given:.1f}", f"{100 * busy:.1f}%"]
-        rows.append([f"{marks.pop(0):,}", *cells, f"{megabytes() - memory:.0f}"])
+        rows.append([f"{marks.pop(0):,}", *cells, f"{megabytes():.0f}"])
         print("  ".join(rows[-1]), flush=True)
     return rows
 
@@ -167,7 +164,7 @@ def timed(rows: list[list[str]], name: str) -> Iterator[None]:
 
 
 def after_the_search(search: MadeUpSearch, problem: Problem, folder: Path) -> list[list[str]]:
-    """Resume a finished search, write and read its report, log it in MLflow; return a row for each of these."""
+    """Resume a finished search, write and read its report; return a row for each of these."""
     rows: list[list[str]] = []
     url = f"sqlite:///{folder / STUDY_FILE}"
     with timed(rows, "resume, until the next trial is known"):
@@ -190,23 +187,9 @@ def after_the_search(search: MadeUpSearch, problem: Problem, folder: Path) -> li
         write_png(result, folder / "front.png")
     with timed(rows, f"read {RESULT} and print `show`"):
         print_parts(make_console(io.StringIO()), summary(read_result(folder), folder, ""))
-    with timed(rows, "log in MLflow, all trials"):
-        log_in_mlflow(result, problem, folder)
-    for name in (STUDY_FILE, STORE_FILE, RESULT, "report.html"):
+    for name in (STUDY_FILE, RESULT, "report.html"):
         rows.append([f"size of {name}, MB", "", f"{(folder / name).stat().st_size / 1e6:.1f}"])
     return rows
-
-
-def log_in_mlflow(result: SearchResult, problem: Problem, folder: Path) -> None:
-    """Log every trial as a search does, with its state on the front by then."""
-    runs = SearchRuns.open(f"sqlite:///{folder / STORE_FILE}", folder, True, problem.config)
-    front = ParetoFront()
-    for step, trial in enumerate(result.results, start=1):
-        front = front.with_results([trial])
-        runs.write_trial(trial, problem, time.time())
-        runs.log(runs.parent, {"hypervolume": front.hypervolume(problem.space.dense_cost.flops)}, step=step)
-        runs.mark(front, front.best(problem.budgets))
-    runs.end(runs.parent, "FINISHED")
 
 
 def main() -> None:
@@ -222,16 +205,17 @@ def main() -> None:
     chosen = parser.parse_args()
     space = zoo_space("resnet50", 224)
     rungs = tuple(int(epochs) for epochs in chosen.rungs.split(",") if epochs)
-    problem = problem_of(space, ["50%"], chosen.methods.split(","), trials=chosen.trials, rungs=rungs)
+    trials = chosen.trials + chosen.workers  # so that none is idle when the last result comes
+    problem = problem_of(space, ["50%"], chosen.methods.split(","), trials=trials, rungs=rungs)
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         url = "" if chosen.in_memory else f"sqlite:///{folder / STUDY_FILE}"
         search = search_of(problem, url=url, workers=chosen.workers)
         workers = Workers(search, space, chosen.workers, chosen.seconds)
-        rows = run(search, workers, chosen.seconds, chosen.fast_to)
+        rows = run(search, workers, chosen.seconds, chosen.trials, chosen.fast_to)
         title = f"{len(space.variable)} groups, {chosen.workers} workers, {chosen.seconds:g} s a segment"
-        heads = ["trials", "ask + tell, CPU ms", "store, CPU ms", "workers busy", "MB gained"]
+        heads = ["trials", "ask + tell, CPU ms", "store, CPU ms", "workers busy", "memory, MB"]
         print_table(title, heads, rows)
         if not chosen.in_memory:
             rows = after_the_search(search, problem, folder)
