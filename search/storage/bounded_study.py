@@ -15,7 +15,7 @@ from optuna.trial import TrialState as OptunaState
 from search.results.pareto import non_dominated
 from search.storage.study_storage import DIRECTIONS, RESULT
 
-MOST = 500  # trials in the study, before it is renewed
+MOST = 500  # trials in the study that do not run, before it is renewed
 LATEST = 250  # of them are kept
 MEMBERS = 100  # of the front of the earlier ones are kept, evenly
 
@@ -56,13 +56,13 @@ class BoundedStudy:
         return ended
 
     def shrink(self, running: Iterable[optuna.Trial]) -> None:
-        """Renew the study if it is full.
+        """Renew the study if it is full; trials that run do not count, because they stay in it.
 
         Args:
             running: the trials that it, or an earlier study, has made and that have not ended.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        if len(trials) < MOST:
+        trials, running = self.study.get_trials(deepcopy=False), list(running)
+        if len(trials) < MOST + len(running):
             return
         sampler = self.study.sampler
         self.study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)

@@ -27,7 +27,7 @@ def test_the_latest_trials_and_the_front_of_the_earlier_ones_are_kept(monkeypatc
 
 
 def test_a_trial_that_ran_while_the_study_was_renewed_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_study, "MOST", 4)
+    monkeypatch.setattr(bounded_study, "MOST", 3)
     bounded = BoundedStudy()
     bounded.restore([ended(number, 0.1 * number, number) for number in range(3)])
     before, running = bounded.study, bounded.study.ask()
