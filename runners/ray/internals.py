@@ -60,6 +60,13 @@ def actor_of(tune_trial: Any) -> Any:
 
 
 def error_of(tune_trial: Any) -> Exception:
-    """Return the error that ended a trial: Tune passes it to no callback, but writes it into the folder of its run."""
+    """Return the error that ended a trial: Tune passes it to no callback, but writes it into the folder of its run.
+
+    It pickles errors of tasks and actors only. Others, such as a worker that Ray ended because its node was short of
+    memory, are there as text, and are returned as a RayError.
+    """
+    if tune_trial.pickled_error_file is None:
+        text = Path(tune_trial.error_file).read_text(encoding="utf-8") if tune_trial.error_file else ""
+        return ray.exceptions.RayError("\n".join(text.splitlines()[1:]) or "Ray gave no reason")
     error: Exception = ray.cloudpickle.loads(Path(tune_trial.pickled_error_file).read_bytes())
     return error

@@ -351,8 +351,10 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             self._max_retries,
         )
         attempt.lost, attempt.heard = lost, None
-        with contextlib.suppress(ray.exceptions.RayError):  # the worker may have ended before it answered
-            attempt.nodes += (ray.get(attempt.node, timeout=0),)
+        if attempt.node is not None:  # else it was lost before the worker had started
+            with contextlib.suppress(ray.exceptions.RayError):  # the worker may have ended before it answered
+                attempt.nodes += (ray.get(attempt.node, timeout=0),)
+            attempt.node = None
         self.waiting.append(attempt)
 
     def _tell(self, trial_id: str, result: TrialResult) -> None:

@@ -2,9 +2,13 @@
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment.trial import Trial, _TemporaryTrialState
+
+from runners.ray.internals import error_of
 
 
 def test_the_controller_can_end_its_workers() -> None:
@@ -14,7 +18,16 @@ def test_the_controller_can_end_its_workers() -> None:
 
 def test_a_trial_has_its_worker_and_the_file_of_its_error() -> None:
     assert _TemporaryTrialState().ray_actor is None
-    assert "pickled_error_file" in dir(Trial)
+    assert {"pickled_error_file", "error_file"} <= set(dir(Trial))
+
+
+def test_an_error_that_tune_keeps_as_text_alone_is_one_of_ray(tmp_path: Path) -> None:
+    trial = Trial("Worker", stub=True)
+    trial.storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
+    trial.handle_error(OutOfMemoryError("Task was killed due to the node running low on memory.\nMore memory helps"))
+    error = error_of(trial)
+    assert isinstance(error, RayError)
+    assert str(error).splitlines() == ["Task was killed due to the node running low on memory.", "More memory helps"]
 
 
 def test_no_other_file_uses_what_is_not_public() -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -13,7 +14,7 @@ from pruning.base import Goal
 from runners.base import Evaluation, RunnerError
 from runners.config import RunnerConfig
 from runners.evaluation.context import SearchContext
-from runners.ray.runner import RayRunner, _pickled, cluster_workers
+from runners.ray.runner import RayRunner, _pickled, _Relay, cluster_workers
 from runners.trial import EpochReport, SavedTraining, Trial, TrialResult, TrialState
 
 pytestmark = pytest.mark.usefixtures("ray_of_two")
@@ -104,6 +105,13 @@ def test_workers_are_kept_between_trials_and_stay_in_the_folder(told: dict[int, 
     whole = [result for result in finished if "process" in result.note]
     assert len({result.note["process"] for result in whole}) <= 2 + 4  # two, and one in place of every lost one
     assert {result.note["folder"] for result in whole} == {os.getcwd()}
+
+
+def test_a_trial_whose_worker_was_lost_before_it_had_started_is_begun_again() -> None:
+    relay = _Relay(Desk({}), max_retries=2, timeout=60.0)
+    relay.ask("one")
+    relay.on_trial_error(trial=SimpleNamespace(trial_id="one", pickled_error_file=None, error_file=None))
+    assert [(attempt.lost, attempt.nodes) for attempt in relay.waiting] == [(1, ())]
 
 
 def test_a_trial_that_hangs_is_tried_once_more_and_fails_by_name(tiny_search_context: SearchContext) -> None:
