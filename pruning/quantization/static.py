@@ -66,3 +66,14 @@ def quantize_onnx(source: Path, path: Path, calibration: Iterable[Tensor]) -> No
     if "QuantizeLinear" not in operations:
         path.unlink()
         raise FormatError("none of its operations can be quantised")
+
+
+def fix_batch(source: Path, path: Path, batch: int) -> Path:
+    """Write an ONNX file that takes any number of images as one that takes so many, for runtimes with fixed shapes."""
+    onnx: Any = importlib.import_module("onnx")
+    model = onnx.load(os.fspath(source))
+    del model.graph.value_info[:]  # shapes of intermediate tensors, which runtimes find anew
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, os.fspath(path))
+    return path

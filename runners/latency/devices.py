@@ -8,7 +8,7 @@ from runners.config import LatencyConfig
 from runners.latency.agent_bench import AgentsBench
 from runners.latency.command import CommandBench
 from runners.latency.engines import check_latency
-from runners.latency.external import ExternalMeter, check_bench
+from runners.latency.external import Bench, ExternalMeter, check_bench
 from runners.latency.meter import LatencyMeter, Meter
 
 
@@ -22,11 +22,18 @@ def make_meter(config: LatencyConfig, dense: nn.Module, input_shape: Sequence[in
     Raises:
         LatencyError: this machine has no such device, or the token of the agents cannot be read.
     """
-    if config.command:
-        return ExternalMeter(config, dense, input_shape, CommandBench(config, tuple(input_shape)))
-    if config.agents:
-        return ExternalMeter(config, dense, input_shape, AgentsBench(config))
+    if config.external:
+        return ExternalMeter(config, dense, input_shape, make_bench(config, input_shape))
     return LatencyMeter(config, dense, input_shape)
+
+
+def make_bench(config: LatencyConfig, input_shape: Sequence[int]) -> Bench:
+    """Return the bench of a command or of agents.
+
+    Raises:
+        LatencyError: the token of the agents cannot be read.
+    """
+    return CommandBench(config, tuple(input_shape)) if config.command else AgentsBench(config)
 
 
 def check_device(config: LatencyConfig) -> None:

@@ -30,7 +30,7 @@ from runners.config import LatencyConfig
 from runners.latency.engines import LatencyError
 from runners.latency.idle_baseline import shared_idle_seconds
 from runners.latency.meter import EXTERNAL, Conditions, Reading
-from runners.latency.timing import MAX_WIDTH, median_interval
+from runners.latency.timing import MAX_WIDTH, Timing, median_interval
 
 ROUNDS = 6  # the fewest whose least and largest ratio hold the median with 95%
 MAX_ROUNDS = 24  # while the interval is too wide
@@ -147,17 +147,13 @@ class ExternalMeter:
     def read_at(self, network: str, net: nn.Module, batch: int) -> Reading:
         """Measure a net, which is not changed, at one batch size."""
         conditions = self.conditions(batch)
-        tries, found = 0, Comparison(())
         try:
             with self._files(net, batch) as files:
-                while len(found.rounds) < MAX_ROUNDS and (not found.rounds or _width(found) > MAX_WIDTH):
-                    tries, found = tries + 1, found + self._compare(files, batch, max(ROUNDS, len(found.rounds)))
+                found, tries = compare_files(self.bench, files, batch, self._pause)
         except AwayError as error:
-            return Reading(network, conditions, str(error), tries=tries + 1, away=True)
+            return Reading(network, conditions, str(error), away=True)
         except (BenchError, FormatError, Timeout, OSError) as error:
-            if not found.rounds:
-                return Reading(network, conditions, str(error), tries=tries + 1)
-            _log.warning("a repetition of the measurement of %s failed, and the first one stands: %s", network, error)
+            return Reading(network, conditions, str(error))
         return self._reading(network, conditions, found, tries)
 
     def brief_seconds(self, net: nn.Module) -> float:
@@ -167,7 +163,7 @@ class ExternalMeter:
             LatencyError: the bench gives no figures.
         """
         with self._files(net, self.first_batch) as files:
-            found = self._compare(files, self.first_batch, BRIEF_ROUNDS)
+            found = _compare(self.bench, files, self.first_batch, BRIEF_ROUNDS, self._pause)
         return statistics.median(own for own, _ in found.rounds)
 
     @contextmanager
@@ -176,7 +172,7 @@ class ExternalMeter:
 
         def ratio(net: nn.Module) -> float:
             with self._files(net, self.first_batch) as files:
-                found = self._compare(files, self.first_batch, BRIEF_ROUNDS)
+                found = _compare(self.bench, files, self.first_batch, BRIEF_ROUNDS, self._pause)
             return statistics.median(_ratios(found))
 
         yield ratio
@@ -209,20 +205,10 @@ class ExternalMeter:
             if path != dense:
                 path.unlink(missing_ok=True)
 
-    def _compare(self, files: tuple[Path, Path], batch: int, rounds: int) -> Comparison:
-        """Measure once, and once more where that fails."""
-        try:
-            return self.bench.compare(*files, batch, rounds)
-        except BenchError as error:
-            _log.info("measuring once more: %s", error)
-            self._pause(PAUSE)
-            return self.bench.compare(*files, batch, rounds)
-
     def _reading(self, network: str, conditions: Conditions, found: Comparison, tries: int) -> Reading:
         ratios, dense = _ratios(found), [beside for _, beside in found.rounds]
         low, high = median_interval(ratios)
         unit, ratio = self._dense_seconds(conditions, min(dense)), statistics.median(ratios)
-        wide = _width(found)
         return Reading(
             network,
             conditions,
@@ -232,7 +218,7 @@ class ExternalMeter:
             ratio=ratio,
             tries=tries,
             slowdown=statistics.median(dense) / unit,
-            unsteady=f"the 95% interval is {wide:.1%} of the median wide" if wide > MAX_WIDTH else "",
+            unsteady=_width_problem(found),
             millijoules=found.millijoules,
             details=found.details,
         )
@@ -249,6 +235,46 @@ class ExternalMeter:
             record = cache_root() / "latency" / f"idle-{digest[:24]}.json"
             self._unit[conditions.batch] = shared_idle_seconds(record, found) or found
         return self._unit[conditions.batch]
+
+
+def compare_files(
+    bench: Bench, files: tuple[Path, Path], batch: int, pause: Callable[[float], None] = time.sleep
+) -> tuple[Comparison, int]:
+    """Measure two files in turn until the interval of their ratio is narrow; return the turns, and how many tries.
+
+    Raises:
+        BenchError, Timeout: as `Bench.compare`, for the first try; one that fails later ends the measurement.
+    """
+    found, tries = Comparison(()), 0
+    while len(found.rounds) < MAX_ROUNDS and (not found.rounds or _width(found) > MAX_WIDTH):
+        try:
+            more = _compare(bench, files, batch, max(ROUNDS, len(found.rounds)), pause)
+        except (BenchError, Timeout) as error:
+            if not found.rounds:
+                raise
+            _log.warning("a repetition of a measurement failed, and what was measured before stands: %s", error)
+            break
+        tries, found = tries + 1, found + more
+    return found, tries
+
+
+def timing_of(found: Comparison) -> Timing:
+    """Return the timing of the first file, in seconds of the second as it was meanwhile."""
+    ratios, unit = _ratios(found), statistics.median(beside for _, beside in found.rounds)
+    low, high = median_interval(ratios)
+    return Timing(unit * statistics.median(ratios), unit * low, unit * high, unit, unit, _width_problem(found))
+
+
+def _compare(
+    bench: Bench, files: tuple[Path, Path], batch: int, rounds: int, pause: Callable[[float], None]
+) -> Comparison:
+    """Measure once, and once more where that fails."""
+    try:
+        return bench.compare(*files, batch, rounds)
+    except BenchError as error:
+        _log.info("measuring once more: %s", error)
+        pause(PAUSE)
+        return bench.compare(*files, batch, rounds)
 
 
 def check_bench(config: LatencyConfig, bench: Bench) -> None:
@@ -304,6 +330,11 @@ def _apart(found: Mapping[str, Comparison]) -> str:
 
 def _ratios(found: Comparison) -> list[float]:
     return [own / beside for own, beside in found.rounds]
+
+
+def _width_problem(found: Comparison) -> str:
+    wide = _width(found)
+    return f"the 95% interval is {wide:.1%} of the median wide" if wide > MAX_WIDTH else ""
 
 
 def _width(found: Comparison) -> float:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from configs.schema import RunConfig
 from pruning.export import ExportError
 from pruning.formats import read_program, write_network
-from pruning.quantization.static import INT8_FILE, quantize_onnx
+from pruning.quantization.static import INT8_FILE, fix_batch, quantize_onnx
 from runners.data.loading import ImageData
+from runners.latency.devices import make_bench
 from runners.latency.engines import LatencyError, first_line, keep_freed_memory, onnx_program, parse_device
+from runners.latency.external import compare_files, timing_of
 from runners.latency.meter import exclusive, watch_of
 from runners.latency.timing import Timing, inference, steady_timing
 from runners.training.compute_format import using_threads
@@ -25,7 +27,7 @@ from search.results.int8 import Int8
 
 CALIBRATED = 512  # training images, at most; ranges of activations hardly move with more
 CALIBRATION_BATCH = 64
-PROCESSOR = "cpu:1thread"  # where int8 files are timed when the latency device of the search is no processor
+PROCESSOR = "cpu:1thread"  # where int8 files are timed when --latency-device is an accelerator or takes no ONNX
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,15 @@ class Quantizer:
         )
         if not self.config.latency.measures:
             return dataclasses.replace(figures, untimed="latency is not measured")
-        asked, batch = self.config.latency.device, self.config.latency.batch[0]
-        place = asked if asked.startswith("cpu") else PROCESSOR
+        config = self.config.latency
+        place = config.place if self._elsewhere or config.device.startswith("cpu") else PROCESSOR
         try:
-            timing = self._timing(quantized, plain, place, batch)
-        except (LatencyError, Timeout) as error:
+            timing = self._board_timing(quantized, plain) if self._elsewhere else self._timing(quantized, plain, place)
+        except (LatencyError, Timeout, OSError) as error:
             return dataclasses.replace(figures, untimed=first_line(error))
         return dataclasses.replace(
             figures,
-            conditions=f"{place}, batch {batch}",
+            conditions=f"{place}, batch {config.batch[0]}",
             seconds=timing.median,
             low=timing.low,
             high=timing.high,
@@ -93,9 +95,23 @@ class Quantizer:
             unsteady=timing.problem,
         )
 
-    def _timing(self, quantized: Path, plain: Path, place: str, batch: int) -> Timing:
-        """Time both files in turns, as networks are timed beside the dense one."""
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether a command or agents that take ONNX files measure."""
+        return self.config.latency.external and self.config.latency.format == "onnx"
+
+    def _board_timing(self, quantized: Path, plain: Path) -> Timing:
+        """Have the device that will serve the files measure them in turns."""
+        config, batch = self.config.latency, self.config.latency.batch[0]
+        bench = make_bench(config, self.data.input_shape)
+        fixed = [fix_batch(path, path.with_name(f"batch{batch}-{path.name}"), batch) for path in (quantized, plain)]
+        found, _ = compare_files(bench, (fixed[0], fixed[1]), batch)
+        return timing_of(found)
+
+    def _timing(self, quantized: Path, plain: Path, place: str) -> Timing:
+        """Time both files in turns on this machine, as networks are timed beside the dense one."""
         keep_freed_memory()
+        batch = self.config.latency.batch[0]
         device, images = parse_device(place), torch.zeros(batch, *self.data.input_shape)
         with exclusive(device), using_threads(device.threads):
             calls = [inference(onnx_program(path, device.threads), images) for path in (quantized, plain)]

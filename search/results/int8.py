@@ -7,15 +7,15 @@ from dataclasses import dataclass
 class Int8:
     """The int8 file of a network, or the reason why there is none.
 
-    Both files run on ONNX Runtime on the processor, but the test accuracy in float32 is that of the network in PyTorch:
-    test images are read once. Accuracies are in [0, 1].
+    Both files are scored by ONNX Runtime on the processor, and timed where they will be served. But the test accuracy
+    in float32 is that of the network in PyTorch: test images are read once. Accuracies are in [0, 1].
 
     Attributes:
         refused: why there is no file; empty when there is one, and only then the figures are set.
         bytes, float_bytes: size of the files.
         val_accuracy, float_val_accuracy: on validation.
         test_accuracy, float_test_accuracy: on test images, read once each; the latter None where it was not read.
-        conditions: of the timing, such as "cpu:1thread, batch 1".
+        conditions: of the timing, such as "cpu:1thread, batch 1" or the address of a board.
         seconds: median of one inference, timed in turns with the float32 file; low, high: its 95% interval.
         float_seconds: median of the float32 file meanwhile.
         untimed: why there are no seconds.

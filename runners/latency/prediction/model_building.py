@@ -53,8 +53,8 @@ class Building:
 
     Attributes:
         seconds: duration of the building.
-        timings: number of timings of layers alone; repeated: number of repetitions of unsteady ones; reused: number of
-            timings that the table of layers had.
+        timings: number of timings of layers alone, none for a device elsewhere; repeated: number of repetitions of
+            unsteady ones; reused: number of timings that the table of layers had.
         failed: operations that do not run alone; the correction of the model accounts for them.
         drift: relative change of the dense net's seconds while the layers were timed.
         error: on nets of random widths that the model had not learned from.

@@ -16,8 +16,8 @@ def int8_table(files: Mapping[str, Int8]) -> TextTable | None:
     if not made:
         return None
     rows = [(label, *_cells(int8)) for label, int8 in made.items()]
-    conditions = next((int8.conditions for int8 in made.values() if int8.conditions), "not timed")
-    title = f"int8 beside float32, both on ONNX Runtime ({conditions})"
+    conditions = next((f"ms on {int8.conditions}" for int8 in made.values() if int8.conditions), "not timed")
+    title = f"int8 beside float32 ONNX files ({conditions})"
     columns = ("network", ">size", ">float", ">val", ">float", ">test", ">float", ">ms", ">float")
     return TextTable(title, columns, rows)
 

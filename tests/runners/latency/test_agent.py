@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from made_up_board import SOURCE, running_board
 from torch import nn
 
 from pruning.formats import write_network
@@ -27,7 +27,6 @@ from runners.latency.engines import LatencyError
 from runners.latency.external import AwayError, BenchError, ExternalMeter
 from runners.latency.sharing import shared_out
 
-SOURCE = Path(agent_file.__file__)
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra [onnx]")
 SHAPE = (3, 8, 8)
@@ -38,26 +37,6 @@ def test_the_agent_is_python_39_and_imports_nothing_but_numpy_and_onnxruntime() 
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in modules} - sys.stdlib_module_names == {"numpy", "onnxruntime"}
-
-
-@contextlib.contextmanager
-def running(folder: Path, *flags: str, port: int = 0) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Start a copy of the agent in a folder of its own; its standard output gives the address."""
-    folder.mkdir(exist_ok=True)
-    copy = folder / "agent.py"
-    copy.write_text(SOURCE.read_text())
-    # A torch that cannot be imported stands for a board without it.
-    (folder / "torch.py").write_text("raise ImportError('no torch on this board')")
-    command = [sys.executable, str(copy), "--port", str(port), *flags]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"TMPDIR": str(folder)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=folder, env=environment
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().split()[-1], process
-        finally:
-            process.kill()
 
 
 def config(*addresses: str, **settings: object) -> LatencyConfig:
@@ -77,7 +56,7 @@ def test_the_agent_measures_in_turn_and_outlives_a_network_that_crashes(tmp_path
     token = tmp_path / "token"
     token.write_text("secret\n")
     narrow, wide = files(tmp_path)
-    with running(tmp_path / "board", "--token-file", str(token)) as (address, process):
+    with running_board(tmp_path / "board", "--token-file", str(token)) as (address, process):
         bench = AgentsBench(config(address, token_file=str(token)))
         bench.check()
         found = bench.compare(narrow, wide, 1, 5)
@@ -100,7 +79,7 @@ def test_the_agent_measures_in_turn_and_outlives_a_network_that_crashes(tmp_path
         with pytest.raises(AwayError, match=r"does not answer \(.*refused\)"):
             bench.compare(narrow, wide, 1, 5)
     port = int(address.rpartition(":")[2])
-    with running(tmp_path / "board", "--token-file", str(token), port=port):  # back, without the files
+    with running_board(tmp_path / "board", "--token-file", str(token), port=port):  # back, without the files
         timed = ExternalMeter(config(address), nn.Conv2d(3, 4, 1), SHAPE, bench, pause=lambda seconds: None)
         assert timed.read("dense", timed.dense)[0].ratio == 1.0
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.util
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -58,6 +60,32 @@ def test_int8_is_a_quarter_of_the_size_and_about_as_accurate(quantizer: Quantize
     assert abs(made.test_accuracy - float_accuracy) < 0.03
     assert 0.2 < (tmp_path / INT8_FILE).stat().st_size / made.float_bytes < 0.3
     assert (made.float_test_accuracy, made.untimed) == (0.9, "latency is not measured")
+
+
+def test_a_board_times_both_files_with_the_batch_of_its_inference(quantizer: Quantizer, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    seen = tmp_path / "seen"
+    script = tmp_path / "board.py"
+    script.write_text(
+        "import os, shutil, sys\n"
+        f"shutil.copy(sys.argv[1], {str(seen)!r} + ('8' if 'int8' in sys.argv[1] else '32'))\n"
+        "print(os.path.getsize(sys.argv[1]) / 1000)\n"  # a millisecond per kilobyte
+    )
+    board = LatencyConfig(command=f"{sys.executable} -S {script} {{model}}", batch=(3,))
+    made = Quantizer(quantizer.data, dataclasses.replace(CONFIG, latency=board))(
+        MEMBER, LeNet(10, SHAPE).eval(), tmp_path
+    )
+    sizes = {bits: seen.with_name(f"seen{bits}").stat().st_size for bits in (8, 32)}
+    assert (made.seconds, made.float_seconds) == (pytest.approx(sizes[8] / 1e6), pytest.approx(sizes[32] / 1e6))
+    assert made.low == made.high == made.seconds
+    assert made.conditions == f"the device of {board.command!r}, batch 3"
+    images = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
+    logits = []
+    for path in (seen.with_name("seen8"), tmp_path / INT8_FILE):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        logits.append(session.run(None, {"images": images})[0])
+    np.testing.assert_array_equal(*logits)
+    assert onnxruntime.InferenceSession(seen.with_name("seen32")).get_inputs()[0].shape == [3, *SHAPE]
 
 
 def test_a_network_that_cannot_be_quantised_is_named_and_leaves_no_file(quantizer: Quantizer, tmp_path: Path) -> None:
