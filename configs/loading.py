@@ -69,6 +69,7 @@ other commands (each with --help):
   python -m search show RUN             the tables of a finished search again
   python -m search compare RUN RUN ...  fronts on one table and picture
   python -m search export RUN           a network for another runtime
+  python -m search sync RUN             what MLflow lacks of a search
   python -m search methods [NAME ...]   methods: settings, needs, papers
   python -m search presets [NAME ...]   files for --config, e.g. of papers"""
 

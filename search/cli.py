@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = Registry(
         "prune": "search.commands.prune:prune",
         "export": "search.commands.export:export",
         "latency": "search.commands.latency:latency",
+        "sync": "search.commands.sync:sync",
     },
 )
 PLAN = "plan"

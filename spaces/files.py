@@ -1,8 +1,14 @@
 """Writing files atomically: no reader ever sees a file that is half written."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+
+def no_room(error: OSError) -> bool:
+    """Return whether a write failed because the disk is full, or the user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -4,16 +4,13 @@ import dataclasses
 import json
 import platform
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from configs.loading import command_line
 from configs.passwords import masked_settings
 from configs.schema import RunConfig
 from runners.data.loading import ImageData
 from search.environment import installed_versions
-
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput
 
 DIGEST_LENGTH = 36  # MLflow takes no longer one
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"  # tag by which the UI picks its view
@@ -42,9 +39,8 @@ def context_tags(config: RunConfig) -> dict[str, str]:
     return {**resolve_tags(), **own, **versions}
 
 
-def dataset_input(data: ImageData, config: RunConfig) -> "DatasetInput":
+def dataset(data: ImageData, config: RunConfig) -> dict[str, str]:
     """Describe the images of a search: name, digest, shapes, and how many there are to train, choose and test by."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     def tensor(dtype: str, *shape: int) -> str:
         spec = {"dtype": dtype, "shape": [-1, *shape]}
@@ -52,12 +48,11 @@ def dataset_input(data: ImageData, config: RunConfig) -> "DatasetInput":
 
     shapes = {"features": tensor("float32", *data.input_shape), "targets": tensor("int64")}
     counts: dict[str, Any] = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
-    dataset = Dataset(
-        name=data.name,
-        digest=data.fingerprint[:DIGEST_LENGTH],
-        source_type="local",
-        source=json.dumps({"uri": config.data.data_dir or data.name}),
-        schema=json.dumps({"mlflow_tensorspec": shapes}),
-        profile=json.dumps({**counts, "classes": data.num_classes}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+    return {
+        "name": data.name,
+        "digest": data.fingerprint[:DIGEST_LENGTH],
+        "source_type": "local",
+        "source": json.dumps({"uri": config.data.data_dir or data.name}),
+        "schema": json.dumps({"mlflow_tensorspec": shapes}),
+        "profile": json.dumps({**counts, "classes": data.num_classes}),
+    }

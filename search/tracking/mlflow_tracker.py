@@ -4,17 +4,28 @@ One background thread imports MLflow, opens the store (a fresh SQLite store take
 makes every write, so neither the start nor a slow server holds a trial up.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import logging
+import os
 import queue
+import shlex
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential,
+)
 from typing_extensions import override
 
 from configs.passwords import masked, masked_settings
@@ -24,17 +35,22 @@ from search.callbacks import Progress, SearchCallback
 from search.environment import Plan
 from search.problem import Problem
 from search.results.result import DenseResult, SearchResult
+from search.tracking.description import run_name
+from search.tracking.journal import FILE, Heading, Journal, Record
+from search.tracking.models import UnexportableError
+from search.tracking.recorder import Recorder
 from search.tracking.runs import SearchRuns
-from search.tracking.store import SQLITE, STORE_FILE, ui_command
+from search.tracking.store import SQLITE, STORE_FILE, is_unavailable, ui_command
 from spaces.errors import SlimfrontError
 
-RETRY_SECONDS = 5.0  # between tries to reach a server that is away
+EXPERIMENT = "slimfront"
+RETRY_SECONDS = 5.0  # longest time between tries to reach a server that is away
 STOP_SECONDS = 6.0  # longest wait for the last records after the user has stopped the search
 FLUSH_SECONDS = 120.0  # longest wait for the last records of a finished search
 MODEL_SECONDS = 60.0  # the same for each network that is logged as a model
 PICTURE_SECONDS = 30.0  # between two pictures of a running search
+RECORDS_AT_ONCE = 20  # after so many the store notes how many it has taken, and whenever none waits
 _log = logging.getLogger(__name__)
-_Write = Callable[[SearchRuns], None]
 
 
 class TrackingError(SlimfrontError):
@@ -44,12 +60,13 @@ class TrackingError(SlimfrontError):
 class MlflowTracker(SearchCallback):
     """Writes a search to MLflow.
 
-    A resumed search first writes the finished trials that the killed process did not get to write.
+    What is recorded waits in the journal of the run folder until the store takes it. A resumed search first writes what
+    the process before did not get to write.
 
     Args:
         folder: run folder; without a server the store is `mlflow.db` in it, and the artifacts are in `mlartifacts`.
         config: settings of the run. Its `tracking_uri` names an MLflow server; empty takes MLFLOW_TRACKING_URI, and
-            without that the run folder. With `resume` the search goes on in the parent run that the store has of it.
+            without that the run folder.
     """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
@@ -58,9 +75,12 @@ class MlflowTracker(SearchCallback):
         self._address = config.tracking_address or f"{SQLITE}{self._folder / STORE_FILE}"
         self.uri = masked(self._address)
         self._step = 0  # finished trials and training segments
-        self._queue: queue.Queue[_Write | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[int, Record] | None] = queue.Queue()
+        self._putting = threading.Lock()  # the numbers of the records rise in the queue
+        self._picture: SearchResult | None = None  # to be drawn after the next record
         self._opened: Future[SearchRuns] = Future()
         self._given_up = threading.Event()  # nothing waits for the writer any more
+        self._is_away = False
         # A daemon, so that a server that hangs cannot keep a stopped search from ending.
         self._writer = threading.Thread(target=self._write, name="mlflow", daemon=True)
 
@@ -72,15 +92,20 @@ class MlflowTracker(SearchCallback):
             TrackingError: the server cannot be used.
         """
         self._environment, self._reference_cost = plan.environment, plan.reference_cost
-        data = self._environment.data
-        self._queue.put(lambda runs: runs.describe(data, self._config, self._environment.task.score_name))
+        heading = None
+        if not (self._config.resume and (self._folder / FILE).is_file()):
+            experiment = self._config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+            heading = Heading(experiment, run_name(self._config), int(time.time() * 1000))
+        self._journal = Journal(self._folder, heading)
+        name, score_name = self._journal.heading.name, self._environment.task.score_name
+        self._recorder = Recorder(self._config, name, score_name, self._journal.read())
         self._writer.start()
         if not self._local:
             self._wait_until_open()
 
     @override
     def on_dense_evaluated(self, accuracy: float, problem: Problem, finished: Sequence[TrialResult]) -> None:
-        """Log the dense network and the budgets, and the trials that the store lacks; waits until the store is open.
+        """Log the dense network and the budgets, and the trials that are not recorded; waits until the store is open.
 
         Raises:
             TrackingError: the store cannot be opened.
@@ -89,46 +114,35 @@ class MlflowTracker(SearchCallback):
         self._dense = DenseResult(accuracy, None, problem.space.dense_cost, self._environment.dense_curve)
         self._results = {result.trial.number: result for result in finished}
         self._drawn = time.time()
-        self._queue.put(lambda runs: runs.write_dense(accuracy, problem, self._dense.learning_curve))
+        self._put(self._recorder.dense(accuracy, problem, self._dense.learning_curve))
         self._step = sum(max(1, len(result.rungs)) for result in finished)
-
-        def catch_up(runs: SearchRuns) -> None:
-            for result in finished:
-                # The last training segment of a trial may be missing although its others are there.
-                if result.trial.number not in runs.children or len(result.rungs) > 1:
-                    runs.write_trial(result, problem, time.time())
-
-        if finished:
-            self._queue.put(catch_up)
+        for result in self._recorder.missing(finished):
+            self._put(self._recorder.trial(result, problem, time.time()))
 
     @override
     def on_trial_end(self, result: TrialResult, progress: Progress) -> None:
         self._step += 1
-        step, problem, ended = self._step, self._environment.problem, time.time()
+        problem, ended, front = self._environment.problem, time.time(), progress.front
         self._results[result.trial.number] = result.with_checkpoints({})
-        front = progress.front
-        standing = {"hypervolume": front.hypervolume(self._reference_cost), "front_size": float(len(front))}
+        growth = {"hypervolume": front.hypervolume(self._reference_cost), "front_size": float(len(front))}
         best = front.best(problem.budgets)
         if best is not None and best.accuracy is not None:
-            standing["best_accuracy"] = best.accuracy
-
-        def write(runs: SearchRuns) -> None:
-            runs.write_trial(result, problem, ended)
-            runs.log(runs.parent, standing, step=step)
-            runs.mark(front, best)
-
-        self._queue.put(write)
+            growth["best_accuracy"] = best.accuracy
         if ended - self._drawn >= PICTURE_SECONDS:
-            self._drawn, so_far = ended, self._so_far()
-            self._queue.put(lambda runs: runs.write_picture(so_far))
+            self._drawn, self._picture = ended, self._so_far()
+        self._put(self._recorder.trial(result, problem, ended))
+        self._put(self._recorder.growth(growth, self._step))
+        for mark in self._recorder.marks(front, best):
+            self._put(mark)
 
     @override
     def on_search_end(self, result: SearchResult, folder: Path, tracking: str) -> None:
-        self._queue.put(lambda runs: runs.write_front(result))
-        self._queue.put(lambda runs: runs.write_files(result, self._folder))
+        for record in self._recorder.front(result):
+            self._put(record)
+        self._put(self._recorder.files(result, self._folder))
         models = [] if result.interrupted else self._models(result)
         for member in models:
-            self._queue.put(partial(self._write_model, result=result, member=member))
+            self._put(self._recorder.model(result, member))
         seconds = STOP_SECONDS if result.interrupted else FLUSH_SECONDS + MODEL_SECONDS * len(models)
         self._end("KILLED" if result.interrupted else "FINISHED", seconds)
 
@@ -138,10 +152,9 @@ class MlflowTracker(SearchCallback):
 
     def command(self) -> str:
         """Return the command line that opens MLflow on this search, or on a server the address of the run."""
-        runs = self._opened.result() if self._opened.done() else None
-        if self.uri.startswith(("http://", "https://")):
-            return runs.address(self.uri) if runs else self.uri
-        return ui_command(self.uri, runs.experiment if runs else "")
+        if self._opened.done():
+            return self._opened.result().command(self.uri)
+        return self.uri if self.uri.startswith(("http://", "https://")) else ui_command(self.uri)
 
     def _so_far(self) -> SearchResult:
         """Return the running search as a result, for its picture."""
@@ -158,17 +171,22 @@ class MlflowTracker(SearchCallback):
         """Return the networks that are logged as models, the chosen one first."""
         chosen = [] if result.chosen is None else [result.chosen]
         others = [member for member in result.reported if not result.is_chosen(member)]
-        return {"front": [*chosen, *others], "chosen": chosen, "none": []}[self._config.log_models]
+        kept = {"front": [*chosen, *others], "chosen": chosen, "none": []}[self._config.log_models]
+        return [member for member in kept if member.path]
 
-    def _write_model(self, runs: SearchRuns, *, result: SearchResult, member: TrialResult) -> None:
-        model = runs.write_model(result, member, self._folder)
-        if model is not None and self._config.register and result.is_chosen(member):
-            runs.register(self._config.register, model, member)
+    def _put(self, record: Record) -> None:
+        """Write a record to the journal, and have it sent.
+
+        Raises:
+            OSError: the run folder has no room.
+        """
+        with self._putting:
+            self._queue.put((self._journal.append(record), record))
 
     def _wait_until_open(self) -> None:
         if (error := self._opened.exception()) is not None:
             raise TrackingError(
-                f"MLflow cannot record to {self.uri!r} ({_first_line(error)}); "
+                f"MLflow cannot record to {self.uri!r} ({first_line(error)}); "
                 "give a running server with --tracking-uri, or none"
             ) from error
 
@@ -176,53 +194,101 @@ class MlflowTracker(SearchCallback):
         """End the parent run, and wait for the writer at most so many seconds."""
         if not self._writer.is_alive():
             return
-        self._queue.put(lambda runs: runs.end(runs.parent, status))
+        with contextlib.suppress(OSError):  # a full run folder has ended the search
+            self._put(self._recorder.end(status))
         self._queue.put(None)
         self._writer.join(seconds)
         self._given_up.set()
         if self._writer.is_alive():
-            _log.warning("MLflow at %s has not taken all records within %.0f s", self.uri, seconds)
+            _log.warning(
+                "MLflow at %s has not taken all records within %.0f s; they wait in the run folder, "
+                "python -m search sync %s sends them",
+                self.uri,
+                seconds,
+                shlex.quote(str(self._folder)),
+            )
 
     def _write(self) -> None:
-        """Open the store and make the queued writes until the queue ends; the target of the writer thread."""
+        """Open the store and send the records of the journal until the queue ends; the target of the writer thread."""
         try:
-            runs = SearchRuns.open(self._address, self._folder, self._local, self._config)
+            with self._putting:  # the earlier records end where those of this process begin
+                start = self._journal.append(self._recorder.start(self._environment.data, self._folder))
+            runs = SearchRuns.open(self._address, self._folder, self._journal.heading, self._local)
+            runs.go_on()
         except BaseException as error:  # of any class: the thread that waits raises it
             self._opened.set_exception(error)
             return
         self._opened.set_result(runs)
-        while (write := self._queue.get()) is not None:
-            self._until_taken(write, runs)
+        taken = min(runs.taken, start)
+        earlier = zip(range(taken, start + 1), self._journal.read(taken), strict=False)
+        for number, record in itertools.chain(earlier, iter(self._queue.get, None)):
+            if not self._deliver(runs, number, record):
+                return
+            self._draw(runs)
 
-    def _until_taken(self, write: _Write, runs: SearchRuns) -> None:
-        """Make a write; while the server is away, try again, so that the records that come meanwhile wait behind it.
+    def _deliver(self, runs: SearchRuns, number: int, record: Record) -> bool:
+        """Send a record, again and again while the store is away; return False once nothing waits for it any more.
 
-        A write that the store refuses although it answers is left out.
+        A record that the store refuses although it answers is left out.
         """
-        is_away = False
-        while True:
+
+        def send() -> None:
+            runs.send(record)
+            if self._queue.empty() or number % RECORDS_AT_ONCE == 0:
+                runs.confirm(number + 1)
+
+        retrying = Retrying(
+            retry=retry_if_exception(partial(self._may_pass, runs)),
+            wait=wait_exponential(multiplier=0.2, max=RETRY_SECONDS),
+            stop=stop_when_event_set(self._given_up),
+            sleep=sleep_using_event(self._given_up),
+            reraise=True,
+        )
+        try:
+            retrying(send)
+        except UnexportableError as error:
+            _log.warning("network of %s is no model in MLflow: %s", record.run, error)
+        except Exception as error:  # a store that fails must not lose the search, whatever its library raises
+            if self._given_up.is_set():
+                return False
+            self._warn(error)
+        if self._is_away:
+            self._come_back()
+        return True
+
+    def _may_pass(self, runs: SearchRuns, error: BaseException) -> bool:
+        """Return whether a write that failed may be taken later: the store is away, or was when it failed."""
+        if isinstance(error, UnexportableError):
+            return False
+        if is_unavailable(error) or not runs.answers():
+            if not self._is_away:
+                self._is_away = True
+                self._warn(error)
+            return True
+        if self._is_away:
+            self._come_back()
+            return True
+        return False
+
+    def _come_back(self) -> None:
+        self._is_away = False
+        _log.warning("MLflow at %s answers again; the records that waited go out", self.uri)
+
+    def _warn(self, error: BaseException) -> None:
+        message = "MLflow at %s did not take a record (%s); the search goes on"
+        _log.warning(message, self.uri, first_line(error))
+
+    def _draw(self, runs: SearchRuns) -> None:
+        """Renew the picture of the search; it is no record, and goes missing where the store does not take it."""
+        so_far, self._picture = self._picture, None
+        if so_far is not None:
             try:
-                write(runs)
-            except Exception as error:  # a store that fails must not lose the search, whatever its library raises
-                if not is_away:
-                    _log.warning(
-                        "MLflow at %s did not take a record (%s); the search goes on", self.uri, _first_line(error)
-                    )
-                if runs.answers():
-                    if is_away:
-                        is_away = False
-                        continue
-                    return
-                is_away = True
-                if self._given_up.wait(RETRY_SECONDS):
-                    return
-                continue
-            if is_away:
-                _log.warning("MLflow at %s answers again; the records that waited go out", self.uri)
-            return
+                runs.write_picture(so_far)
+            except Exception as error:  # of MLflow, or of a full temporary folder
+                _log.debug("no picture in MLflow: %s", error)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without passwords, cut to 160 characters."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return textwrap.shorten(masked(line), 160, placeholder="...")

@@ -5,9 +5,7 @@ step, never MLflow's global state; `mlflow.pytorch` is used for the files alone.
 """
 
 import json
-import math
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ class NetworkModel:
         name: of the model, such as "trial-0007".
         input_shape: (channels, height, width).
         metrics: which the model's page shows.
+        at: time of the metrics, in milliseconds since 1970.
     """
 
     name: str
@@ -46,6 +45,7 @@ class NetworkModel:
     input_shape: Sequence[int]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+    at: int = 0
 
 
 def log_model(client: "MlflowClient", experiment: str, run: str, network: NetworkModel) -> str:
@@ -72,9 +72,7 @@ def log_model(client: "MlflowClient", experiment: str, run: str, network: Networ
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
-    now = int(time.time() * 1000)
-    finite = {name: value for name, value in network.metrics.items() if math.isfinite(value)}
-    metrics = [Metric(name, value, now, 0, model_id=logged.model_id) for name, value in finite.items()]
+    metrics = [Metric(name, value, network.at, 0, model_id=logged.model_id) for name, value in network.metrics.items()]
     client.log_batch(run, metrics=metrics)
     return str(logged.model_id)
 
@@ -106,8 +104,18 @@ def save_model(net: nn.Module, input_shape: Sequence[int], path: Path, described
         )
 
 
+def drop_unfinished(client: "MlflowClient", experiment: str, run: str, kept: str | None) -> None:
+    """Delete the models of a run but one: a process that was killed, or an outage, left them unfinished."""
+    for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'"):
+        if model.model_id != kept:
+            client.delete_logged_model(model.model_id)
+
+
 def register(client: "MlflowClient", name: str, model: str, run: str) -> Any:
-    """Make a logged model the next version of a registered one, named by the alias `chosen`; return the version."""
+    """Make a logged model a version of a registered one, named by the alias `chosen`; return the version.
+
+    A model that is a version already stays the same one.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -117,7 +125,10 @@ def register(client: "MlflowClient", name: str, model: str, run: str) -> Any:
             raise
     # Not "models:/ID", which the store would look up in the store of MLflow's global state.
     source = client.get_logged_model(model).artifact_location
-    version = client.create_model_version(name, source=source, run_id=run, model_id=model)
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
+    version = next((version for version in versions if version.source == source), None)
+    if version is None:
+        version = client.create_model_version(name, source=source, run_id=run, model_id=model)
     client.set_registered_model_alias(name, ALIAS, version.version)
     client.set_logged_model_tags(model, {_VERSIONS: json.dumps([{"name": name, "version": version.version}])})
     return version

@@ -1,4 +1,4 @@
-"""MLflow stores: open one, create one in a file, and find the runs that an earlier process wrote into it."""
+"""MLflow stores: open one, and create one in a file."""
 
 import logging
 import logging.config
@@ -6,11 +6,12 @@ import os
 import shlex
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from spaces.files import no_room
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"  # before the path of a store in a file
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
 STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"  # of a run folder
-FOLDER_TAG = "slimfront.run_folder"  # tag of a parent run by which a server's runs are found again
 PARENT_TAG = "mlflow.parentRunId"
-CHANGED_PREFIX = "now."  # of the tags of a parent run that hold the settings which a resumed search has changed
-_FINAL_STATUSES = ("FINISHED", "FAILED")
-_PAGE_SIZE = 1000  # runs per request
 
 # Columns of the store that hold places of artifacts.
 _PLACES = (
@@ -55,6 +52,15 @@ def open_store(uri: str) -> "MlflowClient":
     if (file := missing_file(uri)) is not None:
         create_store(file)
     return client(tracking_uri=uri)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether a write failed because a store or a disk cannot take it now: it may later."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return str(error.error_code) == "TEMPORARILY_UNAVAILABLE"
+    return isinstance(error, OSError) and no_room(error)
 
 
 def page_address(server: str, experiment: str, run: str = "") -> str:
@@ -121,51 +127,6 @@ def create_store(file: Path) -> None:
     with _unconfigured_logging():
         client(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
     temporary.replace(file)
-
-
-@dataclass(frozen=True)
-class StoredRuns:
-    """The runs that the store has of a search.
-
-    Attributes:
-        parent: id of the parent run.
-        params: parameters of the parent run, which MLflow never changes, updated by its tags of changed settings.
-        children: trial number -> id of the run, of the trials that were written whole.
-    """
-
-    parent: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    children: Mapping[int, str] = field(default_factory=dict)
-
-
-def stored_runs(client: "MlflowClient", experiment: str, folder: str, local: bool) -> StoredRuns | None:
-    """Find the parent run of a run folder and its children; delete the children that were not written whole.
-
-    Args:
-        local: whether the store is in the run folder, so that all its runs belong to this search.
-    """
-    runs: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=_PAGE_SIZE, page_token=token)
-        runs += page
-        if not (token := page.token):
-            break
-    parents = [run for run in runs if PARENT_TAG not in run.data.tags]
-    own = [run for run in parents if local or run.data.tags.get(FOLDER_TAG) == folder]
-    if not own:
-        return None
-    parent = max(own, key=lambda run: run.info.start_time)
-    children = {}
-    for run in runs:
-        if run.data.tags.get(PARENT_TAG) == parent.info.run_id:
-            if run.info.status in _FINAL_STATUSES:
-                children[int(run.info.run_name.split()[-1])] = run.info.run_id
-            else:
-                client.delete_run(run.info.run_id)
-    tags = parent.data.tags.items()
-    changed = {name.removeprefix(CHANGED_PREFIX): value for name, value in tags if name.startswith(CHANGED_PREFIX)}
-    return StoredRuns(parent.info.run_id, dict(parent.data.params) | changed, children)
 
 
 def _client_class() -> type["MlflowClient"]:

@@ -8,7 +8,7 @@ import pytest
 from configs.loading import RUN_FILE, check_resumed, effective_yaml, parse_flags
 from configs.passwords import masked, masked_settings, with_password
 from configs.schema import RunConfig
-from search.tracking.runs import config_params
+from search.tracking.recorder import config_params
 from spaces.errors import ConfigError
 
 SECRET = "s3cr/t'x"  # noqa: S105

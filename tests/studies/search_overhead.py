@@ -48,7 +48,7 @@ CONTROLLER = (
     (StudyStorage, "add", "  record written"),
     (MlflowTracker, "on_trial_end", "  MLflow, handing over"),
 )
-BESIDE = ((SearchRuns, "write_trial"), (SearchRuns, "log"))  # in a thread of its own
+BESIDE = ((SearchRuns, "send"), (SearchRuns, "confirm"))  # in a thread of its own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,9 @@ from search.callbacks import Progress
 from search.environment import Plan
 from search.results.pareto import ParetoFront
 from search.results.result import DenseResult, SearchResult
+from search.tracking.journal import Heading, Record
 from search.tracking.mlflow_tracker import MlflowTracker, TrackingError
+from search.tracking.recorder import Recorder
 from search.tracking.runs import SearchRuns
 from search.tracking.store import page_address, rebase_artifacts
 from spaces.budget import Budget
@@ -372,8 +374,10 @@ def test_artifacts_lie_in_the_run_folder(folder: Path, runs: dict[str, Run]) -> 
     assert runs[NAME].info.artifact_uri.startswith((folder / "mlartifacts").as_uri())
 
 
-def test_another_search_joins_the_experiment_and_an_aborted_one_is_failed(folder: Path, client: MlflowClient) -> None:
-    tracker = MlflowTracker(folder, config(f"sqlite:///{folder / 'mlflow.db'}", model="vgg16"))
+def test_another_search_joins_the_experiment_and_an_aborted_one_is_failed(
+    folder: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    tracker = MlflowTracker(tmp_path, config(f"sqlite:///{folder / 'mlflow.db'}", model="vgg16"))
     begin(tracker)
     tracker.on_search_abort()
     (experiment,) = [found for found in client.search_experiments() if found.name == "slimfront"]
@@ -392,25 +396,22 @@ def test_a_store_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
 class BrokenRuns:
     """A store that opens, takes nothing while it is away, and notes the trials that it takes."""
 
-    parent = "parent"
+    taken = 0
 
     def __init__(self, away: float = math.inf) -> None:
         self._back = time.monotonic() + away
-        self.trials: list[int] = []
+        self.trials: list[str] = []
 
     def answers(self) -> bool:
         return time.monotonic() > self._back
 
-    def write_trial(self, result: TrialResult, *_: Any) -> None:
-        self.log()
-        self.trials.append(result.trial.number)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return self.log
-
-    def log(self, *_: Any, **__: Any) -> None:
+    def send(self, record: Record) -> None:
         if not self.answers():
             raise MlflowException("server is gone")
+        self.trials += [record.run] if record.status and record.run else []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
 
 
 def test_a_server_that_dies_is_warned_of_once_and_loses_no_search(
@@ -426,7 +427,8 @@ def test_a_server_that_dies_is_warned_of_once_and_loses_no_search(
         finish(tracker, search_result(complete()))
     assert [record.message for record in caplog.records] == [
         "MLflow at http://server:5000 did not take a record (server is gone); the search goes on",
-        "MLflow at http://server:5000 has not taken all records within 0 s",
+        "MLflow at http://server:5000 has not taken all records within 0 s; they wait in the run folder, "
+        f"python -m search sync {tmp_path} sends them",
     ]
 
 
@@ -439,12 +441,12 @@ def test_records_of_an_outage_arrive_when_the_server_is_back(monkeypatch: pytest
     for number in range(5):
         end_trial(tracker, complete(number))
     finish(tracker, search_result(complete()))
-    assert runs.trials == [0, 1, 2, 3, 4]
+    assert runs.trials == [f"trial {number:04d}" for number in range(5)]
 
 
 def test_logging_a_trial_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class SlowRuns:
-        parent = "parent"
+        taken = 0
 
         def __getattr__(self, name: str) -> Callable[..., None]:
             return lambda *_, **__: time.sleep(0.2)
@@ -461,13 +463,17 @@ def test_logging_a_trial_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyP
 
 def test_another_segment_of_a_trial_is_logged_under_other_budgets_too(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    runs = SearchRuns.open(store, tmp_path, True, config())
+    runs = SearchRuns.open(store, tmp_path, Heading("slimfront", NAME, 0), local=True)
+    recorder = Recorder(config(), NAME, "accuracy")
     full: Any = SimpleNamespace(full={"conv1": 8, "conv2": 8})
     for limit, accuracy in ((1000, 0.6), (500, 0.7)):
         problem: Any = SimpleNamespace(space=full, budgets=(Budget("flops", limit),))
-        runs.write_trial(complete(accuracy=accuracy), problem, time.time())
-    data = MlflowClient(tracking_uri=store).get_run(runs.children[0]).data
-    assert (data.metrics["accuracy"], data.params["budget_fraction"]) == (0.7, "0.5")
+        runs.send(recorder.trial(complete(accuracy=accuracy), problem, time.time()))
+    client = MlflowClient(tracking_uri=store)
+    (child,) = client.search_runs([runs.experiment], "attributes.run_name = 'trial 0000'")
+    assert (child.data.metrics["accuracy"], child.data.params["budget_fraction"]) == (0.7, "0.5")
+    assert child.data.tags["now.budget_fraction"] == "1"
+    assert history(client, child, "val_accuracy") == [(0, 0.3), (1, 0.6)]
 
 
 def test_the_command_opens_mlflow_on_this_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

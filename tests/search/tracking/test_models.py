@@ -11,7 +11,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from search.tracking import store
-from search.tracking.models import NetworkModel, log_model, register
+from search.tracking.models import NetworkModel, drop_unfinished, log_model, register
 from spaces.zoo.cifar import LeNet
 
 SHAPE = (1, 28, 28)
@@ -45,8 +45,14 @@ def test_a_registered_network_loads_where_this_project_is_not(net: LeNet, tmp_pa
     run = client.create_run(experiment).info.run_id
     network = NetworkModel("trial-0007", net, SHAPE, {"trial": "7"}, {"accuracy": 0.9})
     model = log_model(client, experiment, run, network)
-    register(client, "lenet", model, run)
-    assert register(client, "lenet", model, run).version in ("2", 2)  # another search goes on in the same name
+    unfinished = client.create_logged_model(experiment, name="trial-0007", source_run_id=run).model_id
+    drop_unfinished(client, experiment, run, kept=model)
+    assert [left.model_id for left in client.search_logged_models([experiment])] == [model]
+    assert unfinished != model
+    versions = [int(register(client, "lenet", model, run).version) for _ in range(2)]
+    other = client.create_run(experiment).info.run_id  # another search goes on in the same name
+    versions.append(int(register(client, "lenet", log_model(client, experiment, other, network), other).version))
+    assert versions == [1, 1, 2]
     logged = client.get_logged_model(model)
     assert {metric.key: metric.value for metric in logged.metrics} == {"accuracy": 0.9}
     files = Path(logged.artifact_location.removeprefix("file://"))

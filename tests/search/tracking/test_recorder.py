@@ -1,4 +1,4 @@
-from search.tracking.runs import config_params
+from search.tracking.recorder import config_params
 
 
 def test_names_of_nested_settings_are_joined_with_dots() -> None:
