@@ -120,7 +120,9 @@ def _plan(config: RunConfig) -> int:
     from search.reporting.plan import plan_page
     from search.reporting.wording import make_console
     from search.searchers.candidate_space import CandidateSpace
+    from search.servers import check_servers
 
+    check_servers(config)
     environment = prepare(config, fetch=False)
     make_console(sys.stdout).print(plan_page(environment, CandidateSpace(environment.problem)))
     return ExitCode.RESULT

@@ -44,7 +44,7 @@ from spaces.zoo.models import build, default_input_shape, published_file
 LEAST_TIMEOUT, TIMEOUT_FACTOR = 600.0, 10.0  # seconds; of the forecast of a whole trial
 LEARNED_IMAGES = 256  # training images by which it is judged whether the dense network has learned them
 PACKAGES = ("slimfront", "torch", "torchvision", "timm", "optuna", "ray", "mlflow", "fvcore", "torch-pruning")
-NOT_IN_PATHS = "?{}"  # the stores of MLflow and Optuna take them for parts of an address
+NOT_IN_PATHS = "?{}%"  # the stores of MLflow and Optuna take them for parts of an address
 
 
 class RunFolderError(SlimfrontError):

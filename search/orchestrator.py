@@ -45,6 +45,7 @@ from search.schedulers.stopping import TimeLimit
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import sensing_images
 from search.searchers.optuna_searcher import OptunaSearcher, TrialCounts
+from search.servers import check_servers
 from search.storage import run_folder
 from search.storage.checkpoints import CheckpointFolder
 from search.storage.pending import PendingTrials
@@ -78,6 +79,7 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
         callbacks = [ConsoleProgress(sys.stdout)]
     callback = CallbackList(callbacks)
     callback.on_phase("reading data and tracing the network")
+    check_servers(config)
     environment = prepare(config)
     with hearing_steps(callback.on_steps):
         latency = calibrate_latency(environment, callback)

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 # stands below it. `__init__` of a package lists the public names, which come from anywhere below.
 ORDER = {
     "search": """
-        __init__ __main__ cli commands orchestrator library finalization tracking reporting planning tuner interrupts
-        schedulers
+        __init__ __main__ cli commands orchestrator library servers finalization tracking reporting planning tuner
+        interrupts schedulers
         searchers latency storage callbacks environment time_left results problem
     """.split(),
     "configs": """

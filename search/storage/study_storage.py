@@ -14,7 +14,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from configs.passwords import masked
@@ -97,10 +97,7 @@ class StudyStorage:
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     self._study.set_metric_names([ACCURACY, COSTS[problem.axis]])
         except ImportError as error:
-            raise StudyError(
-                f"{self._where} needs a package that is not installed ({error}); for PostgreSQL: "
-                "pip install 'slimfront[postgres]'"
-            ) from error
+            raise _without_driver(self._where, error) from error
         except (OptunaError, SQLAlchemyError, ValueError, OSError) as error:
             reason = masked(str(error).splitlines()[0])
             raise StudyError(
@@ -221,14 +218,46 @@ def _open(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     return optuna.create_study(study_name=name, storage=storage, directions=DIRECTIONS, load_if_exists=True)
 
 
-def _storage(url: str) -> optuna.storages.BaseStorage:
-    """Return the storage of a URL; of PostgreSQL one that notices a connection which an outage has closed.
+def check_storage(url: str) -> None:
+    """Ask a server whether it answers; nothing is written to it. A storage in a file is not looked at.
 
-    The driver is psycopg, whichever one SQLAlchemy would take by itself: 2.0 takes another than 2.1.
+    Raises:
+        StudyError: the driver is not installed.
+        SQLAlchemyError: it does not answer.
     """
+    if not _is_postgres(url):
+        return
+    try:
+        engine = create_engine(_with_driver(url), connect_args={"connect_timeout": CONNECT_SECONDS})
+    except ImportError as error:
+        raise _without_driver(f"storage {masked(url)!r}", error) from error
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _storage(url: str) -> optuna.storages.BaseStorage:
+    """Return the storage of a URL; of PostgreSQL one that notices a connection which an outage has closed."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
-    if not url.startswith(("postgresql:", "postgresql+psycopg:")):
+    if not _is_postgres(url):
         return optuna.storages.get_storage(url)
-    address = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     connecting = {"connect_timeout": CONNECT_SECONDS}
-    return optuna.storages.RDBStorage(address, engine_kwargs={"pool_pre_ping": True, "connect_args": connecting})
+    return optuna.storages.RDBStorage(
+        _with_driver(url), engine_kwargs={"pool_pre_ping": True, "connect_args": connecting}
+    )
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith(("postgresql:", "postgresql+psycopg:"))
+
+
+def _with_driver(url: str) -> str:
+    """Return the URL with psycopg as its driver, whichever one SQLAlchemy would take: 2.0 takes another than 2.1."""
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _without_driver(where: str, error: ImportError) -> StudyError:
+    return StudyError(
+        f"{where} needs a package that is not installed ({error}); for PostgreSQL: pip install 'slimfront[postgres]'"
+    )

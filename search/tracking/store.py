@@ -8,8 +8,12 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from spaces.files import no_room
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"  # before the path of a store in a file
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
+ANSWER_SECONDS = 10.0
 STORE_FILE, ARTIFACTS = "mlflow.db", "mlartifacts"  # of a run folder
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -52,6 +57,23 @@ def open_store(uri: str) -> "MlflowClient":
     if (file := missing_file(uri)) is not None:
         create_store(file)
     return client(tracking_uri=uri)
+
+
+def check_store(uri: str) -> None:
+    """Ask a server whether it answers; MLflow itself, which takes seconds to load, is not. Other stores are not asked.
+
+    Raises:
+        OSError: it does not answer, or says that it cannot.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    place = urlsplit(uri)
+    bare = place._replace(netloc=place.netloc.rpartition("@")[2])  # urllib takes no user
+    try:
+        urlopen(f"{bare.geturl().rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except HTTPError as error:  # one that asks who we are answers
+        if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
 
 
 def is_unavailable(error: BaseException) -> bool:
