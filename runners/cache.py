@@ -2,15 +2,14 @@
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
-from spaces.errors import SlimfrontError
 from spaces.files import write_atomically
 
-
-class CacheError(SlimfrontError):
-    """A cache folder that cannot be written to."""
+_log = logging.getLogger(__name__)
+_unwritable: set[Path] = set()  # cache folders of which a warning was given
 
 
 def cache_root() -> Path:
@@ -30,13 +29,18 @@ def digest_of(described: object) -> str:
 def write_cached(path: Path, content: bytes) -> None:
     """Write `content` to `path` in the cache, completely or not at all.
 
-    Raises:
-        CacheError: the folder cannot be made or written to; nothing is left behind.
+    Where the folder cannot be written to, a warning says so, once: what is computed must not be lost for a cache.
     """
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise CacheError(
-            f"cannot write {path}: {error.strerror or error}; free or unlock the disk, "
-            "or point SLIMFRONT_CACHE at a folder that can be written"
-        ) from error
+        folder = cache_root()
+        if folder in _unwritable:
+            return
+        _unwritable.add(folder)
+        _log.warning(
+            "the cache %s cannot be written (%s): the search goes on, and the next one computes anew what is not kept; "
+            "make room there, or point SLIMFRONT_CACHE at another folder",
+            folder,
+            error.strerror or error,
+        )

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -52,7 +53,8 @@ from search.storage.pending import PendingTrials
 from search.storage.run_folder import OpenRun
 from search.tracking.mlflow_tracker import MlflowTracker
 from search.tuner import Tuner
-from spaces.errors import LostError
+from spaces.errors import LostError, NoRoomError
+from spaces.files import is_full, no_room
 
 WAITING_PER_WORKER = 3  # once so many networks wait to be timed, no trial begins until they are
 
@@ -71,7 +73,7 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
 
     Raises:
         SlimfrontError: a config that cannot be met, or a time limit over before any trial; nothing is left behind.
-        LostError: the cluster or the storage went away; the result with what was finished is in the run folder.
+        LostError: the cluster or the storage went away, or a disk is full; what was finished is in the run folder.
         KeyboardInterrupt: stopped before the first trial was finished. Later a stop is a result, `interrupted`.
     """
     began, limit = time.perf_counter(), TimeLimit(config.time_limit, config.time_limit_seconds)
@@ -93,17 +95,26 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
         opened.history.revise(reopen)
         tracker = MlflowTracker(environment.folder, environment.config)
         search = _Search(environment, latency, candidates, opened, limit, CallbackList([tracker, *callbacks]))
+        again = run_folder.resume_command(environment.folder)
         try:
             result = search.run(planned, began)
             search.callback.on_search_end(result, environment.folder, tracker.command())
-        except BaseException:
+            opened.storage.finish(again)
+        except BaseException as error:
             search.callback.on_search_abort()
+            if opened.history.results and is_full(error, environment.folder):
+                told = _full_disk(error, environment.folder)
+                raise NoRoomError(f"{told}; the finished trials are kept, make room and {again} goes on") from error
             raise
-        again = run_folder.resume_command(environment.folder)
-        opened.storage.finish(again)
         if result.lost:
             raise LostError(f"{result.lost}; the front of what was finished is written, {again} goes on")
         return result
+
+
+def _full_disk(error: BaseException, folder: Path) -> str:
+    """Say in one line where there is no room."""
+    named = getattr(error, "filename", None)
+    return f"no room left on the disk of {str(named or folder)!r}"
 
 
 def _in_notebook() -> bool:
@@ -262,6 +273,10 @@ class _Search:
             if not self.opened.history.results:
                 raise
             return False, str(error)
+        except OSError as error:
+            if not (self.opened.history.results and no_room(error)):
+                raise
+            return False, _full_disk(error, environment.folder)
         finally:
             tuner.close()
         return False, ""

@@ -4,6 +4,7 @@
 criterion, screening, promotion of paused trials, the searcher, final training.
 """
 
+import contextlib
 import logging
 import math
 from dataclasses import dataclass, field, replace
@@ -148,7 +149,8 @@ class Tuner(AskTell):
             if not self.pending.is_promoted(number) and not trial.final:
                 frozen = self.searcher.discard(trial, "interrupted")
                 if self.storage is not None:
-                    self.storage.add(frozen)
+                    with contextlib.suppress(OSError):  # on a full disk they go missing, and nothing is lost with them
+                        self.storage.add(frozen)
             self.pending.end(number)
 
     def _next(self) -> Trial | None:

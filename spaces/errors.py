@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
         DEFECT: an error in this project, which shows its traceback.
         USAGE: something that the user can put right: flags, files, images, network, space on a disk.
         NO_TRIAL: the search ended, and no trial gave a network inside the budgets.
-        LOST: a cluster or a storage that had answered went away for good.
+        LOST: a cluster or a storage that had answered went away for good, or a disk became full.
         INTERRUPTED: stopped by Ctrl-C, with the front so far where there is one.
         OUTPUT_CLOSED: the program that read the output ended, as `head` does.
     """
@@ -47,6 +47,10 @@ class LostError(SlimfrontError):
     """A cluster or a storage that had answered and went away; the message gives the `--resume` command."""
 
     exit_code = ExitCode.LOST
+
+
+class NoRoomError(LostError):
+    """A disk that became full during a search; what was finished is kept."""
 
 
 class ConfigError(SlimfrontError):

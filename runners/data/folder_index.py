@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from runners.cache import CacheError, cache_root, digest_of, write_cached
+from runners.cache import cache_root, digest_of, write_cached
 from runners.data.samples import of_eight_bits
 from runners.data.splits import DataError
 
@@ -217,10 +217,7 @@ def _cached(folder: Path) -> tuple[str, FolderIndex] | None:
 def _cache(index: FolderIndex, listing: str) -> None:
     tensors = {"paths": index.paths, "ends": index.ends, "labels": index.labels}
     noted = {"listing": listing, "content": index.content, "side": str(index.side)}
-    try:
-        write_cached(_index_file(index.folder), save(tensors, noted))
-    except CacheError as error:
-        logger.warning("%s; the images in %s are looked through at every start", error, index.folder)
+    write_cached(_index_file(index.folder), save(tensors, noted))
 
 
 def _shorter_side(file: Path) -> int:

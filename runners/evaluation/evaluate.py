@@ -39,6 +39,7 @@ from runners.trial import (
 from spaces.cost import Cost
 from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
+from spaces.files import no_room
 from spaces.space import SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
     A trial with a pool compares the candidates of the pool: it yields no report, and its result has no network.
 
     If False is sent in answer to a report, the trial ends: its result is STOPPED and holds the snapshot of that report.
-    An exception in the trial does not leave this generator, which returns a FAILED result; a KeyboardInterrupt does.
+    An exception in the trial does not leave this generator, which returns a FAILED result; a KeyboardInterrupt does,
+    and the OSError of a full disk.
     """
     progress = TrialProgress(trial)
     with using_threads(search_context.threads_of(trial)):
@@ -64,6 +66,8 @@ def evaluate(trial: Trial, search_context: SearchContext) -> Generator[EpochRepo
                 return _compare(trial, search_context, progress)
             return (yield from _measure(trial, search_context, progress))
         except Exception as error:
+            if isinstance(error, OSError) and no_room(error):
+                raise  # of the machine, not of the candidate
             logger.debug("trial %d failed", trial.number, exc_info=True)
             reason = _reason(error)
     if torch.cuda.is_available():

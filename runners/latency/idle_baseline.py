@@ -10,7 +10,7 @@ import json
 import logging
 from pathlib import Path
 
-from runners.cache import CacheError, write_cached
+from runners.cache import write_cached
 
 PROCESSES = 32  # records that are kept, so that a speed which the machine no longer reaches is forgotten in time
 
@@ -28,10 +28,7 @@ def shared_idle_seconds(record: Path, found: float | None) -> float | None:
     seconds = _read(record)
     if found is not None:
         seconds = [*seconds, found][-PROCESSES:]
-        try:
-            write_cached(record, json.dumps(seconds).encode())
-        except CacheError as error:
-            _log.warning("other processes will not know how fast this machine is: %s", error)
+        write_cached(record, json.dumps(seconds).encode())
     return sorted(seconds)[len(seconds) // 4] if seconds else None
 
 

@@ -32,6 +32,7 @@ from runners.ray.room import Room, capacity, check_files
 from runners.ray.settings import quiet_tune
 from runners.ray.start import check_answers, import_folders, own_modules
 from runners.trial import SavedTraining, Trial, TrialResult, TrialState
+from spaces.files import no_room
 
 if TYPE_CHECKING:
     from runners.evaluation.context import SearchContext
@@ -466,13 +467,20 @@ class _Worker(tune.Trainable):  # type: ignore[misc]
             result: TrialResult = ended.value
         except Exception as error:  # if it left this method, Tune would discard the worker
             logger.debug("trial %d failed", self._trial.number, exc_info=True)
-            result = TrialResult(self._trial, TrialState.FAILED, error=f"{type(error).__name__}: {error}")
+            result = self._failed(error, lost=isinstance(error, OSError) and no_room(error))
         else:
             self._proceed, saved = True, self._saved
             self._saved = None
             return {"report": report, "saved": saved}
-        checkpoints = {label: ray.put(weights) for label, weights in result.checkpoints.items()}
+        try:
+            checkpoints = {label: ray.put(weights) for label, weights in result.checkpoints.items()}
+        except ray.exceptions.OutOfDiskError as error:  # neither memory nor disk has room for them
+            result, checkpoints = self._failed(error, lost=True), {}
         return {"done": True, "outcome": result.with_checkpoints({}), "checkpoints": checkpoints}
+
+    def _failed(self, error: Exception, *, lost: bool) -> TrialResult:
+        """Return the result of a trial with an error; `lost` where that is of this node, which has no room."""
+        return TrialResult(self._trial, TrialState.FAILED, error=f"{type(error).__name__}: {error}", lost=lost)
 
     @override
     def cleanup(self) -> None:

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from pruning import checkpoint
 from runners.trial import TrialResult
+from spaces.files import write_atomically
 
 TRIALS = "trials"  # folder of a run folder
 
@@ -16,7 +17,11 @@ class CheckpointStore:
     """Keeps the weights of networks; this one leaves them in memory with their results."""
 
     def keep(self, result: TrialResult) -> TrialResult:
-        """Return a result whose weights are kept here."""
+        """Return a result whose weights are kept here.
+
+        Raises:
+            OSError: there is no room for them.
+        """
         return result
 
     def read(self, result: TrialResult) -> bytes | None:
@@ -67,5 +72,5 @@ class CheckpointFolder(CheckpointStore):
             return network
         after = f"-e{network.trained}" if len(network.rungs) > 1 else ""
         path = self.folder / TRIALS / f"{network.stem}{after}.safetensors"
-        checkpoint.write(path, network.checkpoint)
+        write_atomically(path, network.checkpoint)
         return network.without_checkpoint(str(path.relative_to(self.folder)))

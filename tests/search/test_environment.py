@@ -59,7 +59,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-@pytest.mark.parametrize("name", ["a?b", "a{b", "a}b"])
+@pytest.mark.parametrize("name", ["a?b", "a{b", "a}b", "a%20b"])
 def test_a_folder_that_no_store_can_be_in_is_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -36,7 +36,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder of a search that was killed after its first trial, with a record torn."""
-    folder = tmp_path / "run"
+    folder = tmp_path / "run ä #1"
     folder.mkdir()
     (folder / "config.yaml").write_text("budget: [50%]\n")
     (folder / "report.html").write_text("report")
