@@ -5,7 +5,8 @@ takes 25 commits, up to a second on a busy disk, and a killed process would leav
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import create_engine, make_url
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from configs.passwords import masked
@@ -28,8 +30,9 @@ DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation ac
 ACCURACY, COSTS = "accuracy", {"flops": "flops", "latency": "latency_seconds"}  # names of both for Optuna
 STUDY_FILE = "study.db"  # of a run folder
 RESULT = "result"  # user attribute of a trial: its TrialResult as plain data
-CONNECT_SECONDS = 5
+CONNECTING = {"connect_timeout": 5}  # seconds
 LAST_PATIENCE = 60.0  # seconds in which the last records are tried at the end of a search
+TABLES_LOCK = 7_461_000  # of PostgreSQL, under which tables are made
 _WORDS = {"widths": "another network or space", "methods": "other methods", "budgets": "other budgets"}
 
 
@@ -96,8 +99,8 @@ class StudyStorage:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     self._study.set_metric_names([ACCURACY, COSTS[problem.axis]])
-        except ImportError as error:
-            raise _without_driver(self._where, error) from error
+        except ImportError as error:  # of another database than PostgreSQL
+            raise StudyError(f"{self._where} needs a package that is not installed ({error})") from error
         except (OptunaError, SQLAlchemyError, ValueError, OSError) as error:
             reason = masked(str(error).splitlines()[0])
             raise StudyError(
@@ -227,14 +230,8 @@ def check_storage(url: str) -> None:
     """
     if not _is_postgres(url):
         return
-    try:
-        engine = create_engine(_with_driver(url), connect_args={"connect_timeout": CONNECT_SECONDS})
-    except ImportError as error:
-        raise _without_driver(f"storage {masked(url)!r}", error) from error
-    try:
+    with _engine(url) as engine:
         engine.connect().close()
-    finally:
-        engine.dispose()
 
 
 def _storage(url: str) -> optuna.storages.BaseStorage:
@@ -242,10 +239,31 @@ def _storage(url: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
     if not _is_postgres(url):
         return optuna.storages.get_storage(url)
-    connecting = {"connect_timeout": CONNECT_SECONDS}
-    return optuna.storages.RDBStorage(
-        _with_driver(url), engine_kwargs={"pool_pre_ping": True, "connect_args": connecting}
-    )
+    settings = {"pool_pre_ping": True, "connect_args": CONNECTING}
+    with _engine(url) as engine, engine.begin() as locked:
+        # Two searches that begin at once on an empty database would make its tables at once, and one of them fail.
+        locked.execute(select(func.pg_advisory_xact_lock(TABLES_LOCK)))
+        return optuna.storages.RDBStorage(_with_driver(url), engine_kwargs=settings)
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
+    """Yield an engine of PostgreSQL, and close its connections.
+
+    Raises:
+        StudyError: the driver is not installed.
+    """
+    try:
+        engine = create_engine(_with_driver(url), connect_args=CONNECTING)
+    except ImportError as error:
+        raise StudyError(
+            f"storage {masked(url)!r} needs a package that is not installed ({error}); for PostgreSQL: "
+            "pip install 'slimfront[postgres]'"
+        ) from error
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _is_postgres(url: str) -> bool:
@@ -255,9 +273,3 @@ def _is_postgres(url: str) -> bool:
 def _with_driver(url: str) -> str:
     """Return the URL with psycopg as its driver, whichever one SQLAlchemy would take: 2.0 takes another than 2.1."""
     return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-
-
-def _without_driver(where: str, error: ImportError) -> StudyError:
-    return StudyError(
-        f"{where} needs a package that is not installed ({error}); for PostgreSQL: pip install 'slimfront[postgres]'"
-    )

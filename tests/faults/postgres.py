@@ -12,11 +12,16 @@ from pathlib import Path
 import psycopg
 
 COMMANDS = ("initdb", "postgres")
+DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian keeps them, beside PATH
 
 
 def missing() -> list[str]:
     """Return the commands of PostgreSQL that are not installed."""
-    return [name for name in COMMANDS if shutil.which(name) is None]
+    return [name for name in COMMANDS if _found(name) is None]
+
+
+def _found(name: str) -> str | None:
+    return shutil.which(name) or next(filter(None, (shutil.which(name, path=folder) for folder in DEBIAN)), None)
 
 
 class Postgres:
@@ -29,14 +34,16 @@ class Postgres:
             shutil.chown(self._folder, "postgres")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
-        self._run("initdb", "-D", str(self._folder / "data"), "-U", "searcher", "-A", "trust", "-N")
+        self._run(str(_found("initdb")), "-D", str(self._folder / "data"), "-U", "searcher", "-A", "trust", "-N")
         self.url = f"postgresql://searcher@127.0.0.1:{self._port}/postgres"
         self.start()
 
     def start(self) -> None:
-        command = ["postgres", "-D", str(self._folder / "data"), "-p", str(self._port), "-k", str(self._folder)]
+        place = ["-D", str(self._folder / "data"), "-p", str(self._port), "-k", str(self._folder)]
         log = (self._folder.parent / f"{self._folder.name}.log").open("a")
-        self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log, **self._user)
+        self._process = subprocess.Popen(
+            [str(_found("postgres")), *place], cwd=self._folder, stdout=log, stderr=log, **self._user
+        )
         log.close()
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

@@ -1,6 +1,8 @@
 """Searches on a real PostgreSQL server that dies and comes back."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -14,10 +16,7 @@ from spaces.budget import Budget
 pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: pip install 'slimfront[postgres]'")
 from postgres import Postgres, missing  # noqa: E402
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(missing()), reason=f"PostgreSQL is not installed: no {', '.join(missing())}"),
-]
+pytestmark = pytest.mark.skipif(bool(missing()), reason=f"PostgreSQL is not installed: no {', '.join(missing())}")
 
 
 @pytest.fixture
@@ -27,6 +26,7 @@ def server() -> Iterator[Postgres]:
     server.close()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_without_its_storage_and_loses_and_doubles_nothing(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,17 +58,22 @@ def test_a_search_goes_on_without_its_storage_and_loses_and_doubles_nothing(
     assert [trial.result.trial.number for trial in stored if trial.result] == list(range(9))
 
 
-def test_two_searches_share_a_server(server: Postgres) -> None:
+def test_two_searches_that_begin_at_once_share_a_server(server: Postgres) -> None:
     problem = problem_of(chain(3), (Budget("flops", 20_000),), trials=3)
     searches = {name: search_of(problem) for name in ("one", "two")}
+    both = threading.Barrier(len(searches))
+
+    def finish(name: str) -> None:
+        both.wait()  # the database is empty: both make its tables
+        with closing(StudyStorage(server.url, name, problem)) as storage:
+            searches[name].tuner.storage = storage
+            while (trial := searches[name].ask()) is not None:
+                searches[name].tell(result_of(trial, problem.space))
+
+    with ThreadPoolExecutor(len(searches)) as pool:
+        list(pool.map(finish, searches))
     for name, search in searches.items():
-        search.tuner.storage = StudyStorage(server.url, name, problem)
-    for _ in range(3):
-        for search in searches.values():
-            trial = search.ask()
-            assert trial is not None
-            search.tell(result_of(trial, problem.space))
-    for name, search in searches.items():
-        search.tuner.storage.close()
         with closing(StudyStorage(server.url, name, problem)) as stored:
-            assert [trial.result for trial in stored.read()] == list(search.results)
+            results = [trial.result for trial in stored.read()]
+        assert results == list(search.results)
+        assert len(results) == 3
