@@ -159,7 +159,9 @@ class Journal:
             with self._file.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
         except ValueError as error:
-            raise ResultError(f"{self._file} is no journal of a search ({error}); was it changed?") from error
+            raise ResultError(
+                f"{self._file} is no journal of a search ({error}); remove it, and --resume records anew"
+            ) from error
 
     def _drop_torn_line(self) -> None:
         """Drop a record in whose midst the process was killed."""
