@@ -6,6 +6,7 @@ trial stops, and keeps the results: a searcher asks it, a callback reports and t
 
 import contextlib
 import dataclasses
+import errno
 import io
 import logging
 import os
@@ -14,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import ray
@@ -32,7 +34,7 @@ from runners.ray.room import Room, capacity, check_files
 from runners.ray.settings import quiet_tune
 from runners.ray.start import check_answers, import_folders, own_modules
 from runners.trial import SavedTraining, Trial, TrialResult, TrialState
-from spaces.files import no_room
+from spaces.files import is_full, no_room
 
 if TYPE_CHECKING:
     from runners.evaluation.context import SearchContext
@@ -67,7 +69,7 @@ class RayRunner(Runner):
             with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
                 on_connected(ray.get_runtime_context().gcs_address)
                 check_files(search_context.files)
-                with Room(config) as room:
+                with Room(config) as room, _telling_of_full_disks():
                     relay = _Relay(ask_tell, config.max_retries, search_context.trial_timeout)
                     resources = {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial}
                     worker = type("Worker", (_Worker,), {"shared": ray.put(shared), "resources": resources})
@@ -77,6 +79,20 @@ class RayRunner(Runner):
             run(ask_tell, lambda _: None)
         else:
             run_in_child(run, ask_tell)
+
+
+@contextlib.contextmanager
+def _telling_of_full_disks() -> Iterator[None]:
+    """Raise the OSError of a full disk where Ray has no room for an object, neither in memory nor on the disk."""
+    try:
+        yield
+    except ray.exceptions.OutOfDiskError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_ray_files())) from error
+
+
+def _ray_files() -> Path:
+    """Return the folder under which a Ray that is started here has its files."""
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
 
 
 def _run(worker: type["_Worker"], searcher: "_AskTellSearcher", folder: str) -> None:
@@ -146,7 +162,9 @@ def _start(cluster: str, options: Mapping[str, Any]) -> None:
     except Exception as error:  # Ray raises bare ones too, such as for a node that does not come up in time
         problem = f"no Ray cluster answers at {cluster!r}" if cluster else "Ray does not start"
         way_out = "check --ray-address and the token of the cluster (docs/cluster.md), or " if cluster else ""
-        raise RunnerError(f"{problem} ({_reason(error)}); {way_out}take --runner local") from error
+        full = not cluster and is_full(error, _ray_files())
+        reason = f"no room left in {_ray_files()}" if full else _reason(error)
+        raise RunnerError(f"{problem} ({reason}); {way_out}take --runner local") from error
 
 
 class _Shared(NamedTuple):
