@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -201,12 +202,15 @@ def test_any_exception_becomes_a_failed_trial_with_its_reason(
     assert result.curve == tuple(reports)
 
 
-def test_an_interrupt_passes_through(tiny_search_context: SearchContext, method: Callable[[Run], Trial]) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_what_is_not_of_the_candidate_passes_through(
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial], error: BaseException
+) -> None:
     def run(*_: Any) -> Iterator[Snapshot]:
-        raise KeyboardInterrupt
+        raise error
         yield
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         finish(tiny_search_context, method(run))
 
 
