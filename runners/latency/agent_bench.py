@@ -41,7 +41,8 @@ class AgentsBench:
     """
 
     def __init__(self, config: LatencyConfig) -> None:
-        self._agents = [_Agent(address.rstrip("/"), _read_token(config), config.timeout) for address in config.agents]
+        addresses = dict.fromkeys(address.rstrip("/") for address in config.agents)  # one that is named twice is one
+        self._agents = [_Agent(address, _read_token(config), config.timeout) for address in addresses]
         self._free = list(self._agents)  # the next one first; those that were away last
         self._changed = threading.Condition()
 

@@ -1,8 +1,8 @@
 """Do networks measured on a busy machine keep a latency budget? python tests/studies/busy_machine.py, resumable.
 
 A case is a search under `50%latency` on a machine that has never measured: its cache is empty. Accuracies are a
-formula, so that a case takes half a minute on quiet cores, and everything about latency is real: the dense network, the
-latency model and all readings, on one thread. Half of the cases have a neighbour: a process per core that computes and
+formula, so that nothing is trained, and everything about latency is real: the dense network, the latency model and all
+readings, on one thread. Half of the cases have a neighbour: a process per core that computes and
 copies memory for random times and then rests for random times. When the search has ended the neighbour is stopped, and
 every network of the front is measured again. A case is inside when the ratios of all its networks to the dense one are
 inside the budget, and the largest uses the budget when its ratio is above 85% of it.

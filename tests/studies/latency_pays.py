@@ -13,8 +13,7 @@ once. So a search by FLOPs is cut off at the same measured latency. Every seed h
 
 Devices are `cpu` (eager, one thread), `onnxruntime`, and `stepN`, which is tests/stepped_device.py with steps of N
 channels. ResNet-20 meets steps of 8: for steps of 32 it is too narrow, as its smallest network takes 60% there.
-`--short` takes one seed of one cell with few images and epochs, under 10 minutes on two quiet cores; a seed of
-ResNet-20 with the defaults takes about 10 minutes, of MobileNetV2 at 64x64 about an hour.
+`--short` takes one seed of one cell with few images and epochs.
 """
 
 import argparse

@@ -196,7 +196,8 @@ def test_networks_go_to_the_next_agent_and_past_one_that_is_away(
     monkeypatch.setattr(_Answers, "content", json.dumps({"rounds": [[1, 2]], "mj": 5}).encode())
     model = tmp_path / "model"
     model.write_bytes(b"any")
-    bench = AgentsBench(config("http://127.0.0.1:9", fake))
+    bench = AgentsBench(config("http://127.0.0.1:9", fake, "http://127.0.0.1:9/"))
+    assert bench.places == 2
     for _ in range(3):
         found = bench.compare(model, model, 1, 1)
         assert (found.rounds, found.millijoules, found.details["agent"]) == (((0.001, 0.002),), 5.0, fake)
