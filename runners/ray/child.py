@@ -68,10 +68,12 @@ def _serve(ask_tell: AskTell | None, process: BaseProcess, connection: Connectio
         elif name == LOG:
             logger, level, text = argument
             logging.getLogger(logger).log(level, "%s", text)
-        elif name == "ask":
-            connection.send(None if ask_tell is None else ask_tell.ask())
         else:
-            connection.send(getattr(ask_tell, name)(argument))
+            answer = getattr(ask_tell, name)(*(() if name == "ask" else (argument,)))
+            try:
+                connection.send(answer)
+            except ConnectionError:  # it was ended meanwhile
+                raise _lost(process, lifeline) from None
 
 
 def _receive(process: BaseProcess, connection: Connection, lifeline: Lifeline | None) -> tuple[str, Any]:
@@ -90,11 +92,13 @@ def _receive(process: BaseProcess, connection: Connection, lifeline: Lifeline | 
         process.kill()
         raise
     except (EOFError, ConnectionError):
-        process.join()
-        address = "" if lifeline is None else f" at {lifeline.address}"
-        raise ClusterLostError(
-            f"the Ray cluster{address} is lost: its process ended with code {process.exitcode}"
-        ) from None
+        raise _lost(process, lifeline) from None
+
+
+def _lost(process: BaseProcess, lifeline: Lifeline | None) -> ClusterLostError:
+    process.join()
+    address = "" if lifeline is None else f" at {lifeline.address}"
+    return ClusterLostError(f"the Ray cluster{address} is lost: its process ended with code {process.exitcode}")
 
 
 def _end(process: BaseProcess, connection: Connection) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 NOT_SENT = ["__pycache__", ".git"]  # of the folders of packages
 SHARED_BYTES = 1 << 20  # of a tensor that the workers of a node share
 _NUMPY = (torch.uint8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
+SHUTDOWN_SECONDS = 15.0
 NODE_LABEL = "ray.io/node-id"  # which Ray gives every node
 logger = logging.getLogger(__name__)
 
@@ -148,7 +150,18 @@ def connected(config: RunnerConfig) -> Iterator[None]:
             _start(config.cluster, options)
             yield
         finally:
-            ray.shutdown()  # also after a start that was interrupted
+            _shut_down()  # also after a start that was interrupted
+
+
+def _shut_down() -> None:
+    """Disconnect from Ray, or end what was started here.
+
+    After nodes were lost, Ray was seen to wait for a thread of its own for ever, with all trials told; the process ends
+    soon anyway, and what it has started with it.
+    """
+    ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
+    ending.start()
+    ending.join(SHUTDOWN_SECONDS)
 
 
 def _start(cluster: str, options: Mapping[str, Any]) -> None:

@@ -66,6 +66,22 @@ def test_a_process_that_is_ended_is_a_lost_cluster() -> None:
     assert desk.calls == ["ask"]
 
 
+def test_a_process_that_is_ended_before_it_has_its_answer_is_a_lost_cluster(tmp_path: Path) -> None:
+    def asks(ask_tell: AskTell, _: OnConnected) -> None:
+        (tmp_path / "process").write_text(str(os.getpid()))
+        ask_tell.ask()
+
+    class Slow(Desk):
+        def ask(self) -> Trial | None:
+            process = int((tmp_path / "process").read_text())
+            os.kill(process, signal.SIGKILL)
+            assert awaited(lambda: psutil.Process(process).status() == psutil.STATUS_ZOMBIE)
+            return super().ask()
+
+    with pytest.raises(ClusterLostError, match="is lost: its process ended with code -9"):
+        run_in_child(asks, Slow())
+
+
 def test_the_process_ends_soon_after_a_search_that_is_killed(tmp_path: Path) -> None:
     def trains_long(ask_tell: AskTell, _: OnConnected) -> None:
         (tmp_path / "process").write_text(str(os.getpid()))

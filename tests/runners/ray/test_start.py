@@ -3,12 +3,14 @@
 import importlib
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import runners
 from runners.base import RunnerError
+from runners.ray.runner import _shut_down
 from runners.ray.start import check_answers, import_folders, own_modules
 
 
@@ -26,6 +28,14 @@ def test_an_address_at_which_nothing_listens_is_an_error(address: str) -> None:
 @pytest.mark.parametrize("address", ["", "auto"])
 def test_addresses_that_only_ray_understands_are_left_to_ray(address: str) -> None:
     check_answers(address)
+
+
+def test_a_ray_that_does_not_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+    monkeypatch.setattr("ray.shutdown", waits.wait)
+    monkeypatch.setattr("runners.ray.runner.SHUTDOWN_SECONDS", 0.05)
+    _shut_down()
+    waits.set()
 
 
 def test_the_address_of_a_ray_client_is_refused_with_the_way_out() -> None:
