@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.job_config import JobConfig
 from ray.tune.schedulers import FIFOScheduler
@@ -42,6 +43,15 @@ def reread_token() -> None:
     """Have Ray read again the environment variables of authentication, which it has kept since it was imported."""
     Config.initialize("")  # the mode first: a thread of Ray that still runs must not look for a token that has gone
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def find_cluster() -> str:
+    """Return the "host:port" of the head to which Ray's address "auto" leads.
+
+    Raises:
+        ConnectionError: no cluster runs on this machine, and RAY_ADDRESS names none.
+    """
+    return str(canonicalize_bootstrap_address("auto"))
 
 
 def present_token(address: str) -> None:

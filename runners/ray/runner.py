@@ -30,7 +30,7 @@ from runners.capacity import fitting_workers, needed_gpus
 from runners.config import RunnerConfig
 from runners.ray.authentication import check_token, own_token
 from runners.ray.child import run_in_child
-from runners.ray.internals import FirstCome, actor_of, error_of, importing_from
+from runners.ray.internals import FirstCome, actor_of, error_of, find_cluster, importing_from
 from runners.ray.room import Room, capacity, check_files
 from runners.ray.settings import quiet_tune
 from runners.ray.start import check_answers, import_folders, own_modules
@@ -167,8 +167,9 @@ def _shut_down() -> None:
 def _start(cluster: str, options: Mapping[str, Any]) -> None:
     """Connect to a cluster, or start Ray where its address is empty; raise a RunnerError where that fails."""
     try:
-        check_answers(cluster)
-        check_token(cluster)
+        address = find_cluster() if cluster == "auto" else cluster  # Ray would try for 20 s, and not say what it lacks
+        check_answers(address)
+        check_token(address)
         ray.init(**options)
     except RunnerError:
         raise

@@ -158,6 +158,15 @@ def test_a_cluster_that_does_not_answer_is_a_clear_error_at_once(address: str, m
         cluster_workers(RunnerConfig(ray_address=address))
 
 
+def test_a_cluster_that_ray_is_to_find_is_tried_before_ray_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray would try for 20 s"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # counts more than what Ray finds on this machine
+    with pytest.raises(RunnerError, match=r"no Ray cluster answers at 'auto' \(ConnectionRefusedError"):
+        cluster_workers(RunnerConfig(ray_address="auto"))
+
+
 def test_images_that_cannot_be_sent_to_workers_are_refused_with_the_way_out(tmp_path) -> None:
     (tmp_path / "images.bin").write_bytes(b"")
     with (tmp_path / "images.bin").open("rb") as file:
