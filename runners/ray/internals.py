@@ -3,7 +3,7 @@
 `tests/runners/ray/test_internals.py` holds the contract, and pyproject.toml the last version that was tried.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,43 @@ import ray
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
 from ray.tune.schedulers import FIFOScheduler
 from typing_extensions import override
 
 
 class FirstCome(FIFOScheduler):  # type: ignore[misc]
-    """Runs trials in the order in which they come, and can end the run at once.
+    """Runs trials in the order in which they come, loses a worker whatever ended it, and can end the run at once.
 
-    Tune itself cleans up only after an Exception, and then waits for running epochs.
+    Tune itself cleans up only after an Exception, and then waits for running epochs. It would end the whole run when
+    Ray ends a worker for want of memory, because the error then does not say that it is the worker that has died.
     """
 
     _controller: Any = None
 
     @override
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._controller = tune_controller
+        if self._controller is None:
+            self._controller = tune_controller
+            manager = tune_controller._actor_manager
+            manager._actor_task_failed = _losing_the_worker(manager._actor_task_failed)
 
     def release_workers(self) -> None:
         """Kill every worker and release the resources that are held or requested."""
         if self._controller is not None:
             self._controller._actor_manager.cleanup()
+
+
+def _losing_the_worker(task_failed: Callable[..., None]) -> Callable[..., None]:
+    """Return this method of Tune's with errors of Ray that it does not know taken for the death of the worker."""
+
+    def failed(*, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception).partition("\n")[0])
+        task_failed(tracked_actor_task=tracked_actor_task, exception=exception)
+
+    return failed
 
 
 def importing_from(folders: Sequence[str]) -> JobConfig:

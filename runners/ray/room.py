@@ -22,6 +22,7 @@ def capacity(config: RunnerConfig) -> int:
         raise RunnerError(
             f"a trial needs {config.cpus_per_trial} CPUs and {config.gpus_per_trial:g} GPUs, this Ray has "
             f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; lower --cpus-per-trial or --gpus-per-trial"
+            + (", or start a node first" if config.cluster else "")
         )
     return workers
 

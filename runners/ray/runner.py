@@ -270,7 +270,7 @@ class _Attempt:
         lost: how many workers it was lost with.
         nodes: ids of their nodes.
         began: time on the performance counter when it was first begun; None before.
-        node: reference to the id of the present node.
+        node: reference to the id of the present node; None while no worker has it.
         heard: time of the last report, or of the start; None while no worker has it, or once its worker was ended.
         hung: how many workers were ended because they were silent.
     """

@@ -1,14 +1,19 @@
 """What only Ray can do: lose workers, and keep them between trials."""
 
+import contextlib
 import dataclasses
 import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 
 from pruning.base import Goal
 from runners.base import Evaluation, RunnerError
@@ -33,6 +38,8 @@ def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
         raise ValueError("not today")
     if trial.settings.get("dies"):
         os._exit(1)
+    if trial.settings.get("waits_for"):
+        return TrialResult(trial, TrialState.COMPLETE, accuracy=0.5, note={"pss": pss_beside(trial, search_context)})
     if trial.settings.get("hangs"):
         time.sleep(600)
     if trial.saved is not None:
@@ -48,6 +55,22 @@ def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
     time.sleep(trial.settings.get("sleeps", 0.0))
     note = {"process": os.getpid(), "folder": os.getcwd()}
     return TrialResult(trial, TrialState.COMPLETE, accuracy=0.5, note=note, checkpoint=b"weights")
+
+
+def pss_beside(trial: Trial, search_context: SearchContext) -> int:
+    """Read all images; return the proportional set size of this process, in bytes, while the other trials' run, too."""
+    assert search_context.data.train.images.sum() >= 0
+    waiting = Path(os.environ["SLIMFRONT_CACHE"]) / "waiting"
+    deadline = time.monotonic() + 60
+    for step in ("read", "measured"):
+        (waiting / f"{step}-{trial.number}").touch()
+        while len(list(waiting.glob(f"{step}-*"))) < trial.settings["waits_for"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if step == "read":
+            pss = re.search(r"^Pss: +(\d+) kB", Path("/proc/self/smaps_rollup").read_text(), re.MULTILINE)
+            assert pss
+    return int(pss[1]) * 1024
 
 
 class Desk:
@@ -94,6 +117,26 @@ def test_a_trial_that_loses_its_worker_once_goes_on_from_its_last_saved_epoch(to
     assert (told[5].state, told[5].lost) == (TrialState.COMPLETE, False)
     assert [report.epoch for report in told[5].curve] == [3]
     assert told[5].note["from"].state == b"state"
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_dies_while_it_starts_is_tried_again(tiny_search_context: SearchContext, tmp_path) -> None:
+    class DiesOnce:
+        def __setstate__(self, state: dict[str, object]) -> None:
+            with contextlib.suppress(FileExistsError):
+                (tmp_path / "died").touch(exist_ok=False)
+                os._exit(1)
+
+        def __getstate__(self) -> dict[str, object]:
+            return {"name": "any"}
+
+        def __call__(self, trial: Trial, search_context: SearchContext) -> Evaluation:
+            return by_settings(trial, search_context)
+
+    desk = Desk({})
+    RayRunner(RunnerConfig(), DiesOnce()).run(desk, tiny_search_context)
+    assert (tmp_path / "died").exists()
+    assert desk.told[0].state is TrialState.COMPLETE
 
 
 def test_weights_come_back(told: dict[int, TrialResult]) -> None:
@@ -165,6 +208,27 @@ def test_a_cluster_that_ray_is_to_find_is_tried_before_ray_does(monkeypatch: pyt
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # counts more than what Ray finds on this machine
     with pytest.raises(RunnerError, match=r"no Ray cluster answers at 'auto' \(ConnectionRefusedError"):
         cluster_workers(RunnerConfig(ray_address="auto"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux counts shared pages in shares")
+def test_the_workers_of_a_node_share_one_copy_of_the_images(tiny_search_context: SearchContext) -> None:
+    waiting = Path(os.environ["SLIMFRONT_CACHE"]) / "waiting"
+
+    def pss(images: torch.Tensor) -> int:
+        data = tiny_search_context.data
+        train = dataclasses.replace(data.train, images=images, labels=torch.zeros(len(images), dtype=torch.long))
+        context = dataclasses.replace(tiny_search_context, data=dataclasses.replace(data, train=train))
+        waiting.mkdir()
+        desk = Desk({"waits_for": 2}, {"waits_for": 2})
+        RayRunner(RunnerConfig(), by_settings).run(desk, context)
+        shutil.rmtree(waiting)
+        return sum(int(result.note["pss"]) for result in desk.told.values())
+
+    many = torch.ones(200_000, 1, 32, 32, dtype=torch.uint8)
+    copies = (pss(many) - pss(many[:100].clone())) / many.nbytes
+    print(f"{copies:.2f} copies of {many.nbytes:,} bytes in 2 workers")
+    assert copies <= 1.3
 
 
 def test_images_that_cannot_be_sent_to_workers_are_refused_with_the_way_out(tmp_path) -> None:
