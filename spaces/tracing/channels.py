@@ -1,5 +1,6 @@
 """Channels: the groups, axis maps and cost model that follow from a recording and its channel labels."""
 
+import dataclasses
 from collections import defaultdict
 from fractions import Fraction
 from math import prod
@@ -54,10 +55,26 @@ class Channels:
                 layer = name.removesuffix(".weight")
                 suffix = f"#{taken[layer]}" if taken[layer] else ""
                 taken[layer] += 1
-                problem = self._problem(channels, cells, number)
-                groups.append(self._group(layer + suffix, channels, start, problem, cells.cells_in(number)))
-                start += len(channels)
-        return groups
+                fixed = self._problem(channels, cells, number)
+                parts = 1 if fixed else cells.cells_in(number)
+                width = len(channels)
+                groups.append(ChannelGroup(layer + suffix, width, 1, width, parts, parts, start=start, fixed=fixed))
+                start += width
+        producers, consumers = self._layers_by_group(groups, 0), self._layers_by_group(groups, 1)
+        return [
+            dataclasses.replace(group, producers=tuple(writing), consumers=tuple(reading))
+            for group, writing, reading in zip(groups, producers, consumers, strict=True)
+        ]
+
+    def _layers_by_group(self, groups: list[ChannelGroup], dim: int) -> list[list[str]]:
+        """Return for every group the layers whose weights have its channels along a dimension, as they are executed."""
+        starts = np.array([group.start for group in groups], dtype=np.int64)
+        layers: list[list[str]] = [[] for _ in groups]
+        for name in self._recorder.producers:
+            ids = self._id_of[self._axes[name, dim]]
+            for number in np.unique(np.searchsorted(starts, ids[ids >= 0], side="right") - 1).tolist():
+                layers[number].append(name.removesuffix(".weight"))
+        return layers
 
     def _problem(self, channels: Ids, cells: Cells, number: int) -> str:
         """Return the reason why these channels, a group of that number, cannot be cut; empty where they can."""
@@ -72,28 +89,6 @@ class Channels:
         if cells.cells_in(number) == len(channels):
             return "every part that must stay as large as the others holds a single one of these channels"
         return ""
-
-    def _group(self, name: str, channels: Ids, start: int, fixed: str, conv_groups: int) -> ChannelGroup:
-        members = set(channels.tolist())
-        return ChannelGroup(
-            name=name,
-            width=len(channels),
-            floor=1,
-            ceiling=len(channels),
-            divisor=1 if fixed else conv_groups,
-            conv_groups=1 if fixed else conv_groups,
-            producers=self._layers_on(members, 0),
-            consumers=self._layers_on(members, 1),
-            start=start,
-            fixed=fixed,
-        )
-
-    def _layers_on(self, members: set[int], dim: int) -> tuple[str, ...]:
-        return tuple(
-            name.removesuffix(".weight")
-            for name in self._recorder.producers
-            if not members.isdisjoint(self._axes[name, dim].tolist())
-        )
 
     def sizes(self) -> dict[SizeName, Ids]:
         """Return the sizes that modules hold in attributes, with the ids of the channels that they count."""
