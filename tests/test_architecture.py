@@ -64,7 +64,7 @@ HOMES = {  # library -> the files or folders that may import it
     "mlflow": ("search/tracking/",),
     "optuna": ("search/searchers/", "search/storage/"),
     "matplotlib": ("search/reporting/picture.py",),
-    "plotly": ("search/reporting/page.py", "search/reporting/sections/charts.py"),
+    "plotly": ("search/reporting/page/report.py", "search/reporting/page/charts.py"),
 }
 LIGHT = """
     search/__init__.py search/__main__.py search/cli.py search/results/pareto.py search/results/result.py

@@ -8,7 +8,7 @@ from pruning.formats import parse_formats
 from pruning.quantization.static import check_int8
 from search.commands.arguments import CommandParser
 from search.finalization.exports import Export, export_from_run
-from search.reporting.sections.int8 import int8_statements, int8_table
+from search.reporting.page.int8 import int8_statements, int8_table
 from search.reporting.wording import TextTable, make_console, print_parts
 from spaces.errors import ExitCode
 

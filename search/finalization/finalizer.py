@@ -29,7 +29,7 @@ from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration
 from search.planning import LEAST_TIMING, TIMING_SHARE
 from search.reporting.latency import GIVE_UP, latency_columns
-from search.reporting.page import write_html
+from search.reporting.page.report import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
 from search.reporting.wording import plural

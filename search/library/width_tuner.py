@@ -32,7 +32,7 @@ from search.environment import Environment, Plan
 from search.library.calibration import Calibration, untrained
 from search.library.prune import Pruned, absolute, cut, cutting_method
 from search.problem import Problem
-from search.reporting.page import write_html
+from search.reporting.page.report import write_html
 from search.reporting.picture import write_png
 from search.reporting.rows import write_csv
 from search.results.loading import RESULT

@@ -1,6 +1,6 @@
 """The picture of a search: accuracy over FLOPs or latency.
 
-`picture_of` decides what is drawn; `write_png` draws it with matplotlib, `search.reporting.page` with plotly.
+`picture_of` decides what is drawn; `write_png` draws it with matplotlib, `search.reporting.page.report` with plotly.
 `write_fronts_png` draws the fronts of several searches.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from runners.trial import TrialResult
 from search.reporting.fronts import NamedRun, common_axis, common_score, dense_cost, front_along
-from search.reporting.sections.colours import DENSE, FRONT, GREY, LIMIT, PALETTE
+from search.reporting.page.colours import DENSE, FRONT, GREY, LIMIT, PALETTE
 from search.reporting.wording import plural
 from search.results.pareto import FLOPS, LATENCY, measured, objectives
 from search.results.result import SearchResult

@@ -8,8 +8,8 @@ from rich.console import RenderableType
 
 from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_statements, latency_table
+from search.reporting.page.int8 import int8_statements, int8_table
 from search.reporting.rows import front_table, rank_correlation_table, widths_table
-from search.reporting.sections.int8 import int8_statements, int8_table
 from search.reporting.statements import (
     baseline_statements,
     dense_statement,

@@ -38,7 +38,7 @@ from traced_zoo import zoo_space  # noqa: E402
 from configs.passwords import masked_settings  # noqa: E402
 from runners.trial import EpochReport, Trial, TrialResult  # noqa: E402
 from search.problem import Problem  # noqa: E402
-from search.reporting.page import write_html  # noqa: E402
+from search.reporting.page.report import write_html  # noqa: E402
 from search.reporting.picture import write_png  # noqa: E402
 from search.reporting.summary import summary  # noqa: E402
 from search.reporting.wording import make_console, print_parts  # noqa: E402

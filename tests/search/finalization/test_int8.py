@@ -19,7 +19,7 @@ from runners.data.loading import load_data
 from runners.trial import Trial, TrialResult, TrialState
 from search.cli import main
 from search.finalization.int8 import Quantizer
-from search.reporting.sections.int8 import int8_statements, int8_table
+from search.reporting.page.int8 import int8_statements, int8_table
 from search.results.int8 import Int8
 from spaces.zoo.cifar import LeNet
 

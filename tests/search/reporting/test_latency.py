@@ -17,7 +17,7 @@ from search.reporting.latency import (
     latency_statements,
     latency_table,
 )
-from search.reporting.page import write_html
+from search.reporting.page.report import write_html
 from search.reporting.picture import picture_of, write_png
 from search.reporting.rows import front_columns, write_csv
 from search.reporting.summary import summary

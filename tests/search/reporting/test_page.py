@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from search.reporting.page import hover_text, write_html
+from search.reporting.page.report import hover_text, write_html
+from search.reporting.page.shapes import network_shapes
 from search.reporting.rows import dense_row, network_row
-from search.reporting.sections.shapes import network_shapes
 from search.results.result import SearchResult
 from spaces.widths import Widths
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from runners.trial import Confirmation, TrialResult, TrialState
-from search.reporting.page import hover_text, write_html
+from search.reporting.page.report import hover_text, write_html
 from search.reporting.rows import front_columns, front_table, network_row, write_csv
 from search.reporting.summary import summary
 from search.results.comparison import difference, failed_again, reached_on_test

@@ -8,7 +8,7 @@ from plotly import graph_objects
 from runners.latency.meter import REFERENCE
 from runners.trial import TrialResult
 from search.reporting.latency import readings
-from search.reporting.sections.colours import DENSE, GREY, PALETTE
+from search.reporting.page.colours import DENSE, GREY, PALETTE
 from search.results.comparison import baseline_text
 from search.results.pareto import FLOPS
 from search.results.result import SearchResult

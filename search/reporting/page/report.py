@@ -13,6 +13,11 @@ import yaml
 from configs.loading import command_line
 from search.reporting.final_training import final_training_statements, final_training_table
 from search.reporting.latency import latency_heads, latency_statements
+from search.reporting.page.charts import baseline_chart, curves_chart, latency_chart, styled
+from search.reporting.page.colours import DENSE, FRONT, LIMIT
+from search.reporting.page.int8 import int8_statements, int8_table
+from search.reporting.page.shapes import network_shapes
+from search.reporting.page.trials import HEADS, PER_PAGE, packed_rows, trial_rows
 from search.reporting.picture import Coordinates, Picture, Series, picture_of
 from search.reporting.rows import (
     NetworkRow,
@@ -24,11 +29,6 @@ from search.reporting.rows import (
     quantised,
     rank_correlation_table,
 )
-from search.reporting.sections.charts import baseline_chart, curves_chart, latency_chart, styled
-from search.reporting.sections.colours import DENSE, FRONT, LIMIT
-from search.reporting.sections.int8 import int8_statements, int8_table
-from search.reporting.sections.shapes import network_shapes
-from search.reporting.sections.trials import HEADS, PER_PAGE, packed_rows, trial_rows
 from search.reporting.statements import (
     baseline_statements,
     dense_statement,
@@ -53,7 +53,7 @@ def write_html(result: SearchResult, path: Path) -> None:
     picture, rows = picture_of(result), front_rows(result)
     statements = [ending(result), *target_statements(result)]
     statements.append(dense_statement(result.dense.learning_curve))
-    template = Environment(loader=PackageLoader("search.reporting", ""), autoescape=True, trim_blocks=True)
+    template = Environment(loader=PackageLoader("search.reporting.page", ""), autoescape=True, trim_blocks=True)
     text = template.get_template("report.html.j2").render(
         score=result.score_name,
         title=picture.title,
