@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(MlflowTracker, "on_search_start", lambda *_: None)
         patch.setattr(MlflowTracker, "on_dense_evaluated", lambda *_: None)
         patch.setattr(MlflowTracker, "on_trial_end", lambda *_: None)
+        patch.setattr(MlflowTracker, "on_search_end", lambda *_: None)
         search.run(tiny_config(folder, trials=3))
     return folder
 

@@ -108,7 +108,7 @@ def test_so_is_a_setting_that_is_no_text(method: str, values: dict[str, float], 
 
 @pytest.mark.parametrize(
     ("method", "way_out"),
-    [("auto", "what csgd acts on; take --method di,aofp"), ("abfp", "what abfp acts on; take --method di$")],
+    [("di,aofp,csgd", "what csgd acts on; take --method di,aofp"), ("abfp", "what abfp acts on; take --method di$")],
 )
 def test_methods_that_act_on_steps_of_sgd_refuse_another_optimizer(method: str, way_out: str) -> None:
     config = RunConfig(budget=("50%",), train=TrainConfig(optimizer="adamw"), method="di,aofp")
