@@ -68,8 +68,8 @@ class RunConfig:
         weights: "DEFAULT" or a name such as IMAGENET1K_V1 for torchvision's ("DEFAULT" for timm's), a file, or empty to
             train the dense net once and cache it.
         method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
-            "auto" is di, aofp and, where its narrow network gets an epoch, csgd; "all" is every method. The baselines
-            always run beside them: l2 with uniform widths, di with widths of its own and with uniform ones.
+            "auto" is di and, with 2 epochs and more, aofp and csgd, which choose while they train; "all" is every
+            method. The baselines always run beside them: l2 with uniform widths, di with its own and with uniform ones.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         search_settings: comma-separated methods of the run whose settings are searched within their ranges, or "all".
             Empty searches none: every setting has its default, or the value of --set.
@@ -315,9 +315,9 @@ class RunConfig:
     def methods(self) -> tuple[str, ...]:
         """The names of the methods that the search chooses among."""
         methods = tuple(parse_methods(self.method))
-        if self.method.strip() == AUTO and (epochs := self.train.epochs):
-            # One that is wide to its last epoch takes the longest and leaves its narrow network untrained.
-            methods = tuple(name for name in methods if wide_epochs(METHODS[name](), epochs) < epochs)
+        if self.method.strip() == AUTO and self.train.epochs == 1:
+            # Half an epoch is too short to choose channels by training, and the narrow network needs the rest.
+            methods = tuple(name for name in methods if not wide_epochs(METHODS[name](), 1))
         if not methods:
             raise ConfigError(f"--method {self.method!r} names no method; known: {', '.join(sorted(METHODS))}")
         return methods

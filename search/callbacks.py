@@ -19,11 +19,14 @@ class Progress:
     Attributes:
         finished: number of trials that have a result.
         total: number of trials that the search will have at its end, those of an earlier process included.
+        final_left: epochs of the dense network that would take as long as the rest of the final training; None while
+            trials of the search are left, whose results decide which networks are trained on.
     """
 
     finished: int
     total: int
     front: ParetoFront
+    final_left: float | None = None
 
 
 class SearchCallback:

@@ -27,7 +27,7 @@ from search.schedulers.final_training import split_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign, sensing_images
 from search.storage.run_folder import DENSE
-from search.time_left import NARROW_POWER, Work
+from search.time_left import Work, time_share
 from spaces.space import uniform_ratios
 
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
@@ -169,7 +169,7 @@ def _final_trainings(environment: Environment, candidates: CandidateSpace) -> fl
     base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
     epochs = split_epochs(environment.config.final_training, len(levels))
     places = zip(epochs, sorted(levels, reverse=True), strict=True)
-    return sum(count * math.pow(min(1.0, fraction * base), NARROW_POWER) for count, fraction in places)
+    return sum(count * time_share(fraction * base) for count, fraction in places)
 
 
 def screening_pool_size(environment: Environment, candidates: CandidateSpace) -> int:
@@ -226,14 +226,14 @@ def _trial_shares(environment: Environment, candidates: CandidateSpace) -> list[
     limits = [budget.limit / getattr(dense, budget.quantity) for budget in counted(problem.budgets)]
     share_allowed = min([1.0, *limits])
 
-    def time_share(name: str, fraction: float) -> float:
+    def share_of(name: str, fraction: float) -> float:
         method = METHODS[name](**problem.fixed.get(name, {}))
         wide = wide_epochs(method, epochs) / max(1, epochs)
-        return float(wide + (1 - wide) * math.pow(fraction * share_allowed, NARROW_POWER))
+        return float(wide + (1 - wide) * time_share(fraction * share_allowed))
 
     points = InitialDesign(candidates).points(trials)
-    known = [time_share(point.method, point.parameters["budget_fraction"]) for point in points]
-    speeds = [1 / time_share(name, candidates.cost_coverage.mean) for name in candidates.methods]
+    known = [share_of(point.method, point.parameters["budget_fraction"]) for point in points]
+    speeds = [1 / share_of(name, candidates.cost_coverage.mean) for name in candidates.methods]
     longer = mean_epochs(candidates.training, epochs) / max(1, epochs)
     return known + [longer * len(speeds) / sum(speeds)] * (trials - len(points))
 

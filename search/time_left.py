@@ -9,6 +9,11 @@ from search.results.pareto import measured
 NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resnet18 at 17% of the FLOPs took 24%
 
 
+def time_share(flops_share: float) -> float:
+    """Return the time that a narrow network takes to train as a share of the dense one's."""
+    return math.pow(min(1.0, flops_share), NARROW_POWER)
+
+
 @dataclass(frozen=True)
 class Work:
     """What the parts of a search are expected to take, in seconds of a worker.
@@ -53,9 +58,15 @@ class TimeLeft:
         if not result.final_epochs:
             self._before_final[number] = result.seconds
 
-    def seconds(self, finished: int, total: int) -> float:
-        """Return the seconds that are left after so many of all trials; 0 when nothing is."""
-        trials, final = self._trials_left(finished, total), self._final_left()
+    def seconds(self, finished: int, total: int, final_left: float | None = None) -> float:
+        """Return the seconds that are left after so many of all trials; 0 when nothing is.
+
+        Args:
+            final_left: epochs of the dense network that the rest of the final training is worth; None takes those of
+                the forecast.
+        """
+        epochs = max(0.0, self._work.final_epochs - self._final_done()) if final_left is None else final_left
+        trials, final = self._trials_left(finished, total), epochs * self._work.final
         if trials <= 0 and final <= 0:
             return 0.0
         pace = self._pace()
@@ -85,17 +96,11 @@ class TimeLeft:
             return 1.0
         return _searched_epochs(result) / max(1, self._work.epochs)
 
-    def _final_left(self) -> float:
-        """Return the seconds that are expected of the rest of the final training."""
-        return max(0.0, self._work.final_epochs - self._final_done()) * self._work.final
-
     def _final_done(self) -> float:
         """Return the epochs of the dense network that would take as long as the final training so far."""
         finals = [result for result in self._latest.values() if result.final_epochs and measured(result)]
         shares = [(result.cost.flops if result.cost else 0) / self._dense_flops for result in finals]
-        return sum(
-            result.final_epochs * math.pow(share, NARROW_POWER) for result, share in zip(finals, shares, strict=True)
-        )
+        return sum(result.final_epochs * time_share(share) for result, share in zip(finals, shares, strict=True))
 
     def _final_pace(self) -> float:
         """Return the seconds that the final training took for each that was expected; 0 before it began."""

@@ -315,4 +315,6 @@ class Tuner(AskTell):
         results = self.history.results
         self.scheduler.observe(results)
         self.screening.observe(results)
-        self.callback.on_trial_end(result, Progress(len(self.history.searched), self.total, self.history.front))
+        finished = len(self.history.searched)
+        final_left = self.final_training.epochs_left(results) if finished >= self.total else None
+        self.callback.on_trial_end(result, Progress(finished, self.total, self.history.front, final_left))

@@ -232,7 +232,7 @@ class ProgressEstimate:
 
     def left(self, progress: Progress) -> str:
         """Say how long the rest will take; empty when nothing is left."""
-        seconds = self._time_left.seconds(progress.finished, progress.total)
+        seconds = self._time_left.seconds(progress.finished, progress.total, progress.final_left)
         return f"{duration(min(seconds, max(0.0, self._ends - time.monotonic())))} left" if seconds else ""
 
 

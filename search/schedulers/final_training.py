@@ -27,6 +27,7 @@ from search.schedulers.asha import Promotion
 from search.schedulers.parents import contains
 from search.schedulers.segments import NOT_CONTINUED
 from search.searchers.candidate_space import CandidateSpace
+from search.time_left import time_share
 from spaces.budget import Budget
 
 # The rung of the entrants is one in so many of a target's epochs; heirs get as many as trials have had, but no more
@@ -157,6 +158,17 @@ class FinalTraining:
                 is_known = False
             above = leader
         return None
+
+    def epochs_left(self, results: Sequence[TrialResult]) -> float:
+        """Return how many epochs of the dense network would take as long as the rest of the final training."""
+        dense = float(getattr(self._problem.space.dense_cost, self._quantity))
+        limits, left = self.limits(results) if self.epochs else [], 0.0
+        bounds = itertools.pairwise([*limits, 0.0])
+        for (limit, below), epochs in zip(bounds, split_epochs(self.epochs, len(limits)), strict=True):
+            here = [result for result in results if measured(result) and below < self.cost(result) <= limit]
+            done = sum(result.final_epochs for result in here)
+            left += max(0, epochs - done) * time_share(limit / dense)
+        return left
 
     def teacher(
         self, results: Sequence[TrialResult], number: int | None = None

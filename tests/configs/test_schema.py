@@ -92,13 +92,13 @@ def test_a_rule_that_does_not_hold_is_told_with_value_and_way_out(changes: dict[
 @pytest.mark.parametrize(
     ("method", "epochs", "methods"),
     [
-        ("auto", 1, ("di", "aofp")),
+        ("auto", 1, ("di",)),
         ("auto", 2, ("di", "aofp", "csgd")),
         ("auto", 0, ("di", "aofp", "csgd")),
         ("csgd,di", 1, ("csgd", "di")),
     ],
 )
-def test_auto_leaves_out_methods_that_leave_no_epoch_to_the_narrow_network(
+def test_auto_leaves_out_methods_that_choose_while_they_train_where_there_is_one_epoch(
     method: str, epochs: int, methods: tuple[str, ...]
 ) -> None:
     assert RunConfig(("50%",), method=method, train=TrainConfig(epochs=epochs)).methods == methods

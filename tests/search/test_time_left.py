@@ -6,7 +6,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.time_left import NARROW_POWER, TimeLeft, Work
+from search.time_left import NARROW_POWER, TimeLeft, Work, time_share
 from spaces.cost import Cost
 from spaces.widths import Widths
 
@@ -72,3 +72,16 @@ def test_a_trial_that_failed_says_nothing_of_the_final_training() -> None:
     failed = dataclasses.replace(result(1, 10.0), state=TrialState.FAILED, accuracy=None, cost=None, widths=None)
     time_left.note(failed)
     assert time_left.seconds(2, 2) == pytest.approx(40.0)
+
+
+def test_once_the_networks_of_the_final_training_are_known_they_count_instead_of_the_forecast() -> None:
+    work = Work(trials=(10.0,), epochs=1, final=8.0, final_epochs=5.0, closing=7.0)
+    time_left = TimeLeft(work, 0.0, 1, DENSE_FLOPS)
+    time_left.note(result(0, 10.0))
+    assert time_left.seconds(1, 1, 0.25) == pytest.approx(0.25 * 8 + 7)
+    assert time_left.seconds(1, 1, 0.0) == 0
+
+
+def test_a_narrow_network_takes_more_than_its_share_of_the_flops() -> None:
+    assert time_share(0.17) == pytest.approx(0.24, abs=0.01)  # as measured on cifar_resnet18
+    assert time_share(1.5) == 1

@@ -177,7 +177,9 @@ def test_settings_are_searched_fixed_or_at_their_default() -> None:
 
 
 def test_the_methods_behind_auto_are_named() -> None:
-    assert "\nmethods di, aofp; baselines uniform l2, own di, uniform di" in page_of(method="auto", set=())
+    assert "\nmethods di, aofp, csgd; baselines uniform l2, own di, uniform di" in page_of(
+        method="auto", set=(), train=TrainConfig(epochs=2, device="cpu", precision="float32")
+    )
 
 
 def test_trials_are_told_apart_and_add_up() -> None:

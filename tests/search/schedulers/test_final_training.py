@@ -15,6 +15,7 @@ from search.schedulers.final_training import DenseAccuracy, FinalTraining, split
 from search.schedulers.segments import DISTILL_WEIGHT, NOT_CONTINUED, TEACHER
 from search.searchers.candidate_space import CandidateSpace
 from search.storage.checkpoints import CheckpointStore
+from search.time_left import time_share
 from spaces.errors import WeightsError
 from spaces.space import uniform_ratios
 
@@ -354,3 +355,15 @@ def test_smaller_targets_have_more_epochs_and_all_have_their_mean(mean: int, tar
     assert epochs == sorted(epochs)
     if targets > 1 and mean > 4:
         assert epochs[0] < mean < epochs[-1] <= 1.5 * mean
+
+
+def test_what_is_left_of_the_final_training_falls_from_all_of_it_to_nothing() -> None:
+    made_up, left = search(), list[float]()
+    while (trial := made_up.ask()) is not None:
+        if trial.segment is not None and trial.segment.final:
+            left.append(made_up.tuner.final_training.epochs_left(made_up.results))
+        made_up.tell(outcome(trial))
+    whole = [epochs * time_share(target / 100) for epochs, target in zip((6, 8, 10), TARGETS, strict=True)]
+    assert left[0] == pytest.approx(sum(whole), rel=1e-4)  # limits are whole numbers
+    assert left == sorted(left, reverse=True)
+    assert made_up.tuner.final_training.epochs_left(made_up.results) == 0
