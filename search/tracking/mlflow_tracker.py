@@ -234,7 +234,7 @@ class MlflowTracker(SearchCallback):
 
         def send() -> None:
             runs.send(record)
-            if self._queue.empty() or number % RECORDS_AT_ONCE == 0:
+            if number + 1 == len(self._journal) or number % RECORDS_AT_ONCE == 0:  # the last so far
                 runs.confirm(number + 1)
 
         retrying = Retrying(

@@ -186,6 +186,11 @@ def test_the_parent_names_its_images_and_where_it_ran(client: MlflowClient, runs
     assert client.get_experiment_by_name("slimfront").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+def test_the_store_knows_at_the_end_that_it_has_every_record(folder: Path, runs: dict[str, Run]) -> None:
+    written = (folder / "mlflow.jsonl").read_text().count("\n") - 1  # the first line is the heading
+    assert int(runs[NAME].data.tags["slimfront.records"]) == written  # else `search sync` would send them again
+
+
 def test_learning_curves_are_logged_by_epoch(client: MlflowClient, runs: dict[str, Run]) -> None:
     assert history(client, runs[NAME], "dense_val_accuracy") == [(1, 0.7), (2, 0.9)]
 
