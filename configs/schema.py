@@ -316,7 +316,7 @@ class RunConfig:
         """The names of the methods that the search chooses among."""
         methods = tuple(parse_methods(self.method))
         if self.method.strip() == AUTO and self.train.epochs == 1:
-            # Half an epoch is too short to choose channels by training, and the narrow network needs the rest.
+            # One epoch is too short to choose channels by training and to train the narrow network after that.
             methods = tuple(name for name in methods if not wide_epochs(METHODS[name](), 1))
         if not methods:
             raise ConfigError(f"--method {self.method!r} names no method; known: {', '.join(sorted(METHODS))}")

@@ -137,18 +137,7 @@ def test_a_folder_of_images_that_nodes_lack_is_named_before_the_first_trial(clus
 
 
 def test_a_link_that_is_down_for_20_s_loses_nothing(network: Network, cluster: RayCluster, folder: Path) -> None:
-    flags = (
-        "--ray-address",
-        cluster.address,
-        "--trials",
-        "8",
-        "--epochs",
-        "4",
-        "--rungs",
-        "none",
-        "--final-epochs",
-        "none",
-    )
+    flags = ("--ray-address", cluster.address, "--trials", "8", *LONG)
     search = Search(cluster.head, folder, "short", *flags)
     search.wait_for(2)
     network.pull("node1")
@@ -160,18 +149,7 @@ def test_a_link_that_is_down_for_20_s_loses_nothing(network: Network, cluster: R
 
 
 def test_a_node_that_joins_late_is_used(network: Network, cluster: RayCluster, folder: Path) -> None:
-    flags = (
-        "--ray-address",
-        cluster.address,
-        "--trials",
-        "12",
-        "--epochs",
-        "4",
-        "--rungs",
-        "none",
-        "--final-epochs",
-        "none",
-    )
+    flags = ("--ray-address", cluster.address, "--trials", "12", *LONG)
     search = Search(cluster.head, folder, "late", *flags)
     search.wait_for(1)
     late = network.machine("late")
@@ -184,18 +162,7 @@ def test_a_node_that_joins_late_is_used(network: Network, cluster: RayCluster, f
 def test_trials_of_a_node_whose_link_stays_down_are_tried_again_elsewhere(
     network: Network, cluster: RayCluster, folder: Path
 ) -> None:
-    flags = (
-        "--ray-address",
-        cluster.address,
-        "--trials",
-        "8",
-        "--epochs",
-        "4",
-        "--rungs",
-        "none",
-        "--final-epochs",
-        "none",
-    )
+    flags = ("--ray-address", cluster.address, "--trials", "8", *LONG)
     search = Search(cluster.head, folder, "long", *flags)
     search.wait_for(1)
     network.pull("node2")
