@@ -244,7 +244,7 @@ def parse_fixed_settings(texts: Sequence[str], methods: Sequence[str]) -> dict[s
     fixed: dict[str, dict[str, str]] = {}
     for text in texts:
         left, equals, value = text.partition("=")
-        method, dot, name = left.strip().partition(".")
+        method, dot, name = left.strip().rpartition(".")
         if not (equals and dot and method and name and value.strip()):
             raise ConfigError(f"--set {text!r} is not METHOD.SETTING=VALUE, as in {methods[0]}.SETTING=VALUE")
         if method not in (*methods, *ALWAYS_SETTABLE):

@@ -69,7 +69,8 @@ class RunConfig:
             train the dense net once and cache it.
         method: comma-separated methods among which the search chooses; it prefers methods that reach better networks;
             "auto" is di and, with 2 epochs and more, aofp and csgd, which choose while they train; "all" is every
-            method. The baselines always run beside them: l2 with uniform widths, di with its own and with uniform ones.
+            method; one of your own is "package.module:Class". The baselines always run beside them: l2 with uniform
+            widths, di with its own and with uniform ones.
         set: fixed method settings, "METHOD.SETTING=VALUE".
         search_settings: comma-separated methods of the run whose settings are searched within their ranges, or "all".
             Empty searches none: every setting has its default, or the value of --set.

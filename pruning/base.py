@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from spaces.budget import Budget
 from spaces.cost import Cost
 from spaces.errors import SlimfrontError
-from spaces.registry import Registry, unknown_name
+from spaces.registry import OpenRegistry, Registry, unknown_name
 from spaces.space import SearchSpace
 from spaces.widths import Widths
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-METHODS = Registry(
+METHODS = OpenRegistry(
     "method",
     {
         "abfp": "pruning.methods.abfp.method:AutoBalanced",
@@ -36,8 +36,10 @@ METHODS = Registry(
         "scratch": "pruning.methods.scratch:FromScratch",
         "taylor": "pruning.methods.score_and_slice:TaylorGates",
     },
+    needs=("run", "prepare", "paper", "needs", "finds_widths", "takes_widths"),
+    base="pruning.Method, as pruning.methods.score_and_slice.ScoreAndSlice does",
 )
-CRITERIA = Registry(
+CRITERIA = OpenRegistry(
     "criterion",
     {
         "bn_scale": "pruning.criteria.bn_scale:BatchNormScale",
@@ -49,6 +51,8 @@ CRITERIA = Registry(
         "discriminant": "pruning.criteria.discriminant.criterion:Discriminant",
         "taylor": "pruning.criteria.taylor:Taylor",
     },
+    needs=("scores", "seeded"),
+    base="pruning.Criterion",
 )
 
 # Layers by which a method replaces plain ones: kind -> class. Checkpoints rebuild such layers by their kind.
@@ -307,8 +311,10 @@ EVERY = "all"
 def parse_methods(text: str) -> Sequence[str]:
     """Split text such as "di,l2" into method names without repetition; names in `BUNDLES` and "all" are expanded.
 
+    A method of the user's own is named "package.module:Class".
+
     Raises:
-        UnknownNameError: a name that stands for no method.
+        UnknownNameError: a name that stands for no method, or a class of the user's that is no method.
     """
     names: dict[str, None] = {}
     for name in (part.strip() for part in text.split(",")):
@@ -317,6 +323,7 @@ def parse_methods(text: str) -> Sequence[str]:
         elif name in BUNDLES:
             names |= dict.fromkeys(BUNDLES[name])
         elif name in METHODS:
+            METHODS[name]  # raises for a class of the user's that is no method
             names[name] = None
         elif name:
             raise unknown_name("method", name, sorted([*METHODS, *BUNDLES, EVERY]))

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import override
@@ -72,3 +72,46 @@ class Registry(Mapping[str, Any]):
     @override
     def __len__(self) -> int:
         return len(self._table)
+
+
+class OpenRegistry(Registry):
+    """A registry that also knows classes of the user's own, by names such as "package.module:Class".
+
+    Args:
+        kind: noun for the named things, in the singular.
+        table: name -> "module:attribute".
+        needs: attributes that a class must have, to which its error refers.
+        base: what the user's class should derive from, for the message.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str], needs: Sequence[str], base: str) -> None:
+        super().__init__(kind, table)
+        self._needs, self._base = needs, base
+
+    @override
+    def __getitem__(self, name: str) -> Any:
+        """Import and return the object of a name in the table, or the user's class.
+
+        Raises:
+            UnknownNameError: the name is not in the table, or its class cannot be imported or is none of this kind.
+        """
+        if ":" not in name:
+            return super().__getitem__(name)
+        try:
+            found = import_code(name)
+        except ImportError as error:
+            raise UnknownNameError(
+                f"{self.kind} {name!r} cannot be loaded ({error}); give a known name ({', '.join(sorted(self))}), or "
+                "package.module:Class importable from the current folder"
+            ) from error
+        missing = [attribute for attribute in self._needs if not hasattr(found, attribute)]
+        if not isinstance(found, type) or missing:
+            lacks = f"a class without {', '.join(missing)}" if isinstance(found, type) else type(found).__name__
+            raise UnknownNameError(
+                f"{self.kind} {name!r} is {lacks}; it must be a frozen dataclass that derives from {self._base}"
+            )
+        return found
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and ":" in name)
