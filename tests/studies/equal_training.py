@@ -38,7 +38,8 @@ CELLS = tuple(f"{network}/{images}" for network in NETWORKS for images in SETS)
 PARTS = ("short", "long", "search", "ablation")
 SHORT_EPOCHS = 2
 RATES = (0.02, 0.05, 0.12)
-RATE_TARGETS = slice(1, None, 2)  # the second target, and of four the last, for which the learning rate is chosen
+RATE_TARGETS = slice(1, None, 2)  # the second target, and of four the last, for which the learning rate is chosen;
+# of a single target, that one
 OWN, BASELINE, SEARCH = "di, own widths", "l2, uniform", "search"
 
 COMPARED = (OWN, "di, uniform", BASELINE)  # arms that stand beside the search; `methods.py` compares all of them
@@ -168,8 +169,8 @@ class Study:
         )
 
     def rate(self, cell: str, epochs: int) -> float:
-        """Return the learning rate at which uniform L2 has the highest mean validation accuracy at two targets."""
-        chosen_at = self.targets[RATE_TARGETS]
+        """Return the learning rate at which uniform L2 has the highest mean validation accuracy at RATE_TARGETS."""
+        chosen_at = self.targets[RATE_TARGETS] or self.targets
         runs = {
             rate: [Run(cell, BASELINE, target, epochs, rate, self.seeds[0]) for target in chosen_at] for rate in RATES
         }

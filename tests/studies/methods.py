@@ -5,11 +5,12 @@ In every cell, a network on an image set that no network here gets right altoget
 the same dense weights and have the same images, training loop, learning rate and number of epochs, a method's own
 training included; each is on one thread. Every seed has its own split and its own dense network.
 
-The runs are those of `equal_training.py`, in the same file, so that neither study repeats a run of the other. The
-learning rate is chosen like there: for uniform L2, by validation, at the first seed. Test images are read once for each
-network. Seeds come one after the other, so a study that is stopped has whole seeds: `--seeds 1` prints the first.
+Networks, images and trainings are those of `equal_training.py`, in rows of its own: all rows of a table are by one
+version. The learning rate is chosen like there: for uniform L2, by validation, at the first seed. Test images are read
+once for each network. Seeds come one after the other, so a study that is stopped has whole seeds: `--seeds 1` prints
+the first.
 
-By the time of an epoch the default takes about 9 hours on two quiet cores, of which three quarters go to the long
+By the time of an epoch the default takes about 11 hours on two quiet cores, of which four fifths go to the long
 training; `--short`, one seed of one cell at 20% after two epochs, about 10 minutes. `--only "aofp, uniform;kse"` trains
 some lines alone, and `--show` prints what is on file.
 """
@@ -67,11 +68,11 @@ def show(study: Study, cell: str, epochs: int, rate: float) -> None:
 
 
 def parsed() -> argparse.Namespace:
-    parser = study_parser("equal_training", __doc__, seeds=3)
+    parser = study_parser("methods", __doc__, seeds=3)
     parser.add_argument("--cells", default=",".join(CELLS), help="NETWORK/SET, separated by commas")
     parser.add_argument("--only", default="", help=f"lines to train, separated by semicolons, of: {'; '.join(NAMES)}")
     parser.add_argument("--targets", default="50,20,8", help="percent of the dense FLOPs")
-    parser.add_argument("--epochs", default="2,12", help="of every run, separated by commas")
+    parser.add_argument("--epochs", default="2,16", help="of every run, separated by commas")
     parser.add_argument("--images", type=int, default=2000, help="training images, of which a fifth is for validation")
     parser.add_argument("--dense-epochs", type=int, default=0, help="of every dense network; default: its own number")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
