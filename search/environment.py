@@ -198,6 +198,8 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
     runner = pick_runner(config.runner, config.train.device)
     threads = torch.get_num_threads() if runner == "local" else config.runner.cpus_per_trial
     images_at_once = config.train.batch_size // config.train.accumulate
+    count = workers(config.runner, config.train.device)
+    beside = 1 if runner == "local" or config.runner.cluster else count
     return Environment(
         problem=problem,
         data=data,
@@ -207,9 +209,9 @@ def prepare(config: RunConfig, *, fetch: bool = True) -> Environment:
         folder=folder,
         device=device,
         runner=runner,
-        workers=workers(config.runner, config.train.device),
+        workers=count,
         threads=threads,
-        steps=time_steps(net, data.input_shape, images_at_once, device, threads, config.train.precision),
+        steps=time_steps(net, data.input_shape, images_at_once, device, threads, config.train.precision, beside),
     )
 
 

@@ -24,7 +24,7 @@ from runners.training.loop import Training
 from runners.training.rescaling import rescale
 from runners.training.run import TrainingRun
 from runners.training.schedule import WHOLE, integrated_learning_rate, plan_training
-from runners.training.scoring import BATCHNORM_IMAGES, reestimate_batchnorm, score
+from runners.training.scoring import BATCHNORM_IMAGES, reading_format, reestimate_batchnorm, score
 from runners.training.task import task_of
 from runners.trial import SavedTraining, Trial, derive_seed
 from spaces.space import SearchSpace
@@ -140,7 +140,13 @@ class TrialContext(Context):
 
     @override
     def reestimate_batchnorm(self, net: nn.Module) -> None:
-        reestimate_batchnorm(net, self._calibration, device=self.device, images=self._batchnorm_images)
+        reestimate_batchnorm(
+            net,
+            self._calibration,
+            device=self.device,
+            images=self._batchnorm_images,
+            compute_format=reading_format(net, self._config, self.device, self._compute_format),
+        )
 
     @override
     def plan(self, epochs: int) -> TrainingPlan:

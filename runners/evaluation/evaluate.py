@@ -26,7 +26,7 @@ from runners.evaluation.screening import SCREENED_BATCHNORM_IMAGES
 from runners.training.compute_format import using_threads
 from runners.training.devices import pick_device
 from runners.training.schedule import segment_config
-from runners.training.scoring import BATCHNORM_IMAGES, score
+from runners.training.scoring import BATCHNORM_IMAGES, reading_format, score
 from runners.trial import (
     EpochReport,
     ScreenedCandidate,
@@ -126,7 +126,9 @@ def _measure(
             continue
         with progress.active():
             measured = _accuracy(search_context, snapshot)
-            early = _proxy(search_context, snapshot) if snapshot.epoch == 0 else math.nan
+            # No baseline was chosen by its proxy, so that nothing is judged by the proxy of one.
+            wanted = snapshot.epoch == 0 and not trial.baseline
+            early = _proxy(search_context, snapshot) if wanted else math.nan
         report = progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)
         _save(search_context, context, progress)
         if (yield report) is False:
@@ -303,11 +305,12 @@ def _accuracy(search_context: SearchContext, snapshot: Snapshot) -> float:
 
 def _proxy(search_context: SearchContext, snapshot: Snapshot) -> float:
     """Return the proxy of a network before its training; NaN where there is none."""
-    images, device = search_context.data.calibration, pick_device(search_context.train.device)
-    target = search_context.proxy_target
+    images, train, target = search_context.data.calibration, search_context.train, search_context.proxy_target
+    device = pick_device(train.device)
     if target is None:
         target = proxy_target(copy.deepcopy(search_context.net), images, device=device)
-    return proxy(snapshot.net, target, images, device=device)
+    read = reading_format(snapshot.net, train, device, search_context.compute_format)
+    return proxy(snapshot.net, target, images, device=device, compute_format=read)
 
 
 def _checked_cost(trial: Trial, snapshot: Snapshot, space: SearchSpace) -> Cost:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from runners.data.splits import Split
+from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.scoring import evaluating, on_device
 
 PROXY_IMAGES = 512  # training images, without augmentation
@@ -30,20 +31,25 @@ def proxy_target(dense: nn.Module, split: Split, *, device: torch.device) -> Ten
     return torch.cat(logits) if logits else torch.empty(0, 0)
 
 
-def proxy(net: nn.Module, target: Tensor, split: Split, *, device: torch.device) -> float:
+def proxy(
+    net: nn.Module, target: Tensor, split: Split, *, device: torch.device, compute_format: ComputeFormat = PLAIN
+) -> float:
     """Return the proxy of a cut network whose BatchNorm statistics are estimated: at most 1, higher is better.
 
     NaN where the features of the network are not finite, or where there are too few images.
 
     Args:
         target: `proxy_target` of the dense network on the same split.
+        compute_format: the precision in which images pass through the network.
     """
-    features = last_features(net, split, device=device)
+    features = last_features(net, split, device=device, compute_format=compute_format)
     return explained(features, target) if len(target) > 2 else float("nan")
 
 
 @torch.no_grad()
-def last_features(net: nn.Module, split: Split, *, device: torch.device) -> Tensor:
+def last_features(
+    net: nn.Module, split: Split, *, device: torch.device, compute_format: ComputeFormat = PLAIN
+) -> Tensor:
     """Return the inputs of the last linear layer on the images of the proxy, shape (images, features), on the CPU.
 
     A network that does not end in a linear layer has its outputs for features.
@@ -59,7 +65,8 @@ def last_features(net: nn.Module, split: Split, *, device: torch.device) -> Tens
     try:
         with evaluating(net):
             for images, _ in split.batches(BATCH, device=device, limit=PROXY_IMAGES):
-                logits = net(images)
+                with compute_format.autocasting(device):
+                    logits = net(images)
                 inputs, output = seen.pop() if seen else (logits, None)
                 found.append(_flat(inputs if output is logits else logits))
     finally:

@@ -7,8 +7,11 @@ for others, and does not change what is computed, rounding aside.
 
 import copy
 import logging
+import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -23,6 +26,7 @@ MIN_SPEEDUP = 1.1  # a smaller one may be noise
 MOST_IMAGES = 16  # of a timed step on a processor; accelerators take the whole batch
 LONGEST_STEP = 0.5  # seconds that a timed step on a processor aims to take at most, by fewer images
 TIMED_STEPS = 2
+MOST_BESIDE = 4  # steps that are timed beside one another; more would need the memory of as many workers
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")  # of processors
 TENSOR_CORES = (7, 0)  # least compute capability of CUDA devices on which float16 is faster than float32
@@ -73,9 +77,9 @@ class StepTiming:
 
     Attributes:
         compute_format: of the declared precision, the faster memory format with the threads of a worker.
-        worker_seconds: of one image in a training step with the threads of a worker.
-        alone_seconds: the same while no trial runs, with `threads_alone` torch threads.
-        forward_seconds: of one image in a forward pass, as networks are validated, with the threads of a worker.
+        worker_seconds: of one image in a training step with the threads of a worker, while the other workers train.
+        alone_seconds: of one image in a training step while no trial runs, with `threads_alone` torch threads.
+        forward_seconds: of one image in a forward pass, as networks are validated, under the conditions of a worker.
     """
 
     compute_format: ComputeFormat
@@ -135,29 +139,36 @@ def time_steps(
     device: torch.device,
     threads: int,
     precision: str = "auto",
+    workers: int = 1,
 ) -> StepTiming:
     """Time training steps of `net`: in both memory formats with the threads of a worker, in the faster with all.
 
     Where other processes use the machine too, threads that wait for each other can be many times slower than one;
-    then one thread trains the network while no trial runs.
+    then one thread trains the network while no trial runs. Workers share caches, memory and often the halves of a core,
+    so their steps are timed beside one another.
 
     Args:
         net, input_shape, batch_size, device, precision: as for `measure_compute_format`.
         threads: of a worker.
+        workers: that train at once on this processor.
 
     Raises:
         ComputeFormatError: see `measure_compute_format`.
     """
     with using_threads(threads):
         found = _measure(net, input_shape, batch_size, device, precision)
-    in_worker, forward = found.seconds / found.images, found.forward_seconds / found.images
-    every = torch.get_num_threads()
+        images = _random_images(input_shape, found.images, device)
+        slower = 1.0
+        if workers > 1 and device.type == "cpu":
+            beside = seconds_beside(net, images, found.compute_format, min(workers, MOST_BESIDE))
+            slower = max(1.0, beside / found.seconds)
+    single, every = found.seconds / found.images, torch.get_num_threads()
+    in_worker, forward = slower * single, slower * found.forward_seconds / found.images
     if every == threads or device.type != "cpu":
-        return StepTiming(found.compute_format, in_worker, in_worker, every, forward)
-    images = _random_images(input_shape, found.images, device)
+        return StepTiming(found.compute_format, in_worker, single, every, forward)
     together = step_seconds(net, images, found.compute_format) / found.images
-    if together * MIN_SPEEDUP >= in_worker:
-        return StepTiming(found.compute_format, in_worker, in_worker, threads, forward)
+    if together * MIN_SPEEDUP >= single:
+        return StepTiming(found.compute_format, in_worker, single, threads, forward)
     return StepTiming(found.compute_format, in_worker, together, every, forward)
 
 
@@ -196,6 +207,32 @@ def _measure(
 
 def step_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat, steps: int = TIMED_STEPS) -> float:
     """Return the shortest time of a training step of a copy of `net` on `images`, after a step to warm up."""
+    return _least_seconds(_step_of(net, images, compute_format), images.device, steps)
+
+
+def seconds_beside(
+    net: nn.Module, images: Tensor, compute_format: ComputeFormat, count: int, steps: int = TIMED_STEPS
+) -> float:
+    """Return the mean time of a training step while so many copies of `net` train, each in a Python thread.
+
+    The copies begin every step together; torch lets go of Python's lock while it computes.
+    """
+    calls = [_step_of(net, images, compute_format) for _ in range(count)]
+    together = threading.Barrier(count)
+
+    def least(call: Callable[[], object]) -> float:
+        try:
+            return _least_seconds(call, images.device, steps, before=together.wait)
+        except Exception:
+            together.abort()  # or the others would wait for ever
+            raise
+
+    with ThreadPoolExecutor(count) as pool:
+        return statistics.mean(pool.map(least, calls))
+
+
+def _step_of(net: nn.Module, images: Tensor, compute_format: ComputeFormat) -> Callable[[], None]:
+    """Return a call that does a training step of a copy of `net`."""
     copied = copy.deepcopy(net).to(images.device).train()
     if compute_format.channels_last:
         copied = copied.to(memory_format=torch.channels_last)
@@ -208,7 +245,7 @@ def step_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat, 
         outputs.float().square().mean().backward()
         copied.zero_grad()
 
-    return _least_seconds(step, images.device, steps)
+    return step
 
 
 def forward_seconds(net: nn.Module, images: Tensor, compute_format: ComputeFormat = PLAIN) -> float:
@@ -218,12 +255,15 @@ def forward_seconds(net: nn.Module, images: Tensor, compute_format: ComputeForma
         return _least_seconds(lambda: copied(images), images.device, TIMED_STEPS)
 
 
-def _least_seconds(call: Callable[[], object], device: torch.device, times: int) -> float:
+def _least_seconds(
+    call: Callable[[], object], device: torch.device, times: int, before: Callable[[], object] = lambda: None
+) -> float:
     # The CPU time of a single thread leaves out the time that other processes take meanwhile.
     single = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if single else time.perf_counter
     seconds = []
     for _ in range(1 + times):
+        before()
         _wait(device)
         begin = clock()
         call()

@@ -35,8 +35,21 @@ def score(
         compute_format: that of the training; None takes the precision that `config` declares.
     """
     device = pick_device(config.device)
-    autocast = autocast_dtype(config.precision, net, device) if compute_format is None else compute_format.autocast
-    return _read(net, split, task_of(config), device, ComputeFormat(autocast), SCORED_BATCH, limit)
+    read = reading_format(net, config, device, compute_format)
+    return _read(net, split, task_of(config), device, read, SCORED_BATCH, limit)
+
+
+def reading_format(
+    net: nn.Module, config: TrainConfig, device: torch.device, compute_format: ComputeFormat | None = None
+) -> ComputeFormat:
+    """Return the format in which images pass through a network that is not trained: the precision of its training.
+
+    Args:
+        compute_format: that of the training; None takes the precision that `config` declares.
+    """
+    return ComputeFormat(
+        autocast_dtype(config.precision, net, device) if compute_format is None else compute_format.autocast
+    )
 
 
 def exact_score(net: nn.Module, split: Split, config: TrainConfig) -> float:
@@ -89,7 +102,14 @@ def _is_on(tensor: Tensor, device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, images: int = BATCHNORM_IMAGES) -> None:
+def reestimate_batchnorm(
+    net: nn.Module,
+    split: Split,
+    *,
+    device: torch.device,
+    images: int = BATCHNORM_IMAGES,
+    compute_format: ComputeFormat = PLAIN,
+) -> None:
     """Replace the running statistics of every BatchNorm, in place, by their mean over images without augmentation.
 
     After a cut, the old statistics describe sums over removed channels. Nothing else of the network changes. Every
@@ -97,6 +117,7 @@ def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, 
 
     Args:
         device: where the images pass through the network, or through a copy of it there.
+        compute_format: the precision in which they do; the statistics themselves are kept in that of the buffers.
     """
     layers = _layers_with_statistics(net)
     if not layers:
@@ -113,7 +134,8 @@ def reestimate_batchnorm(net: nn.Module, split: Split, *, device: torch.device, 
             for layer in used:
                 layer.momentum = len(batch) / seen  # so that the running mean is the mean over all images
             # A layer whose maps are 1x1 has no statistics of one image; twice the same has its mean, and no variance.
-            there(batch if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1)))
+            with compute_format.autocasting(device):
+                there(batch if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1)))
     if there is not net:
         for layer, moved in zip(layers, used, strict=True):
             for own, estimated in zip(layer.buffers(recurse=False), moved.buffers(recurse=False), strict=True):

@@ -390,6 +390,8 @@ def test_the_proxy_is_that_of_the_net_before_training(tiny_search_context: Searc
     target = proxy_target(tiny_search_context.net, tiny_search_context.data.calibration, device=torch.device("cpu"))
     known = dataclasses.replace(tiny_search_context, proxy_target=target)
     assert finish(known)[0][0].proxy == reports[0].proxy
+    baseline = dataclasses.replace(trial(), baseline="own")
+    assert finish(known, baseline)[0][0].proxy is None  # no screening is judged by it
 
 
 def test_a_trial_without_images_for_its_proxy_is_trained_all_the_same(tiny_search_context: SearchContext) -> None:

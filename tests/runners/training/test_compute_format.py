@@ -1,6 +1,7 @@
 """The declared precision, and the memory format that trains faster."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from runners.training.compute_format import (
     ComputeFormatError,
     autocast_dtype,
     measure_compute_format,
+    seconds_beside,
     time_steps,
     using_threads,
 )
@@ -148,3 +150,45 @@ def test_one_round_answers_for_format_threads_and_forecast(monkeypatch, together
     assert found.threads_alone == threads
     assert 0 < found.forward_seconds < 0.05  # really timed
     assert sum(timed) == 2 * 2 + 3 * 10 * 3  # one step to size them, two formats, and all threads
+
+
+@pytest.mark.usefixtures("_bfloat16_processor")
+@pytest.mark.parametrize(("beside", "slower"), [(1.4, 1.4), (0.9, 1.0)])
+def test_a_worker_is_as_slow_as_beside_the_others_and_the_dense_training_is_not(monkeypatch, beside, slower):
+    """A step of two images takes 1 s alone; beside another never less, since a shorter time would be noise."""
+    counts = []
+
+    def timed_beside(_net, _images, _format, count):
+        counts.append(count)
+        return beside
+
+    _fake_steps(monkeypatch, dict.fromkeys((PLAIN, LAST, LOW, LOW_LAST), 1.0))
+    monkeypatch.setattr("runners.training.compute_format.seconds_beside", timed_beside)
+    monkeypatch.setattr("runners.training.compute_format.forward_seconds", lambda *_: 0.2)
+    found = time_steps(tiny_net(), (3, 5, 5), 32, CPU, threads=1, workers=64)
+    assert found.worker_seconds == pytest.approx(slower / 2)
+    assert found.forward_seconds == pytest.approx(slower * 0.2 / 2)
+    assert found.alone_seconds == 0.5
+    assert counts == [4]  # not 64 copies in memory
+    assert time_steps(tiny_net(), (3, 5, 5), 32, CPU, threads=1).worker_seconds == 0.5
+    assert len(counts) == 1  # a single worker has nobody beside it
+
+
+def test_steps_beside_one_another_begin_together_and_a_failure_ends_all_of_them():
+    class Meeting(nn.Module):
+        """Waits in its forward pass for that of the other copy, which no step after the other would reach."""
+
+        met = threading.Barrier(2)
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, images):
+            self.met.wait(timeout=60)
+            return self.conv(images)
+
+    assert seconds_beside(Meeting(), torch.rand(2, 3, 4, 4), PLAIN, 2) > 0
+    Meeting.met.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        seconds_beside(Meeting(), torch.rand(2, 3, 4, 4), PLAIN, 2)

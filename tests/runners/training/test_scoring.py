@@ -54,6 +54,18 @@ def test_a_score_is_read_in_the_precision_of_the_training_and_that_of_test_image
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
 
 
+def test_batchnorm_statistics_are_those_of_the_maps_in_the_precision_that_was_asked_for():
+    """The expected mean is that of the maps of a layer, computed here, which bfloat16 rounds by up to 0.4%."""
+    net = tiny_net()
+    images = torch.cat([batch for batch, _ in two_colours().batches(48, device=CPU)])
+    for compute_format in (ComputeFormat(), ComputeFormat(torch.bfloat16)):
+        reestimate_batchnorm(net, two_colours(), device=CPU, compute_format=compute_format)
+        with torch.no_grad(), compute_format.autocasting(CPU):
+            expected = net[0](images).float().mean((0, 2, 3))
+        torch.testing.assert_close(net[1].running_mean, expected, rtol=1e-5, atol=1e-6)
+        assert net[1].running_mean.dtype == torch.float32
+
+
 def test_images_that_do_not_fit_into_memory_at_once_are_read_in_smaller_batches():
     sizes = []
 
