@@ -1,6 +1,6 @@
 """The auto-balanced regulariser: it moves energy from the channels to be cut to the others while the network trains.
 
-Ding et al., Auto-Balanced Filter Pruning, AAAI 2018; equation numbers are those of the paper.
+Ding et al., Auto-Balanced Filter Pruning, AAAI 2018; equation numbers as a third party's code quotes them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

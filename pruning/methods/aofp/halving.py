@@ -6,7 +6,6 @@ of the candidates is cut if its largest mean error is under `theta`; otherwise i
 is given up where it cannot be halved any more.
 """
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -20,7 +19,7 @@ from pruning.methods.aofp.evidence import Evidence
 from spaces.groups import ChannelGroup
 
 FEW = 1 / 8  # share of the alive channels that an additional set hides
-RANKED_AFTER = frozenset(4**power for power in range(1, 12))  # batches of a half after which channels are ranked anew
+RANKED_AFTER = frozenset((2, *(4**n for n in range(1, 12))))  # batches of a half after which channels are ranked anew
 DEPTHS = (0.25, 0.5, 0.75, 0.875)  # shares of the alive channels, the least damaging first, that are hidden together
 
 
@@ -58,7 +57,7 @@ class Halving:
 
     Besides the half of the candidates that decides, every batch hides further sets, which only tell how much damage
     each channel does: `few_sets` random ones of an eighth of the alive channels and, once there is evidence, the least
-    damaging channels at one of `DEPTHS`, one depth after the other.
+    damaging channels at all `DEPTHS`.
 
     Args:
         lowest: the smallest width that the group may get.
@@ -72,8 +71,8 @@ class Halving:
         few: the additional sets of each batch; int64, shape (batches, few_sets, channels).
         sums: of the errors credited to each channel in this half, shape (group.width,).
         counts: how often each channel was credited in this half, shape (group.width,).
-        errors: of the sets of each batch of this half, shape (batches, 2 + few_sets): the half, the additional sets and
-            the least damaging channels. NaN where nothing was hidden yet.
+        errors: of the sets of each batch of this half, shape (batches, 1 + few_sets + depths): the half, the additional
+            sets and the least damaging channels at every depth. NaN where nothing was hidden yet.
         evidence: pooled over all halves.
         depths: sums of the errors of hiding the least damaging channels, and their numbers, shape (depths, 2); those of
             earlier halves count half as much each.
@@ -99,7 +98,6 @@ class Halving:
         self.scored = 0
         self._ranked: Tensor | None = None  # alive channels by rising share, shape (conv groups, channels)
         self._pooled = 0  # batches of this half that are in the evidence
-        self._turn = 0  # of the depths; goes on from half to half
         self._device = torch.device(device)
         self._sum_dtype = torch.float32 if self._device.type == "mps" else torch.float64
         self._generator = torch.Generator().manual_seed(seed)
@@ -126,8 +124,8 @@ class Halving:
 
         The first one is half of the candidates.
         """
-        ranked = [] if self._ranked is None else [self._least(DEPTHS[self._depth_of(self.scored)])]
-        return [self.draws[self.scored], *self.few[self.scored], *ranked]
+        least = [] if self._ranked is None else [self._least(depth) for depth in DEPTHS]
+        return [self.draws[self.scored], *self.few[self.scored], *least]
 
     def width_after(self, channels: int) -> int:
         """Return the smallest legal width that holds the channels left after a cut of `channels`."""
@@ -224,7 +222,7 @@ class Halving:
         if self._ranked is not None:
             tensors["ranked"] = self._ranked.cpu().clone()
         on_device = {name: getattr(self, name).cpu().clone() for name in ("sums", "counts", "draws", "few", "errors")}
-        numbers = {"failures": self.failures, "scored": self.scored, "pooled": self._pooled, "turn": self._turn}
+        numbers = {"failures": self.failures, "scored": self.scored, "pooled": self._pooled}
         state = tensors | on_device | numbers | {"evidence": self.evidence.state_dict()}
         return state | {"generator": self._generator.get_state()}
 
@@ -239,7 +237,7 @@ class Halving:
             setattr(self, name, state[name].to(self._device, self._sum_dtype).clone())
         self._ranked = state["ranked"].to(self._device).clone() if "ranked" in state else None
         self.failures, self.scored = state["failures"], state["scored"]
-        self._pooled, self._turn = state["pooled"], state["turn"]
+        self._pooled = state["pooled"]
         self.evidence.load_state_dict(state["evidence"])
         self._generator.set_state(state["generator"])
 
@@ -262,9 +260,6 @@ class Halving:
         """Return how many channels of a conv group are hidden at a depth."""
         return max(1, int(depth * self.width / self.group.conv_groups))
 
-    def _depth_of(self, batch: int) -> int:
-        return (self._turn + batch) % len(DEPTHS)
-
     def _least(self, depth: float) -> Tensor:
         assert self._ranked is not None
         return self._ranked[:, : self._count_at(depth)].flatten()
@@ -279,14 +274,13 @@ class Halving:
         self.evidence.add(self.draws[new].cpu(), errors[:, 0], self.width, everywhere)
         few = self.few[new].cpu().flatten(0, 1)
         self.evidence.add(few, errors[:, 1 : 1 + self.rules.few_sets].flatten(), self.width, random=True)
-        for batch, error in enumerate(errors[:, -1].tolist(), start=self._pooled):
-            if math.isfinite(error):
-                self.depths[self._depth_of(batch)] += torch.tensor([error, 1.0], dtype=torch.float64)
+        at_depths = errors[:, 1 + self.rules.few_sets :]
+        known = at_depths.isfinite()
+        self.depths += torch.stack([at_depths.where(known, 0.0).sum(0), known.sum(0).double()], dim=1)
         self._pooled = self.scored
 
     def _search_among(self, candidates: Tensor) -> None:
         self._pool()
-        self._turn += self.scored
         self.candidates = candidates
         self._start_half()
 
@@ -299,10 +293,10 @@ class Halving:
         self.few = self._drawn(self.alive, batches * few_sets, few).view(batches, few_sets, few)
         self.sums = torch.zeros(width, dtype=self._sum_dtype, device=self._device)
         self.counts = torch.zeros(width, dtype=torch.int64, device=self._device)
-        self.errors = torch.full((batches, 2 + few_sets), torch.nan, dtype=self._sum_dtype, device=self._device)
+        sets = 1 + few_sets + len(DEPTHS)
+        self.errors = torch.full((batches, sets), torch.nan, dtype=self._sum_dtype, device=self._device)
         self.scored = self._pooled = 0
-        self._ranked = None
-        if self._turn:
+        if self._ranked is not None:  # among fewer channels, where the last half ended in a cut
             self._rank()
         self.depths *= 0.5
 

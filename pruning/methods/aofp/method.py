@@ -8,6 +8,7 @@ Differences from the authors' code:
 - The second pass does not touch the running BatchNorm statistics.
 - Widths are checked against the goal after every cut, and the last cut stops at the goal.
 - A group keeps the space's minimum width and legal multiples, and retires after some searches without a cut.
+- Layers that share their channels with others are cut too where internal layers would have to lose two thirds.
 - Output errors that are not finite are left out.
 - Groups tied by additions, products or concatenations are searched together, with the mean error at their consumers.
 - A trial shorter than the published schedule shortens halves and warm-up by the same factor, and its search may take a
@@ -56,6 +57,10 @@ INTERMEDIATE_NETWORKS_PER_EPOCH = 4
 HALVES = 12  # A search has time for at least so many halves; halves of the published length are shortened otherwise,
 SHORTEST_HALF = 20  # but not to fewer batches, as few batches would cut a half that is good by chance.
 
+# The paper cuts internal layers alone. Where they would have to keep less than this share of their widths, the others
+# are cut too: at 20% of the FLOPs of ResNet-20 (`glyphs`) that gave 52.3% against 40.8% (two seeds, two epochs).
+INTERNAL_SHARE = 1 / 3
+
 
 @dataclass(frozen=True)
 class ApproximatedOracle(Method):
@@ -70,7 +75,7 @@ class ApproximatedOracle(Method):
     scope: str = setting(
         "internal",
         choices=("internal", "all"),
-        help="layers with one writer and one consumer, others only if the goal cannot be met without; or all at once",
+        help="layers with one writer and one consumer, others where a third of their widths is over the goal; or all",
     )
     learning_rate: float = setting(1e-3, low=1e-4, high=0.1, log=True, help="constant learning rate of the search")
     search_share: float = setting(0.125, low=0.05, high=0.9, help="share of the trial's training given to the search")
@@ -181,8 +186,8 @@ class ApproximatedOracle(Method):
                     )
             return tuple(wanted), "given widths"
         internal = tuple(group for group in usable if is_internal(net, group))
-        for scope, groups in (("internal", internal), ("all", tuple(usable))):
-            if groups and scope in (self.scope, "all") and _reachable(goal, groups):
+        for scope, groups, share in (("internal", internal, INTERNAL_SHARE), ("all", tuple(usable), 0.0)):
+            if groups and scope in (self.scope, "all") and _reachable(goal, groups, share):
                 return groups, scope
         if not usable:
             raise PruningError(
@@ -257,12 +262,13 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
 
 
-def _smallest(space: SearchSpace, groups: Sequence[ChannelGroup]) -> Widths:
-    return space.full | {group.name: group.lowest for group in groups}
+def _smallest(space: SearchSpace, groups: Sequence[ChannelGroup], share: float = 0.0) -> Widths:
+    """Return the widths with which each of the groups has this share of its channels, or its lowest width."""
+    return space.full | {group.name: max(group.lowest, round(share * group.width)) for group in groups}
 
 
-def _reachable(goal: SearchGoal, groups: Sequence[ChannelGroup]) -> bool:
-    smallest = _smallest(goal.space, groups)
+def _reachable(goal: SearchGoal, groups: Sequence[ChannelGroup], share: float) -> bool:
+    smallest = _smallest(goal.space, groups, share)
     return goal.within_ceilings(smallest) and usage(goal.space.cost(smallest), goal.budgets) <= 1
 
 

@@ -119,6 +119,17 @@ def test_damages_are_those_measured_at_the_depths():
     assert (np.diff(damages) >= 0).all()
 
 
+def test_six_batches_measure_every_depth():
+    """Damages grow faster than they add up, and hiding most channels shows by how much."""
+    errors = torch.linspace(0.1, 1, 16, dtype=torch.float64)
+    search = halving(16, theta=0.0, batches=20, few_sets=7)
+    for _ in range(6):
+        search.credit(torch.stack([(errors[hidden].sum() / errors.sum()) ** 2 for hidden in search.sets]))
+    damages = search.damages()
+    for removed in (12, 14):
+        assert damages[removed] == pytest.approx(float((errors[:removed].sum() / errors.sum()) ** 2), rel=0.1)
+
+
 def test_an_error_that_is_not_finite_is_left_out():
     search = halving(2, batches=40)
     while not search.complete:

@@ -48,10 +48,11 @@ def test_a_depthwise_layer_does_not_make_a_layer_coupled():
     assert scope_of(ApproximatedOracle(), net, HALF) == (["0", "3"], "internal")
 
 
-def test_coupled_groups_join_where_the_goal_needs_them(tiny_residual):
-    space = trace(tiny_residual, IMAGE)
-    goal = Goal(budgets=(Budget("flops", int(1.1 * space.smallest_cost.flops)),))
-    assert scope_of(ApproximatedOracle(), tiny_residual, goal) == (["stem", "conv1"], "all")
+@pytest.mark.parametrize(("width", "scope"), [(4, "internal"), (3, "all")])
+def test_coupled_groups_join_where_internal_ones_would_keep_less_than_a_third(tiny_residual, width, scope):
+    space = trace(tiny_residual, IMAGE)  # 12 channels in conv1
+    goal = Goal(budgets=(Budget("flops", space.cost(space.full | {"conv1": width}).flops),))
+    assert scope_of(ApproximatedOracle(), tiny_residual, goal)[1] == scope
 
 
 def test_only_groups_that_are_to_be_narrower_are_searched_for_given_widths(tiny_residual):
