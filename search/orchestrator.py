@@ -33,7 +33,7 @@ from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
-from search.planning import plan, screening_pool_size
+from search.planning import epochs_around_heir, plan, screening_pool_size
 from search.problem import BASELINE_METHODS
 from search.reporting.progress import ConsoleProgress
 from search.reporting.wording import plural
@@ -233,7 +233,13 @@ class _Search:
             pending=pending,
             searcher=OptunaSearcher(self.candidates, history, pending, opened.stored, sensitivities=sensitivities),
             scheduler=MultiObjectiveASHA(problem, self.candidates.objective_cost, history.results),
-            final_training=FinalTraining(self.candidates, self._final_epochs(), dense, len(environment.data.val)),
+            final_training=FinalTraining(
+                self.candidates,
+                self._final_epochs(),
+                dense,
+                len(environment.data.val),
+                epochs_around_heir(environment),
+            ),
             screening=Screening(problem, pool_size, history.results, environment.workers),
             stop=self.limit,
             search_stop=self.limit.part(1 - environment.config.final_share),

@@ -33,8 +33,10 @@ from spaces.space import uniform_ratios
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
 LATENCY_SECONDS = 45.0  # for the dense network, the smallest one and the latency model, unless that is cached
 TIMING_SECONDS = 1.5  # for each reading of a network on an idle machine
-SECONDS_AROUND = 20.0  # for imports, the start of Ray, export and report
+SECONDS_BEFORE = 10.0  # for imports and the start of Ray
+SECONDS_AFTER = 10.0  # for export and report
 STATISTICS_IMAGES = 512  # of the dense network, for the moments that di takes
+STATISTICS_PASSES = 2  # forward passes that take as long as those moments of an image
 NARROW_READ = 0.35  # time of a network of the front as a share of the dense one's
 TIMING_SHARE, LEAST_TIMING = 0.1, 5.0  # of the run's time so far that timing the front takes at most; seconds
 HEADER = 100  # bytes of a safetensors file per tensor, for its name, type and place
@@ -61,7 +63,7 @@ class TimeForecast:
 
     dense: float
     trials: float
-    around: float = SECONDS_AROUND
+    around: float = SECONDS_BEFORE + SECONDS_AFTER
     final: float = 0.0
     trial: float = 0.0
     work: Work = Work()
@@ -121,17 +123,17 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     trials = sum(shares) * trial * share / environment.workers
     epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
     epoch *= 1.0 if config.runner.cluster else faster
-    final_epochs = _final_trainings(environment, candidates)
+    final_epochs, heir_epochs = _final_trainings(environment, candidates), epochs_around_heir(environment)
     final = final_epochs * epoch
-    closing = _images_at_the_end(environment) * steps.forward_seconds * faster
-    around = SECONDS_AROUND + closing + _images_before(environment) * steps.forward_seconds * faster
+    closing = SECONDS_AFTER + _images_at_the_end(environment) * steps.forward_seconds * faster
+    around = SECONDS_BEFORE + closing + _images_before(environment) * steps.forward_seconds * faster
     if environment.problem.needs_latency:
         around += LATENCY_SECONDS + TIMING_SECONDS * config.trials
     elif config.latency.measures:
         wanted = len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
         timing = min(wanted, max(LEAST_TIMING, TIMING_SHARE * (dense + trials + final + around)))
         around, closing = around + timing, closing + timing
-    work = Work(tuple(share * trial for share in shares), train.epochs, epoch, final_epochs, closing)
+    work = Work(tuple(share * trial for share in shares), train.epochs, epoch, final_epochs, heir_epochs, closing)
     return TimeForecast(dense, trials, around, final, trial, work)
 
 
@@ -150,7 +152,7 @@ def _trial_seconds(environment: Environment, candidates: CandidateSpace) -> floa
 def _images_before(environment: Environment) -> float:
     """Estimate how many images the dense network sees before the first trial: statistics, accuracies, sensitivities."""
     data, calibration = environment.data, len(environment.data.calibration)
-    statistics = min(STATISTICS_IMAGES, calibration) + min(PROXY_IMAGES, calibration)
+    statistics = STATISTICS_PASSES * min(STATISTICS_IMAGES, calibration) + min(PROXY_IMAGES, calibration)
     accuracies = len(data.val) + min(LEARNED_IMAGES, calibration)
     sensitivities = sensing_images(environment) * (1 + len(environment.problem.space.variable))
     return statistics + accuracies + sensitivities
@@ -168,8 +170,21 @@ def _final_trainings(environment: Environment, candidates: CandidateSpace) -> fl
     levels = list(coverage.by_fraction) or [coverage.lowest ** (step / (LEVELS - 1)) for step in range(LEVELS)]
     base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
     epochs = split_epochs(environment.config.final_training, len(levels))
+    around = epochs_around_heir(environment) if any(epochs) else 0.0
     places = zip(epochs, sorted(levels, reverse=True), strict=True)
-    return sum(count * time_share(fraction * base) for count, fraction in places)
+    return sum((count + around) * time_share(fraction * base) for count, fraction in places)
+
+
+def epochs_around_heir(environment: Environment) -> float:
+    """Estimate how many epochs of training take as long as what surrounds that of a network cut from a finished one.
+
+    Those are statistics of the finished network, its cut, and readings before and after the training.
+    """
+    data, steps, calibration = environment.data, environment.steps, len(environment.data.calibration)
+    passes = STATISTICS_PASSES * min(STATISTICS_IMAGES, calibration) + min(BATCHNORM_IMAGES, calibration)
+    passes += 2 * len(data.val)
+    epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
+    return passes * steps.forward_seconds / epoch
 
 
 def screening_pool_size(environment: Environment, candidates: CandidateSpace) -> int:

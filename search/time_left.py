@@ -24,6 +24,7 @@ class Work:
         epochs: of such a training.
         final: epoch of final training of the dense network.
         final_epochs: of the final training, as epochs of the dense network that would take as long.
+        heir_epochs: epochs of training that take as long as what surrounds that of a network cut from a finished one.
         closing: after the last training: test images, timing, report; seconds of the clock.
     """
 
@@ -31,6 +32,7 @@ class Work:
     epochs: int = 0
     final: float = 0.0
     final_epochs: float = 0.0
+    heir_epochs: float = 0.0
     closing: float = 0.0
 
 
@@ -100,7 +102,8 @@ class TimeLeft:
         """Return the epochs of the dense network that would take as long as the final training so far."""
         finals = [result for result in self._latest.values() if result.final_epochs and measured(result)]
         shares = [(result.cost.flops if result.cost else 0) / self._dense_flops for result in finals]
-        return sum(result.final_epochs * time_share(share) for result, share in zip(finals, shares, strict=True))
+        epochs = [result.final_epochs + result.trial.final * self._work.heir_epochs for result in finals]
+        return sum(count * time_share(share) for count, share in zip(epochs, shares, strict=True))
 
     def _final_pace(self) -> float:
         """Return the seconds that the final training took for each that was expected; 0 before it began."""

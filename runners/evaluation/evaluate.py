@@ -126,8 +126,8 @@ def _measure(
             continue
         with progress.active():
             measured = _accuracy(search_context, snapshot)
-            # No baseline was chosen by its proxy, so that nothing is judged by the proxy of one.
-            wanted = snapshot.epoch == 0 and not trial.baseline
+            # Screening is judged by the networks that it could have chosen.
+            wanted = snapshot.epoch == 0 and not (trial.baseline or trial.final)
             early = _proxy(search_context, snapshot) if wanted else math.nan
         report = progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)
         _save(search_context, context, progress)

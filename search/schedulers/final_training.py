@@ -120,6 +120,7 @@ class FinalTraining:
         epochs: of final training at each target, on average; 0 for none.
         dense: decides whether the dense network is the teacher of distillation.
         val_images: number of validation images, from which the noise of an accuracy follows; 0 takes no noise.
+        heir_epochs: epochs of training that take as long as what surrounds that of a network cut from a finished one.
     """
 
     def __init__(
@@ -128,8 +129,9 @@ class FinalTraining:
         epochs: int,
         dense: DenseAccuracy = DenseAccuracy(1.0, 1.0),
         val_images: int = 0,
+        heir_epochs: float = 0.0,
     ) -> None:
-        self.epochs, self._dense, self._val_images = epochs, dense, val_images
+        self.epochs, self._dense, self._val_images, self._heir_epochs = epochs, dense, val_images, heir_epochs
         self._candidates, self._problem = candidates, candidates.problem
         self._quantity = candidates.cost_coverage.quantity
 
@@ -167,7 +169,8 @@ class FinalTraining:
         for (limit, below), epochs in zip(bounds, split_epochs(self.epochs, len(limits)), strict=True):
             here = [result for result in results if measured(result) and below < self.cost(result) <= limit]
             done = sum(result.final_epochs for result in here)
-            left += max(0, epochs - done) * time_share(limit / dense)
+            cuts = self._heir_epochs if self._problem.config.inherit and limit < limits[0] and not done else 0.0
+            left += (max(0, epochs - done) + cuts) * time_share(limit / dense)
         return left
 
     def teacher(

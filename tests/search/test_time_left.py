@@ -54,6 +54,16 @@ def test_the_final_training_counts_one_network_after_the_other_and_at_its_own_pa
     assert time_left.seconds(4, 4) == pytest.approx((5 - done) * 8 * (6 / (done * 8)) + 7)
 
 
+def test_what_surrounds_the_training_of_a_network_cut_from_a_finished_one_counts_as_epochs() -> None:
+    work = Work(trials=(10.0,) * 2, epochs=1, final=8.0, final_epochs=6.0, heir_epochs=0.5)
+    time_left = TimeLeft(work, 0.0, 2, DENSE_FLOPS)
+    time_left.note(result(0, 10.0))
+    time_left.note(result(1, 10.0))
+    cut = result(2, 24.0, trained=2, final_epochs=2, flops=DENSE_FLOPS)
+    time_left.note(dataclasses.replace(cut, trial=dataclasses.replace(cut.trial, final=True)))
+    assert time_left.seconds(2, 2) == pytest.approx((6 - 2.5) * 8 * (24 / (2.5 * 8)))
+
+
 def test_a_search_with_rungs_goes_by_epochs_and_leaves_those_of_the_final_training_out() -> None:
     work = Work(trials=(30.0,) * 6, epochs=3, final=10.0, final_epochs=4.0)
     time_left = TimeLeft(work, 12.0, 2, DENSE_FLOPS)  # 12 epochs of trials, 10 s each

@@ -367,3 +367,16 @@ def test_what_is_left_of_the_final_training_falls_from_all_of_it_to_nothing() ->
     assert left[0] == pytest.approx(sum(whole), rel=1e-4)  # limits are whole numbers
     assert left == sorted(left, reverse=True)
     assert made_up.tuner.final_training.epochs_left(made_up.results) == 0
+
+
+def test_networks_that_will_be_cut_from_finished_ones_count_with_what_surrounds_their_training() -> None:
+    made_up = search()
+    while (trial := made_up.ask()) is not None and not (trial.segment is not None and trial.segment.final):
+        made_up.tell(outcome(trial))
+    tuner, results = made_up.tuner, made_up.results
+    candidates = CandidateSpace(made_up.problem)
+    final_training = FinalTraining(candidates, tuner.final_training.epochs, heir_epochs=0.5)
+    cuts = sum(0.5 * time_share(target / 100) for target in TARGETS[1:])  # nothing is above the first
+    assert final_training.epochs_left(results) == pytest.approx(
+        tuner.final_training.epochs_left(results) + cuts, rel=1e-4
+    )
