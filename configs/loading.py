@@ -112,14 +112,26 @@ def parse_flags(argv: Sequence[str]) -> RunConfig:
 
 def _check_code(folder: str, stored: Mapping[str, Any]) -> None:
     """Raise ConfigError if a run folder names code that the user has not named; the folder may be someone else's."""
-    named = [f"--{key} {stored[key]}" for key in ("model", "data", "task") if is_code(stored.get(key, ""))]
-    if command := stored.get("latency_command"):
-        named.append(f"--latency-command {command!r}")
-    if named:
+    if named := code_named(stored):
         raise ConfigError(
             f"--resume {folder!r} would run what that folder names, {' and '.join(named)}; "
             "add --trust-code if you trust it, or give these flags yourself"
         )
+
+
+def code_named(stored: Mapping[str, Any]) -> list[str]:
+    """Return the flags of stored settings that import a module of the user's, or run a command.
+
+    Args:
+        stored: as `read_config` returns it.
+    """
+    named = [f"--{key} {stored[key]}" for key in ("model", "data", "task") if is_code(stored.get(key, ""))]
+    if any(is_code(name) for name in stored.get("method", "").split(",")):
+        named.append(f"--method {stored['method']}")
+    named += [f"--set {text}" for text in stored.get("set", ()) if is_code(text)]
+    if command := stored.get("latency_command"):
+        named.append(f"--latency-command {command!r}")
+    return named
 
 
 def _flag_texts(argv: Sequence[str]) -> dict[str, Any]:

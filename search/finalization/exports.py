@@ -7,12 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
-from configs.loading import RUN_FILE
+from configs.loading import RUN_FILE, code_named, read_config
 from configs.loading import load as load_config
 from pruning import checkpoint
 from pruning.export import ExportError, RefusedError, WrittenFile, write_format
 from pruning.formats import FormatError
-from runners.config import is_code
 from runners.data.loading import load_data
 from runners.training.task import task_of
 from runners.trial import TrialResult
@@ -135,10 +134,10 @@ def _quantizer(run: Path, trust: bool) -> Quantizer:
     Raises:
         SlimfrontError: the settings or the images of the run cannot be read, or name code that is not trusted.
     """
-    config = load_config(str(run / RUN_FILE))
-    named = [text for text in (config.data.name, config.train.task) if is_code(text)]
+    named = code_named(read_config(str(run / RUN_FILE)))
     if named and not trust:
         raise ExportError(f"{run} names code, {' and '.join(named)}; add --trust-code if you trust it")
+    config = load_config(str(run / RUN_FILE))
     classifies = task_of(config.train).classifies
     data = load_data(config.data, config.seed, default_input_shape(config.model), classifies=classifies)
     return Quantizer(data, config)

@@ -475,6 +475,25 @@ def test_code_that_a_run_folder_names_is_run_only_when_trusted(tmp_path: Path, s
         assert name in (config.model, config.data.name)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "method: 'di, own_method:Mine'",
+        "method: own_method:Mine\nset: ['own_method:Mine.strength=2']",
+        "method: l2\nset: ['l2.criterion=own_method:Mine']",
+    ],
+)
+def test_a_method_that_a_run_folder_names_is_imported_only_when_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str
+) -> None:
+    (tmp_path / "own_method.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / RUN_FILE).write_text(f"budget: 50%\n{settings}\n")
+    with pytest.raises(ConfigError, match=r"would run what that folder names, .*own_method:Mine.*; add --trust-code"):
+        parse_flags(["--resume", str(tmp_path)])
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_command_that_a_run_folder_names_is_run_only_when_trusted(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text("budget: 50%\nlatency: {command: 'touch {model}'}\n")
     with pytest.raises(ConfigError, match="names, --latency-command 'touch {model}'; add --trust-code"):
