@@ -1,9 +1,13 @@
 """Which form of DI chooses the best channels, and which the best widths: python tests/studies/di_variants.py.
 
-ResNet-20 on cluttered_digits; the dense network is trained once and cached. Every variant cuts to a share of the dense
-FLOPs and is fine-tuned. The tables show mean and standard deviation over fine-tuning seeds: validation accuracy after
-BatchNorm re-estimation ("cut") and after fine-tuning, which chooses the defaults, and test accuracy, which is only
-reported. `--quick` takes fewer variants, one seed and one epoch. The same command continues a study that was stopped.
+The third table is of the loop that tries every group at every step, by what judges the attempts: `--only judges`. The
+authors judge by accuracy; judge=distillation is the stand-in for the structure distillation of their abstract.
+
+ResNet-20 (or another `--model`) on cluttered_digits; the dense network is trained once and cached. Every variant cuts
+to a share of the dense FLOPs and is fine-tuned. The tables show mean and standard deviation over fine-tuning seeds:
+validation accuracy after BatchNorm re-estimation ("cut") and after fine-tuning, which chooses the defaults, and test
+accuracy, which is only reported. `--quick` takes fewer variants, one seed and one epoch. The same command continues a
+study that was stopped.
 """
 
 import dataclasses
@@ -87,6 +91,14 @@ ALLOCATION = {
     "authors' loop, divergence": DI(allocation="accuracy"),
     "information lost at the consumers (default)": DI(),
 }
+JUDGES = {
+    "uniform": DI(allocation="uniform"),
+    "no loop: information lost at the consumers (default)": DI(),
+    **{
+        f"loop, judge={judge}": DI(allocation="accuracy", judge=judge)
+        for judge in ("accuracy", "divergence", "distillation")
+    },
+}
 QUICK_ALLOCATION = ("raw DI per FLOP", "uniform", "information lost at the consumers (default)")
 
 
@@ -126,17 +138,24 @@ class Setup:
         return {"used": used, "cut": cut, "val": val, "test": test}
 
 
-def set_up(epochs: int, dense_epochs: int, data_name: str = "cluttered_digits") -> Setup:
+def set_up(
+    epochs: int,
+    dense_epochs: int,
+    data_name: str = "cluttered_digits",
+    model: str = "resnet20",
+    rates: tuple[float, float] = (0.1, 0.05),
+) -> Setup:
+    """Return the trained dense network and its data; `rates` are the peaks of its training and of fine-tuning."""
     data = load_data(DataConfig(name=data_name), 0, SHAPE)
     train = TrainConfig(
         epochs=epochs,
         dense_epochs=dense_epochs,
         batch_size=64,
-        lr=0.05,
-        dense_lr=0.1,
+        lr=rates[1],
+        dense_lr=rates[0],
         device="cpu",
     )
-    spec = ModelSpec("resnet20", data.num_classes, SHAPE)
+    spec = ModelSpec(model, data.num_classes, SHAPE)
     compute_format = measure_compute_format(build(spec), SHAPE, train.batch_size, CPU)
     recipe = DenseRecipe(spec, data, train, 0, compute_format)
     net = trained_net(
@@ -168,29 +187,35 @@ def print_results(
 def main() -> None:
     parser = study_parser("di_variants", __doc__, seeds=3)
     parser.add_argument("--quick", action="store_true", help="few variants, one seed, one epoch, 20%% of FLOPs")
-    parser.add_argument("--only", choices=("channels", "widths"), help="one of the two tables")
+    parser.add_argument("--only", choices=("channels", "widths", "judges"), help="one of the three tables")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--dense-rate", type=float, default=0.1, help="peak of the schedule of the dense training")
+    parser.add_argument("--learning-rate", type=float, default=0.05, help="peak of every fine-tuning's schedule")
     parser.add_argument("--dense-epochs", type=int, default=10)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.quick:
         chosen.seeds = 1
     seeds, epochs = seeds_of(chosen), 1 if chosen.quick else 2
-    setup = set_up(epochs, chosen.dense_epochs)
+    setup = set_up(epochs, chosen.dense_epochs, model=chosen.model, rates=(chosen.dense_rate, chosen.learning_rate))
+    shares = [20] if chosen.quick else [8, 20]
     rows = rows_of(chosen, dense=weights_digest(setup.net)[:12], epochs=epochs)
     dense = accuracy(setup.net, setup.data.test, device=CPU)
     print(f"dense: {100 * dense:.1f}%, {setup.space.dense_cost.flops:,} flops")
-    if chosen.only != "widths":
+    if chosen.only in (None, "channels"):
         # At uniform widths, so that only the channels differ.
         variants = {
             name: dataclasses.replace(variant, allocation="uniform") if isinstance(variant, DI) else variant
             for name, variant in SELECTION.items()
             if not chosen.quick or name in QUICK_SELECTION
         }
-        print_results(setup, "Channels at uniform widths", variants, [20] if chosen.quick else [8, 20], seeds, rows)
-    if chosen.only != "channels":
+        print_results(setup, "Channels at uniform widths", variants, shares, seeds, rows)
+    if chosen.only in (None, "widths"):
         variants = {name: ALLOCATION[name] for name in (QUICK_ALLOCATION if chosen.quick else ALLOCATION)}
         title = "Widths within a budget, channels as by default"
-        print_results(setup, title, variants, [20] if chosen.quick else [8, 20, 50], seeds, rows)
+        print_results(setup, title, variants, shares if chosen.quick else [*shares, 50], seeds, rows)
+    if chosen.only in (None, "judges"):
+        print_results(setup, "Widths by the loop, by what judges its attempts", JUDGES, shares, seeds, rows)
 
 
 if __name__ == "__main__":
