@@ -75,7 +75,29 @@ class FixedLayer:
     reason: str
 
 
+@dataclass(frozen=True)
+class LayerWeights:
+    """The parameters of a layer: a module, or a parameter that is given to a function of torch such as `conv2d`.
+
+    Attributes:
+        weight: name of the parameter that holds its filters.
+        bias: name of the parameter that is its bias; empty for none.
+        transposed: whether the weight holds (inputs, outputs, ...), as that of a transposed convolution.
+        computed: whether the function takes a tensor that is computed from the weight, such as a standardised one.
+        depthwise: whether every filter reads one channel, as in a convolution of as many groups as channels.
+        stride: product of the strides of a transposed convolution: one in so many kernel positions reaches an output.
+    """
+
+    weight: str
+    bias: str = ""
+    transposed: bool = False
+    computed: bool = False
+    depthwise: bool = False
+    stride: int = 1
+
+
 # Tensor name -> dimension -> channel id at every index along it (-1: never cut). ChannelGroup.start explains the ids.
+# The dimensions of a weight are those of its filters (`spaces.slicing.filters`): 0 outputs, 1 inputs.
 AxisMaps = Mapping[str, Mapping[int, NDArray[np.int64]]]
 
 
@@ -100,6 +122,7 @@ class SearchSpace:
         grouped: weight name -> `groups` of that convolution, for convolutions that are neither plain nor depthwise.
         sizes: numbers of channels that modules hold in attributes, with the channel ids that they count.
         output: which output is taken of a network that gives several; empty for one that gives a single tensor.
+        layers: layer, as groups name their producers and consumers -> its parameters, in the order of these.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -111,6 +134,12 @@ class SearchSpace:
     grouped: Mapping[str, int] = field(default_factory=dict)
     sizes: Mapping[SizeName, NDArray[np.int64]] = field(default_factory=dict)
     output: str = ""
+    layers: Mapping[str, LayerWeights] = field(default_factory=dict)
+
+    @cached_property
+    def transposed(self) -> frozenset[str]:
+        """Names of the weights that hold their inputs first."""
+        return frozenset(layer.weight for layer in self.layers.values() if layer.transposed)
 
     @cached_property
     def variable(self) -> tuple[ChannelGroup, ...]:

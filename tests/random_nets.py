@@ -186,10 +186,34 @@ def own_norm(rng: random.Random, width: int) -> Piece:
     return Piece(lambda x, n: n(x), width, norm)
 
 
+class Own(nn.Module):
+    """A convolution whose weight and bias are parameters that a function takes, transposed or not."""
+
+    def __init__(self, width: int, out: int, transposed: bool) -> None:
+        super().__init__()
+        shape = (width, out) if transposed else (out, width)
+        self.kernel, self.shift = nn.Parameter(torch.randn(*shape, 3, 3) / 8), nn.Parameter(torch.randn(out))
+        self.transposed = transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolve = functional.conv_transpose2d if self.transposed else functional.conv2d
+        return convolve(x, self.kernel, self.shift, padding=1)
+
+
+def transposed(rng: random.Random, width: int) -> Piece:
+    kind, out = rng.choice(["plain", "strided", "depthwise", "own", "own transposed"]), rng.choice([6, 8, 10])
+    if kind == "plain":
+        return Piece(lambda x, c: functional.relu(c(x)), out, nn.ConvTranspose2d(width, out, 3, padding=1))
+    if kind == "strided":
+        up = nn.ConvTranspose2d(width, out, 2, stride=2, bias=False)
+        return Piece(lambda x, c, n: n(c(functional.max_pool2d(x, 2))), out, up, nn.BatchNorm2d(out))
+    if kind == "depthwise":
+        return Piece(lambda x, c: c(x), width, nn.ConvTranspose2d(width, width, 3, padding=1, groups=width))
+    return Piece(lambda x, c: c(x), out, Own(width, out, kind == "own transposed"))
+
+
 def special(rng: random.Random, width: int) -> Piece:
-    kind = rng.choice(["transposed", "standardised", "grouped", "attention", "product"])
-    if kind == "transposed":
-        return Piece(lambda x, c: c(x), 6, nn.ConvTranspose2d(width, 6, 3, padding=1))
+    kind = rng.choice(["standardised", "grouped", "attention", "product"])
     if kind == "standardised":
         return Piece(lambda x, c: c(x), 6, Standardised(width, 6, 3))
     if kind == "grouped":
@@ -222,6 +246,7 @@ PIECES = (
     gate,
     channel_norm,
     own_norm,
+    transposed,
     special,
 )
 

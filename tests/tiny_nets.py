@@ -123,6 +123,34 @@ class Twice(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Decoder(nn.Module):
+    """A UNet with transposed convolutions, one of them depthwise, and a convolution whose parameters are its own."""
+
+    def __init__(self, inputs: int = 3, classes: int = 5) -> None:
+        super().__init__()
+        self.top, self.bottom = nn.Conv2d(inputs, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.up1, self.norm = nn.ConvTranspose2d(12, 6, 2, stride=2, bias=False), nn.BatchNorm2d(6)
+        self.smooth = nn.ConvTranspose2d(6, 6, 3, padding=1, groups=6)
+        self.kernel, self.shift = nn.Parameter(torch.randn(10, 14, 3, 3) / 10), nn.Parameter(torch.zeros(10))
+        self.up2, self.head = nn.ConvTranspose2d(10, 8, 3, stride=2), nn.Linear(8, classes)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.kernel, std=0.1)
+        nn.init.zeros_(self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.top(x))
+        y = self.up1(functional.relu(self.bottom(functional.max_pool2d(x, 2))))
+        x = torch.cat([x, functional.relu(self.smooth(functional.relu(self.norm(y))))], 1)
+        x = functional.relu(functional.conv2d(x, self.kernel, self.shift, padding=1))
+        return self.head(functional.relu(self.up2(x)).mean((2, 3)))
+
+
+def filters_of(name: str, weight: Tensor) -> Tensor:
+    """Return a parameter of one of the nets here with the outputs of its layer first."""
+    return weight.transpose(0, 1) if name in ("up1.weight", "up2.weight") else weight
+
+
 class Shuffle(nn.Module):
     """A channel shuffle, which no narrower net could repeat."""
 
@@ -137,7 +165,7 @@ class Shuffle(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-ALL = (Residual, Concat, Depthwise, Grouped, ChannelsLast, Twice)
+ALL = (Residual, Concat, Depthwise, Grouped, ChannelsLast, Twice, Decoder)
 
 
 def residual(num_classes: int) -> nn.Module:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from pruning.base import Context, PruningError
 from pruning.calibration.flattened_maps import flattened_scores, label_codes
+from pruning.calibration.layer_calls import LayerCall, LayerHooks, is_observable
 from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.second_moments import MomentAccumulator, Moments
 from pruning.steps import steps_done
@@ -98,7 +99,7 @@ def gather(net: nn.Module, space: SearchSpace, recipe: Recipe, context: Context)
                 logits = next(leaf for leaf in tree_leaves(net(images[:2])) if isinstance(leaf, Tensor))
                 classes = max(int(logits.shape[1]), 2)
                 observers = {name: _Observer(ids, recipe, classes) for name, ids in _observed_ids(net, space, recipe)}
-            with _observing(net, observers, recipe, labels):
+            with _observing(net, space, observers, recipe, labels):
                 net(images)
     if observers is None:
         raise PruningError("there are no calibration images; give the method a training set that is not empty")
@@ -129,9 +130,9 @@ def _observed_ids(net: nn.Module, space: SearchSpace, recipe: Recipe) -> Iterato
     variable = np.zeros(sum(group.width for group in space.groups) + 1, dtype=bool)
     for group in space.variable:
         variable[group.start : group.start + group.width] = True
-    for name, module in net.named_modules():
-        ids = space.axes.get(f"{name}.weight", {}).get(1 if recipe.where == "input" else 0)
-        if ids is None or not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+    for name, layer in space.layers.items():
+        ids = space.axes.get(layer.weight, {}).get(1 if recipe.where == "input" else 0)
+        if ids is None or not is_observable(net, layer):
             continue
         ids = np.where(variable[ids], ids, -1)
         if (ids >= 0).any():
@@ -188,24 +189,21 @@ class _Observer:
 
 
 @contextmanager
-def _observing(net: nn.Module, observers: Mapping[str, _Observer], recipe: Recipe, labels: Tensor) -> Iterator[None]:
-    def add(module: nn.Module, tensor: Tensor, observer: _Observer) -> None:
-        observer.add(tensor, isinstance(module, nn.Linear), labels)
+def _observing(
+    net: nn.Module, space: SearchSpace, observers: Mapping[str, _Observer], recipe: Recipe, labels: Tensor
+) -> Iterator[None]:
+    def add(call: LayerCall, observer: _Observer) -> None:
+        observer.add(call.value if recipe.where == "input" else call.output, call.channels_last, labels)
         # A layer and a batch are a step; a layer that is called twice counts twice.
         steps_done(sum(one.images for one in observers.values()), recipe.images * len(observers))
 
-    handles = []
+    hooks = LayerHooks(net, space.layers)
     for name, observer in observers.items():
-        module = net.get_submodule(name)
-        if recipe.where == "input":
-            handles.append(module.register_forward_pre_hook(lambda m, x, o=observer: add(m, x[0], o)))
-        else:
-            handles.append(module.register_forward_hook(lambda m, _, y, o=observer: add(m, y, o)))
+        hooks.add(name, after=lambda call, observer=observer: add(call, observer))  # type: ignore[misc]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        hooks.remove()
 
 
 @contextmanager

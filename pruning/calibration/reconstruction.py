@@ -12,6 +12,7 @@ from pruning.calibration.activation_moments import ActivationMoments, Recipe, Si
 from pruning.calibration.occurrences import Occurrences
 from pruning.calibration.second_moments import ridge_for
 from pruning.selection import Selection, kept_ids
+from spaces.slicing.filters import as_filters
 from spaces.slicing.slicer import KeptIds
 from spaces.space import SearchSpace
 
@@ -39,42 +40,43 @@ def reconstruct(
     for site in moments.sites:
         if site.moments is None:
             continue
-        weight = f"{site.module}.weight"
-        input_ids, output_ids = space.axes[weight][1], space.axes[weight].get(0)
-        dense = net.get_submodule(site.module).weight
-        assert isinstance(dense, Tensor)
+        layer = space.layers[site.module]
+        input_ids, output_ids = space.axes[layer.weight][1], space.axes[layer.weight].get(0)
+        dense = as_filters(space, layer.weight, net.get_parameter(layer.weight))
         kept_rows = np.ones(len(dense), dtype=bool) if output_ids is None else kept[output_ids]
-        layer = narrow.get_submodule(site.module)
+        weight = as_filters(space, layer.weight, narrow.get_parameter(layer.weight))
         with torch.no_grad():
-            _replace(layer, _DenseWeight(dense, input_ids, kept_rows, space.grouped.get(weight, 1)), site, kept)
+            filters = _DenseFilters(dense, input_ids, kept_rows, space.grouped.get(layer.weight, 1))
+            constant = _replace(weight, filters, site, kept)
+            if layer.bias:
+                bias = narrow.get_parameter(layer.bias)
+                bias.add_((constant / layer.stride).to(bias))
 
 
 @dataclass(frozen=True)
-class _DenseWeight:
-    """A dense layer's weight, split into the conv groups of a grouped convolution (one group for any other layer)."""
+class _DenseFilters:
+    """The filters of a dense layer, split into the conv groups of a grouped convolution; one group for other layers."""
 
-    weight: Tensor
+    filters: Tensor
     input_ids: NDArray[np.int64]
     kept_rows: NDArray[np.bool_]
     conv_groups: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Yield per conv group the kept filters (outputs, inputs, ...) in float64 and the channel ids of the inputs."""
-        parts = self.weight.detach().cpu().double().chunk(self.conv_groups)
+        parts = self.filters.detach().cpu().double().chunk(self.conv_groups)
         rows, ids = np.split(self.kept_rows, self.conv_groups), np.split(self.input_ids, self.conv_groups)
         for filters, kept, inputs in zip(parts, rows, ids, strict=True):
             yield filters[torch.as_tensor(kept)], inputs
 
 
-def _replace(layer: nn.Module, dense: _DenseWeight, site: Site, kept: KeptIds) -> None:
+def _replace(filters: Tensor, dense: _DenseFilters, site: Site, kept: KeptIds) -> Tensor:
+    """Replace filters in place, and return the constant that the outputs lack, were every kernel position read."""
     feature_of = torch.full((len(kept),), -1)
     feature_of[site.ids] = torch.arange(len(site.ids))
-    folded = [_fold(filters, torch.as_tensor(ids), feature_of, site, kept) for filters, ids in dense]
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    weight.copy_(torch.cat([filters for filters, _ in folded]))
-    if isinstance(bias, Tensor):
-        bias += torch.cat([constant for _, constant in folded]).to(bias)
+    folded = [_fold(wide, torch.as_tensor(ids), feature_of, site, kept) for wide, ids in dense]
+    filters.copy_(torch.cat([narrow for narrow, _ in folded]))
+    return torch.cat([constant for _, constant in folded])
 
 
 def _fold(filters: Tensor, ids: Tensor, feature_of: Tensor, site: Site, kept: KeptIds) -> tuple[Tensor, Tensor]:

@@ -2,17 +2,16 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from pruning.base import Context, PruningError
+from pruning.calibration.layer_calls import LayerHooks, is_observable
 from pruning.criteria.weights import NORMS, add_relative, norm_scores, rows_of
-from spaces.space import SearchSpace
+from spaces.space import LayerWeights, SearchSpace
 
 TIES = 1e-9  # weight of the filter norms that break ties; far below any difference of scores
 Ids = NDArray[np.int64]
@@ -62,16 +61,10 @@ class _MapObserver:
         self.values = torch.zeros(len(ids), dtype=torch.float64)
         self._name, self._measure = name, measure
 
-    def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._add(module, inputs[0])
-
-    def after(self, module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
-        self._add(module, output)
-
-    def _add(self, module: nn.Module, maps: Tensor) -> None:
+    def add(self, maps: Tensor, channels_last: bool) -> None:
         if not torch.isfinite(maps).all():
             raise PruningError(f"the feature maps at {self._name!r} are not finite; the dense weights are unusable")
-        if isinstance(module, (nn.Linear, nn.LayerNorm)):  # channels last
+        if channels_last:
             maps = maps.movedim(-1, 1)
         maps = maps.reshape(*maps.shape[:2], -1, maps.shape[-1] if maps.ndim > 3 else 1)
         self.values += self._measure(maps.float()).cpu().double()
@@ -79,28 +72,31 @@ class _MapObserver:
 
 
 def _observe(net: nn.Module, space: SearchSpace, measure: Measure) -> list[_MapObserver]:
-    """Add a hook wherever channels of variable groups can be observed."""
-    consumed = _consumed_ids(net, space)
+    """Add a hook wherever channels of variable groups can be observed; the hooks stay."""
+    layers = {name: layer for name, layer in space.layers.items() if is_observable(net, layer)}
+    axes = {name: space.axes.get(layer.weight, {}) for name, layer in layers.items()}
+    consumed = {name: axes[name][1] for name, layer in layers.items() if 1 in axes[name] and _is_conv(net, layer)}
     consumed_anywhere = np.concatenate([np.zeros(0, dtype=np.int64), *consumed.values()])
-    observers = []
+    hooks, observers = LayerHooks(net, layers), []
+    for name in layers:
+        if name in consumed:
+            at_input = _MapObserver(name, consumed[name], measure, at_consumer=True)
+            hooks.add(name, after=lambda call, seen=at_input: seen.add(call.value, call.channels_last))  # type: ignore[misc]
+            observers.append(at_input)
+        written = axes[name].get(0, np.zeros(0, dtype=np.int64))
+        if not np.isin(written[written >= 0], consumed_anywhere).all():
+            at_output = _MapObserver(name, written, measure, at_consumer=False)
+            hooks.add(name, after=lambda call, seen=at_output: seen.add(call.output, call.channels_last))  # type: ignore[misc]
+            observers.append(at_output)
     for name, module in net.named_modules():
         written = space.axes.get(f"{name}.weight", {}).get(0, np.zeros(0, dtype=np.int64))
-        if name in consumed:
-            observer = _MapObserver(name, consumed[name], measure, at_consumer=True)
-            module.register_forward_pre_hook(observer.before)
-            observers.append(observer)
-        only_written = not np.isin(written[written >= 0], consumed_anywhere).all()
-        if only_written and isinstance(module, (_ConvNd, nn.Linear, *NORMS)):
+        if isinstance(module, NORMS) and not np.isin(written[written >= 0], consumed_anywhere).all():
             observer = _MapObserver(name, written, measure, at_consumer=False)
-            module.register_forward_hook(observer.after)
+            last = isinstance(module, nn.LayerNorm)
+            module.register_forward_hook(lambda _, _inputs, maps, seen=observer, last=last: seen.add(maps, last))
             observers.append(observer)
     return observers
 
 
-def _consumed_ids(net: nn.Module, space: SearchSpace) -> dict[str, Ids]:
-    """Return the channel ids of the inputs of every convolution that reads channels of groups."""
-    return {
-        name: space.axes[f"{name}.weight"][1]
-        for name, module in net.named_modules()
-        if isinstance(module, _ConvNd) and 1 in space.axes.get(f"{name}.weight", {})
-    }
+def _is_conv(net: nn.Module, layer: LayerWeights) -> bool:
+    return net.get_parameter(layer.weight).ndim > 2

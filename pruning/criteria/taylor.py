@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from pruning.base import Context, Criterion, PruningError
 from pruning.criteria.weights import ChannelRows, channel_rows, norm_rows
+from spaces.slicing.filters import as_filters
 from spaces.space import SearchSpace
 
 
@@ -38,9 +39,10 @@ class Taylor(Criterion):
         for images, targets in context.calibration_batches(self.images):
             batches += 1
             changes = _changes(copied, {gate.parameter for gate in gates}, images, targets, context)
+            by_row = {name: _sum_of_rows(as_filters(space, name, change)) for name, change in changes.items()}
             first_order = {name: torch.zeros_like(score) for name, score in scores.items()}
             for group, parameter, rows, channels in gates:
-                first_order[group.name].index_add_(0, channels, changes[parameter][rows])
+                first_order[group.name].index_add_(0, channels, by_row[parameter][rows])
             for name, change in first_order.items():
                 scores[name] += change.square()
         if not batches:
@@ -59,7 +61,7 @@ def _gates(net: nn.Module, space: SearchSpace) -> Sequence[ChannelRows]:
 
 
 def _changes(net: nn.Module, names: set[str], images: Tensor, targets: Tensor, context: Context) -> dict[str, Tensor]:
-    """Return, per parameter, the sum of gradient times value over each row: float64 of shape (rows,)."""
+    """Return, per parameter, gradient times value in float64, of the shape of the parameter."""
     if not names:
         return {}
     parameters = {name: net.get_parameter(name) for name in sorted(names)}
@@ -67,6 +69,10 @@ def _changes(net: nn.Module, names: set[str], images: Tensor, targets: Tensor, c
         loss = context.loss(net(images), targets)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return {
-        name: (gradient * parameter.detach()).cpu().double().reshape(len(parameter), -1).sum(dim=1)
+        name: (gradient * parameter.detach()).cpu().double()
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
     }
+
+
+def _sum_of_rows(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).sum(dim=1)

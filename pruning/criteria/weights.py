@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from spaces.groups import ChannelGroup
+from spaces.slicing.filters import as_filters
 from spaces.space import SearchSpace
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 class ChannelRows(NamedTuple):
-    """Rows (indices of dimension 0) of a parameter that belong to a group, and the channel of the group of each row."""
+    """Rows of a parameter that belong to a group, and the channel of the group of each row.
+
+    Rows are indices of dimension 0 of what `as_filters` shows of the parameter.
+    """
 
     group: ChannelGroup
     parameter: str
@@ -63,14 +67,15 @@ def producer_filters(
     Args:
         paced: yield the filters of the group's `pacesetter` only.
     """
-    leader = f"{pacesetter(space, group)}.weight" if paced and group.producers else ""
+    leader = space.layers[pacesetter(space, group)].weight if paced and group.producers else ""
     for name, weight in net.named_parameters():
         ids = space.axes.get(name, {}).get(0)
         if ids is None or weight.ndim < 2 or (paced and name != leader):
             continue
         rows, channels = rows_of(group, ids)
         if len(rows):
-            yield weight.detach()[rows.to(weight.device)].flatten(1).cpu().double(), channels
+            filters = as_filters(space, name, weight.detach())
+            yield filters[rows.to(weight.device)].flatten(1).cpu().double(), channels
 
 
 def pacesetter(space: SearchSpace, group: ChannelGroup) -> str:
@@ -96,7 +101,7 @@ def _layer_depths(space: SearchSpace) -> dict[str, int]:
         for layer in group.consumers:
             read.setdefault(layer, []).append(group)
     writers = {layer for group in space.groups for layer in group.producers}
-    depths = {layer: 0 for layer in writers if layer not in read and f"{layer}.weight" not in space.grouped}
+    depths = {layer: 0 for layer in writers if layer not in read and space.layers[layer].weight not in space.grouped}
     reached = set(depths)
     while reached:
         near = {layer for layer, groups in read.items() if any(reached.intersection(g.producers) for g in groups)}

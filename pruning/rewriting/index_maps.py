@@ -79,7 +79,10 @@ class ClusterIndexMap:
 
 @dataclass(frozen=True)
 class MergedDimension:
-    """One dimension of one tensor that merging narrows: equal members are averaged, inputs of a consumer are summed."""
+    """One dimension of one tensor that merging narrows: equal members are averaged, inputs of a consumer are summed.
+
+    The dimension is that of `spaces.slicing.filters.as_filters`.
+    """
 
     tensor: str
     dim: int
@@ -106,7 +109,7 @@ class NetworkClusters:
             group = space.by_name[name]
             first = _first_channels(group, labels.detach().cpu().numpy())
             self._target[group.start : group.start + group.width] = group.start + first
-        self._consumer_weights = {f"{layer}.weight" for group in space.groups for layer in group.consumers}
+        self._consumer_weights = {space.layers[layer].weight for group in space.groups for layer in group.consumers}
         self._known: dict[int, ClusterIndexMap | None] = {}
 
     def merged_dimensions(self) -> Iterator[MergedDimension]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pruning.base import PruningError
 from pruning.rewriting.index_maps import Clusters, MergedDimension, NetworkClusters
 from pruning.selection import Selection, kept_ids
+from spaces.slicing.filters import as_filters, as_stored
 from spaces.slicing.slicer import rebuilt, sliced
 from spaces.space import SearchSpace
 
@@ -67,12 +68,12 @@ def _check_selection(space: SearchSpace, selection: Selection) -> None:
 
 def _check_shapes(model: nn.Module, space: SearchSpace) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        groups = space.grouped.get(name, 1)
+        groups, filters = space.grouped.get(name, 1), as_filters(space, name, tensor)
         for dim, ids in space.axes.get(name, {}).items():
             length = len(ids) // groups if dim == 1 else len(ids)
-            if tensor.shape[dim] != length:
+            if filters.shape[dim] != length:
                 raise PruningError(
-                    f"{name} has shape {tuple(tensor.shape)}, but the space was traced with {length} at dimension "
+                    f"{name} has shape {tuple(filters.shape)}, but the space was traced with {length} at dimension "
                     f"{dim}; slice the network that was traced"
                 )
 
@@ -88,10 +89,12 @@ class _Merger:
             self._merged.setdefault(merged.tensor, []).append(merged)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        narrow = tensor.cpu()
-        for merged in self._merged.get(name, ()):
-            narrow = self._summed(merged, narrow) if merged.summed else merged.index_map.means(narrow, merged.dim)
-        return narrow.to(tensor.device) if narrow is not tensor else tensor.clone()
+        if name not in self._merged:
+            return tensor.clone()
+        filters = as_filters(self._space, name, tensor.cpu())
+        for merged in self._merged[name]:
+            filters = self._summed(merged, filters) if merged.summed else merged.index_map.means(filters, merged.dim)
+        return as_stored(self._space, name, filters).to(tensor.device)
 
     def length(self, ids: NDArray[np.int64]) -> int:
         """Return how many indices of an axis are left."""

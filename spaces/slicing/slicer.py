@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spaces.slicing.filters import as_filters, as_stored
 from spaces.slicing.layers import fit_attributes
 from spaces.slicing.sizes import set_sizes
 from spaces.space import SearchSpace, SizeName
@@ -127,13 +128,17 @@ class Slicer:
         indices = {dim: index for dim, ids in axes.items() if (index := self._indices(ids)) is not None}
         if not indices:
             return tensor.clone()
+        narrow = self._narrow(name, as_filters(self._space, name, tensor), indices)
+        return as_stored(self._space, name, narrow)
+
+    def _narrow(self, name: str, filters: Tensor, indices: Mapping[int, _KeptIndices]) -> Tensor:
         if name in self._space.grouped:
-            return self._slice_grouped(name, tensor)
+            return self._slice_grouped(name, filters)
         if set(indices) == {0, 1}:
-            return _select_both(tensor, indices[0], indices[1])
+            return _select_both(filters, indices[0], indices[1])
         for dim, kept in indices.items():
-            tensor = kept.select(tensor, dim)
-        return tensor
+            filters = kept.select(filters, dim)
+        return filters
 
     def length(self, ids: NDArray[np.int64]) -> int:
         """Return how many indices of an axis are kept."""

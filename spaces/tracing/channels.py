@@ -11,7 +11,7 @@ from spaces.cost import ONE, CostModel, Form, Peak, Polynomial, PolynomialBuilde
 from spaces.errors import TraceError
 from spaces.groups import ChannelGroup
 from spaces.slicing.slicer import KeptIds
-from spaces.space import FixedLayer, SearchSpace, SizeName
+from spaces.space import FixedLayer, LayerWeights, SearchSpace, SizeName
 from spaces.tracing.cells import Cells, cells_of
 from spaces.tracing.labels import ChannelLabels, Ids, signatures
 from spaces.tracing.operations import CountedWeight
@@ -52,7 +52,7 @@ class Channels:
             for number in dict.fromkeys(cells.group_of[ids[self._id_of[ids] < 0]].tolist()):
                 channels = cells.ordered(number, all_written)
                 self._id_of[channels] = np.arange(start, start + len(channels))
-                layer = name.removesuffix(".weight")
+                layer = _layer_of(name)
                 suffix = f"#{taken[layer]}" if taken[layer] else ""
                 taken[layer] += 1
                 fixed = self._problem(channels, cells, number)
@@ -73,7 +73,7 @@ class Channels:
         for name in self._recorder.producers:
             ids = self._id_of[self._axes[name, dim]]
             for number in np.unique(np.searchsorted(starts, ids[ids >= 0], side="right") - 1).tolist():
-                layers[number].append(name.removesuffix(".weight"))
+                layers[number].append(_layer_of(name))
         return layers
 
     def _problem(self, channels: Ids, cells: Cells, number: int) -> str:
@@ -89,6 +89,22 @@ class Channels:
         if cells.cells_in(number) == len(channels):
             return "every part that must stay as large as the others holds a single one of these channels"
         return ""
+
+    def layers(self) -> dict[str, LayerWeights]:
+        """Return the layers by name with their parameters, in the order of these in the network."""
+        recorder = self._recorder
+        return {
+            _layer_of(name): LayerWeights(
+                name,
+                recorder.biases.get(name, ""),
+                transposed=name in recorder.transposed,
+                computed=name in recorder.computed,
+                depthwise=name in recorder.depthwise,
+                stride=recorder.strides.get(name, 1),
+            )
+            for name in recorder.parameters
+            if name in recorder.producers
+        }
 
     def sizes(self) -> dict[SizeName, Ids]:
         """Return the sizes that modules hold in attributes, with the ids of the channels that they count."""
@@ -170,8 +186,9 @@ class Channels:
         """List the layers of which no output channel can vary, with the reason."""
         varying = {layer for group in groups if not group.fixed for layer in group.producers}
         reasons = {layer: group.fixed for group in groups if group.fixed for layer in group.producers}
+        weights = self.layers()
         return [
-            FixedLayer(layer, len(self._axes[f"{layer}.weight", 0]), reason)
+            FixedLayer(layer, len(self._axes[weights[layer].weight, 0]), reason)
             for layer, reason in reasons.items()
             if layer not in varying
         ]
@@ -197,3 +214,8 @@ class Channels:
             for depth in range(len(parts) + 1):
                 flops[".".join(parts[:depth])] += amount
         return flops
+
+
+def _layer_of(weight: str) -> str:
+    """Return the name of the layer of a weight: its module, or the weight itself where it has another name."""
+    return weight.removesuffix(".weight")

@@ -56,6 +56,11 @@ class ChannelFollower:
         self.grouped: list[GroupedLayer] = []
         self.sizes: dict[SizeName, Ids] = {}  # number in an attribute of a module -> the channels that it counts
         self.producers: list[str] = []  # weights of convolutions and linear layers, in order of execution
+        self.transposed: set[str] = set()  # of these, those whose axes 0 and 1 are dimensions 1 and 0 of the tensor
+        self.computed: set[str] = set()  # of these, those from which a tensor is computed that a function takes
+        self.depthwise: set[str] = set()  # of these, those of which every filter reads one channel
+        self.strides: dict[str, int] = {}  # of these, those of transposed convolutions -> product of the strides
+        self.biases: dict[str, str] = {}  # of these, those with a bias that is a parameter
         self.lost: list[str] = []  # operations whose channels could not be followed, with their layer
         self.counting = True  # whether operations are counted
         self._layers: list[str] = []  # that are being computed, the innermost last
@@ -79,7 +84,8 @@ class ChannelFollower:
         table |= dict.fromkeys(NORMALISATIONS, self._normalisation)
         table |= dict.fromkeys(REDUCTIONS, self._reduction)
         table |= dict.fromkeys(CONCATENATIONS, self._concatenation)
-        table |= dict.fromkeys(MIXING | TRANSPOSED, self._mixing)
+        table |= dict.fromkeys(TRANSPOSED, self._transposed_convolution)
+        table |= dict.fromkeys(MIXING, self._mixing)
         return table | {"linear": self._linear, "prelu": self._prelu, "stack": self._stack}
 
     @property
@@ -162,17 +168,36 @@ class ChannelFollower:
         self._lose(f"{self._text} over another axis than that of the channels", [value])
         self.labels.fix(ids, f"{self.layer or 'the network'} reads channels that cannot be followed")
 
-    def _layer_weight(self, weight: Any) -> str | None:
-        """Return the name of a layer's weight, be it the argument itself or computed from it; None for any other."""
-        origin = self._name(weight) or self._origins.get(weight)
-        if origin is None or not origin.endswith(".weight") or origin not in self.parameters:
+    def _layer_weight(self, weight: Any, transposed: bool = False) -> str | None:
+        """Return the name of a layer's weight; None for any other.
+
+        It is a parameter that is the argument itself, or the weight of a module from which the argument is computed.
+        """
+        own = self._name(weight)
+        origin = own or self._origins.get(weight)
+        if origin not in self.parameters or (own is None and not origin.endswith(".weight")):
             return None
-        if len(weight.shape) != len(self.axes[origin]) or weight.shape[0] != len(self.axes[origin][0]):
+        if own is None and (transposed or tuple(weight.shape[:1]) != (len(self.axes[origin][0]),)):
+            return None
+        if len(weight.shape) != len(self.axes[origin]):
             return None
         if origin not in self.producers:
             self.producers.append(origin)
+            if transposed:
+                self._turn(origin)
+        if own is None:
+            self.computed.add(origin)
         self._normalises = weight in self._standardised
         return origin
+
+    def _turn(self, weight: str) -> None:
+        """Let axis 0 of a weight, which holds its inputs first, be that of its outputs, and axis 1 that of its inputs.
+
+        The weight of a transposed depthwise convolution with one filter per channel is as that of any other.
+        """
+        inputs, outputs, *rest = self.axes[weight].values()
+        self.axes[weight] = dict(enumerate([outputs, inputs, *rest]))
+        self.transposed.add(weight)
 
     def _convolution(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
@@ -181,26 +206,69 @@ class ChannelFollower:
         weight_name = self._layer_weight(weight)
         if weight_name is None:
             return self._bare_convolution(name, args, kwargs, out, depthwise)
+        if weight_name in self.transposed:
+            return self._lose_both_ways(weight_name, args, kwargs)
         self._count_weight(weight_name, prod(out.shape[2:]))
-        outputs = self.axes[weight_name][0]
-        self._tie_bias(_argument(args, kwargs, 2, "bias"), outputs)
         if depthwise:
-            for position in range(len(outputs) // groups):
-                self._consume(value, 1, outputs[position :: len(outputs) // groups])
+            self._read_depthwise(value, groups, weight_name)
         elif groups == 1:
-            self._consume(value, 1, self.axes[weight_name][1])
-            self._reads = self._flow(value)
+            self._read(value, 1, weight_name)
         else:
             if len(self.axes[weight_name][1]) != value.shape[1]:
                 self.axes[weight_name][1] = self.labels.fresh(value.shape[1])
-            inputs = self.axes[weight_name][1]
-            self._consume(value, 1, inputs)
-            self._reads = self._flow(value)
-            self.grouped.append(GroupedLayer(weight_name, groups, inputs, outputs))
-        self._set(out, Flow(1, outputs))
+            self._read(value, 1, weight_name)
+            self.grouped.append(GroupedLayer(weight_name, groups, self.axes[weight_name][1], self.axes[weight_name][0]))
+        self._write(weight_name, _argument(args, kwargs, 2, "bias"), out, 1)
+
+    def _transposed_convolution(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+        value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
+        groups = int(_argument(args, kwargs, 6, "groups", 1))
+        depthwise = groups == value.shape[1] > 1 == weight.shape[1]
+        if groups > 1 and not depthwise:
+            return self._lose(f"{name} of {groups} groups", args)
+        weight_name = self._layer_weight(weight, transposed=not depthwise)
+        if weight_name is None:
+            return self._lose(f"{name} with a computed weight", args)
+        if (weight_name in self.transposed) == depthwise:
+            return self._lose_both_ways(weight_name, args, kwargs)
+        self._count_weight(weight_name, prod(value.shape[2:]))
+        strides = _argument(args, kwargs, 3, "stride", 1)
+        self.strides[weight_name] = int(strides) ** (value.ndim - 2) if isinstance(strides, int) else prod(strides)
+        if depthwise:
+            self._read_depthwise(value, groups, weight_name)
+        else:
+            self._read(value, 1, weight_name)
+        self._write(weight_name, _argument(args, kwargs, 2, "bias"), out, 1)
+
+    def _read(self, value: Tensor, axis: int, weight: str) -> None:
+        """Relate an activation to the inputs of a weight, which sums over them."""
+        self._consume(value, axis, self.axes[weight][1])
+        self._reads = self._flow(value)
+
+    def _read_depthwise(self, value: Tensor, channels: int, weight: str) -> None:
+        self.depthwise.add(weight)
+        outputs = self.axes[weight][0]
+        for position in range(len(outputs) // channels):
+            self._consume(value, 1, outputs[position :: len(outputs) // channels])
+
+    def _write(self, weight: str, bias: Any, out: Tensor, axis: int) -> None:
+        """Give the output of a layer the channels of its weight, and tie its bias to them."""
+        outputs = self.axes[weight][0]
+        flow, name = self._flow(bias), self._name(bias)
+        if flow is not None:
+            self.labels.unite(outputs, flow.ids)
+        if name is not None:
+            self.biases.setdefault(weight, name)
+        self._set(out, Flow(axis, outputs))
+
+    def _lose_both_ways(self, weight: str, args: Any, kwargs: Any) -> None:
+        """Fix the channels of a weight that a convolution and a transposed one use, as a tied decoder does."""
+        for ids in self.axes[weight].values():
+            self.labels.fix(ids, f"{weight} is the weight of a convolution and of a transposed one")
+        self._lose(f"{self._text} with a weight that is used both ways", [args, kwargs])
 
     def _bare_convolution(self, name: str, args: Any, kwargs: Any, out: Tensor, depthwise: bool) -> None:
-        """Follow a convolution whose weight belongs to no layer: a filter per channel is followed, others are not."""
+        """Follow a convolution with a buffer or a computed weight: a filter per channel is followed, others are not."""
         value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
         flow, kernel = self._flow(value), self._name(weight)
         if flow is None or not depthwise or len(flow.ids) != len(weight):
@@ -215,21 +283,16 @@ class ChannelFollower:
                 self.labels.unite(flow.ids, self.axes[self._name(tensor) or ""][0])
         self._set(out, flow)
 
-    def _tie_bias(self, bias: Any, outputs: Ids) -> None:
-        flow = self._flow(bias)
-        if flow is not None:
-            self.labels.unite(outputs, flow.ids)
-
     def _linear(self, _name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
         weight_name = self._layer_weight(weight)
         if weight_name is None:
             return self._lose("linear with a weight that is no layer's", [args, kwargs])
+        if weight_name in self.transposed:
+            return self._lose_both_ways(weight_name, args, kwargs)
         self._count_weight(weight_name, prod(out.shape[:-1]))
-        self._tie_bias(_argument(args, kwargs, 2, "bias"), self.axes[weight_name][0])
-        self._consume(value, -1, self.axes[weight_name][1])
-        self._reads = self._flow(value)
-        self._set(out, Flow(out.ndim - 1, self.axes[weight_name][0]))
+        self._read(value, -1, weight_name)
+        self._write(weight_name, _argument(args, kwargs, 2, "bias"), out, out.ndim - 1)
 
     def _prelu(self, _name: str, args: Any, kwargs: Any, out: Tensor) -> None:
         value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")

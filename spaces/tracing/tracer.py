@@ -132,6 +132,7 @@ def _space(
         spec=spec,
         grouped={layer.name: layer.groups for layer in recorder.grouped if layer.name in axes},
         sizes={name: ids for name, ids in sizes.items() if (ids >= 0).any()},
+        layers=channels.layers(),
     )
     return space, channels
 

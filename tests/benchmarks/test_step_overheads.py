@@ -113,7 +113,7 @@ def _csgd_trimmed() -> Case:
     net, space = _traced("resnet56")
     clusters = cluster_channels(net, space, {group.name: group.width * 5 // 8 for group in space.variable}, "even")
     narrow = merge_channels(net, space, clusters)
-    return _hooked(narrow, RescalingHook(narrow, NetworkClusters(space, clusters)))
+    return _hooked(narrow, RescalingHook(narrow, space, NetworkClusters(space, clusters)))
 
 
 def _abfp() -> Case:

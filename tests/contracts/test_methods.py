@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_nets import space_of
+from tiny_nets import Decoder, space_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,6 +67,10 @@ class Repeating(nn.Module):
         x = self.slope(self.doubled(functional.relu(self.join(x))))
         pooled = functional.adaptive_avg_pool2d(x, 1), functional.adaptive_max_pool2d(x, 1)
         return self.head(torch.cat(pooled, 1).flatten(1))
+
+
+def _decoder() -> nn.Module:
+    return Decoder(inputs=1, classes=4)
 
 
 def _depthwise() -> nn.Module:
@@ -152,6 +156,15 @@ def test_channels_that_stand_several_times_on_an_axis_are_narrowed(method, conte
     net, space = Repeating().eval(), space_of(Repeating, IMAGE)
     assert [group.name for group in space.variable] == ["first", "part", "join"]
     last = _run(method, net, space, _goal(method, space, 0.6), context())[-1]
+    assert count_cost(last.net, space.input_shape) == (last.cost or space.cost(last.widths))
+
+
+def test_transposed_convolutions_and_parameters_of_no_layer_are_narrowed(method, context) -> None:
+    torch.manual_seed(0)
+    net, space = _decoder().eval(), space_of(_decoder, IMAGE)
+    assert [group.name for group in space.variable] == ["top", "bottom", "up1", "kernel", "up2"]
+    share = 0.6 if method.takes_widths else 0.95  # kse shares the kernels of one layer here
+    last = _run(method, net, space, _goal(method, space, share), context())[-1]
     assert count_cost(last.net, space.input_shape) == (last.cost or space.cost(last.widths))
 
 

@@ -6,9 +6,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from pruning.rewriting.index_maps import NetworkClusters
 from pruning.selection import kept_ids
+from spaces.slicing.filters import as_filters
 from spaces.slicing.slicer import KeptIds
 from spaces.space import SearchSpace
 
@@ -77,7 +80,7 @@ def pairs(net: nn.Module, space: SearchSpace) -> dict[str, Tensor]:
     """
     modules = dict(net.named_modules())
     even = [group for group in space.variable if group.width // group.conv_groups % 2 == 0]
-    merged = [g for g in even if not any(type(modules[layer]).__name__ in STANDARDISED for layer in g.consumers)]
+    merged = [g for g in even if not any(type(modules.get(layer)).__name__ in STANDARDISED for layer in g.consumers)]
     return {group.name: torch.arange(group.width) // 2 for group in merged}
 
 
@@ -87,24 +90,46 @@ def with_equal_pairs(net: nn.Module, space: SearchSpace, clusters: dict[str, Ten
     with torch.no_grad():
         for merged in NetworkClusters(space, clusters).merged_dimensions():
             if not merged.summed:
-                tensor = tensors[merged.tensor]
+                tensor = as_filters(space, merged.tensor, tensors[merged.tensor])
                 tensor.copy_(merged.index_map.expand(merged.index_map.means(tensor, merged.dim), merged.dim))
     return net
 
 
+class _Masking(TorchFunctionMode):
+    """Sets removed channels to zero in front of every function that takes a weight and sums over its inputs."""
+
+    def __init__(self, masks: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.masks = masks  # id of a weight -> 1 for the inputs that are kept
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        mask = self.masks.get(id(args[1])) if len(args) > 1 and func in SUMMING else None
+        if mask is not None:
+            args = (args[0] * (mask if func is functional.linear else mask[:, None, None]), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+SUMMING = (functional.conv2d, functional.conv_transpose2d, functional.linear)
+
+
 def _masked(net: nn.Module, space: SearchSpace, kept: KeptIds, image: Tensor) -> Tensor:
-    handles = []
-    for name, module in net.named_modules():
-        ids = space.axes.get(f"{name}.weight", {}).get(1)
-        if ids is None or not isinstance(module, nn.Conv2d | nn.Linear):
+    handles, masks = [], {}
+    modules = dict(net.named_modules())
+    for name, weight in net.named_parameters():
+        ids = space.axes.get(name, {}).get(1)
+        if ids is None:
             continue
         mask = torch.from_numpy(kept[ids]).float()
+        module = modules[name.rpartition(".")[0]]
+        if type(module).__name__ not in STANDARDISED:
+            masks[id(weight)] = mask
+            continue
 
-        def before(module: nn.Module, inputs: tuple[Tensor], mask: Tensor = mask) -> Tensor:
-            return inputs[0] * (mask if isinstance(module, nn.Linear) else mask[:, None, None])
+        def before(_module: nn.Module, inputs: tuple[Tensor], mask: Tensor = mask) -> Tensor:
+            return inputs[0] * mask[:, None, None]
 
         handles.append(module.register_forward_pre_hook(before))
-    with torch.no_grad():
+    with torch.no_grad(), _Masking(masks):
         out = net(image)
     for handle in handles:
         handle.remove()

@@ -17,6 +17,7 @@ from pruning.criteria.discriminant.elimination import Ranking, eliminate, summed
 from pruning.criteria.discriminant.information import RidgeInformation, ridge_inverse
 from pruning.settings import declared_settings, setting
 from spaces.groups import ChannelGroup
+from spaces.slicing.filters import as_filters
 from spaces.space import SearchSpace
 
 FLATTENED_BATCH = 128  # images; the authors' batch, on which the score of whole maps depends
@@ -154,9 +155,8 @@ def consumer_gram(net: nn.Module, site: Site, space: SearchSpace, even_outputs: 
     Returns:
         Shape (features, features) of the site; block diagonal where the consumer is a grouped convolution.
     """
-    name = f"{site.module}.weight"
-    weight = net.get_submodule(site.module).weight
-    assert isinstance(weight, Tensor)
+    name = space.layers[site.module].weight
+    weight = as_filters(space, name, net.get_parameter(name))
     assert site.moments is not None
     feature_of = {int(channel): feature for feature, channel in enumerate(site.ids)}
     conv_groups = space.grouped.get(name, 1)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.criteria.weights import NORMS
+from spaces.slicing.filters import as_filters, as_stored
 from spaces.space import SearchSpace
 
 LEAST_RATIO = 1e-8  # of importance to threshold; keeps the factor of a dead filter under 19.5
@@ -62,7 +63,8 @@ class AutoBalance:
         self, net: nn.Module, space: SearchSpace, factors: Mapping[str, Tensor], alpha: float, scales: bool = True
     ) -> None:
         self.alpha = alpha
-        self._kernels: list[nn.Parameter] = []
+        self._space = space
+        self._kernels: dict[str, nn.Parameter] = {}
         self._vectors: list[nn.Parameter] = []
         rows: tuple[list[Tensor], list[Tensor]] = [], []
         owner, table = _tables(space, factors)
@@ -74,20 +76,23 @@ class AutoBalance:
             kernel = parameter.ndim > 1
             if not kernel and not _is_scale(net, name):
                 values = values.clip(min=0)  # a bias only decays: a larger one would not strengthen its filter
-            (self._kernels if kernel else self._vectors).append(parameter)
+            if kernel:
+                self._kernels[name] = parameter
+            else:
+                self._vectors.append(parameter)
             rows[0 if kernel else 1].append(torch.stack([torch.as_tensor(values), torch.as_tensor(owners).double()]))
-        self._arrange([*rows[0], *rows[1]], space)
+        self._arrange([*rows[0], *rows[1]])
 
-    def _arrange(self, rows: list[Tensor], space: SearchSpace) -> None:
+    def _arrange(self, rows: list[Tensor]) -> None:
         """Arrange the filters of all tensors in one row, and number the terms that they belong to."""
-        parameters = [*self._kernels, *self._vectors]
-        self._lengths = [len(parameter) for parameter in parameters]
+        parameters = [*self._kernels.values(), *self._vectors]
+        self._lengths = [row.shape[1] for row in rows]
         if not parameters:
             return
         device, dtype = parameters[0].device, torch.promote_types(parameters[0].dtype, torch.float32)
         tensor_of = torch.repeat_interleave(torch.arange(len(parameters)), torch.tensor(self._lengths))
         factors, owners = torch.cat(rows, dim=1)
-        terms, self._term = torch.unique(tensor_of * (len(space.groups) + 1) + owners.long(), return_inverse=True)
+        terms, self._term = torch.unique(tensor_of * (len(self._space.groups) + 1) + owners.long(), return_inverse=True)
         order, counts = torch.argsort(self._term, stable=True), torch.bincount(self._term)
         # Shape (terms, filters of the largest term): sums of padded rows are one operation, always in the same order.
         members = torch.full((len(terms), int(counts.max())), len(factors))
@@ -95,7 +100,9 @@ class AutoBalance:
         self._members, self._term = members.to(device), self._term.to(device)
         self._factors = factors.to(device, dtype)
         self._weak = (self._factors > 0).to(dtype)
-        self._shapes = [(-1,) + (1,) * (kernel.ndim - 1) for kernel in self._kernels]
+        lengths = zip(self._kernels.items(), self._lengths, strict=False)
+        ones = {name: torch.ones(length, *[1] * (kernel.ndim - 1)) for (name, kernel), length in lengths}
+        self._shapes = [as_stored(self._space, name, one).shape for name, one in ones.items()]
 
     def __call__(self, _net: nn.Module, _step: int) -> None:
         """Add the regulariser's gradient to every gradient that is set."""
@@ -106,7 +113,7 @@ class AutoBalance:
             pieces = self._coefficients(energies).split(self._lengths)
             kernels = len(self._kernels)
             views = [piece.view(shape) for piece, shape in zip(pieces[:kernels], self._shapes, strict=True)]
-            parameters, factors = [*self._kernels, *self._vectors], [*views, *pieces[kernels:]]
+            parameters, factors = [*self._kernels.values(), *self._vectors], [*views, *pieces[kernels:]]
             triples = [
                 (parameter.grad, parameter, coefficient)
                 for parameter, coefficient in zip(parameters, factors, strict=True)
@@ -141,7 +148,8 @@ class AutoBalance:
     def _energies(self) -> Tensor:
         """Return the squared norm of every filter, scale and bias, shape (rows,), at least float32."""
         dtype = self._factors.dtype
-        norms = [torch.linalg.vector_norm(w, dim=tuple(range(1, w.ndim)), dtype=dtype) for w in self._kernels]
+        filters = [as_filters(self._space, name, kernel) for name, kernel in self._kernels.items()]
+        norms = [torch.linalg.vector_norm(w, dim=tuple(range(1, w.ndim)), dtype=dtype) for w in filters]
         return torch.cat([*norms, *(vector.to(dtype) for vector in self._vectors)]).square()
 
     def _summed(self, values: Tensor) -> Tensor:
@@ -221,17 +229,18 @@ def normalised_layers(net: nn.Module, space: SearchSpace) -> list[str]:
 
 
 @torch.no_grad()
-def restore_norms(net: nn.Module, before: nn.Module, layers: Iterable[str]) -> None:
+def restore_norms(net: nn.Module, before: nn.Module, space: SearchSpace, layers: Iterable[str]) -> None:
     """Give every filter of these layers, in place, the norm that it has in `before`, a net of equal shapes.
 
     Balancing moves energy from weak to strong filters. In front of a BatchNorm, a larger norm leaves the output as it
     is but slows the change of a filter's direction, by the square of the norm; the old norms restore the speed.
     BatchNorm statistics must be re-estimated afterwards.
+
+    Args:
+        space: of the network, or of a wider one that it was cut from.
     """
-    for name in layers:
-        weight, old = net.get_submodule(name).weight, before.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        assert isinstance(old, Tensor)
-        norms, wanted = weight.flatten(1).norm(dim=1), old.flatten(1).norm(dim=1)
+    for name in (space.layers[layer].weight for layer in layers):
+        filters, old = (as_filters(space, name, one.get_parameter(name)) for one in (net, before))
+        norms, wanted = filters.flatten(1).norm(dim=1), old.flatten(1).norm(dim=1)
         factors = torch.where((norms > 0) & (wanted > 0), wanted / norms, 1.0)
-        weight.mul_(factors.view(-1, *[1] * (weight.ndim - 1)))
+        filters.mul_(factors.view(-1, *[1] * (filters.ndim - 1)))

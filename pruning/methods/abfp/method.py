@@ -188,7 +188,7 @@ class _Training:
         self._net = slice_channels(self._net, self._space, self.selection)
         if self._method.restore:
             before = slice_channels(self._before, self._space, self.selection)
-            restore_norms(self._net, before, normalised_layers(self._net, self._space))
+            restore_norms(self._net, before, self._space, normalised_layers(self._net, self._space))
         self._space = narrow_space(self._space, self.selection)
         self._context.reestimate_batchnorm(self._net)
         self._note["cuts"] = int(self._note["cuts"]) + 1

@@ -4,46 +4,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+
+from pruning.calibration.layer_calls import LayerCall
 
 
-def along(mask: Tensor, layer: nn.Module, value: Tensor) -> Tensor:
+def along(mask: Tensor, channels_last: bool, value: Tensor) -> Tensor:
     """Reshape a mask to broadcast over the channel axis of a layer's input or output, in the dtype of `value`."""
-    spatial = 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
-    return mask.to(value.dtype).view(-1, *[1] * spatial)
+    return mask.to(value.dtype).view(-1, *[1] * (0 if channels_last else value.ndim - 2))
 
 
-def ablate(layer: nn.Module, read: Tensor, output: Tensor, hidden: Tensor) -> Tensor:
-    """Return the output of a layer for the input `read` with the channels `hidden` set to 0.
+def ablate(call: LayerCall, hidden: Tensor) -> Tensor:
+    """Return the output of a call of a layer if the channels `hidden` of its input were 0.
 
-    The layer is linear in its inputs, so this is `output` less the contribution of the hidden channels, which costs
+    The layer is linear in its inputs, so this is its output less the contribution of the hidden channels, which costs
     their share of a forward pass. Where half of the channels or more are hidden, a pass over the others is cheaper.
     Hidden channels are spread unevenly over the groups of a grouped convolution, so its pass is repeated with masked
-    weights.
+    filters.
 
     Args:
-        layer: a convolution or linear layer.
-        read: its input.
-        output: its output for `read`.
+        call: of a convolution or linear layer, which can be repeated.
         hidden: indices of input channels; there may be none.
     """
+    filters, output = call.filters, call.output
     if not len(hidden):
         return output.clone()
-    if isinstance(layer, nn.Linear):
-        part = functional.linear(read.index_select(-1, hidden), layer.weight.index_select(1, hidden))
+    if call.channels_last:
+        part = call.repeat(call.value.index_select(-1, hidden), filters.index_select(1, hidden), None)
         return torch.sub(output, part, out=part)
-    assert isinstance(layer, _ConvNd)
-    weight, groups = layer.weight, layer.groups
-    if groups == 1:
-        most = layer.in_channels <= 2 * len(hidden) < 2 * layer.in_channels
-        used = _others(hidden, layer.in_channels) if most else hidden
-        read = read.index_select(-1 - len(layer.kernel_size), used)
-        part = layer._conv_forward(read, weight.index_select(1, used), layer.bias if most else None)  # type: ignore[operator]
-        return part if most else torch.sub(output, part, out=part)  # type: ignore[no-any-return]
-    keep = torch.ones(layer.in_channels, dtype=weight.dtype, device=weight.device).index_fill_(0, hidden, 0)
-    per_group = keep.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
-    masked = weight * per_group.view(*per_group.shape, *[1] * (weight.ndim - 2))
-    return layer._conv_forward(read, masked, layer.bias)  # type: ignore[operator, no-any-return]
+    if call.groups == 1:
+        channels = filters.shape[1]
+        most = channels <= 2 * len(hidden) < 2 * channels
+        used = _others(hidden, channels) if most else hidden
+        read = call.value.index_select(1, used)
+        part = call.repeat(read, filters.index_select(1, used), call.bias if most else None)
+        return part if most else torch.sub(output, part, out=part)
+    keep = torch.ones(call.value.shape[1], dtype=filters.dtype, device=filters.device).index_fill_(0, hidden, 0)
+    per_group = keep.view(call.groups, 1, -1).expand(-1, len(filters) // call.groups, -1).reshape(len(filters), -1)
+    masked = filters * per_group.view(*per_group.shape, *[1] * (filters.ndim - 2))
+    return call.repeat(call.value, masked, call.bias)
 
 
 def _others(indices: Tensor, count: int) -> Tensor:

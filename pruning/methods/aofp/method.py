@@ -31,17 +31,16 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from pruning.allocation import usage
 from pruning.base import Context, Goal, Method, PruningError, Snapshot
 from pruning.calibration.activation_moments import gather
+from pruning.calibration.layer_calls import is_repeatable
 from pruning.calibration.reconstruction import RECIPE, reconstruct
 from pruning.methods.aofp.decimating_buffer import DecimatingBuffer
 from pruning.methods.aofp.filter_search import FilterSearch, SearchGoal, SearchSchedule, scoring_turns
 from pruning.methods.aofp.halving import HalvingRules
-from pruning.methods.aofp.output_error import is_repeatable
 from pruning.methods.common_steps import finetune
 from pruning.rewriting.narrowing import narrow_space
 from pruning.rewriting.surgery import slice_channels
@@ -185,7 +184,7 @@ class ApproximatedOracle(Method):
                         f"leave it at {group.width} (--skip) or take another method"
                     )
             return tuple(wanted), "given widths"
-        internal = tuple(group for group in usable if is_internal(net, group))
+        internal = tuple(group for group in usable if is_internal(space, group))
         for scope, groups, share in (("internal", internal, INTERNAL_SHARE), ("all", tuple(usable), 0.0)):
             if groups and scope in (self.scope, "all") and _reachable(goal, groups, share):
                 return groups, scope
@@ -237,9 +236,9 @@ def search_goal_of(space: SearchSpace, goal: Goal) -> SearchGoal:
     return SearchGoal(space, budgets=tuple(budget for budget in budgets if budget.quantity != "latency"))
 
 
-def is_internal(net: nn.Module, group: ChannelGroup) -> bool:
+def is_internal(space: SearchSpace, group: ChannelGroup) -> bool:
     """Whether exactly one layer writes these channels and one reads them, not counting depthwise layers in between."""
-    writers = [name for name in group.producers if not _is_depthwise(net.get_submodule(name))]
+    writers = [name for name in group.producers if not space.layers[name].depthwise]
     return len(writers) == 1 and len(group.consumers) == 1
 
 
@@ -248,7 +247,7 @@ def unmaskable(net: nn.Module, space: SearchSpace, group: ChannelGroup) -> str:
     if not group.consumers:
         return "no layer reads these channels"
     for name in group.consumers:
-        if not is_repeatable(net, name):
+        if not is_repeatable(net, space.layers[name]):
             return f"{name} reads them and is no plain convolution or linear layer"
     for name, module in net.named_modules():
         ids = space.axes.get(f"{name}.weight", {}).get(0)
@@ -256,10 +255,6 @@ def unmaskable(net: nn.Module, space: SearchSpace, group: ChannelGroup) -> str:
         if mixes and ids is not None and ((ids >= group.start) & (ids < group.start + group.width)).any():
             return f"{name} normalises across them"
     return ""
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
 
 
 def _smallest(space: SearchSpace, groups: Sequence[ChannelGroup], share: float = 0.0) -> Widths:

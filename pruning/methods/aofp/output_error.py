@@ -14,7 +14,7 @@ update them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,14 +25,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from pruning.calibration.layer_calls import After, Before, LayerCall, LayerHooks
 from pruning.calibration.occurrences import Occurrences
 from pruning.methods.aofp.ablation import ablate, along, normalised
 from spaces.groups import ChannelGroup
-from spaces.space import SearchSpace
+from spaces.slicing.filters import as_filters
+from spaces.space import LayerWeights, SearchSpace
 
 OVERWRITING = frozenset("relu relu6 leaky_relu elu selu celu silu mish hardswish hardsigmoid hardtanh".split())
 ACTIVATIONS = OVERWRITING | {"gelu", "sigmoid", "tanh", "softplus"}
-REPEATABLE = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Linear.forward)
 
 
 @dataclass(frozen=True)
@@ -55,25 +56,18 @@ class Consumer:
 
     Attributes:
         name: of the convolution or linear layer.
+        layer: its parameters.
         reads, writes: channel id of every input and output feature; -1 for features of no group.
         norm: name of the BatchNorm that directly follows the layer; empty if none does.
         activation: the elementwise function that follows next; None if none does, as before an addition.
     """
 
     name: str
+    layer: LayerWeights
     reads: Tensor
     writes: Tensor
     norm: str = ""
     activation: Activation | None = None
-
-
-def is_repeatable(net: nn.Module, name: str) -> bool:
-    """Whether the forward pass of the layer can be repeated with other inputs and weights."""
-    try:
-        module = net.get_submodule(name)
-    except AttributeError:
-        return False
-    return type(module).forward in REPEATABLE
 
 
 def find_consumers(net: nn.Module, space: SearchSpace, names: Iterable[str]) -> dict[str, Consumer]:
@@ -84,7 +78,7 @@ def find_consumers(net: nn.Module, space: SearchSpace, names: Iterable[str]) -> 
     weight = next(net.parameters())
     blank = torch.zeros(2, *space.input_shape, dtype=weight.dtype, device=weight.device)
     modes = [(module, module.training) for module in net.modules()]
-    following = _FollowingLayers(net, names)
+    following = _FollowingLayers(net, space.layers, names)
     net.eval()
     try:
         with torch.no_grad(), following:
@@ -95,35 +89,35 @@ def find_consumers(net: nn.Module, space: SearchSpace, names: Iterable[str]) -> 
             module.training = mode
     consumers = {}
     for name in names:
-        axes = space.axes[f"{name}.weight"]
-        layer = net.get_submodule(name)
-        assert isinstance(layer.weight, Tensor)
-        writes = torch.as_tensor(axes[0]) if 0 in axes else torch.full((len(layer.weight),), -1)
+        layer = space.layers[name]
+        axes, filters = space.axes[layer.weight], as_filters(space, layer.weight, net.get_parameter(layer.weight))
+        writes = torch.as_tensor(axes[0]) if 0 in axes else torch.full((len(filters),), -1)
         reads, writes = torch.as_tensor(axes[1]).to(weight.device), writes.to(weight.device)
         norm, activation = following.norms.get(name, ""), following.activations.get(name)
-        consumers[name] = Consumer(name, reads, writes, norm, activation)
+        consumers[name] = Consumer(name, layer, reads, writes, norm, activation)
     return consumers
 
 
 class _FollowingLayers(TorchFunctionMode):
     """Records which BatchNorm and which activation take each layer's output next."""
 
-    def __init__(self, net: nn.Module, names: Iterable[str]) -> None:
+    def __init__(self, net: nn.Module, layers: Mapping[str, LayerWeights], names: Iterable[str]) -> None:
         super().__init__()
         self.norms: dict[str, str] = {}
         self.activations: dict[str, Activation] = {}
         self._source: dict[int, str] = {}  # id of a tensor -> layer whose output it is, normalised or not
         self._outputs: list[Tensor] = []  # holds the tensors, so that their id() stays unique
         self._handles: list[RemovableHandle] = []
+        self._hooks = LayerHooks(net, layers)
         for name in names:
-            self._handles.append(net.get_submodule(name).register_forward_hook(self._after_layer(name)))
+            self._hooks.add(name, after=self._after_layer(name))
         for name, module in net.named_modules():
             if isinstance(module, _BatchNorm):
                 self._handles.append(module.register_forward_hook(self._after_norm(name)))
 
-    def _after_layer(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._note(output, name)
+    def _after_layer(self, name: str) -> After:
+        def hook(call: LayerCall) -> None:
+            self._note(call.output, name)
 
         return hook
 
@@ -154,6 +148,7 @@ class _FollowingLayers(TorchFunctionMode):
 
     def remove(self) -> None:
         """Take all hooks off the net."""
+        self._hooks.remove()
         for handle in self._handles:
             handle.remove()
 
@@ -176,23 +171,22 @@ class ScoringPath:
         # By consumer; a consumer without an entry has no dead channel.
         self._input_masks: dict[str, Tensor] = {}
         self._output_masks: dict[str, Tensor] = {}
-        # Input and output of consumers whose BatchNorm has not run yet.
-        self._before_norm: dict[str, tuple[Tensor, Tensor]] = {}
+        self._before_norm: dict[str, LayerCall] = {}  # of consumers whose BatchNorm has not run yet
         self._errors: dict[str, list[Tensor]] = {}  # one per use of the consumer in this batch
+        self._hooks = LayerHooks(net, {name: consumer.layer for name, consumer in consumers.items()})
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
         """Put the hooks on the net."""
         for consumer in self._consumers.values():
-            layer = self._net.get_submodule(consumer.name)
-            self._handles.append(layer.register_forward_pre_hook(self._mask_hook(consumer)))
-            self._handles.append(layer.register_forward_hook(self._score_hook(consumer)))
+            self._hooks.add(consumer.name, before=self._mask_hook(consumer), after=self._score_hook(consumer))
             if consumer.norm:
                 norm = self._net.get_submodule(consumer.norm)
                 self._handles.append(norm.register_forward_hook(self._score_normalised_hook(consumer)))
 
     def detach(self) -> None:
         """Take the hooks off, so that the net can be copied or used unmasked."""
+        self._hooks.remove()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -249,44 +243,48 @@ class ScoringPath:
         self._errors.clear()
         return errors
 
-    def _mask_hook(self, consumer: Consumer) -> Callable[..., Any]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def _mask_hook(self, consumer: Consumer) -> Before:
+        last = self._is_linear(consumer)
+
+        def hook(value: Tensor) -> Tensor | None:
             mask = self._input_masks.get(consumer.name)
-            return None if mask is None else (inputs[0] * along(mask, module, inputs[0]), *inputs[1:])
+            return None if mask is None else value * along(mask, last, value)
 
         return hook
 
-    def _score_hook(self, consumer: Consumer) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not module.training or consumer.name not in self._hidden:
+    def _is_linear(self, consumer: Consumer) -> bool:
+        return self._net.get_parameter(consumer.layer.weight).ndim == 2
+
+    def _score_hook(self, consumer: Consumer) -> After:
+        def hook(call: LayerCall) -> None:
+            if not self._net.training or consumer.name not in self._hidden:
                 return
-            read, written = inputs[0].detach(), output.detach()
+            call = replace(call, value=call.value.detach(), output=call.output.detach())
             if consumer.norm:
-                self._before_norm[consumer.name] = read, written
+                self._before_norm[consumer.name] = call
             else:
-                self._score(consumer, (read, written), written)
+                self._score(consumer, call, call.output)
 
         return hook
 
     def _score_normalised_hook(self, consumer: Consumer) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            computed = self._before_norm.pop(consumer.name, None)
-            if computed is not None:
-                self._score(consumer, computed, output.detach())
+            call = self._before_norm.pop(consumer.name, None)
+            if call is not None:
+                self._score(consumer, call, output.detach())
 
         return hook
 
     @torch.no_grad()
-    def _score(self, consumer: Consumer, computed: tuple[Tensor, Tensor], base: Tensor) -> None:
+    def _score(self, consumer: Consumer, call: LayerCall, base: Tensor) -> None:
         """Measure the errors of a consumer.
 
         Args:
-            computed: input and output of the layer itself.
+            call: of the layer itself.
             base: its output after the BatchNorm that follows, if there is one.
         """
-        layer = self._net.get_submodule(consumer.name)
         alive = self._output_masks.get(consumer.name)
-        mask = None if alive is None else along(alive, layer, base)
+        mask = None if alive is None else along(alive, call.channels_last, base)
         exact = torch.promote_types(base.dtype, torch.float32)
 
         def seen(value: Tensor, overwrite: bool) -> Tensor:
@@ -298,7 +296,7 @@ class ScoringPath:
         energy = torch.linalg.vector_norm(base).square() + torch.finfo(exact).tiny  # outputs of 0 have an error of 0
         errors = []
         for hidden in self._hidden[consumer.name]:
-            ablated = ablate(layer, *computed, hidden)
+            ablated = ablate(call, hidden)
             if consumer.norm:
                 ablated = normalised(self._net.get_submodule(consumer.norm), ablated)
             # Allocating large tensors costs more than the arithmetic, so the difference overwrites `ablated`.

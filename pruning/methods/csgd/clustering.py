@@ -17,6 +17,7 @@ from pruning.base import PruningError
 from pruning.criteria.weights import pacesetter
 from pruning.rewriting.index_maps import Clusters
 from spaces.groups import ChannelGroup
+from spaces.slicing.filters import as_filters
 from spaces.space import SearchSpace
 
 KINDS = ("kmeans", "even", "imbalanced")
@@ -73,12 +74,12 @@ def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, ro
     tensors = dict(net.named_parameters())
     layers = group.producers if rows == "all" else (pacesetter(space, group),)
     by_layer = []
-    for name in (f"{layer}.weight" for layer in layers):
+    for name in (space.layers[layer].weight for layer in layers):
         ids = space.axes[name][0] - group.start
         inside = (ids >= 0) & (ids < group.width)
         # A layer may write a channel more than once; these filters are concatenated in their order.
         order = np.flatnonzero(inside)[np.argsort(ids[inside], kind="stable")]
-        by_layer.append(_rows(tensors[name], order, group.width))
+        by_layer.append(_rows(as_filters(space, name, tensors[name]), order, group.width))
     features = np.concatenate(by_layer, axis=1)
     if not np.isfinite(features).all():
         raise PruningError(
@@ -88,8 +89,8 @@ def channel_features(net: nn.Module, space: SearchSpace, group: ChannelGroup, ro
     return features
 
 
-def _rows(weight: Tensor, order: NDArray[np.int64], width: int) -> NDArray[np.float64]:
-    return weight.detach().cpu().double().flatten(1).numpy()[order].reshape(width, -1)
+def _rows(filters: Tensor, order: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+    return filters.detach().cpu().double().flatten(1).numpy()[order].reshape(width, -1)
 
 
 def even(channels: int, clusters: int) -> NDArray[np.int64]:

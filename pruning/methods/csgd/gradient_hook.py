@@ -19,6 +19,7 @@ from torch.nn import functional
 from pruning.base import TrainingPlan
 from pruning.methods.csgd.collapse import CollapsePlan
 from pruning.rewriting.index_maps import ClusterIndexMap, MergedDimension, NetworkClusters
+from spaces.slicing.filters import as_filters, as_stored
 from spaces.space import SearchSpace
 
 KERNEL, SCALE, BIAS = "kernel", "scale", "bias"
@@ -30,8 +31,11 @@ class ClusteredTensor:
 
     Attributes:
         name: of the parameter or buffer.
+        tensor: the parameter or buffer itself.
+        dim: of its filters, as `as_filters` shows them.
         index_map: clusters of the rows.
         kind: KERNEL, SCALE or BIAS.
+        space: of the network.
     """
 
     name: str
@@ -39,14 +43,27 @@ class ClusteredTensor:
     dim: int
     index_map: ClusterIndexMap
     kind: str
+    space: SearchSpace
+
+    @property
+    def values(self) -> Tensor:
+        """The filters, a view into the tensor."""
+        return as_filters(self.space, self.name, self.tensor)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradients of the filters, a view into that of the tensor; None without one."""
+        return None if self.tensor.grad is None else as_filters(self.space, self.name, self.tensor.grad)
 
 
 def clustered_tensors(net: nn.Module, space: SearchSpace, network_clusters: NetworkClusters) -> list[ClusteredTensor]:
     """Return the parameters and buffers of a wide net that merging averages."""
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())
-    kernels = {f"{layer}.weight" for group in space.groups for layer in group.producers}
+    kernels = {space.layers[layer].weight for group in space.groups for layer in group.producers}
     return [
-        ClusteredTensor(merged.tensor, tensors[merged.tensor], merged.dim, index_map, _kind(merged.tensor, kernels))
+        ClusteredTensor(
+            merged.tensor, tensors[merged.tensor], merged.dim, index_map, _kind(merged.tensor, kernels), space
+        )
         for merged, index_map in _placed(network_clusters, tensors)
         if not merged.summed
     ]
@@ -55,7 +72,7 @@ def clustered_tensors(net: nn.Module, space: SearchSpace, network_clusters: Netw
 def deviations(clustered: list[ClusteredTensor]) -> Mapping[str, float]:
     """Return tensor name -> largest deviation of a row from its cluster mean, as a share of the largest value."""
     with torch.no_grad():
-        return {rows.name: rows.index_map.deviation(rows.tensor, rows.dim) for rows in clustered}
+        return {rows.name: rows.index_map.deviation(rows.values, rows.dim) for rows in clustered}
 
 
 class CentripetalHook:
@@ -87,21 +104,21 @@ class CentripetalHook:
             self._shrink_deviations(1.0 if step + 1 >= self._collapse.steps else self._collapse.direct_share)
             return
         for rows, strength in zip(self._parameters, self._strengths, strict=True):
-            gradient = rows.tensor.grad
+            gradient = rows.gradient
             if gradient is not None:
-                gradient.sub_(rows.tensor, alpha=strength)
+                gradient.sub_(rows.values, alpha=strength)
                 mean = self._averages[id(rows.index_map)](gradient, rows.dim)
-                gradient.copy_(mean.add_(rows.tensor, alpha=strength))
+                gradient.copy_(mean.add_(rows.values, alpha=strength))
 
     def _shrink_deviations(self, share: float) -> None:
         for rows in [*self._parameters, *self._buffers]:
             average = self._averages[id(rows.index_map)]
-            rows.tensor.lerp_(average(rows.tensor, rows.dim), share)
-            if rows.tensor.grad is not None:
-                rows.tensor.grad.copy_(average(rows.tensor.grad, rows.dim))
-                if self._decay and share < 1 and rows.tensor.ndim > 1:
-                    deviation = rows.tensor - average(rows.tensor, rows.dim)
-                    rows.tensor.grad.sub_(deviation, alpha=self._decay)
+            values, gradient = rows.values, rows.gradient
+            values.lerp_(average(values, rows.dim), share)
+            if gradient is not None:
+                gradient.copy_(average(gradient, rows.dim))
+                if self._decay and share < 1 and values.ndim > 1:
+                    gradient.sub_(values - average(values, rows.dim), alpha=self._decay)
 
 
 class RescalingHook:
@@ -113,14 +130,14 @@ class RescalingHook:
     norm of the wide net's gradient differs.
     """
 
-    def __init__(self, narrow: nn.Module, network_clusters: NetworkClusters) -> None:
+    def __init__(self, narrow: nn.Module, space: SearchSpace, network_clusters: NetworkClusters) -> None:
         tensors = dict(narrow.named_parameters())
         factors: dict[str, Tensor] = {}
         for merged, index_map in _placed(network_clusters, tensors):
             name, conv_groups = merged.tensor, network_clusters.conv_groups_of(merged)
-            factor = _factor(merged, index_map, tensors[name], conv_groups)
+            factor = _factor(merged, index_map, as_filters(space, name, tensors[name]), conv_groups)
             factors[name] = factors[name] * factor if name in factors else factor
-        self._scaled = [(tensors[name], factor) for name, factor in factors.items()]
+        self._scaled = [(tensors[name], as_stored(space, name, factor)) for name, factor in factors.items()]
 
     @torch.no_grad()
     def __call__(self, _net: nn.Module, _step: int) -> None:

@@ -177,7 +177,7 @@ class _Training:
         self._trimmed_after = self._epochs
         self._net = merge_channels(net, self._space, self._clusters)
         merged = _merged_momentum(net, momentum, self._space, self._clusters)
-        self._hook = RescalingHook(self._net, self._network_clusters)
+        self._hook = RescalingHook(self._net, self._space, self._network_clusters)
         return self._net, merged
 
     @property

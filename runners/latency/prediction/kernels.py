@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from spaces.space import SearchSpace
 from spaces.tracing.labels import ChannelLabels, Ids
-from spaces.tracing.operations import CONVOLUTIONS, VIEWS
+from spaces.tracing.operations import CONVOLUTIONS, TRANSPOSED, VIEWS
 from spaces.tracing.recording import Recorder, record_forward
 
 # Views and queries of shapes: they take no time that grows with the channels.
@@ -194,6 +194,8 @@ class _CallRecorder(Recorder):
         ids: Mapping[int, Ids] = {}
         if name is not None:
             ids = self.axes[name]
+            if name in self.transposed:  # they are those of its filters, not of the tensor
+                ids = {1 - dim if dim < 2 else dim: axis for dim, axis in ids.items()}
         elif flow is not None:
             ids = {flow.axis: flow.ids}
         return _Shape(tuple(value.shape), ids, value.dtype)
@@ -218,10 +220,10 @@ class _CallParser:
     def parse(self, call: _RecordedCall) -> tuple[Kernel, Extent, Extent]:
         """Return the call's kernel, and the input and output channels."""
         shapes = [leaf for leaf in call.leaves if isinstance(leaf, _Shape)]
-        if (call.name in CONVOLUTIONS or call.name == "linear") and len(shapes) > 1:
-            if 1 in shapes[1].ids:
-                return self._parse_weighted(call, shapes[0], shapes[1])
-            return self._parse_constant(call)  # its weight is computed
+        if call.name in CONVOLUTIONS | TRANSPOSED | {"linear"} and len(shapes) > 1:
+            if 1 in shapes[1].ids and call.out is not None:
+                return self._parse_weighted(call, call.out, shapes[0], shapes[1])
+            return self._parse_constant(call)  # its weight is computed, or its channels are fixed
         flows = [next(iter(shape.ids.values())) for shape in shapes if shape.ids]
         ids = call.out if call.out is not None else max(flows, key=len, default=np.zeros(0, np.int64))
         extent = self._extent(ids)
@@ -237,34 +239,39 @@ class _CallParser:
         leaves = [_Template(leaf.sizes, (), leaf.dtype) if isinstance(leaf, _Shape) else leaf for leaf in call.leaves]
         return Kernel(call.name, _key(call, leaves), False, _IsolatedCall(call, leaves)), Extent(1, ()), Extent(1, ())
 
-    def _parse_weighted(self, call: _RecordedCall, value: _Shape, weight: _Shape) -> tuple[Kernel, Extent, Extent]:
+    def _parse_weighted(
+        self, call: _RecordedCall, out: Ids, value: _Shape, weight: _Shape
+    ) -> tuple[Kernel, Extent, Extent]:
         """Parse a convolution or linear layer, whose input and output channels may differ."""
-        axis = 1 if call.name in CONVOLUTIONS else len(value.sizes) - 1
-        depthwise = weight.sizes[1] == 1 < value.sizes[1] and call.name in CONVOLUTIONS and 1 in value.ids
-        in_channels = self._extent(value.ids[1] if depthwise else weight.ids[1])
-        out_channels = in_channels if depthwise else self._extent(weight.ids[0])
-        dense_in, dense_out = value.sizes[axis], weight.sizes[0]
-        out = (0, 0, dense_in) if depthwise else (0, 1, dense_out)
+        axis = 1 if call.name != "linear" else len(value.sizes) - 1
+        depthwise = call.name != "linear" and weight.sizes[1] == 1 < value.sizes[1] and 1 in value.ids
+        depthwise = depthwise and len(out) > 1
+        transposed = call.name in TRANSPOSED and not depthwise
+        rows, columns = (1, 0) if transposed else (0, 1)  # axes of the weight along which outputs and inputs lie
+        in_channels = self._extent(value.ids[1] if depthwise else weight.ids[columns])
+        out_channels = in_channels if depthwise else self._extent(weight.ids[rows])
+        dense_in, dense_out = value.sizes[axis], weight.sizes[rows]
+        growth = (0, dense_in) if depthwise else (1, dense_out)
         leaves: list[Any] = []
         for leaf in call.leaves:
             if leaf is value:
                 leaves.append(_Template(value.sizes, ((axis, 0, dense_in),), value.dtype))
             elif leaf is weight:
-                second = () if depthwise else ((1, 0, dense_in),)
-                leaves.append(_Template(weight.sizes, (out, *second), weight.dtype))
+                second = () if depthwise else ((columns, 0, dense_in),)
+                leaves.append(_Template(weight.sizes, ((rows, *growth), *second), weight.dtype))
             elif isinstance(leaf, _Shape):
-                leaves.append(_Template(leaf.sizes, (out,), leaf.dtype))
+                leaves.append(_Template(leaf.sizes, ((0, *growth),), leaf.dtype))
             elif depthwise and leaf == dense_in and isinstance(leaf, int):
                 leaves.append(_CHANNELS)  # the argument `groups`
             else:
                 leaves.append(leaf)
-        multiple = 1 if depthwise else dense_in // weight.sizes[1]
+        multiple = 1 if depthwise or transposed else dense_in // weight.sizes[1]
         kernel = Kernel(
             call.name,
             _key(call, leaves),
             not depthwise,
             _IsolatedCall(call, leaves),
-            _weighted_work(value, weight, dense_in, call.stage, depthwise, multiple),
+            _weighted_work(call, value, weight, dense_in, depthwise, multiple),
             multiple,
         )
         return kernel, in_channels, out_channels
@@ -283,11 +290,12 @@ class _CallParser:
 
 
 def _weighted_work(
-    value: _Shape, weight: _Shape, in_channels: int, stage: int, depthwise: bool, conv_groups: int
+    call: _RecordedCall, value: _Shape, weight: _Shape, in_channels: int, depthwise: bool, conv_groups: int
 ) -> Work:
     weights = math.prod(weight.sizes[2:]) / conv_groups
-    inputs, outputs = math.prod(value.sizes) / in_channels, float(stage * value.sizes[0])
-    return Work(depthwise, weights * outputs, weights, inputs, outputs)
+    inputs, outputs = math.prod(value.sizes) / in_channels, float(call.stage * value.sizes[0])
+    positions = inputs if call.name in TRANSPOSED else outputs
+    return Work(depthwise, weights * positions, weights, inputs, outputs)
 
 
 _CHANNELS = "number of channels"  # stands for an integer argument that equals the number of channels

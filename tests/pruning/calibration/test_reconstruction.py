@@ -1,5 +1,7 @@
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pruning.calibration.activation_moments import Recipe, gather
 from pruning.calibration.reconstruction import reconstruct
@@ -34,6 +36,30 @@ def test_channels_that_others_determine_are_replaced_exactly(tiny_context) -> No
     torch.manual_seed(0)
     context = tiny_context()
     net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(256, 3)).eval()
+    _repeat_channels(net)
+    plain, reconstructed = _cut(net, context, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(reconstructed(context.images), net(context.images), rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(plain(context.images), net(context.images), atol=0.1)
+
+
+class _Bare(nn.Module):
+    """A 1x1 convolution whose parameters a function takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.shift = nn.Parameter(torch.randn(4, 6, 1, 1)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.kernel, bias=self.shift)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.ConvTranspose2d(6, 4, 2, stride=2), _Bare], ids=["transposed", "bare"])
+def test_whatever_reads_the_channels_reads_the_kept_ones_instead(tiny_context, make) -> None:
+    torch.manual_seed(0)
+    context = tiny_context()
+    layers = nn.Conv2d(3, 6, 1), nn.ReLU(), make(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    net = nn.Sequential(*layers).eval()  # the mean over maps has the mean constant that a transposed convolution lacks
     _repeat_channels(net)
     plain, reconstructed = _cut(net, context, 3)
     with torch.no_grad():

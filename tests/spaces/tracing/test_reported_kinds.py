@@ -67,6 +67,10 @@ def weigh(_, x):
     return x + (tokens @ (tokens.transpose(1, 2) @ tokens).softmax(-1)).reshape(x.shape)
 
 
+def own(*shape):
+    return nn.Parameter(torch.randn(shape))
+
+
 ORDER = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
 FREE = {
     "one slope for all channels": lambda: Middle(lambda n, x: n.m(x), m=nn.PReLU()),
@@ -110,6 +114,15 @@ FREE = {
         lambda n, x: (x - x.mean(1, True)) / x.var(1, keepdim=True, unbiased=False).sqrt()
     ),
     "sum over channels": lambda: Middle(lambda n, x: x + x.sum(1, keepdim=True)),
+    "transposed": lambda: Middle(lambda n, x: n.m(x), m=nn.ConvTranspose2d(8, 8, 2, stride=2)),
+    "transposed, as wide as deep": lambda: Middle(lambda n, x: n.m(x), m=nn.ConvTranspose2d(8, 8, 3, bias=False)),
+    "transposed depthwise": lambda: Middle(lambda n, x: n.m(x), m=nn.ConvTranspose2d(8, 8, 3, groups=8)),
+    "a parameter of its own": lambda: Middle(
+        lambda n, x: functional.conv2d(x, n.w, n.v, padding=1), w=own(8, 8, 3, 3), v=own(8)
+    ),
+    "a parameter of its own, transposed": lambda: Middle(
+        lambda n, x: functional.conv_transpose2d(x, n.w, stride=2), w=own(8, 8, 2, 2)
+    ),
     "flattened vectors side by side": lambda: Branches(1),
     "flattened maps side by side": lambda: Branches(2),
 }
@@ -142,9 +155,21 @@ FIXED = {
         lambda: Middle(lambda n, x: x.view(x.shape[0], 8, -1).view(x.shape[0], 8, 16, 16)),
         r"view from \(1, 8, 16, 16\) to \(1, 8, 256\)",
     ),
-    "weight of no layer": (
-        lambda: Middle(lambda n, x: functional.conv2d(x, n.w, padding=1), w=nn.Parameter(torch.randn(8, 8, 3, 3))),
+    "a weight that is computed": (
+        lambda: Middle(lambda n, x: functional.conv2d(x, 2 * n.w, padding=1), w=own(8, 8, 3, 3)),
+        "conv2d with a computed weight",
+    ),
+    "a weight in a buffer": (
+        lambda: Middle(lambda n, x: functional.conv2d(x, n.w, padding=1), w=torch.randn(8, 8, 3, 3)),
         "conv2d with w",
+    ),
+    "transposed in groups": (
+        lambda: Middle(lambda n, x: n.m(x), m=nn.ConvTranspose2d(8, 8, 3, groups=2)),
+        "conv_transpose2d of 2 groups",
+    ),
+    "a tied decoder": (
+        lambda: Middle(lambda n, x: functional.conv_transpose2d(n.m(x), n.m.weight), m=nn.Conv2d(8, 8, 3)),
+        "m.weight is the weight of a convolution and of a transposed one",
     ),
     "a written assertion": (lambda: Middle(lambda n, x: _of_eight(x)), "ValueError"),
     "written halves": (
@@ -213,6 +238,22 @@ def test_layers_that_run_in_training_only_follow_their_channels():
     space = traced(Auxiliary(None, aux=nn.Linear(8, 5)))
     assert {group.name for group in space.variable} == {"a", "b"}
     assert space.by_name["a"].consumers == ("b", "aux")
+
+
+def test_a_transposed_convolution_writes_the_second_axis_of_its_weight():
+    net = FREE["transposed"]().eval()
+    space = traced(net)
+    group = space.by_name["m"]
+    assert (group.producers, group.consumers, space.by_name["a"].consumers) == (("m",), ("b",), ("m",))
+    narrow = slice_channels(net, space, {"a": torch.tensor([1, 5]), "m": torch.tensor([0, 3, 7])})
+    assert (narrow.m.in_channels, narrow.m.out_channels) == (2, 3)
+    weight = net.m.weight[[1, 5]][:, [0, 3, 7]]  # by hand: (in, out, 2, 2)
+    assert torch.equal(narrow.m.weight, weight)
+    x = torch.randn(1, 2, 4, 4)
+    out = torch.einsum("nihw,ioyx->nohywx", x, weight).reshape(1, 3, 8, 8) + net.m.bias[[0, 3, 7], None, None]
+    torch.testing.assert_close(narrow.m(x), out, rtol=1e-4, atol=1e-5)
+    # By hand: a 27 w + w, m w v 4 + v, b v 12 * 9 + 12, fc 12 * 5 + 5.
+    assert space.cost({"a": 2, "m": 3, "b": 12}).params == sum((27 * 2 + 2, 2 * 3 * 4 + 3, 9 * 3 * 12 + 12, 65))
 
 
 def test_halves_stay_equal():

@@ -121,7 +121,7 @@ def test_the_gradient_is_that_of_the_terms_with_the_balance_held_constant(make) 
             ids = space.axes.get(name, {}).get(0)
             if ids is None or weight.ndim < 2:
                 continue
-            energies, rows = weight.flatten(1).square().sum(1), torch.as_tensor(ids)
+            energies, rows = nets.filters_of(name, weight).flatten(1).square().sum(1), torch.as_tensor(ids)
             for index in owner[rows].unique():
                 lam = table[rows].where(owner[rows] == index, 0.0)
                 pull, push = (lam.clamp_min(0) * energies).sum(), (lam.clamp_max(0) * energies).sum()
@@ -217,11 +217,12 @@ def test_zeroed_weak_channels_can_be_cut_without_a_trace(make) -> None:
     zeroed = copy.deepcopy(net)
     with torch.no_grad():
         for name, parameter in zeroed.named_parameters():
-            for index in range(len(parameter)):
-                channel = int(space.axes.get(name, {}).get(0, [-1] * len(parameter))[index])
+            filters = nets.filters_of(name, parameter)
+            for index in range(len(filters)):
+                channel = int(space.axes.get(name, {}).get(0, [-1] * len(filters))[index])
                 for group in space.variable:
                     if 0 <= channel - group.start < group.width and factors[group.name][channel - group.start] > 0:
-                        parameter[index] = 0
+                        filters[index] = 0
     images = torch.randn(3, *nets.IMAGE, dtype=torch.float64)
     narrow = slice_channels(zeroed, space, kept)
     torch.testing.assert_close(narrow(images), zeroed(images))
@@ -288,7 +289,7 @@ def test_filters_before_a_batchnorm_get_their_norms_back_without_a_change_of_out
             weight.mul_(torch.linspace(0.5, 3, len(weight), dtype=weight.dtype).view(-1, 1, 1, 1))
     images = torch.rand(4, *nets.IMAGE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = grown(images)
-    restore_norms(grown, before, layers)
+    restore_norms(grown, before, space_of(grown), layers)
     assert torch.allclose(grown(images), expected, rtol=1e-9)
     for name in layers:
         assert torch.allclose(grown.get_submodule(name).weight, before.get_submodule(name).weight, rtol=1e-12)
@@ -300,5 +301,5 @@ def test_dead_filters_stay_dead_when_norms_are_restored() -> None:
     layers = normalised_layers(after, space_of(after))
     with torch.no_grad():
         after.get_submodule(layers[0]).weight[0] = 0
-    restore_norms(after, before, layers)
+    restore_norms(after, before, space_of(after), layers)
     assert not after.get_submodule(layers[0]).weight[0].any()

@@ -2,24 +2,45 @@ import pytest
 import torch
 from torch import nn
 
+from pruning.calibration.layer_calls import LayerHooks
 from pruning.methods.aofp.ablation import ablate, along, normalised
+from spaces.space import LayerWeights
+
+
+def called(net, x, weights):
+    """Return the call of a net's only layer."""
+    calls = []
+    hooks = LayerHooks(net, {"layer": weights})
+    hooks.add("layer", after=calls.append)
+    net(x)
+    hooks.remove()
+    return calls[0]
+
+
+LAYERS = {
+    "plain": nn.Conv2d(8, 6, 3, padding=1),
+    "grouped": nn.Conv2d(8, 6, 3, groups=2),
+    "linear": nn.Linear(8, 5),
+    "transposed": nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1),
+}
 
 
 @pytest.mark.parametrize("hidden", [[0, 3, 7], [6, 1, 3, 4], [7, 6, 5, 4, 3, 2, 1, 0]], ids=len)
-@pytest.mark.parametrize("layer", [nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 3, groups=2), nn.Linear(8, 5)])
-def test_the_output_without_some_inputs_is_that_of_a_pass_over_masked_inputs(layer, hidden):
-    shape = (4, 8) if isinstance(layer, nn.Linear) else (4, 8, 5, 5)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_output_without_some_inputs_is_that_of_a_pass_over_masked_inputs(kind, hidden):
+    layer, shape = LAYERS[kind], (4, 8) if kind == "linear" else (4, 8, 5, 5)
     read, hidden = torch.randn(shape), torch.tensor(hidden, dtype=torch.int64)
     mask = torch.ones(8).index_fill_(0, hidden, 0).view(-1, *[1] * (len(shape) - 2))
     with torch.no_grad():
-        assert torch.allclose(ablate(layer, read, layer(read), hidden), layer(read * mask), atol=1e-5)
+        call = called(layer, read, LayerWeights("weight", "bias", transposed=kind == "transposed"))
+        assert torch.allclose(ablate(call, hidden), layer(read * mask), atol=1e-5)
 
 
 def test_a_mask_is_broadcast_over_the_channel_axis_in_the_dtype_of_the_value():
     mask, maps, features = torch.tensor([True, False]), torch.ones(3, 2, 4, 4).double(), torch.ones(3, 2)
-    assert along(mask, nn.Conv2d(2, 2, 1), maps).dtype == torch.float64
-    assert (maps * along(mask, nn.Conv2d(2, 2, 1), maps))[:, 1].sum() == 0
-    assert (features * along(mask, nn.Linear(2, 2), features)).sum(0).tolist() == [3, 0]
+    assert along(mask, False, maps).dtype == torch.float64
+    assert (maps * along(mask, False, maps))[:, 1].sum() == 0
+    assert (features * along(mask, True, features)).sum(0).tolist() == [3, 0]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pruning.methods.aofp.output_error import ScoringPath, find_consumers, is_repeatable
+from pruning.methods.aofp.output_error import ScoringPath, find_consumers
 from spaces.tracing.tracer import trace
 
 
@@ -138,15 +138,6 @@ def test_what_follows_a_layer_is_seen_in_functional_code_too():
     assert consumers["outer"].activation is None  # its output goes into an addition
     assert (consumers["inner"].norm, consumers["fc"].norm) == ("", "")
     assert not net.inner._forward_hooks
-
-
-def test_only_plain_layers_have_a_repeatable_pass():
-    class Scaled(nn.Conv2d):
-        def forward(self, x):
-            return super().forward(x) * 2
-
-    net = nn.Sequential(nn.Conv2d(1, 2, 1), Scaled(2, 2, 1), nn.Flatten())
-    assert [is_repeatable(net, name) for name in ("0", "1", "2", "none")] == [True, False, False, False]
 
 
 class Halves(nn.Module):

@@ -247,7 +247,7 @@ def test_the_narrow_net_with_rescaled_gradients_trains_like_the_wide_one(make: t
     narrow_optimiser = torch.optim.SGD(narrow.parameters(), RATE, 0.9, weight_decay=DECAY, nesterov=True)
     for parameter, buffer in zip(narrow.parameters(), momentum.parameters(), strict=True):
         narrow_optimiser.state[parameter]["momentum_buffer"] = buffer.detach()
-    rescaling = RescalingHook(narrow, setup.network_clusters)
+    rescaling = RescalingHook(narrow, setup.space, setup.network_clusters)
     for step in range(3, 13):
         train_a_step(wide, hook, optimiser, step)
         train_a_step(narrow, rescaling, narrow_optimiser, step)
