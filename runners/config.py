@@ -131,6 +131,9 @@ class TrainConfig:
             rescale or bias the network.
         bias_lr_mult: factor of the learning rate of biases, including those of BatchNorm; Caffe takes 2.
         label_smoothing: share of the target that is spread over all classes.
+        drop_path: rate at which training leaves out the deepest residual branch, for networks with StochasticDepth
+            (torchvision) or DropPath (timm); the rates of the others rise to it with the depth. 0 leaves the network's
+            own rates.
         mixup: parameter of the distribution Beta(mixup, mixup) of the share by which two images are mixed; 0 mixes
             none.
         clip_grad_norm: largest norm of the gradients over all weights; larger ones are scaled down to it; 0 sets no
@@ -170,6 +173,7 @@ class TrainConfig:
     weight_decay: NonNegativeFloat = 5e-4
     bias_lr_mult: PositiveFloat = 1.0
     label_smoothing: BelowOne = 0.1
+    drop_path: BelowOne = 0.0
     mixup: NonNegativeFloat = 0.0
     clip_grad_norm: NonNegativeFloat = 5.0
     model_ema_decay: BelowOne = 0.0

@@ -14,6 +14,7 @@ from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.averaging import WeightAverage
 from runners.training.compute_format import ComputeFormat, autocast_dtype
+from runners.training.drop_path import set_drop_path
 from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import count_steps, schedule_epochs, schedule_factor, schedule_progress
 from runners.training.scoring import evaluating
@@ -53,6 +54,7 @@ class Training:
 
     def __init__(self, net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> None:
         self._net, self._split, self._config, self._training_run = net, split, config, training_run
+        set_drop_path(net, config.drop_path)
         self._per_epoch = max(1, len(split) // config.batch_size)
         self._total = count_steps(training_run.epochs, self._per_epoch)
         self.epochs = math.ceil(self._total / self._per_epoch)

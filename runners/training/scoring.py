@@ -1,9 +1,9 @@
 """Use a network without training it: its score on images, and its BatchNorm statistics. A lent network never moves."""
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.compute_format import PLAIN, ComputeFormat, autocast_dtype
 from runners.training.devices import pick_device
-from runners.training.task import Classification, Task, task_of
+from runners.training.task import Classification, Reading, Task, task_of
 
 BATCHNORM_IMAGES = 512  # on which the statistics of a narrow network are estimated again
 STATISTICS_BATCH = 128
@@ -36,7 +36,7 @@ def score(
     """
     device = pick_device(config.device)
     read = reading_format(net, config, device, compute_format)
-    return _read(net, split, task_of(config), device, read, SCORED_BATCH, limit)
+    return _read(net, split, task_of(config), device, read, SCORED_BATCH, limit).compute()
 
 
 def reading_format(
@@ -52,16 +52,30 @@ def reading_format(
     )
 
 
-def exact_score(net: nn.Module, split: Split, config: TrainConfig) -> float:
-    """Return the score in float32, in which networks are exported: that of the test images."""
-    return score(net, split, dataclasses.replace(config, precision="float32"))
+@dataclass(frozen=True)
+class ExactScore:
+    """What a network reaches in float32, in which networks are exported.
+
+    Attributes:
+        score: of the task, in [0, 1]; top-1 accuracy of classification.
+        top5: top-5 accuracy; None for another task, or up to five classes.
+    """
+
+    score: float
+    top5: float | None
+
+
+def exact_score(net: nn.Module, split: Split, config: TrainConfig) -> ExactScore:
+    """Return the score in float32, as of the test images."""
+    reading = _read(net, split, task_of(config), pick_device(config.device), PLAIN, SCORED_BATCH, None)
+    return ExactScore(reading.compute(), reading.top5())
 
 
 def accuracy(
     net: nn.Module, split: Split, *, device: torch.device, batch_size: int = SCORED_BATCH, limit: int | None = None
 ) -> float:
     """Return top-1 accuracy in [0, 1] on the first `limit` images, in float32; 0.0 for an empty split."""
-    return _read(net, split, Classification(), device, PLAIN, batch_size, limit)
+    return _read(net, split, Classification(), device, PLAIN, batch_size, limit).compute()
 
 
 @torch.no_grad()
@@ -73,7 +87,7 @@ def _read(
     compute_format: ComputeFormat,
     batch_size: int,
     limit: int | None,
-) -> float:
+) -> Reading:
     net = on_device(net, device)
     while True:
         try:
@@ -83,7 +97,7 @@ def _read(
                     with compute_format.autocasting(device):
                         outputs = net(images)
                     reading.update(outputs.float(), targets)
-            return reading.compute()
+            return reading
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise

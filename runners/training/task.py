@@ -19,6 +19,7 @@ from runners.data.splits import Split
 from spaces.errors import SlimfrontError
 from spaces.registry import USER_ERRORS, import_code
 
+LIKELIEST = 5  # classes, of top-5 accuracy
 HIGHEST = 1.0 + 1e-6  # a score, with its rounding error
 
 
@@ -36,6 +37,10 @@ class Reading(Protocol):
     def compute(self) -> float:
         """Return the score over all batches, in [0, 1]."""
         ...
+
+    def top5(self) -> float | None:
+        """Return the share of images whose class is among the five likeliest; None without more than five classes."""
+        return None
 
 
 class Task(Protocol):
@@ -58,24 +63,34 @@ class Task(Protocol):
         ...
 
 
-class _Hits:
-    """A reading of top-1 accuracy; it is synchronised with an accelerator once, in the end."""
+class _Hits(Reading):
+    """A reading of top-1 and top-5 accuracy; it is synchronised with an accelerator once, in the end."""
 
     def __init__(self, device: torch.device) -> None:
         self._hits = torch.zeros((), dtype=torch.int64, device=device)
+        self._among_five: Tensor | None = None
         self._seen = 0
 
+    @override
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self._hits += (outputs.argmax(1) == targets).sum()
         self._seen += len(targets)
+        if outputs.shape[1] > LIKELIEST:
+            among = (outputs.topk(LIKELIEST, dim=1).indices == targets[:, None]).any(1).sum()
+            self._among_five = among if self._among_five is None else self._among_five + among
 
+    @override
     def compute(self) -> float:
         return int(self._hits) / self._seen if self._seen else 0.0
+
+    @override
+    def top5(self) -> float | None:
+        return None if self._among_five is None else int(self._among_five) / self._seen
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Cross-entropy and top-1 accuracy.
+    """Cross-entropy and top-1 accuracy; readings have top-5 accuracy too.
 
     Attributes:
         label_smoothing: share of the target that is spread over all classes.
@@ -155,12 +170,13 @@ class UserTask(Task):
         return _Metric(self.name, metric.to(device) if isinstance(metric, nn.Module) else metric)
 
 
-class _Mean:
+class _Mean(Reading):
     """The mean over images of what a function of a user returns for every batch."""
 
     def __init__(self, task: UserTask) -> None:
         self._task, self._sum, self._seen = task, 0.0, 0
 
+    @override
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         scores = torch.as_tensor(self._task.given.score(outputs, targets))
         if scores.ndim and tuple(scores.shape) != (len(outputs),):
@@ -171,20 +187,23 @@ class _Mean:
         self._sum += float(scores.detach().cpu().double().mean()) * len(outputs)
         self._seen += len(outputs)
 
+    @override
     def compute(self) -> float:
         return _checked(self._sum / self._seen if self._seen else 0.0, self._task.name)
 
 
-class _Metric:
+class _Metric(Reading):
     """A metric of a user, such as one of torchmetrics."""
 
     def __init__(self, name: str, metric: Any) -> None:
         self._name, self._metric, self._seen = name, metric, 0
 
+    @override
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self._metric.update(outputs, targets)
         self._seen += len(outputs)
 
+    @override
     def compute(self) -> float:
         return _checked(float(self._metric.compute()) if self._seen else 0.0, self._name)
 

@@ -108,13 +108,14 @@ class Finalizer:
 
     def _result(self, results: Sequence[TrialResult], ending: Ending) -> SearchResult:
         environment, problem = self.environment, self.environment.problem
-        test = None
+        dense = DenseResult(self.dense_accuracy, None, problem.space.dense_cost, environment.dense_curve)
         if not ending.interrupted:
-            test = exact_score(self.dense, environment.data.test, environment.config.train)
+            read = exact_score(self.dense, environment.data.test, environment.config.train)
+            dense = dataclasses.replace(dense, test_accuracy=read.score, test_top5=read.top5)
         return SearchResult(
             config=masked_settings(dataclasses.asdict(environment.config)),
             budgets=problem.budgets,
-            dense=DenseResult(self.dense_accuracy, test, problem.space.dense_cost, environment.dense_curve),
+            dense=dense,
             results=tuple(results),
             targets=problem.targets,
             val_images=len(environment.data.val),
@@ -154,7 +155,7 @@ class Finalizer:
                 f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
             )
         read = exact_score(net, data.test, self.environment.config.train)
-        return dataclasses.replace(member, test_accuracy=read)
+        return dataclasses.replace(member, test_accuracy=read.score, test_top5=read.top5)
 
     def _measure(self, result: SearchResult) -> SearchResult:
         """Measure the latency of the front, the chosen network first, and of the dense network; no trial runs any more.
@@ -246,6 +247,7 @@ class Finalizer:
             "size_bytes": member.cost.size if member.cost else None,
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
+            "test_top5": member.test_top5,
             "confirmation": trial_result_to_dict(member)["confirmation"],
             "program_difference": exported.max_difference if exported.program else None,
             "chosen": result.is_chosen(member),

@@ -72,9 +72,9 @@ class Quantizer:
         figures = Int8(
             bytes=quantized.stat().st_size,
             float_bytes=plain.stat().st_size,
-            val_accuracy=exact_score(served, data.val, train),
-            float_val_accuracy=exact_score(_Served(plain), data.val, train),
-            test_accuracy=exact_score(served, data.test, train),
+            val_accuracy=exact_score(served, data.val, train).score,
+            float_val_accuracy=exact_score(_Served(plain), data.val, train).score,
+            test_accuracy=exact_score(served, data.test, train).score,
             float_test_accuracy=network.test_accuracy,
         )
         if not self.config.latency.measures:

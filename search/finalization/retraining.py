@@ -187,7 +187,7 @@ class Retraining(AskTell):
         if result.state is not TrialState.FAILED:
             net = checkpoint.from_bytes(result.checkpoint or b"", self._context.net)
             read = exact_score(net, self._context.data.test, self._context.train)
-            result = dataclasses.replace(result, test_accuracy=read)
+            result = dataclasses.replace(result, test_accuracy=read.score, test_top5=read.top5)
         finished = self._finished[result.trial.key()]
         finished.append(dataclasses.replace(result.with_checkpoints({}), intermediate_networks=()))
         finished.sort(key=lambda retrained: retrained.trial.number)  # workers end in any order

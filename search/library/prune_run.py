@@ -154,7 +154,7 @@ def _cost(environment: Environment, snapshot: Snapshot) -> Cost:
 
 def _accuracy(environment: Environment, net: nn.Module, *, test: bool = False) -> float:
     data, train = environment.data, environment.config.train
-    return exact_score(net, data.test, train) if test else environment.score(net, data.val)
+    return exact_score(net, data.test, train).score if test else environment.score(net, data.val)
 
 
 def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:

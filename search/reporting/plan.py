@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
+from torch import nn
 
 from configs.schema import LEVELS, RunConfig
 from runners.evaluation.screening import screen_images
+from runners.training.drop_path import has_drop_path
 from search.environment import Environment, Plan
 from search.planning import (
     TimeForecast,
@@ -103,6 +105,7 @@ def _facts(plan: Plan) -> Table:
         + (f" at most, rungs after {', '.join(map(str, problem.rungs[:-1]))}" if problem.rungs else "")
         + (f"; then the front {config.confirm} times more" if config.confirm > 1 else ""),
         "training": _training(config),
+        "drop-path": _drop_path(config, environment.net),
         "runner": f"{plural(environment.workers, 'worker')} with {plural(environment.threads, 'thread')} each, "
         f"training on {environment.device} in {environment.compute_format}",
         "time": ("unknown" if plan.seconds is None else f"about {duration(plan.seconds)}")
@@ -114,6 +117,14 @@ def _facts(plan: Plan) -> Table:
         if text:
             table.add_row(name, escape(text))
     return table
+
+
+def _drop_path(config: RunConfig, net: nn.Module) -> str:
+    """Say what --drop-path does; nothing where it was not given."""
+    rate = config.train.drop_path
+    if rate and not has_drop_path(net):
+        return f"none in spite of --drop-path {rate:g}: the network has no StochasticDepth or DropPath"
+    return f"up to {rate:g}, rising with the depth" if rate else ""
 
 
 def _training(config: RunConfig) -> str:

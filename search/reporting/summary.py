@@ -20,13 +20,13 @@ from search.reporting.statements import (
     training_statements,
 )
 from search.reporting.targets import target_statements, targets_table
-from search.reporting.wording import TextTable, duration
+from search.reporting.wording import TextTable, duration, percent
 from search.results.comparison import failed_again
 from search.results.result import SearchResult
 from search.results.serialization import trial_result_to_dict
 
 SHOWN_KEYS = ("chosen", "front", "targets", "best_at_targets", "paths", "seconds")  # of result.json
-NETWORK_KEYS = ("accuracy", "test_accuracy", "cost", "widths", "final_epochs", "path")  # of its results
+NETWORK_KEYS = ("accuracy", "test_accuracy", "test_top5", "cost", "widths", "final_epochs", "path")  # of its results
 
 
 def summary(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:
@@ -44,13 +44,21 @@ def summary(result: SearchResult, folder: Path, tracking: str) -> list[Renderabl
     parts += _below(widths_table(result, chosen) if chosen is not None and chosen.widths is not None else None)
     parts += [*_below(latency_table(result)), *latency_statements(result)]
     parts += [*_below(int8_table(result.int8)), *int8_statements(result.int8), *_below(rank_correlation_table(result))]
-    parts += ["", result.baseline_comparison.statement, *target_statements(result)]
+    parts += ["", result.baseline_comparison.statement, *top5_statements(result), *target_statements(result)]
     parts += final_training_statements(result)
     parts += filter(None, [dense_statement(result.dense.learning_curve)])
     parts += [*rung_statements(result), *screening_statements(result)]
     parts += [*baseline_statements(result), *failure_statements(result.results)]
     parts += [*failed_again(*result.reported, result.retrained_baseline, *result.target_baselines.values()), ""]
     return [*parts, *_places(result, folder, tracking)]
+
+
+def top5_statements(result: SearchResult) -> list[str]:
+    """Return a line with the top-5 accuracy of the chosen network on test, where it was read."""
+    chosen, dense = result.chosen, result.dense.test_top5
+    if chosen is None or chosen.test_top5 is None:
+        return []
+    return [f"Top-5 on test: {percent(chosen.test_top5)} (dense {percent(dense)})."]
 
 
 def final_lines(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:

@@ -9,6 +9,7 @@ from tiny_training import CPU, tiny_net, two_colours
 from torch import nn
 
 from runners.config import TrainConfig
+from runners.data.splits import TensorSplit
 from runners.evaluation.proxy import last_features, proxy_target
 from runners.training.compute_format import ComputeFormat
 from runners.training.scoring import accuracy, exact_score, reestimate_batchnorm, score
@@ -82,3 +83,25 @@ def test_images_that_do_not_fit_into_memory_at_once_are_read_in_smaller_batches(
     assert accuracy(Greedy(), split, device=CPU, batch_size=8) == small
     assert max(sizes) == min(8, len(split))
     assert sizes[-1] <= 2
+
+
+def test_top5_counts_classes_among_the_five_likeliest_and_needs_more_than_five():
+    class Table(nn.Module):
+        """Gives logits that fall from class 0 to the last one, whatever the image."""
+
+        def __init__(self, classes):
+            super().__init__()
+            self.falling = nn.Parameter(-torch.arange(float(classes)))
+
+        def forward(self, images):
+            return self.falling.expand(len(images), -1)
+
+    def black(labels):
+        return TensorSplit(torch.zeros(len(labels), 3, 2, 2, dtype=torch.uint8), labels, (0.3,) * 3, (0.3,) * 3, (2, 2))
+
+    split = black(torch.tensor([0, 0, 1, 4, 5, 6, 6, 3]))
+    config = TrainConfig(device="cpu")
+    read = exact_score(Table(7), split, config)
+    assert (read.score, read.top5) == (2 / 8, 5 / 8)
+    few = black(torch.arange(8) % 5)
+    assert exact_score(Table(5), few, config).top5 is None

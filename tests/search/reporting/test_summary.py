@@ -1,13 +1,15 @@
+import csv
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 
 from pruning.base import METHODS
 from runners.trial import Confirmation
-from search.reporting.rows import front_table
-from search.reporting.summary import summary
+from search.reporting.rows import front_table, write_csv
+from search.reporting.summary import summary, summary_json, top5_statements
 from search.results.result import SearchResult
 
 
@@ -112,3 +114,15 @@ def test_a_latency_that_a_method_noted_is_in_the_summary(finished_search: Search
     slow = dataclasses.replace(finished_search.front.members[0], note={"flops_ratio": 0.2, "latency_ratio": 1.4})
     text = text_of(*summary(finished_search.with_results([slow]), Path("runs/one"), ""))
     assert "20% of the FLOPs, 1.4x the dense latency: fewer FLOPs, not faster here" in text
+
+
+def test_top5_on_test_stands_in_the_terminal_the_table_and_the_json(finished_search: SearchResult, tmp_path) -> None:
+    assert not top5_statements(finished_search)  # it was not read
+    dense = dataclasses.replace(finished_search.dense, test_top5=0.999)
+    chosen = dataclasses.replace(finished_search.chosen, test_top5=0.9875)
+    result = dataclasses.replace(finished_search.with_results([chosen]), dense=dense)
+    assert top5_statements(result) == ["Top-5 on test: 98.75% (dense 99.90%)."]
+    assert json.loads(summary_json(result, tmp_path))["networks"][chosen.label]["test_top5"] == 0.9875
+    write_csv(result, tmp_path / "front.csv")
+    rows = list(csv.DictReader((tmp_path / "front.csv").read_text().splitlines()))
+    assert "0.9875" in {row["test_top5"] for row in rows}
