@@ -92,6 +92,7 @@ OTHER: dict[str, Any] = {
     "nesterov": False,
     "weight_decay": 0.0,
     "bias_lr_mult": 2.0,
+    "drop_path": 0.1,
     "label_smoothing": 0.05,
     "mixup": 0.2,
     "clip_grad_norm": 0.0,

@@ -162,7 +162,7 @@ def consumer_gram(net: nn.Module, site: Site, space: SearchSpace, even_outputs: 
     conv_groups = space.grouped.get(name, 1)
     gram = torch.zeros(len(site.ids), len(site.ids), dtype=torch.float64)
     for filters, ids in zip(
-        weight.detach().double().cpu().chunk(conv_groups), np.split(space.axes[name][1], conv_groups), strict=True
+        weight.detach().cpu().double().chunk(conv_groups), np.split(space.axes[name][1], conv_groups), strict=True
     ):
         observed = Occurrences.of(torch.tensor([channel if channel in feature_of else -1 for channel in ids.tolist()]))
         if not len(observed.channels):

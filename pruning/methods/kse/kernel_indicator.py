@@ -76,7 +76,7 @@ def sparsity(kernels: Tensor) -> Tensor:
     Args:
         kernels: shape (channels, kernels, D).
     """
-    return kernels.double().abs().sum((1, 2))
+    return kernels.cpu().double().abs().sum((1, 2))  # MPS has no float64
 
 
 def entropy(kernels: Tensor, neighbours: int = 5) -> Tensor:

@@ -139,7 +139,7 @@ class KernelSparsityEntropy(Method):
         parts = {}
         for conv in counted(convs):
             kernels = channel_kernels(net.get_parameter(f"{conv.name}.weight"), conv.groups)
-            parts[conv.name] = sparsity(kernels).cpu(), entropy(kernels, self.neighbours)
+            parts[conv.name] = sparsity(kernels), entropy(kernels, self.neighbours)
         return DenseKernels(self.neighbours, convs, parts)
 
     def wide_epochs(self, epochs: int) -> int:
