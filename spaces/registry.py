@@ -106,9 +106,9 @@ class OpenRegistry(Registry):
             ) from error
         missing = [attribute for attribute in self._needs if not hasattr(found, attribute)]
         if not isinstance(found, type) or missing:
-            lacks = f"a class without {', '.join(missing)}" if isinstance(found, type) else type(found).__name__
+            given = f"a class without {', '.join(missing)}" if isinstance(found, type) else f"a {type(found).__name__}"
             raise UnknownNameError(
-                f"{self.kind} {name!r} is {lacks}; it must be a frozen dataclass that derives from {self._base}"
+                f"{self.kind} {name!r} is {given}; it must be a frozen dataclass that derives from {self._base}"
             )
         return found
 

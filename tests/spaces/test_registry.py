@@ -31,7 +31,7 @@ OPEN = OpenRegistry("shape", {"square": "math:sqrt"}, needs=("area",), base="sha
 
 
 def test_an_open_registry_knows_classes_of_the_current_folder(tmp_path, monkeypatch) -> None:
-    (tmp_path / "own_shapes.py").write_text("class Triangle:\n    area = 1\n\nclass Line:\n    pass\n\narea = 2\n")
+    (tmp_path / "own_shapes.py").write_text("class Triangle:\n    area = 1\n\nclass Line:\n    pass\n\narea = 2.5\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert OPEN["own_shapes:Triangle"].area == 1
@@ -40,7 +40,7 @@ def test_an_open_registry_knows_classes_of_the_current_folder(tmp_path, monkeypa
     assert list(OPEN) == ["square"]
     for name, wrong in {
         "own_shapes:Line": "a class without area; it must be a frozen dataclass that derives from shapes.Shape",
-        "own_shapes:area": "is int; it must be",
+        "own_shapes:area": "is a float; it must be",
         "own_shapes:Circle": "cannot be loaded .*own_shapes.*give a known name .square., or package.module:Class",
         "no_such_module:Circle": "cannot be loaded",
     }.items():
