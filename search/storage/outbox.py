@@ -6,6 +6,7 @@ The search goes on meanwhile. The records wait in a file of the run folder, so t
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,10 +43,14 @@ class Outbox:
     Args:
         where: names the storage in messages.
         file: keeps waiting records; None keeps them in memory alone.
+        add: writes a trial to the study; None leaves it to the study.
     """
 
-    def __init__(self, study: optuna.Study, where: str, file: Path | None) -> None:
+    def __init__(
+        self, study: optuna.Study, where: str, file: Path | None, add: Callable[[FrozenTrial], None] | None = None
+    ) -> None:
         self._study, self._where, self._file = study, where, file
+        self._add = add or study.add_trial
         self._waiting: list[Record] = []
         self._next_try = 0.0
         self._doubtful = False  # the storage may have taken the first waiting record and not said so
@@ -105,7 +110,7 @@ class Outbox:
 
     def _write(self, record: Record) -> None:
         if record.trial is not None:
-            self._study.add_trial(record.trial)
+            self._add(record.trial)
         else:
             self._study.set_user_attr(record.name, record.value)
 

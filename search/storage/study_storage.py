@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, func, select
@@ -24,6 +25,7 @@ from runners.trial import TrialResult
 from search.problem import Problem
 from search.results.serialization import trial_result_from_dict, trial_result_to_dict
 from search.storage.outbox import UNSENT, Outbox, Record
+from search.storage.trial_tables import TrialTables, tables_are_known
 from spaces.errors import LostError, SlimfrontError
 
 DIRECTIONS = (StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE)  # validation accuracy, cost
@@ -99,6 +101,7 @@ class StudyStorage:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     self._study.set_metric_names([ACCURACY, COSTS[problem.axis]])
+            add = TrialTables(self._backend, name).add if tables_are_known(self._backend) else None
         except ImportError as error:  # of another database than PostgreSQL
             raise StudyError(f"{self._where} needs a package that is not installed ({error})") from error
         except (OptunaError, SQLAlchemyError, ValueError, OSError) as error:
@@ -106,7 +109,7 @@ class StudyStorage:
             raise StudyError(
                 f"{self._where} cannot hold the study ({reason}); give a writable place or another URL"
             ) from error
-        self._outbox = Outbox(self._study, self._where, unsent)
+        self._outbox = Outbox(self._study, self._where, unsent, add)
         self._outbox.restore()
         self._check_identity(stored or identity, identity, resumed)
 
@@ -166,9 +169,8 @@ class StudyStorage:
 
     def close(self) -> None:
         """Close the connections to a server."""
-        if isinstance(self._backend, optuna.storages.RDBStorage):
-            self._backend.remove_session()
-            self._backend.engine.dispose()
+        self._backend.remove_session()
+        self._backend.engine.dispose()
 
     def fingerprint(self, name: str) -> str | None:
         """Return the digest that is stored under this name."""
@@ -210,7 +212,7 @@ def _identity(problem: Problem) -> dict[str, Any]:
     return {"widths": dict(problem.space.full), "methods": list(problem.methods), "budgets": limits}
 
 
-def _open(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+def _open(storage: RDBStorage, name: str) -> optuna.Study:
     """Return the study of this name, made where there is none.
 
     Looked for before it is made: a process that was killed while it made the tables may have left the table of studies
@@ -234,16 +236,16 @@ def check_storage(url: str) -> None:
         engine.connect().close()
 
 
-def _storage(url: str) -> optuna.storages.BaseStorage:
+def _storage(url: str) -> RDBStorage:
     """Return the storage of a URL; of PostgreSQL one that notices a connection which an outage has closed."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines would tear the progress bar
     if not _is_postgres(url):
-        return optuna.storages.get_storage(url)
+        return RDBStorage(url)
     settings = {"pool_pre_ping": True, "connect_args": CONNECTING}
     with _engine(url) as engine, engine.begin() as locked:
         # Two searches that begin at once on an empty database would make its tables at once, and one of them fail.
         locked.execute(select(func.pg_advisory_xact_lock(TABLES_LOCK)))
-        return optuna.storages.RDBStorage(_with_driver(url), engine_kwargs=settings)
+        return RDBStorage(_with_driver(url), engine_kwargs=settings)
 
 
 @contextmanager
