@@ -20,7 +20,7 @@ from scipy.special import ndtr
 from search.results.pareto import non_dominated
 from search.searchers.observation import Observation, arcsine_sqrt
 from search.searchers.structure import Structure
-from search.searchers.surrogate import Networks, Surrogate
+from search.searchers.surrogate import Deviations, Networks, Surrogate
 from spaces.projection import Floats, Relaxation
 
 COSTS = 12  # budget fractions at which candidates are compared, one in each equal part of the log range
@@ -29,6 +29,7 @@ STEP_SIZES = (0.5, 0.5, 0.25, 0.25, 0.125, 0.125)  # of each gradient step: chan
 # Candidates that are passed over, best first, for every proposal in a row that was a repeat: small spaces have few.
 SKIPPED = 4
 MOST = 250  # number of observations to which the surrogate is fitted: the latest, and the most accurate before them
+REFITTED = 10  # proposals after which the deviations of a surrogate of so many observations are chosen anew
 Member = tuple[float, float, tuple[float, ...]]  # of a front: scaled log cost, arcsine_sqrt of accuracy, log2 ratios
 
 
@@ -45,7 +46,7 @@ class Proposal:
     proportions: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Acquisition:
     """Proposes candidates of one search.
 
@@ -64,6 +65,11 @@ class Acquisition:
     max_log2: float = 1.0
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
+    def __post_init__(self) -> None:
+        """Start without a model."""
+        self._deviations: Deviations | None = None
+        self._proposals = 0  # since these were chosen
+
     def propose(self, observed: Sequence[Observation], fraction: float | None = None, repeats: int = 0) -> Proposal:
         """Return the candidate to try next.
 
@@ -78,7 +84,7 @@ class Acquisition:
         pending = [observation for observation in observed if observation.accuracy is None]
         values = np.array([arcsine_sqrt(observation.accuracy or 0.0) for observation in measured])
         pending_networks = self._networks(pending)
-        model = Surrogate(self.structure, len(self.methods) + 1, self._networks(measured), values, pending_networks)
+        model = self._model(measured, values, pending_networks)
         # Pending networks count as if they had their expected accuracy, so that parallel proposals spread.
         expected = model.predict(pending_networks)[0].tolist() if pending else []
         finished = [pair for pair in zip(measured, values.tolist(), strict=True) if pair[0].training >= 1]
@@ -91,6 +97,20 @@ class Acquisition:
         improvements = expected_hypervolume_improvement(front, networks.cost, *model.predict(networks))
         best = int(np.argsort(-improvements, kind="stable")[repeats * SKIPPED])
         return Proposal(float(fractions[best]), proportions[best])
+
+    def _model(self, measured: Sequence[Observation], values: Floats, pending: Networks) -> Surrogate:
+        """Return the surrogate of these observations.
+
+        From `MOST` of them on the most likely deviations hardly change any more (not once in 450 proposals for
+        ResNet-50), and finding them took a third of the time.
+        """
+        self._proposals += 1
+        if len(measured) < MOST or self._proposals >= REFITTED:
+            self._deviations, self._proposals = None, 0
+        networks, methods = self._networks(measured), len(self.methods) + 1
+        model = Surrogate(self.structure, methods, networks, values, pending, self._deviations)
+        self._deviations = model.deviations
+        return model
 
     def _random_proposal(self, fraction: float | None) -> Proposal:
         places = self.random.random(1 + len(self.structure.directions))

@@ -50,6 +50,19 @@ class Networks:
     training: Floats
 
 
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations of a surrogate before it has seen a value, in units of that of all values.
+
+    Attributes:
+        parts: of the weights of each part of the features.
+        noise: of the noise.
+    """
+
+    parts: tuple[float, ...]
+    noise: float
+
+
 class Surrogate:
     """Posterior over the accuracy of any widths, on the scale of `search.searchers.observation.arcsine_sqrt`.
 
@@ -59,22 +72,30 @@ class Surrogate:
         networks: the measured networks, at least one.
         values: their accuracies on that scale, shape (n,).
         pending: networks without an accuracy yet; they count as if they had the expected one.
+        deviations: of the prior; None takes those that make the values most likely.
 
     Attributes:
+        deviations: of the prior.
         mean: posterior mean of the weights of the features, shape (features,).
     """
 
     def __init__(
-        self, structure: Structure, methods: int, networks: Networks, values: Floats, pending: Networks | None = None
+        self,
+        structure: Structure,
+        methods: int,
+        networks: Networks,
+        values: Floats,
+        pending: Networks | None = None,
+        deviations: Deviations | None = None,
     ) -> None:
         self._structure, self._methods = structure, methods
         self._offset = float(values.mean())
         self._unit = max(float(values.std()), MIN_STD)
         y = (values - self._offset) / self._unit
         parts = self._parts(networks)
-        scales, self._noise_std = _maximum_likelihood(parts, y)
+        self.deviations = deviations or _maximum_likelihood(parts, y)
         features = np.concatenate(parts, axis=1)
-        self._prior = np.concatenate([np.full(p.shape[1], scale) for p, scale in zip(parts, scales, strict=True)])
+        self._prior = np.repeat(self.deviations.parts, [part.shape[1] for part in parts])
         self._set_posterior(features, y)
         if pending is not None and len(pending.cost):
             more = np.concatenate(self._parts(pending), axis=1)
@@ -142,21 +163,21 @@ class Surrogate:
 
     def _set_posterior(self, features: Floats, y: Floats) -> None:
         """Condition the weights on values; the posterior covariance is kept as the Cholesky factor of its inverse."""
-        scaled = features * self._prior / self._noise_std
+        scaled = features * self._prior / self.deviations.noise
         self._cholesky = np.linalg.cholesky(scaled.T @ scaled + np.eye(scaled.shape[1]))
-        projected = solve_triangular(self._cholesky, scaled.T @ (y / self._noise_std), lower=True)
+        projected = solve_triangular(self._cholesky, scaled.T @ (y / self.deviations.noise), lower=True)
         self.mean = self._prior * solve_triangular(self._cholesky.T, projected)
 
 
-def _maximum_likelihood(parts: Sequence[Floats], y: Floats) -> tuple[tuple[float, ...], float]:
-    """Return the prior deviation of every part and the noise deviation that make the values `y` most likely."""
+def _maximum_likelihood(parts: Sequence[Floats], y: Floats) -> Deviations:
+    """Return the deviations of the prior that make the values `y` most likely."""
     features = np.concatenate(parts, axis=1)
     sizes = [part.shape[1] for part in parts]
     # With more trials than features the same likelihood follows from the smaller matrix of the features.
     is_tall = len(y) > features.shape[1]
     grams = [part @ part.T for part in parts] if not is_tall else []
     inner, projected = (features.T @ features, features.T @ y) if is_tall else (features, y)
-    best: tuple[float, tuple[float, ...], float] | None = None
+    best: tuple[float, Deviations] | None = None
     for structural, single in itertools.product(STRUCTURAL, SINGLE):
         if single > structural:
             continue
@@ -176,9 +197,9 @@ def _maximum_likelihood(parts: Sequence[Floats], y: Floats) -> tuple[tuple[float
             log_likelihood = -0.5 * float((rotated / variances + np.log(variances)).sum())
             log_likelihood -= 0.5 * (rest / noise_std**2 + others * float(np.log(noise_std**2)))
             if best is None or log_likelihood > best[0]:
-                best = log_likelihood, scales, noise_std
+                best = log_likelihood, Deviations(scales, noise_std)
     assert best is not None
-    return best[1], best[2]
+    return best[1]
 
 
 def _tall_spectrum(inner: Floats, projected: Floats, scales: Floats, y: Floats) -> tuple[Floats, Floats, float]:

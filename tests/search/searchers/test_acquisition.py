@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from traced_zoo import zoo_space
 
-from search.searchers.acquisition import Acquisition, expected_hypervolume_improvement
+from search.searchers.acquisition import REFITTED, Acquisition, expected_hypervolume_improvement
 from search.searchers.observation import Observation
 from search.searchers.structure import structure_of
+from search.searchers.surrogate import Deviations
 from spaces.projection import Floats, Relaxation
 from spaces.space import SearchSpace
 
@@ -105,3 +107,22 @@ def test_the_structure_that_pays_is_found_within_a_few_trials(space: SearchSpace
         observed.append(Observation("", 0.2, accuracy(log2_ratios), log2_ratios=log2_ratios))
     uniform = accuracy(log2_ratios_of(acquisition, np.zeros(len(worth)), 0.2))
     assert max(observation.accuracy or 0.0 for observation in observed[4:]) > uniform + 0.02
+
+
+def test_with_many_observations_the_prior_is_chosen_anew_at_every_tenth_proposal(
+    space: SearchSpace, acquisition: Acquisition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = baselines(space, acquisition)
+    chosen: list[int] = []
+
+    def most_likely(parts: Sequence[Floats], y: Floats) -> Deviations:
+        chosen.append(len(y))
+        return Deviations((1.0,) * len(parts), 0.06)
+
+    monkeypatch.setattr("search.searchers.surrogate._maximum_likelihood", most_likely)
+    monkeypatch.setattr("search.searchers.acquisition.MOST", len(observed))
+    for _ in range(2):
+        acquisition.propose(observed[1:])
+    for _ in range(2 * REFITTED):
+        acquisition.propose(observed)
+    assert chosen == [3, 3, 4, 4]

@@ -124,5 +124,5 @@ def test_prior_and_noise_are_the_most_likely_of_the_grid_whichever_matrix_is_the
         covariance = sum(scale**2 * part @ part.T for scale, part in zip(scales, parts, strict=True))
         for noise in surrogate.NOISE_STD:
             law = multivariate_normal(np.zeros(count), covariance + noise**2 * np.eye(count))
-            likelihoods[scales, noise] = law.logpdf(y)
+            likelihoods[surrogate.Deviations(scales, noise)] = law.logpdf(y)
     assert surrogate._maximum_likelihood(parts, y) == max(likelihoods, key=likelihoods.__getitem__)
