@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 from spaces.files import write_atomically
@@ -24,6 +25,23 @@ def cache_root() -> Path:
 def digest_of(described: object) -> str:
     """Return the SHA-256 digest of plain JSON data, as 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def is_cached(path: Path) -> bool:
+    """Return whether the cache has a file; where this user may not look into the folder, it has none."""
+    return os.path.isfile(path)  # `Path.is_file` raises there
+
+
+def lock_folder() -> Path:
+    """Return the folder for locks among the processes of this user: in the cache, where that can be written to."""
+    folder = cache_root() / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"slimfront-locks-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def write_cached(path: Path, content: bytes) -> None:

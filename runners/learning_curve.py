@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runners.cache import write_cached
+from runners.cache import is_cached, write_cached
 
 # Measured on LeNet-5 with one_cycle: trainings of 2, 4 and 8 epochs on cluttered_digits and of 2 on digits are told to
 # be still improving, and twice the epochs gave 3 to 16 points more on test; those of 16 epochs on cluttered_digits and
@@ -60,7 +60,7 @@ def write_curve(curve: LearningCurve, path: Path) -> None:
 
 def read_curve(path: Path) -> LearningCurve | None:
     """Return the learning curve in a file; None without a file that can be read."""
-    if not path.is_file():
+    if not is_cached(path):
         return None
     try:
         found = json.loads(path.read_text())

@@ -131,7 +131,10 @@ def _plan(config: RunConfig) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = repr(error.filename) if error.filename else "the disk"
-        text = f"cannot use {place}: {error.strerror}; choose another place with --out or make room there"
+        way_out = "choose another place with --out or make room there"
+        if isinstance(error, PermissionError):
+            way_out = "let this user read it, and write to it if it is for results, or name another place"
+        text = f"cannot use {place}: {error.strerror}; {way_out}"
     else:
         text = str(error)
     return masked(" ".join(text.split())) or type(error).__name__

@@ -15,6 +15,7 @@ from configs.schema import LEVELS, RunConfig
 from pruning.base import METHODS
 from pruning.settings import Setting
 from pruning.traits import screenable, wide_epochs, yields_intermediates
+from runners.cache import is_cached
 from runners.evaluation.intermediate import MOST, PER_EPOCH
 from runners.evaluation.proxy import PROXY_IMAGES
 from runners.evaluation.screening import automatic_pool_size, screen_images
@@ -113,7 +114,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     """Estimate the wall time from timed training steps of the dense network, by images, epochs and mean FLOPs."""
     config, data, file, steps = environment.config, environment.data, environment.dense_file, environment.steps
     train, faster = config.train, steps.alone_seconds / steps.worker_seconds if steps.worker_seconds else 1.0
-    epochs = 0 if file is None or file.exists() else train.dense_epochs
+    epochs = 0 if file is None or is_cached(file) else train.dense_epochs
     dense = epochs * (len(data.train) * steps.alone_seconds + len(data.val) * steps.forward_seconds * faster)
     trial = _trial_seconds(environment, candidates)
     # A confirmation trains to the end at once; trials that end at a rung take their share.
@@ -332,7 +333,7 @@ def _dense_part(environment: Environment) -> DiskPart:
 
 
 def _unless_there(what: str, environment: Environment, file: Path, why: str) -> DiskPart:
-    size, place = (0, f"{why}: {file}") if file.exists() else (dense_bytes(environment), str(file))
+    size, place = (0, f"{why}: {file}") if is_cached(file) else (dense_bytes(environment), str(file))
     return DiskPart(what, size, place)
 
 

@@ -245,5 +245,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, PermissionError):
+        return DataError(f"{path} cannot be read: {error.strerror}; let this user read it, or remove it")
     reason = str(error).replace(repr(str(path)), "file").strip() or type(error).__name__
     return DataError(f"{path} cannot be read as an image ({reason}); repair or remove it")

@@ -14,7 +14,7 @@ from pruning.base import CRITERIA
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
 from pruning.sensitivity import Divergence, sensitivity
-from runners.cache import write_cached
+from runners.cache import is_cached, write_cached
 from runners.evaluation.context import TrialContext
 from runners.training.dense import weights_digest
 from spaces.space import SearchSpace
@@ -82,7 +82,7 @@ def measure_sensitivities(
 
 def _read(file: Path, space: SearchSpace) -> dict[str, float] | None:
     """Return the cached sensitivities; None without a file that can be read."""
-    if not file.exists():
+    if not is_cached(file):
         return None
     try:
         found = json.loads(file.read_text())

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from pruning.inference import choose_forms, layers_with_forms
-from runners.cache import cache_root, digest_of
+from runners.cache import cache_root, digest_of, lock_folder
 from runners.config import LatencyConfig
 from runners.latency.engines import Device, first_line, keep_freed_memory, parse_device, placed, prepare, versions
 from runners.latency.idle_baseline import shared_idle_seconds
@@ -328,9 +328,7 @@ def locked(name: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     Raises:
         Timeout: another process has held the lock for more than `seconds`.
     """
-    folder = cache_root() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock", timeout=seconds):
+    with FileLock(lock_folder() / f"{name}.lock", timeout=seconds):
         yield
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from runners.cache import digest_of, write_cached
+from runners.cache import digest_of, is_cached, write_cached
 from runners.config import TrainConfig
 from runners.data.loading import ImageData
 from runners.learning_curve import LearningCurve, read_curve, write_curve
@@ -112,7 +112,7 @@ def trained_net(
         torch.manual_seed(recipe.seed)
         net = zoo.build(recipe.spec)
     file = cached_file(recipe, cache_dir)
-    if file.exists():
+    if is_cached(file):
         try:
             load_weights(net, file)
             logger.info("dense %s from %s", recipe.spec.name, file)
@@ -188,10 +188,13 @@ def _named_tensors(path: Path) -> Mapping[str, Tensor]:
         raise WeightsError(f"{path} is not a file; give a safetensors or state_dict file, or DEFAULT")
     content: Any
     try:
+        path.open("rb").close()  # safetensors says of a file which may not be read that there is none
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}; let this user read it") from error
     except Exception as error:  # damaged files raise errors of many kinds
         # The rest of torch's message advises loading without weights_only, which would run code in the file.
         reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]

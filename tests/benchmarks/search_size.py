@@ -47,7 +47,7 @@ from search.results.result import DenseResult, SearchResult  # noqa: E402
 from search.storage.study_storage import STUDY_FILE, StudyStorage  # noqa: E402
 from spaces.space import SearchSpace, describe  # noqa: E402
 
-MARKS = (50, 400, 1000, 3000, 10_000)  # trials
+MARKS = (50, 400, 1000, 3000, 5000, 10_000)  # trials
 WINDOW = 40  # trials before a mark, over which times are averaged
 
 
