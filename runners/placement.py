@@ -37,7 +37,7 @@ def workers(config: RunnerConfig, device: str = "auto") -> int:
         device: as in `TrainConfig`.
 
     Raises:
-        RunnerError: no such cluster, or no room for a trial in it.
+        RunnerError: no such cluster.
     """
     if pick_runner(config, device) != "ray":
         return 1

@@ -145,7 +145,8 @@ class _Search:
         _warn_of_guessing(dense_accuracy, environment)
         self.callback.on_dense_evaluated(dense_accuracy, environment.problem, history.results)
         with hearing_steps(self.callback.on_steps):
-            context = replace(self._search_context(net), trial_timeout=planned.trial_timeout)
+            context = self._search_context(net)
+        context = replace(context, trial_timeout=planned.trial_timeout, node_timeout=self.limit.left)
         train_accuracy = environment.score(net, environment.data.calibration, limit=LEARNED_IMAGES)
         tuner = self._tuner(net, total - len(history.searched), DenseAccuracy(dense_accuracy, train_accuracy))
         interrupted, lost = self._run_trials(tuner, context)

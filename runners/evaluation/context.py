@@ -45,6 +45,7 @@ class SearchContext:
         proxy_target: of the dense network on the calibration images; None lets each trial compute it.
         files: paths of the images that every worker reads; none where they are in memory.
         trial_timeout: seconds that a trial may go without a report where its worker can be ended.
+        node_timeout: seconds for which a node that can take a trial is waited for, where trials run on a cluster.
         size_format: in which the size of a network's file counts; empty counts none.
         save: takes the state of a trial after an epoch, from which another process can go on; None saves nothing.
     """
@@ -60,6 +61,7 @@ class SearchContext:
     proxy_target: Tensor | None = None
     files: tuple[str, ...] = ()
     trial_timeout: float = math.inf
+    node_timeout: float = math.inf
     size_format: str = CHECKPOINT
     save: Callable[[SavedTraining], None] | None = None
 

@@ -70,8 +70,8 @@ class RayRunner(Runner):
         def run(ask_tell: AskTell, on_connected: Callable[[str], None]) -> None:
             with quiet_tune(), tempfile.TemporaryDirectory(prefix="slimfront-ray-") as folder, connected(config):
                 on_connected(ray.get_runtime_context().gcs_address)
-                check_files(search_context.files)
-                with Room(config) as room, _telling_of_full_disks():
+                with Room(config, search_context.node_timeout) as room, _telling_of_full_disks():
+                    check_files(search_context.files)
                     relay = _Relay(ask_tell, config.max_retries, search_context.trial_timeout)
                     resources = {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial}
                     worker = type("Worker", (_Worker,), {"shared": ray.put(shared), "resources": resources})
@@ -120,11 +120,14 @@ def _run(worker: type["_Worker"], searcher: "_AskTellSearcher", folder: str) -> 
 
 
 def cluster_workers(config: RunnerConfig) -> int:
-    """Connect to the cluster of `config.cluster` and return how many trials it has room for at once."""
+    """Connect to the cluster of `config.cluster` and return how many trials it has room for at once.
+
+    One without a node that can take a trial counts as one with room for one: the runner waits for the node.
+    """
 
     def ask(*_: Any) -> int:
         with connected(config):
-            return capacity(config)
+            return max(1, capacity(config))
 
     return int(ask() if ray.is_initialized() else run_in_child(ask))
 

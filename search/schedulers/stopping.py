@@ -30,6 +30,11 @@ class TimeLimit:
         """Return whether the time is over."""
         return self._clock() >= self._end
 
+    @property
+    def left(self) -> float:
+        """The seconds that are left, at least 0."""
+        return max(0.0, self._end - self._clock())
+
     def part(self, share: float) -> StoppingCriterion:
         """Return the criterion that is met after a share of the time that is left now."""
         now = self._clock()
