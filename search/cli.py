@@ -133,7 +133,7 @@ def _one_line(error: Exception) -> str:
         place = repr(error.filename) if error.filename else "the disk"
         way_out = "choose another place with --out or make room there"
         if isinstance(error, PermissionError):
-            way_out = "let this user read it, and write to it if it is for results, or name another place"
+            way_out = "give this user the right to it, or name another place"
         text = f"cannot use {place}: {error.strerror}; {way_out}"
     else:
         text = str(error)

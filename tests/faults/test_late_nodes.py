@@ -13,7 +13,7 @@ from runners.config import RunnerConfig
 from runners.ray.room import NoNodeError
 from search.orchestrator import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("without_programs")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_wrong_input_is_one_line_on_standard_error_and_code_2(
         (SlimfrontError("a\nb"), "error: a b\n"),
         (
             PermissionError(13, "Permission denied", "/runs/x"),
-            "error: cannot use '/runs/x': Permission denied; choose another place with --out or make room there\n",
+            "error: cannot use '/runs/x': Permission denied; give this user the right to it, or name another place\n",
         ),
         (
             OSError(28, "No space left on device"),
