@@ -22,6 +22,7 @@ PICTURE = "front.png"  # artifact, renewed while the search runs
 CHANGED_PREFIX = "now."  # of the tags of a run that hold the settings which a resumed search has changed
 SEARCH_TAG = "slimfront.search"  # tag of a parent run: the id of its search
 TAKEN_TAG = "slimfront.records"  # tag of a parent run: how many records of the journal the store has taken
+MOST_AT_ONCE = 1000  # values in a request, by the rules of MLflow's servers
 MODEL_TAG, MODEL_OF_TAG = "model_id", "model_of"  # tags of a trial's run: its model, and the checkpoint it was made of
 
 
@@ -112,12 +113,8 @@ class SearchRuns:
             self._client.log_artifact(self.parent, str(file))
 
     def _send(self, record: Record) -> None:
-        from mlflow.entities import RunTag
-
-        run = self._run(record)
-        self._client.log_batch(run, tags=[RunTag(name, value) for name, value in record.tags.items()])
-        self._log_params(run, record.params)
-        self._client.log_batch(run, metrics=_metrics(record.figures))
+        run, is_new = self._run(record)
+        self._log_values(run, record, is_new)
         if record.dataset:
             self._log_dataset(run, record.dataset)
         for name, content in record.documents.items():
@@ -135,14 +132,15 @@ class SearchRuns:
         if record.status:
             self._client.set_terminated(run, record.status, record.end)
 
-    def _run(self, record: Record) -> str:
-        """Return the id of the run that a record is about; it is made where there is none."""
+    def _run(self, record: Record) -> tuple[str, bool]:
+        """Return the id of the run that a record is about, and whether it was made for it."""
         if not record.run:
-            return self.parent
-        if record.run not in self._children:
-            tags = {PARENT_TAG: self.parent}
-            self._children[record.run], _ = self._find_or_create(record.run, tags, record.start or None)
-        return self._children[record.run]
+            return self.parent, False
+        if record.run in self._children:
+            return self._children[record.run], False
+        found, was_there = self._find_or_create(record.run, {PARENT_TAG: self.parent}, record.start or None)
+        self._children[record.run] = found
+        return found, not was_there
 
     def _find_or_create(self, name: str, tags: Mapping[str, str], start: int | None) -> tuple[str, bool]:
         """Return the id of the run with this name and these tags, and whether it was there."""
@@ -157,19 +155,24 @@ class SearchRuns:
         made = self._client.create_run(self.experiment, start_time=start, tags=dict(tags), run_name=name)
         return str(made.info.run_id), False
 
-    def _log_params(self, run: str, params: Mapping[str, str]) -> None:
-        """Log parameters; MLflow never changes one, so another value becomes a tag."""
+    def _log_values(self, run: str, record: Record, is_new: bool) -> None:
+        """Log parameters, tags and metrics, at once if they fit into one request.
+
+        MLflow never changes a parameter, so that another value of one becomes a tag.
+        """
         from mlflow.entities import Param, RunTag
 
-        if not params:
-            return
-        known = self._client.get_run(run).data.params
-        changed = {name: value for name, value in params.items() if known.get(name, value) != value}
-        self._client.log_batch(
-            run,
-            params=[Param(name, value) for name, value in params.items() if name not in known],
-            tags=[RunTag(CHANGED_PREFIX + name, value) for name, value in changed.items()],
-        )
+        known = {} if is_new or not record.params else self._client.get_run(run).data.params
+        params = [Param(name, value) for name, value in record.params.items() if name not in known]
+        changed = {name: value for name, value in record.params.items() if known.get(name, value) != value}
+        tags = [RunTag(name, value) for name, value in record.tags.items()]
+        tags += [RunTag(CHANGED_PREFIX + name, value) for name, value in changed.items()]
+        metrics = _metrics(record.figures)
+        if len(params) + len(tags) + len(metrics) > MOST_AT_ONCE:
+            self._client.log_batch(run, params=params, tags=tags)
+            params, tags = [], []
+        if params or tags or metrics:
+            self._client.log_batch(run, metrics, params, tags)
 
     def _log_dataset(self, run: str, dataset: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
