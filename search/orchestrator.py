@@ -91,6 +91,7 @@ def run(config: RunConfig, callbacks: Sequence[SearchCallback] = ()) -> SearchRe
     planned = plan(environment, candidates, latency.dense_seconds if latency else None)
     with run_folder.opened(environment) as opened, using_threads(environment.threads_alone):
         if latency is not None:
+            latency.keep(environment.folder)
             restore_readings(opened.history, latency.predictor, latency.conditions)
         opened.history.revise(reopen)
         tracker = MlflowTracker(environment.folder, environment.config)

@@ -6,8 +6,10 @@ cost anything.
 """
 
 import dataclasses
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,7 +26,9 @@ from search.latency.predictor import LatencyPredictor
 from search.latency.queue import Read
 from spaces.budget import Budget
 from spaces.errors import BudgetError
+from spaces.files import write_atomically
 
+DENSE_LATENCY = "dense_latency.json"  # of a run folder
 BUSY = 4  # a brief timing beside other processes takes at most this many times as long as alone
 
 _log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ class LatencyCalibration:
         dense: reading of the dense network at the first batch size, which may be refused.
         dense_seconds: latency of the dense network at the first batch size; a brief timing where its reading was
             refused.
+        whole_seconds: latency of the dense network that budgets are shares of; that of the search's first process.
         held_out: number of errors of the model that are of networks which the search has not measured.
     """
 
@@ -46,6 +51,7 @@ class LatencyCalibration:
     building: Building
     dense: Reading
     dense_seconds: float
+    whole_seconds: float
     held_out: int
 
     @property
@@ -68,6 +74,11 @@ class LatencyCalibration:
         others = self.meter.config.batch[1:]
         return to_plain([self.meter.read_at(network, net, batch) for batch in others])
 
+    def keep(self, folder: Path) -> None:
+        """Write to the run folder what budgets are shares of, so that a resumed search has the same limits."""
+        kept = {"seconds": self.whole_seconds, "conditions": dataclasses.asdict(self.conditions)}
+        write_atomically(folder / DENSE_LATENCY, json.dumps(kept).encode())
+
     def described(self) -> dict[str, Any]:
         """Return how the model was built and its errors, as plain data."""
         during = self.predictor.model.errors[self.held_out :]
@@ -80,7 +91,8 @@ class LatencyCalibration:
 def calibrate_latency(environment: Environment, callback: SearchCallback) -> LatencyCalibration | None:
     """Measure the dense network and the smallest and build the model; None for a search that needs no latency.
 
-    A budget on a share of the dense latency is absolute in the problem of the predictor.
+    A budget on a share of the dense latency is absolute in the problem of the predictor. In a resumed search it is a
+    share of the latency that was measured first, as long as that was under the present conditions.
 
     Raises:
         BudgetError: a latency budget under the measured latency of the smallest network.
@@ -94,14 +106,17 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
     callback.on_phase(f"timing the dense net and the smallest on {config.place}")
     dense = meter.read_at(REFERENCE, environment.net, meter.first_batch)
     dense_seconds = dense.seconds or meter.brief_seconds(meter.dense)
-    problem = problem.with_dense_latency(dense_seconds)
+    whole_seconds = _first_seconds(environment, dense.conditions) or dense_seconds
+    problem = problem.with_dense_latency(whole_seconds)
+    speed = whole_seconds / dense_seconds  # of the machine now, by that when the search began, as its limits are
     narrow = at_widths(environment.net, problem.space, problem.space.smallest)
     smallest = meter.read_at("smallest", narrow, meter.first_batch)
     if smallest.seconds is None or smallest.low is None or smallest.high is None:
-        check_smallest(problem.latency_limit, meter.brief_seconds(narrow), None, where)
+        check_smallest(problem.latency_limit, speed * meter.brief_seconds(narrow), None, where)
         _log.warning("whether the smallest network meets the latency budget is not known: %s", smallest.refused)
     else:
-        check_smallest(problem.latency_limit, smallest.seconds, (smallest.low, smallest.high), where)
+        interval = speed * smallest.low, speed * smallest.high
+        check_smallest(problem.latency_limit, speed * smallest.seconds, interval, where)
     if differing := meter.disagreement(narrow):
         _log.warning("the agents disagree: %s", differing)
     callback.on_phase(f"building the latency model of {where}, unless it is cached")
@@ -111,7 +126,19 @@ def calibrate_latency(environment: Environment, callback: SearchCallback) -> Lat
     error = building.error
     callback.on_phase(f"the latency model is off by {error.median:.1%} at the median over {error.nets} random networks")
     predictor = LatencyPredictor(model, problem)
-    return LatencyCalibration(meter, predictor, building, dense, dense_seconds, len(model.errors))
+    return LatencyCalibration(meter, predictor, building, dense, dense_seconds, whole_seconds, len(model.errors))
+
+
+def _first_seconds(environment: Environment, conditions: Conditions) -> float | None:
+    """Return the dense latency that a resumed search began with; None where that was measured elsewhere, or is lost."""
+    file = environment.folder / DENSE_LATENCY
+    if not environment.config.resume or not file.is_file():
+        return None
+    try:
+        kept = json.loads(file.read_bytes())
+        return float(kept["seconds"]) if kept["conditions"] == dataclasses.asdict(conditions) else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def check_smallest(limit: float, seconds: float, interval: tuple[float, float] | None, where: str) -> None:
