@@ -14,20 +14,21 @@ import contextlib
 import dataclasses
 import json
 import os
-import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "faults")]
 
+from kill_cases import FILES, ORDER, PHASES, TWENTY, VICTIMS, WORDS, Case, Kill  # noqa: E402
 from mlflow_server import MlflowServer  # noqa: E402
 from outcome import Record, check, study_records  # noqa: E402
 from postgres import Postgres, missing  # noqa: E402
@@ -35,101 +36,10 @@ from processes import MARK, ForkedSearch, import_everything, left_behind, worker
 from ray_nodes import RayNodes  # noqa: E402
 
 ATTEMPTS = 20  # times that a search is begun or resumed at most
-CASE_SECONDS = 1200.0
-APPEARS = 60.0  # seconds in which the victim of a kill is waited for
+CASE_SECONDS = 1800.0
+AWAY = 4.5  # seconds for which a server or a node is away at most
 NODES = 2
 BASE = "--model tiny_nets:residual --data digits --image-size 8 --batch-size 32 --precision float32 --device cpu"
-VICTIMS = {  # by runner: victim -> how often
-    "local": {"driver": 1},
-    "ray": {"driver": 2, "ray driver": 2, "worker": 6},
-    "cluster": {"driver": 2, "ray driver": 2, "worker": 7, "node": 3, "mlflow": 2, "postgres": 4},
-}
-PHASES = {  # words of a line -> phase that begins with it
-    "reading data": "start",
-    "timing the dense": "latency",
-    "training the dense": "dense network",
-    "gathering": "statistics",
-    "searching with": "trials",
-    "is cut from": "final training",
-    "confirming": "test images",
-    "timing": "latency",
-    "exporting": "export",
-    "writing the front": "export",
-    "Written to": "end",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Kill:
-    """What is killed, so many printed lines after the kill before, and so many seconds later."""
-
-    victim: str
-    lines: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One search and what is killed during it."""
-
-    seed: int
-    number: int
-    runner: str
-    trials: int
-    flags: Mapping[str, str]
-    kills: tuple[Kill, ...]
-
-    @classmethod
-    def drawn(cls, number: int, seed: int) -> "Case":
-        """Draw a case; the same for the same number and seed."""
-        chance = random.Random(f"{seed} {number}")
-        runner = ("cluster", "local", "cluster", "local", "ray")[number % 5]
-        rungs = chance.choice(["none", "1,2,4"])
-        trials = 8 if rungs != "none" else chance.choice([5, 6, 7])
-        flags = {
-            "sampler": chance.choice(["structured", "tpe", "nsga2", "gp", "random"]),
-            "rungs": rungs,
-            "epochs": "4" if rungs != "none" else "1",
-            "method": chance.choice(["l2,random", "di,l2", "di,csgd"]),
-            "final-epochs": chance.choice(["none", "2"]),
-            "screen": chance.choice(["none", "4"]),
-            "budget": chance.choice(["50%", "50%", "50%,95%latency"]),
-            "targets": chance.choice(["", "", "", "50%,25%"]),
-            "export": chance.choice(["", "", "", "onnx"]),
-            "latency-device": chance.choice(["none", "none", "cpu:1thread"]),
-            "seed": str(number),
-        }
-        if flags["targets"]:
-            trials, flags["budget"] = trials + 3, flags["budget"].replace("50%,", "").replace("50%", "")
-        if "latency" in flags["budget"]:
-            flags["latency-device"] = "cpu:1thread"
-        flags = {name: value for name, value in flags.items() if value}
-        count = chance.choice([8, 10, 12])
-        victims = chance.choices(*zip(*VICTIMS[runner].items(), strict=True), k=count)
-        gap = 2 * ((14 + trials) // count + (6 if runner == "local" else 1))  # after a driver's kill it begins anew
-        kills = tuple(Kill(victim, chance.randint(0, gap), chance.uniform(0.0, 1.5)) for victim in victims)
-        return cls(seed, number, runner, trials, flags, kills)
-
-    def arguments(self, folder: Path, servers: "Servers") -> list[str]:
-        """Return the command line of the search."""
-        flags = dict(self.flags) | {"trials": str(self.trials), "out": str(folder), "log-models": "none"}
-        flags |= {"runner": "local"} if self.runner == "local" else {"runner": "ray", "max-retries": "20"}
-        if self.runner == "cluster":
-            flags["ray-address"] = "" if servers.nodes is None else servers.nodes.address
-            flags |= {} if servers.postgres is None else {"storage": servers.postgres.url}
-            flags |= {} if servers.mlflow is None else {"tracking-uri": servers.mlflow.url}
-        return [*BASE.split(), *(f"--{name}={value}" for name, value in flags.items())]
-
-
-SHORT = Case(
-    0,
-    0,
-    "cluster",
-    trials=5,
-    flags={"budget": "50%", "method": "l2,random", "final-epochs": "none", "latency-device": "none"},
-    kills=(Kill("worker", 3, 0.2), Kill("node", 1, 0.1), Kill("driver", 1, 0.1), Kill("worker", 3, 0.2)),
-)
-SHORT_WITH_POSTGRES = dataclasses.replace(SHORT, kills=(*SHORT.kills, Kill("postgres", 0, 0.2), Kill("worker", 1, 0.0)))
 
 
 @dataclasses.dataclass
@@ -139,21 +49,25 @@ class Servers:
     nodes: RayNodes | None
     mlflow: MlflowServer | None
     postgres: Postgres | None
+    count: int
     returns: list[tuple[float, Callable[[], None]]] = dataclasses.field(default_factory=list)
 
-    def kill(self, name: str, seconds: float) -> None:
-        """Kill one of them, and have it come back so many seconds later."""
+    def kill(self, name: str, seconds: float) -> bool:
+        """Kill one of them and have it come back so many seconds later; return False where there is none to kill."""
         back: Callable[[], None]
         if name == "node":
-            assert self.nodes is not None
+            if self.nodes is None or not self.nodes.raylets:
+                return False
             self.nodes.kill(int(1000 * seconds) % len(self.nodes.raylets))
             back = self.nodes.add
         else:
             server = {"mlflow": self.mlflow, "postgres": self.postgres}[name]
-            assert server is not None
+            if server is None or server.start in [back for _, back in self.returns]:
+                return False
             server.kill()
             back = server.start
         self.returns.append((time.monotonic() + seconds, back))
+        return True
 
     def tick(self) -> None:
         """Bring back what is due."""
@@ -163,7 +77,7 @@ class Servers:
             entry[1]()
         if self.nodes is not None:
             away = [back for _, back in self.returns if back == self.nodes.add]
-            if len(self.nodes.raylets) + len(away) < NODES:  # on a busy machine one goes by itself
+            if len(self.nodes.raylets) + len(away) < self.count:  # on a busy machine one goes by itself
                 self.nodes.add()
 
     def settle(self) -> None:
@@ -171,29 +85,28 @@ class Servers:
         for _, back in self.returns:
             back()
         self.returns.clear()
-        while self.nodes is not None and len(self.nodes.raylets) < NODES:
+        while self.nodes is not None and len(self.nodes.raylets) < self.count:
             self.nodes.add()
         if self.mlflow is not None:
             self.mlflow.wait()
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, folder: Path, names: Collection[str]) -> "Iterator[Servers]":
-        """Start those of these names in a folder; PostgreSQL where it is installed."""
+    def started(cls, folder: Path, count: int) -> "Iterator[Servers]":
+        """Start so many nodes, MLflow and, where it is installed, PostgreSQL; nothing where no node is wanted."""
         with contextlib.ExitStack() as stack:
-            if "nodes" not in names:
-                yield cls(None, None, None)
+            if not count:
+                yield cls(None, None, None, 0)
                 return
-            nodes = RayNodes(folder, NODES)
+            nodes = RayNodes(folder, count)
             stack.callback(nodes.close)
-            postgres = mlflow = None
+            postgres = None
             if not missing():
                 postgres = Postgres()
                 stack.callback(postgres.close)
-            if "mlflow" in names:
-                mlflow = MlflowServer(folder)
-                stack.callback(mlflow.kill)
-            yield cls(nodes, mlflow, postgres)
+            mlflow = MlflowServer(folder)
+            stack.callback(mlflow.kill)
+            yield cls(nodes, mlflow, postgres, count)
 
 
 class Run:
@@ -224,13 +137,17 @@ class Run:
             shutil.copytree(self.folder, folder / "run", dirs_exist_ok=True)
 
     def _row(self) -> dict[str, Any]:
-        began, kills = time.monotonic(), list(self.case.kills)
+        began, present = time.monotonic(), self.case.runner != "cluster" or self.servers.postgres is not None
+        kills = [kill for kill in self.case.kills if present or kill.victim != "postgres"]
         while len(self.codes) < ATTEMPTS and time.monotonic() < began + CASE_SECONDS:
             search = self._start()
             code = self._watch(search, kills, began + CASE_SECONDS)
             self.codes.append(code)
             if code == 0:
-                break
+                if not kills:
+                    break
+                del kills[0]  # it came too late
+                continue
             if code not in (-9, 2, 3, 4) or "Traceback" in search.text():
                 self.wrong.append(f"ended with {code}: {' '.join(search.text().split())[-300:]}")
             if code != -9:
@@ -262,8 +179,19 @@ class Run:
             return self.servers.postgres.url, self.folder.name
         return str(self.folder / "study.db"), "slimfront"
 
+    def _arguments(self) -> list[str]:
+        """Return the command line of the search."""
+        flags = {**self.case.flags, "trials": str(self.case.trials), "out": str(self.folder), "log-models": "none"}
+        servers = self.servers
+        flags |= {"runner": "local"} if self.case.runner == "local" else {"runner": "ray", "max-retries": "20"}
+        if self.case.runner == "cluster":
+            flags["ray-address"] = "" if servers.nodes is None else servers.nodes.address
+            flags |= {} if servers.postgres is None else {"storage": servers.postgres.url}
+            flags |= {} if servers.mlflow is None else {"tracking-uri": servers.mlflow.url}
+        return [*BASE.split(), *(f"--{name}={value}" for name, value in flags.items())]
+
     def _start(self) -> ForkedSearch:
-        arguments = self.case.arguments(self.folder, self.servers)
+        arguments = self._arguments()
         if (self.folder / "config.yaml").is_file():
             arguments = ["--resume", str(self.folder), "--trust-code"]
         environment = {
@@ -277,52 +205,58 @@ class Run:
 
     def _watch(self, search: ForkedSearch, kills: list[Kill], deadline: float) -> int:
         """Kill what is due until the search has ended; return its exit code."""
-        lines_before = 0
+        reached: float | None = None  # when the search came to the phase of the next kill
         while (code := search.poll()) is None:
             self.servers.tick()
-            lines = [line for line in search.text().splitlines() if line.startswith("[")]
-            if kills and len(lines) - lines_before >= kills[0].lines:
-                kill = kills.pop(0)
-                time.sleep(kill.seconds)
-                self._kill(search, kill)
-                lines_before = len([line for line in search.text().splitlines() if line.startswith("[")])
-            if time.monotonic() > deadline:
+            now, phase = time.monotonic(), self._phase(search)
+            if kills and ORDER.index(phase) >= ORDER.index(kills[0].phase):
+                reached = reached or now
+                if now >= reached + kills[0].seconds:
+                    if self._killed(search, kills[0]):
+                        self._note(search, kills.pop(0), phase)
+                        reached = None
+                    else:
+                        time.sleep(0.2)  # looking for workers is work
+            if now > deadline:
                 self.wrong.append("hangs")
                 search.kill()
-            time.sleep(0.05)
+            time.sleep(0.03)
         return code
 
-    def _kill(self, search: ForkedSearch, kill: Kill) -> None:
-        deadline, killed = time.monotonic() + APPEARS, False
-        while not killed and search.poll() is None and time.monotonic() < deadline:
-            killed = self._killed(search, kill)
-            time.sleep(0.02)
-        if not killed:
-            return
-        if kill.victim == "driver":
-            while search.poll() is None:
-                time.sleep(0.01)
+    def _phase(self, search: ForkedSearch) -> str:
+        """Return the phase that the search is in, by its last lines and by the files that it has written."""
         phase = "start"
         for line in search.text().splitlines():
-            phase = next((name for words, name in PHASES.items() if words in line), phase)
+            phase = next((name for words, name in WORDS.items() if words in line), phase)
+        if phase == "export":
+            for name, begun in FILES.items():
+                file = self.folder / name
+                phase = begun if file.is_file() and file.stat().st_mtime >= search.began else phase
+        return phase
+
+    def _note(self, search: ForkedSearch, kill: Kill, phase: str) -> None:
+        """Note a kill, and what the study holds by then."""
+        if kill.victim == "driver":
+            while (code := search.poll()) is None:
+                time.sleep(0.01)
+            if code != -signal.SIGKILL:  # it had just ended by itself
+                return
         self.rows.append({"victim": kill.victim, "phase": phase, "finished": len(self.seen)})
-        with contextlib.suppress(Exception):  # no study yet, or its server is away
-            self.seen += study_records(*self._study)
+        if kill.victim != "postgres":
+            with contextlib.suppress(Exception):  # no study yet, or its server is away
+                self.seen += study_records(*self._study)
 
     def _killed(self, search: ForkedSearch, kill: Kill) -> bool:
         """Kill the victim; return whether there was one."""
         if kill.victim in ("mlflow", "postgres", "node"):
-            if kill.victim == "node" and not (self.servers.nodes and self.servers.nodes.raylets):
-                return False
-            self.servers.kill(kill.victim, 3.0 * kill.seconds)
-            return True
+            return self.servers.kill(kill.victim, AWAY * (kill.seconds / PHASES[kill.phase]))
         raylets = self.servers.nodes.raylets if self.servers.nodes and self.case.runner == "cluster" else []
         workers = workers_below(raylets) if raylets else search.workers() if self.case.runner == "ray" else []
         found = {"driver": [search.pid], "worker": workers, "ray driver": [search.driver_of_ray()]}[kill.victim]
         with contextlib.suppress(ProcessLookupError):
             present = [pid for pid in found if pid is not None]
             if present:
-                os.kill(present[int(1000 * kill.seconds) % len(present)], 9)
+                os.kill(present[int(1000 * kill.seconds) % len(present)], signal.SIGKILL)
                 return True
         return False
 
@@ -362,7 +296,7 @@ def study(folder: Path, kills: int, seed: int, numbers: Sequence[int] = ()) -> N
     folder.mkdir(parents=True, exist_ok=True)
     rows = folder / "kills.jsonl"
     alone = numbers and all(Case.drawn(number, seed).runner != "cluster" for number in numbers)
-    with prepared([] if alone else ["nodes", "mlflow"]) as (place, servers):
+    with prepared(0 if alone else NODES) as (place, servers):
         for number in numbers or _missing(rows, kills, seed):
             run = Run(Case.drawn(number, seed), place, servers)
             row = run()
@@ -376,21 +310,27 @@ def study(folder: Path, kills: int, seed: int, numbers: Sequence[int] = ()) -> N
 
 
 @contextlib.contextmanager
-def prepared(names: Collection[str] = ("nodes", "mlflow")) -> Iterator[tuple[Path, Servers]]:
-    """Start the servers in a temporary folder, and import what searches import."""
+def prepared(nodes: int) -> Iterator[tuple[Path, Servers]]:
+    """Start the servers in a temporary folder, none for no nodes, and import what searches import."""
     with tempfile.TemporaryDirectory(prefix="slimfront-kills-") as temporary:
         place = Path(temporary)
-        with Servers.started(place, names) as servers:
+        with Servers.started(place, nodes) as servers:
             if servers.nodes is not None:
                 os.environ.update(servers.nodes.environment)  # Ray reads these when it is imported
             import_everything()
             from search.tracking import store
 
-            empty = place / "empty.db"
-            store.create_store(empty)
-            # MLflow takes seconds to make a store; whole or not at all, as the real one.
-            store.create_store = lambda file: os.replace(shutil.copyfile(empty, file.with_suffix(".new")), file)
+            store.create_store = partial(_copied_store, place / "empty.db", store.create_store)
             yield place, servers
+
+
+def _copied_store(empty: Path, create: Callable[[Path], None], file: Path) -> None:
+    """Copy a store that was made once, which takes MLflow seconds; whole or not at all, as the real one."""
+    if not empty.is_file():
+        made = file.with_suffix(".made")
+        create(made)
+        os.replace(made, empty)
+    os.replace(shutil.copyfile(empty, file.with_suffix(".new")), file)
 
 
 def _missing(rows: Path, kills: int, seed: int) -> Iterator[int]:
@@ -415,12 +355,11 @@ def table(rows: Path) -> str:
     """Return the kills by victim and phase, and what was wrong, as Markdown."""
     done = read(rows)
     kills = [kill | {"case": row["case"]} for row in done.values() for kill in row["kills"] if "victim" in kill]
-    phases = list(dict.fromkeys(PHASES.values()))
     counts = Counter((kill["victim"], kill["phase"]) for kill in kills)
-    heads = ["killed", *phases, "all"]
+    heads = ["killed", *ORDER, "all"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for victim in VICTIMS["cluster"]:
-        by_phase = [counts[victim, phase] for phase in phases]
+        by_phase = [counts[victim, phase] for phase in ORDER]
         lines.append("| " + " | ".join([victim, *(str(count or "") for count in by_phase), str(sum(by_phase))]) + " |")
     wrong = [f"case {row['case']} of seed {row['seed']}: {text}" for row in done.values() for text in row["wrong"]]
     resumed = sum(len(row["codes"]) - 1 for row in done.values())
@@ -434,14 +373,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/kills"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, nargs="*", default=(), help="run these again")
-    parser.add_argument("--short", action="store_true", help="run the one case of the test suite, and print its row")
+    parser.add_argument("--twenty", action="store_true", help="run the case of the test suite alone, and print its row")
     parser.add_argument("--table", action="store_true", help="print the table of what is done, and do nothing")
     read_arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the servers too
-    if read_arguments.short:
-        with prepared(["nodes"]) as (place, servers):
-            case = SHORT if servers.postgres is None else SHORT_WITH_POSTGRES
-            print(json.dumps(Run(case, place, servers)()), flush=True)
+    if read_arguments.twenty:
+        with prepared(1) as (place, servers):
+            print(json.dumps(Run(TWENTY, place, servers)()), flush=True)
         return
     if not read_arguments.table:
         study(read_arguments.folder, read_arguments.kills, read_arguments.seed, read_arguments.cases)

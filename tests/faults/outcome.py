@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 BASELINES = [("di", "own"), ("di", "uniform"), ("l2", "uniform")]
+NO_MORE = "no candidate left that was not tried: {found} trials instead of"  # said where a latency budget leaves few
 SHOWN = re.compile(r"\d+/\d+ trial (\d+) [^:]+: ([\d.]+)%")  # the line of a finished trial
 
 
@@ -75,17 +76,18 @@ def check(
     """
     data = json.loads((folder / "result.json").read_text())
     ended = {result["trial"]["number"]: Record.of(result) for result in data["results"]}
-    wrong = [*_trials(data, trials), *_kept(ended, seen, shown), *_study(ended, study_records(*study))]
+    wrong = [*_trials(data, trials, shown), *_kept(ended, seen, shown), *_study(ended, study_records(*study))]
     wrong += [*_mlflow(data, folder, store), *_baselines(data, shown), *_front(data, folder, formats)]
     return wrong
 
 
-def _trials(data: Mapping[str, Any], asked: int) -> Iterable[str]:
+def _trials(data: Mapping[str, Any], asked: int, shown: str) -> Iterable[str]:
     results = data["results"]
     searched = [result for result in results if not result["trial"]["final"]]
     if data["interrupted"] or data["lost"]:
         yield f"the result says interrupted={data['interrupted']}, lost={data['lost']!r}"
-    if len(searched) != asked:
+    exhausted = len(searched) < asked and f"{NO_MORE.format(found=len(searched))} {asked}\n" in shown
+    if len(searched) != asked and not exhausted:
         yield f"{len(searched)} trials instead of {asked}"
     for what, values in (
         ("number", [result["trial"]["number"] for result in results]),
@@ -153,7 +155,7 @@ def _mlflow(data: Mapping[str, Any], folder: Path, store: Path) -> Iterable[str]
 
 
 def _baselines(data: Mapping[str, Any], shown: str) -> Iterable[str]:
-    limits = [target["limit"] for target in data["targets"]] or [None]
+    limits = [(target["quantity"], target["limit"]) for target in data["targets"]] or [("flops", float("inf"))]
     for method, widths in BASELINES:
         found = [
             result
@@ -161,8 +163,10 @@ def _baselines(data: Mapping[str, Any], shown: str) -> Iterable[str]:
             if (result["trial"]["method"], result["trial"]["baseline"]) == (method, widths)
             and result["state"] == "complete"
         ]
-        if len(found) < len(limits) and f"Missing baseline: {method} with {widths}" not in shown:
-            yield f"baseline {method} with {widths} widths: {len(found)} of {len(limits)}, and nobody says so"
+        for quantity, limit in limits:
+            inside = [result for result in found if result["cost"][quantity] <= limit]
+            if not inside and f"Missing baseline: {method} with {widths}" not in shown:
+                yield f"baseline {method} with {widths} widths: none within {limit} {quantity}, and nobody says so"
 
 
 def _front(data: Mapping[str, Any], folder: Path, formats: list[str]) -> Iterable[str]:

@@ -19,11 +19,18 @@ MARK = "SLIMFRONT_FAULT_CASE"  # variable by which the processes of a search are
 
 def import_everything() -> None:
     """Import what a search imports late; no thread may run afterwards."""
+    import alembic  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     import mlflow.tracking  # noqa: F401
     import onnx  # noqa: F401
     import onnxscript  # noqa: F401
+    import optuna.storages._rdb.models  # noqa: F401
     import plotly.graph_objects  # noqa: F401
     import psycopg  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torch._dynamo
+    import torch.export  # noqa: F401
 
     import runners.ray.runner  # noqa: F401
     import search.orchestrator  # noqa: F401
@@ -35,10 +42,14 @@ class ForkedSearch:
     Args:
         environment: variables beside those of this process.
         folder: the current folder of the search.
+
+    Attributes:
+        began: when it was started, in seconds since the epoch.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path) -> None:
         self._code: int | None = None
+        self.began = time.time()
         self.arguments, self.log = list(arguments), log
         log.touch()
         self._seen = log.stat().st_size

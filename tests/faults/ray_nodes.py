@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+STARTS = 5  # of a node at most
+
 
 class RayNodes:
     """A head and some nodes of one CPU each, which demand a token from whoever connects.
@@ -79,6 +81,14 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def _added(cluster: Any, **settings: Any) -> Any:
+    """Return a new node; on a busy machine some do not come up in the time that Ray gives them."""
+    for _ in range(STARTS - 1):
+        with contextlib.suppress(Exception):  # Ray raises bare ones
+            return cluster.add_node(**settings)
+    return cluster.add_node(**settings)
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
@@ -94,7 +104,7 @@ def main() -> None:
             nodes.append(cluster.add_node(num_cpus=0, **common))
             answer = cluster.address
         elif name == "add":
-            nodes.append(cluster.add_node(num_cpus=1, **common))
+            nodes.append(_added(cluster, num_cpus=1, **common))
             answer = nodes[-1].all_processes["raylet"][0].process.pid
         elif name == "remove":
             cluster.remove_node(nodes[1 + argument], allow_graceful=False)
