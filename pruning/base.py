@@ -323,7 +323,8 @@ def parse_methods(text: str) -> Sequence[str]:
         elif name in BUNDLES:
             names |= dict.fromkeys(BUNDLES[name])
         elif name in METHODS:
-            METHODS[name]  # raises for a class of the user's that is no method
+            if ":" in name:
+                METHODS[name]  # raises for a class of the user's that is no method
             names[name] = None
         elif name:
             raise unknown_name("method", name, sorted([*METHODS, *BUNDLES, EVERY]))

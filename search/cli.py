@@ -70,9 +70,9 @@ def exit_quickly(code: int) -> NoReturn:
 
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
+    _configure_logging(debug)  # before libraries are loaded, which warn of one another
     planning = bool(arguments) and arguments[0] == PLAN
     if arguments and not planning and not arguments[0].startswith("-"):
-        _configure_logging(debug)
         return COMMANDS[arguments[0]](arguments[1:])
     config = parse_flags(arguments[1:] if planning else arguments)
     if "--print-config" in arguments:
@@ -83,7 +83,6 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     # `prepare` raises these errors too, but only after the seconds that the libraries take to load.
     _ = config.budgets, config.storage_address, config.tracking_address
     check_resumed(config)
-    _configure_logging(debug)
     return _plan(config) if planning else _search(config)
 
 
