@@ -39,20 +39,26 @@ class Postgres:
         self.start()
 
     def start(self) -> None:
-        place = ["-D", str(self._folder / "data"), "-p", str(self._port), "-k", str(self._folder)]
-        log = (self._folder.parent / f"{self._folder.name}.log").open("a")
-        self._process = subprocess.Popen(
-            [str(_found("postgres")), *place], cwd=self._folder, stdout=log, stderr=log, **self._user
-        )
-        log.close()
+        """Start it and wait until it answers; again where it ends at once, as while another process has its port."""
         deadline = time.monotonic() + 60
+        self._launch()
         while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                self._launch()
             try:
                 psycopg.connect(self.url).close()
                 return
             except psycopg.OperationalError:  # also while it starts up
                 time.sleep(0.05)
         raise TimeoutError("PostgreSQL does not start")
+
+    def _launch(self) -> None:
+        place = ["-D", str(self._folder / "data"), "-p", str(self._port), "-k", str(self._folder)]
+        log = (self._folder.parent / f"{self._folder.name}.log").open("a")
+        self._process = subprocess.Popen(
+            [str(_found("postgres")), *place], cwd=self._folder, stdout=log, stderr=log, **self._user
+        )
+        log.close()
 
     def kill(self) -> None:
         """Let the server die with all its connections, as a machine that loses its power does."""

@@ -51,7 +51,9 @@ class RayNodes:
     def kill(self, node: int) -> int:
         """Kill a node and all that runs on it, as a machine that loses its power does; return how many processes."""
         raylet = self.raylets[node]
-        lost = [psutil.Process(raylet), *psutil.Process(raylet).children(recursive=True)]
+        lost = [psutil.Process(raylet)]
+        with contextlib.suppress(psutil.Error):  # it may go by itself just now
+            lost += lost[0].children(recursive=True)
         for process in lost:
             with contextlib.suppress(psutil.Error):
                 process.kill()
