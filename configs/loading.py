@@ -125,10 +125,11 @@ def code_named(stored: Mapping[str, Any]) -> list[str]:
     Args:
         stored: as `read_config` returns it.
     """
-    named = [f"--{key} {stored[key]}" for key in ("model", "data", "task") if is_code(stored.get(key, ""))]
-    if any(is_code(name) for name in stored.get("method", "").split(",")):
-        named.append(f"--method {stored['method']}")
-    named += [f"--set {text}" for text in stored.get("set", ()) if is_code(text)]
+    # Only the name of a dataset may have a colon and be no code, as "imagefolder:photos".
+    named = [f"--{key} {stored[key]}" for key in ("model", "task", "method") if ":" in stored.get(key, "")]
+    if is_code(stored.get("data", "")):
+        named.append(f"--data {stored['data']}")
+    named += [f"--set {text}" for text in stored.get("set", ()) if ":" in text]
     if command := stored.get("latency_command"):
         named.append(f"--latency-command {command!r}")
     return named

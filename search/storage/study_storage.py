@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from configs.passwords import masked
-from runners.trial import TrialResult
+from runners.trial import Trial, TrialResult
 from search.problem import Problem
 from search.results.serialization import trial_result_from_dict, trial_result_to_dict
 from search.storage.outbox import UNSENT, Outbox, Record
@@ -89,7 +89,7 @@ class StudyStorage:
     def __init__(
         self, url: str, name: str, problem: Problem, *, resumed: bool = False, unsent: Path | None = None
     ) -> None:
-        self.url = masked(url)
+        self.url, self._problem = masked(url), problem
         self._where = f"storage {self.url!r}"
         identity = _identity(problem)
         try:
@@ -127,7 +127,11 @@ class StudyStorage:
         return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def read(self) -> list[StoredTrial]:
-        """Return the stored trials in the order of recording, with the latencies that were measured later."""
+        """Return the stored trials in the order of recording, with the latencies that were measured later.
+
+        Raises:
+            StudyError: a trial names code of which this search knows nothing; the storage may be someone else's.
+        """
         attributes = self._study.user_attrs
 
         def with_latency(network: TrialResult) -> TrialResult:
@@ -137,6 +141,8 @@ class StudyStorage:
         for index, frozen in enumerate(self._ended):
             data = frozen.user_attrs.get(RESULT)
             result = None if data is None else trial_result_from_dict(data).map_networks(with_latency)
+            if result is not None:
+                self._check_code(result.trial)
             result = None if result is not None and result.lost else result
             trials.append(StoredTrial(frozen, result, earlier=index < attributes.get("earlier", 0)))
         return trials
@@ -191,6 +197,18 @@ class StudyStorage:
             )
         if stored != digest:
             self._study.set_user_attr(f"fingerprint of {name}", digest)
+
+    def _check_code(self, trial: Trial) -> None:
+        """Raise a StudyError for a trial whose method, or a setting of it, is code that this search does not name."""
+        fixed = self._problem.fixed.get(trial.method, {})
+        named = [value for name, value in trial.settings.items() if ":" in str(value) and value != fixed.get(name)]
+        if ":" in trial.method and trial.method not in self._problem.methods:
+            named.append(trial.method)
+        if named:
+            raise StudyError(
+                f"{self._where} holds trial {trial.number} with {', '.join(map(str, named))}, which this search does "
+                "not have; start a new search, or give its methods"
+            )
 
     def _check_identity(self, stored: Mapping[str, Any], identity: Mapping[str, Any], resumed: bool) -> None:
         differing = [name for name in identity if stored.get(name) != identity[name]]

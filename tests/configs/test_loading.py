@@ -482,6 +482,8 @@ def test_code_that_a_run_folder_names_is_run_only_when_trusted(tmp_path: Path, s
         "method: 'di, own_method:Mine'",
         "method: own_method:Mine\nset: ['own_method:Mine.strength=2']",
         "method: l2\nset: ['l2.criterion=own_method:Mine']",
+        "method: 'imagefolder:own_method:Mine'",
+        "model: 'imagefolder:own_method:Mine'",
     ],
 )
 def test_a_method_that_a_run_folder_names_is_imported_only_when_trusted(

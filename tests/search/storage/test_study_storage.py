@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,21 @@ def test_a_storage_of_another_search_is_refused(url: str) -> None:
         storage_of(url, groups=4, resumed=True)
     with pytest.raises(StudyError, match=r"other budgets \(\{'flops': 20000\} there, \{'flops': 10000\} here\)"):
         storage_of(url, budget=Budget("flops", 10_000))
+
+
+@pytest.mark.parametrize("changed", [{"method": "evil:Method"}, {"settings": {"criterion": "evil:Criterion"}}])
+def test_a_stored_trial_that_names_code_which_the_search_does_not_is_refused(
+    url: str, changed: dict[str, object]
+) -> None:
+    drain(search_of(problem_of(chain(), (FLOPS,), trials=1), url=url))
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as tables, tables:
+        where = "FROM trial_user_attributes WHERE key = 'result'"
+        ((text,),) = tables.execute(f"SELECT value_json {where}").fetchall()
+        result = json.loads(text)
+        result["trial"] |= changed
+        tables.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'result'", (json.dumps(result),))
+    with pytest.raises(StudyError, match="holds trial 0 with evil:.*, which this search does not have"):
+        storage_of(url).read()
 
 
 def test_a_resumed_search_may_have_other_budgets_and_its_trials_are_then_earlier_ones(url: str) -> None:
