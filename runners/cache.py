@@ -40,7 +40,7 @@ def lock_folder() -> Path:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         folder = Path(tempfile.gettempdir()) / f"slimfront-locks-{os.getuid()}"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

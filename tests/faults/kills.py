@@ -146,9 +146,10 @@ class Run:
             if code == 0:
                 if not kills:
                     break
-                missed = kills.pop(0)  # it comes at the next start, where it can
-                if missed.victim not in OF_TRIALS and missed.phase != "start":
-                    kills.insert(0, dataclasses.replace(missed, phase="start"))
+                missed = kills.pop(0)
+                if missed.phase != "start":  # it comes at the next one, where no trial runs
+                    victim = "driver" if missed.victim in OF_TRIALS else missed.victim
+                    kills.insert(0, dataclasses.replace(missed, phase="start", victim=victim))
                 continue
             if code not in (-9, 2, 3, 4) or "Traceback" in search.text():
                 self.wrong.append(f"ended with {code}: {' '.join(search.text().split())[-300:]}")

@@ -24,7 +24,7 @@ def test_a_search_on_a_cluster_survives_twenty_kills_and_loses_and_doubles_no_fi
     assert row["codes"][-1] == 0
     kills = [kill for kill in row["kills"] if "victim" in kill]
     victims = Counter(kill["victim"] for kill in kills)
-    # A search that ends before its kill misses it, so that a few of the 21 may not come.
-    assert len(kills) >= (14 if missing() else 16)
+    assert len(kills) >= (17 if missing() else 20)
+    # A search may end before its kill, which then comes at the next start: as one of the driver, where no trial runs.
     assert {"driver", "worker"} < victims.keys()
     assert {"start", "trials", "final training"} <= {kill["phase"] for kill in kills}
