@@ -16,6 +16,7 @@ from search.reporting.latency import latency_heads, latency_statements
 from search.reporting.page.charts import baseline_chart, curves_chart, latency_chart, styled
 from search.reporting.page.colours import DENSE, FRONT, LIMIT
 from search.reporting.page.int8 import int8_statements, int8_table
+from search.reporting.page.packing import packed
 from search.reporting.page.shapes import network_shapes
 from search.reporting.page.trials import HEADS, PER_PAGE, packed_rows, trial_rows
 from search.reporting.picture import Coordinates, Picture, Series, picture_of
@@ -49,6 +50,7 @@ DESCRIBED = 1000
 def write_html(result: SearchResult, path: Path) -> None:
     """Write the interactive picture, the tables and the statements as one file, with plotly.js in it."""
     from jinja2 import Environment, PackageLoader
+    from plotly.offline import get_plotlyjs
 
     picture, rows = picture_of(result), front_rows(result)
     statements = [ending(result), *target_statements(result)]
@@ -58,6 +60,7 @@ def write_html(result: SearchResult, path: Path) -> None:
         score=result.score_name,
         title=picture.title,
         statements=[*filter(None, statements), *(f"{text}." for text in latency_statements(result))],
+        library=packed(get_plotlyjs()),  # type: ignore[no-untyped-call]
         **_charts(result, picture),
         comparison=result.baseline_comparison.statement,
         shapes=network_shapes(result),
@@ -88,23 +91,15 @@ def write_html(result: SearchResult, path: Path) -> None:
 
 
 def _charts(result: SearchResult, picture: Picture) -> dict[str, str]:
-    """Return the charts of the page by their names in the template; the first brings plotly.js."""
-    return {
-        "chart": _html(_chart(result, picture), with_library=True),
-        "latency_chart": _html(latency_chart(result)),
-        "baseline_chart": _html(baseline_chart(result)),
-        "curves_chart": _html(curves_chart(result)),
+    """Return the charts of the page as JSON, by their names in the template; empty where there is nothing to draw."""
+    charts = {
+        "chart": _chart(result, picture),
+        "latency_chart": latency_chart(result),
+        "baseline_chart": baseline_chart(result),
+        "curves_chart": curves_chart(result),
     }
-
-
-def _html(chart: Any, *, with_library: bool = False) -> str:
-    """Return a chart as a part of the page; empty without one."""
-    if chart is None:
-        return ""
-    text: str = chart.to_html(
-        full_html=False, include_plotlyjs=with_library, config={"displaylogo": False, "responsive": True}
-    )
-    return text
+    # In a string of JSON this is the same sign, and it ends no element of the page.
+    return {name: "" if chart is None else chart.to_json().replace("<", "\\u003c") for name, chart in charts.items()}
 
 
 def hover_text(row: NetworkRow) -> str:

@@ -1,12 +1,11 @@
 """All trials of a search as rows of a table that sorts, filters and turns its pages."""
 
-import base64
-import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runners.trial import TrialResult
+from search.reporting.page.packing import packed
 from search.reporting.wording import in_bytes, milliseconds, one_line, percent, scaled
 from search.results.result import SearchResult
 
@@ -58,22 +57,28 @@ def trial_rows(result: SearchResult) -> list[TrialRow]:
 
 
 def packed_rows(rows: Sequence[TrialRow]) -> str:
-    """Return rows as the page reads them: JSON, compressed with gzip, in base64; 10,000 rows would be 8 MB of HTML."""
-    plain = [
-        {
-            "cells": [cell.text if cell.number is None else [cell.text, _short(cell.number)] for cell in row.cells],
-            "front": row.on_front,
-            "chosen": row.chosen,
-        }
-        for row in rows
-    ]
-    text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    """Return rows as the page reads them: JSON by columns, which compress better; 10,000 rows would be 8 MB of HTML."""
+    columns = zip(*(row.cells for row in rows), strict=True)
+    plain = {
+        "columns": [
+            {
+                "texts": [cell.text for cell in column],
+                "numbers": [None if cell.number is None else _short(cell.number) for cell in column],
+            }
+            for column in columns
+        ],
+        "front": [index for index, row in enumerate(rows) if row.on_front],
+        "chosen": [index for index, row in enumerate(rows) if row.chosen],
+    }
+    return packed(json.dumps(plain, separators=(",", ":"), ensure_ascii=False))
 
 
 def _short(number: float) -> float:
     """Return a number as it is sorted by: whole numbers are exact, others have more digits than their texts."""
-    return number if isinstance(number, int) else float(f"{number:.7g}")
+    if isinstance(number, int):
+        return number
+    short = float(f"{number:.7g}")
+    return int(short) if short.is_integer() else short
 
 
 def _cells(result: SearchResult, network: TrialResult) -> list[Cell]:
