@@ -33,6 +33,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of mallopt, see malloc.h
 KEPT_BYTES = 2**30  # blocks up to this size are neither mapped one by one nor given back
 
 Program = Callable[[Tensor], object]
+Placement = Callable[[], tuple[Program, Tensor]]
 
 
 class LatencyError(SlimfrontError):
@@ -102,7 +103,7 @@ def check_latency(config: LatencyConfig) -> None:
     net, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8)
     try:
         with using_threads(device.threads), torch.no_grad():
-            program, placed = prepare(net, images, device, config)
+            program, placed = prepare(net, images, device, config)()
             program(placed)
     except Exception as error:  # compilers and libraries raise errors of any class
         raise LatencyError(
@@ -111,10 +112,11 @@ def check_latency(config: LatencyConfig) -> None:
         ) from error
 
 
-def prepare(net: nn.Module, images: Tensor, device: Device, config: LatencyConfig) -> tuple[Program, Tensor]:
-    """Return a copy of a net in its engine, and the images in its number format on the device; the net is unchanged.
+def prepare(net: nn.Module, images: Tensor, device: Device, config: LatencyConfig) -> Placement:
+    """Return a function that gives a net in its engine, and the images in its number format on the device.
 
-    Layers of the copy that have several forms and none chosen yet take the one that is fastest in eager PyTorch.
+    Every call of it gives both anew, at another place in memory; of a compiled net only the images. The net itself is
+    unchanged. Layers that have several forms and none chosen yet take the one that is fastest in eager PyTorch.
 
     Args:
         images: shape (B, C, H, W), float32.
@@ -125,10 +127,12 @@ def prepare(net: nn.Module, images: Tensor, device: Device, config: LatencyConfi
     if config.channels_last:
         net = net.to(memory_format=torch.channels_last)
     if config.engine == "torch.compile":
-        return torch.compile(net, dynamic=False), images
+        program = torch.compile(net, dynamic=False)
+        return lambda: (program, images.clone())
     if config.engine == "onnxruntime":
-        return _onnx_session(net, images, device.threads), images
-    return net, images
+        content = _onnx_file(net, images)
+        return lambda: (onnx_program(content, device.threads), images.clone())
+    return lambda: (copy.deepcopy(net), images.clone())
 
 
 def placed(net: nn.Module, images: Tensor, device: Device, config: LatencyConfig) -> tuple[nn.Module, Tensor]:
@@ -169,12 +173,12 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(option, KEPT_BYTES) == 1 for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
 
 
-def onnx_program(path: Path, threads: int) -> Program:
-    """Return an ONNX file of `pruning.formats` as a function of images, on so many threads of the processor."""
+def onnx_program(content: bytes, threads: int) -> Program:
+    """Return the ONNX file of `pruning.formats` as a function of images, on so many threads of the processor."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def program(batch: Tensor) -> object:
         return session.run(None, {ONNX_INPUT: batch.numpy()})
@@ -197,10 +201,9 @@ def _check_onnx(config: LatencyConfig, device: Device) -> None:
         )
 
 
-def _onnx_session(net: nn.Module, images: Tensor, threads: int) -> Program:
+def _onnx_file(net: nn.Module, images: Tensor) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        path = write_network(net, "onnx", Path(folder) / "net.onnx", images.shape[1:], batch=len(images))
-        return onnx_program(path, threads)
+        return write_network(net, "onnx", Path(folder) / "net.onnx", images.shape[1:], batch=len(images)).read_bytes()
 
 
 def _processor_name() -> str:

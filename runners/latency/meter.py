@@ -27,7 +27,7 @@ from runners.config import LatencyConfig
 from runners.latency.engines import Device, first_line, keep_freed_memory, parse_device, placed, prepare, versions
 from runners.latency.idle_baseline import shared_idle_seconds
 from runners.latency.timing import (
-    Call,
+    Place,
     Timing,
     Watch,
     brief_ratio,
@@ -200,7 +200,7 @@ class LatencyMeter:
     def brief_seconds(self, net: nn.Module) -> float:
         """Return the seconds of a net from few calls at the first batch size."""
         with using_threads(self.device.threads), torch.no_grad():
-            return brief_seconds(self.call_of(net), self.watch)
+            return brief_seconds(self._places_of(net)(), self.watch)
 
     @contextmanager
     def ratios(self) -> Iterator[Callable[[nn.Module], float]]:
@@ -210,8 +210,8 @@ class LatencyMeter:
             Timeout: another process has measured on the device for too long.
         """
         with exclusive(self.device), using_threads(self.device.threads), torch.no_grad():
-            reference = self.call_of(self.dense)
-            yield lambda net: brief_ratio(self.call_of(net), reference, self.watch)
+            reference = self._places_of(self.dense)
+            yield lambda net: brief_ratio(self._places_of(net), reference, self.watch)
 
     def forms(self, net: nn.Module) -> dict[str, str | None]:
         """Return the fastest form of every layer of a net that has several, by name, at the first batch size.
@@ -224,12 +224,6 @@ class LatencyMeter:
             net, images = placed(net, images, self.device, self.config)
             choose_forms(net, images, fastest)
         return {name: layer.form for name, layer in layers_with_forms(net).items()}
-
-    def call_of(self, net: nn.Module) -> Call:
-        """Return one inference of a net at the first batch size."""
-        if self.config.engine == "torch.compile":
-            torch.compiler.reset()  # else so many nets of one class exceed the recompilation limit
-        return self._call(net, torch.zeros(self.first_batch, *self.shape))
 
     def read(self, network: str, net: nn.Module) -> tuple[Reading, ...]:
         """Measure a net, which is not changed, at every configured batch size.
@@ -252,9 +246,9 @@ class LatencyMeter:
             with exclusive(self.device), using_threads(self.device.threads), torch.no_grad():
                 if conditions.engine == "torch.compile":
                     torch.compiler.reset()  # else the nets of a front, all of one class, exceed the recompilation limit
-                reference = self._call(self.dense, images)
-                call = reference if net is self.dense else self._call(net, images)
-                timing = steady_timing(call, reference, self.watch, self._idle_seconds(reference, conditions))
+                reference = self._place(self.dense, images)
+                place = reference if net is self.dense else self._place(net, images)
+                timing = steady_timing(place, reference, self.watch, self._idle_seconds(reference, conditions))
         except Timeout:
             reason = f"another process has measured on {self.device.text} for over {LOCK_SECONDS:.0f} s"
             return Reading(network, conditions, reason)
@@ -276,8 +270,15 @@ class LatencyMeter:
             versions=versions(config.engine),
         )
 
-    def _call(self, net: nn.Module, images: Tensor) -> Call:
-        return inference(*prepare(net, images, self.device, self.config))
+    def _places_of(self, net: nn.Module) -> Place:
+        """Return a net at the first batch size."""
+        if self.config.engine == "torch.compile":
+            torch.compiler.reset()  # else so many nets of one class exceed the recompilation limit
+        return self._place(net, torch.zeros(self.first_batch, *self.shape))
+
+    def _place(self, net: nn.Module, images: Tensor) -> Place:
+        placement = prepare(net, images, self.device, self.config)
+        return lambda: inference(*placement())
 
     def _reading(self, network: str, conditions: Conditions, timing: Timing) -> Reading:
         return Reading(
@@ -292,13 +293,13 @@ class LatencyMeter:
             unsteady=timing.problem,
         )
 
-    def _idle_seconds(self, reference: Call, conditions: Conditions) -> float:
+    def _idle_seconds(self, reference: Place, conditions: Conditions) -> float:
         """Return the seconds of the dense net on the idle machine, which this process then keeps.
 
         While others hold the cores, what other processes recorded is taken, or else what this one found.
         """
         if conditions.batch not in self._idle:
-            found, idle = measure_idle_seconds(reference, self.watch)
+            found, idle = measure_idle_seconds(reference(), self.watch)
             recorded = shared_idle_seconds(self._idle_record(conditions), found if idle else None)
             self._idle[conditions.batch] = found if recorded is None else recorded
         return self._idle[conditions.batch]

@@ -1,9 +1,13 @@
 """Time a net in turn with a reference net, and name the reasons for which the result cannot be trusted.
 
-The core knows calls and a clock, but no trials and no devices. Net and reference take turns, and the reference is also
-timed before and after. A `Timing` names its own problem: a wide interval, a reference that drifted, or threads that
-waited for a core (run-queue delay). `steady_timing` repeats a timing with a problem a few times; one that stays is told
-beside the interval, which is then wide. The speed of the machine as a whole is no problem: the ratio holds.
+The core knows calls and a clock, but no trials and no devices. Net and reference take turns at several places in
+memory, and the ratio is one figure per place. Ratios at different places differ by 1 to 2% (standard deviation) however
+many turns are taken at each (`tests/studies/latency_repeats.py --part places`); an interval from the turns at one place
+would leave that out, and two readings of one net would contradict each other.
+
+A `Timing` names its own problem: a wide interval, a reference that drifted, or threads that waited for a core
+(run-queue delay). `steady_timing` repeats a timing with a problem a few times; one that stays is told beside the
+interval, which is then wide. The speed of the machine as a whole is no problem: the ratio holds.
 
 Clock rates and other programs make a machine faster or slower for minutes; this is steady within a process and may
 differ in the next. The ratio of a net to the reference hardly moves then. A latency is therefore that ratio times the
@@ -11,6 +15,7 @@ seconds of the reference on the idle machine (`runners.latency.idle_baseline`).
 """
 
 import dataclasses
+import itertools
 import math
 import statistics
 import time
@@ -26,20 +31,24 @@ FORM_SAMPLE_SECONDS = 0.001  # that one sample of `fastest` takes at least, by r
 CLEARLY_FASTER = 0.97  # share of the first net's time under which another one is clearly faster
 WARM_UP_CALLS = 2  # at least
 WARM_UP_SECONDS = 0.3
-ROUNDS, MIN_ROUNDS = 31, 9  # of turns; nine are the fewest whose inner seven make a 95% interval
-MAX_ROUNDS = 8 * ROUNDS
-EDGE_SAMPLES = 7  # of the reference before ROUNDS turns, and as many after them
+TURNS = 5  # at one place
+PLACES = 9  # the fewest whose inner seven make a 95% interval
+MAX_PLACES = 48
+MORE_PLACES = 1.5  # times as many in all, while the interval is not narrow
+BRIEF_PLACES, BRIEF_TURNS, BRIEF_CALLS = 4, 3, 9  # of a brief timing
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
-ATTEMPT_SECONDS = 20.0  # that the turns of one attempt should take; slower nets get fewer rounds
-TRIES, NARROWING_TRIES = 5, 3  # attempts at most, and attempts for a narrow interval where an acceptable one is found
+ATTEMPT_SECONDS = 20.0  # that one attempt should take; slower nets get fewer turns
+TRIES = 3  # attempts at most
 NARROW_WIDTH, MAX_WIDTH = 0.03, 0.05  # of an interval over its median: aimed at, and accepted afterwards
-MAX_DRIFT = 0.25  # of the reference within a timing, over its least median
+DRIFT_PARTS = 4  # of an attempt, one after the other
+MAX_DRIFT = 0.25  # of the reference from part to part, over its least median
 IDLE_BLOCKS, IDLE_BLOCK_SAMPLES = 6, 9  # in which the idle machine is looked for
 IDLE_BLOCK_PAUSE = 0.5  # seconds between blocks, so that load from other programs may come and go
 MAX_QUEUE_SHARE = 0.05  # share of the time in which a thread that could have run waited for a core
 CONFIDENCE = 0.95  # of the interval of a median
 
 Call = Callable[[], object]
+Place = Callable[[], Call]  # gives the inference of a net anew, where the engine can at another place in memory
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,10 @@ class Timing:
     """Seconds of one call of a net on the idle machine, derived from its ratios to a reference in turn with it.
 
     Attributes:
-        median: median ratio of neighbouring samples, times `idle_seconds`.
-        low, high: distribution-free 95% interval of that median, from order statistics.
-        reference_seconds: median of the reference over the same rounds, as the clock showed it.
+        median: median over places of the ratio to the reference, times `idle_seconds`; the ratio of a place is the
+            median over its turns.
+        low, high: distribution-free 95% interval of the median over places, from order statistics.
+        reference_seconds: median of the reference over the same places, as the clock showed it.
         idle_seconds: of the reference on the idle machine; equal to `reference_seconds` where there is no baseline.
         problem: reason for which the interval is wide or may be too narrow; empty when there is none.
         tries: number of attempts.
@@ -94,29 +104,20 @@ class Timing:
         return self.reference_seconds / self.idle_seconds
 
 
-def steady_timing(net: Call, reference: Call, watch: Watch, idle: float | None = None) -> Timing:
+def steady_timing(net: Place, reference: Place, watch: Watch, idle: float | None = None) -> Timing:
     """Time a net until the timing has no problem, at most TRIES times; the last problem stays in the result.
 
-    While the interval is wider than NARROW_WIDTH, the next attempt takes twice the turns. The attempt with the
-    narrowest interval is returned, or the last one where all have a problem: to choose among these would favour luck.
-
     Args:
-        net: runs one inference; on an accelerator it waits for the result.
-        reference: the same for the reference.
+        net: gives one inference; on an accelerator that waits for the result.
+        reference: the same for the reference; the same object as `net` has ratio 1.
         idle: seconds of the reference on the idle machine; None takes the speed of the machine as it is.
     """
-    rounds, best = ROUNDS, None
     for tries in range(1, TRIES + 1):
-        timing = _attempt(net, reference, watch, idle, rounds)
-        if not timing.problem and (best is None or timing.width < best.width):
-            best = timing
-        noisy = timing.width > NARROW_WIDTH and timing.problem in ("", _width_problem(timing))
-        if tries == TRIES or (best is not None and (not noisy or tries >= NARROWING_TRIES)):
+        timing = _attempt(net, reference, watch, idle)
+        if not timing.problem or tries == TRIES:
             break
-        rounds = min((1 + noisy) * rounds, MAX_ROUNDS)  # more rounds average the noise out
-        if timing.problem:
-            watch.pause(0.5 * 2 ** (tries - 1))
-    return dataclasses.replace(best or timing, tries=tries)
+        watch.pause(0.5 * 2 ** (tries - 1))
+    return dataclasses.replace(timing, tries=tries)
 
 
 def measure_idle_seconds(call: Call, watch: Watch) -> tuple[float, bool]:
@@ -160,24 +161,41 @@ def latency_ratio(narrow: nn.Module, dense: nn.Module, input_shape: Sequence[int
     return statistics.median(narrow_seconds) / statistics.median(dense_seconds)
 
 
-def brief_ratio(net: Call, reference: Call, watch: Watch, rounds: int = MIN_ROUNDS) -> float:
-    """Return the seconds of a net over those of the reference from few turns: the median ratio of neighbouring samples.
+def brief_ratio(net: Place, reference: Place, watch: Watch) -> float:
+    """Return the seconds of a net over those of the reference from few places, each with few turns.
 
     It serves where many nets are timed, as for the calibration of a model. It is not exact enough to be reported.
     """
-    for call in (net, reference) * WARM_UP_CALLS:
-        call()
-    calls = [max(1, math.ceil(0.5 * SAMPLE_SECONDS / max(_seconds(call, watch), 1e-6))) for call in (net, reference)]
-    samples = _take_turns(_repeated(net, calls[0]), _repeated(reference, calls[1]), rounds, watch)
+    ratios = list[float]()
+    for _ in range(BRIEF_PLACES):
+        calls = net(), reference()
+        for call in calls * WARM_UP_CALLS:
+            call()
+        times = [max(1, math.ceil(0.5 * SAMPLE_SECONDS / max(_seconds(call, watch), 1e-6))) for call in calls]
+        ratios.append(place_ratio(calls, times, BRIEF_TURNS, watch)[0])
+    return statistics.median(ratios)
+
+
+def place_ratio(
+    calls: tuple[Call, Call], times: Sequence[int], turns: int, watch: Watch, first: int = 0
+) -> tuple[float, float]:
+    """Return the median ratio of net to reference at one place, and the median seconds of the reference.
+
+    Args:
+        calls: net and reference; times: how many calls make a sample of each.
+        first: which of them is first in the first turn, even for the net.
+    """
+    net, reference = (_repeated(call, count) for call, count in zip(calls, times, strict=True))
+    samples = _take_turns(net, reference, turns, watch, first)
     ratios = [own / max(beside, 1e-12) for own, beside in zip(*samples, strict=True)]
-    return statistics.median(ratios) * calls[1] / calls[0]
+    return statistics.median(ratios) * times[1] / times[0], statistics.median(samples[1]) / times[1]
 
 
 def brief_seconds(call: Call, watch: Watch) -> float:
-    """Return the median seconds of MIN_ROUNDS calls; two of these tell whether the machine has changed its speed."""
+    """Return the median seconds of BRIEF_CALLS calls; two of these tell whether the machine has changed its speed."""
     for _ in range(WARM_UP_CALLS):
         call()
-    return statistics.median(_seconds(call, watch) for _ in range(MIN_ROUNDS))
+    return statistics.median(_seconds(call, watch) for _ in range(BRIEF_CALLS))
 
 
 def fastest(nets: Sequence[nn.Module], images: torch.Tensor) -> int:
@@ -259,29 +277,44 @@ def run_queue_delay() -> float:
     return total / 1e9
 
 
-def _attempt(net: Call, reference: Call, watch: Watch, idle: float | None, max_rounds: int) -> Timing:
-    net_calls, net_seconds = _warm_up(net, watch)
-    reference_calls, reference_seconds = _warm_up(reference, watch)
-    rounds = int(ATTEMPT_SECONDS / max(net_seconds + reference_seconds, 1e-9))
-    rounds = min(max_rounds, max(MIN_ROUNDS, rounds))
-    net, reference = _repeated(net, net_calls), _repeated(reference, reference_calls)
-    edge = max(3, EDGE_SAMPLES * rounds // ROUNDS)
+def _attempt(net: Place, reference: Place, watch: Watch, idle: float | None) -> Timing:
+    """Time at PLACES places, and at more while the interval is not narrow."""
+    calls = _placed(net, reference)
+    warm = [_warm_up(call, watch) for call in calls]
+    times, once = [count for count, _ in warm], sum(seconds for _, seconds in warm)
+    turns = max(1, min(TURNS, int(ATTEMPT_SECONDS / PLACES / max(once, 1e-9))))
     start, start_delay = watch.clock(), watch.run_queue_delay()
-    before = [_seconds(reference, watch) for _ in range(edge)]
-    net_samples, reference_samples = _take_turns(net, reference, rounds, watch)
-    after = [_seconds(reference, watch) for _ in range(edge)]
+    ratios, reference_seconds, goal = list[float](), list[float](), PLACES
+    while True:
+        ratio, seconds = place_ratio(calls, times, turns, watch, first=len(ratios))
+        ratios.append(ratio)
+        reference_seconds.append(seconds)
+        if len(ratios) == goal:
+            low, high = median_interval(ratios)
+            narrow = high - low <= NARROW_WIDTH * statistics.median(ratios)
+            if narrow or goal == MAX_PLACES or watch.clock() - start > ATTEMPT_SECONDS:
+                break
+            goal = min(MAX_PLACES, math.ceil(MORE_PLACES * goal))
+        calls = _placed(net, reference)
+        for call in calls if once < WARM_UP_SECONDS else ():  # the first calls of a slow net differ little from others
+            call()
     queue_share = (watch.run_queue_delay() - start_delay) / max(watch.clock() - start, 1e-9)
-    half = len(reference_samples) // 2
-    parts = (before, reference_samples[:half], reference_samples[half:], after)
-    medians = [statistics.median(part) / reference_calls for part in parts]
-    calls = reference_calls / net_calls
-    pairs = zip(net_samples, reference_samples, strict=True)
-    ratios = [calls * own / max(beside, 1e-12) for own, beside in pairs]
-    seconds = statistics.median(reference_samples) / reference_calls
+    seconds = statistics.median(reference_seconds)
     unit = idle or seconds
-    low, high = median_interval(ratios)
     timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, seconds, unit)
-    return dataclasses.replace(timing, problem=_problem(timing, medians, queue_share))
+    return dataclasses.replace(timing, problem=_problem(timing, _part_medians(reference_seconds), queue_share))
+
+
+def _placed(net: Place, reference: Place) -> tuple[Call, Call]:
+    """Return net and reference at a new place."""
+    beside = reference()
+    return (beside if net is reference else net()), beside
+
+
+def _part_medians(seconds: Sequence[float]) -> list[float]:
+    """Return the medians of DRIFT_PARTS parts of a series."""
+    ends = [len(seconds) * part // DRIFT_PARTS for part in range(DRIFT_PARTS + 1)]
+    return [statistics.median(seconds[begin:end]) for begin, end in itertools.pairwise(ends)]
 
 
 def _problem(timing: Timing, reference_medians: Sequence[float], queue_share: float) -> str:
@@ -310,11 +343,13 @@ def _warm_up(call: Call, watch: Watch) -> tuple[int, float]:
     return calls, calls * least
 
 
-def _take_turns(net: Call, reference: Call, rounds: int, watch: Watch) -> tuple[list[float], list[float]]:
+def _take_turns(
+    net: Call, reference: Call, rounds: int, watch: Watch, first: int = 0
+) -> tuple[list[float], list[float]]:
     """Time net and reference in turn; each goes first in every other round. Returns the seconds of both, per round."""
     pair, seconds = (net, reference), ([0.0] * rounds, [0.0] * rounds)
     for turn in range(rounds):
-        for which in ((0, 1), (1, 0))[turn % 2]:
+        for which in ((0, 1), (1, 0))[(first + turn) % 2]:
             seconds[which][turn] = _seconds(pair[which], watch)
     return seconds
 

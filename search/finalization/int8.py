@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from runners.latency.devices import make_bench
 from runners.latency.engines import LatencyError, first_line, keep_freed_memory, onnx_program, parse_device
 from runners.latency.external import compare_files, timing_of
 from runners.latency.meter import exclusive, watch_of
-from runners.latency.timing import Timing, inference, steady_timing
+from runners.latency.timing import Call, Timing, inference, steady_timing
 from runners.training.compute_format import using_threads
 from runners.training.scoring import exact_score
 from runners.trial import TrialResult
@@ -114,8 +115,13 @@ class Quantizer:
         batch = self.config.latency.batch[0]
         device, images = parse_device(place), torch.zeros(batch, *self.data.input_shape)
         with exclusive(device), using_threads(device.threads):
-            calls = [inference(onnx_program(path, device.threads), images) for path in (quantized, plain)]
-            return steady_timing(calls[0], calls[1], watch_of(device))
+            files = [path.read_bytes() for path in (quantized, plain)]
+            places = [partial(_inference, content, device.threads, images) for content in files]
+            return steady_timing(places[0], places[1], watch_of(device))
+
+
+def _inference(content: bytes, threads: int, images: Tensor) -> Call:
+    return inference(onnx_program(content, threads), images.clone())
 
 
 class _Served(nn.Module):

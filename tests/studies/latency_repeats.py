@@ -1,17 +1,21 @@
 """Does a latency repeat from process to process, and while other programs keep every core busy?
 
-    python tests/studies/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part both]
+    python tests/studies/latency_repeats.py [--model resnet20] [--latency-device cpu:1thread] [--part all]
 
 Measures one net (half the FLOPs) beside the dense one in three separate processes, first as the machine is, then
 while other processes keep every core busy. It prints each reading and how far the processes are apart, both corrected
 by the idle baseline (which processes record in the cache) and as the clock showed it. It ends with 1 when accepted
 readings differ by more than 5%, those under load included, or when the machine is too busy to judge.
+
+The part `places` tells why a reading is taken at many places in memory: it prints by how much ratios of that net to the
+dense one differ when they are measured again and again at one place, and when each is measured at a new one.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 AGREE = 0.05
 PROCESSES = 3
+PLACES, PLACE_TURNS = 16, 27  # enough turns that what differs is the places
 
 
 def measure(model: str, config_text: str) -> None:
@@ -42,6 +47,42 @@ def measure(model: str, config_text: str) -> None:
     narrow = narrowed(dense, trace(dense, torch.zeros(1, *shape), spec=spec))
     meter = LatencyMeter(LatencyConfig(**options), dense, shape)
     print(json.dumps([to_plain(meter.read("dense", dense)), to_plain(meter.read("half", narrow))]))
+
+
+def measure_places(model: str, config_text: str) -> None:
+    """Measure ratios at one place and at new ones, and print how much they differ."""
+    import torch
+
+    from runners.config import LatencyConfig
+    from runners.latency.engines import keep_freed_memory, parse_device, prepare
+    from runners.latency.meter import watch_of
+    from runners.latency.timing import brief_seconds, inference, place_ratio
+    from spaces.space import ModelSpec
+    from spaces.tracing.tracer import trace
+    from spaces.zoo.models import build, default_input_shape
+
+    options = json.loads(config_text)
+    config = LatencyConfig(**{**options, "batch": tuple(options["batch"])})
+    device, shape = parse_device(config.device), default_input_shape(model)
+    torch.set_num_threads(device.threads)
+    keep_freed_memory()
+    dense = build(ModelSpec(model, 10, shape)).eval()
+    images, watch = torch.zeros(config.batch[0], *shape), watch_of(device)
+    narrow = narrowed(dense, trace(dense, images[:1], spec=ModelSpec(model, 10, shape)))
+    placements = [prepare(net, images, device, config) for net in (narrow, dense)]
+    with torch.no_grad():
+        for title, anew in (("at one place", False), ("each at a new place", True)):
+            calls = [inference(*placement()) for placement in placements]
+            ratios = []
+            for _ in range(PLACES):
+                if anew:
+                    calls = [inference(*placement()) for placement in placements]
+                times = [max(1, round(0.01 / brief_seconds(call, watch))) for call in calls]
+                ratios.append(place_ratio((calls[0], calls[1]), times, PLACE_TURNS, watch)[0])
+            deviation = statistics.stdev(ratios) / statistics.fmean(ratios)
+            print(
+                f"{model}, {PLACES} ratios {title}: {statistics.fmean(ratios):.1%} of dense, deviation {deviation:.1%}"
+            )
 
 
 def narrowed(dense, space):
@@ -137,7 +178,7 @@ def main() -> int:
     parser.add_argument("--latency-device", default="cpu:1thread")
     parser.add_argument("--latency-batch", default="1,8")
     parser.add_argument("--latency-engine", default="eager")
-    parser.add_argument("--part", choices=("idle", "busy", "both"), default="both")
+    parser.add_argument("--part", choices=("idle", "busy", "places", "all"), default="all")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
@@ -146,13 +187,17 @@ def main() -> int:
     batches = [int(text) for text in flags.latency_batch.split(",")]
     options = {"device": flags.latency_device, "batch": batches, "engine": flags.latency_engine}
     fine, idle = True, []
-    if flags.part != "busy":
+    if flags.part in ("places", "all"):
+        measure_places(flags.model, json.dumps(options))
+    if flags.part == "places":
+        return 0
+    if flags.part in ("idle", "all"):
         idle = [readings_of(flags.model, options) for _ in range(PROCESSES)]
         fine = compare("as it is", idle)
         if any(spread(row) is None for row in zip(*idle, strict=True)):
             print("the machine is too busy to say whether readings agree; run it again on an idle one")
             return 1
-    if flags.part != "idle":
+    if flags.part in ("busy", "all"):
         with loaded(os.cpu_count() or 1):
             under_load = [readings_of(flags.model, options) for _ in range(PROCESSES)]
         fine &= compare("every core busy", under_load, [reading for run in idle for reading in run])

@@ -61,13 +61,24 @@ def test_nothing_is_checked_without_a_device() -> None:
 def test_eager_runs_a_copy_in_the_configured_format(dtype: str, channels_last: bool) -> None:
     config = LatencyConfig("cpu:1thread", (2,), dtype, channels_last)
     check_latency(config)
-    program, images = prepare(NET, IMAGES, parse_device("cpu:1thread"), config)
+    program, images = prepare(NET, IMAGES, parse_device("cpu:1thread"), config)()
     assert images.dtype is getattr(torch, dtype)
     assert images.is_contiguous(memory_format=torch.channels_last) is channels_last
     out = program(images)
     assert isinstance(out, torch.Tensor)
     torch.testing.assert_close(out.float(), NET.eval()(IMAGES), rtol=0.05, atol=0.05)
     assert NET[0].weight.dtype is torch.float32
+
+
+def test_every_placement_has_weights_and_images_of_its_own_at_another_place() -> None:
+    placement = prepare(NET, IMAGES, parse_device("cpu:1thread"), LatencyConfig("cpu:1thread"))
+    (first, images), (second, other_images) = placement(), placement()
+    assert isinstance(first, nn.Module)
+    assert isinstance(second, nn.Module)
+    tensors = [*first.state_dict().values(), *second.state_dict().values(), *NET.state_dict().values()]
+    places = [tensor.data_ptr() for tensor in (*tensors, images, other_images, IMAGES)]
+    assert len(set(places)) == len(places)
+    assert torch.equal(first(images), second(other_images))
 
 
 def test_an_engine_that_fails_is_refused_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +108,7 @@ def test_onnxruntime_takes_ordinary_float32_only(changes: dict[str, object], mon
 def test_onnxruntime_gives_the_same_answers() -> None:
     config = LatencyConfig("cpu:1thread", engine="onnxruntime")
     check_latency(config)
-    program, images = prepare(NET, IMAGES, parse_device("cpu:1thread"), config)
+    program, images = prepare(NET, IMAGES, parse_device("cpu:1thread"), config)()
     (out,) = program(images)  # type: ignore[misc]
     torch.testing.assert_close(torch.from_numpy(out), NET.eval()(IMAGES), rtol=1e-4, atol=1e-5)
 
