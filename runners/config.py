@@ -33,7 +33,7 @@ class DataConfig:
     """Which labelled images a search uses.
 
     Attributes:
-        name: digits (1,797 handwritten ones), coloured_digits (2,000 in colour), cluttered_digits (8,000, harder),
+        name: digits (1,797 handwritten ones), coloured_digits (1,750 in colour), cluttered_digits (8,000, harder),
             glyphs, mnist, cifar10, cifar100, "imagefolder:PATH" or "package.module:factory".
         data_dir: folder in which datasets are looked for; empty takes the user's cache folder.
         image_size: side of the square images in pixels; 0 takes the dataset's own.

@@ -27,7 +27,7 @@ DIGITS_TEST_SHARE = 0.2
 CLUTTER_TRAIN_IMAGES = 6000
 CLUTTER_TEST_IMAGES = 2000
 # So few and so easy that a network learns them in some minutes on a processor, and so hard that narrow ones differ.
-COLOURED_TRAIN_IMAGES = 1500
+COLOURED_TRAIN_IMAGES = 1250
 COLOURED_TEST_IMAGES = 500
 COLOURED = Clutter(smallest=21.0, slant=15.0, below=1, darkest=0.6, noise=0.04)
 GLYPH_TRAIN_IMAGES = 4000
@@ -59,7 +59,7 @@ def cluttered_digits(config: DataConfig, input_shape: Shape | None) -> Source:
 
 
 def coloured_digits(config: DataConfig, input_shape: Shape | None) -> Source:
-    """Make 2000 images like those of `cluttered_digits` that are easier; train and test share no digit."""
+    """Make 1750 images like those of `cluttered_digits` that are easier; train and test share no digit."""
     return _cluttered(config, input_shape, (COLOURED_TRAIN_IMAGES, COLOURED_TEST_IMAGES), COLOURED)
 
 

@@ -33,7 +33,7 @@ WARM_UP_CALLS = 2  # at least
 WARM_UP_SECONDS = 0.3
 TURNS = 5  # at one place
 PLACES = 9  # the fewest whose inner seven make a 95% interval
-MAX_PLACES = 48
+MAX_PLACES = 32
 MORE_PLACES = 1.5  # times as many in all, while the interval is not narrow
 BRIEF_PLACES, BRIEF_TURNS, BRIEF_CALLS = 4, 3, 9  # of a brief timing
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
@@ -292,7 +292,7 @@ def _attempt(net: Place, reference: Place, watch: Watch, idle: float | None) -> 
         if len(ratios) == goal:
             low, high = median_interval(ratios)
             narrow = high - low <= NARROW_WIDTH * statistics.median(ratios)
-            if narrow or goal == MAX_PLACES or watch.clock() - start > ATTEMPT_SECONDS:
+            if narrow or net is reference or goal == MAX_PLACES or watch.clock() - start > ATTEMPT_SECONDS:
                 break
             goal = min(MAX_PLACES, math.ceil(MORE_PLACES * goal))
         calls = _placed(net, reference)

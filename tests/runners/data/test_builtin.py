@@ -36,7 +36,7 @@ def test_the_digits_are_those_of_scikit_learn():
     assert labels.tolist() == expected.target.tolist()
 
 
-@pytest.mark.parametrize(("name", "counts"), [("cluttered_digits", [6000, 2000]), ("coloured_digits", [1500, 500])])
+@pytest.mark.parametrize(("name", "counts"), [("cluttered_digits", [6000, 2000]), ("coloured_digits", [1250, 500])])
 def test_made_digits_of_train_and_test_come_from_different_digits(name, counts, monkeypatch):
     used, asked = [], []
 
