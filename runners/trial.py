@@ -13,6 +13,9 @@ from pruning.base import Goal
 from spaces.cost import Cost
 from spaces.widths import Widths
 
+TEACHER = "teacher"  # in the note of a network with final training: DENSE or the label of its last teacher
+DENSE = "dense"
+DISTILL_WEIGHT = "distill_weight"  # in the note beside it
 SETTLED_SHARE = 5  # one in so many of the last segment's epochs counts for the settled accuracy
 
 

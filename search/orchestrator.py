@@ -33,7 +33,7 @@ from search.finalization.finalizer import Ending, Finalizer
 from search.finalization.retraining import Retrainer
 from search.latency.calibration import LatencyCalibration, calibrate_latency
 from search.latency.queue import MeasurementQueue, restore_readings
-from search.planning import epochs_around_heir, plan, screening_pool_size
+from search.planning import final_cost, plan, screening_pool_size
 from search.problem import BASELINE_METHODS
 from search.reporting.progress import ConsoleProgress
 from search.reporting.wording import plural
@@ -240,7 +240,7 @@ class _Search:
                 self._final_epochs(),
                 dense,
                 len(environment.data.val),
-                epochs_around_heir(environment),
+                final_cost(environment),
             ),
             screening=Screening(problem, pool_size, history.results, environment.workers),
             stop=self.limit,

@@ -28,7 +28,7 @@ from search.schedulers.final_training import split_epochs
 from search.searchers.candidate_space import CandidateSpace
 from search.searchers.initial_design import InitialDesign, sensing_images
 from search.storage.run_folder import DENSE
-from search.time_left import Work, time_share
+from search.time_left import FinalCost, Work, time_share
 from spaces.space import uniform_ratios
 
 FRONT_SHARE = 0.4  # of the trials: networks on the front (README: 6 of 20, 12 of 24)
@@ -124,7 +124,8 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
     trials = sum(shares) * trial * share / environment.workers
     epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
     epoch *= 1.0 if config.runner.cluster else faster
-    final_epochs, heir_epochs = _final_trainings(environment, candidates), epochs_around_heir(environment)
+    cost = final_cost(environment)
+    final_epochs = _final_trainings(environment, candidates, cost)
     final = final_epochs * epoch
     closing = SECONDS_AFTER + _images_at_the_end(environment) * steps.forward_seconds * faster
     around = SECONDS_BEFORE + closing + _images_before(environment) * steps.forward_seconds * faster
@@ -134,7 +135,7 @@ def forecast_time(environment: Environment, candidates: CandidateSpace) -> TimeF
         wanted = len(config.latency.batch) * TIMING_SECONDS * (1 + FRONT_SHARE * config.trials)
         timing = min(wanted, max(LEAST_TIMING, TIMING_SHARE * (dense + trials + final + around)))
         around, closing = around + timing, closing + timing
-    work = Work(tuple(share * trial for share in shares), train.epochs, epoch, final_epochs, heir_epochs, closing)
+    work = Work(tuple(share * trial for share in shares), train.epochs, epoch, final_epochs, cost, closing)
     return TimeForecast(dense, trials, around, final, trial, work)
 
 
@@ -165,27 +166,35 @@ def _images_at_the_end(environment: Environment) -> float:
     return (1 + FRONT_SHARE * config.trials * NARROW_READ + _retrainings(config)) * len(environment.data.test)
 
 
-def _final_trainings(environment: Environment, candidates: CandidateSpace) -> float:
+def _final_trainings(environment: Environment, candidates: CandidateSpace, cost: FinalCost) -> float:
     """Estimate the epochs of the dense network that would take as long as the final training."""
     coverage = candidates.cost_coverage
     levels = list(coverage.by_fraction) or [coverage.lowest ** (step / (LEVELS - 1)) for step in range(LEVELS)]
     base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
-    epochs = split_epochs(environment.config.final_training, len(levels))
-    around = epochs_around_heir(environment) if any(epochs) else 0.0
-    places = zip(epochs, sorted(levels, reverse=True), strict=True)
-    return sum((count + around) * time_share(fraction * base) for count, fraction in places)
+    shares = sorted((fraction * base for fraction in levels), reverse=True)
+    epochs, heir = split_epochs(environment.config.final_training, len(levels)), environment.config.inherit
+    if not any(epochs):
+        return 0.0
+    return sum(
+        cost.dense_epochs(count, share, shares[0] if place else 1.0, heir=heir and bool(place))
+        for place, (count, share) in enumerate(zip(epochs, shares, strict=True))
+    )
 
 
-def epochs_around_heir(environment: Environment) -> float:
-    """Estimate how many epochs of training take as long as what surrounds that of a network cut from a finished one.
+def final_cost(environment: Environment) -> FinalCost:
+    """Estimate what the final training of a network costs besides its own steps.
 
-    Those are statistics of the finished network, its cut, and readings before and after the training.
+    Around the training of a network that is cut from a finished one there are statistics of the finished network, the
+    cut, and readings before and after.
     """
     data, steps, calibration = environment.data, environment.steps, len(environment.data.calibration)
     passes = STATISTICS_PASSES * min(STATISTICS_IMAGES, calibration) + min(BATCHNORM_IMAGES, calibration)
     passes += 2 * len(data.val)
     epoch = len(data.train) * steps.worker_seconds + len(data.val) * steps.forward_seconds
-    return passes * steps.forward_seconds / epoch
+    weights = environment.config.final_distillation
+    taught = max(weights.first, weights.later) > 0 if weights else environment.config.train.distill_weight > 0
+    teacher = len(data.train) * steps.forward_seconds / epoch if taught else 0.0
+    return FinalCost(passes * steps.forward_seconds / epoch, teacher)
 
 
 def screening_pool_size(environment: Environment, candidates: CandidateSpace) -> int:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from runners.trial import TrialResult
+from runners.trial import DENSE, TEACHER, TrialResult
 from search.results.pareto import measured
 
 NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resnet18 at 17% of the FLOPs took 24%
@@ -12,6 +12,35 @@ NARROW_POWER = 0.8  # of the share of FLOPs gives the share of time: cifar_resne
 def time_share(flops_share: float) -> float:
     """Return the time that a narrow network takes to train as a share of the dense one's."""
     return math.pow(min(1.0, flops_share), NARROW_POWER)
+
+
+@dataclass(frozen=True)
+class FinalCost:
+    """What the final training of a network costs besides its own steps.
+
+    Attributes:
+        heir_epochs: epochs of a network's training that take as long as what surrounds that of a network cut from a
+            finished one.
+        teacher_epochs: epochs of the dense network's training that take as long as its answers, as the teacher of
+            distillation, to all images of one epoch.
+    """
+
+    heir_epochs: float = 0.0
+    teacher_epochs: float = 0.0
+
+    def dense_epochs(self, epochs: float, share: float, teacher_share: float, *, heir: bool) -> float:
+        """Return how many epochs of the dense network take as long as a final training.
+
+        Args:
+            epochs: of the final training.
+            share: of the dense network's FLOPs, that the network has; teacher_share: that its teacher has.
+            heir: whether the network is first cut from a finished one.
+        """
+        own = (epochs + heir * self.heir_epochs) * time_share(share)
+        return own + epochs * self.teacher_epochs * time_share(teacher_share)
+
+
+NO_COST = FinalCost()
 
 
 @dataclass(frozen=True)
@@ -24,7 +53,7 @@ class Work:
         epochs: of such a training.
         final: epoch of final training of the dense network.
         final_epochs: of the final training, as epochs of the dense network that would take as long.
-        heir_epochs: epochs of training that take as long as what surrounds that of a network cut from a finished one.
+        final_cost: of the final training of a network, by which what is done of it is weighed.
         closing: after the last training: test images, timing, report; seconds of the clock.
     """
 
@@ -32,7 +61,7 @@ class Work:
     epochs: int = 0
     final: float = 0.0
     final_epochs: float = 0.0
-    heir_epochs: float = 0.0
+    final_cost: FinalCost = NO_COST
     closing: float = 0.0
 
 
@@ -102,8 +131,16 @@ class TimeLeft:
         """Return the epochs of the dense network that would take as long as the final training so far."""
         finals = [result for result in self._latest.values() if result.final_epochs and measured(result)]
         shares = [(result.cost.flops if result.cost else 0) / self._dense_flops for result in finals]
-        epochs = [result.final_epochs + result.trial.final * self._work.heir_epochs for result in finals]
-        return sum(count * time_share(share) for count, share in zip(epochs, shares, strict=True))
+        teacher = max(shares, default=1.0)  # of the networks whose teacher is not the dense one
+        return sum(
+            self._work.final_cost.dense_epochs(
+                result.final_epochs,
+                share,
+                teacher if result.note.get(TEACHER, DENSE) != DENSE else 1.0,
+                heir=result.trial.final,
+            )
+            for result, share in zip(finals, shares, strict=True)
+        )
 
     def _final_pace(self) -> float:
         """Return the seconds that the final training took for each that was expected; 0 before it began."""

@@ -29,6 +29,9 @@ from runners.evaluation.context import SearchContext
 from runners.evaluation.evaluate import evaluate
 from runners.training.scoring import exact_score
 from runners.trial import (
+    DENSE,
+    DISTILL_WEIGHT,
+    TEACHER,
     Confirmation,
     EpochReport,
     Teaching,
@@ -42,7 +45,6 @@ from search.callbacks import SearchCallback
 from search.environment import Environment
 from search.results.pareto import counted
 from search.results.result import SearchResult
-from search.schedulers.segments import DENSE, DISTILL_WEIGHT, TEACHER
 from spaces.budget import Budget
 from spaces.errors import BudgetError, LostError
 from spaces.space import SearchSpace, uniform_ratios

@@ -27,7 +27,7 @@ from search.schedulers.asha import Promotion
 from search.schedulers.parents import contains
 from search.schedulers.segments import NOT_CONTINUED
 from search.searchers.candidate_space import CandidateSpace
-from search.time_left import time_share
+from search.time_left import NO_COST, FinalCost
 from spaces.budget import Budget
 
 # The rung of the entrants is one in so many of a target's epochs; heirs get as many as trials have had, but no more
@@ -121,7 +121,7 @@ class FinalTraining:
         epochs: of final training at each target, on average; 0 for none.
         dense: decides whether the dense network is the teacher of distillation.
         val_images: number of validation images, from which the noise of an accuracy follows; 0 takes no noise.
-        heir_epochs: epochs of training that take as long as what surrounds that of a network cut from a finished one.
+        cost: of the final training of a network, by which what is left of it is weighed.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class FinalTraining:
         epochs: int,
         dense: DenseAccuracy = DenseAccuracy(1.0, 1.0),
         val_images: int = 0,
-        heir_epochs: float = 0.0,
+        cost: FinalCost = NO_COST,
     ) -> None:
-        self.epochs, self._dense, self._val_images, self._heir_epochs = epochs, dense, val_images, heir_epochs
+        self.epochs, self._dense, self._val_images, self._cost = epochs, dense, val_images, cost
         self._candidates, self._problem = candidates, candidates.problem
         self._quantity = candidates.cost_coverage.quantity
 
@@ -170,8 +170,9 @@ class FinalTraining:
         for (limit, below), epochs in zip(bounds, split_epochs(self.epochs, len(limits)), strict=True):
             here = [result for result in results if measured(result) and below < self.cost(result) <= limit]
             done = sum(result.final_epochs for result in here)
-            cuts = self._heir_epochs if self._problem.config.inherit and limit < limits[0] and not done else 0.0
-            left += (max(0, epochs - done) + cuts) * time_share(limit / dense)
+            heir = self._problem.config.inherit and limit < limits[0] and not done
+            teacher = limits[0] / dense if limit < limits[0] else 1.0
+            left += self._cost.dense_epochs(max(0, epochs - done), limit / dense, teacher, heir=heir)
         return left
 
     def teacher(

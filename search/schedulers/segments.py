@@ -2,15 +2,12 @@
 
 from dataclasses import replace
 
-from runners.trial import TrainingSegment, TrialResult, TrialState
+from runners.trial import DENSE, DISTILL_WEIGHT, TEACHER, TrainingSegment, TrialResult, TrialState
 from search.results.pareto import measured, objectives
 
 KEPT_AFTER = "kept_after_epochs"  # in the note of a trial whose longer training came out worse
 NOT_CONTINUED = "not_continued"  # in the note of a trial that a failed segment has ended
 LOST = "lost"  # beside it, where workers were lost: a resumed search continues the trial
-TEACHER = "teacher"  # in the note of a network with final training: DENSE or the label of its last teacher
-DENSE = "dense"
-DISTILL_WEIGHT = "distill_weight"  # in the note beside it
 
 
 def first_result(result: TrialResult, segment: TrainingSegment | None) -> TrialResult:

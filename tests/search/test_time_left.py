@@ -6,7 +6,7 @@ import pytest
 
 from pruning.base import Goal
 from runners.trial import Trial, TrialResult, TrialState
-from search.time_left import NARROW_POWER, TimeLeft, Work, time_share
+from search.time_left import NARROW_POWER, FinalCost, TimeLeft, Work, time_share
 from spaces.cost import Cost
 from spaces.widths import Widths
 
@@ -55,13 +55,26 @@ def test_the_final_training_counts_one_network_after_the_other_and_at_its_own_pa
 
 
 def test_what_surrounds_the_training_of_a_network_cut_from_a_finished_one_counts_as_epochs() -> None:
-    work = Work(trials=(10.0,) * 2, epochs=1, final=8.0, final_epochs=6.0, heir_epochs=0.5)
+    work = Work(trials=(10.0,) * 2, epochs=1, final=8.0, final_epochs=6.0, final_cost=FinalCost(heir_epochs=0.5))
     time_left = TimeLeft(work, 0.0, 2, DENSE_FLOPS)
     time_left.note(result(0, 10.0))
     time_left.note(result(1, 10.0))
     cut = result(2, 24.0, trained=2, final_epochs=2, flops=DENSE_FLOPS)
     time_left.note(dataclasses.replace(cut, trial=dataclasses.replace(cut.trial, final=True)))
     assert time_left.seconds(2, 2) == pytest.approx((6 - 2.5) * 8 * (24 / (2.5 * 8)))
+
+
+def test_the_answers_of_the_teacher_count_at_its_own_flops() -> None:
+    work = Work(trials=(10.0,) * 2, epochs=1, final=8.0, final_epochs=6.0, final_cost=FinalCost(teacher_epochs=0.25))
+    time_left = TimeLeft(work, 0.0, 1, DENSE_FLOPS)
+    time_left.note(result(0, 10.0))
+    time_left.note(result(1, 10.0))
+    by_dense = result(0, 10.0 + 12.0, trained=3, final_epochs=2, flops=DENSE_FLOPS // 2)
+    time_left.note(dataclasses.replace(by_dense, note={"teacher": "dense"}))
+    by_first = result(2, 9.0, trained=2, final_epochs=2, flops=DENSE_FLOPS // 8)
+    time_left.note(dataclasses.replace(by_first, note={"teacher": "0"}))
+    done = 2 * time_share(0.5) + 2 * 0.25 + 2 * time_share(0.125) + 2 * 0.25 * time_share(0.5)
+    assert time_left.seconds(2, 2) == pytest.approx((6 - done) * (12 + 9) / done)
 
 
 def test_a_search_with_rungs_goes_by_epochs_and_leaves_those_of_the_final_training_out() -> None:

@@ -16,14 +16,23 @@ from runners.config import LatencyConfig, RunnerConfig
 from runners.evaluation.context import SearchContext
 from runners.evaluation.evaluate import evaluate
 from runners.local import LocalRunner
-from runners.trial import EpochReport, Teaching, TrainingSegment, Trial, TrialResult, TrialState
+from runners.trial import (
+    DENSE,
+    DISTILL_WEIGHT,
+    TEACHER,
+    EpochReport,
+    Teaching,
+    TrainingSegment,
+    Trial,
+    TrialResult,
+    TrialState,
+)
 from search import SearchResult, run
 from search.callbacks import SearchCallback
 from search.environment import prepare
 from search.finalization.retraining import Retraining, retraining_plan, retraining_trial
 from search.planning import _retrainings, forecast_time
 from search.results.result import DenseResult
-from search.schedulers.segments import DENSE, DISTILL_WEIGHT, TEACHER
 from search.searchers.candidate_space import CandidateSpace
 from spaces.budget import Budget
 from spaces.space import uniform_ratios

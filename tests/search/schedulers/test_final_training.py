@@ -10,13 +10,23 @@ from chain_space import chain
 from made_up_search import MadeUpSearch, problem_of, search_of
 
 from runners.config import TrainConfig
-from runners.trial import EpochReport, ScreenedCandidate, Teaching, TrainingSegment, Trial, TrialResult, TrialState
+from runners.trial import (
+    DISTILL_WEIGHT,
+    TEACHER,
+    EpochReport,
+    ScreenedCandidate,
+    Teaching,
+    TrainingSegment,
+    Trial,
+    TrialResult,
+    TrialState,
+)
 from search.schedulers.asha import Promotion
 from search.schedulers.final_training import DenseAccuracy, FinalTraining, split_epochs
-from search.schedulers.segments import DISTILL_WEIGHT, NOT_CONTINUED, TEACHER
+from search.schedulers.segments import NOT_CONTINUED
 from search.searchers.candidate_space import CandidateSpace
 from search.storage.checkpoints import CheckpointStore
-from search.time_left import time_share
+from search.time_left import FinalCost, time_share
 from spaces.errors import WeightsError
 from spaces.space import uniform_ratios
 
@@ -377,8 +387,21 @@ def test_networks_that_will_be_cut_from_finished_ones_count_with_what_surrounds_
         made_up.tell(outcome(trial))
     tuner, results = made_up.tuner, made_up.results
     candidates = CandidateSpace(made_up.problem)
-    final_training = FinalTraining(candidates, tuner.final_training.epochs, heir_epochs=0.5)
+    final_training = FinalTraining(candidates, tuner.final_training.epochs, cost=FinalCost(heir_epochs=0.5))
     cuts = sum(0.5 * time_share(target / 100) for target in TARGETS[1:])  # nothing is above the first
     assert final_training.epochs_left(results) == pytest.approx(
         tuner.final_training.epochs_left(results) + cuts, rel=1e-4
     )
+
+
+def test_the_answers_of_the_teacher_count_too() -> None:
+    made_up = search()
+    while (trial := made_up.ask()) is not None and not (trial.segment is not None and trial.segment.final):
+        made_up.tell(outcome(trial))
+    tuner, results = made_up.tuner, made_up.results
+    without, epochs = tuner.final_training.epochs_left(results), tuner.final_training.epochs
+    taught = FinalTraining(CandidateSpace(made_up.problem), epochs, cost=FinalCost(teacher_epochs=0.25))
+    first, *later = split_epochs(epochs, len(TARGETS))
+    # The dense network teaches at the first target, the network of the first target at the others.
+    answers = 0.25 * (first + sum(later) * time_share(TARGETS[0] / 100))
+    assert taught.epochs_left(results) == pytest.approx(without + answers, rel=1e-3)
