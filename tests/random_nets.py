@@ -186,6 +186,48 @@ def own_norm(rng: random.Random, width: int) -> Piece:
     return Piece(lambda x, n: n(x), width, norm)
 
 
+class Strongest(nn.Module):
+    """Weighs every place by the largest of its channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x.max(1, keepdim=True).values)
+
+
+def beside(rng: random.Random, width: int) -> Piece:
+    """Channels beside some that no layer writes."""
+    before, after = rng.choice([(0, 2), (3, 0), (1, 1)])
+    function = rng.choice(
+        [
+            lambda x: torch.cat([x, torch.linspace(-1, 1, IMAGE[2]).expand(len(x), before + after, *x.shape[2:])], 1),
+            lambda x: functional.pad(x, (0, 0, 0, 0, before, after)),
+            lambda x: functional.pad(x, (1, 1, 0, 0, before, after))[..., 1:-1],
+        ]
+    )
+    return Piece(function, width + before + after)
+
+
+def weighed(rng: random.Random, width: int) -> Piece:
+    """Channels that are weighed, read at places, mixed over positions, or filtered by two kernels each."""
+    kind = rng.choice(["half", "strongest", "places", "positions", "kernels"])
+    if kind == "half":
+        return Piece(lambda x, c: functional.glu(c(x), 1), 10, conv(width, 20))
+    if kind == "strongest":
+        return Piece(lambda x, n: n(x), width, Strongest())
+    if kind == "places":
+        read = lambda x, c: functional.grid_sample(x, c(x).permute(0, 2, 3, 1), align_corners=False)  # noqa: E731
+        return Piece(read, width, conv(width, 2))
+    if kind == "positions":
+        mixed = lambda x, m: x + m(x.flatten(2)).reshape(x.shape)  # noqa: E731
+        return Piece(mixed, width, nn.Linear(IMAGE[1] * IMAGE[2], IMAGE[1] * IMAGE[2]))
+    kernels = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(rng.randrange(100)))
+
+    def filtered(x: Tensor) -> Tensor:
+        count = x.shape[1]
+        return functional.conv2d(x, kernels.repeat(count, 1, 1, 1), padding=1, groups=count)
+
+    return Piece(filtered, 2 * width)
+
+
 class Own(nn.Module):
     """A convolution whose weight and bias are parameters that a function takes, transposed or not."""
 
@@ -247,6 +289,8 @@ PIECES = (
     channel_norm,
     own_norm,
     transposed,
+    beside,
+    weighed,
     special,
 )
 

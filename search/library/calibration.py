@@ -18,8 +18,8 @@ from runners.evaluation.context import TrialContext
 from runners.training.scoring import evaluating
 from spaces.errors import TraceError
 from spaces.space import SearchSpace, SpaceConfig
-from spaces.tracing.inputs import Inputs, Packing, taking_packed
 from spaces.tracing.tracer import trace
+from spaces.zoo.inputs import Inputs, Packing, taking_packed
 
 CALIBRATION_SAMPLES = 512  # that are taken from a loader; `di` reads as many
 

@@ -19,8 +19,8 @@ from spaces.cost import Cost
 from spaces.counting import count_cost
 from spaces.errors import BudgetError
 from spaces.space import SearchSpace, SpaceConfig, uniform_ratios
-from spaces.tracing.inputs import taking_inputs
 from spaces.widths import Widths
+from spaces.zoo.inputs import taking_inputs
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ from spaces.counting import count_cost
 from spaces.errors import SlimfrontError
 from spaces.files import write_atomically
 from spaces.space import ModelSpec, SpaceConfig, describe
-from spaces.tracing.inputs import taking_inputs, taking_packed
+from spaces.zoo.inputs import taking_inputs, taking_packed
 
 # Settings of a search in which the caller trains: no training, no runner, and nothing that asks for more training.
 LEFT_TO_THE_CALLER: Mapping[str, Any] = {

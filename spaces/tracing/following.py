@@ -7,17 +7,14 @@ do not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from spaces.space import SizeName
 from spaces.tracing.axes import Moved, equal_parts, moved, reduced, reduced_axes
-from spaces.tracing.labels import ChannelLabels, Ids
+from spaces.tracing.labels import ChannelLabels
 from spaces.tracing.operations import (
     AT_PLACES,
     CONCATENATIONS,
@@ -27,56 +24,25 @@ from spaces.tracing.operations import (
     MIXING,
     MOVES,
     NORMALISATIONS,
-    OVER_CHANNELS,
-    OVER_WEIGHTS,
+    NORMS,
     POOLED,
     REDUCTIONS,
+    SAMPLED,
     SHUFFLES,
     TRANSPOSED,
-    CountedActivation,
-    CountedWeight,
     Flow,
     GroupedLayer,
+    argument,
 )
-from spaces.tracing.sizes import WrittenSize, written_bounds, written_parts
+from spaces.tracing.sizes import written_bounds, written_parts
+from spaces.tracing.weights import WeightFollower
 
 
-class ChannelFollower:
-    """Follows channels through one torch function after another.
-
-    Args:
-        model: every dimension of its parameters and buffers is an axis.
-        labels: gives the channel ids and takes their relations.
-    """
+class ChannelFollower(WeightFollower):
+    """Follows channels through one torch function after another."""
 
     def __init__(self, model: nn.Module, labels: ChannelLabels) -> None:
-        self.labels = labels
-        self.axes: dict[str, dict[int, Ids]] = {}
-        self.counted: list[CountedWeight | CountedActivation] = []
-        self.grouped: list[GroupedLayer] = []
-        self.sizes: dict[SizeName, Ids] = {}  # number in an attribute of a module -> the channels that it counts
-        self.producers: list[str] = []  # weights of convolutions and linear layers, in order of execution
-        self.transposed: set[str] = set()  # of these, those whose axes 0 and 1 are dimensions 1 and 0 of the tensor
-        self.computed: set[str] = set()  # of these, those from which a tensor is computed that a function takes
-        self.depthwise: set[str] = set()  # of these, those of which every filter reads one channel
-        self.strides: dict[str, int] = {}  # of these, those of transposed convolutions -> product of the strides
-        self.biases: dict[str, str] = {}  # of these, those with a bias that is a parameter
-        self.lost: list[str] = []  # operations whose channels could not be followed, with their layer
-        self.counting = True  # whether operations are counted
-        self._layers: list[str] = []  # that are being computed, the innermost last
-        self._flows: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self._origins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensors that do not depend on the image
-        self._standardised: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of these, those a norm went into
-        self._reads: Flow | None = None  # of the function that is being followed
-        self._normalises = False
-        self._text = ""
-        self._names: dict[int, str] = {}
-        self.parameters = [name for name, _ in model.named_parameters()]
-        self.element_sizes: dict[str, int] = {}  # tensor of the model -> bytes of one of its elements
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            self._names[id(tensor)] = name
-            self.element_sizes[name] = tensor.element_size()
-            self.axes[name] = {dim: labels.fresh(size) for dim, size in enumerate(tensor.shape)}
+        super().__init__(model, labels)
         self._handlers = self._table()
 
     def _table(self) -> Mapping[str, Callable[..., None]]:
@@ -86,12 +52,8 @@ class ChannelFollower:
         table |= dict.fromkeys(CONCATENATIONS, self._concatenation)
         table |= dict.fromkeys(TRANSPOSED, self._transposed_convolution)
         table |= dict.fromkeys(MIXING, self._mixing)
-        return table | {"linear": self._linear, "prelu": self._prelu, "stack": self._stack}
-
-    @property
-    def layer(self) -> str:
-        """Name of the innermost layer that is being computed; empty outside of all."""
-        return self._layers[-1] if self._layers else ""
+        table |= {"linear": self._linear, "prelu": self._prelu, "stack": self._stack, "pad": self._padding}
+        return table | {"glu": self._gate, "grid_sample": self._sampling}
 
     def _follow(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, out: Any) -> None:
         plain = name if name.startswith("__") else name.removesuffix("_")
@@ -100,246 +62,12 @@ class ChannelFollower:
             handler(plain, args, kwargs, out)
         elif plain in MOVES:
             if plain in SHUFFLES:
-                self._tie_blocks(_argument(args, kwargs, 0, "input"), int(_argument(args, kwargs, 1, "groups")))
+                self._tie_blocks(argument(args, kwargs, 0, "input"), int(argument(args, kwargs, 1, "groups")))
             self._move(func, plain, args, kwargs, out)
         else:
             self._count_resampling(plain, args, kwargs, out)
             self._elementwise(plain, args, kwargs, out)
         self._note_origin(plain, args, kwargs, out)
-
-    def _note_origin(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
-        """Remember tensors that are computed from a weight without the image, such as a standardised weight."""
-        tensors = [leaf for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]
-        if not tensors or not all(self._name(tensor) or tensor in self._origins for tensor in tensors):
-            return
-        origins = {origin for tensor in tensors if (origin := self._origin(tensor)) is not None}
-        origin = next(iter(origins)) if len(origins) == 1 else None
-        for tensor in tensors if origin is not None else ():  # a gain per filter
-            flow, outputs = self._flow(tensor), self.axes[origin or ""][0]
-            if flow is not None and len(flow.ids) == len(outputs):
-                self.labels.unite(flow.ids, outputs)
-        standardised = name in OVER_WEIGHTS or any(tensor in self._standardised for tensor in tensors)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and self._name(leaf) is None:
-                self._origins[leaf] = origin
-                if standardised:
-                    self._standardised[leaf] = True
-
-    def _origin(self, value: Tensor) -> str | None:
-        """Return the parameter of several axes that a tensor is, or is computed from."""
-        name = self._name(value)
-        several = name is not None and value.ndim > 1 and self._flow(value) is None
-        origin: str | None = name if several else self._origins.get(value)
-        return origin
-
-    def _flow(self, value: Any) -> Flow | None:
-        """Return the channels of an activation, or of real numbers of the network along a single axis."""
-        if not isinstance(value, Tensor):
-            return None
-        name = self._name(value)
-        if name is None:
-            flow: Flow | None = self._flows.get(value)
-            return flow
-        axes = [axis for axis, size in enumerate(value.shape) if size > 1 and value.is_floating_point()]
-        return Flow(axes[0], self.axes[name][axes[0]]) if len(axes) == 1 else None
-
-    def _set(self, tensor: Tensor, flow: Flow) -> None:
-        if self._name(tensor) is None:
-            self._flows[tensor] = flow
-
-    def _name(self, value: Any) -> str | None:
-        return self._names.get(id(value)) if isinstance(value, Tensor) else None
-
-    def _lose(self, text: str, args: Any) -> None:
-        """Fix every channel that enters an operation which cannot be followed."""
-        reason = f"{text} in {self.layer or 'the network'} cannot be followed"
-        for leaf in tree_leaves(args):
-            flow = self._flow(leaf)
-            if flow is not None:
-                self.lost.append(reason)
-                self.labels.fix(flow.ids, reason)
-
-    def _consume(self, value: Tensor, axis: int, ids: Ids) -> None:
-        """Relate the channels of an activation to an axis of a weight."""
-        flow = self._flow(value)
-        if flow is not None and flow.axis == axis % value.ndim and len(flow.ids) == len(ids):
-            self.labels.unite(flow.ids, ids)
-            return
-        self._lose(f"{self._text} over another axis than that of the channels", [value])
-        self.labels.fix(ids, f"{self.layer or 'the network'} reads channels that cannot be followed")
-
-    def _layer_weight(self, weight: Any, transposed: bool = False) -> str | None:
-        """Return the name of a layer's weight; None for any other.
-
-        It is a parameter that is the argument itself, or the weight of a module from which the argument is computed.
-        """
-        own = self._name(weight)
-        origin = own or self._origins.get(weight)
-        if origin not in self.parameters or (own is None and not origin.endswith(".weight")):
-            return None
-        if own is None and (transposed or tuple(weight.shape[:1]) != (len(self.axes[origin][0]),)):
-            return None
-        if len(weight.shape) != len(self.axes[origin]):
-            return None
-        if origin not in self.producers:
-            self.producers.append(origin)
-            if transposed:
-                self._turn(origin)
-        if own is None:
-            self.computed.add(origin)
-        self._normalises = weight in self._standardised
-        return origin
-
-    def _turn(self, weight: str) -> None:
-        """Let axis 0 of a weight, which holds its inputs first, be that of its outputs, and axis 1 that of its inputs.
-
-        The weight of a transposed depthwise convolution with one filter per channel is as that of any other.
-        """
-        inputs, outputs, *rest = self.axes[weight].values()
-        self.axes[weight] = dict(enumerate([outputs, inputs, *rest]))
-        self.transposed.add(weight)
-
-    def _convolution(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        groups = int(_argument(args, kwargs, 6, "groups", 1))
-        depthwise = groups == value.shape[1] and (groups > 1 or weight.shape[0] == 1 == value.shape[1])
-        weight_name = self._layer_weight(weight)
-        if weight_name is None:
-            return self._bare_convolution(name, args, kwargs, out, depthwise)
-        if weight_name in self.transposed:
-            return self._lose_both_ways(weight_name, args, kwargs)
-        self._count_weight(weight_name, prod(out.shape[2:]))
-        if depthwise:
-            self._read_depthwise(value, groups, weight_name)
-        elif groups == 1:
-            self._read(value, 1, weight_name)
-        else:
-            if len(self.axes[weight_name][1]) != value.shape[1]:
-                self.axes[weight_name][1] = self.labels.fresh(value.shape[1])
-            self._read(value, 1, weight_name)
-            self.grouped.append(GroupedLayer(weight_name, groups, self.axes[weight_name][1], self.axes[weight_name][0]))
-        self._write(weight_name, _argument(args, kwargs, 2, "bias"), out, 1)
-
-    def _transposed_convolution(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        groups = int(_argument(args, kwargs, 6, "groups", 1))
-        depthwise = groups == value.shape[1] > 1 == weight.shape[1]
-        if groups > 1 and not depthwise:
-            return self._lose(f"{name} of {groups} groups", args)
-        weight_name = self._layer_weight(weight, transposed=not depthwise)
-        if weight_name is None:
-            return self._lose(f"{name} with a computed weight", args)
-        if (weight_name in self.transposed) == depthwise:
-            return self._lose_both_ways(weight_name, args, kwargs)
-        self._count_weight(weight_name, prod(value.shape[2:]))
-        strides = _argument(args, kwargs, 3, "stride", 1)
-        self.strides[weight_name] = int(strides) ** (value.ndim - 2) if isinstance(strides, int) else prod(strides)
-        if depthwise:
-            self._read_depthwise(value, groups, weight_name)
-        else:
-            self._read(value, 1, weight_name)
-        self._write(weight_name, _argument(args, kwargs, 2, "bias"), out, 1)
-
-    def _read(self, value: Tensor, axis: int, weight: str) -> None:
-        """Relate an activation to the inputs of a weight, which sums over them."""
-        self._consume(value, axis, self.axes[weight][1])
-        self._reads = self._flow(value)
-
-    def _read_depthwise(self, value: Tensor, channels: int, weight: str) -> None:
-        self.depthwise.add(weight)
-        outputs = self.axes[weight][0]
-        for position in range(len(outputs) // channels):
-            self._consume(value, 1, outputs[position :: len(outputs) // channels])
-
-    def _write(self, weight: str, bias: Any, out: Tensor, axis: int) -> None:
-        """Give the output of a layer the channels of its weight, and tie its bias to them."""
-        outputs = self.axes[weight][0]
-        flow, name = self._flow(bias), self._name(bias)
-        if flow is not None:
-            self.labels.unite(outputs, flow.ids)
-        if name is not None:
-            self.biases.setdefault(weight, name)
-        self._set(out, Flow(axis, outputs))
-
-    def _lose_both_ways(self, weight: str, args: Any, kwargs: Any) -> None:
-        """Fix the channels of a weight that a convolution and a transposed one use, as a tied decoder does."""
-        for ids in self.axes[weight].values():
-            self.labels.fix(ids, f"{weight} is the weight of a convolution and of a transposed one")
-        self._lose(f"{self._text} with a weight that is used both ways", [args, kwargs])
-
-    def _bare_convolution(self, name: str, args: Any, kwargs: Any, out: Tensor, depthwise: bool) -> None:
-        """Follow a convolution with a buffer or a computed weight: a filter per channel is followed, others are not."""
-        value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        flow, kernel = self._flow(value), self._name(weight)
-        if flow is None or not depthwise or len(flow.ids) != len(weight):
-            if kernel is not None:
-                for ids in self.axes[kernel].values():
-                    self.labels.fix(ids, f"{name} in {self.layer or 'the network'} takes {kernel}, which is no layer's")
-            return self._lose(f"{name} with {f'{kernel}, which is no layer' if kernel else 'a computed weight'}", args)
-        self._count(flow, out, prod(weight.shape[1:]))
-        self._note_size(_argument(args, kwargs, 6, "groups", 1), flow.ids)
-        for tensor in (weight, _argument(args, kwargs, 2, "bias")):
-            if isinstance(tensor, Tensor) and self._name(tensor) is not None:
-                self.labels.unite(flow.ids, self.axes[self._name(tensor) or ""][0])
-        self._set(out, flow)
-
-    def _linear(self, _name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        weight_name = self._layer_weight(weight)
-        if weight_name is None:
-            return self._lose("linear with a weight that is no layer's", [args, kwargs])
-        if weight_name in self.transposed:
-            return self._lose_both_ways(weight_name, args, kwargs)
-        self._count_weight(weight_name, prod(out.shape[:-1]))
-        self._read(value, -1, weight_name)
-        self._write(weight_name, _argument(args, kwargs, 2, "bias"), out, out.ndim - 1)
-
-    def _prelu(self, _name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        value, weight = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-        flow, slopes = self._flow(value), self._flow(weight)
-        if flow is None:
-            return
-        if slopes is not None and flow.axis == 1:  # a single slope serves all channels
-            self.labels.unite(flow.ids, slopes.ids)
-        elif slopes is not None:
-            return self._lose("prelu over another axis than that of the channels", [args, kwargs])
-        self._set(out, flow)
-
-    def _normalisation(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        value = _argument(args, kwargs, 0, "input")
-        flow, origin = self._flow(value), self._origins.get(value)
-        per_element = _normalisation_flops(name, args, kwargs)
-        if flow is None:
-            if origin is not None:  # of a weight, e.g. to standardise it
-                self._count_weight(origin, per_element)
-            return
-        first = 1
-        if name in ("layer_norm", "rms_norm"):
-            first = value.ndim - len(_argument(args, kwargs, 1, "normalized_shape"))
-        inside = flow.axis >= first if name in ("layer_norm", "rms_norm") else flow.axis == 1
-        if not inside and name not in ("layer_norm", "rms_norm"):
-            return self._lose(f"{name} over another axis than that of the channels", [args, kwargs])
-        for tensor in [*args[1:], *kwargs.values()] if inside else ():
-            parameter = self._name(tensor)
-            if parameter is not None:
-                self.labels.unite(flow.ids, self.axes[parameter][flow.axis - first])
-        if inside and name in ("layer_norm", "rms_norm"):
-            self._note_size(_argument(args, kwargs, 1, "normalized_shape")[flow.axis - first], flow.ids)
-        self._count(flow, value, per_element)
-        self._normalises = inside and name in OVER_CHANNELS
-        if name == "group_norm":
-            groups = int(_argument(args, kwargs, 1, "num_groups"))
-            self.grouped.append(GroupedLayer(self.layer, groups, flow.ids, flow.ids))
-        self._set(out, flow)
-
-    def _count(self, flow: Flow, value: Tensor, per_element: int) -> None:
-        elsewhere = prod(size for axis, size in enumerate(value.shape) if axis != flow.axis)
-        if self.counting:
-            self.counted.append(CountedActivation(flow.ids, per_element * elsewhere, self.layer))
-
-    def _count_weight(self, weight: str, times: int) -> None:
-        if self.counting:
-            self.counted.append(CountedWeight(weight, times, self.layer))
 
     def _count_resampling(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         flow = self._flow(args[0]) if args else None
@@ -348,7 +76,7 @@ class ChannelFollower:
         if name in POOLED:
             self._count(flow, args[0], POOLED[name])
         elif name == "interpolate":
-            self._count(flow, out, INTERPOLATED.get(_argument(args, kwargs, 3, "mode", "nearest"), 0))
+            self._count(flow, out, INTERPOLATED.get(argument(args, kwargs, 3, "mode", "nearest"), 0))
 
     def _elementwise(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Relate all operands of an operation that leaves the channel axis in place."""
@@ -403,13 +131,6 @@ class ChannelFollower:
                 self.labels.unite(flow.ids, line)
             self._set(result, flow)
 
-    def _tie_blocks(self, value: Tensor, blocks: int) -> None:
-        """Unite the channels that stand at one place of each of the equal blocks of an activation."""
-        flow = self._flow(value)
-        if flow is not None:
-            for block in flow.ids.reshape(blocks, -1):
-                self.labels.unite(flow.ids[: len(block)], block)
-
     def _note_sizes(self, args: Any, kwargs: Any, whole: Flow, after: Sequence[Moved], ndim: int) -> bool:
         """Note which channels the written sizes count that a move was given.
 
@@ -433,23 +154,17 @@ class ChannelFollower:
             self._note_size(size, parts[0])
         return bool(bounds or ends)
 
-    def _note_size(self, size: Any, ids: Ids) -> None:
-        """Note that a number counts these channels, if it was written in an attribute and is as large."""
-        counted = size.counted(ids) if isinstance(size, WrittenSize) else None
-        if counted is not None:
-            self.sizes.setdefault(size.name, counted)
-
     def _reduction(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
-        value = _argument(args, kwargs, 0, "input")
+        value = argument(args, kwargs, 0, "input")
         flow, outs = self._flow(value), [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        dims = _argument(args, kwargs, 1, "dim", kwargs.get("axis"))
+        dims = argument(args, kwargs, 2 if name in NORMS else 1, "dim", kwargs.get("axis"))
         if isinstance(dims, Tensor):  # the larger of two tensors
             return self._elementwise(name, args, kwargs, out)
         if flow is None:
             return
         over_channels = flow.axis in reduced_axes(value.ndim, dims)
         corrected = name in ("std", "var") and kwargs.get("correction", kwargs.get("unbiased", 1))
-        if over_channels and len(outs) == 1 and name in MEANS | {"sum"} and not corrected:
+        if over_channels and name in MEANS | {"sum"} and not corrected:
             # A sum needs the removed channels at zero; a mean over fewer channels is another one, as in a layer norm.
             self._reads, self._normalises = (flow, False) if name == "sum" else (None, True)
             return
@@ -459,34 +174,58 @@ class ChannelFollower:
         for result in outs:
             self._set(result, after)
 
-    def _same_channels(self, parts: Any) -> Flow | None:
-        """Unite the channels of activations that stand side by side along another axis; None where they differ."""
-        flows = [self._flow(part) for part in parts]
-        known = [flow for flow in flows if flow is not None]
-        if len(known) < len(parts) or len({(flow.axis, len(flow.ids)) for flow in known}) != 1:
-            return None
-        for flow in known[1:]:
-            self.labels.unite(known[0].ids, flow.ids)
-        return known[0]
-
     def _stack(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        parts = _argument(args, kwargs, 0, "tensors")
-        axis = _argument(args, kwargs, 1, "dim", 0) % out.ndim
+        parts = argument(args, kwargs, 0, "tensors")
+        axis = argument(args, kwargs, 1, "dim", 0) % out.ndim
         flow = self._same_channels(parts)
         if flow is None:
             return self._lose(name, parts)
         self._set(out, Flow(flow.axis + (axis <= flow.axis), flow.ids))
 
     def _concatenation(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        parts = _argument(args, kwargs, 0, "tensors")
-        axis = _argument(args, kwargs, 1, "dim", 0) % out.ndim
+        parts = argument(args, kwargs, 0, "tensors")
+        axis = argument(args, kwargs, 1, "dim", 0) % out.ndim
         flows = [self._flow(part) for part in parts]
-        if all(flow is not None and flow.axis == axis for flow in flows):
-            return self._set(out, Flow(axis, np.concatenate([flow.ids for flow in flows if flow is not None])))
+        known = {flow.axis for flow in flows if flow is not None}
+        if known == {axis}:
+            ids = [
+                self._constant(name, part.shape[axis]) if flow is None else flow.ids
+                for part, flow in zip(parts, flows, strict=True)
+            ]
+            return self._set(out, Flow(axis, np.concatenate(ids)))
         same = self._same_channels(parts)
         if same is None or same.axis == axis:
             return self._lose(name, parts)
         self._set(out, same)
+
+    def _padding(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+        value, sizes = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "pad")
+        flow = self._flow(value)
+        last = 2 * (value.ndim - 1 - flow.axis) if flow is not None else 0  # sizes begin with the last axis
+        before, after = [*map(int, sizes), 0, 0][last : last + 2] if last < len(sizes) else (0, 0)
+        if flow is None or not (before or after):
+            return self._elementwise(name, args, kwargs, out)
+        if min(before, after) < 0 or argument(args, kwargs, 2, "mode", "constant") != "constant":
+            return self._lose(f"{name} over channels", [args, kwargs])
+        parts = (self._constant(name, before), flow.ids, self._constant(name, after))
+        self._set(out, Flow(flow.axis, np.concatenate(parts)))
+
+    def _gate(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+        """Follow a half of the channels that is weighed by the other half."""
+        value = argument(args, kwargs, 0, "input")
+        flow = self._flow(value)
+        if flow is None or flow.axis != argument(args, kwargs, 1, "dim", -1) % value.ndim:
+            return self._elementwise(name, args, kwargs, out)
+        self._tie_blocks(value, 2)
+        self._set(out, Flow(flow.axis, flow.ids[: len(flow.ids) // 2]))
+
+    def _sampling(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+        """Follow channels that are read at places; the channels of the places are x and y, and are never cut."""
+        flow = self._flow(argument(args, kwargs, 0, "input"))
+        self._lose(f"{name}, which takes places,", [argument(args, kwargs, 1, "grid")])
+        if flow is not None:
+            self._count(flow, out, SAMPLED)
+            self._set(out, flow)
 
     def _mixing(self, name: str, args: Any, kwargs: Any, _out: Any) -> None:
         self._lose(name, [args, kwargs])
@@ -503,16 +242,3 @@ def _at_written_places(name: str, args: Any) -> bool:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list)
-
-
-def _argument(args: Any, kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _normalisation_flops(name: str, args: Any, kwargs: Mapping[str, Any]) -> int:
-    """Return the FLOPs per element of a normalisation, as fvcore counts them."""
-    position = {"batch_norm": 3, "layer_norm": 2, "group_norm": 2, "instance_norm": 3, "rms_norm": 2}[name]
-    affine = _argument(args, kwargs, position, "weight") is not None
-    by_batch = name == "batch_norm" and _argument(args, kwargs, 5, "training", False)
-    whole = 5 if by_batch else NORMALISATIONS[name]
-    return whole - (whole > 0 and not affine)

@@ -1,5 +1,6 @@
 """Operations of a forward pass: torch names, grouped by the way channels pass through them, and their FLOPs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,19 +85,23 @@ class Step:
 # FLOPs that fvcore counts per element: of the input for pooling, of the output for interpolation.
 POOLED = {"adaptive_avg_pool2d": 1}
 INTERPOLATED = {"nearest": 1, "bilinear": 4}
+SAMPLED = 4  # of the output of `grid_sample`, whatever its mode
 MIXING = {
     *("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm", "__matmul__", "__rmatmul__", "tensordot", "outer", "cdist"),
     *("scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention"),
-    "__setitem__",
+    *("__setitem__", "local_response_norm"),
 }
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 NORMALISATIONS = {"batch_norm": 2, "layer_norm": 5, "group_norm": 5, "instance_norm": 5, "rms_norm": 0}
 OVER_CHANNELS = {"layer_norm", "group_norm", "rms_norm"}
-REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "max", "min", "median"}
-MEANS = {"mean", "std", "var", "amax", "amin"}  # of channels that are equal in pairs, one of each pair gives the same
+NORMS = {"norm", "linalg_norm", "linalg_vector_norm"}
+REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "max", "min", "median", *NORMS}
+# Of channels that are equal in pairs, one of each pair gives the same.
+# O.
+MEANS = {"mean", "std", "var", "amax", "amin", "max", "min"}
 # Functions that make each value of a weight depend on others: a filter of fewer inputs is standardised by these alone.
-OVER_WEIGHTS = {*NORMALISATIONS, *REDUCTIONS, "std_mean", "var_mean", "norm", "vector_norm", "linalg_vector_norm"}
+OVER_WEIGHTS = {*NORMALISATIONS, *REDUCTIONS, "std_mean", "var_mean", "normalize"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
 VIEWS = {  # mostly without a copy
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "__get__", "t"),
@@ -114,3 +119,8 @@ MOVES = VIEWS | {
 }
 # Functions that give Python values: what follows may depend on them, and is recorded as this pass took it.
 VALUES = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "numpy"}
+
+
+def argument(args: Any, kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
+    """Return an argument of a torch function, be it given by its position or by its name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)

@@ -16,7 +16,16 @@ from spaces.slicing.slicer import KeptIds
 from spaces.space import SearchSpace
 
 # These normalise over the channels, so a narrow network normalises over fewer; by name, as timm need not be there.
-OVER_CHANNELS = {"GroupNorm", "GroupNorm1", "LayerNorm", "LayerNorm2d", "RMSNorm", "GlobalResponseNorm", "Centred"}
+OVER_CHANNELS = {
+    "GroupNorm",
+    "GroupNorm1",
+    "LayerNorm",
+    "LayerNorm2d",
+    "RMSNorm",
+    "GlobalResponseNorm",
+    "Centred",
+    "Strongest",
+}
 # Convolutions that standardise their filters, each over its inputs and positions, by the biased variance.
 STANDARDISED = {"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame", "Standardised"}
 

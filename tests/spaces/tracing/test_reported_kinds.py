@@ -71,6 +71,7 @@ def own(*shape):
     return nn.Parameter(torch.randn(shape))
 
 
+PLACES = torch.linspace(-1, 1, 16).expand(1, 2, 16, 16)
 ORDER = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
 FREE = {
     "one slope for all channels": lambda: Middle(lambda n, x: n.m(x), m=nn.PReLU()),
@@ -123,6 +124,22 @@ FREE = {
     "a parameter of its own, transposed": lambda: Middle(
         lambda n, x: functional.conv_transpose2d(x, n.w, stride=2), w=own(8, 8, 2, 2)
     ),
+    "a weight computed from a parameter": lambda: Middle(
+        lambda n, x: functional.conv2d(x, 2 * n.w, padding=1), w=own(8, 8, 3, 3)
+    ),
+    "several filters per channel in a buffer": lambda: Middle(
+        lambda n, x: functional.conv2d(x, n.k.repeat(x.shape[1], 1, 1, 1), groups=x.shape[1]),
+        read=16,
+        k=torch.rand(2, 1, 3, 3),
+    ),
+    "coordinates beside": lambda: Middle(lambda n, x: torch.cat([x, PLACES], 1), read=10),
+    "zeros beside": lambda: Middle(lambda n, x: functional.pad(x, (0, 0, 0, 0, 1, 3)), read=12),
+    "the largest of all channels": lambda: Middle(lambda n, x: x * x.max(1, keepdim=True).values),
+    "a half that weighs the other": lambda: Middle(lambda n, x: functional.glu(n.m(x), 1), m=nn.Conv2d(8, 16, 1)),
+    "read at places": lambda: Middle(
+        lambda n, x: functional.grid_sample(x, n.m(x).permute(0, 2, 3, 1), align_corners=False), m=nn.Conv2d(8, 2, 1)
+    ),
+    "a layer over positions": lambda: Middle(lambda n, x: n.m(x.flatten(2)).unflatten(2, (4, 4)), m=nn.Linear(256, 16)),
     "flattened vectors side by side": lambda: Branches(1),
     "flattened maps side by side": lambda: Branches(2),
 }
@@ -155,10 +172,9 @@ FIXED = {
         lambda: Middle(lambda n, x: x.view(x.shape[0], 8, -1).view(x.shape[0], 8, 16, 16)),
         r"view from \(1, 8, 16, 16\) to \(1, 8, 256\)",
     ),
-    "a weight that is computed": (
-        lambda: Middle(lambda n, x: functional.conv2d(x, 2 * n.w, padding=1), w=own(8, 8, 3, 3)),
-        "conv2d with a computed weight",
-    ),
+    "filters mixed for each image": (lambda: Middle(_mixed, w=own(2, 8, 8, 1, 1)), "einsum"),
+    "a norm over neighbouring channels": (lambda: Middle(lambda n, x: n.m(x), m=nn.LocalResponseNorm(3)), "in m"),
+    "vectors of unit length": (lambda: Middle(lambda n, x: functional.normalize(x)), "normalize"),
     "a weight in a buffer": (
         lambda: Middle(lambda n, x: functional.conv2d(x, n.w, padding=1), w=torch.randn(8, 8, 3, 3)),
         "conv2d with w",
@@ -180,6 +196,10 @@ FIXED = {
     "a tensor in an attribute": (lambda: Middle(lambda n, x: x * _SCALE), "mul"),
 }
 _SCALE = torch.rand(1, 8, 1, 1) + 0.5
+
+
+def _mixed(net, x):
+    return functional.conv2d(x, torch.einsum("e,eoikl->oikl", x.mean((0, 2, 3))[:2].softmax(0), net.w))
 
 
 def _of_eight(x):
