@@ -224,8 +224,8 @@ class TrialResult:
         accuracy: on the validation images, in [0, 1]; None if FAILED.
         cost: counted on the real narrow network.
         train_seconds: the part of `seconds` that was spent in the method, training and evaluation.
-        test_accuracy: read once at the end of a search, for members of the front; test_top5 is read with it, where
-            classes are more than five.
+        test_accuracy: read once at the end of a search, for members of the front; val_top5 and test_top5 are read with
+            it, where classes are more than five.
         confirmation: of members of the front, if the search was asked for it.
         checkpoint: the narrow network as `pruning.checkpoint` bytes, until it is on disk.
         latency: readings of `runners.latency.meter` as plain data, one per batch size.
@@ -260,6 +260,7 @@ class TrialResult:
     intermediate_index: int = 0
     screened: tuple[ScreenedCandidate, ...] = ()
     lost: bool = False
+    val_top5: float | None = None
     test_top5: float | None = None
 
     @property

@@ -31,8 +31,8 @@ from runners.placement import pick_runner, workers
 from runners.training.compute_format import ComputeFormat, StepTiming, time_steps
 from runners.training.dense import DenseRecipe, cached_curve, cached_file, given_net, is_published
 from runners.training.devices import pick_device
-from runners.training.scoring import score
-from runners.training.task import Task, check_task, task_of
+from runners.training.scoring import score, scores
+from runners.training.task import LIKELIEST, Classification, Task, check_task, task_of
 from runners.trial import TrialResult
 from search.problem import Problem, for_task, needs_latency
 from search.time_left import Work
@@ -87,6 +87,12 @@ class Environment:
     def score(self, net: nn.Module, split: Split, limit: int | None = None) -> float:
         """Return the score of a network on images, in the precision of the training; see `runners.training.scoring`."""
         return score(net, split, self.config.train, compute_format=self.compute_format, limit=limit)
+
+    def top5(self, net: nn.Module, split: Split) -> float | None:
+        """Return top-5 accuracy in the precision of the training; None for another task, or up to five classes."""
+        if self.data.num_classes <= LIKELIEST or not isinstance(self.task, Classification):
+            return None
+        return scores(net, split, self.config.train, compute_format=self.compute_format).top5
 
     @property
     def task(self) -> Task:

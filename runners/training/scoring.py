@@ -34,9 +34,21 @@ def score(
         config: names task, device and precision.
         compute_format: that of the training; None takes the precision that `config` declares.
     """
+    return scores(net, split, config, compute_format=compute_format, limit=limit).score
+
+
+def scores(
+    net: nn.Module,
+    split: Split,
+    config: TrainConfig,
+    *,
+    compute_format: ComputeFormat | None = None,
+    limit: int | None = None,
+) -> "Scores":
+    """Return all that `score` reads."""
     device = pick_device(config.device)
     read = reading_format(net, config, device, compute_format)
-    return _read(net, split, task_of(config), device, read, SCORED_BATCH, limit).compute()
+    return _scores(_read(net, split, task_of(config), device, read, SCORED_BATCH, limit))
 
 
 def reading_format(
@@ -53,8 +65,8 @@ def reading_format(
 
 
 @dataclass(frozen=True)
-class ExactScore:
-    """What a network reaches in float32, in which networks are exported.
+class Scores:
+    """What a network reaches on some images.
 
     Attributes:
         score: of the task, in [0, 1]; top-1 accuracy of classification.
@@ -65,10 +77,13 @@ class ExactScore:
     top5: float | None
 
 
-def exact_score(net: nn.Module, split: Split, config: TrainConfig) -> ExactScore:
-    """Return the score in float32, as of the test images."""
-    reading = _read(net, split, task_of(config), pick_device(config.device), PLAIN, SCORED_BATCH, None)
-    return ExactScore(reading.compute(), reading.top5())
+def exact_score(net: nn.Module, split: Split, config: TrainConfig) -> Scores:
+    """Return the scores in float32, in which networks are exported, as of the test images."""
+    return _scores(_read(net, split, task_of(config), pick_device(config.device), PLAIN, SCORED_BATCH, None))
+
+
+def _scores(reading: Reading) -> Scores:
+    return Scores(reading.compute(), reading.top5())
 
 
 def accuracy(

@@ -111,7 +111,8 @@ class Finalizer:
         dense = DenseResult(self.dense_accuracy, None, problem.space.dense_cost, environment.dense_curve)
         if not ending.interrupted:
             read = exact_score(self.dense, environment.data.test, environment.config.train)
-            dense = dataclasses.replace(dense, test_accuracy=read.score, test_top5=read.top5)
+            val_top5 = environment.top5(self.dense, environment.data.val)
+            dense = dataclasses.replace(dense, test_accuracy=read.score, val_top5=val_top5, test_top5=read.top5)
         return SearchResult(
             config=masked_settings(dataclasses.asdict(environment.config)),
             budgets=problem.budgets,
@@ -155,7 +156,8 @@ class Finalizer:
                 f"{member.path} holds a network of {counted}, its trial reported {member.cost}; the file was changed"
             )
         read = exact_score(net, data.test, self.environment.config.train)
-        return dataclasses.replace(member, test_accuracy=read.score, test_top5=read.top5)
+        val_top5 = self.environment.top5(net, data.val)
+        return dataclasses.replace(member, test_accuracy=read.score, val_top5=val_top5, test_top5=read.top5)
 
     def _measure(self, result: SearchResult) -> SearchResult:
         """Measure the latency of the front, the chosen network first, and of the dense network; no trial runs any more.
@@ -247,6 +249,7 @@ class Finalizer:
             "size_bytes": member.cost.size if member.cost else None,
             "val_accuracy": member.accuracy,
             "test_accuracy": member.test_accuracy,
+            "val_top5": member.val_top5,
             "test_top5": member.test_top5,
             "confirmation": trial_result_to_dict(member)["confirmation"],
             "program_difference": exported.max_difference if exported.program else None,

@@ -32,11 +32,18 @@ METRICS, SELECTION = "metrics.json", "selection.json"
 
 @dataclass(frozen=True)
 class NetworkFigures:
-    """Cost and accuracies, in [0, 1], of a network; the test accuracy is None where test images were not read."""
+    """Cost and accuracies, in [0, 1], of a network.
+
+    Attributes:
+        test_accuracy: None where test images were not read.
+        val_top5, test_top5: top-5 accuracy, read where test images are; None for another task, or up to five classes.
+    """
 
     cost: Cost
     val_accuracy: float
     test_accuracy: float | None = None
+    val_top5: float | None = None
+    test_top5: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +95,16 @@ def prune_run(config: RunConfig, say: Callable[[str], None]) -> PruneRun:
             if not all(budget.allows(promised_cost(snapshot, space)) for budget in budgets):
                 continue  # an intermediate network
             context.reestimate_batchnorm(snapshot.net)
-            figures = NetworkFigures(_cost(environment, snapshot), _accuracy(environment, snapshot.net))
+            accuracy = environment.score(snapshot.net, environment.data.val)
+            figures = NetworkFigures(_cost(environment, snapshot), accuracy)
             cut, final = cut or figures, snapshot
             say(f"epoch {snapshot.epoch} of {config.train.epochs}: {figures.val_accuracy:.2%} on validation")
         if cut is None or final is None:
             raise ConfigError(f"method {name} gave no network within the budgets in {config.train.epochs} epochs")
         say(f"reading {len(environment.data.test)} test images and writing files")
-        trained = dataclasses.replace(figures, test_accuracy=_accuracy(environment, final.net, test=True))
-        accuracies = _accuracy(environment, dense), _accuracy(environment, dense, test=True)
-    wide = NetworkFigures(space.dense_cost, *accuracies)
+        trained = _with_test(environment, final.net, figures)
+        accuracy = environment.score(dense, environment.data.val)
+        wide = _with_test(environment, dense, NetworkFigures(space.dense_cost, accuracy))
     run = PruneRun(
         name,
         wide,
@@ -152,9 +160,15 @@ def _cost(environment: Environment, snapshot: Snapshot) -> Cost:
     return dataclasses.replace(counted, size=size)
 
 
-def _accuracy(environment: Environment, net: nn.Module, *, test: bool = False) -> float:
-    data, train = environment.data, environment.config.train
-    return exact_score(net, data.test, train).score if test else environment.score(net, data.val)
+def _with_test(environment: Environment, net: nn.Module, figures: NetworkFigures) -> NetworkFigures:
+    """Return figures with what the network reaches on test images, and its top-5 accuracies."""
+    data = environment.data
+    read, val_top5 = exact_score(net, data.test, environment.config.train), environment.top5(net, data.val)
+    return dataclasses.replace(figures, test_accuracy=read.score, val_top5=val_top5, test_top5=read.top5)
+
+
+def _accuracies(figures: NetworkFigures) -> dict[str, float | None]:
+    return {name: getattr(figures, name) for name in ("val_accuracy", "test_accuracy", "val_top5", "test_top5")}
 
 
 def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:
@@ -171,11 +185,8 @@ def _write(run: PruneRun, environment: Environment, snapshot: Snapshot) -> None:
         "activations_bytes": run.trained.cost.activations,
         "size_bytes": run.trained.cost.size,
         "val_accuracy_after_cut": run.cut.val_accuracy,
-        "val_accuracy": run.trained.val_accuracy,
-        "test_accuracy": run.trained.test_accuracy,
-        "dense": with_score_names(
-            {"val_accuracy": run.dense.val_accuracy, "test_accuracy": run.dense.test_accuracy}, run.score_name
-        ),
+        **_accuracies(run.trained),
+        "dense": with_score_names(_accuracies(run.dense), run.score_name),
     }
     named = with_score_names(metrics, run.score_name)
     (run.folder / METRICS).write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")

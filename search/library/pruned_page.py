@@ -17,8 +17,14 @@ def pruned_page(run: PruneRun) -> Iterator[RenderableType]:
     rows.append((f"{run.method}{after}", *_cells(run.trained, run.dense)))
     columns = ("network", ">FLOPs", ">of dense", ">params", ">val", ">test")
     yield TextTable(f"Cut once, {run.score_name} on val and test", columns, rows, parted=True)
+    if run.trained.val_top5 is not None:
+        yield f"Top-5: {_top5(run.trained)} (dense {_top5(run.dense)})."
     trust = ", trust=True" if run.names_code else ""
     yield f'Written to {run.folder}; search.load("{run.folder}"{trust}) gives the network.'
+
+
+def _top5(figures: NetworkFigures) -> str:
+    return f"{percent(figures.val_top5)} on val, {percent(figures.test_top5)} on test"
 
 
 def _cells(figures: NetworkFigures, dense: NetworkFigures) -> tuple[str, ...]:

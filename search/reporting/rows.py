@@ -19,12 +19,12 @@ from spaces.cost import Cost
 
 CSV_COLUMNS = (
     "trial method baseline flops flops_of_dense params activations_bytes size_bytes "
-    "val_accuracy test_accuracy test_top5 test_mean test_std test_seeds "
+    "val_accuracy test_accuracy val_top5 test_top5 test_mean test_std test_seeds "
     "seconds path settings widths best_at training cut_from final_epochs searched_accuracy"
 ).split()
 MLFLOW_COLUMNS = (
     "trial flops percent_of_dense params activations_bytes size_bytes "
-    "val_accuracy test_accuracy test_top5 test_mean test_std test_seeds method baseline "
+    "val_accuracy test_accuracy val_top5 test_top5 test_mean test_std test_seeds method baseline "
     "chosen best_at"
 ).split()
 # Quantity that is counted in bytes -> head of its column.
@@ -192,6 +192,7 @@ def reported_values(result: SearchResult) -> list[dict[str, Any]]:
             "size_bytes": network.cost.size,
             "val_accuracy": network.accuracy,
             "test_accuracy": network.test_accuracy,
+            "val_top5": network.val_top5,
             "test_top5": network.test_top5,
             **confirmed_figures(network),
             "seconds": f"{network.seconds:.3f}",

@@ -26,7 +26,8 @@ from search.results.result import SearchResult
 from search.results.serialization import trial_result_to_dict
 
 SHOWN_KEYS = ("chosen", "front", "targets", "best_at_targets", "paths", "seconds")  # of result.json
-NETWORK_KEYS = ("accuracy", "test_accuracy", "test_top5", "cost", "widths", "final_epochs", "path")  # of its results
+# Of the results in `result.json`.
+NETWORK_KEYS = ("accuracy", "test_accuracy", "val_top5", "test_top5", "cost", "widths", "final_epochs", "path")
 
 
 def summary(result: SearchResult, folder: Path, tracking: str) -> list[RenderableType]:

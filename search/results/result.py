@@ -40,13 +40,14 @@ class DenseResult:
     Attributes:
         test_accuracy: None where the search was stopped before it was read.
         learning_curve: of its training; None when its weights were given.
-        test_top5: top-5 accuracy on test; None where it was not read, or there are no more than five classes.
+        val_top5, test_top5: top-5 accuracy; None where it was not read, or there are no more than five classes.
     """
 
     val_accuracy: float
     test_accuracy: float | None
     cost: Cost
     learning_curve: LearningCurve | None = None
+    val_top5: float | None = None
     test_top5: float | None = None
 
 
@@ -232,6 +233,7 @@ class SearchResult:
                 "state": str(network.state),
                 "accuracy": network.accuracy,
                 "test_accuracy": network.test_accuracy,
+                "val_top5": network.val_top5,
                 "test_top5": network.test_top5,
                 "flops": network.cost.flops if network.cost else None,
                 "params": network.cost.params if network.cost else None,
@@ -241,7 +243,7 @@ class SearchResult:
                 "chosen": self.is_chosen(network),
             }
             rows.append(row | {f"width.{name}": width for name, width in (network.widths or {}).items()})
-        numbers = ("accuracy", "test_accuracy", "test_top5", "flops", "params", "latency", "epochs")
+        numbers = ("accuracy", "test_accuracy", "val_top5", "test_top5", "flops", "params", "latency", "epochs")
         return DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
     def plot(self) -> Any:

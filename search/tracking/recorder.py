@@ -253,7 +253,8 @@ def width_metric(group: str) -> str:
 def member_metrics(result: SearchResult, member: TrialResult) -> dict[str, float]:
     """Return the test accuracies and measured latencies of a network of the front."""
     prefix = "intermediate_" if member.intermediate_index else ""
-    accuracies = {"test_accuracy": member.test_accuracy, "test_top5": member.test_top5, **confirmed_figures(member)}
+    top5 = {"val_top5": member.val_top5, "test_top5": member.test_top5}
+    accuracies = {"test_accuracy": member.test_accuracy, **top5, **confirmed_figures(member)}
     metrics = {prefix + name: value for name, value in accuracies.items() if value is not None}
     return metrics | latency_metrics(result, member.label)
 

@@ -116,13 +116,14 @@ def test_a_latency_that_a_method_noted_is_in_the_summary(finished_search: Search
     assert "20% of the FLOPs, 1.4x the dense latency: fewer FLOPs, not faster here" in text
 
 
-def test_top5_on_test_stands_in_the_terminal_the_table_and_the_json(finished_search: SearchResult, tmp_path) -> None:
+def test_top5_stands_in_the_terminal_the_table_and_the_json(finished_search: SearchResult, tmp_path) -> None:
     assert not top5_statements(finished_search)  # it was not read
     dense = dataclasses.replace(finished_search.dense, test_top5=0.999)
-    chosen = dataclasses.replace(finished_search.chosen, test_top5=0.9875)
+    chosen = dataclasses.replace(finished_search.chosen, val_top5=0.9925, test_top5=0.9875)
     result = dataclasses.replace(finished_search.with_results([chosen]), dense=dense)
     assert top5_statements(result) == ["Top-5 on test: 98.75% (dense 99.90%)."]
-    assert json.loads(summary_json(result, tmp_path))["networks"][chosen.label]["test_top5"] == 0.9875
+    network = json.loads(summary_json(result, tmp_path))["networks"][chosen.label]
+    assert (network["val_top5"], network["test_top5"]) == (0.9925, 0.9875)
     write_csv(result, tmp_path / "front.csv")
     rows = list(csv.DictReader((tmp_path / "front.csv").read_text().splitlines()))
-    assert "0.9875" in {row["test_top5"] for row in rows}
+    assert ("0.9925", "0.9875") in {(row["val_top5"], row["test_top5"]) for row in rows}
