@@ -101,6 +101,7 @@ def styled(figure: Any, x_title: str, y_title: str) -> Any:
         template="plotly_white",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#8b949e", "activecolor": "#0072b2"},  # readable in both themes
         height=420,
         margin={"l": 70, "r": 30, "t": 30, "b": 60},
         legend={"orientation": "h", "y": -0.2, "x": 0},
