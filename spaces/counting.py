@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +20,10 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from spaces.cost import Cost
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # its import says that torch.jit.script is deprecated
+    from fvcore.nn import FlopCountAnalysis
 
 
 class TensorLives(TorchDispatchMode):

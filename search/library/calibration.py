@@ -1,6 +1,7 @@
 """Calibration: a caller's network and batches as all parts below take them: a network of one tensor, and images."""
 
 import copy
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ class Calibration:
             TraceError: the network cannot be followed or takes other inputs, or nothing of it may vary.
             DataError: there are no samples.
         """
-        packing, samples, labels = _read(images)
+        packing, samples, labels = _read(images, net)
         own = _copy(net)
         with evaluating(own), torch.no_grad():
             output = _run(own, packing.unpack(samples[:2].to(_device(own))))
@@ -106,10 +107,12 @@ def _run(net: nn.Module, inputs: Inputs) -> Any:
         ) from error
 
 
-def _read(images: Any) -> tuple[Packing, Tensor, Tensor | None]:
+def _read(images: Any, net: nn.Module) -> tuple[Packing, Tensor, Tensor | None]:
     """Return the packing, the packed samples on the CPU, and their labels where the batches have whole numbers."""
     packing: Packing | None = None
     rows, labels, count = list[Tensor](), list[Tensor](), 0
+    if isinstance(images, tuple) and not _takes(net, len(images)) and _takes(net, len(images) - 1):
+        images = [images]  # one batch with its targets, not several inputs
     for inputs, target in _batches(images):
         packing = packing or Packing.of(inputs)
         rows.append(packing.pack(inputs).cpu())
@@ -122,7 +125,19 @@ def _read(images: Any) -> tuple[Packing, Tensor, Tensor | None]:
         raise DataError(f"{count} samples were given; at least 2 are needed, better {CALIBRATION_SAMPLES}")
     samples = torch.cat(rows)[:CALIBRATION_SAMPLES]
     classes = torch.cat(labels)[:CALIBRATION_SAMPLES] if labels else None
+    packing = packing.bounded(samples)
     return packing, samples, classes if classes is not None and len(classes) == len(samples) else None
+
+
+def _takes(net: nn.Module, count: int) -> bool:
+    """Return whether a network may be called with so many inputs."""
+    try:
+        inspect.signature(net.forward).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a forward that is not written in Python
+        pass
+    return True
 
 
 def _batches(images: Any) -> Iterator[tuple[Inputs, Any]]:

@@ -57,8 +57,9 @@ def prune(
     Args:
         net: any network, with trained weights; it is not changed.
         images: a batch as the network takes it (a tensor, a tuple of several inputs, or a dict of keyword inputs), or a
-            loader. A loader yields such batches, or (inputs, targets); the last of a longer list is the target. The
-            first 512 samples serve for statistics, and their targets where they are class indices of the one output.
+            loader. A loader yields such batches, or (inputs, targets); the last of a longer list is the target. One
+            such pair will do where the network does not take both. The first 512 samples serve for statistics, and
+            their targets where they are class indices of the one output.
         budget: limit as in `--budget`, of FLOPs, parameters, activations or the size of a safetensors file, or
             several that must all hold.
         method: name of a method that cuts without training: di, or one of the scores such as l2.

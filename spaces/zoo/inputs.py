@@ -4,7 +4,7 @@ Everything in this project hands a network one tensor of shape (N, C, H, W). Wha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,12 +37,15 @@ class Packing:
         leaves: of the example; the packed ones stand there as None.
         places: index among the leaves -> shape of one sample and type, in the order of the packed tensor.
         plain: whether the inputs are one batch of images, which needs no packing.
+        bounds: index among the leaves -> least and largest value of an input of whole numbers. Made-up values, such as
+            those that a trace runs with, are brought inside: beyond them an embedding may have no row.
     """
 
     leaves: tuple[Any, ...]
     structure: TreeSpec
     places: Mapping[int, tuple[tuple[int, ...], torch.dtype]]
     plain: bool
+    bounds: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, example: Inputs) -> "Packing":
@@ -85,14 +88,21 @@ class Packing:
         if shapes != [shape for shape, _ in self.places.values()]:
             raise TraceError(f"a batch has inputs of other kinds or shapes than the first: {shapes or structure}")
         rows = [leaf.detach().to(torch.float32) for leaf in found]
-        return rows[0] if self.plain else torch.cat([row.flatten(1) for row in rows], 1)[:, :, None, None]
+        return rows[0] if self.plain else torch.cat([row.reshape(len(row), -1) for row in rows], 1)[:, :, None, None]
+
+    def bounded(self, packed: Tensor) -> "Packing":
+        """Return the packing with the bounds of whole numbers that these packed inputs have."""
+        inputs, _ = self.unpack(packed).flatten()
+        whole = {index: inputs[index] for index, (_, dtype) in self.places.items() if not dtype.is_floating_point}
+        return replace(self, bounds={index: (int(leaf.min()), int(leaf.max())) for index, leaf in whole.items()})
 
     def unpack(self, packed: Tensor) -> Inputs:
         """Return the inputs in a packed tensor, on its device."""
         leaves, start = list(self.leaves), 0
         for index, (shape, dtype) in self.places.items():
             size = int(torch.Size(shape).numel())
-            leaves[index] = packed[:, start : start + size].reshape(len(packed), *shape).to(dtype)
+            leaf = packed[:, start : start + size].reshape(len(packed), *shape)
+            leaves[index] = (leaf.clamp(*self.bounds[index]) if index in self.bounds else leaf).to(dtype)
             start += size
         leaves = [leaf.to(packed.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(leaves, self.structure)

@@ -67,6 +67,36 @@ def test_several_inputs_and_outputs_stay() -> None:
         assert pruned.cost.params == sum(parameter.numel() for parameter in pruned.net.parameters()) <= 900
 
 
+def test_one_pair_of_inputs_and_targets_is_a_batch_where_the_net_takes_one_input(residual: nn.Module) -> None:
+    paired, listed = (search.prune(residual, given) for given in ((IMAGES, LABELS), [(IMAGES, LABELS)]))
+    assert paired.selection.keys() == listed.selection.keys()
+    assert all(torch.equal(kept, listed.selection[name]) for name, kept in paired.selection.items())
+
+
+class Denoiser(nn.Module):
+    """Takes noisy images and the step of every image, as networks of diffusion do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+        self.of_step = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 16))
+
+    def forward(self, images: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        return self.leave(torch.relu(self.enter(images) + self.of_step(steps)[:, :, None, None]))
+
+
+def test_an_input_of_one_number_a_sample_stays() -> None:
+    torch.manual_seed(0)
+    net, steps = Denoiser(), torch.arange(SAMPLES) % 10
+    pruned = search.prune(net, [((IMAGES, steps), None)], budget="50%", method="l2")
+    (kept,) = pruned.selection.values()
+    removed = torch.tensor([channel not in kept.tolist() for channel in range(16)])
+    with torch.no_grad():
+        for layer in (net.enter, net.of_step[1]):
+            layer.weight[removed], layer.bias[removed] = 0.0, 0.0
+        torch.testing.assert_close(pruned.net(IMAGES, steps), net(IMAGES, steps))
+
+
 def test_labels_that_the_net_tells_apart_change_what_di_keeps(residual: nn.Module) -> None:
     """Images of one class alone suffice without labels, and are an error where the labels count."""
     one_class = torch.zeros_like(LABELS)
