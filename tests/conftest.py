@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    import torch
+
     from runners.evaluation.context import SearchContext
 
 # Two threads in each of two processes on two cores are many times slower than one in each.
@@ -22,6 +24,24 @@ def _cache_of_its_own() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLIMFRONT_CACHE", folder)
         yield
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> "torch.device":
+    """CUDA, or MPS; where there is neither, the tests that ask for it are skipped.
+
+    SLIMFRONT_TEST_DEVICE=cpu lets the processor stand in, which shows that the tests themselves work.
+    """
+    import torch
+
+    if named := os.environ.get("SLIMFRONT_TEST_DEVICE"):
+        return torch.device(named)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # is read once, by the first product of matrices
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    pytest.skip("no CUDA and no MPS device here")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.base import PruningError
+from pruning.rewriting.float64 import has_float64
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
 
@@ -39,7 +40,7 @@ class ClusterIndexMap:
 
     def to(self, device: torch.device) -> "ClusterIndexMap":
         """Return the map on a device; counts become float32 where the device has no float64."""
-        counts = self.counts.float() if device.type == "mps" else self.counts
+        counts = self.counts if has_float64(device) else self.counts.float()
         return ClusterIndexMap(self.index.to(device), self.first.to(device), counts.to(device))
 
     def of_conv_group(self, number: int, conv_groups: int) -> "ClusterIndexMap":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.methods.aofp.evidence import Evidence
+from pruning.rewriting.float64 import has_float64
 from spaces.groups import ChannelGroup
 
 FEW = 1 / 8  # share of the alive channels that an additional set hides
@@ -99,7 +100,7 @@ class Halving:
         self._ranked: Tensor | None = None  # alive channels by rising share, shape (conv groups, channels)
         self._pooled = 0  # batches of this half that are in the evidence
         self._device = torch.device(device)
-        self._sum_dtype = torch.float32 if self._device.type == "mps" else torch.float64
+        self._sum_dtype = torch.float64 if has_float64(self._device) else torch.float32
         self._generator = torch.Generator().manual_seed(seed)
         self._start_half()
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pruning.rewriting.float64 import has_float64
+
 CHUNK_ELEMENTS = 2**20  # numbers of the kernels of all restarts that are clustered at a time
 CACHED_ELEMENTS = 2**20  # distances that are computed at a time: more do not fit into the processor's cache
 
@@ -27,13 +29,16 @@ def cluster_kernels(
         restarts: at least 1.
         iterations: largest number per restart.
     """
+    device = kernels.device
+    kernels = kernels if has_float64(device) else kernels.cpu()
     channels, count, size = kernels.shape
     drawn = restarts - 1 if size == 1 else restarts
     draws = torch.rand(drawn, clusters, channels, generator=generator, dtype=torch.float64).to(kernels.device)
     step = max(1, CHUNK_ELEMENTS // (restarts * count * size))
     parts = zip(kernels.split(step), draws.split(step, dim=2), strict=True)
     solved = [_on_lines(*part, iterations) if size == 1 else _in_space(*part, iterations) for part in parts]
-    return torch.cat([centroids for centroids, _ in solved]), torch.cat([index for _, index in solved])
+    centroids, index = (torch.cat(part) for part in zip(*solved, strict=True))
+    return centroids.to(device), index.to(device)
 
 
 def inertia(kernels: Tensor, centroids: Tensor, index: Tensor) -> Tensor:

@@ -138,8 +138,8 @@ def test_an_image_damaged_behind_its_head_is_named_when_read(tmp_path):
 
 
 @pytest.mark.gpu
-def test_batches_on_an_accelerator_are_those_on_the_processor():
+def test_batches_on_an_accelerator_are_those_on_the_processor(accelerator):
     split = numbered(2)
     for settings in ({}, {"shuffle_seed": 4, "augment": True}):
-        found = [images.cpu() for images, _ in split.batches(7, device=torch.device("cuda"), **settings)]
+        found = [images.cpu() for images, _ in split.batches(7, device=accelerator, **settings)]
         assert torch.equal(torch.cat(found)[:, [0, 2]], collected(split, **settings)[:, [0, 2]])
