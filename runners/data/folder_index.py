@@ -180,7 +180,8 @@ def _listed(folder: Path, name: str) -> list[tuple[str, int, int]]:
                     pending.append(path)
                     nested = True
                 elif entry.name.lower().endswith(IMG_EXTENSIONS):
-                    _check_link(folder, path)
+                    if entry.is_symlink():
+                        _check_link(folder, path)
                     if not entry.is_file():
                         raise DataError(f"{folder / path} is named like an image and is no regular file; remove it")
                     status = entry.stat()
