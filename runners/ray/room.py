@@ -98,6 +98,7 @@ class Room:
         try:
             self._look()
             self._wait()
+            self._request(self.trials + 1)  # nodes have joined meanwhile
         except BaseException:
             self._request(0)
             raise

@@ -29,9 +29,9 @@ class History:
         self._ordered: tuple[TrialResult, ...] | None = None
         self._searched: tuple[TrialResult, ...] | None = None
         self._first_results: tuple[TrialResult, ...] | None = None
-        self.front = ParetoFront(axis=problem.axis)
         for result in results:
-            self.add(result)
+            self._note(result)
+        self.front = self._whole_front()
 
     @property
     def results(self) -> tuple[TrialResult, ...]:
@@ -80,6 +80,12 @@ class History:
 
     def add(self, result: TrialResult) -> None:
         """Add a result, in place of an earlier one of its trial."""
+        self._note(result)
+        entering = inside([result], self.problem.budgets, self.problem.axis)
+        self.front = self._front_with(entering, result.trial.number)
+
+    def _note(self, result: TrialResult) -> None:
+        """Add a result everywhere but to the front."""
         number = result.trial.number
         earlier = self._results.get(number)
         self._results[number] = result
@@ -90,8 +96,11 @@ class History:
             self._by_candidate[result.trial.candidate_key()] = result
         if number not in self._first:
             self._first[number], self._first_results = result, None
-        entering = inside([result], self.problem.budgets, self.problem.axis)
-        self.front = self._front_with(entering, number)
+
+    def _whole_front(self) -> ParetoFront:
+        """Return the front of all results."""
+        axis = self.problem.axis
+        return ParetoFront(inside(self._results.values(), self.problem.budgets, axis), axis)
 
     def _front_with(self, entering: Sequence[TrialResult], number: int) -> ParetoFront:
         """Return the front with the networks of a trial in place of those that it had before.
@@ -101,8 +110,7 @@ class History:
         leaving = [member for member in self.front if member.trial.number == number]
         axis = self.problem.axis
         if not all(any(_makes_up_for(new, old, axis) for new in entering) for old in leaving):
-            everything = inside(self._results.values(), self.problem.budgets, axis)
-            return ParetoFront(axis=axis).with_results(everything)
+            return self._whole_front()
         others = tuple(member for member in self.front if member.trial.number != number)
         return ParetoFront(others, axis).with_results(entering)
 
@@ -117,7 +125,8 @@ class History:
     def revise(self, change: Callable[[TrialResult], TrialResult]) -> None:
         """Apply a change to every network, e.g. mark those whose weights are lost."""
         for result in self.results:
-            self.add(result.map_networks(change))
+            self._note(result.map_networks(change))
+        self.front = self._whole_front()
 
 
 def _makes_up_for(new: TrialResult, old: TrialResult, axis: str) -> bool:

@@ -4,6 +4,7 @@ A trial enters the storage once, whole, when it has ended: stored parameter by p
 takes 25 commits, up to a second on a busy disk, and a killed process would leave trials that run for ever.
 """
 
+import gc
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ class StudyStorage:
     @property
     def _ended(self) -> list[FrozenTrial]:
         """Every trial that has ended, failed ones and those of a stopped process too."""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        with _no_collection():
+            return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def read(self) -> list[StoredTrial]:
         """Return the stored trials in the order of recording, with the latencies that were measured later.
@@ -264,6 +266,18 @@ def _storage(url: str) -> RDBStorage:
         # Two searches that begin at once on an empty database would make its tables at once, and one of them fail.
         locked.execute(select(func.pg_advisory_xact_lock(TABLES_LOCK)))
         return RDBStorage(_with_driver(url), engine_kwargs=settings)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage: half a million rows, none of them garbage, would be gone through often."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

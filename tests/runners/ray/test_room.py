@@ -45,7 +45,8 @@ def test_a_search_waits_for_a_node_that_can_take_a_trial_and_asks_the_autoscaler
     with Room(CONFIG) as room:
         assert room.trials == 2
         assert room.nodes == {"head", "small", "large"}
-        assert cluster.requests == [[{"CPU": 2}]]  # the room of the first trial, while it waited
+        # The room of the first trial, while it waited, and then of one more than there is.
+        assert cluster.requests == [[{"CPU": 2}], [{"CPU": 2}] * 3]
     assert cluster.requests[-1] == []
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "no node of the Ray cluster can take a trial yet (a trial needs 2 CPUs and 0 GPUs, this Ray has 0 and 0); "
