@@ -130,7 +130,7 @@ def _plan(config: RunConfig) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = repr(error.filename) if error.filename else "the disk"
-        way_out = "choose another place with --out or make room there"
+        way_out = "make room there, or choose another place"
         if isinstance(error, PermissionError):
             way_out = "give this user the right to it, or name another place"
         text = f"cannot use {place}: {error.strerror}; {way_out}"

@@ -85,10 +85,12 @@ class RayRunner(Runner):
 
 @contextlib.contextmanager
 def _telling_of_full_disks() -> Iterator[None]:
-    """Raise the OSError of a full disk where Ray has no room for an object, neither in memory nor on the disk."""
+    """Name Ray's folder where its disk is full: for an object that memory has no room for, or for a file of its own."""
     try:
         yield
-    except ray.exceptions.OutOfDiskError as error:
+    except (ray.exceptions.OutOfDiskError, OSError) as error:
+        if isinstance(error, OSError) and (error.filename or not no_room(error)):
+            raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_ray_files())) from error
 
 

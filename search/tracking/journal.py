@@ -6,12 +6,14 @@ it has taken (`search.tracking.runs`).
 """
 
 import json
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.loading import RUN_FILE
 from search.results.serialization import ResultError, from_plain, to_plain
 
 FILE = "mlflow.jsonl"  # of a run folder
@@ -98,9 +100,12 @@ def journal_file(folder: Path) -> Path:
     Raises:
         ResultError: there is none.
     """
-    if not (file := folder / FILE).is_file():
-        raise ResultError(f"{str(folder)!r} has no {FILE} with records for MLflow; give the run folder of a search")
-    return file
+    if (file := folder / FILE).is_file():
+        return file
+    told = f"{str(folder)!r} has no {FILE} with records for MLflow"
+    if (folder / RUN_FILE).is_file():
+        raise ResultError(f"{told}: its search kept none, --resume {shlex.quote(str(folder))} records it anew")
+    raise ResultError(f"{told}; give the run folder of a search")
 
 
 class Journal:

@@ -251,7 +251,13 @@ class MlflowTracker(SearchCallback):
         except Exception as error:  # a store that fails must not lose the search, whatever its library raises
             if self._given_up.is_set():
                 return False
-            self._warn(error)
+            _log.warning(
+                "MLflow at %s refused a record of %s (%s): it is not sent again, %s keeps it; the search goes on",
+                self.uri,
+                record.run or "the search",
+                first_line(error),
+                FILE,
+            )
         if self._is_away:
             self._come_back()
         return True
@@ -263,7 +269,8 @@ class MlflowTracker(SearchCallback):
         if is_unavailable(error) or not runs.answers():
             if not self._is_away:
                 self._is_away = True
-                self._warn(error)
+                message = "MLflow at %s did not take a record (%s); the search goes on"
+                _log.warning(message, self.uri, first_line(error))
             return True
         if self._is_away:
             self._come_back()
@@ -273,10 +280,6 @@ class MlflowTracker(SearchCallback):
     def _come_back(self) -> None:
         self._is_away = False
         _log.warning("MLflow at %s answers again; the records that waited go out", self.uri)
-
-    def _warn(self, error: BaseException) -> None:
-        message = "MLflow at %s did not take a record (%s); the search goes on"
-        _log.warning(message, self.uri, first_line(error))
 
     def _draw(self, runs: SearchRuns) -> None:
         """Renew the picture of the search; it is no record, and goes missing where the store does not take it."""

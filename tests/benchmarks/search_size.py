@@ -5,7 +5,7 @@ a worker and gives it the next trial, as often as there are trials. In virtual t
 one, takes `--seconds` on its worker, and ask and tell take their CPU time, one after the other; so the share of the
 time in which workers are busy follows. The tables show, over the trials before each of a few numbers, the CPU time of
 ask and tell together and that of the storage, that share, and the memory of the process; then what it costs to resume
-the finished search, and to write and read its report.
+the finished search, and to write and read its report. `--mlflow` records the trials in an MLflow store, too.
 """
 
 import argparse
@@ -45,6 +45,10 @@ from search.reporting.wording import make_console, print_parts  # noqa: E402
 from search.results.loading import RESULT, read_result  # noqa: E402
 from search.results.result import DenseResult, SearchResult  # noqa: E402
 from search.storage.study_storage import STUDY_FILE, StudyStorage  # noqa: E402
+from search.tracking.journal import Heading  # noqa: E402
+from search.tracking.recorder import Recorder  # noqa: E402
+from search.tracking.runs import SearchRuns  # noqa: E402
+from search.tracking.store import SQLITE, STORE_FILE  # noqa: E402
 from spaces.space import SearchSpace, describe  # noqa: E402
 
 MARKS = (50, 400, 1000, 3000, 5000, 10_000)  # trials
@@ -163,8 +167,21 @@ def timed(rows: list[list[str]], name: str) -> Iterator[None]:
     print("  ".join(rows[-1]), flush=True)
 
 
-def after_the_search(search: MadeUpSearch, problem: Problem, folder: Path) -> list[list[str]]:
-    """Resume a finished search, write and read its report; return a row for each of these."""
+def record(result: SearchResult, problem: Problem, folder: Path) -> SearchRuns:
+    """Record a search in an MLflow store of the folder, as its tracker does, and return its runs."""
+    heading = Heading("slimfront", "made-up search", int(1000 * time.time()))
+    runs = SearchRuns.open(f"{SQLITE}{(folder / STORE_FILE).resolve()}", folder, heading, local=True)
+    recorder = Recorder(problem.config, heading.name, result.score_name)
+    runs.send(recorder.dense(result.dense.val_accuracy, problem, None))
+    for trial in result.results:
+        runs.send(recorder.trial(trial, problem, time.time()))
+    for part in (*recorder.front(result), recorder.end("FINISHED")):
+        runs.send(part)
+    return runs
+
+
+def after_the_search(search: MadeUpSearch, problem: Problem, folder: Path, in_mlflow: bool) -> list[list[str]]:
+    """Resume a finished search, write and read its report, and record it; return a row for each of these."""
     rows: list[list[str]] = []
     url = f"sqlite:///{folder / STUDY_FILE}"
     with timed(rows, "resume, until the next trial is known"):
@@ -187,7 +204,11 @@ def after_the_search(search: MadeUpSearch, problem: Problem, folder: Path) -> li
         write_png(result, folder / "front.png")
     with timed(rows, f"read {RESULT} and print `show`"):
         print_parts(make_console(io.StringIO()), summary(read_result(folder), folder, ""))
-    for name in (STUDY_FILE, RESULT, "report.html"):
+    if in_mlflow:
+        with timed(rows, "record in MLflow"):
+            runs = record(result, problem, folder)
+        print(runs.command(f"{SQLITE}{(folder / STORE_FILE).resolve()}"))
+    for name in (STUDY_FILE, RESULT, "report.html", *([STORE_FILE] if in_mlflow else [])):
         rows.append([f"size of {name}, MB", "", f"{(folder / name).stat().st_size / 1e6:.1f}"])
     return rows
 
@@ -201,6 +222,7 @@ def main() -> None:
     parser.add_argument("--methods", default="l2")
     parser.add_argument("--fast-to", type=int, default=0, help="so many trials are drawn by chance, which is faster")
     parser.add_argument("--in-memory", action="store_true", help="store nothing, and measure nothing after the search")
+    parser.add_argument("--mlflow", action="store_true", help="record the trials in an MLflow store of the folder, too")
     parser.add_argument("--folder", type=Path, help="where the files stay; none takes a temporary one")
     chosen = parser.parse_args()
     space = zoo_space("resnet50", 224)
@@ -218,7 +240,7 @@ def main() -> None:
         heads = ["trials", "ask + tell, CPU ms", "store, CPU ms", "workers busy", "memory, MB"]
         print_table(title, heads, rows)
         if not chosen.in_memory:
-            rows = after_the_search(search, problem, folder)
+            rows = after_the_search(search, problem, folder, chosen.mlflow)
             print_table(f"{chosen.trials:,} trials", ["after the search", "CPU s", "s"], rows)
 
 

@@ -222,7 +222,7 @@ def test_wrong_input_is_one_line_on_standard_error_and_code_2(
         ),
         (
             OSError(28, "No space left on device"),
-            "error: cannot use the disk: No space left on device; choose another place with --out or make room there\n",
+            "error: cannot use the disk: No space left on device; make room there, or choose another place\n",
         ),
     ],
 )

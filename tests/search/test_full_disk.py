@@ -2,8 +2,12 @@
 
 import contextlib
 import dataclasses
+import os
+import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,23 +21,39 @@ from search.callbacks import Progress, SearchCallback
 from search.orchestrator import run
 from search.results.loading import read_result
 from search.tracking.sync import send_missing
-from spaces.errors import NoRoomError
+from spaces.errors import ExitCode, NoRoomError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_programs")]
 FILLER = "filler"
+TESTS = Path(__file__).resolve().parent.parent
+OBJECTS = 120 << 20  # bytes of Ray's memory for objects; the images of `large_images` take 72 million of them
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "32m") as disk:
+        yield disk
+
+
+@pytest.fixture
+def disk_of_ray() -> Iterator[Path]:
+    # A short path, because Ray's sockets are in it.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        with mounted(Path(folder), "500m") as disk:
+            yield disk
 
 
 def fill(disk: Path) -> None:
@@ -105,3 +125,39 @@ def test_records_for_mlflow_wait_while_the_temporary_folder_is_full(
     (small_disk / FILLER).unlink()
     assert send_missing(tmp_path / "run", trust=True).ended
     assert_whole(tmp_path / "run")
+
+
+def test_a_full_disk_of_ray_ends_the_search_with_its_front_and_resume_goes_on(
+    disk_of_ray: Path, tmp_path: Path
+) -> None:
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        "RAY_TMPDIR": str(disk_of_ray),
+        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(OBJECTS),
+    }
+
+    def begin(flags: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "search", *flags.split()]
+        outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=tmp_path, env=os.environ | environment, **outputs)
+
+    search = begin(
+        "--budget 60% --data large_images:images --image-size 136 --model large_images:net --skip 7 --runner ray "
+        "--device cpu --precision float32 --latency-device none --method l2 --trials 6 --epochs 1 --dense-epochs 1 "
+        "--rungs none --final-epochs none --out run"
+    )
+    while not [*tmp_path.glob("run/trials/*")] and search.poll() is None:
+        time.sleep(0.2)
+    assert shutil.disk_usage(disk_of_ray).used > OBJECTS / 4, "Ray has no objects on its disk"
+    fill(disk_of_ray)
+    _, errors = search.communicate(timeout=300)
+    assert search.returncode == ExitCode.LOST, errors
+    told = errors.splitlines()[-1]
+    assert told.startswith(f"error: no room left on the disk of '{disk_of_ray}'; the front of what was finished is")
+    assert told.endswith("python -m search --resume run goes on")
+    assert len(read_result(tmp_path / "run").front)
+    (disk_of_ray / FILLER).unlink()
+    again = begin("--resume run --trust-code")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == ExitCode.RESULT, errors
+    assert [trial.state for trial in read_result(tmp_path / "run").results] == ["complete"] * 6

@@ -437,6 +437,29 @@ def test_a_server_that_dies_is_warned_of_once_and_loses_no_search(
     ]
 
 
+def test_a_record_that_a_server_refuses_is_named_and_the_others_arrive(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    class Picky(BrokenRuns):
+        def send(self, record: Record) -> None:
+            if record.run == "trial 0001" and record.status:
+                raise MlflowException("a metric of this name is not allowed")
+            super().send(record)
+
+    runs = Picky(away=-1)
+    monkeypatch.setattr(SearchRuns, "open", lambda *_: runs)
+    tracker = MlflowTracker(tmp_path, config("http://server:5000"))
+    begin(tracker)
+    for number in range(3):
+        end_trial(tracker, complete(number))
+    finish(tracker, search_result(complete()))
+    assert runs.trials == ["trial 0000", "trial 0002"]
+    assert [record.message for record in caplog.records] == [
+        "MLflow at http://server:5000 refused a record of trial 0001 (a metric of this name is not allowed): it is not "
+        "sent again, mlflow.jsonl keeps it; the search goes on"
+    ]
+
+
 def test_records_of_an_outage_arrive_when_the_server_is_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runs = BrokenRuns(away=0.3)
     monkeypatch.setattr(SearchRuns, "open", lambda *_: runs)

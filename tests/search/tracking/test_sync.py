@@ -137,6 +137,15 @@ def test_what_is_no_journal_is_an_error_of_one_line(
     assert printed.count("\n") == 1
 
 
+def test_a_run_folder_of_before_the_journal_is_told_from_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("budget: 50%\n")
+    assert main(["sync", str(tmp_path)]) == 2
+    told = f"error: '{tmp_path}' has no mlflow.jsonl with records for MLflow: its search kept none, "
+    assert capsys.readouterr().err == f"{told}--resume {tmp_path} records it anew\n"
+
+
 def test_a_server_that_does_not_answer_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sync", str(folder), "--tracking-uri", "http://user:secret@127.0.0.1:9"]) == 2
     printed = capsys.readouterr().err
