@@ -294,9 +294,14 @@ def _warn_of_guessing(dense_accuracy: float, environment: Environment) -> None:
     """Warn when the dense network has learned next to nothing: no narrow network will be accurate then."""
     classes = environment.data.num_classes
     if environment.task.classifies and dense_accuracy < 2 / classes:
+        advice = (
+            "--weights must be of these classes in this order, and of images that are normalised like these"
+            if environment.weighted
+            else "raise --dense-epochs, change --dense-lr, or give trained --weights"
+        )
         _log.warning(
-            "the dense network has %.1f%% on validation, close to guessing among %d classes; raise --dense-epochs, "
-            "change --dense-lr, or give trained --weights",
+            "the dense network has %.1f%% on validation, close to guessing among %d classes; %s",
             100 * dense_accuracy,
             classes,
+            advice,
         )

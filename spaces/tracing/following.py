@@ -20,6 +20,7 @@ from spaces.tracing.operations import (
     CONCATENATIONS,
     CONVOLUTIONS,
     INTERPOLATED,
+    LIKE_ANOTHER,
     MEANS,
     MIXING,
     MOVES,
@@ -61,13 +62,21 @@ class ChannelFollower(WeightFollower):
         if handler is not None:
             handler(plain, args, kwargs, out)
         elif plain in MOVES:
-            if plain in SHUFFLES:
-                self._tie_blocks(argument(args, kwargs, 0, "input"), int(argument(args, kwargs, 1, "groups")))
+            self._tie(plain, args, kwargs)
             self._move(func, plain, args, kwargs, out)
         else:
             self._count_resampling(plain, args, kwargs, out)
             self._elementwise(plain, args, kwargs, out)
         self._note_origin(plain, args, kwargs, out)
+
+    def _tie(self, name: str, args: Any, kwargs: Any) -> None:
+        """Relate channels that a move needs equally many of."""
+        if name in SHUFFLES:
+            self._tie_blocks(argument(args, kwargs, 0, "input"), int(argument(args, kwargs, 1, "groups")))
+        elif name in LIKE_ANOTHER:
+            own, other = self._flow(args[0]), self._flow(argument(args, kwargs, 1, "other"))
+            if own is not None and other is not None and len(own.ids) == len(other.ids):
+                self.labels.unite(own.ids, other.ids)
 
     def _count_resampling(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         flow = self._flow(args[0]) if args else None

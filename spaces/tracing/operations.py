@@ -109,6 +109,7 @@ VIEWS = {  # mostly without a copy
     *("chunk", "split", "tensor_split", "unsafe_chunk", "unsafe_split", "split_with_sizes", "unbind", "__getitem__"),
     *("narrow", "select", "diagonal"),
 }
+LIKE_ANOTHER = {"expand_as", "view_as", "reshape_as"}  # give the shape of another tensor, with as many channels
 AT_PLACES = {"roll", "index_select", "gather", "take_along_dim"}  # moves that depend on where an element stands
 SHUFFLES = {"channel_shuffle", "native_channel_shuffle"}  # right if every block of channels loses the same indices
 # Functions that only move elements, or repeat or leave out some: done to channel ids, they show where channels go.

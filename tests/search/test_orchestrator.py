@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,11 +22,13 @@ from runners.latency.engines import LatencyError
 from runners.latency.meter import LatencyMeter, Reading
 from runners.latency.prediction import model_building
 from runners.training.scoring import accuracy
+from runners.training.task import Classification
 from runners.trial import TrialResult
 from search import SearchResult, load, run
 from search.callbacks import Progress, SearchCallback
 from search.environment import prepare
 from search.finalization import finalizer
+from search.orchestrator import _warn_of_guessing
 from search.planning import forecast_disk
 from search.reporting import latency as latency_report
 from search.schedulers.stopping import TimeLimit, TimeLimitError
@@ -421,3 +424,16 @@ def test_timing_ends_with_its_share_of_the_time_and_begins_with_the_chosen_netwo
     assert len(result.front) > 1
     assert asked == ["dense", result.chosen.label]
     assert any("timing takes a tenth" in line for line in latency_report.latency_statements(result))
+
+
+@pytest.mark.parametrize(
+    ("weighted", "advice"), [(False, "raise --dense-epochs"), (True, "--weights must be of these")]
+)
+def test_a_dense_network_that_guesses_is_told_with_what_can_be_done(weighted: bool, advice: str, caplog) -> None:
+    data = SimpleNamespace(num_classes=10)
+    environment = SimpleNamespace(data=data, task=Classification(), weighted=weighted)
+    _warn_of_guessing(0.25, environment)
+    assert not caplog.records
+    _warn_of_guessing(0.125, environment)
+    assert "12.5% on validation, close to guessing among 10 classes" in caplog.text
+    assert advice in caplog.text

@@ -136,6 +136,9 @@ FREE = {
     "zeros beside": lambda: Middle(lambda n, x: functional.pad(x, (0, 0, 0, 0, 1, 3)), read=12),
     "the largest of all channels": lambda: Middle(lambda n, x: x * x.max(1, keepdim=True).values),
     "a half that weighs the other": lambda: Middle(lambda n, x: functional.glu(n.m(x), 1), m=nn.Conv2d(8, 16, 1)),
+    "maps as large as others": lambda: Middle(
+        lambda n, x: x * n.m(x.mean(3, keepdim=True)).expand_as(x).sigmoid(), m=nn.Conv2d(8, 8, 1)
+    ),
     "read at places": lambda: Middle(
         lambda n, x: functional.grid_sample(x, n.m(x).permute(0, 2, 3, 1), align_corners=False), m=nn.Conv2d(8, 2, 1)
     ),
