@@ -21,7 +21,7 @@ from runners.data.loading import load_data
 from runners.latency.engines import LatencyError
 from runners.latency.meter import LatencyMeter, Reading
 from runners.latency.prediction import model_building
-from runners.training.scoring import accuracy
+from runners.training.scoring import accuracy, exact_score
 from runners.training.task import Classification
 from runners.trial import TrialResult
 from search import SearchResult, load, run
@@ -66,6 +66,8 @@ def test_every_front_member_reloads_recounts_and_reevaluates_to_its_figures(
         assert all(budget.allows(cost) for budget in result.budgets)
         assert accuracy(net, data.val, device=CPU) == member.accuracy
         assert accuracy(net, data.test, device=CPU) == member.test_accuracy
+        top5 = [exact_score(net, split, TrainConfig(device="cpu")).top5 for split in (data.val, data.test)]
+        assert top5 == [member.val_top5, member.test_top5]
 
 
 @pytest.mark.usefixtures("without_programs")

@@ -12,7 +12,9 @@ import search
 from pruning.base import PruningError
 from pruning.checkpoint import save
 from pruning.rewriting.surgery import slice_channels
-from runners.data.splits import DataError
+from runners.config import DataConfig
+from runners.data.loading import load_data
+from runners.data.splits import DataError, Split
 from search.cli import main
 from spaces.counting import count_cost
 from spaces.errors import BudgetError, TraceError
@@ -125,6 +127,14 @@ def test_what_cannot_be_cut_is_named(residual, images, options, kind, message) -
         search.prune(residual, images, **options)
 
 
+def _among_five(net: nn.Module, split: Split) -> float:
+    """Return the share of images whose class has at most four others above it."""
+    images, labels = next(split.batches(len(split), device=torch.device("cpu")))
+    with torch.no_grad():
+        logits = net(images)
+    return float(((logits > logits.gather(1, labels[:, None])).sum(1) < 5).double().mean())
+
+
 def test_the_command_cuts_trains_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "cut"
     flags = "--model tiny_nets:residual --data digits --image-size 8 --dense-epochs 1 --precision float32 --device cpu"
@@ -138,6 +148,10 @@ def test_the_command_cuts_trains_and_writes(tmp_path: Path, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert f"{100 * figures['test_accuracy']:.2f}%" in shown
     assert "after 1 epoch" in shown
+    data = load_data(DataConfig("digits", image_size=8), 0)
+    top5 = [_among_five(net, split) for split in (data.val, data.test)]
+    assert [figures["val_top5"], figures["test_top5"]] == pytest.approx(top5)
+    assert f"Top-5: {100 * top5[0]:.2f}% on val, {100 * top5[1]:.2f}% on test (dense " in shown
     again = f"{flags} --method l2 --epochs 0 --out {tmp_path / 'json'} --json --quiet"
     assert main(["prune", "--budget", "20%params", *again.split()]) == 0
     printed, err = capsys.readouterr()
