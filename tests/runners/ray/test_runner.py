@@ -19,7 +19,9 @@ from pruning.base import Goal
 from runners.base import Evaluation, RunnerError
 from runners.config import RunnerConfig
 from runners.evaluation.context import SearchContext
-from runners.ray.runner import RayRunner, _pickled, _Relay, cluster_workers
+from runners.ray.objects import pickled
+from runners.ray.relay import Relay
+from runners.ray.runner import RayRunner, cluster_workers
 from runners.trial import EpochReport, SavedTraining, Trial, TrialResult, TrialState
 
 pytestmark = pytest.mark.usefixtures("ray_of_two")
@@ -151,7 +153,7 @@ def test_workers_are_kept_between_trials_and_stay_in_the_folder(told: dict[int, 
 
 
 def test_a_trial_whose_worker_was_lost_before_it_had_started_is_begun_again() -> None:
-    relay = _Relay(Desk({}), max_retries=2, timeout=60.0)
+    relay = Relay(Desk({}), max_retries=2, timeout=60.0)
     relay.ask("one")
     relay.on_trial_error(trial=SimpleNamespace(trial_id="one", pickled_error_file=None, error_file=None))
     assert [(attempt.lost, attempt.nodes) for attempt in relay.waiting] == [(1, ())]
@@ -235,4 +237,4 @@ def test_images_that_cannot_be_sent_to_workers_are_refused_with_the_way_out(tmp_
     (tmp_path / "images.bin").write_bytes(b"")
     with (tmp_path / "images.bin").open("rb") as file:
         with pytest.raises(RunnerError, match=r"cannot be sent to workers \(cannot pickle .*; take --runner local"):
-            _pickled(file)
+            pickled(file)
