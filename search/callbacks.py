@@ -19,8 +19,8 @@ class Progress:
     Attributes:
         finished: number of trials that have a result.
         total: number of trials that the search will have at its end, those of an earlier process included.
-        final_left: epochs of the dense network that would take as long as the rest of the final training; None while
-            trials of the search are left, whose results decide which networks are trained on.
+        final_left: epochs of the dense network that would take as long as the rest of the final training; while trials
+            of the search are left, of the networks that are on the front now. None where that is not known.
     """
 
     finished: int

@@ -169,7 +169,10 @@ def _images_at_the_end(environment: Environment) -> float:
 def _final_trainings(environment: Environment, candidates: CandidateSpace, cost: FinalCost) -> float:
     """Estimate the epochs of the dense network that would take as long as the final training."""
     coverage = candidates.cost_coverage
-    levels = list(coverage.by_fraction) or [coverage.lowest ** (step / (LEVELS - 1)) for step in range(LEVELS)]
+    levels = list(coverage.by_fraction)
+    if not levels:  # the front is spread from where the initial trials begin
+        widest = InitialDesign(candidates).widest_fraction
+        levels = [widest * (coverage.lowest / widest) ** (step / (LEVELS - 1)) for step in range(LEVELS)]
     base = coverage.base / getattr(environment.problem.space.dense_cost, coverage.quantity)
     shares = sorted((fraction * base for fraction in levels), reverse=True)
     epochs, heir = split_epochs(environment.config.final_training, len(levels)), environment.config.inherit

@@ -93,10 +93,13 @@ class TimeLeft:
         """Return the seconds that are left after so many of all trials; 0 when nothing is.
 
         Args:
-            final_left: epochs of the dense network that the rest of the final training is worth; None takes those of
-                the forecast.
+            final_left: epochs of the dense network that the rest of the final training is worth, by the networks so
+                far; None takes those of the forecast. The more trials have finished, the more it counts.
         """
-        epochs = max(0.0, self._work.final_epochs - self._final_done()) if final_left is None else final_left
+        epochs = max(0.0, self._work.final_epochs - self._final_done())
+        if final_left is not None:
+            known = min(1.0, finished / total) if total else 1.0
+            epochs = known * final_left + (1 - known) * epochs
         trials, final = self._trials_left(finished, total), epochs * self._work.final
         if trials <= 0 and final <= 0:
             return 0.0

@@ -316,5 +316,6 @@ class Tuner(AskTell):
         self.scheduler.observe(results)
         self.screening.observe(results)
         finished = len(self.history.searched)
-        final_left = self.final_training.epochs_left(results) if finished >= self.total else None
+        # Before the final training has begun, the networks of the front tell which ones it will take.
+        final_left = self.final_training.epochs_left(results if finished >= self.total else tuple(self.history.front))
         self.callback.on_trial_end(result, Progress(finished, self.total, self.history.front, final_left))

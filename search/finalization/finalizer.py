@@ -91,12 +91,12 @@ class Finalizer:
         Raises:
             ConfirmationError: a network on disk has another cost than its trial reported.
         """
+        began = time.perf_counter()
         result = self._result(results, ending)
         if not ending.interrupted:
             self.callback.on_phase(f"confirming the front on {len(self.environment.data.test)} test images")
             with hearing_steps(self.callback.on_steps):
                 result = result.with_results([self._confirm(network) for network in counted(_read_on_test(result))])
-        began = time.perf_counter()
         result = self.retrainer.confirmed(result) if ending.interrupted else self.retrainer(result)
         # After a stop nothing is measured, but the readings of a search that needs latency are still put in.
         if self.latency is not None or not result.interrupted:

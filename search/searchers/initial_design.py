@@ -84,7 +84,7 @@ class InitialDesign:
         """
         if self.candidates.problem.targets:
             return tuple(self._fractions(0)[::-1][:SENSITIVE_POINTS])
-        return self._widest_fraction, self.candidates.lowest_fraction**0.5
+        return self.widest_fraction, self.candidates.lowest_fraction**0.5
 
     def left_out(self, trials: int, *, resumed: bool = False) -> Iterator[str]:
         """Name the methods and the baselines that so few trials leave no room for.
@@ -155,12 +155,12 @@ class InitialDesign:
             return list(self.candidates.cost_coverage.by_fraction)
         others = len({name for name, _ in self._pairs()})
         count = max(1, min(MAX_FRACTIONS, trials // 6, (trials - others) // len(BASELINES)))
-        lowest, widest = self.candidates.lowest_fraction, self._widest_fraction
+        lowest, widest = self.candidates.lowest_fraction, self.widest_fraction
         # The product may be rounded to less than the lowest fraction, which a sampler refuses.
         return [max(lowest, widest * (lowest / widest) ** (index / max(1, count - 1))) for index in range(count)]
 
     @property
-    def _widest_fraction(self) -> float:
+    def widest_fraction(self) -> float:
         """Fraction of the budget from which initial trials are spread without targets; see `LITTLE_CUT`."""
         coverage = self.candidates.cost_coverage
         dense: int = getattr(self.candidates.problem.space.dense_cost, coverage.quantity)

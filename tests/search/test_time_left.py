@@ -105,6 +105,14 @@ def test_once_the_networks_of_the_final_training_are_known_they_count_instead_of
     assert time_left.seconds(1, 1, 0.0) == 0
 
 
+def test_the_more_trials_have_finished_the_more_the_networks_so_far_count_for_the_final_training() -> None:
+    work = Work(trials=(10.0,) * 4, epochs=1, final=8.0, final_epochs=6.0, closing=7.0)
+    time_left = TimeLeft(work, 0.0, 1, DENSE_FLOPS)
+    for number in range(3):
+        time_left.note(result(number, 10.0))
+    assert time_left.seconds(3, 4, 2.0) == pytest.approx(10 + (0.25 * 6 + 0.75 * 2) * 8 + 7)
+
+
 def test_a_narrow_network_takes_more_than_its_share_of_the_flops() -> None:
     assert time_share(0.17) == pytest.approx(0.24, abs=0.01)  # as measured on cifar_resnet18
     assert time_share(1.5) == 1
