@@ -1,7 +1,8 @@
 """LatencyPredictor: widths that are predicted to meet a latency budget, and latencies predicted for samplers.
 
-A prediction is multiplied by the model's own safety factor, so that few proposals miss. It decides nothing: a network
-is accepted by its measured latency (`search.latency.queue`).
+A prediction is multiplied by the model's own safety factor, so that few proposals miss, and by half of the interval
+that readings aim at, because the upper end of the interval decides. It decides nothing itself: a network is accepted by
+its measured latency (`search.latency.queue`).
 """
 
 import math
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.latency.prediction.model import LatencyModel
+from runners.latency.timing import NARROW_WIDTH
 from runners.trial import TrialResult
 from search.latency.steps import on_cheap_side
 from search.problem import Problem
@@ -90,7 +92,7 @@ class LatencyPredictor:
         order, variable = self.model.layers.names, [group.name for group in self.problem.space.variable]
         every = np.tile(np.array(self.model.dense, dtype=np.float64), (len(widths), 1))
         every[:, [order.index(name) for name in variable]] = widths
-        return np.asarray(self.model.predict_vectors(every) * self.model.safety / self.problem.latency_limit)
+        return np.asarray(self.model.predict_vectors(every) * self._factor / self.problem.latency_limit)
 
     @cached_property
     def analytic(self) -> tuple[Budget, ...]:
@@ -121,4 +123,9 @@ class LatencyPredictor:
         return self.fit(uniform_ratios(self.problem.space), counted(self.problem.budgets))
 
     def _inside(self, widths: Widths) -> bool:
-        return self.model.predict(widths) * self.model.safety <= self.problem.latency_limit
+        return self.model.predict(widths) * self._factor <= self.problem.latency_limit
+
+    @property
+    def _factor(self) -> float:
+        """How far the upper end of a reading may lie above the prediction."""
+        return self.model.safety * (1 + NARROW_WIDTH / 2)

@@ -134,7 +134,7 @@ def test_the_structured_sampler_knows_what_a_limit_on_latency_leaves(chain_space
     use = CandidateSpace(problem, own).latency_use
     assert use is not None
     full = np.array([[group.width for group in chain_space.variable]], dtype=np.float64)
-    assert use(full)[0] == pytest.approx(own.model.safety * 2.56e-3 / LIMIT.limit)
+    assert use(full)[0] == pytest.approx(1.015 * own.model.safety * 2.56e-3 / LIMIT.limit)
     proportions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, -1.0], [-1.0, 0.5, 0.0]])
     limits = np.full((3, 2), np.inf)
     log2_ratios = Relaxation(chain_space.variable, chain_space.cost_model, use).fit(proportions, limits)

@@ -72,7 +72,8 @@ def test_proposals_lie_on_the_cheap_side_of_steps(chain_space: SearchSpace) -> N
     for seed in range(40):
         widths = candidates.draw(Chance(seed)).goal.widths or {}
         assert all(width % 8 == 0 or width < 8 for width in widths.values())  # no step ends below 8
-        assert own.model.predict(widths) * own.model.safety <= LATENCY.limit
+        # A reading of the predicted latency, 3% wide, has its upper end inside.
+        assert own.model.predict(widths) * own.model.safety * 1.015 <= LATENCY.limit
 
 
 def test_the_safety_of_the_model_keeps_proposals_further_inside(chain_space: SearchSpace) -> None:
