@@ -98,7 +98,6 @@ OVER_CHANNELS = {"layer_norm", "group_norm", "rms_norm"}
 NORMS = {"norm", "linalg_norm", "linalg_vector_norm"}
 REDUCTIONS = {"mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "max", "min", "median", *NORMS}
 # Of channels that are equal in pairs, one of each pair gives the same.
-# O.
 MEANS = {"mean", "std", "var", "amax", "amin", "max", "min"}
 # Functions that make each value of a weight depend on others: a filter of fewer inputs is standardised by these alone.
 OVER_WEIGHTS = {*NORMALISATIONS, *REDUCTIONS, "std_mean", "var_mean", "normalize"}
