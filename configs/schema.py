@@ -350,7 +350,7 @@ class RunConfig:
 
     @cached_property
     def trial_timeout_seconds(self) -> float | None:
-        """Seconds that a trial may go without a report; infinite without such a limit, None where the forecast says."""
+        """Seconds that a trial may give no sign of life; infinite without a limit, None where the forecast says."""
         return parse_trial_timeout(self.runner.trial_timeout)
 
     @property

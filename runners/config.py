@@ -257,10 +257,10 @@ class RunnerConfig:
         ray_address: address of the head of a running cluster as host:port, "auto" to find one on this machine; empty
             takes RAY_ADDRESS, and without that, or by "local", Ray is started here.
         max_retries: how often a trial is tried again whose worker or node was lost, on another node where there is one,
-            from the last epoch that it has saved; a trial that fails for a reason of its own is not tried again.
-        trial_timeout: longest time that a trial on Ray may go without a report, such as 30m; then its worker is ended,
-            and the trial is tried once more. "auto" takes ten times the forecast of a whole trial, at least ten
-            minutes; "none" waits for ever.
+            from the last state that it has saved; a trial that fails for a reason of its own is not tried again.
+        trial_timeout: longest time that a trial on Ray may go without a report or a saved state, such as 30m; then its
+            worker is ended, and the trial is tried once more. "auto" takes ten times the forecast of a whole trial, at
+            least ten minutes; "none" waits for ever.
     """
 
     name: Annotated[str, Flag("runner")] = "auto"

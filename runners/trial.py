@@ -71,18 +71,20 @@ class TrainingSegment:
 
 @dataclass(frozen=True)
 class SavedTraining:
-    """The state of a running trial after an epoch, from which it goes on when its worker is lost.
+    """The state of a running trial, from which it goes on when its worker is lost.
 
     Attributes:
         state: of the training, as `runners.training.loop.Training` gives it.
-        curve: the reports so far, the last of them that of this epoch.
+        curve: the reports so far.
         seconds, active_seconds: of `runners.evaluation.progress.TrialProgress`.
+        within_epoch: whether it is a state within an epoch, not that of the last report.
     """
 
     state: bytes = field(repr=False)
     curve: "tuple[EpochReport, ...]"
     seconds: float
     active_seconds: float
+    within_epoch: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class Trial:
         pool: candidates that a runner is asked to compare instead of training the trial: all or some of a screening
             pool. They have the method, the settings and the parent of the trial, so statistics and the weights in its
             segment serve them all. It is no part of the candidate either.
-        saved: the state after an epoch of an earlier attempt, whose worker was lost; None begins anew. It is no part of
-            the candidate either.
+        saved: the last state of an earlier attempt, whose worker was lost; None begins anew. It is no part of the
+            candidate either.
     """
 
     number: int

@@ -141,7 +141,7 @@ class Plan:
 
     @property
     def trial_timeout(self) -> float:
-        """Seconds that a trial may go without a report: as set, or what a forecast that errs tenfold still allows."""
+        """Seconds that a trial may give no sign of life: as set, or what a forecast that errs tenfold still allows."""
         given = self.environment.config.trial_timeout_seconds
         return max(LEAST_TIMEOUT, TIMEOUT_FACTOR * (self.trial_seconds or 0.0)) if given is None else given
 

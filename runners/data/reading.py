@@ -364,10 +364,11 @@ class LazySplit:
         shuffle_seed: int | None = None,
         augment: bool = False,
         limit: int | None = None,
+        skip: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised batches; see `Split.batches`."""
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
-        order = batch_order(len(self), shuffle_seed, generator)[:limit]
+        order = batch_order(len(self), shuffle_seed, generator)[:limit][skip * batch_size :]
         batches = torch.split(order, batch_size) if len(order) else ()
         indices, seed = self.indices, shuffle_seed or 0
         asked = (_items(indices, positions, seed, augment) for positions in batches)
@@ -375,8 +376,11 @@ class LazySplit:
         for positions, (images, *targets) in zip(batches, read, strict=True):
             batch = normalised(images, self.mean, self.std, self.size)
             labels = targets[0] if targets else self.labels[positions].to(device)
-            mixing = augment and self.augmentation.mixing
-            yield self.augmentation.mix(batch, labels, generator) if mixing else (batch, labels)
+            if augment and self.augmentation.mixing:
+                # Seeded by the batch, so that none has to be read for the random numbers of those after it.
+                mixing = torch.Generator().manual_seed(_item_seed(seed, int(positions[0])))
+                batch, labels = self.augmentation.mix(batch, labels, mixing)
+            yield batch, labels
 
     def subset(self, indices: Tensor) -> "LazySplit":
         """Return the split of the images at `indices`; no image is read."""
@@ -406,5 +410,9 @@ def _items(indices: Tensor, positions: Tensor, seed: int, augment: bool) -> list
     chosen = indices[positions].tolist()
     if not augment:
         return [Item(index, index, augment=False) for index in chosen]
-    seeds = [(seed * 1_000_003 + position) % 2**63 for position in positions.tolist()]
+    seeds = [_item_seed(seed, position) for position in positions.tolist()]
     return [Item(index, own, augment=True) for index, own in zip(chosen, seeds, strict=True)]
+
+
+def _item_seed(seed: int, position: int) -> int:
+    return (seed * 1_000_003 + position) % 2**63

@@ -43,6 +43,7 @@ class Split(Protocol):
         shuffle_seed: int | None = None,
         augment: bool = False,
         limit: int | None = None,
+        skip: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (B, C, H, W) normalised float32, labels (B,) int64) on `device`; the last may be smaller.
 
@@ -51,6 +52,7 @@ class Split(Protocol):
             augment: whether images are changed at random. Where images are mixed, labels are the shares of the classes
                 in each, float32 of shape (B, classes).
             limit: number of images after which to stop; None takes all.
+            skip: number of batches to leave out at the beginning; those after them are what they are without it.
 
         Raises:
             DataError: an image cannot be read; the message names it.
@@ -101,19 +103,22 @@ class TensorSplit:
         shuffle_seed: int | None = None,
         augment: bool = False,
         limit: int | None = None,
+        skip: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised batches; see `Split.batches`."""
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
         images, labels = self._on(device)
         order = batch_order(len(self), shuffle_seed, generator)[:limit].to(images.device)
-        for chosen in torch.split(order, batch_size):
+        for number, chosen in enumerate(torch.split(order, batch_size)):
             batch = images[chosen].to(device)
             if augment:
                 batch = self.augmentation(batch, generator, self.mean)
             batch = normalised(batch, self.mean, self.std, self.size)
             classes = labels[chosen].to(device)
-            mixing = augment and self.augmentation.mixing
-            yield self.augmentation.mix(batch, classes, generator) if mixing else (batch, classes)
+            if augment and self.augmentation.mixing:
+                batch, classes = self.augmentation.mix(batch, classes, generator)
+            if number >= skip:  # a batch that is left out has drawn its random numbers
+                yield batch, classes
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images and labels on a device, to which they are moved once; unmoved where it has no room for them."""
@@ -179,14 +184,16 @@ class HeldSplit:
         shuffle_seed: int | None = None,
         augment: bool = False,
         limit: int | None = None,
+        skip: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of the split; see `Split.batches`."""
         count = len(self) if limit is None else min(limit, len(self))
         if augment or shuffle_seed is not None or device != self._device or count > len(self._labels):
-            split = self._split
-            yield from split.batches(batch_size, device=device, shuffle_seed=shuffle_seed, augment=augment, limit=limit)
+            yield from self._split.batches(
+                batch_size, device=device, shuffle_seed=shuffle_seed, augment=augment, limit=limit, skip=skip
+            )
             return
-        for start in range(0, count, batch_size):
+        for start in range(skip * batch_size, count, batch_size):
             held = slice(start, min(start + batch_size, count))
             yield self._images[held], self._labels[held]
 

@@ -44,10 +44,11 @@ class SearchContext:
             alike; None lets each process measure.
         proxy_target: of the dense network on the calibration images; None lets each trial compute it.
         files: paths of the images that every worker reads; none where they are in memory.
-        trial_timeout: seconds that a trial may go without a report where its worker can be ended.
+        trial_timeout: seconds that a trial may go without a report or a saved state where its worker can be ended.
         node_timeout: seconds for which a node that can take a trial is waited for, where trials run on a cluster.
         size_format: in which the size of a network's file counts; empty counts none.
-        save: takes the state of a trial after an epoch, from which another process can go on; None saves nothing.
+        save: takes the state of a trial, from which another process can go on, after an epoch and every few minutes
+            within one; None saves nothing.
     """
 
     net: nn.Module
@@ -84,6 +85,8 @@ class TrialContext(Context):
         compute_format: see `SearchContext`.
         batchnorm_images: number of images on which BatchNorm statistics are estimated again.
         saved: state of the first training of an earlier attempt, from which it goes on.
+        keep: called after every step of a training that another process could go on from, with the function that
+            returns its state.
         rescales: whether trained weights get the norm of fresh ones before a training on which the method does not act.
     """
 
@@ -98,6 +101,7 @@ class TrialContext(Context):
         compute_format: ComputeFormat | None = None,
         batchnorm_images: int = BATCHNORM_IMAGES,
         saved: bytes | None = None,
+        keep: Callable[[Callable[[], bytes]], None] | None = None,
         rescales: bool = False,
     ) -> None:
         train = train.scaled_to_batch()
@@ -116,7 +120,7 @@ class TrialContext(Context):
         self.classifies = self._task.classifies
         self._teacher = teacher if train.distill_weight > 0 else None
         self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
-        self._fits, self._saved, self._rescales = 0, saved, rescales
+        self._fits, self._saved, self._keep, self._rescales = 0, saved, keep, rescales
         self._training: Training | None = None  # the first, where it can be saved
 
     @property
@@ -195,7 +199,11 @@ class TrialContext(Context):
             self._training = training
             if self._saved is not None:
                 training.restore(self._saved)
-        yield from training.run()
+        yield from training.run(self._offer_state if training is self._training else None)
+
+    def _offer_state(self) -> None:
+        if self._keep is not None and self.state is not None:
+            self._keep(self.state)
 
     @override
     def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:

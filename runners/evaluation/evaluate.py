@@ -5,9 +5,10 @@ Any exception in a trial becomes a FAILED result with its reason, so one bad can
 
 import copy
 import dataclasses
+import functools
 import logging
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -105,7 +106,8 @@ def _measure(
     torch.manual_seed(trial.seed)
     space = search_context.space
     dense = copy.deepcopy(search_context.net).to(pick_device(search_context.train.device)).eval()
-    context = _trial_context(trial, search_context, dense)
+    keep = functools.partial(_save, search_context, progress, within_epoch=True)
+    context = _trial_context(trial, search_context, dense, keep=keep)
     snapshots = _snapshots(trial, search_context, dense, context)
     selector = IntermediateSelector(trial.goal, space, context.epochs)
     last: Snapshot | None = None
@@ -130,7 +132,7 @@ def _measure(
             wanted = snapshot.epoch == 0 and not (trial.baseline or trial.final)
             early = _proxy(search_context, snapshot) if wanted else math.nan
         report = progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)
-        _save(search_context, context, progress)
+        _save(search_context, progress, context.state)
         if (yield report) is False:
             state = TrialState.STOPPED
             break
@@ -143,11 +145,17 @@ def _measure(
     return dataclasses.replace(result, state=state, curve=curve, intermediate_networks=intermediate_networks)
 
 
-def _save(search_context: SearchContext, context: TrialContext, progress: TrialProgress) -> None:
-    """Hand out the state of a trial after its last report, where another process could go on from it."""
-    if search_context.save is None or context.state is None or progress.intermediate_networks:
+def _save(
+    search_context: SearchContext,
+    progress: TrialProgress,
+    state: Callable[[], bytes] | None,
+    *,
+    within_epoch: bool = False,
+) -> None:
+    """Hand out the state of a trial, where another process could go on from it."""
+    if search_context.save is None or state is None or progress.intermediate_networks:
         return
-    if (saved := progress.save(context.state)) is not None:
+    if (saved := progress.save(state, within_epoch=within_epoch)) is not None:
         search_context.save(saved)
 
 
@@ -201,9 +209,17 @@ def _screened(
 
 
 def _trial_context(
-    trial: Trial, search_context: SearchContext, dense: nn.Module, batchnorm_images: int = BATCHNORM_IMAGES
+    trial: Trial,
+    search_context: SearchContext,
+    dense: nn.Module,
+    batchnorm_images: int = BATCHNORM_IMAGES,
+    keep: Callable[[Callable[[], bytes]], None] | None = None,
 ) -> TrialContext:
-    """Return the context of a trial, or of the training segment that it is asked for."""
+    """Return the context of a trial, or of the training segment that it is asked for.
+
+    Args:
+        keep: see `TrialContext`.
+    """
     segment, train, seed = trial.segment, search_context.train, trial.seed
     if segment is not None:
         train = segment_config(train, segment.epochs)
@@ -218,6 +234,7 @@ def _trial_context(
         compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
         saved=None if trial.saved is None else trial.saved.state,
+        keep=keep,
         rescales=train.rescale_weights == "all" or (train.rescale_weights == "final" and _completes(segment)),
     )
 

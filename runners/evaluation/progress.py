@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 
 from runners.trial import EpochReport, SavedTraining, Trial, TrialResult
 
 SAVING_SHARE = 20
+SAVING_SECONDS = 120.0  # between two saved states within an epoch
 
 
 class TrialProgress:
@@ -18,14 +20,13 @@ class TrialProgress:
 
     Attributes:
         trial: without its segment and its saved state, because results must not carry weights that it started from.
-        active_seconds: time spent in the method, training and evaluation.
     """
 
     def __init__(self, trial: Trial) -> None:
         saved = trial.saved
         self.trial = dataclasses.replace(trial, segment=None, saved=None)
         self._began = time.perf_counter() - (saved.seconds if saved else 0.0)
-        self.active_seconds = saved.active_seconds if saved else 0.0
+        self._active_seconds, self._entered = saved.active_seconds if saved else 0.0, math.inf
         self.curve: list[EpochReport] = list(saved.curve) if saved else []
         self._saved_at, self._seconds_of_saving = time.perf_counter(), 0.0
         self.intermediate_networks: list[TrialResult] = []
@@ -37,26 +38,35 @@ class TrialProgress:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Count the time of the block as method, training or evaluation."""
-        entered = time.perf_counter()
+        self._entered = time.perf_counter()
         try:
             yield
         finally:
-            self.active_seconds += time.perf_counter() - entered
+            self._active_seconds, self._entered = self.active_seconds, math.inf
+
+    @property
+    def active_seconds(self) -> float:
+        """The time spent in the method, training and evaluation."""
+        return self._active_seconds + max(0.0, time.perf_counter() - self._entered)
 
     @property
     def last_epoch(self) -> int:
         """The epoch of the last report; -1 before the first."""
         return self.curve[-1].epoch if self.curve else -1
 
-    def save(self, state: Callable[[], bytes]) -> SavedTraining | None:
-        """Return what another worker needs to go on from the last report; None where it would cost too much time.
+    def save(self, state: Callable[[], bytes], *, within_epoch: bool = False) -> SavedTraining | None:
+        """Return what another worker needs to go on from here; None where it would cost too much time.
 
         Saving takes at most one in `SAVING_SHARE` of the seconds of the trial.
+
+        Args:
+            within_epoch: whether an epoch is going on, so that a state is due only when `SAVING_SECONDS` have passed.
         """
         began = time.perf_counter()
-        if began - self._saved_at < SAVING_SHARE * self._seconds_of_saving:
+        due = SAVING_SHARE * self._seconds_of_saving
+        if began - self._saved_at < (max(due, SAVING_SECONDS) if within_epoch else due):
             return None
-        saved = SavedTraining(state(), tuple(self.curve), self.seconds(), self.active_seconds)
+        saved = SavedTraining(state(), tuple(self.curve), self.seconds(), self.active_seconds, within_epoch)
         self._saved_at = time.perf_counter()
         self._seconds_of_saving = self._saved_at - began
         return saved

@@ -60,7 +60,8 @@ class Attempt:
         nodes: ids of their nodes.
         began: time on the performance counter when it was first begun; None before.
         node: reference to the id of the present node; None while no worker has it.
-        heard: time of the last report, or of the start; None while no worker has it, or once its worker was ended.
+        heard: time of the last report or saved state, or of the start; None while no worker has it, or once its worker
+            was ended.
         hung: how many workers were ended because they were silent.
     """
 
@@ -76,11 +77,11 @@ class Attempt:
 class Relay(tune.Callback):  # type: ignore[misc]
     """Reports and tells the results that the workers send, and removes them from the results that Tune keeps.
 
-    A trial whose worker was lost is begun again from its last saved epoch, and so is one whose worker hangs, once.
+    A trial whose worker was lost is begun again from its last saved state, and so is one whose worker hangs, once.
 
     Args:
         max_retries: how often one trial is.
-        timeout: seconds that a trial may go without a report before its worker is ended.
+        timeout: seconds that a trial may go without a report or a saved state before its worker is ended.
     """
 
     def __init__(self, ask_tell: AskTell, max_retries: int, timeout: float) -> None:
@@ -157,18 +158,17 @@ class Relay(tune.Callback):  # type: ignore[misc]
         attempt = self.running[tune_trial.trial_id]
         number, lost, reason = attempt.trial.number, attempt.lost + 1, one_line(error)
         if attempt.hung and attempt.heard is None:
-            reason = f"no report for {self._timeout:.0f} s, the worker was ended; see --trial-timeout"
+            reason = f"no sign of life for {self._timeout:.0f} s, the worker was ended; see --trial-timeout"
         if lost > self._max_retries or attempt.hung > 1:
             self._fail(tune_trial.trial_id, reason, lost)
             return
         del self.running[tune_trial.trial_id]
         self._actors.pop(tune_trial.trial_id, None)
-        saved = attempt.trial.saved
         logger.warning(
             "trial %d lost its worker (%s); it is tried again, %s (%d of %d retries)",
             number,
             reason,
-            f"from epoch {saved.curve[-1].epoch}" if saved else "from its beginning",
+            _start_of(attempt.trial),
             lost,
             self._max_retries,
         )
@@ -220,6 +220,15 @@ class AskTellSearcher(Searcher):  # type: ignore[misc]
     @override
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # `Relay` has the result, or the reason of the failure
+
+
+def _start_of(trial: Trial) -> str:
+    """Return in words where a trial that is tried again begins."""
+    saved = trial.saved
+    if saved is None:
+        return "from its beginning"
+    finished = saved.curve[-1].epoch if saved.curve else trial.segment.trained if trial.segment else 0
+    return f"from within epoch {finished + 1}" if saved.within_epoch else f"from epoch {finished}"
 
 
 def one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import torch
 from ray import tune
 from typing_extensions import override
 
+from runners.ray.evaluation_thread import EvaluationThread
 from runners.ray.objects import unpickled
 from runners.trial import SavedTraining, Trial, TrialResult, TrialState
 from spaces.files import no_room
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker(tune.Trainable):  # type: ignore[misc]
-    """A process that evaluates one trial after the other; a step of Tune is one report."""
+    """A process that evaluates one trial after the other; a step of Tune is a report or a state within an epoch."""
 
     shared: Any  # reference to what `pickled` made of (evaluator, search context), in the object store
     resources: Mapping[str, float]  # of one trial
@@ -39,6 +40,7 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         self._evaluator, search_context = unpickled(ray.get(self.shared))
         self._search_context = dataclasses.replace(search_context, save=self._keep)
+        self._thread = EvaluationThread()
         torch.set_num_threads(self._search_context.threads)  # workers that each use all cores slow each other down
         os.environ["OMP_NUM_THREADS"] = str(self._search_context.threads)
         self.reset_config(config)
@@ -59,7 +61,11 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         return str(ray.get_runtime_context().get_node_id())
 
     def _keep(self, saved: SavedTraining) -> None:
-        self._saved = saved
+        """Send a state: one within an epoch at once, another with the report that follows it."""
+        if saved.within_epoch:
+            self._thread.hand_out(saved)
+        else:
+            self._saved = saved
 
     def end_early(self) -> None:
         """End the present trial at its next step."""
@@ -68,16 +74,20 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     @override
     def step(self) -> dict[str, Any]:
         try:
-            report = self._evaluation.send(self._proceed)
-        except StopIteration as ended:
-            result: TrialResult = ended.value
+            found = self._thread.advance(self._evaluation, self._proceed)
         except Exception as error:  # if it left this method, Tune would discard the worker
             logger.debug("trial %d failed", self._trial.number, exc_info=True)
-            result = self._failed(error, lost=isinstance(error, OSError) and no_room(error))
-        else:
-            self._proceed, saved = True, self._saved
-            self._saved = None
-            return {"report": report, "saved": saved}
+            found = self._failed(error, lost=isinstance(error, OSError) and no_room(error))
+        if isinstance(found, TrialResult):
+            return self._sent(found)
+        if isinstance(found, SavedTraining):
+            return {"saved": found}
+        self._proceed, saved = True, self._saved
+        self._saved = None
+        return {"report": found, "saved": saved}
+
+    def _sent(self, result: TrialResult) -> dict[str, Any]:
+        """Return a result as it crosses the network, its weights in the object store."""
         try:
             checkpoints = {label: ray.put(weights) for label, weights in result.checkpoints.items()}
         except ray.exceptions.OutOfDiskError as error:  # neither memory nor disk has room for them
@@ -90,4 +100,5 @@ class Worker(tune.Trainable):  # type: ignore[misc]
 
     @override
     def cleanup(self) -> None:
-        self._evaluation.close()
+        if not self._thread.busy:  # else it ends with the process
+            self._evaluation.close()

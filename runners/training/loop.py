@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,7 +42,7 @@ def fit(net: nn.Module, split: Split, config: TrainConfig, training_run: Trainin
 
 
 class Training:
-    """A training of `fit`, whose state can be saved between two epochs: network, optimiser, scaler, averaged weights.
+    """A training of `fit`, whose state can be saved between two steps: network, optimiser, scaler, averaged weights.
 
     Args:
         net: on the device of the training run.
@@ -71,20 +71,28 @@ class Training:
         self._teacher = training_run.teacher if config.distill_weight > 0 else None
         self._average = _weight_average(net, config, training_run)
         self.finished = 0
+        self._steps = 0  # of the epoch that is going on
+        self._restored: Sequence[Tensor] = ()  # states of the random generators within the epoch to go on with
 
-    def run(self) -> Iterator[int]:
-        """Train to the end; yield the number of finished epochs after each one, and once after a restored state."""
+    def run(self, after_step: Callable[[], None] | None = None) -> Iterator[int]:
+        """Train to the end; yield the number of finished epochs after each one, and once after a restored state.
+
+        Args:
+            after_step: called after every step, where `state` may be asked for.
+        """
         if self.finished:
             yield self.finished
         while self.finished < self.epochs:
-            self._run_epoch(self.finished)
+            self._run_epoch(self.finished, after_step)
+            self._steps = 0
             self.finished += 1
             yield self.finished
 
     def state(self) -> bytes:
-        """Return the state after the epochs so far, from which the same training goes on in another process."""
+        """Return the state after the steps so far, from which the same training goes on in another process."""
         parts = {"finished": self.finished, "net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
         parts["scaler"] = self._scaler.state_dict()
+        parts["steps"], parts["generators"] = self._steps, _generator_states(self._training_run.device)
         if self._average is not None:
             parts["average"] = self._average.state_dict()
         buffer = io.BytesIO()
@@ -94,8 +102,9 @@ class Training:
     def restore(self, state: bytes) -> None:
         """Go on from the state of the same training; its network must have the same layers.
 
-        Every epoch draws its order and its randomness from the seed of the training, so the weights in the end are
-        those of a training in one process.
+        Every epoch draws its order and its randomness from the seed of the training, and goes on within it with the
+        batches that are left and the random generators as they were, so the weights in the end are those of a training
+        in one process.
         """
         parts = torch.load(io.BytesIO(state), map_location=self._training_run.device, weights_only=True)
         self._net.load_state_dict(parts["net"])
@@ -103,12 +112,13 @@ class Training:
         self._scaler.load_state_dict(parts["scaler"])
         if self._average is not None:
             self._average.load_state_dict(parts["average"])
-        self.finished = parts["finished"]
+        self.finished, self._steps = parts["finished"], parts["steps"]
+        self._restored = parts["generators"] if self._steps else ()
 
-    def _run_epoch(self, epoch: int) -> None:
-        """Train on all images once, then let `reshape` exchange the network."""
+    def _run_epoch(self, epoch: int, after_step: Callable[[], None] | None) -> None:
+        """Train on all images once, or on those that are left, then let `reshape` exchange the network."""
         device, first = self._training_run.device, epoch * self._per_epoch
-        if self._average is not None and epoch:
+        if self._average is not None and epoch and not self._steps:
             self._average.exchange()  # the epoch before ended with the averaged weights
         shuffle_seed = derive_seed(self._training_run.seed, f"epoch {epoch}")
         batches = self._split.batches(
@@ -117,14 +127,22 @@ class Training:
             shuffle_seed=shuffle_seed,
             augment=True,
             limit=min(self._per_epoch, self._total - first) * self._config.batch_size,
+            skip=self._steps,
         )
+        first += self._steps
+        step = first - 1
         losses: list[Tensor] = []
         with _seeded(shuffle_seed, device), self._compute_format.applied_to(self._net):
+            _restore_generators(self._restored, device)
+            self._restored = ()
             self._net.train()
             for step, (images, targets) in enumerate(batches, start=first):
                 losses.append(self._step(step, images, targets))
+                self._steps += 1
                 if device.type == "cpu" or len(losses) >= STEPS_BETWEEN_CHECKS:
                     _check_finite(losses, epoch, step, self._rate(step))
+                if after_step is not None:
+                    after_step()
             _check_finite(losses, epoch, step, self._rate(step))
         if self._average is not None:
             self._average.exchange()
@@ -243,6 +261,20 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
         torch.manual_seed(seed)
         yield
+
+
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """Return the states of the global generators that `_seeded` seeds."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _restore_generators(states: Sequence[Tensor], device: torch.device) -> None:
+    """Set the global generators to states of `_generator_states`; none leaves them as they are."""
+    for number, state in enumerate(states):
+        if number:
+            torch.cuda.set_rng_state(state.cpu(), device)
+        else:
+            torch.set_rng_state(state.cpu())
 
 
 def _check_finite(losses: list[Tensor], epoch: int, step: int, rate: float) -> None:

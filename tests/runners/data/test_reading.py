@@ -47,6 +47,19 @@ def test_batches_do_not_depend_on_the_processes_that_read_them():
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("mixing", [(), ("mixup", "cutmix")])
+def test_batches_after_those_that_are_left_out_are_the_same_and_read_no_other_image(mixing, monkeypatch):
+    split = numbered(0, augmentation=Augmentation(flip=True, mixing=mixing, classes=3 if mixing else 0))
+    settings = {"device": torch.device("cpu"), "shuffle_seed": 4, "augment": True}
+    whole = list(split.batches(8, **settings, limit=44))
+    read, image = [], Numbered.__getitem__
+    monkeypatch.setattr(Numbered, "__getitem__", lambda self, index: read.append(index) or image(self, index))
+    later = list(split.batches(8, **settings, limit=44, skip=3))
+    assert len(read) == 20
+    for batch, own in zip(whole[3:], later, strict=True):
+        assert all(torch.equal(*parts) for parts in zip(batch, own, strict=True))
+
+
 def test_processes_are_kept_from_one_reading_to_the_next_and_shared_by_subsets():
     split = numbered(2)
     first = collected(split)[:, 1].unique()

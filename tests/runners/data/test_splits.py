@@ -21,6 +21,17 @@ def test_batches_are_normalised_shuffled_by_seed_and_limited():
     assert [len(labels) for _, labels in split.batches(5, device=CPU, limit=7)] == [5, 2]
 
 
+@pytest.mark.parametrize("mixing", [(), ("mixup", "cutmix")])
+def test_batches_after_those_that_are_left_out_are_the_same(mixing: tuple[str, ...]) -> None:
+    augmentation = Augmentation(shift=1, flip=True, mixing=mixing, classes=10 if mixing else 0)
+    split = small_split().with_augmentation(augmentation)
+    whole = list(split.batches(3, device=CPU, shuffle_seed=4, augment=True))
+    for skip in range(len(whole) + 1):
+        later = list(split.batches(3, device=CPU, shuffle_seed=4, augment=True, skip=skip))
+        for batch, own in zip(whole[skip:], later, strict=True):
+            assert all(torch.equal(*parts) for parts in zip(batch, own, strict=True))
+
+
 @pytest.mark.parametrize("limit", [0, 3, 7, 9, 100, None])
 def test_batches_of_held_images_are_those_of_the_split(limit: int | None) -> None:
     split = small_split()
@@ -28,6 +39,7 @@ def test_batches_of_held_images_are_those_of_the_split(limit: int | None) -> Non
     expected, found = (list(each.batches(4, device=CPU, limit=limit)) for each in (split, held))
     expected = [batch for batch in expected if len(batch[1])]
     assert len(found) == len(expected)
+    assert len(list(held.batches(4, device=CPU, limit=limit, skip=1))) == max(0, len(expected) - 1)
     for (images, labels), (own_images, own_labels) in zip(expected, found, strict=True):
         assert torch.equal(images, own_images)
         assert torch.equal(labels, own_labels)

@@ -80,7 +80,50 @@ def test_a_trial_that_goes_on_from_a_saved_epoch_gives_the_same_result(
         assert result.trial == whole.trial
 
 
-def test_a_method_that_acts_on_the_weights_saves_nothing(tiny_search_context: SearchContext) -> None:
+@pytest.mark.parametrize("method_name", ["l2", "di"])
+def test_a_trial_goes_on_within_an_epoch_and_gives_the_same_result(
+    tiny_search_context: SearchContext, method_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.evaluation.progress.SAVING_SECONDS", 0.0)
+    monkeypatch.setattr("runners.evaluation.progress.SAVING_SHARE", 0)
+    train = dataclasses.replace(tiny_search_context.train, epochs=2, batch_size=16)
+    saved: list[SavedTraining] = []
+    context = dataclasses.replace(tiny_search_context, train=train, save=saved.append)
+    _, whole = finish(context, trial(method_name, goal=Goal(NARROW)))
+    assert whole.state is TrialState.COMPLETE, whole.error
+    within = [state for state in saved if state.within_epoch]
+    steps = len(context.data.train) // 16
+    assert len(within) == 2 * steps
+    assert [state.curve[-1].epoch for state in within] == [0] * steps + [1] * steps
+    assert all(0 < state.active_seconds <= state.seconds for state in within)
+    for state in (within[0], within[steps - 1], within[steps + 1]):
+        reports, result = finish(context, dataclasses.replace(whole.trial, saved=pickle.loads(pickle.dumps(state))))
+        assert [report.epoch for report in reports] == [epoch for epoch in range(3) if epoch > state.curve[-1].epoch]
+        assert [report.accuracy for report in result.curve] == [report.accuracy for report in whole.curve]
+        assert result.checkpoint == whole.checkpoint
+
+
+def test_a_segment_goes_on_within_its_first_epoch(
+    tiny_search_context: SearchContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no report yet, neither of this segment nor of the cut."""
+    monkeypatch.setattr("runners.evaluation.progress.SAVING_SECONDS", 0.0)
+    first = finish_segment(tiny_search_context, trial(), TrainingSegment(1))
+    segment = TrainingSegment(1, trained=1, start=first.checkpoint)
+    saved: list[SavedTraining] = []
+    context = dataclasses.replace(tiny_search_context, save=saved.append)
+    whole = finish_segment(context, trial(), segment)
+    assert saved[0].within_epoch
+    assert saved[0].curve == ()
+    _, result = finish(context, dataclasses.replace(whole.trial, segment=segment, saved=saved[0]))
+    assert [report.accuracy for report in result.curve] == [report.accuracy for report in whole.curve]
+    assert result.checkpoint == whole.checkpoint
+
+
+def test_a_method_that_acts_on_the_weights_saves_nothing(
+    tiny_search_context: SearchContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.evaluation.progress.SAVING_SECONDS", 0.0)
     saved: list[SavedTraining] = []
     train = dataclasses.replace(tiny_search_context.train, epochs=2)
     _, result = finish(dataclasses.replace(tiny_search_context, train=train, save=saved.append), trial("csgd"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import shutil
@@ -48,12 +49,19 @@ def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
         return TrialResult(
             trial, TrialState.COMPLETE, accuracy=0.6, curve=trial.saved.curve, note={"from": trial.saved}
         )
+    if trial.settings.get("dies_within"):
+        search_context.save(SavedTraining(b"state", (), 1.0, 1.0, within_epoch=True))
+        time.sleep(1.0)  # of an epoch, during which the state crosses the network
+        os._exit(1)
     if trial.settings.get("dies_once"):
         report = EpochReport(trial.number, 3, 0.5, 0.0)
         search_context.save(SavedTraining(b"state", (report,), 1.0, 1.0))
         yield report
         os._exit(1)
     yield EpochReport(trial.number, 0, 0.5, 0.0)
+    for _ in range(int(trial.settings.get("saves", 0))):  # in all longer than a trial may be silent
+        time.sleep(1.0)
+        search_context.save(SavedTraining(b"state", (), 1.0, 1.0, within_epoch=True))
     time.sleep(trial.settings.get("sleeps", 0.0))
     note = {"process": os.getpid(), "folder": os.getcwd()}
     return TrialResult(trial, TrialState.COMPLETE, accuracy=0.5, note=note, checkpoint=b"weights")
@@ -121,6 +129,19 @@ def test_a_trial_that_loses_its_worker_once_goes_on_from_its_last_saved_epoch(to
     assert told[5].note["from"].state == b"state"
 
 
+def test_a_trial_goes_on_within_an_epoch_and_its_saved_states_are_a_sign_of_life(
+    ray_of_two: None, tiny_search_context: SearchContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk({"dies_within": 1}, {"saves": 4})
+    with caplog.at_level(logging.WARNING, "runners.ray.relay"):
+        RayRunner(RunnerConfig(), by_settings).run(desk, dataclasses.replace(tiny_search_context, trial_timeout=2.5))
+    assert [desk.told[number].state for number in (0, 1)] == [TrialState.COMPLETE] * 2
+    assert desk.told[0].note["from"] == SavedTraining(b"state", (), 1.0, 1.0, within_epoch=True)
+    assert "trial 0 lost its worker" in caplog.text
+    assert "it is tried again, from within epoch 1 (1 of 2 retries)" in caplog.text
+    assert "trial 1" not in caplog.text
+
+
 @pytest.mark.slow
 def test_a_trial_whose_worker_dies_while_it_starts_is_tried_again(tiny_search_context: SearchContext, tmp_path) -> None:
     class DiesOnce:
@@ -163,7 +184,9 @@ def test_a_trial_that_hangs_is_tried_once_more_and_fails_by_name(tiny_search_con
     desk = Desk({"hangs": 1})
     context = dataclasses.replace(tiny_search_context, trial_timeout=2.0)
     RayRunner(RunnerConfig(max_retries=5), by_settings).run(desk, context)
-    assert desk.told[0].error == ("no report for 2 s, the worker was ended; see --trial-timeout (lost with 2 workers)")
+    assert desk.told[0].error == (
+        "no sign of life for 2 s, the worker was ended; see --trial-timeout (lost with 2 workers)"
+    )
     assert desk.told[0].lost
 
 

@@ -1,6 +1,7 @@
 """The training loop, accuracy and BatchNorm re-estimation."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -9,9 +10,10 @@ from tiny_training import CONFIG, CPU, tiny_net, train, two_colours, weights
 from torch import nn
 
 from runners.config import TrainConfig
+from runners.data.augmentation import Augmentation
 from runners.training.compute_format import PLAIN, ComputeFormat
 from runners.training.devices import pick_device
-from runners.training.loop import divergence, fit
+from runners.training.loop import Training, divergence, fit
 from runners.training.run import TrainingError, TrainingRun
 from runners.training.schedule import plan_training
 from runners.training.scoring import accuracy, evaluating, reestimate_batchnorm
@@ -64,6 +66,30 @@ def test_training_goes_on_with_the_net_and_momentum_it_is_handed():
     assert not torch.equal(weights(left), weights(first))
     kept = train(tiny_net(), epochs=3, reshape=lambda net, momentum: None)
     assert torch.equal(weights(kept), weights(first))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"model_ema_decay": 0.9}, {"mixup": 0.2}, {"accumulate": 2, "optimizer": "adamw"}]
+)
+@pytest.mark.parametrize("compute_format", [PLAIN, ComputeFormat(torch.bfloat16, True)])
+def test_a_training_goes_on_from_any_of_its_steps_with_bit_equal_weights(options, compute_format):
+    config = dataclasses.replace(CONFIG, **options)
+    split = two_colours().with_augmentation(Augmentation(flip=True, shift=1, mixing=("mixup", "cutmix"), classes=2))
+
+    def training(net: nn.Module) -> Training:
+        run = TrainingRun(2.5, 0.1, seed=0, device=CPU, compute_format=compute_format)
+        return Training(net, split, config, run)
+
+    whole, states = tiny_net(), []
+    first = training(whole)
+    list(first.run(lambda: states.append(first.state())))
+    assert len(states) == 5 * (len(split) // config.batch_size) // 2
+    for state in states:
+        later = tiny_net()
+        second = training(later)
+        second.restore(state)
+        list(second.run())
+        assert torch.equal(weights(later), weights(whole))
 
 
 def test_the_hook_sees_final_gradients_before_each_step():
