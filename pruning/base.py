@@ -143,6 +143,33 @@ class Distillation:
 Reshape = Callable[["nn.Module", Mapping[str, "Tensor"]], "tuple[nn.Module, Mapping[str, Tensor]] | None"]
 
 
+class TrainingState(Protocol):
+    """State, beside the weights, of what acts on them in a training, for another process that goes on with it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors and plain data."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> "nn.Module | None":
+        """Restore a state that `state_dict` returned; the weights of then are loaded afterwards.
+
+        Returns:
+            The network that was trained then, if `reshape` had exchanged it.
+        """
+        ...
+
+
+class Stateless(TrainingState):
+    """No state beside the weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
 class Context(Protocol):
     """Data, training and evaluation for a method, without access to test and validation images."""
 
@@ -190,6 +217,7 @@ class Context(Protocol):
         learning_rate: float | None = None,
         peak: float | None = None,
         distillation: Distillation | None = None,
+        state: TrainingState | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs trained after each one. The last epoch may be a partial one.
 
@@ -200,6 +228,9 @@ class Context(Protocol):
             learning_rate: constant learning rate; None follows the trial's schedule.
             peak: peak of the schedule; None takes the trial's.
             distillation: replaces the distillation of the trial's training settings; None follows these.
+            state: of `hook` and `reshape`. With it, and without these, a trial whose worker is lost goes on where its
+                state was saved: its method runs again, and each `fit` that had ended gives `net` the weights of its end
+                at once and yields its last epoch alone. None with a hook begins such a trial anew.
         """
         ...
 

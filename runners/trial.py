@@ -74,14 +74,16 @@ class SavedTraining:
     """The state of a running trial, from which it goes on when its worker is lost.
 
     Attributes:
-        state: of the training, as `runners.training.loop.Training` gives it.
-        curve: the reports so far.
+        states: of the trainings of the trial so far, as `runners.training.loop.Training` gives them; all but the last
+            had ended.
+        curve: the reports so far; intermediate_networks: those so far.
         seconds, active_seconds: of `runners.evaluation.progress.TrialProgress`.
         within_epoch: whether it is a state within an epoch, not that of the last report.
     """
 
-    state: bytes = field(repr=False)
+    states: tuple[bytes, ...] = field(repr=False)
     curve: "tuple[EpochReport, ...]"
+    intermediate_networks: "tuple[TrialResult, ...]"
     seconds: float
     active_seconds: float
     within_epoch: bool = False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pruning.base import Context, Distillation, Reshape, StepHook, TrainingPlan
+from pruning.base import Context, Distillation, Reshape, StepHook, TrainingPlan, TrainingState
 from pruning.file_size import CHECKPOINT
 from pruning.inference import choose_forms, for_inference
 from runners.config import TrainConfig
@@ -28,6 +28,8 @@ from runners.training.scoring import BATCHNORM_IMAGES, reading_format, reestimat
 from runners.training.task import task_of
 from runners.trial import SavedTraining, Trial, derive_seed
 from spaces.space import SearchSpace
+
+States = Callable[[], tuple[bytes, ...]]  # makes the states of the trainings of a trial so far
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,13 @@ class TrialContext(Context):
         teacher: network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
         batchnorm_images: number of images on which BatchNorm statistics are estimated again.
-        saved: state of the first training of an earlier attempt, from which it goes on.
+        saved: states of the trainings of an earlier attempt, the last of which goes on.
         keep: called after every step of a training that another process could go on from, with the function that
-            returns its state.
+            returns the states of the trainings so far.
         rescales: whether trained weights get the norm of fresh ones before a training on which the method does not act.
+
+    Attributes:
+        replays: whether the method has not come back yet to where the states of the earlier attempt were saved.
     """
 
     def __init__(
@@ -100,8 +105,8 @@ class TrialContext(Context):
         teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
         batchnorm_images: int = BATCHNORM_IMAGES,
-        saved: bytes | None = None,
-        keep: Callable[[Callable[[], bytes]], None] | None = None,
+        saved: tuple[bytes, ...] = (),
+        keep: Callable[[States], None] | None = None,
         rescales: bool = False,
     ) -> None:
         train = train.scaled_to_batch()
@@ -121,16 +126,20 @@ class TrialContext(Context):
         self._teacher = teacher if train.distill_weight > 0 else None
         self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
         self._fits, self._saved, self._keep, self._rescales = 0, saved, keep, rescales
-        self._training: Training | None = None  # the first, where it can be saved
+        self._ended: tuple[bytes, ...] = ()  # states of trainings that are over
+        self._training: Training | None = None  # the one that is going on
+        self._resumable = True
+        self.replays = bool(saved)
 
     @property
-    def state(self) -> Callable[[], bytes] | None:
-        """Function that returns the state of the training so far; None where a method could not go on from it.
+    def states(self) -> States | None:
+        """Function that returns the states of the trainings so far; None where a method could not go on from them.
 
-        A method goes on if its first training has its last networks: it repeats the cut before it, and neither acts on
-        the weights while they are trained nor trains anything else.
+        A method goes on from within a training: it runs again, with the trainings before that one at their end. So all
+        of them must have a state (see `pruning.base.Context.fit`), and be one after the other.
         """
-        return None if self._training is None or self._fits > 1 else self._training.state
+        ended, training = self._ended, self._training
+        return None if training is None or not self._resumable else lambda: (*ended, training.state())
 
     @override
     def calibration_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -170,6 +179,7 @@ class TrialContext(Context):
         learning_rate: float | None = None,
         peak: float | None = None,
         distillation: Distillation | None = None,
+        state: TrainingState | None = None,
     ) -> Iterator[int]:
         self._fits += 1
         config = self._config if peak is None else dataclasses.replace(self._config, lr=peak)
@@ -194,16 +204,38 @@ class TrialContext(Context):
         net = net.to(self.device)
         if self._rescales and hook is None and reshape is None:
             rescale(net, next(self.calibration_batches(1))[0])
-        training = Training(net, self._train, config, training_run)
-        if self._fits == 1 and hook is None and reshape is None:
-            self._training = training
-            if self._saved is not None:
-                training.restore(self._saved)
-        yield from training.run(self._offer_state if training is self._training else None)
+        training = Training(net, self._train, config, training_run, state)
+        acted_on = hook is not None or reshape is not None
+        self._resumable &= self._training is None and (state is not None or not acted_on)
+        if self._fits <= len(self._saved):
+            training.restore(self._saved[self._fits - 1])
+        if self._fits < len(self._saved):
+            self._ended += (self._saved[self._fits - 1],)
+            yield from [training.finished] if training.finished else []
+        else:
+            yield from self._run(training)
 
-    def _offer_state(self) -> None:
-        if self._keep is not None and self.state is not None:
-            self._keep(self.state)
+    def _run(self, training: Training) -> Iterator[int]:
+        """Run a training; yield its finished epochs, first those of the earlier attempt that it goes on from."""
+        self._training = training
+        self.replays &= training.finished > 0
+        try:
+            for finished in training.run(self._offer_states):
+                yield finished
+                self.replays = False
+        except GeneratorExit:  # the method has seen enough
+            self._end(training)
+            raise
+        self._end(training)
+
+    def _end(self, training: Training) -> None:
+        self._training = None
+        if self._keep is not None and self._resumable:
+            self._ended += (training.state(ended=True),)
+
+    def _offer_states(self) -> None:
+        if self._keep is not None and self.states is not None:
+            self._keep(self.states)
 
     @override
     def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:

@@ -18,7 +18,7 @@ from pruning.base import METHODS, Method, Snapshot
 from pruning.checkpoint import from_bytes, to_bytes
 from pruning.file_size import CHECKPOINT, file_size
 from runners.data.splits import HeldSplit
-from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.context import SearchContext, States, TrialContext
 from runners.evaluation.continuation import Parent, continue_training, cut_parent, is_continuation, parent_of
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
@@ -109,16 +109,17 @@ def _measure(
     keep = functools.partial(_save, search_context, progress, within_epoch=True)
     context = _trial_context(trial, search_context, dense, keep=keep)
     snapshots = _snapshots(trial, search_context, dense, context)
-    selector = IntermediateSelector(trial.goal, space, context.epochs)
+    earlier = [network.cost for network in progress.intermediate_networks if network.cost is not None]
+    selector = IntermediateSelector(trial.goal, space, context.epochs, earlier)
     last: Snapshot | None = None
-    short, state, finished = "", TrialState.COMPLETE, progress.last_epoch
+    short, state = "", TrialState.COMPLETE
     while True:
         with progress.active():
             snapshot = next(snapshots, None)
         if snapshot is None:
             break
         last, short = snapshot, short_of(trial.goal, snapshot, space)
-        if snapshot.epoch <= finished:  # reported by an earlier attempt, from whose state the training goes on
+        if context.replays:  # an earlier attempt has reported it
             continue
         if short:  # an intermediate network: neither a result nor comparable at a rung
             if selector.selects(promised_cost(snapshot, space)):
@@ -132,7 +133,7 @@ def _measure(
             wanted = snapshot.epoch == 0 and not (trial.baseline or trial.final)
             early = _proxy(search_context, snapshot) if wanted else math.nan
         report = progress.report(snapshot.epoch, measured, early if math.isfinite(early) else None)
-        _save(search_context, progress, context.state)
+        _save(search_context, progress, context.states)
         if (yield report) is False:
             state = TrialState.STOPPED
             break
@@ -148,14 +149,14 @@ def _measure(
 def _save(
     search_context: SearchContext,
     progress: TrialProgress,
-    state: Callable[[], bytes] | None,
+    states: States | None,
     *,
     within_epoch: bool = False,
 ) -> None:
     """Hand out the state of a trial, where another process could go on from it."""
-    if search_context.save is None or state is None or progress.intermediate_networks:
+    if search_context.save is None or states is None:
         return
-    if (saved := progress.save(state, within_epoch=within_epoch)) is not None:
+    if (saved := progress.save(states, within_epoch=within_epoch)) is not None:
         search_context.save(saved)
 
 
@@ -213,7 +214,7 @@ def _trial_context(
     search_context: SearchContext,
     dense: nn.Module,
     batchnorm_images: int = BATCHNORM_IMAGES,
-    keep: Callable[[Callable[[], bytes]], None] | None = None,
+    keep: Callable[[States], None] | None = None,
 ) -> TrialContext:
     """Return the context of a trial, or of the training segment that it is asked for.
 
@@ -233,7 +234,7 @@ def _trial_context(
         teacher=_teacher(segment, search_context.net, dense),
         compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
-        saved=None if trial.saved is None else trial.saved.state,
+        saved=() if trial.saved is None else trial.saved.states,
         keep=keep,
         rescales=train.rescale_weights == "all" or (train.rescale_weights == "final" and _completes(segment)),
     )

@@ -10,6 +10,7 @@ them show the trade-off between cost and accuracy well.
 """
 
 import math
+from collections.abc import Sequence
 
 from pruning.base import Goal, Snapshot
 from spaces.cost import Cost
@@ -49,9 +50,10 @@ class IntermediateSelector:
 
     Args:
         epochs: of the trial.
+        earlier: costs of the networks that an earlier attempt of the trial has selected.
     """
 
-    def __init__(self, goal: Goal, space: SearchSpace, epochs: int) -> None:
+    def __init__(self, goal: Goal, space: SearchSpace, epochs: int, earlier: Sequence[Cost] = ()) -> None:
         self._dense = space.dense_cost
         if goal.widths is not None:
             limits = [("flops", float(space.cost(goal.widths).flops))]
@@ -61,15 +63,18 @@ class IntermediateSelector:
         lengths = {quantity: math.log(getattr(self._dense, quantity) / limit) for quantity, limit in limits}
         self._lengths = {quantity: length for quantity, length in lengths.items() if length > 0}
         self._parts = 1 + min(MOST, PER_EPOCH * epochs)
-        self._part = 0  # of the last network selected
+        self._part = max((self._part_of(cost) for cost in earlier), default=0)  # of the last network selected
 
     def selects(self, cost: Cost) -> bool:
         """Return whether to measure the next network, which has this cost."""
-        part = min(int(self._parts * self._covered(cost)), self._parts - 1)
+        part = self._part_of(cost)
         if part <= self._part:
             return False
         self._part = part
         return True
+
+    def _part_of(self, cost: Cost) -> int:
+        return min(int(self._parts * self._covered(cost)), self._parts - 1)
 
     def _covered(self, cost: Cost) -> float:
         """Return the fraction of the range of log cost above this cost; the smallest one of several budgets."""

@@ -16,7 +16,7 @@ class TrialProgress:
     """The learning curve of a running trial, its intermediate networks, and its time.
 
     Args:
-        trial: the curve and time of its saved state count.
+        trial: the curve, intermediate networks and time of its saved state count.
 
     Attributes:
         trial: without its segment and its saved state, because results must not carry weights that it started from.
@@ -29,7 +29,7 @@ class TrialProgress:
         self._active_seconds, self._entered = saved.active_seconds if saved else 0.0, math.inf
         self.curve: list[EpochReport] = list(saved.curve) if saved else []
         self._saved_at, self._seconds_of_saving = time.perf_counter(), 0.0
-        self.intermediate_networks: list[TrialResult] = []
+        self.intermediate_networks: list[TrialResult] = list(saved.intermediate_networks) if saved else []
 
     def seconds(self) -> float:
         """Return the seconds since the trial began."""
@@ -49,12 +49,7 @@ class TrialProgress:
         """The time spent in the method, training and evaluation."""
         return self._active_seconds + max(0.0, time.perf_counter() - self._entered)
 
-    @property
-    def last_epoch(self) -> int:
-        """The epoch of the last report; -1 before the first."""
-        return self.curve[-1].epoch if self.curve else -1
-
-    def save(self, state: Callable[[], bytes], *, within_epoch: bool = False) -> SavedTraining | None:
+    def save(self, states: Callable[[], tuple[bytes, ...]], *, within_epoch: bool = False) -> SavedTraining | None:
         """Return what another worker needs to go on from here; None where it would cost too much time.
 
         Saving takes at most one in `SAVING_SHARE` of the seconds of the trial.
@@ -66,7 +61,8 @@ class TrialProgress:
         due = SAVING_SHARE * self._seconds_of_saving
         if began - self._saved_at < (max(due, SAVING_SECONDS) if within_epoch else due):
             return None
-        saved = SavedTraining(state(), tuple(self.curve), self.seconds(), self.active_seconds, within_epoch)
+        curve, networks = tuple(self.curve), tuple(self.intermediate_networks)
+        saved = SavedTraining(states(), curve, networks, self.seconds(), self.active_seconds, within_epoch)
         self._saved_at = time.perf_counter()
         self._seconds_of_saving = self._saved_at - began
         return saved

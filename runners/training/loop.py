@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import Reshape
+from pruning.base import Reshape, Stateless, TrainingState
 from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.averaging import WeightAverage
@@ -46,14 +46,23 @@ class Training:
 
     Args:
         net: on the device of the training run.
+        state: of the functions of the training run that act on the weights.
 
     Attributes:
         epochs: number of epochs, the last of which may be a fraction of one.
         finished: number of epochs so far.
     """
 
-    def __init__(self, net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        split: Split,
+        config: TrainConfig,
+        training_run: TrainingRun,
+        state: TrainingState | None = None,
+    ) -> None:
         self._net, self._split, self._config, self._training_run = net, split, config, training_run
+        self._state = state or Stateless()
         set_drop_path(net, config.drop_path)
         self._per_epoch = max(1, len(split) // config.batch_size)
         self._total = count_steps(training_run.epochs, self._per_epoch)
@@ -88,31 +97,41 @@ class Training:
             self.finished += 1
             yield self.finished
 
-    def state(self) -> bytes:
-        """Return the state after the steps so far, from which the same training goes on in another process."""
-        parts = {"finished": self.finished, "net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
-        parts["scaler"] = self._scaler.state_dict()
-        parts["steps"], parts["generators"] = self._steps, _generator_states(self._training_run.device)
-        if self._average is not None:
-            parts["average"] = self._average.state_dict()
+    def state(self, *, ended: bool = False) -> bytes:
+        """Return the state after the steps so far, from which the same training goes on in another process.
+
+        Args:
+            ended: whether there are no more steps, and so nothing in the state that only these need.
+        """
+        parts = {"finished": self.finished, "net": self._net.state_dict(), "own": self._state.state_dict()}
+        if not ended:
+            parts |= {"optimiser": self._optimiser.state_dict(), "scaler": self._scaler.state_dict()}
+            parts |= {"steps": self._steps, "generators": _generator_states(self._training_run.device)}
+            parts["average"] = None if self._average is None else self._average.state_dict()
         buffer = io.BytesIO()
         torch.save(parts, buffer)
         return buffer.getvalue()
 
     def restore(self, state: bytes) -> None:
-        """Go on from the state of the same training; its network must have the same layers.
+        """Go on from the state of the same training, whose network has the same layers at first.
 
         Every epoch draws its order and its randomness from the seed of the training, and goes on within it with the
         batches that are left and the random generators as they were, so the weights in the end are those of a training
         in one process.
         """
-        parts = torch.load(io.BytesIO(state), map_location=self._training_run.device, weights_only=True)
+        parts = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+        self.finished = parts["finished"]
+        if (exchanged := self._state.load_state_dict(parts["own"])) is not None:
+            self._net, self._optimiser = exchanged, _optimiser(exchanged, self._config)
         self._net.load_state_dict(parts["net"])
+        self._net.train()
+        if "optimiser" not in parts:  # of a training that had ended
+            return
         self._optimiser.load_state_dict(parts["optimiser"])
         self._scaler.load_state_dict(parts["scaler"])
         if self._average is not None:
             self._average.load_state_dict(parts["average"])
-        self.finished, self._steps = parts["finished"], parts["steps"]
+        self._steps = parts["steps"]
         self._restored = parts["generators"] if self._steps else ()
 
     def _run_epoch(self, epoch: int, after_step: Callable[[], None] | None) -> None:
@@ -272,9 +291,9 @@ def _restore_generators(states: Sequence[Tensor], device: torch.device) -> None:
     """Set the global generators to states of `_generator_states`; none leaves them as they are."""
     for number, state in enumerate(states):
         if number:
-            torch.cuda.set_rng_state(state.cpu(), device)
+            torch.cuda.set_rng_state(state, device)
         else:
-            torch.set_rng_state(state.cpu())
+            torch.set_rng_state(state)
 
 
 def _check_finite(losses: list[Tensor], epoch: int, step: int, rate: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import Distillation, Reshape, StepHook, TrainingPlan
+from pruning.base import Distillation, Reshape, StepHook, TrainingPlan, TrainingState
 
 
 class TinyResidual(nn.Module):
@@ -97,6 +97,7 @@ class TinyContext:
         learning_rate: float | None = None,
         peak: float | None = None,
         distillation: Distillation | None = None,
+        state: TrainingState | None = None,
     ) -> Iterator[int]:
         optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate or peak or self.learning_rate)
         for epoch in range(math.ceil(epochs)):

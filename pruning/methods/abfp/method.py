@@ -23,7 +23,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pruning.base import Context, Goal, Method, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Snapshot, Stateless
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
 from pruning.methods.common_steps import wanted_widths
@@ -163,7 +163,7 @@ class _Training:
         if share <= self._method.weak_share:
             return
         start = self._epochs
-        for finished in self._context.fit(self._net, epochs, hook, span=self._span(epochs)):
+        for finished in self._context.fit(self._net, epochs, hook, span=self._span(epochs), state=Stateless()):
             self._epochs = start + min(finished, epochs)
             self._note["weak_share"] = share = hook.weak_share()
             yield from self._cut_copy()

@@ -1,6 +1,7 @@
 """A bounded buffer that keeps few of many items, evenly spaced in log cost, without knowing how many will come."""
 
 import math
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -22,6 +23,21 @@ class DecimatingBuffer(Generic[Item]):
         self._capacity, self._gap = capacity, 0.0
         self._start = self._last = math.log(cost)
         self._items: list[Item] = []
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The items so far."""
+        return tuple(self._items)
+
+    @property
+    def gaps(self) -> tuple[float, float, float]:
+        """What decides on the next item: two log costs and the least distance."""
+        return self._start, self._last, self._gap
+
+    def restore(self, gaps: tuple[float, float, float], items: Sequence[Item]) -> None:
+        """Take over `gaps` and `items` of another buffer."""
+        self._start, self._last, self._gap = gaps
+        self._items = list(items)
 
     def wants(self, cost: float) -> bool:
         """Whether an item of this cost would be accepted."""

@@ -27,14 +27,14 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from pruning.allocation import usage
-from pruning.base import Context, Goal, Method, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Snapshot, TrainingState
 from pruning.calibration.activation_moments import gather
 from pruning.calibration.layer_calls import is_repeatable
 from pruning.calibration.reconstruction import RECIPE, reconstruct
@@ -44,6 +44,7 @@ from pruning.methods.aofp.halving import HalvingRules
 from pruning.methods.common_steps import finetune
 from pruning.rewriting.narrowing import narrow_space
 from pruning.rewriting.surgery import slice_channels
+from pruning.selection import select_channels
 from pruning.settings import setting
 from spaces.groups import ChannelGroup
 from spaces.space import SearchSpace
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 INTERMEDIATE_NETWORKS_PER_EPOCH = 4
 HALVES = 12  # A search has time for at least so many halves; halves of the published length are shortened otherwise,
 SHORTEST_HALF = 20  # but not to fewer batches, as few batches would cut a half that is good by chance.
+IntermediateNetwork = tuple[nn.Module, Widths, int]  # with the number of moves so far
 
 # The paper cuts internal layers alone. Where they would have to keep less than this share of their widths, the others
 # are cut too: at 20% of the FLOPs of ResNet-20 (`glyphs`) that gave 52.3% against 40.8% (two seeds, two epochs).
@@ -269,33 +271,65 @@ def _reachable(goal: SearchGoal, groups: Sequence[ChannelGroup], share: float) -
 
 def _train(
     search: FilterSearch, net: nn.Module, context: Context, epochs: float, rate: float
-) -> Iterator[tuple[float, list[tuple[nn.Module, Widths, int]]]]:
+) -> Iterator[tuple[float, list[IntermediateNetwork]]]:
     """Train until the search is finished; after every epoch yield the epochs so far and its intermediate networks.
 
     The cuts of one batch make one intermediate network, yielded with its widths and the number of moves so far. Its
     BatchNorm statistics are those of training up to the cut. Of the cuts in an epoch, at most
     `INTERMEDIATE_NETWORKS_PER_EPOCH` are made into networks, evenly spaced in log cost.
     """
-    first_cost = search.space.cost(search.widths).flops
-    intermediate_networks = DecimatingBuffer[tuple[nn.Module, Widths, int]](INTERMEDIATE_NETWORKS_PER_EPOCH, first_cost)
-
-    def after_batch(trained: nn.Module, _step: int) -> None:
-        cuts = search.after_batch()
-        if not cuts or not search.is_intermediate:  # a net that meets the goal is trained on and becomes the result
-            return
-        cost = search.space.cost(cuts[-1]).flops
-        if intermediate_networks.wants(cost):
-            search.detach()
-            narrow = slice_channels(trained, search.space, search.selection)
-            narrow = narrow.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            intermediate_networks.add(cost, (narrow, cuts[-1], search.moves))
-            search.attach()
-
+    narrowing = _Narrowing(search, net)
     search.attach()
     try:
-        for epoch in context.fit(net, epochs, after_batch, learning_rate=rate):
-            yield min(epoch, epochs), intermediate_networks.drain()
+        for epoch in context.fit(net, epochs, narrowing.after_batch, learning_rate=rate, state=narrowing):
+            yield min(epoch, epochs), narrowing.drain()
             if search.finished:
                 return
     finally:
         search.detach()
+
+
+class _Narrowing(TrainingState):
+    """What a search does to the network in training, and the intermediate networks of the epoch."""
+
+    def __init__(self, search: FilterSearch, net: nn.Module) -> None:
+        self._search, self._net = search, net
+        cost = search.space.cost(search.widths).flops
+        self._found = DecimatingBuffer[IntermediateNetwork](INTERMEDIATE_NETWORKS_PER_EPOCH, cost)
+
+    def drain(self) -> list[IntermediateNetwork]:
+        """Return the intermediate networks since the last call."""
+        return self._found.drain()
+
+    def after_batch(self, trained: nn.Module, _step: int) -> None:
+        """Let the search go on after a batch, and keep the network that its cuts make; a `StepHook`."""
+        search = self._search
+        cuts = search.after_batch()
+        if not cuts or not search.is_intermediate:  # a net that meets the goal is trained on and becomes the result
+            return
+        cost = search.space.cost(cuts[-1]).flops
+        if self._found.wants(cost):
+            search.detach()
+            narrow = slice_channels(trained, search.space, search.selection)
+            narrow = narrow.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self._found.add(cost, (narrow, cuts[-1], search.moves))
+            search.attach()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        found = [(net.state_dict(), dict(widths), moves) for net, widths, moves in self._found.items]
+        return {"search": self._search.state_dict(), "gaps": self._found.gaps, "found": found}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._search.load_state_dict(state["search"])
+        self._search.detach()
+        self._found.restore(state["gaps"], [self._network(*parts) for parts in state["found"]])
+        self._search.attach()
+
+    def _network(self, weights: dict[str, Tensor], widths: dict[str, int], moves: int) -> IntermediateNetwork:
+        space = self._search.space
+        scores = {group.name: torch.zeros(group.width) for group in space.variable}
+        narrow = slice_channels(self._net, space, select_channels(space, scores, widths))
+        narrow.load_state_dict(weights)
+        return narrow, Widths(widths), moves

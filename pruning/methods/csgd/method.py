@@ -19,13 +19,13 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pruning.base import Context, Goal, Method, PruningError, Snapshot, TrainingPlan
+from pruning.base import Context, Goal, Method, PruningError, Snapshot, TrainingPlan, TrainingState
 from pruning.methods.common_steps import wanted_widths
 from pruning.methods.csgd.clustering import KINDS, ROWS, cluster_channels
 from pruning.methods.csgd.collapse import COLLAPSED, CollapsePlan, plan_to_deadline, plan_with_fixed_epsilon
@@ -131,11 +131,11 @@ class CentripetalSGD(Method):
         training = _Training(self, wide, space, clusters, context)
         if not context.epochs:
             yield training.snapshot(widths, 0)
-        for epoch in context.fit(wide, context.epochs, training.step, reshape=training.reshape):
+        for epoch in context.fit(wide, context.epochs, training.step, reshape=training.reshape, state=training):
             yield training.snapshot(widths, epoch)
 
 
-class _Training:
+class _Training(TrainingState):
     """The training of a trial: of the wide net until it has collapsed, then of the narrow one."""
 
     def __init__(
@@ -175,10 +175,29 @@ class _Training:
         if not self._method.early_trim or not self.collapsed:
             return None
         self._trimmed_after = self._epochs
-        self._net = merge_channels(net, self._space, self._clusters)
         merged = _merged_momentum(net, momentum, self._space, self._clusters)
+        return self._merge(net), merged
+
+    def _merge(self, wide: nn.Module) -> nn.Module:
+        """Merge the net and train that on; return it."""
+        self._net = merge_channels(wide, self._space, self._clusters)
         self._hook = RescalingHook(self._net, self._space, self._network_clusters)
-        return self._net, merged
+        return self._net
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epochs": self._epochs,
+            "trimmed_after": self._trimmed_after,
+            "deviation": dict(self._deviation),
+            "error": self._error,
+        }
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> nn.Module | None:
+        self._epochs, self._trimmed_after = state["epochs"], state["trimmed_after"]
+        self._deviation, self._error = state["deviation"], state["error"]
+        return self._merge(self._net) if self._trimmed_after else None
 
     @property
     def collapsed(self) -> bool:

@@ -25,6 +25,7 @@ from runners.trial import SavedTraining, Teaching, TrainingSegment, Trial, Trial
 from spaces.budget import Budget
 from spaces.counting import count_cost
 from spaces.errors import ConfigError
+from spaces.space import SearchSpace
 
 Run = Callable[..., Iterator[Snapshot]]
 
@@ -120,14 +121,62 @@ def test_a_segment_goes_on_within_its_first_epoch(
     assert result.checkpoint == whole.checkpoint
 
 
-def test_a_method_that_acts_on_the_weights_saves_nothing(
-    tiny_search_context: SearchContext, monkeypatch: pytest.MonkeyPatch
+EAGER = {"theta": 9.0, "half_batches": 2, "warm_up_batches": 0, "search_share": 0.9}  # cuts after every half
+
+
+@pytest.mark.parametrize(
+    ("method_name", "settings", "options", "goal", "noted"),
+    [
+        ("csgd", {}, {"epochs": 4}, "widths", {"trimmed_after_epoch": 2}),
+        ("csgd", {"early_trim": False}, {"epochs": 2}, "widths", {"collapsed": True}),
+        ("abfp", {"iterations": 2}, {"epochs": 8, "lr": 0.02}, "widths", {"cuts": 2}),
+        ("aofp", EAGER, {"epochs": 4}, "12%", {"moves": 4}),
+        ("di", {"gradual_epochs": 2}, {"epochs": 4}, "widths", {"gradual_epochs": 2}),
+        ("kse", {}, {"epochs": 2}, "40%", {"levels": 4}),
+    ],
+)
+def test_a_trial_of_every_method_goes_on_from_any_saved_state(
+    tiny_search_context: SearchContext,
+    monkeypatch: pytest.MonkeyPatch,
+    method_name: str,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    goal: str,
+    noted: dict[str, Any],
 ) -> None:
     monkeypatch.setattr("runners.evaluation.progress.SAVING_SECONDS", 0.0)
+    monkeypatch.setattr("runners.evaluation.progress.SAVING_SHARE", 0)
+    train = dataclasses.replace(tiny_search_context.train, batch_size=16, **options)
     saved: list[SavedTraining] = []
-    train = dataclasses.replace(tiny_search_context.train, epochs=2)
-    _, result = finish(dataclasses.replace(tiny_search_context, train=train, save=saved.append), trial("csgd"))
-    assert result.state is TrialState.COMPLETE
+    context = dataclasses.replace(tiny_search_context, train=train, save=saved.append)
+    asked = trial(method_name, Goal(NARROW) if goal == "widths" else Goal(budgets=(Budget.parse(goal),)))
+    asked = dataclasses.replace(asked, settings=settings)
+    _, whole = finish(context, asked)
+    assert whole.state is TrialState.COMPLETE, whole.error
+    assert whole.note.items() >= noted.items()
+    assert bool(whole.intermediate_networks) == (method_name == "aofp" or "gradual_epochs" in settings)
+    assert sum(state.within_epoch for state in saved) >= len(context.data.train) // 16 * (options["epochs"] - 1)
+    for state in saved[:: max(1, len(saved) // 12)]:
+        _, result = finish(context, dataclasses.replace(asked, saved=pickle.loads(pickle.dumps(state))))
+        assert result.state is TrialState.COMPLETE, result.error
+        assert [report.accuracy for report in result.curve] == [report.accuracy for report in whole.curve]
+        assert [network.checkpoint for network in result.networks] == [network.checkpoint for network in whole.networks]
+        assert {**result.note, "latency_ratio": 0} == {**whole.note, "latency_ratio": 0}
+
+
+def test_a_method_whose_hook_has_no_known_state_saves_nothing(
+    tiny_search_context: SearchContext, method: Callable[[Run], Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(net: nn.Module, space: SearchSpace, goal: Goal, context: TrialContext) -> Iterator[Snapshot]:
+        for epoch in context.fit(net, 1, lambda _net, _step: None):
+            yield Snapshot(net, space.full, epoch)
+        for epoch in context.fit(net, 1):
+            yield Snapshot(net, space.full, 1 + epoch)
+
+    monkeypatch.setattr("runners.evaluation.progress.SAVING_SECONDS", 0.0)
+    saved: list[SavedTraining] = []
+    _, result = finish(dataclasses.replace(tiny_search_context, save=saved.append), method(run))
+    assert result.state is TrialState.COMPLETE, result.error
     assert saved == []
 
 

@@ -50,18 +50,18 @@ def by_settings(trial: Trial, search_context: SearchContext) -> Evaluation:
             trial, TrialState.COMPLETE, accuracy=0.6, curve=trial.saved.curve, note={"from": trial.saved}
         )
     if trial.settings.get("dies_within"):
-        search_context.save(SavedTraining(b"state", (), 1.0, 1.0, within_epoch=True))
+        search_context.save(SavedTraining((b"state",), (), (), 1.0, 1.0, within_epoch=True))
         time.sleep(1.0)  # of an epoch, during which the state crosses the network
         os._exit(1)
     if trial.settings.get("dies_once"):
         report = EpochReport(trial.number, 3, 0.5, 0.0)
-        search_context.save(SavedTraining(b"state", (report,), 1.0, 1.0))
+        search_context.save(SavedTraining((b"state",), (report,), (), 1.0, 1.0))
         yield report
         os._exit(1)
     yield EpochReport(trial.number, 0, 0.5, 0.0)
     for _ in range(int(trial.settings.get("saves", 0))):  # in all longer than a trial may be silent
         time.sleep(1.0)
-        search_context.save(SavedTraining(b"state", (), 1.0, 1.0, within_epoch=True))
+        search_context.save(SavedTraining((b"state",), (), (), 1.0, 1.0, within_epoch=True))
     time.sleep(trial.settings.get("sleeps", 0.0))
     note = {"process": os.getpid(), "folder": os.getcwd()}
     return TrialResult(trial, TrialState.COMPLETE, accuracy=0.5, note=note, checkpoint=b"weights")
@@ -126,7 +126,7 @@ def test_failures_give_their_reason_in_one_line(told: dict[int, TrialResult]) ->
 def test_a_trial_that_loses_its_worker_once_goes_on_from_its_last_saved_epoch(told: dict[int, TrialResult]) -> None:
     assert (told[5].state, told[5].lost) == (TrialState.COMPLETE, False)
     assert [report.epoch for report in told[5].curve] == [3]
-    assert told[5].note["from"].state == b"state"
+    assert told[5].note["from"].states == (b"state",)
 
 
 def test_a_trial_goes_on_within_an_epoch_and_its_saved_states_are_a_sign_of_life(
@@ -136,7 +136,7 @@ def test_a_trial_goes_on_within_an_epoch_and_its_saved_states_are_a_sign_of_life
     with caplog.at_level(logging.WARNING, "runners.ray.relay"):
         RayRunner(RunnerConfig(), by_settings).run(desk, dataclasses.replace(tiny_search_context, trial_timeout=2.5))
     assert [desk.told[number].state for number in (0, 1)] == [TrialState.COMPLETE] * 2
-    assert desk.told[0].note["from"] == SavedTraining(b"state", (), 1.0, 1.0, within_epoch=True)
+    assert desk.told[0].note["from"] == SavedTraining((b"state",), (), (), 1.0, 1.0, within_epoch=True)
     assert "trial 0 lost its worker" in caplog.text
     assert "it is tried again, from within epoch 1 (1 of 2 retries)" in caplog.text
     assert "trial 1" not in caplog.text

@@ -25,7 +25,7 @@ def test_weak_channels_are_chosen_before_the_balance_and_cut_after_it(tiny_resid
     seen = []
     context_fit = context.fit
 
-    def fit(net, epochs, hook, span):
+    def fit(net, epochs, hook, span, **how):
         seen.append((net.stem.out_channels, hook is not None, span))
         yield from context_fit(net, epochs, hook)
 
@@ -44,7 +44,7 @@ def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -
     widths_seen = []
     context_fit = context.fit
 
-    def fit(net, epochs, hook, span):
+    def fit(net, epochs, hook, span, **how):
         widths_seen.append((net.conv1.out_channels, hook is not None, epochs))
         yield from context_fit(net, epochs, hook)
 
