@@ -170,6 +170,57 @@ class Stateless(TrainingState):
         """Do nothing."""
 
 
+# Called as hook(net, step) once gradients are final (unscaled, clipped, reduced), before the optimiser's step.
+StepHook = Callable[["nn.Module", int], None]
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a method does to the weights in a training; nothing by default.
+
+    Attributes:
+        hook: called before every step of the optimiser.
+        reshape: called after every epoch, before the epoch is yielded; may replace the network that is trained.
+        state: of `hook` and `reshape`. With it a trial whose worker is lost goes on where its state was saved: its
+            method runs again, and each `fit` that had ended gives its network the weights of its end at once and yields
+            its last epoch alone. None begins such a trial anew.
+    """
+
+    hook: StepHook | None = None
+    reshape: Reshape | None = None
+    state: TrainingState | None = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another process can go on with the training."""
+        return self.state is not None or not self
+
+    def __bool__(self) -> bool:
+        """Return whether the method acts on the weights."""
+        return self.hook is not None or self.reshape is not None
+
+
+NO_ACTION = Action()
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of a training, where they are not those of the whole schedule of the trial.
+
+    Attributes:
+        span: start and end of the part of the schedule that is followed, as fractions of it.
+        peak: of the schedule; None takes the trial's.
+        constant: rate of every step in place of the schedule; None follows the schedule.
+    """
+
+    span: tuple[float, float] = (0.0, 1.0)
+    peak: float | None = None
+    constant: float | None = None
+
+
+TRIAL_RATES = Rates()
+
+
 class Context(Protocol):
     """Data, training and evaluation for a method, without access to test and validation images."""
 
@@ -210,27 +261,17 @@ class Context(Protocol):
         self,
         net: "nn.Module",
         epochs: float,
-        hook: "StepHook | None" = None,
+        action: Action = NO_ACTION,
         *,
-        reshape: Reshape | None = None,
-        span: tuple[float, float] = (0.0, 1.0),
-        learning_rate: float | None = None,
-        peak: float | None = None,
+        rates: Rates = TRIAL_RATES,
         distillation: Distillation | None = None,
-        state: TrainingState | None = None,
     ) -> Iterator[int]:
         """Train `net` in place; yield the number of epochs trained after each one. The last epoch may be a partial one.
 
         Args:
-            hook: called as hook(net, step) before every step of the optimiser.
-            reshape: called after every epoch, before the epoch is yielded; may replace the net that is trained.
-            span: start and end of the part of the learning-rate schedule that is followed, as fractions of it.
-            learning_rate: constant learning rate; None follows the trial's schedule.
-            peak: peak of the schedule; None takes the trial's.
+            action: what the method does to the weights meanwhile.
+            rates: learning rates.
             distillation: replaces the distillation of the trial's training settings; None follows these.
-            state: of `hook` and `reshape`. With it, and without these, a trial whose worker is lost goes on where its
-                state was saved: its method runs again, and each `fit` that had ended gives `net` the weights of its end
-                at once and yields its last epoch alone. None with a hook begins such a trial anew.
         """
         ...
 
@@ -248,10 +289,6 @@ class Context(Protocol):
         A term that adds a gradient g * w to every step multiplies w by about exp(-g * integrated learning rate).
         """
         ...
-
-
-# Called as hook(net, step) once gradients are final (unscaled, clipped, reduced), before the optimiser's step.
-StepHook = Callable[["nn.Module", int], None]
 
 
 class Method(Protocol):

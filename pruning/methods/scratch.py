@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from pruning.base import Context, Goal, Method, PruningError, Snapshot
+from pruning.base import Context, Goal, Method, PruningError, Rates, Snapshot
 from pruning.methods.common_steps import wanted_widths
 from pruning.rewriting.surgery import slice_channels
 from pruning.selection import select_channels
@@ -62,7 +62,7 @@ class FromScratch(Method):
         note = {"learning_rate": peak}
         if not context.epochs:
             yield Snapshot(narrow.eval(), widths, 0, note)
-        for epoch in context.fit(narrow, context.epochs, peak=peak):
+        for epoch in context.fit(narrow, context.epochs, rates=Rates(peak=peak)):
             yield Snapshot(narrow, widths, epoch, note)
 
 

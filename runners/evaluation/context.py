@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pruning.base import Context, Distillation, Reshape, StepHook, TrainingPlan, TrainingState
+from pruning.base import NO_ACTION, TRIAL_RATES, Action, Context, Distillation, Rates, TrainingPlan
 from pruning.file_size import CHECKPOINT
 from pruning.inference import choose_forms, for_inference
 from runners.config import TrainConfig
@@ -172,20 +172,17 @@ class TrialContext(Context):
         self,
         net: nn.Module,
         epochs: float,
-        hook: StepHook | None = None,
+        action: Action = NO_ACTION,
         *,
-        reshape: Reshape | None = None,
-        span: tuple[float, float] = WHOLE,
-        learning_rate: float | None = None,
-        peak: float | None = None,
+        rates: Rates = TRIAL_RATES,
         distillation: Distillation | None = None,
-        state: TrainingState | None = None,
     ) -> Iterator[int]:
         self._fits += 1
-        config = self._config if peak is None else dataclasses.replace(self._config, lr=peak)
-        if learning_rate is not None:
-            config = dataclasses.replace(config, lr_scheduler="constant", warmup_epochs=0.0, lr=learning_rate)
-        teacher = self._teacher
+        config, teacher = self._config, self._teacher
+        if rates.peak is not None:
+            config = dataclasses.replace(config, lr=rates.peak)
+        if rates.constant is not None:
+            config = dataclasses.replace(config, lr_scheduler="constant", warmup_epochs=0.0, lr=rates.constant)
         if distillation is not None:
             weight, temperature = distillation.weight, distillation.temperature
             config = dataclasses.replace(config, distill_weight=weight, distill_temperature=temperature)
@@ -196,17 +193,15 @@ class TrialContext(Context):
             seed=derive_seed(self.seed, f"fit {self._fits}"),
             device=self.device,
             teacher=teacher,
-            hook=hook,
-            reshape=reshape,
+            action=action,
             compute_format=self._compute_format,
-            span=span,
+            span=rates.span,
         )
         net = net.to(self.device)
-        if self._rescales and hook is None and reshape is None:
+        if self._rescales and not action:
             rescale(net, next(self.calibration_batches(1))[0])
-        training = Training(net, self._train, config, training_run, state)
-        acted_on = hook is not None or reshape is not None
-        self._resumable &= self._training is None and (state is not None or not acted_on)
+        training = Training(net, self._train, config, training_run)
+        self._resumable &= self._training is None and action.resumable
         if self._fits <= len(self._saved):
             training.restore(self._saved[self._fits - 1])
         if self._fits < len(self._saved):

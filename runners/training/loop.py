@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import Reshape, Stateless, TrainingState
+from pruning.base import Reshape, Stateless
 from runners.config import TrainConfig
 from runners.data.splits import Split
 from runners.training.averaging import WeightAverage
@@ -46,23 +46,15 @@ class Training:
 
     Args:
         net: on the device of the training run.
-        state: of the functions of the training run that act on the weights.
 
     Attributes:
         epochs: number of epochs, the last of which may be a fraction of one.
         finished: number of epochs so far.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        split: Split,
-        config: TrainConfig,
-        training_run: TrainingRun,
-        state: TrainingState | None = None,
-    ) -> None:
+    def __init__(self, net: nn.Module, split: Split, config: TrainConfig, training_run: TrainingRun) -> None:
         self._net, self._split, self._config, self._training_run = net, split, config, training_run
-        self._state = state or Stateless()
+        self._state = training_run.action.state or Stateless()
         set_drop_path(net, config.drop_path)
         self._per_epoch = max(1, len(split) // config.batch_size)
         self._total = count_steps(training_run.epochs, self._per_epoch)
@@ -165,8 +157,9 @@ class Training:
             _check_finite(losses, epoch, step, self._rate(step))
         if self._average is not None:
             self._average.exchange()
-        if self._training_run.reshape is not None:
-            self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, self._training_run.reshape)
+        reshape = self._training_run.action.reshape
+        if reshape is not None:
+            self._net, self._optimiser = _reshaped(self._net, self._optimiser, self._config, reshape)
 
     def _rate(self, step: int) -> float:
         span = self._training_run.span
@@ -189,8 +182,8 @@ class Training:
         self._scaler.unscale_(self._optimiser)
         if self._config.clip_grad_norm:
             nn.utils.clip_grad_norm_(self._net.parameters(), self._config.clip_grad_norm)
-        if self._training_run.hook is not None:
-            self._training_run.hook(self._net, step)
+        if self._training_run.action.hook is not None:
+            self._training_run.action.hook(self._net, step)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         if self._average is not None:
@@ -237,8 +230,7 @@ def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 def _weight_average(net: nn.Module, config: TrainConfig, training_run: TrainingRun) -> WeightAverage | None:
     """Return the average of the weights; None without one, or where a method acts on the weights in training."""
-    acted_on = training_run.hook is not None or training_run.reshape is not None
-    return None if acted_on or not config.model_ema_decay else WeightAverage(net, config.model_ema_decay)
+    return None if training_run.action or not config.model_ema_decay else WeightAverage(net, config.model_ema_decay)
 
 
 def _reshaped(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pruning.base import Reshape, StepHook
+from pruning.base import NO_ACTION, Action
 from runners.training.compute_format import ComputeFormat
 from runners.training.schedule import WHOLE
 from spaces.errors import SlimfrontError
@@ -26,9 +26,7 @@ class TrainingRun:
         seed: determines order, augmentation and dropout.
         device: where the network is trained.
         teacher: network on `device` whose logits are the target of distillation, where the options weigh it above 0.
-        hook: called as hook(net, step) when the gradients are final, before the step of the optimiser.
-        reshape: called as reshape(net, momentum by parameter name) after every epoch; training continues with the
-            network and momentum that it returns, or with the present ones if it returns None.
+        action: what a method does to the weights meanwhile.
         compute_format: precision and memory format; None takes the precision that the options declare, and measures
             nothing.
         span: the part of the schedule to train over, as fractions of it; for a method that changes the network or the
@@ -40,8 +38,7 @@ class TrainingRun:
     seed: int
     device: torch.device
     teacher: nn.Module | None = None
-    hook: StepHook | None = None
-    reshape: Reshape | None = None
+    action: Action = NO_ACTION
     compute_format: ComputeFormat | None = None
     span: tuple[float, float] = WHOLE
 

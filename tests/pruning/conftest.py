@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.base import Distillation, Reshape, StepHook, TrainingPlan, TrainingState
+from pruning.base import NO_ACTION, TRIAL_RATES, Action, Distillation, Rates, TrainingPlan
 
 
 class TinyResidual(nn.Module):
@@ -90,16 +90,12 @@ class TinyContext:
         self,
         net: nn.Module,
         epochs: float,
-        hook: StepHook | None = None,
+        action: Action = NO_ACTION,
         *,
-        reshape: Reshape | None = None,
-        span: tuple[float, float] = (0.0, 1.0),
-        learning_rate: float | None = None,
-        peak: float | None = None,
+        rates: Rates = TRIAL_RATES,
         distillation: Distillation | None = None,
-        state: TrainingState | None = None,
     ) -> Iterator[int]:
-        optimiser = torch.optim.SGD(net.parameters(), lr=learning_rate or peak or self.learning_rate)
+        optimiser = torch.optim.SGD(net.parameters(), lr=rates.constant or rates.peak or self.learning_rate)
         for epoch in range(math.ceil(epochs)):
             net.train()
             optimiser.zero_grad()
@@ -111,10 +107,10 @@ class TinyContext:
                 apart = functional.kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)
                 loss = (1 - distillation.weight) * loss + distillation.weight * apart
             loss.backward()
-            if hook is not None:
-                hook(net, epoch)
+            if action.hook is not None:
+                action.hook(net, epoch)
             optimiser.step()
-            changed = reshape(net, {}) if reshape is not None else None
+            changed = action.reshape(net, {}) if action.reshape is not None else None
             if changed is not None:
                 net = changed[0]
                 optimiser = torch.optim.SGD(net.parameters(), lr=0.01)

@@ -23,7 +23,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pruning.base import Context, Goal, Method, PruningError, Snapshot, Stateless
+from pruning.base import NO_ACTION, Action, Context, Goal, Method, PruningError, Rates, Snapshot, Stateless
 from pruning.criteria.weights import norm_scores
 from pruning.methods.abfp.balancing import AutoBalance, balance_factors, normalised_layers, restore_norms
 from pruning.methods.common_steps import wanted_widths
@@ -163,7 +163,7 @@ class _Training:
         if share <= self._method.weak_share:
             return
         start = self._epochs
-        for finished in self._context.fit(self._net, epochs, hook, span=self._span(epochs), state=Stateless()):
+        for finished in self._fit(epochs, Action(hook, state=Stateless())):
             self._epochs = start + min(finished, epochs)
             self._note["weak_share"] = share = hook.weak_share()
             yield from self._cut_copy()
@@ -196,7 +196,7 @@ class _Training:
     def train(self, epochs: float) -> Iterator[Snapshot]:
         """Train without the regulariser."""
         start = self._epochs
-        for finished in self._context.fit(self._net, epochs, None, span=self._span(epochs)):
+        for finished in self._fit(epochs):
             self._epochs = start + min(finished, epochs)
             yield from self._cut_copy()
 
@@ -205,9 +205,12 @@ class _Training:
         start, left = self._epochs, self._context.epochs - self._epochs
         if self._reported == 0 or self._reported < self._whole_epochs():
             yield self._snapshot(self._net)
-        for finished in self._context.fit(self._net, left, None, span=self._span(left)):
+        for finished in self._fit(left):
             self._epochs = min(start + finished, self._context.epochs)
             yield self._snapshot(self._net)
+
+    def _fit(self, epochs: float, action: Action = NO_ACTION) -> Iterator[int]:
+        return self._context.fit(self._net, epochs, action, rates=Rates(self._span(epochs)))
 
     def _span(self, epochs: float) -> tuple[float, float]:
         """Return the part of the trial's learning-rate schedule that the next `epochs` take."""

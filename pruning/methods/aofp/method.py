@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pruning.allocation import usage
-from pruning.base import Context, Goal, Method, PruningError, Snapshot, TrainingState
+from pruning.base import Action, Context, Goal, Method, PruningError, Rates, Snapshot, TrainingState
 from pruning.calibration.activation_moments import gather
 from pruning.calibration.layer_calls import is_repeatable
 from pruning.calibration.reconstruction import RECIPE, reconstruct
@@ -281,7 +281,8 @@ def _train(
     narrowing = _Narrowing(search, net)
     search.attach()
     try:
-        for epoch in context.fit(net, epochs, narrowing.after_batch, learning_rate=rate, state=narrowing):
+        action = Action(narrowing.after_batch, state=narrowing)
+        for epoch in context.fit(net, epochs, action, rates=Rates(constant=rate)):
             yield min(epoch, epochs), narrowing.drain()
             if search.finished:
                 return

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pruning.base import Context, Goal, Method, PruningError, Snapshot, TrainingPlan, TrainingState
+from pruning.base import Action, Context, Goal, Method, PruningError, Snapshot, TrainingPlan, TrainingState
 from pruning.methods.common_steps import wanted_widths
 from pruning.methods.csgd.clustering import KINDS, ROWS, cluster_channels
 from pruning.methods.csgd.collapse import COLLAPSED, CollapsePlan, plan_to_deadline, plan_with_fixed_epsilon
@@ -131,7 +131,7 @@ class CentripetalSGD(Method):
         training = _Training(self, wide, space, clusters, context)
         if not context.epochs:
             yield training.snapshot(widths, 0)
-        for epoch in context.fit(wide, context.epochs, training.step, reshape=training.reshape, state=training):
+        for epoch in context.fit(wide, context.epochs, Action(training.step, training.reshape, training)):
             yield training.snapshot(widths, epoch)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pruning.allocation import usage
-from pruning.base import Context, Distillation, Goal, Snapshot
+from pruning.base import Context, Distillation, Goal, Rates, Snapshot
 from pruning.rewriting.narrowing import narrow_space, stages
 from pruning.selection import Selection
 from spaces.budget import Budget
@@ -122,7 +122,8 @@ def narrow_gradually(
             last = cut(net if last is None else last.net, goal, last)
             cuts += 1
         assert last is not None
-        for _ in context.fit(last.net, 1, learning_rate=schedule.learning_rate, distillation=schedule.distillation):
+        rates = Rates(constant=schedule.learning_rate)
+        for _ in context.fit(last.net, 1, rates=rates, distillation=schedule.distillation):
             pass
         if reached(space_after(last), goals[-1]):
             break

@@ -5,7 +5,7 @@ import tiny_nets as nets
 import torch
 from torch import nn
 
-from pruning.base import METHODS, Goal, PruningError
+from pruning.base import METHODS, Goal, PruningError, Rates
 from pruning.criteria.norms import L2
 from pruning.methods.score_and_slice import RandomChannels, RankedMaps, ScoreAndSlice, TaylorGates, UniformL2
 from pruning.settings import declared_settings
@@ -144,7 +144,7 @@ def _error(narrow: nn.Module, net: nn.Module, images: torch.Tensor) -> float:
 def test_a_compensated_cut_is_nearer_to_the_trained_net(tiny_context, build) -> None:
     torch.manual_seed(0)
     context, net = tiny_context(epochs=0, classes=5), build()
-    list(context.fit(net, 30, learning_rate=0.1))
+    list(context.fit(net, 30, rates=Rates(constant=0.1)))
     net.eval()
     space = trace(net, context.images)
     plain, compensated = (

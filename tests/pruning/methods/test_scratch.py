@@ -47,7 +47,7 @@ def test_weights_are_drawn_at_the_narrow_size() -> None:
 def test_training_takes_the_dense_nets_rate_and_the_trials_epochs(tiny_residual, tiny_context) -> None:
     context, peaks = tiny_context(epochs=2), []
     fit = context.fit
-    context.fit = lambda *args, peak=None, **kw: peaks.append(peak) or fit(*args, peak=peak, **kw)
+    context.fit = lambda *args, rates, **kw: peaks.append(rates.peak) or fit(*args, rates=rates, **kw)
     space = trace(tiny_residual, torch.zeros(1, 3, 8, 8))
     snapshots = list(FromScratch(learning_rate_scale=0.5).run(tiny_residual, space, CUT, context))
     assert [snapshot.epoch for snapshot in snapshots] == [1, 2]

@@ -12,7 +12,7 @@ import torch
 from tiny_trials import NARROW, finish, finish_segment, trial
 from torch import nn
 
-from pruning.base import METHODS, Distillation, Goal, Snapshot
+from pruning.base import METHODS, Action, Distillation, Goal, Rates, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.quantization.layers import size_mb
 from pruning.traits import pausable, screenable
@@ -168,7 +168,7 @@ def test_a_method_whose_hook_has_no_known_state_saves_nothing(
     tiny_search_context: SearchContext, method: Callable[[Run], Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(net: nn.Module, space: SearchSpace, goal: Goal, context: TrialContext) -> Iterator[Snapshot]:
-        for epoch in context.fit(net, 1, lambda _net, _step: None):
+        for epoch in context.fit(net, 1, Action(lambda _net, _step: None)):
             yield Snapshot(net, space.full, epoch)
         for epoch in context.fit(net, 1):
             yield Snapshot(net, space.full, 1 + epoch)
@@ -245,7 +245,7 @@ def test_training_at_a_constant_rate_is_not_that_of_the_schedule(tiny_search_con
             TrialContext(tiny_search_context.data, tiny_search_context.train, 0),
             copy.deepcopy(tiny_search_context.net),
         )
-        assert list(context.fit(net, 1, learning_rate=rate)) == [1]
+        assert list(context.fit(net, 1, rates=Rates(constant=rate))) == [1]
         found.append(net[0].weight)
     assert torch.equal(found[1], found[2])
     assert not torch.equal(found[0], found[1])
@@ -257,7 +257,7 @@ def test_another_peak_is_that_of_the_whole_schedule(tiny_search_context: SearchC
     for rate, peak in ((0.02, None), (0.008, 0.02), (0.008, None)):
         config = dataclasses.replace(tiny_search_context.train, lr=rate)
         context, net = TrialContext(tiny_search_context.data, config, 0), copy.deepcopy(tiny_search_context.net)
-        list(context.fit(net, 1, peak=peak))
+        list(context.fit(net, 1, rates=Rates(peak=peak)))
         found.append(net[0].weight)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

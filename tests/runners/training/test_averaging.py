@@ -7,6 +7,7 @@ import torch
 from tiny_training import CPU, tiny_net, train, two_colours, weights
 from torch import nn
 
+from pruning.base import Action
 from runners.config import TrainConfig
 from runners.training.averaging import WeightAverage
 from runners.training.compute_format import PLAIN
@@ -53,7 +54,7 @@ def test_epochs_end_with_averaged_weights_and_training_goes_on_from_the_others()
 
     run = TrainingRun(3, 0.1, seed=3, device=CPU, compute_format=PLAIN)
     averaged = [copy.deepcopy(net.state_dict()) for _ in fit(net, two_colours(), AVERAGED, run)]
-    hooked = TrainingRun(3, 0.1, seed=3, device=CPU, compute_format=PLAIN, hook=take_in)
+    hooked = TrainingRun(3, 0.1, seed=3, device=CPU, compute_format=PLAIN, action=Action(take_in))
     for epoch in fit(expected, two_colours(), PLAIN_CONFIG, hooked):
         seen.append(copy.deepcopy(expected.state_dict()))
         if epoch == 3:
@@ -65,9 +66,9 @@ def test_epochs_end_with_averaged_weights_and_training_goes_on_from_the_others()
 
 
 def test_methods_that_act_on_the_weights_train_without_an_average() -> None:
-    for acting in ({"hook": lambda net, step: None}, {"reshape": lambda net, momentum: None}):
-        plain = weights(train(tiny_net(), config=PLAIN_CONFIG, epochs=2, **acting))
-        assert torch.equal(plain, weights(train(tiny_net(), config=AVERAGED, epochs=2, **acting)))
+    for action in (Action(lambda net, step: None), Action(reshape=lambda net, momentum: None)):
+        plain = weights(train(tiny_net(), config=PLAIN_CONFIG, epochs=2, action=action))
+        assert torch.equal(plain, weights(train(tiny_net(), config=AVERAGED, epochs=2, action=action)))
     assert not torch.equal(plain, weights(train(tiny_net(), config=AVERAGED, epochs=2)))
 
 

@@ -9,6 +9,7 @@ import torch
 from tiny_training import CONFIG, CPU, tiny_net, train, two_colours, weights
 from torch import nn
 
+from pruning.base import Action
 from runners.config import TrainConfig
 from runners.data.augmentation import Augmentation
 from runners.training.compute_format import PLAIN, ComputeFormat
@@ -61,10 +62,10 @@ def test_training_goes_on_with_the_net_and_momentum_it_is_handed():
 
     copies: list[nn.Module] = []
     first = train(tiny_net(), epochs=3)
-    left = train(tiny_net(), epochs=3, reshape=hand_over)
+    left = train(tiny_net(), epochs=3, action=Action(reshape=hand_over))
     assert torch.equal(weights(copies[1]), weights(first))
     assert not torch.equal(weights(left), weights(first))
-    kept = train(tiny_net(), epochs=3, reshape=lambda net, momentum: None)
+    kept = train(tiny_net(), epochs=3, action=Action(reshape=lambda net, momentum: None))
     assert torch.equal(weights(kept), weights(first))
 
 
@@ -102,7 +103,7 @@ def test_the_hook_sees_final_gradients_before_each_step():
             parameter.grad.zero_()
 
     before = [parameter.clone() for parameter in net.parameters()]
-    train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.0), epochs=2, hook=hook)
+    train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.0), epochs=2, action=Action(hook))
     assert seen == [(step, True) for step in range(12)]
     assert all(torch.equal(*pair) for pair in zip(before, net.parameters(), strict=True))
 
@@ -113,8 +114,8 @@ def test_an_incomplete_last_batch_is_left_out_and_a_small_set_is_one_batch():
     def hook(net: nn.Module, step: int) -> None:
         steps.append(step)
 
-    train(tiny_net(), config=TrainConfig(batch_size=32, precision="float32"), hook=hook)
-    train(tiny_net(), config=TrainConfig(batch_size=100, precision="float32"), hook=hook)
+    train(tiny_net(), config=TrainConfig(batch_size=32, precision="float32"), action=Action(hook))
+    train(tiny_net(), config=TrainConfig(batch_size=100, precision="float32"), action=Action(hook))
     assert steps == [0, 0]
 
 
@@ -126,7 +127,7 @@ def test_biases_and_batchnorm_are_not_decayed():
             parameter.grad.zero_()
 
     before = copy.deepcopy(net)
-    train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.1), hook=stop)
+    train(net, config=TrainConfig(batch_size=8, precision="float32", weight_decay=0.1), action=Action(stop))
     assert torch.equal(net[1].weight, before[1].weight)
     assert torch.equal(net[0].bias, before[0].bias)
     assert net[0].weight.norm() < before[0].weight.norm()
@@ -142,7 +143,7 @@ def test_biases_alone_learn_at_a_multiple_of_the_rate():
 
     for factor in (1.0, 2.0):
         config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.0, bias_lr_mult=factor)
-        net = train(tiny_net(), config=config, hook=ones)
+        net = train(tiny_net(), config=config, action=Action(ones))
         assert plan_training(two_colours(), config, 1, 0.1).bias_lr_mult == factor
         pairs = zip(start.named_parameters(), net.parameters(), strict=True)
         moved[factor] = {name: float((before - after).detach().mean()) for (name, before), after in pairs}
@@ -177,7 +178,7 @@ def test_a_part_of_an_epoch_is_that_share_of_its_steps():
     def steps(epochs: float) -> list[int]:
         seen: list[int] = []
         training_run = TrainingRun(
-            epochs, 0.1, seed=0, device=CPU, compute_format=PLAIN, hook=lambda net, step: seen.append(step)
+            epochs, 0.1, seed=0, device=CPU, compute_format=PLAIN, action=Action(lambda net, step: seen.append(step))
         )
         yielded = list(fit(tiny_net(), two_colours(), CONFIG, training_run))
         return [len(yielded), len(seen)]
@@ -197,7 +198,7 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_rate():
             trained[6].weight.grad.fill_(math.nan)
 
     with pytest.raises(TrainingError, match=r"epoch 2, step 8 \(learning rate 0\.\d+\); lower the learning rate"):
-        train(net, epochs=2, hook=spoil)
+        train(net, epochs=2, action=Action(spoil))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_without_a_limit_gradients_stay_as_they_are():
 
     for limit in (5.0, 0.0):
         config = TrainConfig(batch_size=8, precision="float32", clip_grad_norm=limit)
-        train(blown_up(), config=config, rate=1e-9, hook=hook)
+        train(blown_up(), config=config, rate=1e-9, action=Action(hook))
     assert max(norms[:6]) <= 5.001
     assert max(norms[6:]) > 5.001
 

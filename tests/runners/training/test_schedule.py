@@ -7,6 +7,7 @@ import torch
 from tiny_training import CONFIG, CPU, tiny_net, train, two_colours
 from torch import nn
 
+from pruning.base import Action
 from runners.config import TrainConfig
 from runners.training.compute_format import PLAIN
 from runners.training.loop import fit
@@ -29,7 +30,7 @@ def test_the_plan_of_a_training_is_what_the_optimiser_does():
             parameter.grad = torch.ones_like(parameter)
 
     config = TrainConfig(batch_size=8, precision="float32", momentum=0.0, weight_decay=0.1)
-    train(moved, config=config, epochs=2, hook=hook)
+    train(moved, config=config, epochs=2, action=Action(hook))
     plan = plan_training(two_colours(), config, 2, 0.1)
     assert len(plan.rates) == 12
     assert rates[1:] == pytest.approx(plan.rates[:-1], rel=1e-4)
@@ -56,7 +57,9 @@ def test_a_constant_pull_shrinks_a_weight_as_the_integrated_learning_rate_says()
             parameter.grad = 0.002 * parameter.detach() if parameter is net.weight else torch.zeros_like(parameter)
 
     flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1), net)
-    training_run = TrainingRun(4, 0.05, seed=0, device=CPU, compute_format=PLAIN, hook=lambda _, step: pull(net, step))
+    training_run = TrainingRun(
+        4, 0.05, seed=0, device=CPU, compute_format=PLAIN, action=Action(lambda _, step: pull(net, step))
+    )
     list(fit(flat, two_colours(), config, training_run))
     expected = math.exp(-0.002 * integrated_learning_rate(config, epochs=4, per_epoch=48, learning_rate=0.05))
     torch.testing.assert_close(
@@ -112,7 +115,7 @@ def test_the_optimiser_follows_milestones_within_a_part_of_the_schedule():
         for parameter in trained.parameters():
             parameter.grad = torch.ones_like(parameter)
 
-    train(net, config=config, epochs=2, hook=hook, span=(0.25, 0.75))
+    train(net, config=config, epochs=2, action=Action(hook), span=(0.25, 0.75))
     moves = [before - after for before, after in zip(rates, rates[1:], strict=False)]
     assert moves == pytest.approx([0.1] * 6 + [0.01] * 5, rel=1e-3)
 

@@ -25,9 +25,9 @@ def test_weak_channels_are_chosen_before_the_balance_and_cut_after_it(tiny_resid
     seen = []
     context_fit = context.fit
 
-    def fit(net, epochs, hook, span, **how):
-        seen.append((net.stem.out_channels, hook is not None, span))
-        yield from context_fit(net, epochs, hook)
+    def fit(net, epochs, action, rates):
+        seen.append((net.stem.out_channels, bool(action), rates.span))
+        yield from context_fit(net, epochs, action)
 
     context.fit = fit
     space = trace(tiny_residual, context.images)
@@ -44,9 +44,9 @@ def test_every_iteration_balances_cuts_and_trains(tiny_residual, tiny_context) -
     widths_seen = []
     context_fit = context.fit
 
-    def fit(net, epochs, hook, span, **how):
-        widths_seen.append((net.conv1.out_channels, hook is not None, epochs))
-        yield from context_fit(net, epochs, hook)
+    def fit(net, epochs, action, rates):
+        widths_seen.append((net.conv1.out_channels, bool(action), epochs))
+        yield from context_fit(net, epochs, action)
 
     context.fit = fit
     goal = Goal(widths=Widths({"stem": 2, "conv1": 3}))

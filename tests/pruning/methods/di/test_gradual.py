@@ -10,7 +10,7 @@ import tiny_nets as nets
 import torch
 from torch import nn
 
-from pruning.base import Goal, Snapshot
+from pruning.base import TRIAL_RATES, Goal, Rates, Snapshot
 from pruning.methods.di.gradual import goals_between, reached
 from pruning.methods.di.method import DiscriminantInformation
 from pruning.traits import wide_epochs
@@ -104,13 +104,13 @@ def test_the_rate_is_constant_between_cuts_and_fine_tuning_has_its_own_schedule(
     context, seen = tiny_context(epochs=5, learning_rate=0.5), []
     fit = context.fit
 
-    def watched(net, epochs, hook=None, **how):
-        seen.append((epochs, how.get("learning_rate"), how.get("span")))
-        yield from fit(net, epochs, hook, **how)
+    def watched(net, epochs, rates=TRIAL_RATES, **how):
+        seen.append((epochs, rates))
+        yield from fit(net, epochs, rates=rates, **how)
 
     context.fit = watched
     run(tiny_residual, context, HALF, gradual_rate=0.2)
-    assert seen == [(1, 0.1, None)] * 3 + [(2, None, None)]
+    assert seen == [(1, Rates(constant=0.1))] * 3 + [(2, TRIAL_RATES)]
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(0, [0]), (1, [1]), (2, [1, 2])])
