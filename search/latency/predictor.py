@@ -6,7 +6,7 @@ its measured latency (`search.latency.queue`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,30 +53,33 @@ class LatencyPredictor:
         Groups are then moved to the cheap side of steps of the latency, where these exist. Where not even the smallest
         network is predicted inside, it is returned: measuring decides.
         """
-        widths = self._fit(width_ratios, budgets)
-        if math.isinf(self.problem.latency_limit) or not self._inside(widths):
-            return widths
         counted_budgets = counted(budgets)
 
-        def inside(moved: Widths) -> bool:
-            cost = self.problem.space.cost(moved)
-            return self._inside(moved) and all(budget.allows(cost) for budget in counted_budgets)
+        def allowed(widths: Widths) -> bool:
+            cost = self.problem.space.cost(widths)
+            return all(budget.allows(cost) for budget in counted_budgets)
 
-        return on_cheap_side(self.model, self.problem.space.variable, widths, inside)
+        def cheap(widths: Widths, inside: Callable[[Widths], bool]) -> Widths:
+            return on_cheap_side(self.model, self.problem.space.variable, widths, inside)
 
-    def _fit(self, width_ratios: Sequence[float], budgets: Sequence[Budget]) -> Widths:
-        widths = self.problem.space.fit(width_ratios, budgets)
+        if math.isinf(self.problem.latency_limit):
+            return self.problem.space.fit(width_ratios, budgets)
+        # Where plain widths take longer than wider ones, the search for the limit is one among those on the cheap side.
+        widths = self._fit(width_ratios, budgets, lambda one: cheap(one, allowed) if self.model.layers.block else one)
+        return cheap(widths, lambda one: self._inside(one) and allowed(one)) if self._inside(widths) else widths
+
+    def _fit(
+        self, width_ratios: Sequence[float], budgets: Sequence[Budget], moved: Callable[[Widths], Widths]
+    ) -> Widths:
+        space = self.problem.space
+        widths = moved(space.fit(width_ratios, budgets))
         if self._inside(widths):
             return widths
         others = [budget for budget in budgets if budget.quantity != "flops"]
-        low, high, best = (
-            self.problem.space.smallest_cost.flops,
-            self.problem.space.cost(widths).flops,
-            self.problem.space.smallest,
-        )
+        low, high, best = space.smallest_cost.flops, space.cost(widths).flops, space.smallest
         for _ in range(NARROWINGS):
             middle = math.isqrt(low * high)
-            tried = self.problem.space.fit(width_ratios, [*others, Budget("flops", max(middle, low))])
+            tried = moved(space.fit(width_ratios, [*others, Budget("flops", max(middle, low))]))
             if self._inside(tried):
                 low, best = max(middle, low), tried
             else:

@@ -1,7 +1,8 @@
 """Steps: channels at which the predicted latency jumps, and widths on the cheap side of them.
 
-A device may take as long for 17 channels of a layer as for 32. A proposal of 17 then pays for channels that it does not
-have, so it is widened to the end of the step, or narrowed to the end of the step before.
+A device may take as long for 17 channels of a layer as for 32, or even longer, where it does not compute with an odd
+number of channels as fast. A proposal of 17 then pays for channels that it does not have, so it is widened as far as
+that costs nothing, or else to the end of the step, or narrowed to the end of the step before.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,25 +16,34 @@ from spaces.groups import ChannelGroup
 from spaces.widths import Widths
 
 JUMP = 0.75  # share of the rise over a step that its first channel must bring
+SMALLEST_STEP = STEPS[1]
 
 
 def on_cheap_side(
     model: LatencyModel, groups: Sequence[ChannelGroup], widths: Widths, inside: Callable[[Widths], bool]
 ) -> Widths:
-    """Return the widths with every group at the end of its step: the present one where that is inside, else the last.
+    """Return the widths with every group as wide as costs no more, or at the end of its step or of the last one.
 
     Args:
         groups: that may vary.
         inside: tells whether widths meet the budgets.
     """
     for group in groups:
-        ends = _ends(model, group, widths)
-        for width in ends:
+        for width in [*_free(model, group, widths), *_ends(model, group, widths)]:
             moved = widths | {group.name: width}
             if inside(moved):
                 widths = moved
                 break
     return widths
+
+
+def _free(model: LatencyModel, group: ChannelGroup, widths: Widths) -> list[int]:
+    """Return the widest legal width above that of a group that takes no longer; none where all take longer."""
+    present = widths[group.name]
+    first, last = present // SMALLEST_STEP + 1, min(group.ceiling, present + STEPS[-1]) // SMALLEST_STEP
+    wider = [step * SMALLEST_STEP for step in range(last, first - 1, -1) if group.legal(step * SMALLEST_STEP)]
+    seconds = _seconds(model, widths, group.name, [present, *wider])
+    return [width for width, taken in zip(wider, seconds[1:], strict=True) if taken <= seconds[0]][:1]
 
 
 def _ends(model: LatencyModel, group: ChannelGroup, widths: Widths) -> list[int]:
@@ -44,7 +54,7 @@ def _ends(model: LatencyModel, group: ChannelGroup, widths: Widths) -> list[int]
         if low == widths[group.name] or high <= low + 1:
             continue
         at_low, first, at_high = _seconds(model, widths, group.name, (low, low + 1, high))
-        if at_high > at_low and first - at_low >= JUMP * (at_high - at_low):
+        if first > at_low and first - at_low >= JUMP * (at_high - at_low):
             return [width for width in (high, low) if width != widths[group.name] and group.legal(width)]
     return []
 

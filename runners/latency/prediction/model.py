@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runners.latency.prediction.blocked import blocked_basis
 from runners.latency.prediction.layer_timing import basis
 
 MAX_STAGES = 6  # whose shares the correction uses
@@ -61,6 +62,8 @@ class Layers:
         coefficients: see `layer_timing.fit_coefficients`, shape (kernels, TERMS, TERMS).
         stage: index of each operation's stage, shape (operations,).
         step: the device takes as long as for the next multiple of so many channels, whatever single layers take here.
+        block: channels of a block in a runtime that convolves blocks, whose coefficients are those of `blocked`, shape
+            (kernels, blocked.TERMS, blocked.TERMS); 0 for another.
     """
 
     names: tuple[str, ...]
@@ -70,13 +73,17 @@ class Layers:
     coefficients: Floats
     stage: NDArray[np.int64]
     step: int = 1
+    block: int = 0
 
     def stages(self, widths: Floats) -> Floats:
         """Return the seconds of each stage, shape (n, stages), at widths of shape (n, groups)."""
         x = np.concatenate([np.ones((len(widths), 1)), widths], axis=1)
-        inputs, outputs = (basis(self._stepped(x @ rows.T)) for rows in (self.in_channels, self.out_channels))
+        inputs, outputs = (self._terms(self._stepped(x @ rows.T)) for rows in (self.in_channels, self.out_channels))
         seconds = ((inputs[:, :, None, :] @ self._operation_coefficients)[:, :, 0, :] * outputs).sum(axis=2)
         return np.asarray(seconds @ self._stage_membership)
+
+    def _terms(self, channels: Floats) -> Floats:
+        return blocked_basis(channels, self.block) if self.block else basis(channels)
 
     def _stepped(self, channels: Floats) -> Floats:
         return channels if self.step == 1 else self.step * np.ceil(channels / self.step - 1e-9)
@@ -104,6 +111,7 @@ class Layers:
             coefficients=np.array(data["coefficients"], dtype=np.float64),
             stage=np.array(data["stage"], dtype=np.int64),
             step=int(data["step"]),
+            block=int(data["block"]),
         )
 
 

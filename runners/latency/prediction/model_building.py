@@ -25,10 +25,11 @@ from pruning.steps import counted
 from runners.cache import cache_root, digest_of, write_cached
 from runners.latency.engines import LatencyError
 from runners.latency.meter import Conditions, LatencyMeter, Meter, exclusive
+from runners.latency.prediction.blocked import BLOCKS, blocked_terms
 from runners.latency.prediction.kernels import Extent, Kernel, Operation, extent_matrix, list_operations
 from runners.latency.prediction.layer_timing import TERMS, LayerTable, LayerTimer
 from runners.latency.prediction.model import LatencyModel, Layers, ModelError, Readings, left_out_errors, stage_numbers
-from runners.latency.prediction.rates import Rates
+from runners.latency.prediction.rates import Rates, work_terms
 from runners.latency.prediction.steps import find_step, step_pairs
 from runners.latency.sharing import shared_out
 from runners.training.compute_format import using_threads
@@ -40,7 +41,7 @@ LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is measured too
 HELD_OUT = 16  # nets of random widths; with the dense one, those of uniform widths and the pairs, at most 30
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
-VERSION = 5  # of the cached files
+VERSION = 6  # of the cached files
 
 Make = Callable[[int, Readings], Layers]  # of a step of channels, and of readings where these determine the layers
 
@@ -92,9 +93,12 @@ def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple
     start = time.perf_counter()
     kernels, operations = list_operations(meter.dense, space, meter.first_batch)
     plain = untimed_layers(kernels, operations, space)
-    makers: list[Make] = [Rates(plain, [kernel.work for kernel in kernels]).fit]
-    timer, drift = None, 0.0
-    if (local := meter.for_layers()) is not None:
+    makers: list[Make] = [Rates(plain, work_terms([kernel.work for kernel in kernels])).fit]
+    timer, drift, local = None, 0.0, meter.for_layers()
+    if local is None or local.config.engine == "onnxruntime":
+        terms = blocked_terms(kernels)
+        makers += [Rates(dataclasses.replace(plain, block=block), terms).fit for block in BLOCKS]
+    if local is not None:
         timer, timed, drift = time_layers(local, space, plain, (kernels, operations))
         makers.insert(0, lambda step, _: dataclasses.replace(timed, step=step))
     model, error = _calibrated(makers, meter, space, dense_seconds)

@@ -25,11 +25,11 @@ class Rates:
 
     Attributes:
         layers: of the network; their coefficients are not used.
-        works: of the kernels of `layers`.
+        terms: amounts of every kind of work as coefficients of `layers`, shape (kinds of work, kernels, terms, terms).
     """
 
     layers: Layers
-    works: Sequence[Work]
+    terms: Floats
 
     def fit(self, step: int, readings: Readings) -> Layers:
         """Return the layers whose seconds come closest to the readings, by relative errors, with steps of channels."""
@@ -37,12 +37,11 @@ class Rates:
 
         widths = np.array([row for row, _ in readings], dtype=np.float64)
         seconds = np.array([second for _, second in readings])
-        terms = work_terms(self.works)
-        stepped = [replace(self.layers, coefficients=term, step=step) for term in terms]
+        stepped = [replace(self.layers, coefficients=term, step=step) for term in self.terms]
         amounts = np.stack([layers.stages(widths).sum(axis=1) for layers in stepped], axis=1)
         scale = np.maximum(amounts.max(axis=0), 1e-12)
         rates = nnls((amounts / scale) / seconds[:, None], np.ones(len(seconds)))[0] / scale
-        return replace(self.layers, coefficients=np.tensordot(rates, terms, axes=1), step=step)
+        return replace(self.layers, coefficients=np.tensordot(rates, self.terms, axes=1), step=step)
 
 
 def work_terms(works: Sequence[Work]) -> Floats:

@@ -5,12 +5,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from made_up_latency import predictor
 from made_up_search import drain, problem_of, search_of
 from optuna.trial import FixedTrial
 
 from pruning.base import Goal
+from runners.latency.prediction import blocked
 from runners.latency.prediction.model import LatencyModel
 from runners.trial import Trial, TrialResult, TrialState
 from search.latency.predictor import LatencyPredictor
@@ -74,6 +76,23 @@ def test_proposals_lie_on_the_cheap_side_of_steps(chain_space: SearchSpace) -> N
         assert all(width % 8 == 0 or width < 8 for width in widths.values())  # no step ends below 8
         # A reading of the predicted latency, 3% wide, has its upper end inside.
         assert own.model.predict(widths) * own.model.safety * 1.015 <= LATENCY.limit
+
+
+def test_proposals_have_no_channels_that_a_runtime_with_blocks_is_slow_with(chain_space: SearchSpace) -> None:
+    """Blocks of 8 channels: 17 channels take longer than 32, since only multiples of 4 are convolved in blocks."""
+    own = predictor_of(chain_space, LATENCY)
+    coefficients = np.zeros((1, blocked.TERMS, blocked.TERMS))
+    coefficients[0, blocked.BLOCKED, blocked.FILLED] = coefficients[0, blocked.DIRECT, blocked.FILLED] = 1e-6
+    coefficients[0, blocked.PLAIN, blocked.LINEAR] = 3e-6
+    layers = dataclasses.replace(own.model.layers, coefficients=coefficients, block=8)
+    own = dataclasses.replace(own, model=LatencyModel(layers, own.model.dense))
+    candidates = CandidateSpace(own.problem, own)
+    used = []
+    for seed in range(40):
+        widths = candidates.draw(Chance(seed)).goal.widths or {}
+        assert all(width % 8 == 0 or width < 8 for width in widths.values())
+        used.append(own.model.predict(widths) * own.model.safety * 1.015 / LATENCY.limit)
+    assert 0.85 < max(used) <= 1  # the time that odd channels would take is not given away
 
 
 def test_the_safety_of_the_model_keeps_proposals_further_inside(chain_space: SearchSpace) -> None:

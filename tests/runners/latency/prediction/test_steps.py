@@ -10,7 +10,7 @@ from chain_space import chain
 from runners.latency.prediction.kernels import Work
 from runners.latency.prediction.layer_timing import TERMS
 from runners.latency.prediction.model import LatencyModel, Layers, left_out_errors, stage_numbers
-from runners.latency.prediction.rates import Rates
+from runners.latency.prediction.rates import Rates, work_terms
 from runners.latency.prediction.steps import find_step, step_pairs
 from spaces.widths import Widths
 
@@ -28,7 +28,7 @@ def rates() -> Rates:
     works = [Work(products=size, weights=1.0, inputs=size, outputs=size) for size in POSITIONS]
     names, kernels = tuple(SPACE.full), np.arange(count + 1)
     zeros = np.zeros((count + 1, TERMS, TERMS))
-    return Rates(Layers(names, kernels, inputs, outputs, zeros, stage_numbers(POSITIONS)), works)
+    return Rates(Layers(names, kernels, inputs, outputs, zeros, stage_numbers(POSITIONS)), work_terms(works))
 
 
 def seconds(widths: Widths, step: int) -> float:
@@ -71,7 +71,9 @@ def test_the_second_of_a_pair_is_just_beyond_an_odd_multiple_of_its_step() -> No
 def test_rates_are_those_of_the_device_and_not_negative() -> None:
     tried = [SPACE.full | {"layer1": width, "layer2": 2 * width} for width in range(8, 48, 3)]
     works = [Work(products=size, weights=1.0) for size in POSITIONS]
-    layers = Rates(rates().layers, works).fit(1, [(tuple(one.values()), 3e-4 + 1e-9 * products(one)) for one in tried])
+    layers = Rates(rates().layers, work_terms(works)).fit(
+        1, [(tuple(one.values()), 3e-4 + 1e-9 * products(one)) for one in tried]
+    )
     found = layers.coefficients[:, 1, 1] / POSITIONS
     assert found == pytest.approx([1e-9] * 5, rel=1e-3)
     assert layers.coefficients[:, 0, 0].sum() == pytest.approx(3e-4, rel=1e-3)
