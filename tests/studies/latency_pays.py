@@ -11,6 +11,8 @@ Then every network whose weights a search has kept is measured on the device in 
 most accurate on validation down, until the upper end of an interval is inside the limit; that network is read on test
 once. So a search by FLOPs is cut off at the same measured latency. Every seed has its own split and dense network.
 
+A limit that the smallest network is over is said to be out of reach.
+
 Devices are `cpu` (eager, one thread), `onnxruntime`, and `stepN`, which is tests/stepped_device.py with steps of N
 channels. ResNet-20 meets steps of 8: for steps of 32 it is too narrow, as its smallest network takes 60% there.
 `--short` takes one seed of one cell with few images and epochs.
@@ -113,6 +115,11 @@ class Board:
                 low, high = (middle, high) if inside else (low, middle)
         return low
 
+    def least_share(self) -> float:
+        """Return the latency of the smallest network in percent of the dense one's."""
+        with self.meter.ratios() as ratio_of:
+            return 100 * ratio_of(at_widths(self.net, self.space, self.space.smallest))
+
     def read(self, network: TrialResult, folder: Path) -> tuple[torch.nn.Module, Reading]:
         net = checkpoint.load(folder / network.path, self.net)
         return net, self.meter.read_at(network.label, net, self.meter.first_batch)
@@ -182,7 +189,10 @@ def lines_of(cell: str, share: float, rows: Mapping[str, Sequence[Mapping[str, A
 def compare(cell: str, chosen: argparse.Namespace, rows: Rows, setup: Setup) -> list[list[str]]:
     """Run the searches of a cell, and return its lines."""
     lines = []
-    shares = [float(share) for share in chosen.shares.split(",")]
+    first = Search(cell, AXES[0], 0.0, chosen.epochs, chosen.rate, chosen.first_seed)
+    least = Board.of(first, setup).least_share()
+    print(f"{cell}: the smallest network takes {least:.0f}% of the dense one's time", flush=True)
+    shares = [share for share in map(float, chosen.shares.split(",")) if share > least]
     for seed in seeds_of(chosen):  # whole seeds first, so that a study that is stopped has comparisons
         for share in shares:
             for axis in AXES:
