@@ -162,6 +162,7 @@ def main() -> None:
     parser = study_parser("busy_machine", __doc__, seeds=20)
     parser.add_argument("--model", default="resnet20", help="of the zoo")
     parser.add_argument("--trials", type=int, default=6, help="of a search")
+    parser.add_argument("--cases", choices=("all", "neighbour", "alone"), default="all")
     parser.add_argument("--minutes", type=float, default=20.0, help="after which no case begins")
     parser.add_argument("--disturb", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -172,7 +173,8 @@ def main() -> None:
     ends = time.monotonic() + 60 * chosen.minutes
     pairs = itertools.product(seeds_of(chosen), (True, False))
     cases = [Case(neighbour, chosen.model, chosen.trials, seed) for seed, neighbour in pairs]
-    for case in cases:
+    asked = {"all": cases, "neighbour": cases[::2], "alone": cases[1::2]}[chosen.cases]
+    for case in asked:
         if rows.of(case) is None and time.monotonic() < ends:
             row = rows.add(case, run_case(case))
             shown = ", ".join(f"{100 * ratio / SHARE:.1f}%" for ratio in row["ratios"].values()) or "no network"
