@@ -106,8 +106,7 @@ def _measure(
     torch.manual_seed(trial.seed)
     space = search_context.space
     dense = copy.deepcopy(search_context.net).to(pick_device(search_context.train.device)).eval()
-    keep = functools.partial(_save, search_context, progress, within_epoch=True)
-    context = _trial_context(trial, search_context, dense, keep=keep)
+    context = _trial_context(trial, search_context, dense, progress=progress)
     snapshots = _snapshots(trial, search_context, dense, context)
     earlier = [network.cost for network in progress.intermediate_networks if network.cost is not None]
     selector = IntermediateSelector(trial.goal, space, context.epochs, earlier)
@@ -214,14 +213,17 @@ def _trial_context(
     search_context: SearchContext,
     dense: nn.Module,
     batchnorm_images: int = BATCHNORM_IMAGES,
-    keep: Callable[[States], None] | None = None,
+    progress: TrialProgress | None = None,
 ) -> TrialContext:
     """Return the context of a trial, or of the training segment that it is asked for.
 
     Args:
-        keep: see `TrialContext`.
+        progress: of a trial whose state is saved within epochs, too.
     """
     segment, train, seed = trial.segment, search_context.train, trial.seed
+    keep: Callable[[States], None] | None = None
+    if progress is not None and search_context.save is not None:
+        keep = functools.partial(_save, search_context, progress, within_epoch=True)
     if segment is not None:
         train = segment_config(train, segment.epochs)
     if is_continuation(segment):
