@@ -78,18 +78,33 @@ class SearchContext:
         return self.threads_alone if alone and self.threads_alone else self.threads
 
 
+@dataclass(frozen=True)
+class TrialInputs:
+    """What one trial has beyond its seed and the options of training.
+
+    Attributes:
+        teacher: network on the device of the trial, the teacher of distillation where the options weigh it above 0.
+        batchnorm_images: number of images on which BatchNorm statistics are estimated again.
+        rescales: whether trained weights get the norm of fresh ones before a training on which the method does not act.
+        saved: states of the trainings of an earlier attempt, the last of which goes on.
+        keep: called after every step of a training that another process could go on from, with the function that
+            returns the states of the trainings so far.
+    """
+
+    teacher: nn.Module | None = None
+    batchnorm_images: int = BATCHNORM_IMAGES
+    rescales: bool = False
+    saved: tuple[bytes, ...] = ()
+    keep: Callable[[States], None] | None = None
+
+
 class TrialContext(Context):
     """What a method may use (`pruning.base.Context`): training images and the training loop, nothing else.
 
     Args:
+        inputs: of the trial; None for one without any.
         prepared: what `prepare` of this method returned; None while it prepares, and where a parent is cut.
-        teacher: network on `device`, the teacher of distillation where the options weigh it above 0.
         compute_format: see `SearchContext`.
-        batchnorm_images: number of images on which BatchNorm statistics are estimated again.
-        saved: states of the trainings of an earlier attempt, the last of which goes on.
-        keep: called after every step of a training that another process could go on from, with the function that
-            returns the states of the trainings so far.
-        rescales: whether trained weights get the norm of fresh ones before a training on which the method does not act.
 
     Attributes:
         replays: whether the method has not come back yet to where the states of the earlier attempt were saved.
@@ -100,14 +115,10 @@ class TrialContext(Context):
         data: ImageData,
         train: TrainConfig,
         seed: int,
+        inputs: TrialInputs | None = None,
         *,
         prepared: Any = None,
-        teacher: nn.Module | None = None,
         compute_format: ComputeFormat | None = None,
-        batchnorm_images: int = BATCHNORM_IMAGES,
-        saved: tuple[bytes, ...] = (),
-        keep: Callable[[States], None] | None = None,
-        rescales: bool = False,
     ) -> None:
         train = train.scaled_to_batch()
         self.seed = seed
@@ -123,13 +134,14 @@ class TrialContext(Context):
         self._config = train
         self._task = task_of(dataclasses.replace(train, label_smoothing=0.0))
         self.classifies = self._task.classifies
-        self._teacher = teacher if train.distill_weight > 0 else None
-        self._compute_format, self._batchnorm_images = compute_format, batchnorm_images
-        self._fits, self._saved, self._keep, self._rescales = 0, saved, keep, rescales
+        self._inputs = inputs or TrialInputs()
+        self._teacher = self._inputs.teacher if train.distill_weight > 0 else None
+        self._compute_format = compute_format
+        self._fits = 0
         self._ended: tuple[bytes, ...] = ()  # states of trainings that are over
         self._training: Training | None = None  # the one that is going on
         self._resumable = True
-        self.replays = bool(saved)
+        self.replays = bool(self._inputs.saved)
 
     @property
     def states(self) -> States | None:
@@ -159,7 +171,7 @@ class TrialContext(Context):
             net,
             self._calibration,
             device=self.device,
-            images=self._batchnorm_images,
+            images=self._inputs.batchnorm_images,
             compute_format=reading_format(net, self._config, self.device, self._compute_format),
         )
 
@@ -198,14 +210,15 @@ class TrialContext(Context):
             span=rates.span,
         )
         net = net.to(self.device)
-        if self._rescales and not action:
+        if self._inputs.rescales and not action:
             rescale(net, next(self.calibration_batches(1))[0])
         training = Training(net, self._train, config, training_run)
         self._resumable &= self._training is None and action.resumable
-        if self._fits <= len(self._saved):
-            training.restore(self._saved[self._fits - 1])
-        if self._fits < len(self._saved):
-            self._ended += (self._saved[self._fits - 1],)
+        saved = self._inputs.saved
+        if self._fits <= len(saved):
+            training.restore(saved[self._fits - 1])
+        if self._fits < len(saved):
+            self._ended += (saved[self._fits - 1],)
             yield from [training.finished] if training.finished else []
         else:
             yield from self._run(training)
@@ -225,12 +238,12 @@ class TrialContext(Context):
 
     def _end(self, training: Training) -> None:
         self._training = None
-        if self._keep is not None and self._resumable:
+        if self._inputs.keep is not None and self._resumable:
             self._ended += (training.state(ended=True),)
 
     def _offer_states(self) -> None:
-        if self._keep is not None and self.states is not None:
-            self._keep(self.states)
+        if self._inputs.keep is not None and self.states is not None:
+            self._inputs.keep(self.states)
 
     @override
     def latency_ratio(self, net: nn.Module, dense: nn.Module) -> float:

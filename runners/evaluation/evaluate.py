@@ -18,7 +18,7 @@ from pruning.base import METHODS, Method, Snapshot
 from pruning.checkpoint import from_bytes, to_bytes
 from pruning.file_size import CHECKPOINT, file_size
 from runners.data.splits import HeldSplit
-from runners.evaluation.context import SearchContext, States, TrialContext
+from runners.evaluation.context import SearchContext, States, TrialContext, TrialInputs
 from runners.evaluation.continuation import Parent, continue_training, cut_parent, is_continuation, parent_of
 from runners.evaluation.intermediate import IntermediateSelector, promised_cost, short_of
 from runners.evaluation.progress import TrialProgress
@@ -228,18 +228,15 @@ def _trial_context(
         train = segment_config(train, segment.epochs)
     if is_continuation(segment):
         seed = derive_seed(trial.seed, f"after {segment.trained}")
-    return TrialContext(
-        search_context.data,
-        train,
-        seed,
-        prepared=search_context.prepared.get(_statistics_name(trial)),
+    inputs = TrialInputs(
         teacher=_teacher(segment, search_context.net, dense),
-        compute_format=search_context.compute_format,
         batchnorm_images=batchnorm_images,
+        rescales=train.rescale_weights == "all" or (train.rescale_weights == "final" and _completes(segment)),
         saved=() if trial.saved is None else trial.saved.states,
         keep=keep,
-        rescales=train.rescale_weights == "all" or (train.rescale_weights == "final" and _completes(segment)),
     )
+    prepared, compute_format = search_context.prepared.get(_statistics_name(trial)), search_context.compute_format
+    return TrialContext(search_context.data, train, seed, inputs, prepared=prepared, compute_format=compute_format)
 
 
 def _completes(segment: TrainingSegment | None) -> bool:

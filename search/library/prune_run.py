@@ -14,7 +14,7 @@ from pruning.base import METHODS, Goal, Method, Snapshot
 from pruning.export import export_network
 from pruning.file_size import file_size
 from runners.cache import cache_root
-from runners.evaluation.context import TrialContext
+from runners.evaluation.context import TrialContext, TrialInputs
 from runners.evaluation.intermediate import promised_cost
 from runners.training.compute_format import using_threads
 from runners.training.dense import trained_net
@@ -146,9 +146,8 @@ def _context(environment: Environment, dense: nn.Module) -> TrialContext:
         environment.data,
         config.train,
         config.seed,
-        teacher=dense,
+        TrialInputs(teacher=dense, rescales=config.train.rescale_weights == "all"),
         compute_format=environment.compute_format,
-        rescales=config.train.rescale_weights == "all",
     )
 
 

@@ -16,7 +16,7 @@ from pruning.base import METHODS, Action, Distillation, Goal, Rates, Snapshot
 from pruning.checkpoint import from_bytes
 from pruning.quantization.layers import size_mb
 from pruning.traits import pausable, screenable
-from runners.evaluation.context import SearchContext, TrialContext
+from runners.evaluation.context import SearchContext, TrialContext, TrialInputs
 from runners.evaluation.evaluate import evaluate
 from runners.evaluation.proxy import proxy_target
 from runners.training.compute_format import PLAIN, ComputeFormat
@@ -397,7 +397,7 @@ def test_a_method_may_distil_from_a_net_that_it_gives(tiny_search_context: Searc
         (tiny_search_context.train, None),
     ):
         context, net = (
-            TrialContext(tiny_search_context.data, train, 0, teacher=tiny_search_context.net),
+            TrialContext(tiny_search_context.data, train, 0, TrialInputs(teacher=tiny_search_context.net)),
             copy.deepcopy(tiny_search_context.net),
         )
         assert list(context.fit(net, 1, distillation=given)) == [1]
