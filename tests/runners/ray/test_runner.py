@@ -132,9 +132,9 @@ def test_a_trial_that_loses_its_worker_once_goes_on_from_its_last_saved_epoch(to
 def test_a_trial_goes_on_within_an_epoch_and_its_saved_states_are_a_sign_of_life(
     ray_of_two: None, tiny_search_context: SearchContext, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = Desk({"dies_within": 1}, {"saves": 4})
+    desk = Desk({"dies_within": 1}, {"saves": 6})
     with caplog.at_level(logging.WARNING, "runners.ray.relay"):
-        RayRunner(RunnerConfig(), by_settings).run(desk, dataclasses.replace(tiny_search_context, trial_timeout=2.5))
+        RayRunner(RunnerConfig(), by_settings).run(desk, dataclasses.replace(tiny_search_context, trial_timeout=5.0))
     assert [desk.told[number].state for number in (0, 1)] == [TrialState.COMPLETE] * 2
     assert desk.told[0].note["from"] == SavedTraining((b"state",), (), (), 1.0, 1.0, within_epoch=True)
     assert "trial 0 lost its worker" in caplog.text
