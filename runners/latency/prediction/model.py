@@ -2,8 +2,9 @@
 
 The prediction is the sum of the seconds of the layers (timed alone by `layer_timing`, or by the `rates` of a device)
 times a correction that is learned from whole nets. The log of the correction (measured over summed seconds) is linear
-in the log of the sum and in the shares of the net's stages; its weights come from Bayesian linear regression. Whole
-nets are measured when the model is built, and the model also learns from every net that a search measures.
+in the shares of the net's stages and quadratic in the log of the sum, since caches hold the weights of small nets and
+not those of large ones; its weights come from Bayesian linear regression. Whole nets are measured when the model is
+built, and the model also learns from every net that a search measures.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from runners.latency.prediction.blocked import blocked_basis
 from runners.latency.prediction.layer_timing import basis
 
 MAX_STAGES = 6  # whose shares the correction uses
-PRIOR_STDS = (0.7, 0.3, 0.5)  # of the correction's constant, of its slope in log seconds, of each stage's weight
+PRIOR_STDS = (0.7, 0.3, 0.1, 0.5)  # of the correction's constant, slope and curvature in log seconds, stage's weights
 NOISE_STD = 0.03  # of a measured net, in log seconds
 ERROR_SHARE = 0.25  # of a prediction's error, taken as the noise's standard deviation where it is larger than NOISE_STD
 UPPER_QUANTILE = 0.9  # of the errors, which the safety factor covers
@@ -138,8 +139,8 @@ class LatencyModel:
         stages = layers.stages(np.array([self.dense], dtype=np.float64))[0]
         self._dense_seconds = max(float(stages.sum()), 1e-12)
         self._dense_shares = stages / self._dense_seconds
-        constant, slope, share = PRIOR_STDS
-        deviations = np.array([constant, slope, *[share] * len(stages)])
+        *of_sum, share = PRIOR_STDS
+        deviations = np.array([*of_sum, *[share] * len(stages)])
         self._precision = np.diag(deviations**-2)
         self._moment = np.zeros(len(deviations))
         self._weights = self._moment
@@ -204,12 +205,12 @@ class LatencyModel:
         self.learned.append((tuple(widths), seconds))
 
     def _features(self, widths: Floats) -> tuple[Floats, Floats]:
-        """Return the sums over layers, shape (n,), and the features of the correction, shape (n, 2 + stages)."""
+        """Return the sums over layers, shape (n,), and the features of the correction, shape (n, 3 + stages)."""
         stages = self.layers.stages(widths)
         seconds = np.maximum(stages.sum(axis=1), 1e-12)
         shares = stages / seconds[:, None] - self._dense_shares
-        slope = np.log(seconds / self._dense_seconds)
-        return seconds, np.concatenate([np.ones((len(seconds), 1)), slope[:, None], shares], axis=1)
+        size = np.log(seconds / self._dense_seconds)
+        return seconds, np.concatenate([np.stack([np.ones_like(size), size, size**2], axis=1), shares], axis=1)
 
 
 def left_out_errors(make: Callable[[Readings], Layers], dense: Sequence[int], readings: Readings) -> list[float]:

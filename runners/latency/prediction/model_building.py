@@ -41,7 +41,7 @@ LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is measured too
 HELD_OUT = 16  # nets of random widths; with the dense one, those of uniform widths and the pairs, at most 30
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
-VERSION = 6  # of the cached files
+VERSION = 7  # of the cached files
 
 Make = Callable[[int, Readings], Layers]  # of a step of channels, and of readings where these determine the layers
 
