@@ -1,9 +1,10 @@
 """Build the latency model of a net under given conditions, from its layers and from whole nets, and cache it.
 
-On a device of this machine the layers are timed alone, in half a minute at most; their times are kept in a table per
-device and runtime, from which later networks with layers of the same shapes take them. Then whole nets take turns with
-the dense net, at most 30 with the dense one: nets of uniform widths and of random widths calibrate the model, and pairs
-of nets show steps of channels. For a device elsewhere these nets determine all, by `rates`.
+Whole nets take turns with the dense net, at most 30 with the dense one: nets of uniform widths and of random widths
+calibrate the model, and pairs of nets show steps of channels. For a device elsewhere these nets determine all, by
+`rates`. On a device of this machine layers are timed alone too, in half a minute at most, in PyTorch; their times are
+kept in a table per device and runtime, from which later networks with layers of the same shapes take them. For another
+runtime than PyTorch layers are timed only where rates do not come close.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ from spaces.widths import Widths
 
 LAYER_SECONDS = 30.0  # at most, for all layers
 UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is measured too
+CLOSE = 0.03  # median error of rates, up to which no layer is timed for another runtime than PyTorch
 HELD_OUT = 16  # nets of random widths; with the dense one, those of uniform widths and the pairs, at most 30
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
 VERSION = 7  # of the cached files
@@ -74,6 +76,71 @@ class Building:
     cached: bool = False
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """Layers that explain measured nets.
+
+    Attributes:
+        errors: log of measured over predicted seconds of every net, by a model of all others.
+        unseen: those of nets of random widths.
+    """
+
+    layers: Layers
+    errors: Sequence[float]
+    unseen: Sequence[float]
+
+    @property
+    def error(self) -> ModelError:
+        """Errors on nets of random widths."""
+        return ModelError.of(self.unseen)
+
+    @property
+    def mean_error(self) -> float:
+        """Mean error over all nets, by which explanations are compared."""
+        return float(np.mean(np.abs(self.errors)))
+
+
+@dataclass(frozen=True)
+class MeasuredNetworks:
+    """Whole nets that took turns with the dense one, from which models learn.
+
+    Attributes:
+        readings: of all nets, the dense one first.
+        pairs: indices of the two readings of a pair that shows steps.
+        unseen: indices of the readings of nets of random widths, on which models are judged.
+    """
+
+    readings: Readings
+    pairs: Sequence[tuple[int, int]]
+    unseen: Sequence[int]
+
+    @classmethod
+    def of(cls, meter: Meter, space: SearchSpace, dense_seconds: float) -> "MeasuredNetworks":
+        """Measure nets of uniform and of random widths, the smallest one, and pairs that show steps."""
+        flops, least = space.dense_cost.flops, space.smallest_cost.flops
+        limits = [int(share * flops) for share in UNIFORM_FRACTIONS if share * flops > least]
+        uniform = [space.fit(uniform_ratios(space), [Budget("flops", limit)]) for limit in limits]
+        generator = np.random.default_rng(0)
+        held_out = [random_widths(space, generator) for _ in range(HELD_OUT)]
+        of_steps = step_pairs(space)
+        tried = [*itertools.chain(*of_steps), *uniform, space.smallest, *held_out]
+        readings, places = [(tuple(space.full.values()), dense_seconds)], dict[int, int]()
+        for index, ratio in sorted(_measured(tried, meter, space).items()):
+            places[index] = len(readings)
+            readings.append((tuple(tried[index][name] for name in space.full), dense_seconds * ratio))
+        ends = range(0, 2 * len(of_steps), 2)
+        pairs = [(places[end], places[end + 1]) for end in ends if {end, end + 1} <= places.keys()]
+        first = len(tried) - len(held_out)
+        return cls(readings, pairs, [place for index, place in places.items() if index >= first])
+
+    def explained_by(self, make: Make) -> Explanation:
+        """Return the layers that a maker determines, with their step, and the errors of nets that were left out."""
+        dense = self.readings[0][0]
+        step = find_step(make, dense, self.readings, self.pairs)
+        errors = left_out_errors(lambda others: make(step, others), dense, self.readings)
+        return Explanation(make(step, self.readings), errors, [errors[index] for index in self.unseen])
+
+
 def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple[LatencyModel, Building]:
     """Return the latency model of the meter's net at its first batch size, from the cache where it is there.
 
@@ -95,13 +162,17 @@ def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple
     plain = untimed_layers(kernels, operations, space)
     makers: list[Make] = [Rates(plain, work_terms([kernel.work for kernel in kernels])).fit]
     timer, drift, local = None, 0.0, meter.for_layers()
-    if local is None or local.config.engine == "onnxruntime":
+    in_pytorch = local is not None and local.config.engine != "onnxruntime"
+    if not in_pytorch:
         terms = blocked_terms(kernels)
         makers += [Rates(dataclasses.replace(plain, block=block), terms).fit for block in BLOCKS]
-    if local is not None:
+    networks = MeasuredNetworks.of(meter, space, dense_seconds)
+    found = [networks.explained_by(make) for make in makers]
+    if local is not None and (in_pytorch or min(one.error.median for one in found) > CLOSE):
         timer, timed, drift = time_layers(local, space, plain, (kernels, operations))
-        makers.insert(0, lambda step, _: dataclasses.replace(timed, step=step))
-    model, error = _calibrated(makers, meter, space, dense_seconds)
+        found.append(networks.explained_by(lambda step, _: dataclasses.replace(timed, step=step)))
+    best = min(found, key=lambda one: one.mean_error)
+    model = LatencyModel(best.layers, networks.readings[0][0], networks.readings, best.unseen)
     building = Building(
         time.perf_counter() - start,
         timings=timer.timings if timer else 0,
@@ -109,7 +180,7 @@ def build_model(meter: Meter, space: SearchSpace, dense_seconds: float) -> tuple
         repeated=timer.repeated if timer else 0,
         failed=tuple(sorted(set(timer.failed))) if timer else (),
         drift=drift,
-        error=error,
+        error=best.error,
         step=model.layers.step,
     )
     content = {"model": model.to_plain(), "building": dataclasses.asdict(building)}
@@ -177,36 +248,6 @@ def _range(extents: list[Extent], low: list[int], high: list[int]) -> tuple[int,
     return min(extent.at(low) for extent in extents), max(extent.at(high) for extent in extents)
 
 
-def _calibrated(
-    makers: Sequence[Make], meter: Meter, space: SearchSpace, dense_seconds: float
-) -> tuple[LatencyModel, ModelError]:
-    """Have a model learn from whole nets, the dense one included; return it with its error.
-
-    Of several ways to make its layers the one is taken that predicts nets best which it has not learned from. The error
-    is of each net of random widths by a model of all other nets.
-    """
-    flops, least = space.dense_cost.flops, space.smallest_cost.flops
-    limits = [int(share * flops) for share in UNIFORM_FRACTIONS if share * flops > least]
-    uniform = [space.fit(uniform_ratios(space), [Budget("flops", limit)]) for limit in limits]
-    generator = np.random.default_rng(0)
-    held_out = [random_widths(space, generator) for _ in range(HELD_OUT)]
-    of_steps = step_pairs(space)
-    tried = [*itertools.chain(*of_steps), *uniform, space.smallest, *held_out]
-    measured = _measured(tried, meter, space)
-    dense = tuple(space.full.values())
-    readings, places = [(dense, dense_seconds)], dict[int, int]()
-    for index, ratio in sorted(measured.items()):
-        places[index] = len(readings)
-        readings.append((tuple(tried[index][name] for name in space.full), dense_seconds * ratio))
-    ends = range(0, 2 * len(of_steps), 2)
-    pairs = [(places[end], places[end + 1]) for end in ends if {end, end + 1} <= places.keys()]
-    found = [_explained(make, readings, pairs) for make in makers]
-    layers, errors = min(found, key=lambda one: float(np.mean(np.abs(one[1]))))
-    first = len(tried) - len(held_out)
-    unseen = [errors[place] for index, place in places.items() if index >= first]
-    return LatencyModel(layers, dense, readings, unseen), ModelError.of(unseen)
-
-
 def _measured(tried: Sequence[Widths], meter: Meter, space: SearchSpace) -> dict[int, float]:
     """Return the seconds of networks over those of the dense one, by index; one that gives no figures is left out.
 
@@ -230,14 +271,6 @@ def _measured(tried: Sequence[Widths], meter: Meter, space: SearchSpace) -> dict
 
         shared = shared_out(measure, iter(counted(range(len(tried)))), meter.places)
         return {index: ratio for index, ratio in shared if ratio is not None}
-
-
-def _explained(make: Make, readings: Readings, pairs: Sequence[tuple[int, int]]) -> tuple[Layers, list[float]]:
-    """Return the layers that readings determine, with their step, and the errors of nets that were left out."""
-    dense = readings[0][0]
-    step = find_step(make, dense, readings, pairs)
-    errors = left_out_errors(lambda others: make(step, others), dense, readings)
-    return make(step, readings), errors
 
 
 def _digest(meter: Meter, space: SearchSpace) -> str:

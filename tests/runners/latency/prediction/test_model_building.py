@@ -1,15 +1,20 @@
 """Models of a tiny net, built from real timings of its layers and of a few whole nets."""
 
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_nets import IMAGE, Residual
+from torch import nn
 
 from runners.config import LatencyConfig
 from runners.latency.meter import LatencyMeter
 from runners.latency.prediction import model_building
 from runners.latency.prediction.model_building import at_widths, build_model
+from spaces.counting import count_cost
 from spaces.space import SearchSpace, SpaceConfig
 from spaces.tracing.tracer import trace
 
@@ -67,6 +72,27 @@ def test_layers_that_another_network_has_timed_are_not_timed_again(space: Search
     second = build_model(meter(1), restricted, 1e-4)[1]
     assert (second.cached, second.timings) == (False, 0)
     assert 0 < second.reused <= first.timings
+
+
+def test_layers_are_timed_for_another_runtime_only_where_rates_do_not_come_close(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_building, "HELD_OUT", 12)
+
+    def built(batch_size: int, ratio_of: Callable[[nn.Module], float]) -> model_building.Building:
+        @contextlib.contextmanager
+        def ratios(_: LatencyMeter) -> Iterator[Callable[[nn.Module], float]]:
+            yield ratio_of
+
+        monkeypatch.setattr(LatencyMeter, "ratios", ratios)
+        in_onnxruntime = LatencyConfig("cpu:1thread", (batch_size,), engine="onnxruntime")
+        return build_model(LatencyMeter(in_onnxruntime, Residual().eval(), IMAGE), space, 1e-4)[1]
+
+    erratic = itertools.cycle([0.4, 1.0, 0.7])
+    assert built(1, lambda _: next(erratic)).timings > 10
+    by_work = built(2, lambda net: 0.1 + 0.9 * count_cost(net, IMAGE).flops / space.dense_cost.flops)
+    assert (by_work.cached, by_work.timings) == (False, 0)
+    assert by_work.error.median < model_building.CLOSE
 
 
 def test_a_net_at_widths_is_a_narrower_copy_of_the_dense_one(space: SearchSpace) -> None:
