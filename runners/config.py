@@ -372,6 +372,11 @@ class LatencyConfig:
         return tuple(part for part in self.device.split(",") if part.startswith(("http://", "https://")))
 
     @property
+    def on_onnxruntime(self) -> bool:
+        """Whether ONNX Runtime measures, here or on a board with an agent."""
+        return self.engine == "onnxruntime" or bool(self.agents)
+
+    @property
     def external(self) -> bool:
         """Whether a command or agents measure, and not this process."""
         return bool(self.command or self.agents)

@@ -16,7 +16,7 @@ from runners.latency.prediction.layer_timing import TABLE_PREFIX, LayerTable
 from runners.latency.prediction.model_building import build_model
 from runners.training.devices import pick_device
 from search.commands.arguments import CommandParser
-from search.environment import with_latency_device
+from search.environment import alignment_of, with_latency_device
 from search.reporting.wording import TextTable, make_console, milliseconds, print_parts
 from spaces.errors import ExitCode
 from spaces.space import ModelSpec
@@ -82,7 +82,7 @@ def _measure(flags: Sequence[str], shape_text: str) -> int:
     shape = _shape(shape_text) if shape_text else default_input_shape(config.model)
     spec = ModelSpec(config.model, CLASSES, shape, config.output, config.widen)
     net = build(spec).eval()
-    space = trace(net, torch.empty(1, *shape), config.space, spec)
+    space = trace(net, torch.empty(1, *shape), config.space, spec, alignment_of(config))
     meter = make_meter(config.latency, net, shape)
     dense = meter.read_at("dense", net, meter.first_batch)
     seconds = dense.seconds or meter.brief_seconds(net)

@@ -30,7 +30,11 @@ _log = logging.getLogger(__name__)
 
 
 def trace(
-    model: nn.Module, example_input: Tensor, config: SpaceConfig | None = None, spec: ModelSpec | None = None
+    model: nn.Module,
+    example_input: Tensor,
+    config: SpaceConfig | None = None,
+    spec: ModelSpec | None = None,
+    alignment: int = 1,
 ) -> SearchSpace:
     """Find the channel groups of a network, and its cost as a function of their widths.
 
@@ -43,6 +47,7 @@ def trace(
         example_input: images, shape (N, C, H, W), of which only the shape of one matters.
         config: bounds of the space; None takes the defaults.
         spec: builds the network again; stored in the space.
+        alignment: see `SearchSpace.restrict`.
 
     Raises:
         TraceError: the network cannot be followed, or nothing may vary; the message names the layer.
@@ -53,7 +58,7 @@ def trace(
         twin = copy.deepcopy(model).cpu().float().eval()
     image = torch.randn(1, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
     recorder = _recorded(twin, image)
-    space = _proved(recorder, twin, image, spec).restrict(config or SpaceConfig())
+    space = _proved(recorder, twin, image, spec).restrict(config or SpaceConfig(), alignment)
     return dataclasses.replace(space, output=taken_output(twin))
 
 

@@ -13,7 +13,7 @@ from runners.config import LatencyConfig
 from runners.latency.engines import LatencyError
 from runners.learning_curve import LearningCurve, write_curve
 from runners.trial import Trial, TrialResult, TrialState
-from search.environment import Environment, Plan, RunFolderError, prepare
+from search.environment import Environment, Plan, RunFolderError, alignment_of, prepare
 from spaces.budget import Budget
 
 
@@ -85,6 +85,19 @@ def test_an_unnamed_latency_device_is_that_of_the_training(tmp_path: Path) -> No
     assert prepare(config).config.latency.device == "cpu:1thread"
     with pytest.raises(LatencyError, match="--latency-device none measures nothing"):
         prepare(dataclasses.replace(config, latency=LatencyConfig("none")))
+
+
+@pytest.mark.parametrize(
+    ("latency", "budget", "alignment"),
+    [
+        (LatencyConfig("cpu:1thread", engine="onnxruntime"), "50%latency", 4),
+        (LatencyConfig("http://board:9000"), "50%latency", 4),
+        (LatencyConfig("cpu:1thread", engine="onnxruntime"), "50%", 1),
+        (LatencyConfig("cpu:1thread"), "50%latency", 1),
+    ],
+)
+def test_widths_are_aligned_where_onnxruntime_decides(latency: LatencyConfig, budget: str, alignment: int) -> None:
+    assert alignment_of(RunConfig(budget=(budget,), latency=latency)) == alignment
 
 
 def test_a_plan_counts_only_the_time_that_is_left(environment: Environment) -> None:

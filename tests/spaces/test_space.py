@@ -1,3 +1,4 @@
+import itertools
 from functools import cache
 from typing import Any
 
@@ -116,6 +117,14 @@ def test_default_divisor_is_8_from_128_channels_up() -> None:
     for group in space_of("resnet50").variable:
         assert group.divisor == (8 if group.width >= 128 else 1)
         assert group.lowest >= 0.1 * group.width
+
+
+def test_an_alignment_is_the_default_divisor_where_it_leaves_more_than_four_widths() -> None:
+    spaces = [space_of(name) for name in ("resnet20", "resnet50")]
+    for group in itertools.chain(*[space.restrict(SpaceConfig(), alignment=4).variable for space in spaces]):
+        assert group.divisor == (1 if group.width <= 16 else 4 if group.width < 128 else 8)
+    asked = space_of("resnet20").restrict(SpaceConfig(divisor=2), alignment=4)
+    assert {group.divisor for group in asked.variable} == {2}
 
 
 def test_divisor_and_floor_are_settings() -> None:

@@ -2,7 +2,8 @@
 
     python tests/studies/latency_predictors.py [--devices cpu,onnxruntime,step4,step8,step32] [--models resnet20]
 
-Every predictor is tried on 20 networks of random widths that none of them has seen, beside the dense network:
+Every predictor is tried on 20 networks of random widths that none of them has seen, beside the dense network. The
+widths are those that a search on the device may take:
 
 - additive table: the sum of the times of the layers, as HALP and ProxylessNAS add them up, scaled to the dense network
 - linear in FLOPs: a line through the readings that ours learns from
@@ -41,6 +42,7 @@ def rows(name, device):
     from scipy.stats import spearmanr
 
     from runners.latency.devices import make_meter
+    from runners.latency.prediction.blocked import ALIGNED
     from runners.latency.prediction.model_building import at_widths, build_model, random_widths
     from spaces.space import ModelSpec
     from spaces.tracing.tracer import trace
@@ -50,7 +52,7 @@ def rows(name, device):
     shape = (3, int(side), int(side)) if side else default_input_shape(model_name)
     spec = ModelSpec(model_name, 10, shape)
     net = build(spec).eval()
-    space = trace(net, torch.zeros(1, *shape), spec=spec)
+    space = trace(net, torch.zeros(1, *shape), spec=spec, alignment=ALIGNED if device == "onnxruntime" else 1)
     meter = make_meter(config_of(device), net, shape)
     dense = meter.read_at("dense", net, 1).seconds or meter.brief_seconds(net)
     model, building = build_model(meter, space, dense)
