@@ -54,6 +54,23 @@ def meter(config: LatencyConfig = CONFIG, dense: nn.Module | None = None) -> Lat
     return LatencyMeter(config, dense or Takes(20), SHAPE, CLOCK.watch)
 
 
+def test_the_dense_net_is_exported_once_for_every_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = list[tuple[nn.Module, int]]()
+
+    def prepare(net: nn.Module, images: Tensor, *_: object) -> latency.Placement:
+        prepared.append((net, len(images)))
+        return lambda: (net, images)
+
+    monkeypatch.setattr(latency, "prepare", prepare)
+    monkeypatch.setattr(latency, "versions", lambda _: {})
+    dense, first, second = Takes(20), Takes(5), Takes(10)
+    read = meter(dataclasses.replace(TWO_SIZES, engine="onnxruntime"), dense).read
+    ratios = [reading.ratio for net in (first, second) for reading in read("7", net)]
+    assert ratios == pytest.approx([0.25, 0.25, 0.5, 0.5])
+    assert prepared.count((dense, 1)) == prepared.count((dense, 8)) == 1
+    assert prepared.count((first, 1)) == prepared.count((second, 8)) == 1
+
+
 def test_a_net_is_read_at_every_batch_size_beside_the_dense_one() -> None:
     one, eight = meter(TWO_SIZES).read("7", Takes(5))
     assert (one.network, one.refused, one.tries) == ("7", "", 1)
