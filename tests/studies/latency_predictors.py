@@ -7,7 +7,8 @@ widths are those that a search on the device may take:
 
 - additive table: the sum of the times of the layers, as HALP and ProxylessNAS add them up, scaled to the dense network
 - linear in FLOPs: a line through the readings that ours learns from
-- ours: the table with a correction and steps learned from whole networks
+- ours: the table, or rates, with a correction and steps learned from whole networks
+- a second reading: the networks measured again, for how far readings themselves are apart
 
 `stepN` is tests/stepped_device.py, a made-up device with steps of N channels, asked by --latency-command. For it the
 study also counts the widths of proposals, half-way between the smallest and the dense latency, that lie on the cheap
@@ -58,8 +59,11 @@ def rows(name, device):
     model, building = build_model(meter, space, dense)
     generator = np.random.default_rng(1)
     unseen = [random_widths(space, generator) for _ in range(UNSEEN)]
-    with meter.ratios() as ratio_of:  # brief readings, whose own noise counts as error
-        measured = np.array([dense * ratio_of(at_widths(net, space, widths)) for widths in unseen])
+    networks, read = [at_widths(net, space, widths) for widths in unseen], []
+    for _ in range(2):
+        with meter.ratios() as ratio_of:  # brief readings, whose own noise counts as error
+            read.append(np.array([dense * ratio_of(network) for network in networks]))
+    measured, again = read
     timer, table = timed_table(meter, space, net, shape)
     unit = dense / table.predict(space.full)
     learned = [(space.cost(dict(zip(space.full, widths, strict=True))).flops, s) for widths, s in model.learned]
@@ -70,10 +74,11 @@ def rows(name, device):
         "additive table": [unit * table.predict(widths) for widths in unseen],
         "linear in FLOPs": [max(1e-9, float(np.polyval(line, space.cost(widths).flops))) for widths in unseen],
         "ours": [model.predict(widths) for widths in unseen],
+        "a second reading": again,
     }
     timings = f" + {building.timings + building.reused} layers" if building.timings + building.reused else ""
     spent = {"additive table": f"1 + {timer.timings + timer.reused} layers", "linear in FLOPs": f"{len(learned)}"}
-    spent["ours"] = f"{len(learned)}{timings}"
+    spent |= {"ours": f"{len(learned)}{timings}", "a second reading": ""}
     for predictor, predicted in predictions.items():
         errors = np.abs(np.array(predicted) / measured - 1)
         rank = float(spearmanr(predicted, measured)[0])
