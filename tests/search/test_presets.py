@@ -85,9 +85,11 @@ def test_a_recipe_fixes_every_setting_that_a_search_would_vary(name: str) -> Non
 def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take spaces that other tests have traced too, and time no step: neither is what is tested here."""
 
-    def traced(net: nn.Module, images: torch.Tensor, config: SpaceConfig, spec: ModelSpec) -> SearchSpace:
+    def traced(
+        net: nn.Module, images: torch.Tensor, config: SpaceConfig, spec: ModelSpec, alignment: int
+    ) -> SearchSpace:
         space = _plain_space(spec.name, spec.num_classes, spec.input_shape)
-        return space.restrict(config)
+        return space.restrict(config, alignment)
 
     monkeypatch.setattr("search.environment.trace", traced)
     monkeypatch.setattr("search.environment.time_steps", lambda *_, **__: StepTiming(PLAIN, 0.001, 0.001, 1, 0.001))
