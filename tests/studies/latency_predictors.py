@@ -42,9 +42,10 @@ def rows(name, device):
     import torch
     from scipy.stats import spearmanr
 
+    from configs.schema import RunConfig
     from runners.latency.devices import make_meter
-    from runners.latency.prediction.blocked import ALIGNED
     from runners.latency.prediction.model_building import at_widths, build_model, random_widths
+    from search.environment import alignment_of
     from spaces.space import ModelSpec
     from spaces.tracing.tracer import trace
     from spaces.zoo.models import build, default_input_shape
@@ -53,7 +54,8 @@ def rows(name, device):
     shape = (3, int(side), int(side)) if side else default_input_shape(model_name)
     spec = ModelSpec(model_name, 10, shape)
     net = build(spec).eval()
-    space = trace(net, torch.zeros(1, *shape), spec=spec, alignment=ALIGNED if device == "onnxruntime" else 1)
+    searched = RunConfig(budget=("50%latency",), latency=config_of(device))
+    space = trace(net, torch.zeros(1, *shape), spec=spec, alignment=alignment_of(searched))
     meter = make_meter(config_of(device), net, shape)
     dense = meter.read_at("dense", net, 1).seconds or meter.brief_seconds(net)
     model, building = build_model(meter, space, dense)
