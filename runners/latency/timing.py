@@ -6,8 +6,9 @@ many turns are taken at each (`tests/studies/latency_repeats.py --part places`);
 would leave that out, and two readings of one net would contradict each other.
 
 A `Timing` names its own problem: a wide interval, a reference that drifted, or threads that waited for a core
-(run-queue delay). `steady_timing` repeats a timing with a problem a few times; one that stays is told beside the
-interval, which is then wide. The speed of the machine as a whole is no problem: the ratio holds.
+(run-queue delay). `steady_timing` tries again a few times, and joins attempts whose intervals are only wide; a problem
+that stays is told beside the interval, which is then wide. The speed of the machine as a whole is no problem: the ratio
+holds.
 
 Clock rates and other programs make a machine faster or slower for minutes; this is steady within a process and may
 differ in the next. The ratio of a net to the reference hardly moves then. A latency is therefore that ratio times the
@@ -107,13 +108,21 @@ class Timing:
 def steady_timing(net: Place, reference: Place, watch: Watch, idle: float | None = None) -> Timing:
     """Time a net until the timing has no problem, at most TRIES times; the last problem stays in the result.
 
+    Attempts whose only problem is a wide interval are joined: the places of all of them give a narrower one.
+
     Args:
         net: gives one inference; on an accelerator that waits for the result.
         reference: the same for the reference; the same object as `net` has ratio 1.
         idle: seconds of the reference on the idle machine; None takes the speed of the machine as it is.
     """
+    pooled = _Places((), ())
     for tries in range(1, TRIES + 1):
-        timing = _attempt(net, reference, watch, idle)
+        attempt = _attempt(net, reference, watch)
+        timing = _timing(attempt, idle)
+        if timing.problem and not attempt.disturbance:
+            pooled = _Places(pooled.ratios + attempt.ratios, pooled.reference_seconds + attempt.reference_seconds)
+        if timing.problem and pooled.ratios:
+            timing = _timing(pooled, idle)
         if not timing.problem or tries == TRIES:
             break
         watch.pause(0.5 * 2 ** (tries - 1))
@@ -280,7 +289,22 @@ def run_queue_delay() -> float:
     return total / 1e9
 
 
-def _attempt(net: Place, reference: Place, watch: Watch, idle: float | None) -> Timing:
+@dataclass(frozen=True)
+class _Places:
+    """What was measured, one figure per place.
+
+    Attributes:
+        ratios: median ratio of the net to the reference.
+        reference_seconds: median seconds of the reference.
+        disturbance: what else went on meanwhile, for which the ratios cannot be trusted; empty when nothing did.
+    """
+
+    ratios: tuple[float, ...]
+    reference_seconds: tuple[float, ...]
+    disturbance: str = ""
+
+
+def _attempt(net: Place, reference: Place, watch: Watch) -> _Places:
     """Time at PLACES places, and at more while the interval is not narrow."""
     calls = _placed(net, reference)
     warm = [_warm_up(call, watch) for call in calls]
@@ -302,10 +326,17 @@ def _attempt(net: Place, reference: Place, watch: Watch, idle: float | None) -> 
         for call in calls if once < WARM_UP_SECONDS else ():  # the first calls of a slow net differ little from others
             call()
     queue_share = (watch.run_queue_delay() - start_delay) / max(watch.clock() - start, 1e-9)
-    seconds = statistics.median(reference_seconds)
+    disturbance = _disturbance(_part_medians(reference_seconds), queue_share)
+    return _Places(tuple(ratios), tuple(reference_seconds), disturbance)
+
+
+def _timing(places: _Places, idle: float | None) -> Timing:
+    """Return the timing of a net from its ratios, with the disturbance as its problem or else a wide interval."""
+    low, high = median_interval(places.ratios)
+    seconds = statistics.median(places.reference_seconds)
     unit = idle or seconds
-    timing = Timing(unit * statistics.median(ratios), unit * low, unit * high, seconds, unit)
-    return dataclasses.replace(timing, problem=_problem(timing, _part_medians(reference_seconds), queue_share))
+    timing = Timing(unit * statistics.median(places.ratios), unit * low, unit * high, seconds, unit)
+    return dataclasses.replace(timing, problem=places.disturbance or _width_problem(timing))
 
 
 def _placed(net: Place, reference: Place) -> tuple[Call, Call]:
@@ -320,14 +351,14 @@ def _part_medians(seconds: Sequence[float]) -> list[float]:
     return [statistics.median(seconds[begin:end]) for begin, end in itertools.pairwise(ends)]
 
 
-def _problem(timing: Timing, reference_medians: Sequence[float], queue_share: float) -> str:
-    """Return why a timing is unsteady: the cause where it is known, else the symptom; else an empty text."""
+def _disturbance(reference_medians: Sequence[float], queue_share: float) -> str:
+    """Return what disturbed a timing, as far as the clocks tell; else an empty text."""
     if queue_share > MAX_QUEUE_SHARE:
         return f"other processes held the cores: threads waited for one in {min(queue_share, 1):.0%} of the time"
     drift = max(reference_medians) / min(reference_medians) - 1
     if drift > MAX_DRIFT:
         return f"the reference net drifted by {drift:.0%} meanwhile (at most {MAX_DRIFT:.0%} is taken)"
-    return _width_problem(timing)
+    return ""
 
 
 def _width_problem(timing: Timing) -> str:

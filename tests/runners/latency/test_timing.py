@@ -124,7 +124,7 @@ def test_little_noise_is_taken():
 
 def test_noise_is_told_after_a_few_tries_with_the_interval():
     machine = Machine()
-    timing = machine.timed(noise=0.9)
+    timing = machine.timed(of_places=0.9)
     assert "95% interval is" in timing.problem
     assert timing.low < 0.02 < timing.high
     assert timing.tries == TRIES
@@ -139,6 +139,25 @@ def test_noise_that_more_places_average_out_is_taken():
     assert PLACES < machine.places < MAX_PLACES
     assert timing.width <= NARROW_WIDTH
     assert timing.median == pytest.approx(0.02, rel=0.02)
+
+
+def test_attempts_that_are_only_wide_are_joined():
+    """One attempt of so much noise is always wider than what is taken."""
+    machine = Machine()
+    timing = machine.timed(of_places=0.08)
+    assert timing.problem == ""
+    assert 1 < timing.tries <= TRIES
+    assert machine.places > MAX_PLACES
+    assert timing.width <= MAX_WIDTH
+    assert timing.low < 0.02 < timing.high
+
+
+def test_a_disturbed_attempt_adds_nothing_to_those_before():
+    machine = Machine(slowdown=lambda now: 1.0 if now < 14.0 else 0.07 * now)
+    timing = machine.timed(of_places=0.9)
+    assert "95% interval is" in timing.problem
+    assert timing.tries == TRIES
+    assert timing.reference_seconds == pytest.approx(0.04)
 
 
 def test_an_interval_that_could_be_narrower_is_taken_in_the_end():
