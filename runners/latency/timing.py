@@ -39,6 +39,7 @@ MORE_PLACES = 1.5  # times as many in all, while the interval is not narrow
 BRIEF_PLACES, BRIEF_TURNS, BRIEF_CALLS = 8, 3, 9  # of a brief timing
 SAMPLE_SECONDS = 0.01  # that one sample takes at least, by repeated calls
 ATTEMPT_SECONDS = 20.0  # that one attempt should take; slower nets get fewer turns
+SINGLE_SECONDS = 4.0  # the same where one attempt is all
 TRIES = 3  # attempts at most
 NARROW_WIDTH, MAX_WIDTH = 0.03, 0.05  # of an interval over its median: aimed at, and accepted afterwards
 DRIFT_PARTS = 4  # of an attempt, one after the other
@@ -117,7 +118,7 @@ def steady_timing(net: Place, reference: Place, watch: Watch, idle: float | None
     """
     pooled = _Places((), ())
     for tries in range(1, TRIES + 1):
-        attempt = _attempt(net, reference, watch)
+        attempt = _attempt(net, reference, watch, ATTEMPT_SECONDS)
         timing = _timing(attempt, idle)
         if timing.problem and not attempt.disturbance:
             pooled = _Places(pooled.ratios + attempt.ratios, pooled.reference_seconds + attempt.reference_seconds)
@@ -186,6 +187,14 @@ def brief_ratio(net: Place, reference: Place, watch: Watch) -> float:
             call()
         ratios.append(place_ratio(calls, times, BRIEF_TURNS, watch, first=len(ratios))[0])
     return statistics.median(ratios)
+
+
+def single_ratio(net: Place, reference: Place, watch: Watch) -> float:
+    """Return the seconds of a net over those of the reference from one short attempt, whatever disturbed it.
+
+    It is closer to a reading than `brief_ratio` and takes several times as long.
+    """
+    return statistics.median(_attempt(net, reference, watch, SINGLE_SECONDS).ratios)
 
 
 def place_ratio(
@@ -304,12 +313,12 @@ class _Places:
     disturbance: str = ""
 
 
-def _attempt(net: Place, reference: Place, watch: Watch) -> _Places:
-    """Time at PLACES places, and at more while the interval is not narrow."""
+def _attempt(net: Place, reference: Place, watch: Watch, limit: float) -> _Places:
+    """Time at PLACES places, and at more while the interval is not narrow and less than `limit` seconds have passed."""
     calls = _placed(net, reference)
     warm = [_warm_up(call, watch) for call in calls]
     times, once = [count for count, _ in warm], sum(seconds for _, seconds in warm)
-    turns = max(1, min(TURNS, int(ATTEMPT_SECONDS / PLACES / max(once, 1e-9))))
+    turns = max(1, min(TURNS, int(limit / PLACES / max(once, 1e-9))))
     start, start_delay = watch.clock(), watch.run_queue_delay()
     ratios, reference_seconds, goal = list[float](), list[float](), PLACES
     while True:
@@ -319,7 +328,7 @@ def _attempt(net: Place, reference: Place, watch: Watch) -> _Places:
         if len(ratios) == goal:
             low, high = median_interval(ratios)
             narrow = high - low <= NARROW_WIDTH * statistics.median(ratios)
-            if narrow or net is reference or goal == MAX_PLACES or watch.clock() - start > ATTEMPT_SECONDS:
+            if narrow or net is reference or goal == MAX_PLACES or watch.clock() - start > limit:
                 break
             goal = min(MAX_PLACES, math.ceil(MORE_PLACES * goal))
         calls = _placed(net, reference)

@@ -169,8 +169,8 @@ def _latency(problem: Problem, dense_seconds: float | None) -> str:
         return f"of the front, measured at the end on {place}" if latency.measures else ""
     text = (
         f"measured on {place}, at batch {latency.batch[0]} for {' and '.join(uses)}; before any training the "
-        "dense and the smallest network, and layers for a model that proposes (a minute at most, once); networks while "
-        "no trial runs"
+        "dense and the smallest network, and once up to 30 others for a model that proposes (about a minute; some "
+        "minutes on onnxruntime or a board); networks while no trial runs"
     )
     if dense_seconds is None:
         return f"{text}. A budget under what the smallest network measures then ends the search"

@@ -15,6 +15,7 @@ from runners.latency.timing import (
     MAX_WIDTH,
     NARROW_WIDTH,
     PLACES,
+    SINGLE_SECONDS,
     TRIES,
     TURNS,
     Timing,
@@ -24,6 +25,7 @@ from runners.latency.timing import (
     measure_idle_seconds,
     median_interval,
     run_queue_delay,
+    single_ratio,
     steady_timing,
 )
 
@@ -175,6 +177,19 @@ def test_the_interval_covers_what_differs_from_place_to_place():
     assert 0.005 < timing.width <= NARROW_WIDTH
     assert timing.low < 0.02 < timing.high
     assert timing.median == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_single_attempt_takes_more_places_for_noise_and_a_few_seconds_for_slow_nets():
+    machine = Machine()
+    assert single_ratio(machine.place(0.002, of_places=0.1), lambda: machine.net(0.004), machine.watch) == (
+        pytest.approx(0.5, rel=0.03)
+    )
+    assert PLACES < machine.places <= MAX_PLACES
+    assert machine.now < 2 * SINGLE_SECONDS
+    slow = Machine()
+    assert single_ratio(slow.place(0.1), lambda: slow.net(0.2), slow.watch) == pytest.approx(0.5)
+    assert slow.places == PLACES
+    assert slow.now < 2 * SINGLE_SECONDS
 
 
 def test_the_reference_beside_itself_has_ratio_one():
