@@ -63,7 +63,7 @@ def rows(name, device):
     unseen = [random_widths(space, generator) for _ in range(UNSEEN)]
     networks, read = [at_widths(net, space, widths) for widths in unseen], []
     for _ in range(2):
-        with meter.ratios() as ratio_of:  # brief readings, whose own noise counts as error
+        with meter.ratios() as ratio_of:  # short readings, whose own noise counts as error
             read.append(np.array([dense * ratio_of(network) for network in networks]))
     measured, again = read
     timer, table = timed_table(meter, space, net, shape)

@@ -43,7 +43,7 @@ UNIFORM_FRACTIONS = (0.5, 0.25, 0.1)  # of the dense FLOPs; the smallest net is 
 CLOSE = 0.03  # median error of rates, up to which no layer is timed for another runtime than PyTorch
 HELD_OUT = 16  # nets of random widths; with the dense one, those of uniform widths and the pairs, at most 30
 MAX_DRIFT = 0.1  # of the dense net while layers are timed; above it a model serves its search and is not cached
-VERSION = 7  # of the cached files
+VERSION = 8  # of the cached files
 
 Make = Callable[[int, Readings], Layers]  # of a step of channels, and of readings where these determine the layers
 
